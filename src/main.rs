@@ -1,0 +1,2 @@
+//! hostlerd.
+fn main() {}
