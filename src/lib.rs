@@ -1,1 +1,6 @@
-//! Hostler.
+//! Hostler: a systemd- and podman-native GPU host agent.
+pub mod adapters;
+pub mod config;
+pub mod proxy;
+pub mod supervisor;
+pub mod types;

@@ -1,0 +1,3 @@
+//! L2: the one owner of state.
+pub mod handle;
+pub mod ports;
