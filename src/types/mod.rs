@@ -25,6 +25,8 @@ pub use ids::{Generation, GpuId, InstanceId, InstanceIdError, WaiterId};
 pub use moment::Moment;
 pub use name::{ModelName, NameError};
 pub use phase::Phase;
+#[cfg(test)]
+pub use spec::test_spec;
 pub use spec::{
     EngineKind, ImageRef, ModelSpec, Need, NeedSource, Placement, SpecHash, Transport, Weights,
 };

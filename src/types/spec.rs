@@ -221,37 +221,40 @@ pub struct Placement {
     pub device_total: Bytes,
 }
 
+/// A specification with nothing special about it, for the tests of every layer.
+#[cfg(test)]
+#[must_use]
+pub fn test_spec(name: &str) -> ModelSpec {
+    ModelSpec {
+        name: name.parse().unwrap(),
+        aliases: vec![],
+        engine: EngineKind::Llamacpp,
+        image: ImageRef::parse("localhost/e:1").unwrap(),
+        weights: Weights::Path("/w.gguf".into()),
+        weights_bytes: None,
+        transport: Transport::Unix,
+        vram: None,
+        context: None,
+        parallel: None,
+        gpu_count: 1,
+        gpus: vec![],
+        args: vec![],
+        env: BTreeMap::new(),
+        shm_size: Bytes::mib(64),
+        idle_timeout: None,
+        load_timeout: Duration::from_secs(600),
+        stop_timeout: Duration::from_secs(10),
+        pin: false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    pub(crate) fn spec() -> ModelSpec {
-        ModelSpec {
-            name: "m".parse().unwrap(),
-            aliases: vec![],
-            engine: EngineKind::Llamacpp,
-            image: ImageRef::parse("localhost/e:1").unwrap(),
-            weights: Weights::Path("/w.gguf".into()),
-            weights_bytes: None,
-            transport: Transport::Unix,
-            vram: None,
-            context: None,
-            parallel: None,
-            gpu_count: 1,
-            gpus: vec![],
-            args: vec![],
-            env: BTreeMap::new(),
-            shm_size: Bytes::mib(64),
-            idle_timeout: None,
-            load_timeout: Duration::from_secs(600),
-            stop_timeout: Duration::from_secs(10),
-            pin: false,
-        }
-    }
-
     #[test]
     fn the_hash_follows_the_container_and_nothing_else() {
-        let base = spec();
+        let base = test_spec("m");
         let mut policy = base.clone();
         policy.pin = true;
         policy.idle_timeout = Some(Duration::from_secs(1));
