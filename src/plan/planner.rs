@@ -97,7 +97,14 @@ pub fn plan(ledger: &Ledger, holders: &[Holder], want: &Want<'_>) -> (Decision, 
     if let Some(why) = ledger.stale() {
         return (Decision::Wait(why.to_owned()), report);
     }
-    let decision = decide(&rows, holders, want, &mut report);
+    let decision = match decide(&rows, holders, want, &mut report) {
+        // What a lost device could have offered is not known: that is no "never".
+        Decision::Refuse { .. } if ledger.lost().any(|(id, _)| want.allows(id)) => {
+            let lost: Vec<String> = ledger.lost().map(|(id, why)| format!("{id} {why}")).collect();
+            Decision::Wait(format!("a device is lost: {}", lost.join("; ")))
+        }
+        decision => decision,
+    };
     (decision, report)
 }
 

@@ -222,3 +222,12 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_lost_device_is_no_never() {
+    let mut w = world(&[(100, 0)], &[]);
+    let lost = GpuSnapshot { devices: vec![], lost: vec![(gpu(0), "fell off the bus".into())] };
+    w.0.observe(Moment::from_secs(1), &lost, &BTreeMap::new());
+    let (decision, _) = ask(&w, 10, 1, &[]);
+    assert!(matches!(&decision, Decision::Wait(why) if why.contains("bus")), "{decision:?}");
+}
