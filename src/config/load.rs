@@ -164,3 +164,111 @@ fn read_text(path: &Path) -> Result<String, String> {
         format!("it is not UTF-8 from byte {good} on; save it as UTF-8")
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    const GOOD: &str = "[gpu]\nbackend = \"host\"\n";
+
+    fn root(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        for (path, text) in files {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        root
+    }
+
+    fn paths(root: &tempfile::TempDir) -> Vec<String> {
+        read(root.path(), &Dirs::system()).into_iter().map(|s| s.path).collect()
+    }
+
+    #[test]
+    fn sources_come_in_the_order_in_which_they_apply() {
+        let root = root(&[
+            ("usr/lib/hostler/hostler.toml", GOOD),
+            ("usr/lib/hostler/hostler.toml.d/10.toml", "#"),
+            ("etc/hostler/hostler.toml.d/20.toml", "#"),
+            ("run/hostler/hostler.toml.d/15.toml", "#"),
+            ("run/hostler/hostler.toml.d/20.toml", "#"),
+            ("etc/hostler/models.d/a.toml", "#"),
+        ]);
+        assert_eq!(
+            paths(&root),
+            [
+                "/usr/lib/hostler/hostler.toml",
+                "/usr/lib/hostler/hostler.toml.d/10.toml",
+                "/run/hostler/hostler.toml.d/15.toml",
+                "/etc/hostler/hostler.toml.d/20.toml",
+                "/etc/hostler/models.d/a.toml",
+            ]
+        );
+    }
+
+    #[test]
+    fn dev_null_masks_without_being_read() {
+        let root = root(&[
+            ("usr/lib/hostler/hostler.toml", GOOD),
+            ("usr/lib/hostler/models.d/a.toml", "#"),
+            ("etc/hostler/models.d/b.toml", "#"),
+        ]);
+        symlink("/dev/null", root.path().join("etc/hostler/models.d/a.toml")).unwrap();
+        assert_eq!(paths(&root), ["/usr/lib/hostler/hostler.toml", "/etc/hostler/models.d/b.toml"]);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_an_error_like_any_other() {
+        let root = root(&[("etc/hostler/hostler.toml", GOOD), ("etc/hostler/models.d", "a file")]);
+        let drop_ins = root.path().join("etc/hostler/hostler.toml.d");
+        fs::create_dir_all(drop_ins.join("dir.toml")).unwrap();
+        fs::write(drop_ins.join("big.toml"), "#".repeat((1 << 20) + 1)).unwrap();
+        fs::write(drop_ins.join("bytes.toml"), b"# \xff").unwrap();
+        symlink("nowhere", drop_ins.join("link.toml")).unwrap();
+        // A device that would never end.
+        symlink("/dev/zero", drop_ins.join("zero.toml")).unwrap();
+        let errors = load(root.path(), &Dirs::system(), &Defaults::system()).unwrap_err();
+        let text = errors.to_string();
+        let starts = [
+            "/etc/hostler/hostler.toml.d/big.toml: cannot be read: it has 1048577 bytes",
+            "/etc/hostler/hostler.toml.d/bytes.toml: cannot be read: it is not UTF-8 from byte 2",
+            "/etc/hostler/hostler.toml.d/dir.toml: cannot be read: it is not a regular file",
+            "/etc/hostler/hostler.toml.d/link.toml: cannot be read: No such file",
+            "/etc/hostler/hostler.toml.d/zero.toml: cannot be read: it is not a regular file",
+            "/etc/hostler/models.d: cannot be read: Not a directory",
+        ];
+        assert_eq!(text.lines().count(), starts.len(), "{text}");
+        for (line, start) in text.lines().zip(starts) {
+            assert!(line.starts_with(start), "{line}");
+        }
+    }
+
+    #[test]
+    fn settings_that_cannot_be_reached_are_not_replaced_by_the_vendors() {
+        let root =
+            root(&[("usr/lib/hostler/hostler.toml", GOOD), ("etc/hostler", "not a directory")]);
+        let sources = read(root.path(), &Dirs::system());
+        assert_eq!(sources[0].path, "/etc/hostler/hostler.toml");
+        assert!(sources[0].text.is_err());
+    }
+
+    #[test]
+    fn no_file_at_all_names_where_one_is_looked_for() {
+        let root = root(&[]);
+        let user = Dirs::user(Path::new("/home/u/.config"));
+        let errors = load(root.path(), &user, &Defaults::system()).unwrap_err();
+        assert!(errors.to_string().contains("/home/u/.config/hostler/hostler.toml"), "{errors}");
+    }
+
+    #[test]
+    fn one_file_alone() {
+        let root = root(&[("f.toml", GOOD), ("f.toml.d/x.toml", "not toml")]);
+        let path = root.path().join("f.toml");
+        assert!(load_file(&path, &Defaults::system()).is_ok());
+        let errors = load_file(&root.path().join("g.toml"), &Defaults::system()).unwrap_err();
+        assert!(errors.to_string().contains("g.toml: cannot be read: No such file"), "{errors}");
+    }
+}

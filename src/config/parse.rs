@@ -7,6 +7,7 @@
 //! No file system, no clock, no environment, no network: addresses and paths are judged by their text alone.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -242,7 +243,7 @@ fn podman(report: &mut Report<'_>, raw: RawPodman, defaults: &Defaults) -> Podma
 }
 
 fn policy(report: &mut Report<'_>, raw: &RawPolicy) -> PolicyConfig {
-    let limits = (0 * SECOND, HOUR);
+    let limits = (Duration::ZERO, HOUR);
     let drain = check::duration(report, "policy.drain_timeout", raw.drain_timeout.as_ref(), limits);
     PolicyConfig {
         on_stop: match raw.on_stop {
@@ -257,4 +258,115 @@ fn startup(report: &mut Report<'_>, raw: &RawStartup) -> StartupConfig {
     let limits = (SECOND, HOUR);
     let timeout = check::duration(report, "startup.timeout", raw.timeout.as_ref(), limits);
     StartupConfig { timeout: timeout.unwrap_or(60 * SECOND) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "[gpu]\nbackend = \"host\"\n";
+
+    fn parsed(text: &str) -> Result<Config, ConfigErrors> {
+        parse(&[Source::settings("/f", text)], &Defaults::system())
+    }
+
+    #[test]
+    fn the_defaults_are_those_that_are_documented() {
+        let config = parsed(GOOD).unwrap();
+        let schema = super::super::schema();
+        let default = |table: &str, key: &str| {
+            schema["$defs"][table]["properties"][key]["default"].as_str().unwrap().to_owned()
+        };
+        let seconds = |text: String| {
+            jiff::SignedDuration::from_secs(text.parse::<jiff::SignedDuration>().unwrap().as_secs())
+        };
+        let same = |table: &str, key: &str, value: Duration| {
+            assert_eq!(seconds(default(table, key)), value.try_into().unwrap(), "{table} {key}");
+        };
+        same("RawServer", "max_wait", config.server.max_wait);
+        same("RawPolicy", "drain_timeout", config.policy.drain_timeout);
+        same("RawStartup", "timeout", config.startup.timeout);
+        assert_eq!(default("RawServer", "max_body").parse(), Ok(config.server.max_body));
+        assert_eq!(default("RawGpu", "headroom").parse(), Ok(config.gpu.headroom));
+        assert_eq!(default("RawPodman", "namespace"), config.podman.namespace);
+        assert_eq!(default("RawPodman", "socket"), config.podman.socket.to_str().unwrap());
+        assert_eq!(default("RawPodman", "engine_dir"), config.podman.engine_dir.to_str().unwrap());
+        let listen: Vec<_> = config.server.listen.iter().map(ToString::to_string).collect();
+        let server = &schema["$defs"]["RawServer"]["properties"];
+        assert_eq!(server["listen"]["default"], serde_json::json!(listen));
+        assert_eq!(server["max_connections"]["default"], config.server.max_connections);
+        assert_eq!(server["max_queue"]["default"], config.server.max_queue);
+        assert!(config.podman.pull && config.policy.on_stop == OnStop::Stop);
+    }
+
+    #[test]
+    fn user_defaults_lie_in_the_runtime_directory() {
+        let defaults = Defaults::user(std::path::Path::new("/run/user/7"));
+        let config = parse(&[Source::settings("/f", GOOD)], &defaults).unwrap();
+        assert_eq!(config.podman.socket.to_str(), Some("/run/user/7/podman/podman.sock"));
+        assert_eq!(config.podman.engine_dir.to_str(), Some("/run/user/7/hostler/engines"));
+    }
+
+    #[test]
+    fn later_sources_replace_keys_and_errors_name_the_one_that_counts() {
+        let sources = [
+            Source::settings("/a", "[gpu]\nbackend = \"host\"\n[server]\nmax_queue = 0\n"),
+            Source::settings("/b", "[server]\nmax_queue = 9\nmax_wait = \"0s\"\n"),
+        ];
+        let errors = parse(&sources, &Defaults::system()).unwrap_err();
+        assert_eq!(
+            errors.to_string(),
+            "/b:3:12: server.max_wait: must be from 1s to 1h, not \"0s\""
+        );
+        let config = parse(&sources[..1], &Defaults::system()).unwrap_err();
+        assert!(config.to_string().starts_with("/a:4:13: server.max_queue"), "{config}");
+    }
+
+    #[test]
+    fn nothing_at_all_lacks_a_backend() {
+        let errors = parse(&[], &Defaults::system()).unwrap_err();
+        assert!(errors.to_string().starts_with("gpu.backend: must be given"), "{errors}");
+    }
+
+    #[test]
+    fn an_unread_source_is_an_error_beside_the_others() {
+        let unread = Source {
+            path: "/b".into(),
+            kind: SourceKind::Settings,
+            text: Err("permission denied".into()),
+        };
+        let sources = [Source::settings("/a", "[server]\nmax_queue = 0\n"), unread];
+        let errors = parse(&sources, &Defaults::system()).unwrap_err();
+        // The backend may be in what could not be read.
+        assert_eq!(
+            errors.to_string(),
+            "/a:2:13: server.max_queue: must be from 1 to 65536, not 0\n\
+             /b: cannot be read: permission denied"
+        );
+    }
+
+    /// Every beginning of a full configuration, and every one with a byte replaced: errors, never a panic, and always
+    /// with a place inside the text.
+    #[test]
+    fn no_text_is_too_broken() {
+        let text = include_str!("../../docs/hostler.toml.example").replace("\n#", "\n");
+        let lines = text.lines().count();
+        let mut broken = 0;
+        for at in (0..text.len()).filter(|at| text.is_char_boundary(*at)).step_by(41) {
+            for odd in ["", "\"", "[", "=", "}", "\u{0}", "é", "\n\n", "5"] {
+                let mut mutant = text[..at].to_owned();
+                mutant.push_str(odd);
+                if !odd.is_empty() {
+                    mutant.extend(text[at..].chars().skip(1));
+                }
+                if let Err(errors) = parsed(&mutant) {
+                    broken += 1;
+                    for error in errors.as_slice() {
+                        assert!(error.position.is_none_or(|p| p.line <= lines + 3), "{error}");
+                    }
+                }
+            }
+        }
+        assert!(broken > 300, "{broken}");
+    }
 }

@@ -59,6 +59,8 @@ pub(super) struct Report<'a> {
     broken: BTreeSet<usize>,
     /// Lines that are no TOML; what else is said about them only follows from that.
     broken_lines: BTreeSet<(String, usize)>,
+    /// File, line and message of the last such line.
+    last_syntax: Option<(String, usize, String)>,
 }
 
 impl<'a> Report<'a> {
@@ -76,6 +78,7 @@ impl<'a> Report<'a> {
             errors: Vec::new(),
             broken: BTreeSet::new(),
             broken_lines: BTreeSet::new(),
+            last_syntax: None,
         }
     }
 
@@ -125,11 +128,17 @@ impl<'a> Report<'a> {
         self.push(first.map(|s| s.path.clone()), None, Some(key), message.into());
     }
 
-    /// A text that is no TOML; only the first such error of a line is kept, as the parser stumbles on after it.
+    /// A text that is no TOML; only the first such error of a line is kept, as the parser stumbles on after it, and
+    /// the first of lines that fail one after another for the same reason, as all do that follow an open bracket.
     pub(super) fn syntax(&mut self, offset: usize, message: &str) {
         self.broken.insert(self.source_of(offset));
         let (path, position) = self.place(offset);
-        if self.broken_lines.insert((path.clone(), position.line)) {
+        let this = (path.clone(), position.line, message.to_owned());
+        let goes_on = self.last_syntax.as_ref().is_some_and(|(last_path, line, last_message)| {
+            *last_path == path && *last_message == message && *line + 1 == position.line
+        });
+        self.last_syntax = Some(this);
+        if self.broken_lines.insert((path.clone(), position.line)) && !goes_on {
             let message = format!("not valid TOML: {message}");
             self.push(Some(path), Some(position), None, message);
         }

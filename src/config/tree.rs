@@ -30,12 +30,29 @@ fn syntax_message(error: &toml::de::Error, text: &str) -> String {
     let message = error.message();
     let span = error.span().unwrap_or_default();
     let found = text.get(span).unwrap_or_default().lines().next().unwrap_or_default();
+    // What the reader says of a bare word depends on its first letter: `nvml` would be a bad `nan`.
+    let about_values = ["string values must be quoted", "invalid float", "invalid boolean"];
+    if found.contains(char::is_alphabetic) && about_values.iter().any(|m| message.starts_with(m)) {
+        return format!("text must be in quotes; write {:?}", whole_word(text, error.span()));
+    }
     if found.is_empty() { message.to_owned() } else { format!("{message} (at `{found}`)") }
 }
 
+/// The word that a span is in, as the reader may stumble in its middle: at the `h` of `1.5h`.
+fn whole_word(text: &str, span: Option<Range<usize>>) -> &str {
+    let span = span.unwrap_or_default();
+    let ends = |c: char| c.is_whitespace() || "=,[]{}#".contains(c);
+    let start = text.get(..span.start).and_then(|t| t.rfind(ends)).map_or(0, |i| i + 1);
+    let end = text.get(span.end..).and_then(|t| t.find(ends)).map_or(text.len(), |i| span.end + i);
+    text.get(start..end).unwrap_or_default()
+}
+
+/// Moves spans. Leaves out what the reader put in for a value that it could not understand: it has no place of its own,
+/// so that an error about it would name another key, and it was reported.
 fn shift_table(table: DeTable<'_>, by: usize) -> DeTable<'_> {
     table
         .into_iter()
+        .filter(|(_, value)| value.get_ref().is_table() || !value.span().is_empty())
         .map(|(key, value)| {
             let span = moved(key.span(), by);
             (Spanned::new(span, key.into_inner()), shift_value(value, by))
@@ -131,7 +148,18 @@ fn fit_message(message: &str) -> String {
         let words: Vec<_> = quoted(allowed).iter().map(|w| format!("{w:?}")).collect();
         return format!("must be {}, not {word:?}", words.join(" or "));
     }
+    if found == "wanted string or table" {
+        // What is said of any value for an enumeration that is no text.
+        return "must be a text in quotes".to_owned();
+    }
     let Some(found) = found.strip_prefix("invalid type: ") else { return message.to_owned() };
+    let found = match found.split_once(' ') {
+        Some(("string", text)) => format!("the text {text}"),
+        Some((_, value)) => value.trim_start_matches("point ").replace('`', ""),
+        None if found == "sequence" => "a list".to_owned(),
+        None if found == "map" => "a table".to_owned(),
+        None => found.to_owned(),
+    };
     match allowed {
         "a boolean" => format!("must be true or false, without quotes, not {found}"),
         "a string" => format!("must be a text in quotes, not {found}"),
@@ -197,11 +225,37 @@ mod tests {
             errors("server = 5\nmodels = [1]\npolicy = [\"keep\"]\n[[gpu]]\nbackend = \"host\"\n");
         assert_eq!(
             found,
-            "/f:1:10: server: must be a table, [server], not integer `5`\n\
-             /f:2:10: models: must be a table, not sequence\n\
-             /f:3:10: policy: must be a table, [policy], not sequence\n\
-             /f:4:1: gpu: must be a table, [gpu], not sequence"
+            "/f:1:10: server: must be a table, [server], not 5\n\
+             /f:2:10: models: must be a table, not a list\n\
+             /f:3:10: policy: must be a table, [policy], not a list\n\
+             /f:4:1: gpu: must be a table, [gpu], not a list"
         );
+    }
+
+    #[test]
+    fn a_bare_word_is_told_to_be_quoted() {
+        for word in ["nvml", "host", "tcp", "inf2", "240s", "2GiB", "1.5h", "true_", "keep"] {
+            let found = errors(&format!("[policy]\non_stop = {word}\n"));
+            assert!(found.starts_with("/f:2:1"), "{found}");
+            let wanted = format!(": not valid TOML: text must be in quotes; write \"{word}\"");
+            assert!(found.ends_with(&wanted), "{found}");
+        }
+    }
+
+    #[test]
+    fn a_value_that_is_missing_is_one_error() {
+        for line in ["on_stop = = \"keep\"", "on_stop =", "on_stop", "on_stop = ,"] {
+            let found = errors(&format!("[gpu]\nbackend = \"host\"\n[policy]\n{line}\n"));
+            assert_eq!(found.lines().count(), 1, "{line}\n{found}");
+            assert!(found.starts_with("/f:4:"), "{line}\n{found}");
+        }
+    }
+
+    #[test]
+    fn an_open_bracket_is_one_error() {
+        let found =
+            errors("[server]\nlisten = [\"127.0.0.1:1\"\nmax_queue = 1\nmax_wait = \"1s\"\n");
+        assert_eq!(found.lines().count(), 1, "{found}");
     }
 
     #[test]

@@ -112,7 +112,7 @@ fn the_example_names_every_key() {
     for (table, definition) in tables {
         for key in definition["properties"].as_object().into_iter().flatten().map(|(key, _)| key) {
             let written = text.lines().any(|line| {
-                let line = line.trim_start_matches('#');
+                let line = line.trim_start_matches(['#', ' ']);
                 line.starts_with(&format!("{key} = "))
                     || line.contains(&format!("{{ {key} = "))
                     || line.contains(&format!(", {key} = "))
