@@ -6,9 +6,11 @@
 //! could not be had is [`Known::Unknown`](crate::types::Known::Unknown) or an error, never a zero; every call ends
 //! within its deadline, whatever the driver or the kernel does.
 
+mod cause;
 pub mod cdi;
 mod host;
 mod nvml;
+mod processes;
 mod reader;
 mod thread;
 
