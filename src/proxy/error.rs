@@ -23,7 +23,7 @@ pub(super) struct ApiError {
     /// `error.param`: the part of the request that is at fault.
     pub param: Option<&'static str>,
     /// `error.details`: our addition to OpenAI's shape; left out when `None`.
-    pub details: Option<Value>,
+    pub details: Option<Box<Value>>,
     /// `Retry-After`; rounded up to whole seconds, at least one.
     pub retry_after: Option<Duration>,
     /// `x-should-retry: false`, which OpenAI's clients obey: a retry is useless.
@@ -101,7 +101,7 @@ impl ApiError {
                 },
                 param: self.param,
                 code: self.code,
-                details: self.details.as_ref(),
+                details: self.details.as_deref(),
             },
         };
         // Strings and JSON values cannot fail to serialise.
@@ -147,7 +147,7 @@ impl From<Denied> for ApiError {
         };
         let mut error = Self::new(status, denied.code(), denied.to_string());
         error.param = param;
-        error.details = details;
+        error.details = details.map(Box::new);
         error.hopeless = hopeless;
         error.retry_after = denied.retry_after();
         error
