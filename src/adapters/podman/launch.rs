@@ -21,6 +21,8 @@ const LOOKS: [u64; 7] = [0, 100, 300, 600, 1500, 2500, 5000];
 /// How often a process may look less restricted than asked right after its start, 100 ms apart: the runtime sets the
 /// last restrictions on its way to the engine's first instruction.
 const HARDEN_LOOKS: u32 = 10;
+/// How often the exit code is asked for, 100 ms apart.
+const EXIT_LOOKS: u32 = 20;
 /// Lines of the container's log that a failure carries.
 const TAIL_LINES: usize = 20;
 
@@ -188,10 +190,21 @@ impl Inner {
         ))
     }
 
+    /// The fault for a container whose process is gone. podman learns the exit code from its monitor, a little later
+    /// than the kernel has emptied the group.
     async fn ended(&self, inspect: &Inspect, thing: &str) -> Fault {
+        let mut code = (!inspect.state.running).then_some(inspect.state.exit_code);
+        for _ in 0..EXIT_LOOKS {
+            if code.is_some() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let again = self.api.inspect(&inspect.id).await;
+            code = again.ok().filter(|i| !i.state.running).map(|i| i.state.exit_code);
+        }
+        let code = code.map_or("an unknown exit code".into(), |c| format!("exit code {c}"));
         let message = format!(
-            "{thing}: the engine ended right after its start with exit code {}; its last lines say why",
-            inspect.state.exit_code
+            "{thing}: the engine ended right after its start with {code}; its last lines say why"
         );
         Fault::new(FaultCode::EngineExited, message)
             .with_log(self.tail(&inspect.id, TAIL_LINES).await)

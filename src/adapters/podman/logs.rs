@@ -67,7 +67,7 @@ mod tests {
         assert_eq!(last_lines(&lying, 9), ["x"]);
         assert_eq!(last_lines(&frame(1, "\u{1b}[31mred\0"), 9), ["[31mred"]);
         assert_eq!(last_lines(&frame(1, &"y".repeat(9000)), 9)[0].len(), LINE_MAX);
-        last_lines(&[1, 0, 0, 0, 0, 0], 9);
+        let _ = last_lines(&[1, 0, 0, 0, 0, 0], 9);
         assert_eq!(last_lines(&[255, 254], 9).len(), 1);
     }
 }
