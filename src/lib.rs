@@ -1,6 +1,31 @@
 //! Hostler: a systemd- and podman-native GPU host agent.
+//!
+//! It serves one OpenAI-compatible endpoint and runs rootless podman model containers behind it, on demand, so that they
+//! always fit the measured device memory. `ARCHITECTURE.md` has the reasons; this is the tour.
+//!
+//! | Layer | Module | What it is |
+//! |---|---|---|
+//! | L0 | [`types`] | vocabulary: names, bytes, phases, specifications, refusals |
+//! | L1 | [`config`] | TOML files → a checked configuration, or every error at once |
+//! | L1 | [`plan`] | pure planning: the memory ledger, needs, placement, eviction, with reasons |
+//! | L2 | [`supervisor`] | the one owner of state: events in, effects out; ports to the outside |
+//! | L3 | [`adapters`] | podman, NVML and host memory, engines, systemd |
+//! | L3 | [`proxy`] | the HTTP front door |
+//! | L3 | [`observe`] | logs |
+//! | top | [`daemon`] | composition root of `hostlerd` |
+//!
+//! # Architecture Invariants
+//! * Layers point downwards only; adapters never import each other; `proxy` sees `supervisor::handle`, the `Endpoint`
+//!   of a lease, and `types`.
+//! * The pure layers (`types`, `plan`, the core of `supervisor`, most of `config`) name no tokio, no clock, no file
+//!   system, no network, no tracing. A test enforces both rules.
+//! * One task owns every instance and the ledger. Everybody else asks it for an outcome.
+//! * Plan, then execute: a plan leaves no choices to whoever carries it out.
+
 pub mod adapters;
 pub mod config;
+pub mod daemon;
+pub mod observe;
 pub mod plan;
 pub mod proxy;
 pub mod supervisor;
