@@ -1,0 +1,4 @@
+//! L3: one folder per port. Adapters carry out what the core decided; they never import each other.
+pub mod engine;
+pub mod gpu;
+pub mod podman;

@@ -1,0 +1,19 @@
+//! L1: pure planning: who may use which memory.
+//!
+//! Purpose: all arithmetic about device memory, and the decision where a model goes and who has to leave for it. Owner:
+//! the supervisor's `State` owns the one [`Ledger`]; [`plan`] borrows it. Invariants: no I/O, no clock, no randomness: the
+//! same input gives the same plan; a byte is promised at most once; what was not measured is never counted as free.
+//!
+//! # Architecture Invariant
+//! A [`Decision`] leaves no choices to whoever carries it out. If the executor wants an `if`, it belongs here.
+
+mod eviction;
+mod footprint;
+mod ledger;
+mod planner;
+mod report;
+
+pub use footprint::need;
+pub use ledger::{Hold, Ledger, Row, Stage};
+pub use planner::{Decision, Holder, Standing, Want, plan};
+pub use report::{DeviceVerdict, Report, Verdict, VictimVerdict};

@@ -1,0 +1,87 @@
+//! Why a plan is what it is.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::types::{Bytes, GpuId, InstanceId, ModelName, Need};
+
+/// The planner's reasons, for every device and every possible victim. Shown to operators and to clients who wait.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// For which model.
+    pub model: ModelName,
+    /// What it needs per device.
+    pub need: Need,
+    /// In the order of the identifiers.
+    pub devices: Vec<DeviceVerdict>,
+    /// Instances that hold memory there, and whether they could leave.
+    pub victims: Vec<VictimVerdict>,
+}
+
+/// One device's part of a [`Report`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DeviceVerdict {
+    /// Which.
+    pub gpu: GpuId,
+    /// What could be promised on it now.
+    pub free: Bytes,
+    /// What it offers when nothing of ours runs.
+    pub empty: Bytes,
+    /// The judgement.
+    pub verdict: Verdict,
+}
+
+/// Judgement of one device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// The model goes here.
+    Chosen,
+    /// It would fit, another device fits more tightly.
+    Fits,
+    /// Another start or stop is under way here.
+    Gated,
+    /// It would fit after an eviction.
+    FitsAfterEviction,
+    /// Those who would have to leave are busy or pinned.
+    Occupied,
+    /// Foreign processes hold the memory.
+    Foreign,
+    /// It is too small even when empty.
+    TooSmall,
+}
+
+/// One instance's part of a [`Report`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct VictimVerdict {
+    /// Which.
+    pub instance: InstanceId,
+    /// Why it may not leave; `None`: it may.
+    pub spared: Option<&'static str>,
+    /// It was chosen.
+    pub chosen: bool,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} needs {} per device", self.model, self.need.bytes)?;
+        for d in &self.devices {
+            let word = match d.verdict {
+                Verdict::Chosen => "chosen",
+                Verdict::Fits => "fits",
+                Verdict::Gated => "another model is starting or stopping there",
+                Verdict::FitsAfterEviction => "fits after an eviction",
+                Verdict::Occupied => "held by busy or pinned models",
+                Verdict::Foreign => "held by processes that are not Hostler's",
+                Verdict::TooSmall => "too small",
+            };
+            write!(f, "; {}: {} free of {}, {word}", d.gpu, d.free, d.empty)?;
+        }
+        let kept = self.victims.iter().filter_map(|v| v.spared.map(|why| (&v.instance, why)));
+        for (instance, why) in kept {
+            write!(f, "; {} stays: {why}", instance.model)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,1 @@
+//! L3: the HTTP front door.

@@ -1,0 +1,152 @@
+//! What the core wants done. Data only; the executor carries it out and answers with an [`super::event::Event`].
+
+use std::sync::Arc;
+
+use super::ports::{Endpoint, LaunchOrder, Launched};
+use crate::types::{Bytes, Denied, Fault, GpuId, InstanceId, ModelName, ModelSpec, WaiterId};
+
+/// One thing to do.
+#[derive(Clone, Debug)]
+pub enum Effect {
+    /// Create and start a container. Answered by `Launched` or `LaunchFailed`.
+    Launch(LaunchOrder),
+    /// Probe an engine until it is ready. Answered by `Healthy` or `Died`; ended by `Stop`.
+    AwaitReady {
+        /// Whose.
+        instance: InstanceId,
+        /// Of which model.
+        spec: Arc<ModelSpec>,
+        /// Where it is.
+        launched: Launched,
+    },
+    /// Stop and remove a container. Answered by `Stopped`.
+    Stop {
+        /// Whose.
+        instance: InstanceId,
+    },
+    /// Remove a container of ours whose labels are damaged. Not answered: the next start would find it again.
+    Reap {
+        /// podman's ID.
+        container: String,
+    },
+    /// Read the devices now. Answered by `Observed`.
+    Observe,
+    /// Give a caller its lease.
+    Grant {
+        /// Who.
+        waiter: WaiterId,
+        /// On which incarnation.
+        instance: InstanceId,
+        /// Where it listens.
+        endpoint: Endpoint,
+    },
+    /// Refuse a caller.
+    Deny {
+        /// Who.
+        waiter: WaiterId,
+        /// Why.
+        denied: Denied,
+    },
+    /// Tell an operator that what was asked for has happened.
+    Done {
+        /// Who.
+        waiter: WaiterId,
+    },
+    /// Tell people.
+    Notice(Notice),
+    /// Nothing is left to do: end.
+    Exit,
+}
+
+/// Something an operator wants to read in the journal. The task logs it, once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// A container is being started.
+    Starting {
+        /// Which.
+        instance: InstanceId,
+        /// Where.
+        gpus: Vec<GpuId>,
+        /// Promised on each device.
+        planned: Bytes,
+    },
+    /// A container of an earlier daemon was taken over.
+    Adopted {
+        /// Which.
+        instance: InstanceId,
+    },
+    /// It serves.
+    Ready {
+        /// Which.
+        instance: InstanceId,
+        /// From the order to ready.
+        load_ms: u64,
+    },
+    /// It is being stopped.
+    Stopping {
+        /// Which.
+        instance: InstanceId,
+        /// Why.
+        reason: StopReason,
+    },
+    /// It is gone.
+    Stopped {
+        /// Which.
+        instance: InstanceId,
+    },
+    /// A start or a running engine failed.
+    Failed {
+        /// Which.
+        instance: InstanceId,
+        /// Why.
+        fault: Fault,
+        /// Milliseconds until the next attempt may be made.
+        retry_ms: u64,
+    },
+    /// A container could not be stopped; it is tried again.
+    StopFailed {
+        /// Which.
+        instance: InstanceId,
+        /// Why.
+        fault: Fault,
+    },
+    /// It has to wait.
+    Waiting {
+        /// Who.
+        model: ModelName,
+        /// In the planner's words.
+        why: String,
+    },
+}
+
+/// Why an instance is stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopReason {
+    /// Unused for its idle time-out.
+    Idle,
+    /// Another model needs the memory.
+    Evicted,
+    /// An operator asked.
+    Unloaded,
+    /// It failed.
+    Failed,
+    /// The daemon stops.
+    Shutdown,
+    /// Left behind by an earlier daemon and of no use to this one.
+    Orphaned,
+}
+
+impl StopReason {
+    /// The word for it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Evicted => "evicted",
+            Self::Unloaded => "unloaded",
+            Self::Failed => "failed",
+            Self::Shutdown => "shutdown",
+            Self::Orphaned => "orphaned",
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! What the core is told.
+
+use std::collections::BTreeMap;
+
+use super::ports::{Found, Launched};
+use crate::types::{
+    Bytes, Fault, GpuId, GpuSnapshot, InstanceId, Known, ModelName, Moment, Phase, WaiterId,
+};
+
+/// Everything that can happen to the core. Completions name their instance, so a stale one is recognised.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A request wants a lease.
+    Acquire {
+        /// Identity of the caller.
+        waiter: WaiterId,
+        /// Name or alias, as the client wrote it.
+        model: String,
+    },
+    /// The caller left.
+    Cancel {
+        /// Which.
+        waiter: WaiterId,
+    },
+    /// A lease came back.
+    Release {
+        /// Of which incarnation.
+        instance: InstanceId,
+    },
+    /// An operator wants a model ready.
+    Load {
+        /// Identity of the caller.
+        waiter: WaiterId,
+        /// Which.
+        model: ModelName,
+    },
+    /// An operator wants a model gone.
+    Unload {
+        /// Identity of the caller.
+        waiter: WaiterId,
+        /// Which.
+        model: ModelName,
+    },
+    /// Take no more requests; stop everything, or leave it running.
+    Shutdown {
+        /// Leave the containers running.
+        keep: bool,
+    },
+    /// What was on the host when the daemon came up.
+    Found(Vec<Found>),
+    /// A launch has come to a phase.
+    Progress {
+        /// Whose.
+        instance: InstanceId,
+        /// [`Phase::Pulling`] or [`Phase::Starting`].
+        phase: Phase,
+    },
+    /// The container runs.
+    Launched {
+        /// Whose.
+        instance: InstanceId,
+        /// Where it is.
+        launched: Launched,
+    },
+    /// The container could not be started; nothing of it is left.
+    LaunchFailed {
+        /// Whose.
+        instance: InstanceId,
+        /// Why.
+        fault: Fault,
+    },
+    /// The engine passed its probe.
+    Healthy {
+        /// Whose.
+        instance: InstanceId,
+    },
+    /// No process of the engine lives any more, without having been asked to go.
+    Died {
+        /// Whose.
+        instance: InstanceId,
+        /// What is known about it.
+        fault: Fault,
+    },
+    /// A stop came to its end.
+    Stopped {
+        /// Whose.
+        instance: InstanceId,
+        /// `Ok`: no process and no container is left.
+        result: Result<(), Fault>,
+    },
+    /// Device memory was read.
+    Observed(Observation),
+    /// Time has passed.
+    Tick,
+}
+
+/// One reading of the world.
+#[derive(Clone, Debug)]
+pub struct Observation {
+    /// When the reading was begun.
+    pub taken: Moment,
+    /// Device memory, or why it could not be read.
+    pub devices: Result<GpuSnapshot, String>,
+    /// What each live instance holds on its devices, by the same reading.
+    pub usage: BTreeMap<InstanceId, BTreeMap<GpuId, Known<Bytes>>>,
+}

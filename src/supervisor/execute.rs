@@ -1,0 +1,240 @@
+//! Carries effects out.
+//!
+//! Purpose: turns one [`Effect`] into calls of ports and their outcome into one [`Event`]. Owner: the supervisor's task.
+//! Invariants: decides nothing; every effect that promises an answer gets one, also if an adapter panics; nothing here
+//! is awaited by the owner.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+
+use super::event::{Event, Observation};
+use super::ports::{Containers, Engines, Gpus, LaunchOrder, Launched, Progress};
+use crate::types::{Fault, FaultCode, GpuId, InstanceId, ModelSpec, Moment};
+
+/// How often a loading engine is asked whether it is ready. Cheap: one local connection.
+const PROBE_INTERVAL: Duration = Duration::from_millis(50);
+/// Lines of a dead container's log that go into the error.
+const LOG_TAIL_LINES: usize = 20;
+
+/// One adapter per port.
+#[derive(Clone)]
+pub struct Ports {
+    /// podman.
+    pub containers: Arc<dyn Containers>,
+    /// NVML or the host's memory.
+    pub gpus: Arc<dyn Gpus>,
+    /// Engine profiles.
+    pub engines: Arc<dyn Engines>,
+}
+
+impl std::fmt::Debug for Ports {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Ports")
+    }
+}
+
+/// The daemon's monotonic clock.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock(Instant);
+
+impl Clock {
+    /// A clock that starts now.
+    #[must_use]
+    pub fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    /// The time since the start.
+    #[must_use]
+    pub fn now(&self) -> Moment {
+        Moment(self.0.elapsed())
+    }
+
+    /// The runtime's name for a moment.
+    #[must_use]
+    pub fn instant(&self, moment: Moment) -> tokio::time::Instant {
+        (self.0 + moment.0).into()
+    }
+}
+
+/// An instance that an observation looks at.
+pub(super) struct Subject {
+    pub(super) id: InstanceId,
+    pub(super) launched: Launched,
+    pub(super) gpus: Vec<GpuId>,
+    pub(super) watched: bool,
+}
+
+pub(super) struct Executor {
+    ports: Ports,
+    events: mpsc::UnboundedSender<Event>,
+    clock: Clock,
+    probes: BTreeMap<InstanceId, AbortHandle>,
+    observing: Arc<AtomicBool>,
+}
+
+impl Executor {
+    pub(super) fn new(ports: Ports, events: mpsc::UnboundedSender<Event>, clock: Clock) -> Self {
+        let observing = Arc::new(AtomicBool::new(false));
+        Self { ports, events, clock, probes: BTreeMap::new(), observing }
+    }
+
+    pub(super) fn launch(&self, order: LaunchOrder) {
+        let (ports, events) = (self.ports.clone(), self.events.clone());
+        let instance = order.instance.clone();
+        let progress: Progress = {
+            let (events, instance) = (events.clone(), instance.clone());
+            Arc::new(move |phase| {
+                let _ = events.send(Event::Progress { instance: instance.clone(), phase });
+            })
+        };
+        let work = async move {
+            let spec = ports.engines.container(&order);
+            ports.containers.launch(spec, progress).await
+        };
+        self.answer(work, move |result| match result {
+            Ok(launched) => Event::Launched { instance, launched },
+            Err(fault) => Event::LaunchFailed { instance, fault },
+        });
+    }
+
+    pub(super) fn stop(&mut self, instance: InstanceId) {
+        if let Some(probe) = self.probes.remove(&instance) {
+            probe.abort();
+        }
+        let (ports, id) = (self.ports.clone(), instance.clone());
+        let work = async move { ports.containers.stop(id).await };
+        self.answer(work, move |result| Event::Stopped { instance, result });
+    }
+
+    pub(super) fn reap(&self, container: String) {
+        let ports = self.ports.clone();
+        tokio::spawn(async move {
+            if let Err(fault) = ports.containers.reap(container.clone()).await {
+                tracing::warn!(%container, %fault, "a damaged container could not be removed, ignoring");
+            }
+        });
+    }
+
+    pub(super) fn await_ready(
+        &mut self,
+        instance: InstanceId,
+        spec: Arc<ModelSpec>,
+        launched: Launched,
+    ) {
+        let (ports, events) = (self.ports.clone(), self.events.clone());
+        let id = instance.clone();
+        let task = tokio::spawn(async move {
+            let event = probe_until_ready(&ports, id, spec, launched).await;
+            let _ = events.send(event);
+        });
+        self.probes.retain(|_, probe| !probe.is_finished());
+        self.probes.insert(instance, task.abort_handle());
+    }
+
+    /// Reads the world once. `false`: a reading is still under way, and is not doubled.
+    pub(super) fn observe(&self, subjects: Vec<Subject>) -> bool {
+        if self.observing.swap(true, Ordering::AcqRel) {
+            return false;
+        }
+        let (ports, events, clock) = (self.ports.clone(), self.events.clone(), self.clock);
+        let observing = Observing(self.observing.clone());
+        tokio::spawn(async move {
+            for event in observe(&ports, clock, subjects).await {
+                let _ = events.send(event);
+            }
+            drop(observing);
+        });
+        true
+    }
+
+    /// Runs a port call and sends its event; a panic becomes a fault.
+    fn answer<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, Fault>> + Send + 'static,
+        event: impl FnOnce(Result<T, Fault>) -> Event + Send + 'static,
+    ) {
+        let events = self.events.clone();
+        let work = tokio::spawn(work);
+        tokio::spawn(async move {
+            let result = work.await.unwrap_or_else(|err| {
+                Err(Fault::new(FaultCode::Internal, format!("an adapter failed: {err}")))
+            });
+            let _ = events.send(event(result));
+        });
+    }
+}
+
+/// Clears the flag however the reading ends.
+struct Observing(Arc<AtomicBool>);
+
+impl Drop for Observing {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
+/// Until the engine is ready or dead. The deadline is the core's: it stops the instance, which ends this.
+async fn probe_until_ready(
+    ports: &Ports,
+    instance: InstanceId,
+    spec: Arc<ModelSpec>,
+    launched: Launched,
+) -> Event {
+    let mut strange: Option<String> = None;
+    loop {
+        match ports.engines.probe(spec.clone(), launched.endpoint.clone()).await {
+            Ok(true) => return Event::Healthy { instance },
+            Ok(false) => {}
+            Err(answer) => {
+                if strange.as_ref() != Some(&answer) {
+                    tracing::warn!(%instance, %answer, "unexpected answer to a health probe, retrying");
+                    strange = Some(answer);
+                }
+            }
+        }
+        if ports.containers.pids(&launched.cgroup).is_empty() {
+            let fault = obituary(ports, &instance, "ended while it loaded").await;
+            return Event::Died { instance, fault };
+        }
+        tokio::time::sleep(PROBE_INTERVAL).await;
+    }
+}
+
+async fn observe(ports: &Ports, clock: Clock, subjects: Vec<Subject>) -> Vec<Event> {
+    let taken = clock.now();
+    let mut events = Vec::new();
+    let snapshot = ports.gpus.snapshot().await.map(Arc::new);
+    let mut usage = BTreeMap::new();
+    for subject in subjects {
+        let pids = ports.containers.pids(&subject.launched.cgroup);
+        if pids.is_empty() && subject.watched {
+            let fault = obituary(ports, &subject.id, "ended while it served").await;
+            events.push(Event::Died { instance: subject.id, fault });
+        } else if let Ok(snapshot) = &snapshot {
+            let seen = ports.gpus.usage(pids, subject.gpus, snapshot.clone()).await;
+            usage.insert(subject.id, seen);
+        }
+    }
+    let devices = match snapshot {
+        Ok(snapshot) => Ok(Arc::unwrap_or_clone(snapshot)),
+        Err(err) => Err(err.to_string()),
+    };
+    events.push(Event::Observed(Observation { taken, devices, usage }));
+    events
+}
+
+/// What is known about the end of an engine.
+async fn obituary(ports: &Ports, instance: &InstanceId, how: &str) -> Fault {
+    let code = ports.containers.exit_code(instance.clone()).await;
+    let log = ports.containers.log_tail(instance.clone(), LOG_TAIL_LINES).await;
+    let code = code.map_or_else(|| "exit code unknown".to_owned(), |c| format!("exit code {c}"));
+    let last = log.last().map(|line| format!("; its last words: {line}")).unwrap_or_default();
+    let message = format!("the engine of {instance} {how} ({code}){last}");
+    Fault::new(FaultCode::EngineExited, message).with_log(log)
+}

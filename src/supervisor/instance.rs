@@ -1,0 +1,94 @@
+//! One container incarnation, as the core sees it.
+
+use super::effect::StopReason;
+use super::ports::Launched;
+use crate::types::{Fault, InstanceId, ModelSpec, Moment, Phase, Placement};
+use std::sync::Arc;
+
+/// One incarnation.
+#[derive(Clone, Debug)]
+pub(super) struct Instance {
+    pub(super) id: InstanceId,
+    /// As it was when this incarnation was ordered.
+    pub(super) spec: Arc<ModelSpec>,
+    pub(super) placement: Placement,
+    pub(super) life: Life,
+    /// Set from `Launched` on.
+    pub(super) launched: Option<Launched>,
+    pub(super) in_flight: u32,
+    pub(super) last_used: Moment,
+    /// When the launch was ordered, or the container adopted.
+    pub(super) ordered: Moment,
+}
+
+/// Where an incarnation is in its life.
+#[derive(Clone, Debug)]
+pub(super) enum Life {
+    /// podman fetches the image. Not under the load deadline: a pull has its own.
+    Pulling,
+    /// podman creates and starts the container.
+    Starting {
+        /// When the load has failed.
+        deadline: Moment,
+    },
+    /// The engine loads.
+    Loading {
+        /// When the load has failed.
+        deadline: Moment,
+    },
+    /// Serves.
+    Ready,
+    /// Finishes what runs, then goes.
+    Draining {
+        /// Why.
+        reason: StopReason,
+    },
+    /// To be stopped as soon as the launch, which cannot be interrupted without leaving half a container, is over.
+    Abandoned {
+        /// Why it failed, if it did.
+        fault: Option<Fault>,
+    },
+    /// Being stopped.
+    Stopping {
+        /// Why it failed, if it did.
+        fault: Option<Fault>,
+        /// It was ready before it failed.
+        was_ready: bool,
+        /// A failed stop is tried again then; `None`: a stop is under way.
+        retry_at: Option<Moment>,
+    },
+}
+
+impl Instance {
+    pub(super) fn phase(&self) -> Phase {
+        match self.life {
+            Life::Pulling => Phase::Pulling,
+            Life::Starting { .. } => Phase::Starting,
+            Life::Loading { .. } => Phase::Loading,
+            Life::Ready => Phase::Ready,
+            Life::Draining { .. } => Phase::Draining,
+            Life::Abandoned { .. } | Life::Stopping { .. } => Phase::Stopping,
+        }
+    }
+
+    /// Whether its load is under way.
+    pub(super) fn is_loading(&self) -> bool {
+        matches!(self.life, Life::Pulling | Life::Starting { .. } | Life::Loading { .. })
+    }
+
+    pub(super) fn is_ready(&self) -> bool {
+        matches!(self.life, Life::Ready)
+    }
+
+    /// When its load has failed, while there is such a time.
+    pub(super) fn load_deadline(&self) -> Option<Moment> {
+        match self.life {
+            Life::Starting { deadline } | Life::Loading { deadline } => Some(deadline),
+            Life::Pulling
+            | Life::Ready
+            | Life::Draining { .. }
+            | Life::Abandoned { .. }
+            | Life::Stopping { .. } => None,
+        }
+    }
+}

@@ -1,0 +1,324 @@
+//! The part of the core that moves instances: completions of effects, and the decision to stop.
+
+use std::time::Duration;
+
+use super::effect::{Effect, Notice, StopReason};
+use super::instance::{Instance, Life};
+use super::ports::{Found, FoundIdentity, Launched};
+use super::queue::Purpose;
+use super::state::{Failure, Model, State};
+use crate::types::{Denied, Fault, FaultCode, InstanceId, ModelName, Moment, Phase};
+
+/// The longest delay between two attempts.
+const RETRY_DELAY_MAX: Duration = Duration::from_secs(60);
+/// A stop that failed is tried again after this.
+const STOP_RETRY_DELAY: Duration = Duration::from_secs(5);
+/// An engine that has served so long has earned a new count of failures.
+const FORGIVEN_AFTER: Duration = Duration::from_secs(60);
+
+impl State {
+    pub(super) fn progress(&mut self, now: Moment, id: &InstanceId, phase: Phase) {
+        let Some(instance) = self.instance_mut(id) else { return };
+        let starting = matches!(instance.life, Life::Pulling | Life::Starting { .. });
+        if starting && phase == Phase::Pulling {
+            instance.life = Life::Pulling;
+        } else if starting && phase == Phase::Starting {
+            // The load's clock starts when the image is here.
+            instance.life = Life::Starting { deadline: now + instance.spec.load_timeout };
+        }
+    }
+
+    pub(super) fn launched(&mut self, id: &InstanceId, launched: Launched, out: &mut Vec<Effect>) {
+        let Some(instance) = self.instance_mut(id) else {
+            // Of an earlier incarnation that is already written off: it must not live on.
+            out.push(Effect::Stop { instance: id.clone() });
+            return;
+        };
+        match &instance.life {
+            Life::Starting { deadline } => {
+                instance.life = Life::Loading { deadline: *deadline };
+                instance.launched = Some(launched.clone());
+                let (instance, spec) = (id.clone(), instance.spec.clone());
+                out.push(Effect::AwaitReady { instance, spec, launched });
+            }
+            Life::Pulling => {
+                // A pull that never reported its end; the load's clock has not started, so give it none to lose.
+                let deadline = instance.ordered + instance.spec.load_timeout;
+                instance.life = Life::Starting { deadline };
+                self.launched(id, launched, out);
+            }
+            Life::Abandoned { fault } => {
+                let fault = fault.clone();
+                instance.launched = Some(launched);
+                self.begin_stop(id, fault, out);
+            }
+            Life::Loading { .. }
+            | Life::Ready
+            | Life::Draining { .. }
+            | Life::Stopping { .. } => {}
+        }
+    }
+
+    pub(super) fn launch_failed(
+        &mut self,
+        now: Moment,
+        id: &InstanceId,
+        fault: Fault,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(instance) = self.instance_mut(id) else { return };
+        let fault = match &instance.life {
+            // Nobody wants it any more: that it failed is not worth a delay.
+            Life::Abandoned { fault: earlier } => earlier.clone(),
+            Life::Pulling | Life::Starting { .. } => Some(fault),
+            Life::Loading { .. }
+            | Life::Ready
+            | Life::Draining { .. }
+            | Life::Stopping { .. } => return,
+        };
+        self.finish(now, id, fault, false, out);
+    }
+
+    pub(super) fn healthy(&mut self, now: Moment, id: &InstanceId, out: &mut Vec<Effect>) {
+        let Some(model) = self.models.get_mut(&id.model) else { return };
+        let Some(instance) = model.instance.as_mut().filter(|i| i.id == *id) else { return };
+        if !matches!(instance.life, Life::Loading { .. }) {
+            return;
+        }
+        instance.life = Life::Ready;
+        instance.last_used = now;
+        let took = now.since(instance.ordered);
+        model.last_load = Some(took);
+        model.waiting_for = None;
+        let load_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        out.push(Effect::Notice(Notice::Ready { instance: id.clone(), load_ms }));
+        self.ledger.confirm(id);
+        out.push(Effect::Observe);
+    }
+
+    pub(super) fn died(&mut self, id: &InstanceId, fault: Fault, out: &mut Vec<Effect>) {
+        let Some(instance) = self.instance_mut(id) else { return };
+        match instance.life {
+            Life::Loading { .. } | Life::Ready | Life::Draining { .. } => {
+                self.begin_stop(id, Some(fault), out);
+            }
+            Life::Pulling
+            | Life::Starting { .. }
+            | Life::Abandoned { .. }
+            | Life::Stopping { .. } => {}
+        }
+    }
+
+    pub(super) fn stopped(
+        &mut self,
+        now: Moment,
+        id: &InstanceId,
+        result: Result<(), Fault>,
+        out: &mut Vec<Effect>,
+    ) {
+        match result {
+            Ok(()) => {
+                self.problems.remove("stop_failed");
+                if self.orphans.remove(id).is_some() {
+                    self.ledger.gone(id, now);
+                    out.push(Effect::Notice(Notice::Stopped { instance: id.clone() }));
+                    out.push(Effect::Observe);
+                    return;
+                }
+                let Some(instance) = self.instance_mut(id) else { return };
+                if let Life::Stopping { fault, was_ready, .. } = instance.life.clone() {
+                    self.finish(now, id, fault, was_ready, out);
+                }
+            }
+            Err(fault) => {
+                let again = now + STOP_RETRY_DELAY;
+                if let Some(retry_at) = self.orphans.get_mut(id) {
+                    *retry_at = Some(again);
+                } else if let Some(Life::Stopping { retry_at, .. }) =
+                    self.instance_mut(id).map(|i| &mut i.life)
+                {
+                    *retry_at = Some(again);
+                } else {
+                    return;
+                }
+                let message = format!("{id} could not be stopped, retrying: {fault}");
+                self.problems.entry("stop_failed").or_insert((message, now));
+                out.push(Effect::Notice(Notice::StopFailed { instance: id.clone(), fault }));
+            }
+        }
+    }
+
+    /// Asks an instance to go: at once if nothing runs on it, else when nothing runs any more.
+    pub(super) fn dismiss(&mut self, name: &ModelName, reason: StopReason, out: &mut Vec<Effect>) {
+        let Some(instance) = self.models.get_mut(name).and_then(|m| m.instance.as_mut()) else {
+            return;
+        };
+        let id = instance.id.clone();
+        match instance.life {
+            Life::Pulling | Life::Starting { .. } => {
+                instance.life = Life::Abandoned { fault: None };
+            }
+            Life::Ready if instance.in_flight > 0 => {
+                instance.life = Life::Draining { reason };
+                return;
+            }
+            Life::Loading { .. } | Life::Ready => self.begin_stop(&id, None, out),
+            Life::Draining { .. } | Life::Abandoned { .. } | Life::Stopping { .. } => return,
+        }
+        out.push(Effect::Notice(Notice::Stopping { instance: id, reason }));
+    }
+
+    /// The one place where a running container is ordered to stop.
+    pub(super) fn begin_stop(
+        &mut self,
+        id: &InstanceId,
+        fault: Option<Fault>,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(instance) = self.instance_mut(id) else { return };
+        let was_ready = matches!(instance.life, Life::Ready | Life::Draining { .. });
+        instance.life = Life::Stopping { fault, was_ready, retry_at: None };
+        self.ledger.release(id);
+        out.push(Effect::Stop { instance: id.clone() });
+    }
+
+    /// Nothing of the instance is left.
+    fn finish(
+        &mut self,
+        now: Moment,
+        id: &InstanceId,
+        fault: Option<Fault>,
+        was_ready: bool,
+        out: &mut Vec<Effect>,
+    ) {
+        self.ledger.gone(id, now);
+        out.push(Effect::Observe);
+        let Some(model) = self.models.get_mut(&id.model) else { return };
+        let Some(instance) = model.instance.take() else { return };
+        for waiter in model.unloading.drain(..) {
+            out.push(Effect::Done { waiter });
+        }
+        match fault {
+            None => {
+                model.failure = None;
+                out.push(Effect::Notice(Notice::Stopped { instance: id.clone() }));
+            }
+            Some(fault) => model.fail(now, &instance, fault, was_ready, out),
+        }
+    }
+
+    /// Decides about what an earlier daemon left on the host: what fits the configuration is adopted, the rest goes.
+    pub(super) fn take_over(&mut self, now: Moment, found: Vec<Found>, out: &mut Vec<Effect>) {
+        let mut running: Vec<(FoundIdentity, Launched)> = Vec::new();
+        for item in found {
+            match (item.identity, item.running) {
+                (Some(identity), running_at) => {
+                    self.raise_generation(identity.instance.generation);
+                    match running_at {
+                        Some(launched) => running.push((identity, launched)),
+                        None => self.orphan(identity.instance, out),
+                    }
+                }
+                (None, _) => out.push(Effect::Reap { container: item.container }),
+            }
+        }
+        // Of two containers of one model the later one is kept.
+        running.sort_by_key(|(identity, _)| std::cmp::Reverse(identity.instance.generation));
+        for (identity, launched) in running {
+            let id = identity.instance.clone();
+            self.ledger.reserve(id.clone(), &identity.placement);
+            let fits = self
+                .models
+                .get(&id.model)
+                .is_some_and(|m| m.instance.is_none() && m.spec.spec_hash() == identity.spec_hash);
+            if fits {
+                self.adopt(now, identity, launched, out);
+            } else {
+                self.ledger.release(&id);
+                self.orphan(id, out);
+            }
+        }
+    }
+
+    fn adopt(
+        &mut self,
+        now: Moment,
+        identity: FoundIdentity,
+        launched: Launched,
+        out: &mut Vec<Effect>,
+    ) {
+        let id = identity.instance;
+        let Some(model) = self.models.get_mut(&id.model) else { return };
+        let spec = model.spec.clone();
+        model.instance = Some(Instance {
+            id: id.clone(),
+            spec: spec.clone(),
+            placement: identity.placement,
+            life: Life::Loading { deadline: now + spec.load_timeout },
+            launched: Some(launched.clone()),
+            in_flight: 0,
+            last_used: now,
+            ordered: now,
+        });
+        out.push(Effect::Notice(Notice::Adopted { instance: id.clone() }));
+        out.push(Effect::AwaitReady { instance: id, spec, launched });
+    }
+
+    fn orphan(&mut self, id: InstanceId, out: &mut Vec<Effect>) {
+        let reason = StopReason::Orphaned;
+        out.push(Effect::Notice(Notice::Stopping { instance: id.clone(), reason }));
+        out.push(Effect::Stop { instance: id.clone() });
+        self.orphans.insert(id, None);
+    }
+}
+
+impl Model {
+    /// Takes note of a failure and tells those who waited for this very start.
+    fn fail(
+        &mut self,
+        now: Moment,
+        instance: &Instance,
+        fault: Fault,
+        was_ready: bool,
+        out: &mut Vec<Effect>,
+    ) {
+        let served = now.since(instance.ordered) >= FORGIVEN_AFTER && was_ready;
+        let earlier = self.failure.as_ref().map_or(0, |f| f.count);
+        let count = if served { 1 } else { earlier + 1 };
+        // The first death of an engine that was ready is made good at once; requests that came since then wait for it.
+        let delay = if was_ready && count == 1 {
+            Duration::ZERO
+        } else {
+            Duration::from_secs(1 << (count - 1).min(6)).min(RETRY_DELAY_MAX)
+        };
+        let retry_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+        let notice =
+            Notice::Failed { instance: instance.id.clone(), fault: fault.clone(), retry_ms };
+        out.push(Effect::Notice(notice));
+        if delay > Duration::ZERO {
+            for waiter in self.queue.drain() {
+                let denied = Denied::LoadFailed {
+                    model: self.spec.name.clone(),
+                    fault: fault.clone(),
+                    retry_after: delay,
+                };
+                out.push(Effect::Deny { waiter: waiter.id, denied });
+                if waiter.purpose == Purpose::Ready {
+                    // The operator has been told; only a pin is tried again without being asked.
+                    self.wanted = self.pinned;
+                }
+            }
+        }
+        self.failure = Some(Failure { fault, count, retry_at: now + delay });
+    }
+}
+
+/// The fault of a load that took too long.
+pub(super) fn load_timeout(instance: &Instance) -> Fault {
+    let message = format!(
+        "{} was not ready within its load_timeout of {} s; raise load_timeout if the engine is only slow",
+        instance.spec.name,
+        instance.spec.load_timeout.as_secs()
+    );
+    Fault::new(FaultCode::LoadTimeout, message)
+}

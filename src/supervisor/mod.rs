@@ -1,0 +1,28 @@
+//! L2: the one owner of state.
+//!
+//! ```text
+//!                    Ask (handles)          Event (completions, observations, time)
+//!  proxy, control ───────────────▶ task ───────────────▶ State::handle(now, event) ──▶ [Effect]
+//!        ▲                          │ ▲                                                  │
+//!        └── Lease / Denied, Status ┘ └───────────────── execute (ports) ◀───────────────┘
+//! ```
+//! Purpose: every transition of every instance happens in one place, in one order. Owner: [`task::Supervisor`] owns the
+//! [`state::State`]; nobody else sees it. Invariants: the owner never waits for an effect: effects go out as data, and
+//! completions come back as events that name their instance; an event of an earlier incarnation is dropped.
+//!
+//! # Architecture Invariant
+//! `state`, `lifecycle`, `schedule`, `instance`, `queue`, `event`, `effect` and `picture` name no clock, no tokio, no file
+//! system, no network and no tracing: a simulation drives them with made-up time, and one seed gives one history.
+
+pub mod effect;
+pub mod event;
+mod execute;
+pub mod handle;
+mod instance;
+mod lifecycle;
+mod picture;
+pub mod ports;
+mod queue;
+mod schedule;
+pub mod state;
+pub mod task;

@@ -1,0 +1,60 @@
+//! The part of the core that describes it: `State → Status`.
+
+use super::state::{Model, State};
+use crate::plan::Hold;
+use crate::types::{Known, ModelStatus, Moment, Phase, Problem, Status};
+
+impl State {
+    /// The picture for readers, at `now`.
+    #[must_use]
+    pub fn status(&self, now: Moment) -> Status {
+        let problem = |(code, (message, since)): (&&'static str, &(String, Moment))| Problem {
+            code,
+            message: message.clone(),
+            since: *since,
+        };
+        Status {
+            models: self.models.values().map(|m| self.model_status(now, m)).collect(),
+            gpus: self.ledger.status(),
+            problems: self.problems.iter().map(problem).collect(),
+            shutting_down: self.shutdown.is_some(),
+        }
+    }
+
+    fn model_status(&self, now: Moment, model: &Model) -> ModelStatus {
+        let instance = model.instance.as_ref();
+        let hold = instance.and_then(|i| self.ledger.hold(&i.id));
+        ModelStatus {
+            name: model.spec.name.clone(),
+            aliases: model.spec.aliases.clone(),
+            phase: model.phase(now),
+            instance: instance.map(|i| i.id.clone()),
+            gpus: instance.map(|i| i.placement.gpus.clone()).unwrap_or_default(),
+            planned: instance.map(|i| i.placement.need),
+            observed: hold.map_or(Known::Unknown, Hold::observed_total),
+            in_flight: instance.map_or(0, |i| i.in_flight),
+            queued: u32::try_from(model.queue.len()).unwrap_or(u32::MAX),
+            pinned: model.pinned,
+            last_used: model.last_used,
+            load_ms: model.last_load.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)),
+            // A failure that a later load has made good is history, kept only for the delay of the next.
+            error: model
+                .failure
+                .as_ref()
+                .filter(|_| !instance.is_some_and(super::instance::Instance::is_ready))
+                .map(|f| f.fault.clone()),
+            waiting_for: model.waiting_for.clone(),
+        }
+    }
+}
+
+impl Model {
+    fn phase(&self, now: Moment) -> Phase {
+        match &self.instance {
+            Some(instance) => instance.phase(),
+            None if self.waiting_for.is_some() => Phase::Waiting,
+            None if self.failure.as_ref().is_some_and(|f| f.retry_at > now) => Phase::Failed,
+            None => Phase::Stopped,
+        }
+    }
+}

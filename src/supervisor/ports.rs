@@ -1,0 +1,256 @@
+//! Ports: what the supervisor needs done by the outside world, as traits.
+//!
+//! Purpose: the only place where the core's decisions meet podman, NVML and engines. Owner: the composition root holds
+//! one adapter per port; the executor calls it. Invariants: every call is bounded in time by the adapter itself, never
+//! panics, and reports a failure as data; no adapter calls another.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::types::{
+    Bytes, Fault, GpuId, GpuSnapshot, ImageRef, InstanceId, Known, ModelSpec, Phase, Placement,
+    SpecHash, Transport,
+};
+
+/// A boxed future: ports are used as trait objects.
+pub type PortFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Called by an adapter while it works on a launch, with the phase it has come to ([`Phase::Pulling`],
+/// [`Phase::Starting`]).
+pub type Progress = Arc<dyn Fn(Phase) + Send + Sync>;
+
+/// Everything the executor needs to start one incarnation.
+#[derive(Clone, Debug)]
+pub struct LaunchOrder {
+    /// The incarnation to be.
+    pub instance: InstanceId,
+    /// What it is an incarnation of.
+    pub spec: Arc<ModelSpec>,
+    /// Where it goes and what it may use.
+    pub placement: Placement,
+}
+
+/// How to reach a running engine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Endpoint {
+    /// A Unix socket on the host.
+    Unix(PathBuf),
+    /// A port published on loopback.
+    Tcp(SocketAddr),
+}
+
+/// What podman is asked to create: pure data, made by an engine profile, carried out by the container adapter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContainerSpec {
+    /// Identity; becomes name and labels.
+    pub instance: InstanceId,
+    /// Becomes a label, compared at adoption.
+    pub spec_hash: SpecHash,
+    /// Becomes labels, so that an adopted container keeps its place in the ledger.
+    pub placement: Placement,
+    /// The engine's image.
+    pub image: ImageRef,
+    /// Replaces the image's entry point; empty: keep it.
+    pub entrypoint: Vec<String>,
+    /// Arguments after the entry point.
+    pub command: Vec<String>,
+    /// Environment.
+    pub env: BTreeMap<String, String>,
+    /// Read-only bind mounts: (host path, path in the container).
+    pub binds: Vec<(PathBuf, PathBuf)>,
+    /// Images mounted read-only: (image, path in the container).
+    pub image_volumes: Vec<(ImageRef, PathBuf)>,
+    /// CDI device names (`nvidia.com/gpu=GPU-…`); empty for the host backend.
+    pub cdi_devices: Vec<String>,
+    /// How the engine listens. `Unix`: no network, socket [`SOCKET_NAME`] in [`SOCKET_DIR`]; `Tcp`: [`TCP_PORT`],
+    /// published on a loopback port that podman picks.
+    pub transport: Transport,
+    /// Size of `/dev/shm`.
+    pub shm_size: Bytes,
+    /// From SIGTERM to SIGKILL; set at creation because podman's stop call is unreliable about it.
+    pub stop_timeout: Duration,
+}
+
+/// Where the socket directory is mounted in a container.
+pub const SOCKET_DIR: &str = "/run/engine";
+/// The engine's socket in [`SOCKET_DIR`].
+pub const SOCKET_NAME: &str = "e.sock";
+/// The port an engine listens on inside its container with [`Transport::Tcp`].
+pub const TCP_PORT: u16 = 8000;
+
+/// A started container whose effective hardening has been verified.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Launched {
+    /// podman's container ID.
+    pub container: String,
+    /// Host path of the container's cgroup, for liveness and attribution.
+    pub cgroup: PathBuf,
+    /// Where the engine will listen.
+    pub endpoint: Endpoint,
+}
+
+/// One of our containers as found on the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// podman's container ID.
+    pub container: String,
+    /// From the labels; `None` where they are damaged (then it can only be reaped).
+    pub identity: Option<FoundIdentity>,
+    /// Processes are alive in its cgroup: asked of the kernel, not of podman. `None`: nothing runs.
+    pub running: Option<Launched>,
+}
+
+/// The labels of a [`Found`] container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FoundIdentity {
+    /// Which incarnation.
+    pub instance: InstanceId,
+    /// Of what specification.
+    pub spec_hash: SpecHash,
+    /// Where it was placed.
+    pub placement: Placement,
+}
+
+/// What podman said of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodmanInfo {
+    /// `Libpod-API-Version`.
+    pub version: String,
+    /// Whether the service runs rootless.
+    pub rootless: bool,
+}
+
+/// The container engine: podman, for one label namespace. Objects without our labels are never touched.
+pub trait Containers: Send + Sync + 'static {
+    /// Creates and starts a container and verifies its effective hardening. An ambiguous outcome (the API died in the
+    /// middle) is resolved by looking the instance's label up. On failure nothing is left behind.
+    fn launch(
+        &self,
+        spec: ContainerSpec,
+        progress: Progress,
+    ) -> PortFuture<'_, Result<Launched, Fault>>;
+
+    /// Stops (SIGTERM, the container's stop timeout, SIGKILL) and removes a container and its socket directory. `Ok` means:
+    /// no process of it is left and podman does not know it any more. An unknown instance is `Ok`.
+    fn stop(&self, instance: InstanceId) -> PortFuture<'_, Result<(), Fault>>;
+
+    /// Removes a container by podman's ID, for those whose labels are damaged.
+    fn reap(&self, container: String) -> PortFuture<'_, Result<(), Fault>>;
+
+    /// All containers of our namespace, in any state.
+    fn list(&self) -> PortFuture<'_, Result<Vec<Found>, Fault>>;
+
+    /// The last `lines` lines a container wrote, oldest first; empty when it is gone.
+    fn log_tail(&self, instance: InstanceId, lines: usize) -> PortFuture<'_, Vec<String>>;
+
+    /// The exit code podman recorded, once the container has ended; `None`: still running or unknown.
+    fn exit_code(&self, instance: InstanceId) -> PortFuture<'_, Option<i32>>;
+
+    /// Host PIDs in a container's cgroup, below it too; empty: it is dead. Reads the kernel only and does not block.
+    fn pids(&self, cgroup: &std::path::Path) -> Vec<u32>;
+
+    /// Version and rootlessness, for the readiness check.
+    fn info(&self) -> PortFuture<'_, Result<PodmanInfo, Fault>>;
+
+    /// Whether an image is in the storage.
+    fn image_exists(&self, image: ImageRef) -> PortFuture<'_, Result<bool, Fault>>;
+
+    /// Proves the path that models of this transport use by starting and removing a throw-away container through it:
+    /// user namespace, mounts of the socket directory, and for TCP the network and a published port.
+    fn prove_network(&self, transport: Transport) -> PortFuture<'_, Result<(), Fault>>;
+}
+
+/// Device memory: NVML or the host's.
+pub trait Gpus: Send + Sync + 'static {
+    /// Reads all configured devices within a deadline of its own.
+    ///
+    /// # Errors
+    /// When the backend as a whole does not answer.
+    fn snapshot(&self) -> PortFuture<'_, Result<GpuSnapshot, GpuError>>;
+
+    /// Bytes that the processes of one cgroup hold, per device of `gpus`, judged by `snapshot` (NVML) or by the
+    /// processes' proportional set size (host).
+    fn usage(
+        &self,
+        pids: Vec<u32>,
+        gpus: Vec<GpuId>,
+        snapshot: Arc<GpuSnapshot>,
+    ) -> PortFuture<'_, BTreeMap<GpuId, Known<Bytes>>>;
+}
+
+/// Why the memory backend does not answer. Each cause has its own message and start-up exit status.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum GpuError {
+    /// `libnvidia-ml.so.1` cannot be loaded.
+    #[error(
+        "the NVML library could not be loaded ({0}); install the NVIDIA driver, or set [gpu] backend = \"host\" on a machine without one"
+    )]
+    LibraryMissing(String),
+    /// The kernel module is not loaded.
+    #[error(
+        "the NVIDIA driver is not loaded ({0}); run \"modprobe nvidia\" and look at \"dmesg\" for why it was not"
+    )]
+    DriverNotLoaded(String),
+    /// User-space library and kernel module are of different versions.
+    #[error(
+        "the NVML library and the NVIDIA kernel module are of different versions ({0}); reboot, or reload the module, after the driver's upgrade"
+    )]
+    VersionMismatch(String),
+    /// NVML reports a device with no memory.
+    #[error(
+        "NVML reports zero memory on {0}; the device is not usable: look at \"nvidia-smi\" and \"dmesg\""
+    )]
+    ZeroMemory(GpuId),
+    /// NVML has no memory information for the device (unified-memory boards).
+    #[error(
+        "NVML has no memory information for {0} (a unified-memory board?); set [gpu] backend = \"host\" for it"
+    )]
+    MemoryUnsupported(GpuId),
+    /// A configured device does not exist.
+    #[error("the configured device {wanted} does not exist; NVML lists {present:?}")]
+    NotFound {
+        /// From the configuration.
+        wanted: GpuId,
+        /// What there is.
+        present: Vec<GpuId>,
+    },
+    /// There is no device at all.
+    #[error(
+        "NVML lists no device; look at \"nvidia-smi\", or set [gpu] backend = \"host\" on a machine without one"
+    )]
+    NoDevices,
+    /// A device has fallen off the bus.
+    #[error("the device {0} is lost ({1}); it needs a reset or a reboot")]
+    Lost(GpuId, String),
+    /// NVML did not answer in time.
+    #[error("NVML did not answer within {0:?}; the driver hangs: look at \"dmesg\"")]
+    Timeout(Duration),
+    /// `/proc/meminfo` or a process's memory cannot be read.
+    #[error("the host's memory could not be read ({0})")]
+    HostMemory(String),
+    /// Any other NVML error.
+    #[error("NVML failed: {0}")]
+    Other(String),
+}
+
+/// Engines: how to run them and how to ask whether they are ready.
+pub trait Engines: Send + Sync + 'static {
+    /// The container for an order. Pure.
+    fn container(&self, order: &LaunchOrder) -> ContainerSpec;
+
+    /// One health probe, at most a second or so. `Ok(true)`: ready for requests; `Ok(false)`: alive, still loading, or
+    /// not listening yet; `Err`: it answered something that a healthy engine never answers.
+    fn probe(
+        &self,
+        spec: Arc<ModelSpec>,
+        endpoint: Endpoint,
+    ) -> PortFuture<'_, Result<bool, String>>;
+}

@@ -1,0 +1,354 @@
+//! The part of the core that looks at the whole: who may start, who has waited long enough, who is idle, what is next.
+//! Runs after every event, so that no event needs to know what it makes possible.
+
+use std::time::Duration;
+
+use super::effect::{Effect, Notice, StopReason};
+use super::instance::{Instance, Life};
+use super::lifecycle::load_timeout;
+use super::queue::Purpose;
+use super::state::{Model, State};
+use crate::plan::{self, Decision, Holder, Standing, Want};
+use crate::types::{Bytes, Denied, InstanceId, ModelName, Moment, Placement};
+
+/// What a load is taken to last before one was seen.
+const LOAD_GUESS: Duration = Duration::from_secs(30);
+/// How long after the end of the drain a shutdown still waits for podman.
+const STOP_GRACE: Duration = Duration::from_secs(45);
+
+impl State {
+    pub(super) fn schedule(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        self.expire(now, out);
+        self.fail_late_loads(now, out);
+        self.retry_stops(now, out);
+        self.finish_drains(out);
+        self.unload_idle(now, out);
+        self.serve_ready(now, out);
+        self.start_wanted(now, out);
+        self.finish_unloads(out);
+        self.finish_shutdown(now, out);
+    }
+
+    /// When something is due without any event.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Moment> {
+        let models = self.models.values().flat_map(|model| {
+            let instance = model.instance.as_ref();
+            let demand = model.wanted || !model.queue.is_empty();
+            let retry = model.failure.as_ref().map(|f| f.retry_at);
+            [
+                model.queue.next_deadline(),
+                instance.and_then(Instance::load_deadline),
+                instance.and_then(|i| idle_at(model, i)),
+                instance.and_then(|i| match i.life {
+                    Life::Stopping { retry_at, .. } => retry_at,
+                    Life::Pulling
+                    | Life::Starting { .. }
+                    | Life::Loading { .. }
+                    | Life::Ready
+                    | Life::Draining { .. }
+                    | Life::Abandoned { .. } => None,
+                }),
+                retry.filter(|_| demand && instance.is_none()),
+            ]
+        });
+        let shutdown = self.shutdown.map(|s| s.deadline);
+        let give_up = self.shutdown.map(|s| s.deadline + STOP_GRACE);
+        let orphans = self.orphans.values().copied();
+        models.chain(orphans).chain([shutdown, give_up]).flatten().min()
+    }
+
+    fn expire(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        for model in self.models.values_mut() {
+            for waiter in model.queue.expire(now) {
+                let denied = model.too_long(now);
+                out.push(Effect::Deny { waiter: waiter.id, denied });
+            }
+        }
+    }
+
+    fn fail_late_loads(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        let late = |i: &&mut Instance| i.load_deadline().is_some_and(|d| d <= now);
+        let instances = self.models.values_mut().filter_map(|m| m.instance.as_mut());
+        let mut stop = Vec::new();
+        for instance in instances.filter(late) {
+            let fault = load_timeout(instance);
+            if matches!(instance.life, Life::Starting { .. }) {
+                instance.life = Life::Abandoned { fault: Some(fault) };
+            } else {
+                stop.push((instance.id.clone(), fault));
+            }
+        }
+        for (id, fault) in stop {
+            self.begin_stop(&id, Some(fault), out);
+        }
+    }
+
+    fn retry_stops(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        let instances = self.models.values_mut().filter_map(|m| m.instance.as_mut());
+        let stopping = instances.filter_map(|i| match &mut i.life {
+            Life::Stopping { retry_at, .. } => Some((&i.id, retry_at)),
+            Life::Pulling
+            | Life::Starting { .. }
+            | Life::Loading { .. }
+            | Life::Ready
+            | Life::Draining { .. }
+            | Life::Abandoned { .. } => None,
+        });
+        for (id, retry_at) in stopping.chain(self.orphans.iter_mut()) {
+            if retry_at.is_some_and(|at| at <= now) {
+                *retry_at = None;
+                out.push(Effect::Stop { instance: id.clone() });
+            }
+        }
+    }
+
+    fn finish_drains(&mut self, out: &mut Vec<Effect>) {
+        let instances = self.models.values().filter_map(|m| m.instance.as_ref());
+        let drained = instances.filter_map(|i| match i.life {
+            Life::Draining { reason } if i.in_flight == 0 => Some((i.id.clone(), reason)),
+            Life::Pulling
+            | Life::Starting { .. }
+            | Life::Loading { .. }
+            | Life::Ready
+            | Life::Draining { .. }
+            | Life::Abandoned { .. }
+            | Life::Stopping { .. } => None,
+        });
+        for (instance, reason) in drained.collect::<Vec<_>>() {
+            self.begin_stop(&instance, None, out);
+            out.push(Effect::Notice(Notice::Stopping { instance, reason }));
+        }
+    }
+
+    fn unload_idle(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        let idle = |m: &&Model| {
+            m.queue.is_empty()
+                && m.instance.as_ref().and_then(|i| idle_at(m, i)).is_some_and(|at| at <= now)
+        };
+        let names: Vec<ModelName> =
+            self.models.values().filter(idle).map(|m| m.spec.name.clone()).collect();
+        for name in names {
+            if let Some(model) = self.models.get_mut(&name) {
+                // An operator's load was for use, not for ever; a pin is for ever.
+                model.wanted = false;
+            }
+            self.dismiss(&name, StopReason::Idle, out);
+        }
+    }
+
+    fn serve_ready(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        if self.shutdown.is_some() {
+            return;
+        }
+        for model in self.models.values_mut() {
+            let Some(instance) = model.instance.as_mut().filter(|i| i.is_ready()) else { continue };
+            let Some(launched) = &instance.launched else { continue };
+            for waiter in model.queue.drain() {
+                match waiter.purpose {
+                    Purpose::Ready => out.push(Effect::Done { waiter: waiter.id }),
+                    Purpose::Lease { .. } => {
+                        instance.in_flight += 1;
+                        instance.last_used = now;
+                        model.last_used = Some(now);
+                        out.push(Effect::Grant {
+                            waiter: waiter.id,
+                            instance: instance.id.clone(),
+                            endpoint: launched.endpoint.clone(),
+                        });
+                    }
+                }
+            }
+        }
+    }
+
+    fn start_wanted(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        if self.shutdown.is_some() {
+            return;
+        }
+        let mut wanted: Vec<(Moment, ModelName)> = Vec::new();
+        for model in self.models.values_mut() {
+            if model.instance.is_some() || (!model.wanted && model.queue.is_empty()) {
+                model.waiting_for = None;
+                continue;
+            }
+            if model.failure.as_ref().is_some_and(|f| f.retry_at > now) {
+                continue;
+            }
+            // Whoever has waited longest goes first; nobody's request comes before those of a pin.
+            let since = model.queue.oldest().unwrap_or(now);
+            wanted.push((since, model.spec.name.clone()));
+        }
+        wanted.sort();
+        for (_, name) in wanted {
+            self.try_start(now, &name, out);
+        }
+    }
+
+    fn try_start(&mut self, now: Moment, name: &ModelName, out: &mut Vec<Effect>) {
+        let holders = self.holders();
+        let Some(model) = self.models.get_mut(name) else { return };
+        let want = Want {
+            model: name,
+            need: plan::need(&model.spec, model.measured),
+            gpu_count: model.spec.gpu_count,
+            allowed: &model.spec.gpus,
+        };
+        let (decision, _report) = plan::plan(&self.ledger, &holders, &want);
+        match decision {
+            Decision::Start(placement) => self.start(now, name, placement, out),
+            Decision::Evict(victims) => {
+                let names: Vec<String> = victims.iter().map(|v| v.model.to_string()).collect();
+                model.waiting_for = Some(format!("{} to be evicted", names.join(", ")));
+                for victim in victims {
+                    if let Some(model) = self.models.get_mut(&victim.model) {
+                        model.wanted = false;
+                    }
+                    self.dismiss(&victim.model, StopReason::Evicted, out);
+                }
+            }
+            Decision::Wait(why) => {
+                // Free bytes change at every reading; only the first reason is news.
+                if model.waiting_for.is_none() {
+                    let notice = Notice::Waiting { model: name.clone(), why: why.clone() };
+                    out.push(Effect::Notice(notice));
+                }
+                model.waiting_for = Some(why);
+            }
+            Decision::Refuse { largest } => {
+                let need = want.need.bytes;
+                model.refuse(need, largest, out);
+            }
+        }
+    }
+
+    fn start(
+        &mut self,
+        now: Moment,
+        name: &ModelName,
+        placement: Placement,
+        out: &mut Vec<Effect>,
+    ) {
+        let id = self.next_instance(name);
+        let Some(model) = self.models.get_mut(name) else { return };
+        let spec = model.spec.clone();
+        model.waiting_for = None;
+        model.instance = Some(Instance {
+            id: id.clone(),
+            spec: spec.clone(),
+            placement: placement.clone(),
+            life: Life::Starting { deadline: now + spec.load_timeout },
+            launched: None,
+            in_flight: 0,
+            last_used: now,
+            ordered: now,
+        });
+        self.ledger.reserve(id.clone(), &placement);
+        out.push(Effect::Notice(Notice::Starting {
+            instance: id.clone(),
+            gpus: placement.gpus.clone(),
+            planned: placement.need.bytes,
+        }));
+        out.push(Effect::Launch(super::ports::LaunchOrder { instance: id, spec, placement }));
+    }
+
+    /// An unload is done when nothing is left to unload.
+    fn finish_unloads(&mut self, out: &mut Vec<Effect>) {
+        for model in self.models.values_mut().filter(|m| m.instance.is_none()) {
+            for waiter in model.unloading.drain(..) {
+                out.push(Effect::Done { waiter });
+            }
+        }
+    }
+
+    fn finish_shutdown(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        let Some(shutdown) = self.shutdown else { return };
+        if self.exited {
+            return;
+        }
+        let over = shutdown.deadline <= now;
+        let instances = || self.models.values().filter_map(|m| m.instance.as_ref());
+        let busy = instances().any(|i| i.in_flight > 0);
+        if shutdown.keep {
+            self.exited = over || !busy;
+        } else {
+            if over {
+                let draining: Vec<InstanceId> = instances()
+                    .filter(|i| matches!(i.life, Life::Draining { .. }))
+                    .map(|i| i.id.clone())
+                    .collect();
+                for id in draining {
+                    self.begin_stop(&id, None, out);
+                }
+            }
+            let empty = self.models.values().all(|m| m.instance.is_none());
+            let late = shutdown.deadline + STOP_GRACE <= now;
+            self.exited = late || (empty && self.orphans.is_empty());
+        }
+        if self.exited {
+            out.push(Effect::Exit);
+        }
+    }
+
+    fn holders(&self) -> Vec<Holder> {
+        let of = |model: &Model, i: &Instance| Holder {
+            instance: i.id.clone(),
+            charges: self.charges(&i.id),
+            standing: match i.life {
+                Life::Pulling | Life::Starting { .. } | Life::Loading { .. } => Standing::Starting,
+                Life::Ready if model.pinned => Standing::Pinned,
+                Life::Ready if i.in_flight > 0 => Standing::Busy,
+                Life::Ready => Standing::Idle,
+                Life::Draining { .. } | Life::Abandoned { .. } | Life::Stopping { .. } => {
+                    Standing::Leaving
+                }
+            },
+            last_used: i.last_used,
+        };
+        self.models.values().filter_map(|m| m.instance.as_ref().map(|i| of(m, i))).collect()
+    }
+
+    fn charges(&self, id: &InstanceId) -> Vec<(crate::types::GpuId, Bytes)> {
+        let Some(hold) = self.ledger.hold(id) else { return Vec::new() };
+        hold.gpus.iter().map(|g| (g.clone(), hold.charge(g))).collect()
+    }
+}
+
+/// When an instance has been unused for its idle time-out.
+fn idle_at(model: &Model, instance: &Instance) -> Option<Moment> {
+    let usable = instance.is_ready() && instance.in_flight == 0 && !model.pinned;
+    let timeout = instance.spec.idle_timeout.filter(|_| usable)?;
+    Some(instance.last_used + timeout)
+}
+
+impl Model {
+    /// Why a request that has waited its time gets nothing.
+    fn too_long(&self, now: Moment) -> Denied {
+        let model = self.spec.name.clone();
+        match &self.instance {
+            Some(instance) if instance.is_loading() => {
+                let expected = self.last_load.unwrap_or(LOAD_GUESS);
+                let left = expected.saturating_sub(now.since(instance.ordered));
+                let retry_after = left.max(Duration::from_secs(1));
+                Denied::StillLoading { model, phase: instance.phase(), retry_after }
+            }
+            Some(_) | None => {
+                let why = self.waiting_for.clone();
+                let why = why.unwrap_or_else(|| "its earlier container is still stopping".into());
+                Denied::NoRoom { model, why, retry_after: self.last_load.unwrap_or(LOAD_GUESS) }
+            }
+        }
+    }
+
+    fn refuse(&mut self, need: Bytes, largest: Bytes, out: &mut Vec<Effect>) {
+        let model = self.spec.name.clone();
+        self.waiting_for = Some(format!("{need} on one device; the largest offers {largest}"));
+        for waiter in self.queue.drain() {
+            let denied = Denied::NeverFits { model: model.clone(), need, largest };
+            out.push(Effect::Deny { waiter: waiter.id, denied });
+            if waiter.purpose == Purpose::Ready {
+                self.wanted = self.pinned;
+            }
+        }
+    }
+}

@@ -1,0 +1,361 @@
+//! The core: `State::handle(now, event) → effects`.
+//!
+//! One model has at most one instance. Its life, with what moves it:
+//!
+//! ```text
+//!            demand, room            Launched            Healthy
+//!  (none) ───────────────▶ Starting ──────────▶ Loading ────────▶ Ready ──── idle, evicted ────┐
+//!    ▲                    ▲   │  │ unload,          │ died,        │ │ unload, shutdown        │
+//!    │            Pulling ┘   │  │ deadline         │ deadline     │ ▼                         │
+//!    │                        │  ▼                  ▼              │ Draining ── none in flight ┤
+//!    │      LaunchFailed      │ Abandoned ──▶ Stopping ◀── died ───┘                           │
+//!    ├────────────────────────┘                 │  ▲  ▲ retry on failure                        │
+//!    └────────────── Stopped(Ok) ───────────────┘  └──┴────────────────────────────────────────┘
+//! ```
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::effect::{Effect, StopReason};
+use super::event::{Event, Observation};
+use super::instance::{Instance, Life};
+use super::queue::{Purpose, Queue, Waiter};
+use crate::plan::Ledger;
+use crate::types::{
+    Bytes, Denied, Fault, Generation, GpuId, InstanceId, ModelName, ModelSpec, Moment, WaiterId,
+};
+
+/// What the core needs of the configuration, beside the models.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The longest a request waits.
+    pub max_wait: Duration,
+    /// Requests that may wait for one model.
+    pub max_queue: usize,
+    /// How long a shutdown waits for running requests.
+    pub drain_timeout: Duration,
+    /// Kept free on each device.
+    pub headroom: Bytes,
+    /// Makes instance names of two daemons differ; any number.
+    pub seed: u64,
+}
+
+/// A failure that is not yet forgiven.
+#[derive(Clone, Debug)]
+pub(super) struct Failure {
+    pub(super) fault: Fault,
+    /// In a row.
+    pub(super) count: u32,
+    /// No attempt before.
+    pub(super) retry_at: Moment,
+}
+
+/// One configured model.
+#[derive(Debug)]
+pub(super) struct Model {
+    pub(super) spec: Arc<ModelSpec>,
+    pub(super) instance: Option<Instance>,
+    pub(super) queue: Queue,
+    /// Operators that wait until it is gone.
+    pub(super) unloading: Vec<WaiterId>,
+    /// To be kept loaded without a request: pinned, or an operator asked.
+    pub(super) wanted: bool,
+    /// Never evicted, never idled out.
+    pub(super) pinned: bool,
+    pub(super) failure: Option<Failure>,
+    /// Peak per device, observed on an earlier incarnation of this specification.
+    pub(super) measured: Option<Bytes>,
+    pub(super) last_load: Option<Duration>,
+    pub(super) last_used: Option<Moment>,
+    /// Why it has no instance although it is wanted.
+    pub(super) waiting_for: Option<String>,
+}
+
+/// The shutdown under way.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shutdown {
+    pub(super) keep: bool,
+    /// Running requests are cut off then.
+    pub(super) deadline: Moment,
+}
+
+/// All state there is. See the module's text.
+#[derive(Debug)]
+pub struct State {
+    pub(super) settings: Settings,
+    pub(super) models: BTreeMap<ModelName, Model>,
+    pub(super) aliases: BTreeMap<ModelName, ModelName>,
+    pub(super) ledger: Ledger,
+    /// Instances of no configured model that are being removed; the value is when a failed stop is tried again.
+    pub(super) orphans: BTreeMap<InstanceId, Option<Moment>>,
+    pub(super) shutdown: Option<Shutdown>,
+    pub(super) exited: bool,
+    pub(super) problems: BTreeMap<&'static str, (String, Moment)>,
+    next_generation: u64,
+    random: u64,
+}
+
+impl State {
+    /// The state before anything is known of the host. Feed it an observation and what was found before any request.
+    #[must_use]
+    pub fn new(settings: Settings, specs: &BTreeMap<ModelName, Arc<ModelSpec>>) -> Self {
+        let mut models = BTreeMap::new();
+        let mut aliases = BTreeMap::new();
+        for (name, spec) in specs {
+            for alias in &spec.aliases {
+                aliases.insert(alias.clone(), name.clone());
+            }
+            models.insert(name.clone(), Model::new(spec.clone()));
+        }
+        let ledger = Ledger::new(settings.headroom);
+        let random = settings.seed;
+        Self {
+            settings,
+            models,
+            aliases,
+            ledger,
+            orphans: BTreeMap::new(),
+            shutdown: None,
+            exited: false,
+            problems: BTreeMap::new(),
+            next_generation: 1,
+            random,
+        }
+    }
+
+    /// Takes one event in and says what to do. Never blocks, never fails.
+    pub fn handle(&mut self, now: Moment, event: Event) -> Vec<Effect> {
+        let mut out = Vec::new();
+        match event {
+            Event::Acquire { waiter, model } => self.acquire(now, waiter, &model, &mut out),
+            Event::Cancel { waiter } => self.cancel(waiter),
+            Event::Release { instance } => self.give_back(now, &instance),
+            Event::Load { waiter, model } => self.load(now, waiter, &model, &mut out),
+            Event::Unload { waiter, model } => self.unload(waiter, &model, &mut out),
+            Event::Shutdown { keep } => self.begin_shutdown(now, keep, &mut out),
+            Event::Found(found) => self.take_over(now, found, &mut out),
+            Event::Progress { instance, phase } => self.progress(now, &instance, phase),
+            Event::Launched { instance, launched } => {
+                self.launched(&instance, launched, &mut out);
+            }
+            Event::LaunchFailed { instance, fault } => {
+                self.launch_failed(now, &instance, fault, &mut out);
+            }
+            Event::Healthy { instance } => self.healthy(now, &instance, &mut out),
+            Event::Died { instance, fault } => self.died(&instance, fault, &mut out),
+            Event::Stopped { instance, result } => self.stopped(now, &instance, result, &mut out),
+            Event::Observed(observation) => self.observed(now, &observation),
+            Event::Tick => {}
+        }
+        self.schedule(now, &mut out);
+        out
+    }
+
+    fn resolve(&mut self, name: &str) -> Option<&mut Model> {
+        // A name that does not parse cannot be configured.
+        let name: ModelName = name.parse().ok()?;
+        let name = self.aliases.get(&name).cloned().unwrap_or(name);
+        self.models.get_mut(&name)
+    }
+
+    fn acquire(&mut self, now: Moment, waiter: WaiterId, name: &str, out: &mut Vec<Effect>) {
+        let deny = |denied| Effect::Deny { waiter, denied };
+        let (max_queue, deadline) = (self.settings.max_queue, now + self.settings.max_wait);
+        let shutting_down = self.shutdown.is_some();
+        let Some(model) = self.resolve(name) else {
+            out.push(deny(Denied::UnknownModel { model: name.chars().take(200).collect() }));
+            return;
+        };
+        if shutting_down {
+            out.push(deny(Denied::ShuttingDown));
+        } else if let Some(denied) = model.refusal(now) {
+            out.push(deny(denied));
+        } else if model.queue.len() >= max_queue {
+            let (model, queued) = (model.spec.name.clone(), model.queue.len());
+            let retry_after = Duration::from_secs(1);
+            out.push(deny(Denied::QueueFull { model, queued, retry_after }));
+        } else {
+            // `schedule` grants it at once if the model is ready.
+            let purpose = Purpose::Lease { deadline };
+            model.queue.push(Waiter { id: waiter, purpose, since: now });
+        }
+    }
+
+    fn cancel(&mut self, waiter: WaiterId) {
+        for model in self.models.values_mut() {
+            if model.queue.remove(waiter) {
+                break;
+            }
+        }
+    }
+
+    fn give_back(&mut self, now: Moment, id: &InstanceId) {
+        let Some(model) = self.models.get_mut(&id.model) else { return };
+        if let Some(instance) = model.instance.as_mut().filter(|i| i.id == *id) {
+            instance.in_flight = instance.in_flight.saturating_sub(1);
+            instance.last_used = now;
+            model.last_used = Some(now);
+        }
+    }
+
+    fn load(&mut self, now: Moment, waiter: WaiterId, name: &ModelName, out: &mut Vec<Effect>) {
+        let shutting_down = self.shutdown.is_some();
+        let Some(model) = self.resolve(name.as_str()) else {
+            let denied = Denied::UnknownModel { model: name.to_string() };
+            out.push(Effect::Deny { waiter, denied });
+            return;
+        };
+        if shutting_down {
+            out.push(Effect::Deny { waiter, denied: Denied::ShuttingDown });
+            return;
+        }
+        // An operator's word overrides the delay after a failure.
+        if let Some(failure) = &mut model.failure {
+            failure.retry_at = now;
+        }
+        model.wanted = true;
+        model.queue.push(Waiter { id: waiter, purpose: Purpose::Ready, since: now });
+    }
+
+    fn unload(&mut self, waiter: WaiterId, name: &ModelName, out: &mut Vec<Effect>) {
+        let Some(model) = self.resolve(name.as_str()) else {
+            let denied = Denied::UnknownModel { model: name.to_string() };
+            out.push(Effect::Deny { waiter, denied });
+            return;
+        };
+        model.wanted = false;
+        model.pinned = false;
+        model.unloading.push(waiter);
+        let name = model.spec.name.clone();
+        for waiting in model.queue.drain() {
+            let denied = Denied::Unloaded { model: name.clone() };
+            out.push(Effect::Deny { waiter: waiting.id, denied });
+        }
+        self.dismiss(&name, StopReason::Unloaded, out);
+    }
+
+    fn begin_shutdown(&mut self, now: Moment, keep: bool, out: &mut Vec<Effect>) {
+        if self.shutdown.is_some() {
+            return;
+        }
+        self.shutdown = Some(Shutdown { keep, deadline: now + self.settings.drain_timeout });
+        for model in self.models.values_mut() {
+            model.wanted = false;
+            for waiting in model.queue.drain() {
+                out.push(Effect::Deny { waiter: waiting.id, denied: Denied::ShuttingDown });
+            }
+        }
+        if !keep {
+            let names: Vec<ModelName> = self.models.keys().cloned().collect();
+            for name in names {
+                self.dismiss(&name, StopReason::Shutdown, out);
+            }
+        }
+    }
+
+    fn observed(&mut self, now: Moment, observation: &Observation) {
+        match &observation.devices {
+            Ok(snapshot) => {
+                self.ledger.observe(observation.taken, snapshot, &observation.usage);
+                self.problems.remove("gpu_unreadable");
+            }
+            Err(why) => {
+                self.ledger.mark_stale(why);
+                self.problems.entry("gpu_unreadable").or_insert((why.clone(), now));
+            }
+        }
+        let lost: Vec<String> = self.ledger.lost().map(|(g, why)| format!("{g}: {why}")).collect();
+        if lost.is_empty() {
+            self.problems.remove("gpu_lost");
+        } else {
+            self.problems.entry("gpu_lost").or_insert((lost.join("; "), now));
+        }
+        for model in self.models.values_mut() {
+            model.learn(&self.ledger);
+        }
+    }
+
+    pub(super) fn next_instance(&mut self, model: &ModelName) -> InstanceId {
+        let generation = Generation(self.next_generation);
+        self.next_generation += 1;
+        // splitmix64: names need not be secret, only different from those of an earlier daemon.
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.random;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        let bits = u32::try_from((z ^ (z >> 31)) >> 32).unwrap_or(0);
+        InstanceId::new(model.clone(), generation, bits)
+    }
+
+    pub(super) fn raise_generation(&mut self, seen: Generation) {
+        self.next_generation = self.next_generation.max(seen.0 + 1);
+    }
+
+    pub(super) fn instance_mut(&mut self, id: &InstanceId) -> Option<&mut Instance> {
+        self.models.get_mut(&id.model)?.instance.as_mut().filter(|i| i.id == *id)
+    }
+
+    /// Instances whose processes may live, with their devices: what an observation has to look at.
+    pub fn live(&self) -> impl Iterator<Item = Live<'_>> {
+        let instances = self.models.values().filter_map(|m| m.instance.as_ref());
+        instances.filter_map(|i| {
+            let launched = i.launched.as_ref()?;
+            let watched = matches!(i.life, Life::Ready | Life::Draining { .. });
+            Some(Live { id: &i.id, launched, gpus: &i.placement.gpus, watched })
+        })
+    }
+}
+
+/// One instance that an observation has to look at.
+#[derive(Clone, Copy, Debug)]
+pub struct Live<'a> {
+    /// Which.
+    pub id: &'a InstanceId,
+    /// Where it is.
+    pub launched: &'a super::ports::Launched,
+    /// On which devices.
+    pub gpus: &'a [GpuId],
+    /// Its end is to be reported by the observer; a loading one is watched by its probe.
+    pub watched: bool,
+}
+
+impl Model {
+    fn new(spec: Arc<ModelSpec>) -> Self {
+        let pinned = spec.pin;
+        Self {
+            spec,
+            instance: None,
+            queue: Queue::default(),
+            unloading: Vec::new(),
+            wanted: pinned,
+            pinned,
+            failure: None,
+            measured: None,
+            last_load: None,
+            last_used: None,
+            waiting_for: None,
+        }
+    }
+
+    /// Why a new request is refused at once, if so.
+    fn refusal(&self, now: Moment) -> Option<Denied> {
+        let failure = self.failure.as_ref().filter(|f| f.retry_at > now)?;
+        // A failure of the engine that is being replaced is not one of the next.
+        if self.instance.is_some() {
+            return None;
+        }
+        Some(Denied::LoadFailed {
+            model: self.spec.name.clone(),
+            fault: failure.fault.clone(),
+            retry_after: failure.retry_at.since(now),
+        })
+    }
+
+    /// Remembers the most that a ready instance was seen to hold.
+    fn learn(&mut self, ledger: &Ledger) {
+        let Some(instance) = self.instance.as_ref().filter(|i| i.is_ready()) else { return };
+        let peak = ledger.hold(&instance.id).and_then(crate::plan::Hold::observed_peak);
+        self.measured = self.measured.max(peak);
+    }
+}

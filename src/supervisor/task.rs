@@ -1,0 +1,259 @@
+//! The owner: the one task that holds the [`State`].
+//!
+//! Purpose: select → handle → dispatch → publish. Owner of: state, pending callers, the executor. Invariants: never
+//! awaits anything but its inputs and the next deadline; publishes a whole [`Status`] after each turn; ends only after
+//! [`Effect::Exit`].
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+
+use super::effect::{Effect, Notice};
+use super::event::Event;
+pub use super::execute::{Clock, Ports};
+use super::execute::{Executor, Subject};
+use super::handle::{Ask, Handle, Lease};
+use super::ports::Found;
+use super::state::{Settings, State};
+use crate::types::{Denied, ModelName, ModelSpec, Moment, Status, WaiterId};
+
+/// How often the world is read without a cause.
+const OBSERVE_INTERVAL: Duration = Duration::from_secs(2);
+/// When to ask again while a reading is under way.
+const OBSERVE_RETRY: Duration = Duration::from_millis(20);
+/// A turn at least this often, so that a watchdog can tell a quiet owner from a stuck one.
+const TURN_INTERVAL: Duration = Duration::from_secs(1);
+/// Inputs taken in one turn before readers get a new picture.
+const BATCH: usize = 256;
+
+enum Pending {
+    Lease(oneshot::Sender<Result<Lease, Denied>>),
+    Operator(oneshot::Sender<Result<(), Denied>>),
+}
+
+/// The supervisor before it runs.
+pub struct Supervisor {
+    state: State,
+    executor: Executor,
+    clock: Clock,
+    asks: mpsc::UnboundedReceiver<Ask>,
+    release: mpsc::UnboundedSender<Ask>,
+    events: mpsc::UnboundedReceiver<Event>,
+    pending: BTreeMap<WaiterId, Pending>,
+    next_waiter: Arc<AtomicU64>,
+    status: watch::Sender<Arc<Status>>,
+    turns: Arc<AtomicU64>,
+    observe_at: Moment,
+    exit: bool,
+}
+
+/// A running supervisor.
+#[derive(Debug)]
+pub struct Running {
+    /// For callers.
+    pub handle: Handle,
+    /// Grows with every turn of the owner; a watchdog is fed only while it does.
+    pub turns: Arc<AtomicU64>,
+    /// Ends when a shutdown is complete.
+    pub task: JoinHandle<()>,
+}
+
+impl Supervisor {
+    /// A supervisor that will first deal with what was `found` on the host.
+    #[must_use]
+    pub fn new(
+        settings: Settings,
+        specs: &BTreeMap<ModelName, Arc<ModelSpec>>,
+        ports: Ports,
+        clock: Clock,
+        found: Vec<Found>,
+    ) -> (Self, Handle) {
+        let (release, asks) = mpsc::unbounded_channel();
+        let (event_tx, events) = mpsc::unbounded_channel();
+        let state = State::new(settings, specs);
+        let (status, watch) = watch::channel(Arc::new(state.status(clock.now())));
+        let next_waiter = Arc::new(AtomicU64::new(1));
+        let handle = Handle { asks: release.clone(), status: watch, next: next_waiter.clone() };
+        // Nothing can have closed the channel yet.
+        let _ = event_tx.send(Event::Found(found));
+        let supervisor = Self {
+            state,
+            executor: Executor::new(ports, event_tx, clock),
+            clock,
+            asks,
+            release,
+            events,
+            pending: BTreeMap::new(),
+            next_waiter,
+            status,
+            turns: Arc::new(AtomicU64::new(0)),
+            observe_at: Moment::START,
+            exit: false,
+        };
+        (supervisor, handle)
+    }
+
+    /// Starts the task.
+    #[must_use]
+    pub fn spawn(self, handle: Handle) -> Running {
+        let turns = self.turns.clone();
+        Running { handle, turns, task: tokio::spawn(self.run()) }
+    }
+
+    async fn run(mut self) {
+        while !self.exit {
+            self.turn_inputs().await;
+            self.observe_if_due();
+            let now = self.clock.now();
+            let picture = Arc::new(self.state.status(now));
+            self.status.send_if_modified(|old| {
+                let new = **old != *picture;
+                *old = picture;
+                new
+            });
+            self.turns.fetch_add(1, Ordering::Relaxed);
+        }
+        // Whoever still waits learns it from the closed channel.
+    }
+
+    /// Waits for something to do and does it, with whatever else has come in by then.
+    async fn turn_inputs(&mut self) {
+        let latest = self.clock.now() + TURN_INTERVAL;
+        let due = self.state.next_deadline().unwrap_or(latest).min(latest).min(self.observe_at);
+        tokio::select! {
+            biased;
+            Some(event) = self.events.recv() => self.apply(event),
+            Some(ask) = self.asks.recv() => self.take(ask),
+            () = tokio::time::sleep_until(self.clock.instant(due)) => self.apply(Event::Tick),
+        }
+        for _ in 0..BATCH {
+            if let Ok(event) = self.events.try_recv() {
+                self.apply(event);
+            } else if let Ok(ask) = self.asks.try_recv() {
+                self.take(ask);
+            } else {
+                break;
+            }
+        }
+    }
+
+    fn take(&mut self, ask: Ask) {
+        match ask {
+            Ask::Acquire { model, waiter, answer } => {
+                self.pending.insert(waiter, Pending::Lease(answer));
+                self.apply(Event::Acquire { waiter, model });
+            }
+            Ask::Cancel { waiter } => {
+                self.pending.remove(&waiter);
+                self.apply(Event::Cancel { waiter });
+            }
+            Ask::Release { instance } => self.apply(Event::Release { instance }),
+            Ask::Load { model, answer } => {
+                let waiter = self.operator(answer);
+                self.apply(Event::Load { waiter, model });
+            }
+            Ask::Unload { model, answer } => {
+                let waiter = self.operator(answer);
+                self.apply(Event::Unload { waiter, model });
+            }
+            Ask::Shutdown { keep } => self.apply(Event::Shutdown { keep }),
+        }
+    }
+
+    fn operator(&mut self, answer: oneshot::Sender<Result<(), Denied>>) -> WaiterId {
+        let waiter = WaiterId(self.next_waiter.fetch_add(1, Ordering::Relaxed));
+        self.pending.insert(waiter, Pending::Operator(answer));
+        waiter
+    }
+
+    fn apply(&mut self, event: Event) {
+        let effects = self.state.handle(self.clock.now(), event);
+        for effect in effects {
+            self.dispatch(effect);
+        }
+    }
+
+    fn dispatch(&mut self, effect: Effect) {
+        match effect {
+            Effect::Launch(order) => self.executor.launch(order),
+            Effect::AwaitReady { instance, spec, launched } => {
+                self.executor.await_ready(instance, spec, launched);
+            }
+            Effect::Stop { instance } => self.executor.stop(instance),
+            Effect::Reap { container } => self.executor.reap(container),
+            Effect::Observe => self.observe_at = Moment::START,
+            Effect::Grant { waiter, instance, endpoint } => {
+                // Made first: if nobody takes it, dropping it gives it back.
+                let lease = Lease::new(instance, endpoint, self.release.clone());
+                if let Some(Pending::Lease(answer)) = self.pending.remove(&waiter) {
+                    let _ = answer.send(Ok(lease));
+                }
+            }
+            Effect::Deny { waiter, denied } => match self.pending.remove(&waiter) {
+                Some(Pending::Lease(answer)) => drop(answer.send(Err(denied))),
+                Some(Pending::Operator(answer)) => drop(answer.send(Err(denied))),
+                None => {}
+            },
+            Effect::Done { waiter } => {
+                if let Some(Pending::Operator(answer)) = self.pending.remove(&waiter) {
+                    let _ = answer.send(Ok(()));
+                }
+            }
+            Effect::Notice(notice) => log(&notice),
+            Effect::Exit => self.exit = true,
+        }
+    }
+
+    fn observe_if_due(&mut self) {
+        let now = self.clock.now();
+        if self.observe_at > now {
+            return;
+        }
+        let subjects = self.state.live().map(|live| Subject {
+            id: live.id.clone(),
+            launched: live.launched.clone(),
+            gpus: live.gpus.to_vec(),
+            watched: live.watched,
+        });
+        let begun = self.executor.observe(subjects.collect());
+        // A reading that was begun before the event that asked for one does not count.
+        self.observe_at = now + if begun { OBSERVE_INTERVAL } else { OBSERVE_RETRY };
+    }
+}
+
+/// The owner's one line for each thing that an operator wants to know.
+fn log(notice: &Notice) {
+    match notice {
+        Notice::Starting { instance, gpus, planned } => {
+            tracing::info!(model = %instance.model, %instance, ?gpus, %planned, "starting");
+        }
+        Notice::Adopted { instance } => {
+            tracing::info!(model = %instance.model, %instance, "adopting a running container");
+        }
+        Notice::Ready { instance, load_ms } => {
+            tracing::info!(model = %instance.model, %instance, load_ms, "ready");
+        }
+        Notice::Stopping { instance, reason } => {
+            let reason = reason.as_str();
+            tracing::info!(model = %instance.model, %instance, reason, "stopping");
+        }
+        Notice::Stopped { instance } => {
+            tracing::info!(model = %instance.model, %instance, "stopped");
+        }
+        Notice::Failed { instance, fault, retry_ms } => {
+            let code = fault.code.as_str();
+            tracing::error!(model = %instance.model, %instance, code, retry_ms, %fault, "failed");
+            for line in &fault.log_tail {
+                tracing::info!(model = %instance.model, %instance, "| {line}");
+            }
+        }
+        Notice::StopFailed { instance, fault } => {
+            tracing::warn!(model = %instance.model, %instance, %fault, "could not be stopped, retrying");
+        }
+        Notice::Waiting { model, why } => tracing::info!(%model, why, "waiting for room"),
+    }
+}

@@ -1,0 +1,162 @@
+//! Refusals.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::{Bytes, Fault, ModelName, Phase};
+
+/// Why a request got no lease. Closed; mapped once to HTTP (`proxy::respond`) and, later, once to D-Bus.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
+#[serde(tag = "reason", rename_all = "snake_case")]
+pub enum Denied {
+    /// No model of that name is configured.
+    #[error("model {model:?} is not configured on this host")]
+    UnknownModel {
+        /// As the client wrote it.
+        model: String,
+    },
+    /// It can never fit this host as configured: retrying is useless.
+    #[error(
+        "model {model} needs {need} on one device, but the largest offers {largest} when empty"
+    )]
+    NeverFits {
+        /// The model.
+        model: ModelName,
+        /// Bytes needed on one device.
+        need: Bytes,
+        /// The most that any allowed device can give when nothing else runs.
+        largest: Bytes,
+    },
+    /// It did not fit within the wait: others are busy or pinned.
+    #[error("no room for model {model}: {why}")]
+    NoRoom {
+        /// The model.
+        model: ModelName,
+        /// What holds the memory.
+        why: String,
+        /// When to try again.
+        #[serde(skip)]
+        retry_after: Duration,
+    },
+    /// The load goes on, this request has waited long enough.
+    #[error("model {model} is still {phase}; the load goes on")]
+    StillLoading {
+        /// The model.
+        model: ModelName,
+        /// Where it is.
+        phase: Phase,
+        /// What the load history says it still takes.
+        #[serde(skip)]
+        retry_after: Duration,
+    },
+    /// The last start failed, or the engine died; the next attempt is not due yet.
+    #[error("model {model} failed: {fault}")]
+    LoadFailed {
+        /// The model.
+        model: ModelName,
+        /// What happened.
+        fault: Fault,
+        /// When the next attempt may be made.
+        #[serde(skip)]
+        retry_after: Duration,
+    },
+    /// Too many requests already wait for this model.
+    #[error("{queued} requests already wait for model {model}")]
+    QueueFull {
+        /// The model.
+        model: ModelName,
+        /// How many wait.
+        queued: usize,
+        /// When to try again.
+        #[serde(skip)]
+        retry_after: Duration,
+    },
+    /// An operator unloaded the model while this request waited for it.
+    #[error("model {model} was unloaded by an operator while this request waited")]
+    Unloaded {
+        /// The model.
+        model: ModelName,
+    },
+    /// The daemon is stopping.
+    #[error("hostler is shutting down")]
+    ShuttingDown,
+}
+
+impl Denied {
+    /// The word for it in HTTP's `error.code`, logs and metrics.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::UnknownModel { .. } => "model_not_found",
+            Self::NeverFits { .. } => "model_never_fits",
+            Self::NoRoom { .. } => "no_room",
+            Self::StillLoading { .. } => "model_loading",
+            Self::LoadFailed { .. } => "model_load_failed",
+            Self::QueueFull { .. } => "queue_full",
+            Self::Unloaded { .. } => "model_unloaded",
+            Self::ShuttingDown => "shutting_down",
+        }
+    }
+
+    /// When a retry has a chance; `None` where it has none.
+    #[must_use]
+    pub const fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::UnknownModel { .. } | Self::NeverFits { .. } => None,
+            Self::NoRoom { retry_after, .. }
+            | Self::StillLoading { retry_after, .. }
+            | Self::LoadFailed { retry_after, .. }
+            | Self::QueueFull { retry_after, .. } => Some(*retry_after),
+            Self::Unloaded { .. } | Self::ShuttingDown => Some(Duration::from_secs(1)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::FaultCode;
+
+    #[test]
+    fn only_hopeless_refusals_have_no_retry() {
+        let model: ModelName = "m".parse().unwrap();
+        let d = Duration::from_secs(7);
+        let all = [
+            (Denied::UnknownModel { model: "x".into() }, None),
+            (
+                Denied::NeverFits {
+                    model: model.clone(),
+                    need: Bytes::gib(9),
+                    largest: Bytes::gib(8),
+                },
+                None,
+            ),
+            (Denied::NoRoom { model: model.clone(), why: "busy".into(), retry_after: d }, Some(d)),
+            (
+                Denied::StillLoading {
+                    model: model.clone(),
+                    phase: Phase::Loading,
+                    retry_after: d,
+                },
+                Some(d),
+            ),
+            (
+                Denied::LoadFailed {
+                    model: model.clone(),
+                    fault: Fault::new(FaultCode::EngineExited, "exit 1"),
+                    retry_after: d,
+                },
+                Some(d),
+            ),
+            (Denied::QueueFull { model: model.clone(), queued: 3, retry_after: d }, Some(d)),
+            (Denied::Unloaded { model }, Some(Duration::from_secs(1))),
+            (Denied::ShuttingDown, Some(Duration::from_secs(1))),
+        ];
+        let mut codes = std::collections::BTreeSet::new();
+        for (denied, retry) in &all {
+            assert_eq!(denied.retry_after(), *retry, "{denied}");
+            assert!(codes.insert(denied.code()), "{} is used twice", denied.code());
+        }
+    }
+}

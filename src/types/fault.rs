@@ -1,0 +1,120 @@
+//! What can go wrong with one instance, as the core needs to know it.
+
+use std::fmt;
+
+use serde::Serialize;
+
+/// Kinds of failure of an effect. Closed: the core decides by it, people search for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FaultCode {
+    /// The image is not in the service user's storage and may not or could not be pulled.
+    ImageMissing,
+    /// Pulling the image failed on the way.
+    PullFailed,
+    /// The weights are not where the configuration says.
+    WeightsMissing,
+    /// A CDI device does not resolve.
+    CdiUnresolvable,
+    /// The container storage is full.
+    StorageFull,
+    /// podman's API does not answer, or not in time.
+    PodmanUnreachable,
+    /// podman refused to create the container.
+    CreateFailed,
+    /// podman created the container and could not start it.
+    StartFailed,
+    /// A running container lacks a restriction that was asked for.
+    HardeningMismatch,
+    /// The engine ended by itself.
+    EngineExited,
+    /// The engine was not ready within the model's load timeout.
+    LoadTimeout,
+    /// The container could not be stopped or removed.
+    StopFailed,
+    /// A bug or a surprise of the operating system.
+    Internal,
+}
+
+impl FaultCode {
+    /// The word for it in logs, HTTP bodies and D-Bus.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ImageMissing => "image_missing",
+            Self::PullFailed => "pull_failed",
+            Self::WeightsMissing => "weights_missing",
+            Self::CdiUnresolvable => "cdi_unresolvable",
+            Self::StorageFull => "storage_full",
+            Self::PodmanUnreachable => "podman_unreachable",
+            Self::CreateFailed => "create_failed",
+            Self::StartFailed => "start_failed",
+            Self::HardeningMismatch => "hardening_mismatch",
+            Self::EngineExited => "engine_exited",
+            Self::LoadTimeout => "load_timeout",
+            Self::StopFailed => "stop_failed",
+            Self::Internal => "internal",
+        }
+    }
+}
+
+/// A failure with the text a person needs: what failed, on which thing, why, and the fix.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Fault {
+    /// The kind.
+    pub code: FaultCode,
+    /// The whole story in one line.
+    pub message: String,
+    /// The last lines the container wrote, oldest first; empty where there are none.
+    pub log_tail: Vec<String>,
+}
+
+impl Fault {
+    /// A failure without log lines.
+    pub fn new(code: FaultCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), log_tail: Vec::new() }
+    }
+
+    /// The same failure with what the container wrote last.
+    #[must_use]
+    pub fn with_log(mut self, log_tail: Vec<String>) -> Self {
+        self.log_tail = log_tail;
+        self
+    }
+}
+
+impl fmt::Display for FaultCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_wire_word_is_the_printed_word() {
+        for code in [
+            FaultCode::ImageMissing,
+            FaultCode::PullFailed,
+            FaultCode::WeightsMissing,
+            FaultCode::CdiUnresolvable,
+            FaultCode::StorageFull,
+            FaultCode::PodmanUnreachable,
+            FaultCode::CreateFailed,
+            FaultCode::StartFailed,
+            FaultCode::HardeningMismatch,
+            FaultCode::EngineExited,
+            FaultCode::LoadTimeout,
+            FaultCode::StopFailed,
+            FaultCode::Internal,
+        ] {
+            assert_eq!(serde_json::to_string(&code).unwrap(), format!("\"{code}\""));
+        }
+        let fault = Fault::new(FaultCode::Internal, "x").with_log(vec!["a".into()]);
+        assert_eq!(fault.to_string(), "x");
+        assert_eq!(fault.log_tail, ["a"]);
+    }
+}

@@ -1,0 +1,72 @@
+//! What a memory backend reported.
+
+use serde::Serialize;
+
+use super::{Bytes, GpuId};
+
+/// A measurement that may not be had. "Unknown" is a value of its own, never 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(untagged)]
+pub enum Known<T> {
+    /// Measured.
+    Known(T),
+    /// The backend could not tell.
+    Unknown,
+}
+
+impl<T: Copy> Known<T> {
+    /// The value, if there is one.
+    #[must_use]
+    pub const fn get(&self) -> Option<T> {
+        match self {
+            Self::Known(value) => Some(*value),
+            Self::Unknown => None,
+        }
+    }
+}
+
+/// Device memory of one process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct ProcessMemory {
+    /// In the PID namespace of the reader (NVML: the initial one).
+    pub pid: u32,
+    /// As the driver attributes it; some drivers and virtual GPUs do not.
+    pub bytes: Known<Bytes>,
+}
+
+/// One device at one time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct GpuReading {
+    /// Identity.
+    pub id: GpuId,
+    /// Product name, for people and footprint keys.
+    pub name: String,
+    /// All memory that models could ever use: NVML v2 `total − reserved`; `MemTotal` for the host backend. Never zero.
+    pub total: Bytes,
+    /// In use by anybody: NVML v2 `used`; `MemTotal − MemAvailable` for the host backend.
+    pub used: Bytes,
+    /// Processes that hold memory here; empty and meaningless for the host backend, which attributes by cgroup.
+    pub processes: Vec<ProcessMemory>,
+}
+
+/// All configured devices at one time. A device that could not be read is in `lost`, never in `devices` with zeros.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct GpuSnapshot {
+    /// Devices that answered.
+    pub devices: Vec<GpuReading>,
+    /// Configured devices that did not, with the reason.
+    pub lost: Vec<(GpuId, String)>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_is_not_zero() {
+        assert_ne!(Known::Unknown, Known::Known(Bytes::ZERO));
+        assert_eq!(Known::<Bytes>::Unknown.get(), None);
+        assert_eq!(Known::Known(3).get(), Some(3));
+        assert_eq!(serde_json::to_string(&Known::<Bytes>::Unknown).unwrap(), "null");
+    }
+}

@@ -1,0 +1,33 @@
+//! L0: the vocabulary every other layer speaks.
+//!
+//! Purpose: plain data with its units in the type. Owner: nobody; values are made, passed and dropped.
+//!
+//! # Architecture Invariant
+//! Nothing here does I/O, reads a clock, spawns a task or logs. Time is a [`Moment`] that somebody passed in;
+//! memory is [`Bytes`]; what could not be measured is [`Known::Unknown`], never a zero.
+
+mod bytes;
+mod denied;
+mod fault;
+mod gpu;
+mod ids;
+mod moment;
+mod name;
+mod phase;
+mod spec;
+mod status;
+
+pub use bytes::{Bytes, BytesError};
+pub use denied::Denied;
+pub use fault::{Fault, FaultCode};
+pub use gpu::{GpuReading, GpuSnapshot, Known, ProcessMemory};
+pub use ids::{Generation, GpuId, InstanceId, InstanceIdError, WaiterId};
+pub use moment::Moment;
+pub use name::{ModelName, NameError};
+pub use phase::Phase;
+#[cfg(test)]
+pub use spec::test_spec;
+pub use spec::{
+    EngineKind, ImageRef, ModelSpec, Need, NeedSource, Placement, SpecHash, Transport, Weights,
+};
+pub use status::{GpuStatus, ModelStatus, Problem, Status};

@@ -1,0 +1,297 @@
+//! What an admin asked for: one model's specification.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::{Bytes, GpuId, ModelName};
+
+/// Which engine an image holds; decides its argv, health route and transport.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum EngineKind {
+    /// llama.cpp's `llama-server`.
+    Llamacpp,
+    /// vLLM's OpenAI server.
+    Vllm,
+}
+
+impl EngineKind {
+    /// The word for it in the configuration, labels and metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Llamacpp => "llamacpp",
+            Self::Vllm => "vllm",
+        }
+    }
+}
+
+/// How the daemon reaches an engine.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Serialize,
+    Deserialize,
+    schemars::JsonSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Transport {
+    /// A Unix socket in a bind-mounted directory; the container has no network at all.
+    #[default]
+    Unix,
+    /// A port published on loopback, for engines that cannot listen on a Unix socket.
+    Tcp,
+}
+
+/// A container image reference as podman takes it: never empty, no white space, does not start with `-`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(transparent)]
+pub struct ImageRef(String);
+
+impl ImageRef {
+    /// Checks a reference's form; whether the image exists is podman's to say.
+    ///
+    /// # Errors
+    /// With the reason, as a lower-case fragment.
+    pub fn parse(text: &str) -> Result<Self, &'static str> {
+        if text.is_empty() {
+            return Err("must not be empty");
+        }
+        if text.len() > 512 {
+            return Err("has at most 512 bytes");
+        }
+        if text.starts_with('-') {
+            return Err("must not start with '-'");
+        }
+        let ok = |c: char| c.is_ascii_alphanumeric() || "._-:/@+".contains(c);
+        if !text.chars().all(ok) {
+            return Err("must hold only letters, digits and . _ - : / @ +");
+        }
+        Ok(Self(text.to_owned()))
+    }
+
+    /// The reference as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether it names the local storage only (`localhost/…`), which is never pulled.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        self.0.starts_with("localhost/")
+    }
+}
+
+impl fmt::Display for ImageRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+/// Where a model's weights are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Weights {
+    /// A file or directory of the host, bind-mounted read-only.
+    Path(PathBuf),
+    /// An OCI image mounted read-only; `path` is the file or directory inside it, absolute.
+    Image {
+        /// The image that holds the weights.
+        image: ImageRef,
+        /// Inside the image.
+        path: PathBuf,
+    },
+    /// The engine image brings its own, or the arguments name them.
+    Builtin,
+}
+
+/// One model, checked and with all defaults filled in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelSpec {
+    /// What clients write in `"model"`.
+    pub name: ModelName,
+    /// Other names for it.
+    pub aliases: Vec<ModelName>,
+    /// What runs inside the image.
+    pub engine: EngineKind,
+    /// The engine's image.
+    pub image: ImageRef,
+    /// The model's files.
+    pub weights: Weights,
+    /// Size of the weights on disk; `None` where it could not be found out without starting something.
+    pub weights_bytes: Option<Bytes>,
+    /// How the daemon reaches the engine.
+    pub transport: Transport,
+    /// Memory per device that the admin declared; `None`: estimated, or measured later.
+    pub vram: Option<Bytes>,
+    /// Context length in tokens; `None`: the engine's default.
+    pub context: Option<u32>,
+    /// Sequences served at once; `None`: the engine's default.
+    pub parallel: Option<u32>,
+    /// Devices it is spread over by tensor parallelism; at least 1.
+    pub gpu_count: u32,
+    /// Devices it may be placed on; empty: all configured ones.
+    pub gpus: Vec<GpuId>,
+    /// Further engine arguments; none of them sets what Hostler computes.
+    pub args: Vec<String>,
+    /// Further environment of the container.
+    pub env: BTreeMap<String, String>,
+    /// `/dev/shm` of the container.
+    pub shm_size: Bytes,
+    /// Unloaded after so long without a request; `None`: never.
+    pub idle_timeout: Option<Duration>,
+    /// From start to ready; beyond it the load has failed.
+    pub load_timeout: Duration,
+    /// From SIGTERM to SIGKILL.
+    pub stop_timeout: Duration,
+    /// Loaded at start-up and never evicted or idled out.
+    pub pin: bool,
+}
+
+/// Identity of everything in a [`ModelSpec`] that shapes the container; two specs of the same hash may share one.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(transparent)]
+pub struct SpecHash(pub String);
+
+impl ModelSpec {
+    /// Hashes what shapes the container; policy (idle time, pin, aliases, time-outs) is left out, so that changing it
+    /// restarts nothing.
+    #[must_use]
+    pub fn spec_hash(&self) -> SpecHash {
+        let shape = (
+            // Raised when the container that Hostler makes of the same specification changes.
+            1_u32,
+            (&self.name, self.engine, &self.image, &self.weights, self.transport),
+            (self.vram, self.context, self.parallel, self.gpu_count),
+            (&self.args, &self.env, self.shm_size),
+        );
+        // A tuple of strings, numbers and maps with string keys cannot fail to serialise; an empty text would still
+        // be a constant, which only costs a reload.
+        let text = serde_json::to_vec(&shape).unwrap_or_default();
+        let digest = Sha256::digest(&text);
+        SpecHash(digest.iter().take(12).map(|b| format!("{b:02x}")).collect())
+    }
+}
+
+/// Memory an instance needs on each of its devices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Need {
+    /// Per device.
+    pub bytes: Bytes,
+    /// Where the number comes from.
+    pub source: NeedSource,
+}
+
+/// Where a [`Need`] comes from, weakest last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NeedSource {
+    /// Observed on an earlier incarnation of the same specification.
+    Measured,
+    /// `vram` in the configuration.
+    Declared,
+    /// From the size of the weights.
+    Estimated,
+    /// Nothing is known: it gets whole devices to itself.
+    Exclusive,
+}
+
+/// Where an instance goes, as decided by the planner and recorded in the container's labels.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Placement {
+    /// Devices, in the order the engine numbers them; never empty.
+    pub gpus: Vec<GpuId>,
+    /// Promised on each of them.
+    pub need: Need,
+    /// The smallest device's total memory; what a share of the whole card is computed from.
+    pub device_total: Bytes,
+}
+
+/// A specification with nothing special about it, for the tests of every layer.
+#[cfg(test)]
+#[must_use]
+pub fn test_spec(name: &str) -> ModelSpec {
+    ModelSpec {
+        name: name.parse().unwrap(),
+        aliases: vec![],
+        engine: EngineKind::Llamacpp,
+        image: ImageRef::parse("localhost/e:1").unwrap(),
+        weights: Weights::Path("/w.gguf".into()),
+        weights_bytes: None,
+        transport: Transport::Unix,
+        vram: None,
+        context: None,
+        parallel: None,
+        gpu_count: 1,
+        gpus: vec![],
+        args: vec![],
+        env: BTreeMap::new(),
+        shm_size: Bytes::mib(64),
+        idle_timeout: None,
+        load_timeout: Duration::from_secs(600),
+        stop_timeout: Duration::from_secs(10),
+        pin: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hash_follows_the_container_and_nothing_else() {
+        let base = test_spec("m");
+        let mut policy = base.clone();
+        policy.pin = true;
+        policy.idle_timeout = Some(Duration::from_secs(1));
+        policy.aliases = vec!["other".parse().unwrap()];
+        policy.weights_bytes = Some(Bytes(5));
+        assert_eq!(base.spec_hash(), policy.spec_hash());
+        let changes: [fn(&mut ModelSpec); 6] = [
+            |s| s.context = Some(1),
+            |s| s.args = vec!["--x".into()],
+            |s| s.env = BTreeMap::from([("A".into(), "b".into())]),
+            |s| s.weights = Weights::Builtin,
+            |s| s.transport = Transport::Tcp,
+            |s| s.gpu_count = 2,
+        ];
+        for change in changes {
+            let mut other = base.clone();
+            change(&mut other);
+            assert_ne!(base.spec_hash(), other.spec_hash(), "{other:?}");
+        }
+        assert_eq!(base.spec_hash().0.len(), 24);
+    }
+
+    #[test]
+    fn image_references() {
+        for good in ["localhost/a:1", "quay.example/x/y@sha256:00", "a"] {
+            assert_eq!(ImageRef::parse(good).unwrap().as_str(), good);
+        }
+        for bad in ["", "-v", "a b", "a\n", "é"] {
+            assert!(ImageRef::parse(bad).is_err(), "{bad:?}");
+        }
+        assert!(ImageRef::parse("localhost/x").unwrap().is_local());
+        assert!(!ImageRef::parse("example/x").unwrap().is_local());
+    }
+
+    #[test]
+    fn engine_words() {
+        assert_eq!(serde_json::to_string(&EngineKind::Vllm).unwrap(), "\"vllm\"");
+        assert_eq!(EngineKind::Llamacpp.as_str(), "llamacpp");
+    }
+}

@@ -1,0 +1,85 @@
+//! The immutable picture that readers get.
+
+use serde::Serialize;
+
+use super::{Bytes, Fault, GpuId, InstanceId, Known, ModelName, Moment, Need, Phase};
+
+/// Everything a reader may know, published whole by the supervisor after each turn; never walked while it changes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Status {
+    /// In the order of the names.
+    pub models: Vec<ModelStatus>,
+    /// In the order of the identifiers.
+    pub gpus: Vec<GpuStatus>,
+    /// What is wrong right now; empty when all is well.
+    pub problems: Vec<Problem>,
+    /// The daemon takes no new requests any more.
+    pub shutting_down: bool,
+}
+
+/// One model.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ModelStatus {
+    /// Configured name.
+    pub name: ModelName,
+    /// Other names it answers to.
+    pub aliases: Vec<ModelName>,
+    /// Where it is.
+    pub phase: Phase,
+    /// Its container's name, while it has one.
+    pub instance: Option<InstanceId>,
+    /// Devices it is placed on, while it is.
+    pub gpus: Vec<GpuId>,
+    /// Promised per device, with the source of the number.
+    pub planned: Option<Need>,
+    /// Measured per instance, summed over its devices.
+    pub observed: Known<Bytes>,
+    /// Leases held now.
+    pub in_flight: u32,
+    /// Requests that wait for it now.
+    pub queued: u32,
+    /// Never evicted or idled out.
+    pub pinned: bool,
+    /// Last time a lease was given or returned.
+    pub last_used: Option<Moment>,
+    /// Duration of the last successful load, in milliseconds.
+    pub load_ms: Option<u64>,
+    /// The last failure, until a later load succeeds.
+    pub error: Option<Fault>,
+    /// Why it waits, in the planner's words.
+    pub waiting_for: Option<String>,
+}
+
+/// One device's ledger.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct GpuStatus {
+    /// Identity.
+    pub id: GpuId,
+    /// Product name.
+    pub name: String,
+    /// Memory that models could ever use.
+    pub total: Known<Bytes>,
+    /// Kept free by configuration.
+    pub headroom: Bytes,
+    /// Promised to instances that are not ready yet.
+    pub reserved: Bytes,
+    /// Held by instances that are ready: the larger of promise and observation.
+    pub confirmed: Bytes,
+    /// Held by stopped instances until their release is observed.
+    pub releasing: Bytes,
+    /// Used by others.
+    pub foreign: Known<Bytes>,
+    /// What the planner could promise now.
+    pub free: Known<Bytes>,
+}
+
+/// Something that is wrong and that an admin could mend.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    /// Stable word to search for.
+    pub code: &'static str,
+    /// What, on which thing, why, and the fix.
+    pub message: String,
+    /// When it began.
+    pub since: Moment,
+}
