@@ -65,6 +65,7 @@ mkdir -p "$tmp/var/log/journal"
 # Each host gets its own identity at boot.
 rm -f "$tmp/etc/machine-id" "$tmp/var/lib/dbus/machine-id" "$tmp/etc/hostname"
 : >"$tmp/etc/machine-id"
+printf "127.0.0.1 localhost\n::1 localhost\n" >"$tmp/etc/hosts"
 # The outer machine may keep the pids controller on cgroup v1, where a rootless limit cannot be set.
 mkdir -p "$tmp/etc/containers/containers.conf.d"
 printf '[containers]\npids_limit = 0\n' >"$tmp/etc/containers/containers.conf.d/10-testhost.conf"
