@@ -52,10 +52,7 @@ impl State {
                 instance.launched = Some(launched);
                 self.begin_stop(id, fault, out);
             }
-            Life::Loading { .. }
-            | Life::Ready
-            | Life::Draining { .. }
-            | Life::Stopping { .. } => {}
+            Life::Loading { .. } | Life::Ready | Life::Draining { .. } | Life::Stopping { .. } => {}
         }
     }
 
@@ -71,10 +68,9 @@ impl State {
             // Nobody wants it any more: that it failed is not worth a delay.
             Life::Abandoned { fault: earlier } => earlier.clone(),
             Life::Pulling | Life::Starting { .. } => Some(fault),
-            Life::Loading { .. }
-            | Life::Ready
-            | Life::Draining { .. }
-            | Life::Stopping { .. } => return,
+            Life::Loading { .. } | Life::Ready | Life::Draining { .. } | Life::Stopping { .. } => {
+                return;
+            }
         };
         self.finish(now, id, fault, false, out);
     }
@@ -209,6 +205,7 @@ impl State {
 
     /// Decides about what an earlier daemon left on the host: what fits the configuration is adopted, the rest goes.
     pub(super) fn take_over(&mut self, now: Moment, found: Vec<Found>, out: &mut Vec<Effect>) {
+        self.surveyed = true;
         let mut running: Vec<(FoundIdentity, Launched)> = Vec::new();
         for item in found {
             match (item.identity, item.running) {

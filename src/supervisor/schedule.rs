@@ -7,7 +7,7 @@ use super::effect::{Effect, Notice, StopReason};
 use super::instance::{Instance, Life};
 use super::lifecycle::load_timeout;
 use super::queue::Purpose;
-use super::state::{Model, State};
+use super::state::{Model, Shutdown, State};
 use crate::plan::{self, Decision, Holder, Standing, Want};
 use crate::types::{Bytes, Denied, InstanceId, ModelName, Moment, Placement};
 
@@ -49,13 +49,14 @@ impl State {
                     | Life::Draining { .. }
                     | Life::Abandoned { .. } => None,
                 }),
-                retry.filter(|_| demand && instance.is_none()),
+                // Once it is over, it is room that the model waits for.
+                retry.filter(|_| demand && instance.is_none() && model.waiting_for.is_none()),
             ]
         });
-        let shutdown = self.shutdown.map(|s| s.deadline);
-        let give_up = self.shutdown.map(|s| s.deadline + STOP_GRACE);
+        let shutdown = self.shutdown.filter(|_| !self.exited);
+        let shutdown = shutdown.map(|s| if s.cut { s.deadline + STOP_GRACE } else { s.deadline });
         let orphans = self.orphans.values().copied();
-        models.chain(orphans).chain([shutdown, give_up]).flatten().min()
+        models.chain(orphans).chain([shutdown]).flatten().min()
     }
 
     fn expire(&mut self, now: Moment, out: &mut Vec<Effect>) {
@@ -145,11 +146,12 @@ impl State {
             let Some(instance) = model.instance.as_mut().filter(|i| i.is_ready()) else { continue };
             let Some(launched) = &instance.launched else { continue };
             for waiter in model.queue.drain() {
+                // An operator's wish counts as use: what was just asked for does not idle out at once.
+                instance.last_used = now;
                 match waiter.purpose {
                     Purpose::Ready => out.push(Effect::Done { waiter: waiter.id }),
                     Purpose::Lease { .. } => {
                         instance.in_flight += 1;
-                        instance.last_used = now;
                         model.last_used = Some(now);
                         out.push(Effect::Grant {
                             waiter: waiter.id,
@@ -163,7 +165,7 @@ impl State {
     }
 
     fn start_wanted(&mut self, now: Moment, out: &mut Vec<Effect>) {
-        if self.shutdown.is_some() {
+        if self.shutdown.is_some() || !self.surveyed {
             return;
         }
         let mut wanted: Vec<(Moment, ModelName)> = Vec::new();
@@ -173,6 +175,11 @@ impl State {
                 continue;
             }
             if model.failure.as_ref().is_some_and(|f| f.retry_at > now) {
+                continue;
+            }
+            if let Some(orphan) = self.orphans.keys().find(|id| id.model == model.spec.name) {
+                model.waiting_for =
+                    Some(format!("{orphan}, of an earlier daemon, is removed first"));
                 continue;
             }
             // Whoever has waited longest goes first; nobody's request comes before those of a pin.
@@ -267,13 +274,14 @@ impl State {
             return;
         }
         let over = shutdown.deadline <= now;
-        let instances = || self.models.values().filter_map(|m| m.instance.as_ref());
-        let busy = instances().any(|i| i.in_flight > 0);
         if shutdown.keep {
-            self.exited = over || !busy;
+            let busy = |m: &Model| m.instance.as_ref().is_some_and(|i| i.in_flight > 0);
+            self.exited = over || !self.models.values().any(busy);
         } else {
-            if over {
-                let draining: Vec<InstanceId> = instances()
+            if over && !shutdown.cut {
+                self.shutdown = Some(Shutdown { cut: true, ..shutdown });
+                let instances = self.models.values().filter_map(|m| m.instance.as_ref());
+                let draining: Vec<InstanceId> = instances
                     .filter(|i| matches!(i.life, Life::Draining { .. }))
                     .map(|i| i.id.clone())
                     .collect();

@@ -78,6 +78,8 @@ pub(super) struct Shutdown {
     pub(super) keep: bool,
     /// Running requests are cut off then.
     pub(super) deadline: Moment,
+    /// They have been.
+    pub(super) cut: bool,
 }
 
 /// All state there is. See the module's text.
@@ -87,6 +89,8 @@ pub struct State {
     pub(super) models: BTreeMap<ModelName, Model>,
     pub(super) aliases: BTreeMap<ModelName, ModelName>,
     pub(super) ledger: Ledger,
+    /// What an earlier daemon left is known; nothing is started before, lest a model get a second container.
+    pub(super) surveyed: bool,
     /// Instances of no configured model that are being removed; the value is when a failed stop is tried again.
     pub(super) orphans: BTreeMap<InstanceId, Option<Moment>>,
     pub(super) shutdown: Option<Shutdown>,
@@ -115,6 +119,7 @@ impl State {
             models,
             aliases,
             ledger,
+            surveyed: false,
             orphans: BTreeMap::new(),
             shutdown: None,
             exited: false,
@@ -239,7 +244,8 @@ impl State {
         if self.shutdown.is_some() {
             return;
         }
-        self.shutdown = Some(Shutdown { keep, deadline: now + self.settings.drain_timeout });
+        self.shutdown =
+            Some(Shutdown { keep, deadline: now + self.settings.drain_timeout, cut: false });
         for model in self.models.values_mut() {
             model.wanted = false;
             for waiting in model.queue.drain() {
