@@ -21,6 +21,7 @@ pub fn smollm2() -> Result<PathBuf> {
 
 /// An image archive that holds nothing but a model file, `/models/NAME.gguf`, to be mounted read-only into an engine:
 /// `localhost/hostler/model-NAME:latest`.
-pub fn model_image(model: &std::path::Path) -> Result<PathBuf> {
-    place::script("contrib/engines/models/image.sh", &[&model.to_string_lossy()]).map(PathBuf::from)
+pub fn model_image(model: &std::path::Path, name: &str) -> Result<PathBuf> {
+    let model = model.to_string_lossy();
+    place::script("contrib/engines/models/image.sh", &[&model, name]).map(PathBuf::from)
 }

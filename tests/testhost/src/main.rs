@@ -4,14 +4,15 @@ use std::path::Path;
 use std::process::ExitCode;
 use testhost::{Error, Host};
 
-const USAGE: &str = "usage: hostler-testhost COMMAND NAME ...
+const USAGE: &str = "usage: hostler-testhost COMMAND ...
   boot NAME              boot a host, unless it runs
   install NAME BINDIR    install the checkout's units and BINDIR's binaries, as a package would
   load NAME ARCHIVE      load an image archive into the service user's podman
   copy NAME FILE DIR     copy a file into a directory of the host
   exec NAME PROGRAM ...  run a program as root in the host
   user NAME USER PROGRAM ...  run a program in that user's manager
-  stop NAME              end the host and remove all that it had";
+  stop NAME              end the host and remove all that it had
+  hold                   boot a host without a name, tell where it is, and end it when the input ends";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -33,6 +34,12 @@ fn act(words: &[&str]) -> Result<ExitCode, Box<dyn std::error::Error>> {
             }
         }
         ["stop", name] => Host::stop(name)?,
+        ["hold"] => {
+            let host = Host::builder().boot()?;
+            let (cgroup, scratch) = (host.cgroup().display(), host.scratch().display());
+            println!("{}\t{cgroup}\t{scratch}\t{}", host.id(), host.leader());
+            std::io::copy(&mut std::io::stdin(), &mut std::io::sink())?;
+        }
         ["install", name, bindir] => attach(name)?.install(Path::new(bindir))?,
         ["load", name, archive] => attach(name)?.load_image(Path::new(archive))?,
         ["copy", name, file, dir] => attach(name)?.copy_in(Path::new(file), dir)?,
