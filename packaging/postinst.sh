@@ -15,6 +15,7 @@ say() { echo "hostler: $*" >&2; }
 # Prints the first of `range` ids that no line of /etc/subuid or /etc/subgid covers.
 free_range() {
   cat /etc/subuid /etc/subgid 2>/dev/null | awk -F: -v range="$range" -v at="$first" '
+    BEGIN { n = 0 }
     NF >= 3 { start[n] = $2 + 0; end[n] = $2 + $3; n++ }
     END {
       do {
