@@ -1,2 +1,57 @@
-//! hostlerd.
-fn main() {}
+//! `hostlerd`: flags → sockets → logs → [`hostler::daemon::run`] → exit status.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use hostler::adapters::systemd;
+use hostler::daemon::{self, Exit, Options};
+use hostler::observe::log;
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    if options.config_schema {
+        println!("{:#}", hostler::config::schema());
+        return Exit::Ok.into();
+    }
+    if options.check_config {
+        return check(&options);
+    }
+    // Before any thread is started: the environment and the descriptors are the process's own.
+    let sockets = systemd::take_sockets();
+    if let Err(err) = log::start(options.log_format, &options.log) {
+        eprintln!("hostlerd: {err:#}");
+        return Exit::Internal.into();
+    }
+    let sockets = match sockets {
+        Ok(sockets) => sockets,
+        Err(err) => {
+            tracing::error!(%err, "the sockets handed over by systemd cannot be used");
+            return Exit::Listen.into();
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(err) => {
+            tracing::error!(%err, "the runtime could not be started");
+            return Exit::Internal.into();
+        }
+    };
+    let exit = runtime.block_on(daemon::run(options, sockets));
+    // A stuck NVML call holds its thread for ever; it must not hold the exit.
+    runtime.shutdown_background();
+    exit.into()
+}
+
+fn check(options: &Options) -> ExitCode {
+    match options.load() {
+        Ok(config) => {
+            println!("the configuration is valid: {} models", config.models.len());
+            Exit::Ok.into()
+        }
+        Err(errors) => {
+            eprintln!("{errors}");
+            Exit::Config.into()
+        }
+    }
+}

@@ -2,3 +2,5 @@
 pub mod engine;
 pub mod gpu;
 pub mod podman;
+pub mod systemd;
+pub mod weights;

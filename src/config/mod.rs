@@ -1,106 +1,35 @@
 //! L1: configuration, from TOML texts to a checked [`Config`].
 //!
-//! Purpose: everything that can be wrong in a configuration is found here, all at once, with file and line, before a
-//! port is bound or podman is asked. Owner: `load` reads files below a given root; `parse` is pure.
+//! Purpose: everything that can be wrong in a configuration is found here, all at once, with file, line and column,
+//! before a port is bound or podman is asked. Owner: `load` reads files below a given root; all else is pure.
+//!
+//! ```text
+//!  load ──▶ Source (path, text) ──▶ tree: one TOML tree a source, what does not fit `raw` reported and cut out
+//!                                     ├─ settings: merged key by key ──▶ parse: sections ─┐
+//!                                     └─ models: never merged ─────────▶ model, flags ────┴─▶ Config | ConfigErrors
+//! ```
+//!
+//! # Architecture Invariant
+//! Only `load` touches the file system; nothing here reads a clock, the environment or the network, or logs. A value is
+//! never clamped or corrected: it is taken as written or refused with the reason.
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
+mod check;
+mod error;
+mod flags;
+mod load;
+mod model;
+mod parse;
+mod raw;
+mod source;
+mod tree;
+mod types;
 
-use crate::types::{Bytes, GpuId, ModelName, ModelSpec};
-
-/// The whole configuration, checked, with all defaults filled in.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Config {
-    /// `[server]`.
-    pub server: ServerConfig,
-    /// `[gpu]`.
-    pub gpu: GpuConfig,
-    /// `[podman]`.
-    pub podman: PodmanConfig,
-    /// `[policy]`.
-    pub policy: PolicyConfig,
-    /// `[startup]`.
-    pub startup: StartupConfig,
-    /// All models by name. Aliases are unique among all names and aliases.
-    pub models: BTreeMap<ModelName, Arc<ModelSpec>>,
-}
-
-/// The HTTP side.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ServerConfig {
-    /// Addresses to listen on when systemd hands over no sockets; loopback only.
-    pub listen: Vec<SocketAddr>,
-    /// The longest a request waits for a model, default 240 s.
-    pub max_wait: Duration,
-    /// The largest request body, default 32 MiB.
-    pub max_body: Bytes,
-    /// Client connections served at once, default 4096.
-    pub max_connections: usize,
-    /// Requests that may wait for one model, default 512.
-    pub max_queue: usize,
-}
-
-/// Which memory is managed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GpuConfig {
-    /// Required; never guessed.
-    pub backend: GpuBackend,
-    /// Devices to manage; empty: all that NVML lists.
-    pub devices: Vec<GpuId>,
-    /// Kept free on each device, default 512 MiB.
-    pub headroom: Bytes,
-    /// For the host backend: how much of the host's memory models may use; `None`: all of it but the headroom.
-    pub budget: Option<Bytes>,
-    /// Path of `libnvidia-ml.so.1`; `None`: as the dynamic linker finds it.
-    pub nvml_library: Option<PathBuf>,
-}
-
-/// Where memory is measured.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum GpuBackend {
-    /// NVIDIA's management library.
-    Nvml,
-    /// The host's RAM: CPU inference and unified memory.
-    Host,
-}
-
-/// How podman is reached.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PodmanConfig {
-    /// Its API socket.
-    pub socket: PathBuf,
-    /// Label namespace: two daemons on one podman never touch each other's containers. Default `default`.
-    pub namespace: String,
-    /// Directory in which each instance gets a directory for its socket.
-    pub engine_dir: PathBuf,
-    /// Whether missing images are pulled (default) or refused.
-    pub pull: bool,
-}
-
-/// What happens without being asked.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PolicyConfig {
-    /// `on_stop`: whether a stop of the daemon stops the containers (default) or keeps them.
-    pub on_stop: OnStop,
-    /// How long a stop waits for running requests, default 30 s.
-    pub drain_timeout: Duration,
-}
-
-/// What a stop of the daemon does to its containers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnStop {
-    /// Stop and remove them.
-    Stop,
-    /// Keep them; the next start adopts them.
-    Keep,
-}
-
-/// Validation before READY.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StartupConfig {
-    /// How long all checks together may be retried, default 60 s.
-    pub timeout: Duration,
-}
+pub use error::{ConfigError, ConfigErrors, Position};
+pub use load::{Dirs, load, load_file, read};
+pub use parse::parse;
+pub use raw::schema;
+pub use source::{Source, SourceKind};
+pub use types::{
+    Config, Defaults, GpuBackend, GpuConfig, OnStop, PodmanConfig, PolicyConfig, ServerConfig,
+    StartupConfig,
+};

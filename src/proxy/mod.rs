@@ -1,1 +1,42 @@
 //! L3: the HTTP front door.
+//!
+//! Purpose: take OpenAI-style requests from clients, ask the supervisor for a lease on the model each one names, and
+//! carry bytes between client and engine. Owner: the composition root starts one [`Server`]; each connection is a task
+//! of its own.
+//!
+//! ```text
+//!  server ─ accept, bounds, drain        service ─ one request from head to answer
+//!    └─ conn ─ one connection, its clocks    ├─ strict, route ─ PURE: what is asked; what is refused
+//!                                            ├─ intake, peek ─ the body within limits; PURE: its model
+//!                                            ├─ forward, relay ─ to the engine and back, under a lease
+//!                                            └─ respond, table ─ PURE: answers of our own
+//! ```
+//!
+//! # Architecture Invariants
+//! * The path to the engine is rebuilt from an allowlist; nothing that a client wrote in a request line or a header
+//!   outside it reaches an engine. Body bytes are passed unchanged in both directions.
+//! * Nothing here decides about models: no phase is read before a lease is asked for.
+//! * A lease lives inside the response's body, so it ends with the last byte or with the client, whichever is first.
+//! * An answer that broke off never looks whole.
+//! * Prompts, completions, keys and cookies are never logged.
+
+mod conn;
+mod error;
+mod forward;
+mod intake;
+mod peek;
+mod record;
+mod refuse;
+mod relay;
+mod respond;
+mod route;
+mod server;
+mod service;
+mod stream;
+mod strict;
+mod table;
+
+pub use forward::Upstream;
+pub use refuse::refuse;
+pub use server::{Drained, Limits, Server};
+pub use stream::Listener;

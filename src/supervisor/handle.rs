@@ -41,6 +41,13 @@ impl Lease {
     ) -> Self {
         Self { instance, endpoint, release }
     }
+
+    /// A lease for a scripted supervisor, reported to it through `handle` when dropped.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn scripted(instance: InstanceId, endpoint: Endpoint, handle: &Handle) -> Self {
+        Self::new(instance, endpoint, handle.asks.clone())
+    }
 }
 
 impl Drop for Lease {
@@ -102,6 +109,17 @@ pub struct Handle {
 }
 
 impl Handle {
+    /// A handle whose supervisor is a script: the other ends of its channels. For tests of those who hold handles.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn scripted(
+        status: Status,
+    ) -> (Self, mpsc::UnboundedReceiver<Ask>, watch::Sender<Arc<Status>>) {
+        let (asks, receive) = mpsc::unbounded_channel();
+        let (publish, status) = watch::channel(Arc::new(status));
+        (Self { asks, status, next: Arc::default() }, receive, publish)
+    }
+
     /// A lease on a model, by name or alias; waits while the model is loaded, at most the configured `max_wait`. Dropping the
     /// future leaves the queue; a load that was begun goes on.
     ///

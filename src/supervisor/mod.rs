@@ -26,3 +26,6 @@ mod queue;
 mod schedule;
 pub mod state;
 pub mod task;
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,250 @@
-//! The engine adapter.
+//! Engines: how to run them and how to ask whether they are ready.
+//!
+//! Purpose: the port [`Engines`]: from a launch order to a container, by pure functions, one file an engine; and the health
+//! probe. Owner: the executor holds one [`Profiles`]. Invariants: what a container is made from is its order alone, so the same
+//! order always gives the same container; Hostler's own arguments come first and the admin's last; no engine is
+//! given a network that it could fetch anything from.
+
+mod llamacpp;
+mod probe;
+mod vllm;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::supervisor::ports::{
+    ContainerSpec, Endpoint, Engines, LaunchOrder, PortFuture, SOCKET_DIR, SOCKET_NAME,
+};
+use crate::types::{EngineKind, ImageRef, ModelSpec, Weights};
+
+/// Where weights from the host are mounted.
+const MODELS: &str = "/models";
+/// Where an image with weights is mounted.
+const MODELS_IMAGE: &str = "/models-image";
+
+/// The engines that Hostler knows.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Profiles;
+
+impl Engines for Profiles {
+    fn container(&self, order: &LaunchOrder) -> ContainerSpec {
+        let spec = &order.spec;
+        let mounted = mount(&spec.weights, spec.engine);
+        let model = mounted.model.as_deref();
+        let (command, env) = match spec.engine {
+            EngineKind::Llamacpp => {
+                (llamacpp::command(spec, &order.placement, model), llamacpp::env())
+            }
+            EngineKind::Vllm => {
+                (vllm::command(spec, &order.placement, model), vllm::env(spec, &order.placement))
+            }
+        };
+        let mut env: BTreeMap<String, String> =
+            env.into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
+        // The admin's word is the last one.
+        env.extend(spec.env.clone());
+        ContainerSpec {
+            instance: order.instance.clone(),
+            spec_hash: spec.spec_hash(),
+            placement: order.placement.clone(),
+            image: spec.image.clone(),
+            // The image knows best: official vLLM images have had three entry points in a row (the API server's module,
+            // `vllm serve`, and a wrapper around that which prepares an arbitrary user), all of which take the same
+            // arguments; builds of llama-server differ in where the binary is.
+            entrypoint: Vec::new(),
+            command,
+            env,
+            binds: mounted.binds,
+            image_volumes: mounted.image_volumes,
+            cdi_devices: order
+                .placement
+                .gpus
+                .iter()
+                .filter(|gpu| !gpu.is_host())
+                .map(|gpu| format!("nvidia.com/gpu={gpu}"))
+                .collect(),
+            transport: spec.transport,
+            shm_size: spec.shm_size,
+            stop_timeout: spec.stop_timeout,
+        }
+    }
+
+    fn probe(
+        &self,
+        spec: Arc<ModelSpec>,
+        endpoint: Endpoint,
+    ) -> PortFuture<'_, Result<bool, String>> {
+        Box::pin(async move { probe::health(spec.engine, &endpoint).await })
+    }
+}
+
+/// The engine's socket inside its container.
+fn socket() -> String {
+    format!("{SOCKET_DIR}/{SOCKET_NAME}")
+}
+
+/// How a model's files come into a container.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Mounted {
+    /// The path to give to the engine; `None`: the arguments or the image name the model.
+    model: Option<PathBuf>,
+    binds: Vec<(PathBuf, PathBuf)>,
+    image_volumes: Vec<(ImageRef, PathBuf)>,
+}
+
+fn mount(weights: &Weights, engine: EngineKind) -> Mounted {
+    match weights {
+        Weights::Path(path) => {
+            let Some(name) = path.file_name() else {
+                // `/` or `..`: nothing that could be named inside. The configuration refuses both.
+                let inside = PathBuf::from(MODELS);
+                return Mounted {
+                    model: Some(inside.clone()),
+                    binds: vec![(path.clone(), inside)],
+                    ..Mounted::default()
+                };
+            };
+            let inside = Path::new(MODELS).join(name);
+            let bind = match path.parent() {
+                // The first part is named, the engine finds the others beside it.
+                Some(parent) if engine == EngineKind::Llamacpp && is_split(path) => {
+                    (parent.to_path_buf(), PathBuf::from(MODELS))
+                }
+                _ => (path.clone(), inside.clone()),
+            };
+            Mounted { model: Some(inside), binds: vec![bind], ..Mounted::default() }
+        }
+        Weights::Image { image, path } => {
+            let relative = path.strip_prefix("/").unwrap_or(path);
+            let root = PathBuf::from(MODELS_IMAGE);
+            // Joining an empty path would leave a slash at the end.
+            let model =
+                if relative.as_os_str().is_empty() { root.clone() } else { root.join(relative) };
+            Mounted {
+                model: Some(model),
+                image_volumes: vec![(image.clone(), root)],
+                ..Mounted::default()
+            }
+        }
+        Weights::Builtin => Mounted::default(),
+    }
+}
+
+/// Whether a file is a part of a GGUF model in several: `…-00001-of-00003.gguf`.
+fn is_split(path: &Path) -> bool {
+    let Some(stem) =
+        path.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_suffix(".gguf"))
+    else {
+        return false;
+    };
+    let digits = |s: &str| s.len() == 5 && s.bytes().all(|b| b.is_ascii_digit());
+    let mut parts = stem.rsplitn(4, '-');
+    match (parts.next(), parts.next(), parts.next(), parts.next()) {
+        (Some(count), Some("of"), Some(part), Some(_)) => digits(count) && digits(part),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::types::{
+        Bytes, Generation, GpuId, InstanceId, Need, NeedSource, Placement, Transport,
+    };
+
+    pub(super) fn spec(engine: EngineKind) -> ModelSpec {
+        ModelSpec {
+            name: "org/m".parse().unwrap(),
+            aliases: vec![],
+            engine,
+            image: ImageRef::parse("localhost/e:1").unwrap(),
+            weights: Weights::Path("/srv/models/m.gguf".into()),
+            weights_bytes: None,
+            transport: Transport::Unix,
+            vram: None,
+            context: None,
+            parallel: None,
+            gpu_count: 1,
+            gpus: vec![],
+            args: vec![],
+            env: BTreeMap::new(),
+            shm_size: Bytes::mib(64),
+            idle_timeout: None,
+            load_timeout: Duration::from_secs(600),
+            stop_timeout: Duration::from_secs(7),
+            pin: false,
+        }
+    }
+
+    pub(super) fn placement(gpus: &[&str], need: Bytes, total: Bytes) -> Placement {
+        Placement {
+            gpus: gpus.iter().map(|g| GpuId::new(g)).collect(),
+            need: Need { bytes: need, source: NeedSource::Declared },
+            device_total: total,
+        }
+    }
+
+    fn container(spec: ModelSpec, placement: Placement) -> ContainerSpec {
+        let instance = InstanceId::new(spec.name.clone(), Generation(3), 0xabc);
+        Profiles.container(&LaunchOrder { instance, spec: Arc::new(spec), placement })
+    }
+
+    #[test]
+    fn a_container_follows_its_order() {
+        let mut spec = spec(EngineKind::Vllm);
+        spec.env = BTreeMap::from([("HOME".into(), "/cache".into()), ("X".into(), "1".into())]);
+        let placement = placement(&["GPU-a", "GPU-b"], Bytes::gib(10), Bytes::gib(80));
+        let got = container(spec.clone(), placement.clone());
+        assert_eq!(got.cdi_devices, ["nvidia.com/gpu=GPU-a", "nvidia.com/gpu=GPU-b"]);
+        assert_eq!(got.spec_hash, spec.spec_hash());
+        assert_eq!(got.placement, placement);
+        assert_eq!((got.shm_size, got.stop_timeout), (spec.shm_size, spec.stop_timeout));
+        assert_eq!(got.instance.generation, Generation(3));
+        assert_eq!(got.env["HOME"], "/cache", "the admin's word is the last one");
+        assert_eq!(got.env["X"], "1");
+        assert!(got.entrypoint.is_empty());
+        let want = (PathBuf::from("/srv/models/m.gguf"), PathBuf::from("/models/m.gguf"));
+        assert_eq!(got.binds, [want]);
+    }
+
+    #[test]
+    fn the_host_backend_injects_no_device() {
+        let placement = placement(&["host"], Bytes::gib(1), Bytes::gib(8));
+        assert!(container(spec(EngineKind::Llamacpp), placement).cdi_devices.is_empty());
+    }
+
+    #[test]
+    fn weights_come_in_by_three_ways() {
+        let path = |p: &str, engine| mount(&Weights::Path(p.into()), engine);
+        let dir = path("/srv/hf/Qwen3", EngineKind::Vllm);
+        assert_eq!(dir.model, Some("/models/Qwen3".into()));
+        assert_eq!(dir.binds, [("/srv/hf/Qwen3".into(), "/models/Qwen3".into())]);
+
+        let split = path("/srv/big-00001-of-00003.gguf", EngineKind::Llamacpp);
+        assert_eq!(split.model, Some("/models/big-00001-of-00003.gguf".into()));
+        assert_eq!(split.binds, [("/srv".into(), "/models".into())]);
+
+        let image = ImageRef::parse("localhost/w:1").unwrap();
+        let weights = |path: &str| Weights::Image { image: image.clone(), path: path.into() };
+        let mounted = mount(&weights("/m/a.gguf"), EngineKind::Llamacpp);
+        assert_eq!(mounted.model, Some("/models-image/m/a.gguf".into()));
+        assert_eq!(mounted.image_volumes, [(image.clone(), "/models-image".into())]);
+        assert!(mounted.binds.is_empty());
+        assert_eq!(mount(&weights("/"), EngineKind::Vllm).model, Some("/models-image".into()));
+
+        assert_eq!(mount(&Weights::Builtin, EngineKind::Vllm), Mounted::default());
+    }
+
+    #[test]
+    fn parts_of_a_split_model() {
+        for split in ["/w/a-00001-of-00003.gguf", "a-b-00002-of-00002.gguf"] {
+            assert!(is_split(Path::new(split)), "{split}");
+        }
+        for whole in ["/w/a.gguf", "a-1-of-3.gguf", "a-00001-of-00003.bin", "00001-of-00003.gguf"] {
+            assert!(!is_split(Path::new(whole)), "{whole}");
+        }
+    }
+}

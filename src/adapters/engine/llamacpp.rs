@@ -1,0 +1,81 @@
+//! llama.cpp's `llama-server`. PURE.
+//!
+//! Purpose: its argv and environment. Owner: [`super::Profiles`].
+
+use std::path::Path;
+
+use super::socket;
+use crate::supervisor::ports::TCP_PORT;
+use crate::types::{ModelSpec, Placement, Transport};
+
+/// Arguments after the image's entry point.
+pub(super) fn command(
+    spec: &ModelSpec,
+    placement: &Placement,
+    model: Option<&Path>,
+) -> Vec<String> {
+    let mut argv: Vec<String> = Vec::new();
+    let mut add = |words: &[&str]| argv.extend(words.iter().map(|w| (*w).to_owned()));
+    match spec.transport {
+        // A host that ends in `.sock` is a Unix socket to llama-server.
+        Transport::Unix => add(&["--host", &socket()]),
+        Transport::Tcp => add(&["--host", "0.0.0.0", "--port", &TCP_PORT.to_string()]),
+    }
+    if let Some(model) = model {
+        add(&["-m", &model.to_string_lossy()]);
+    }
+    add(&["--alias", spec.name.as_str()]);
+    if let Some(context) = spec.context {
+        add(&["-c", &context.to_string()]);
+    }
+    if let Some(parallel) = spec.parallel {
+        add(&["-np", &parallel.to_string()]);
+        if parallel > 1 {
+            // Without it each sequence gets only its share of the context: 8,192 tokens for four would refuse a
+            // prompt of 3,000. The memory is the same.
+            add(&["--kv-unified"]);
+        }
+    }
+    if !placement.gpus.iter().any(|gpu| gpu.is_host()) {
+        add(&["-ngl", "999"]);
+    }
+    add(&["--metrics", "--no-webui"]);
+    argv.extend(spec.args.iter().cloned());
+    argv
+}
+
+/// Environment.
+pub(super) fn env() -> Vec<(&'static str, String)> {
+    // The root file system is read-only and the user has no home in the image.
+    vec![("HOME", "/tmp".to_owned())]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{placement, spec};
+    use super::*;
+    use crate::types::{Bytes, EngineKind};
+
+    #[test]
+    fn on_the_host_over_a_socket() {
+        let spec = spec(EngineKind::Llamacpp);
+        let placement = placement(&["host"], Bytes::gib(1), Bytes::gib(8));
+        let got = command(&spec, &placement, Some(Path::new("/models/m.gguf")));
+        let want = "--host /run/engine/e.sock -m /models/m.gguf --alias org/m --metrics --no-webui";
+        assert_eq!(got.join(" "), want);
+    }
+
+    #[test]
+    fn on_a_gpu_over_tcp_with_everything() {
+        let mut spec = spec(EngineKind::Llamacpp);
+        spec.transport = Transport::Tcp;
+        spec.context = Some(8192);
+        spec.parallel = Some(4);
+        spec.args = vec!["--flash-attn".into(), "on".into()];
+        let placement = placement(&["GPU-a"], Bytes::gib(1), Bytes::gib(8));
+        let got = command(&spec, &placement, None);
+        let want = "--host 0.0.0.0 --port 8000 --alias org/m -c 8192 -np 4 --kv-unified -ngl 999 \
+                    --metrics --no-webui --flash-attn on";
+        assert_eq!(got.join(" "), want);
+    }
+}

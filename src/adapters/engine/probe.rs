@@ -1,0 +1,207 @@
+//! The health probe.
+//!
+//! Purpose: one question, one answer, within a second. Owner: the executor asks through the port. Invariants: never
+//! longer than [`DEADLINE`]; "not yet" is never an error: rootless podman accepts connections to a published port and resets them
+//! until the engine listens.
+
+use std::io;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper::header::{self, HeaderValue};
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+
+use crate::supervisor::ports::Endpoint;
+use crate::types::EngineKind;
+
+/// Connecting, asking and the whole answer. An engine that loads weights with all its threads may miss it: that is "not yet".
+const DEADLINE: Duration = Duration::from_secs(1);
+/// The most that a health answer is read.
+const BODY_MAX: usize = 64 << 10;
+
+/// Asks `GET /health`.
+///
+/// # Errors
+/// When it answers what a healthy engine never answers.
+pub(super) async fn health(engine: EngineKind, endpoint: &Endpoint) -> Result<bool, String> {
+    let asked = async {
+        match endpoint {
+            Endpoint::Unix(path) => match UnixStream::connect(path).await {
+                Ok(stream) => ask(engine, stream).await,
+                Err(error) => not_connected(&error, endpoint),
+            },
+            Endpoint::Tcp(address) => match TcpStream::connect(address).await {
+                Ok(stream) => ask(engine, stream).await,
+                Err(error) => not_connected(&error, endpoint),
+            },
+        }
+    };
+    tokio::time::timeout(DEADLINE, asked).await.unwrap_or(Ok(false))
+}
+
+fn not_connected(error: &io::Error, endpoint: &Endpoint) -> Result<bool, String> {
+    let not_yet = matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::NotFound
+            | io::ErrorKind::TimedOut
+            // A Unix listener whose queue is full: it lives and is busy.
+            | io::ErrorKind::WouldBlock
+    );
+    if not_yet {
+        return Ok(false);
+    }
+    Err(match endpoint {
+        Endpoint::Unix(path) => format!("cannot connect to {}: {error}", path.display()),
+        Endpoint::Tcp(address) => format!("cannot connect to {address}: {error}"),
+    })
+}
+
+async fn ask<S>(engine: EngineKind, stream: S) -> Result<bool, String>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let mut request = Request::new(Empty::<Bytes>::new());
+    *request.uri_mut() = hyper::Uri::from_static("/health");
+    let headers = request.headers_mut();
+    headers.insert(header::HOST, HeaderValue::from_static("localhost"));
+    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    let (mut sender, connection) = match http1::handshake(TokioIo::new(stream)).await {
+        Ok(pair) => pair,
+        Err(error) => return broken(&error),
+    };
+    let asked = async {
+        match sender.send_request(request).await {
+            Ok(response) => judge(engine, response).await,
+            Err(error) => broken(&error),
+        }
+    };
+    tokio::pin!(asked);
+    tokio::pin!(connection);
+    // The connection is driven here, not by a task of its own, so that the deadline ends both.
+    tokio::select! {
+        answer = &mut asked => answer,
+        // It may end before its last answer is looked at.
+        _ = &mut connection => asked.await,
+    }
+}
+
+/// A connection that ends without an answer is one that podman's port forwarder took, or one of an engine that is only
+/// just starting or ending. Bytes that are not HTTP are another matter.
+fn broken(error: &hyper::Error) -> Result<bool, String> {
+    if error.is_parse() {
+        return Err(format!("/health answered something that is not HTTP: {error}"));
+    }
+    Ok(false)
+}
+
+async fn judge(engine: EngineKind, response: Response<Incoming>) -> Result<bool, String> {
+    let status = response.status();
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        return Ok(false);
+    }
+    if status != StatusCode::OK {
+        return Err(format!("/health answered {status}; expected 200, or 503 while loading"));
+    }
+    match engine {
+        // Its body is empty.
+        EngineKind::Vllm => Ok(true),
+        EngineKind::Llamacpp => {
+            let Ok(body) = Limited::new(response.into_body(), BODY_MAX).collect().await else {
+                return Ok(false);
+            };
+            let body = body.to_bytes();
+            let value: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
+            if value.get("status").and_then(serde_json::Value::as_str) == Some("ok") {
+                return Ok(true);
+            }
+            let text = String::from_utf8_lossy(&body[..body.len().min(200)]).into_owned();
+            Err(format!("/health answered 200 with {text:?}; expected {{\"status\":\"ok\"}}"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, UnixListener};
+
+    use super::*;
+
+    /// One answer from a listener that speaks whatever it is told.
+    async fn answer(engine: EngineKind, answer: &'static str) -> Result<bool, String> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = Endpoint::Tcp(listener.local_addr().unwrap());
+        let serve = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut head = [0; 1024];
+            let n = stream.read(&mut head).await.unwrap();
+            assert!(head[..n].starts_with(b"GET /health HTTP/1.1\r\n"));
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        });
+        let result = health(engine, &endpoint).await;
+        serve.await.unwrap();
+        result
+    }
+
+    const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 15\r\n\r\n{\"status\":\"ok\"}";
+    const EMPTY: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+    const LOADING: &str = "HTTP/1.1 503 Loading\r\ncontent-length: 0\r\n\r\n";
+
+    #[tokio::test]
+    async fn answers() {
+        use EngineKind::{Llamacpp, Vllm};
+        assert_eq!(answer(Llamacpp, OK).await, Ok(true));
+        assert_eq!(answer(Vllm, EMPTY).await, Ok(true));
+        assert_eq!(answer(Vllm, OK).await, Ok(true));
+        assert_eq!(answer(Llamacpp, LOADING).await, Ok(false));
+        assert_eq!(answer(Vllm, LOADING).await, Ok(false));
+        assert_eq!(answer(Vllm, "").await, Ok(false), "accepted, then closed");
+        assert!(answer(Llamacpp, EMPTY).await.is_err());
+        for odd in ["404 Not Found", "500 x", "401 x"] {
+            let text = format!("HTTP/1.1 {odd}\r\ncontent-length: 0\r\n\r\n").leak();
+            assert!(answer(Vllm, text).await.unwrap_err().contains(&odd[..3]));
+        }
+        assert!(answer(Vllm, "220 smtp ready\r\n\r\n").await.unwrap_err().contains("not HTTP"));
+    }
+
+    #[tokio::test]
+    async fn nobody_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("e.sock");
+        let endpoint = Endpoint::Unix(path.clone());
+        assert_eq!(health(EngineKind::Vllm, &endpoint).await, Ok(false), "no such socket");
+        drop(UnixListener::bind(&path).unwrap());
+        assert_eq!(health(EngineKind::Vllm, &endpoint).await, Ok(false), "refused");
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        drop(listener);
+        assert_eq!(health(EngineKind::Vllm, &Endpoint::Tcp(address)).await, Ok(false));
+    }
+
+    #[tokio::test]
+    async fn reset_and_silence() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = Endpoint::Tcp(listener.local_addr().unwrap());
+        let serve = tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            stream.set_zero_linger().unwrap();
+            drop(stream);
+            listener
+        });
+        assert_eq!(health(EngineKind::Llamacpp, &endpoint).await, Ok(false), "reset");
+        // Nobody accepts any more; the kernel's queue does.
+        let _listener = serve.await.unwrap();
+        let start = std::time::Instant::now();
+        assert_eq!(health(EngineKind::Llamacpp, &endpoint).await, Ok(false), "silent");
+        assert!(start.elapsed() < 2 * DEADLINE);
+    }
+}

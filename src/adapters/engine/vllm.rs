@@ -1,0 +1,163 @@
+//! vLLM's OpenAI server. PURE.
+//!
+//! Purpose: its argv and environment. Owner: [`super::Profiles`]. Invariant: the share of a card that vLLM is told to take never
+//! exceeds what the planner promised: it is rounded down.
+
+use std::path::Path;
+
+use super::socket;
+use crate::supervisor::ports::TCP_PORT;
+use crate::types::{Bytes, ModelSpec, Placement, Transport};
+
+/// Arguments after the image's entry point. The model is given by `--model`: `vllm serve` moves it to the front with a
+/// warning, and the older entry point knows nothing else.
+pub(super) fn command(
+    spec: &ModelSpec,
+    placement: &Placement,
+    model: Option<&Path>,
+) -> Vec<String> {
+    let mut argv: Vec<String> = Vec::new();
+    let mut add = |words: &[&str]| argv.extend(words.iter().map(|w| (*w).to_owned()));
+    if let Some(model) = model {
+        add(&["--model", &model.to_string_lossy()]);
+    }
+    match spec.transport {
+        Transport::Unix => add(&["--uds", &socket()]),
+        Transport::Tcp => add(&["--host", "0.0.0.0", "--port", &TCP_PORT.to_string()]),
+    }
+    add(&["--served-model-name", spec.name.as_str()]);
+    // Aliases too: vLLM refuses names that it was not told.
+    let aliases: Vec<&str> = spec.aliases.iter().map(|a| a.as_str()).collect();
+    add(&aliases);
+    if let Some(context) = spec.context {
+        add(&["--max-model-len", &context.to_string()]);
+    }
+    if let Some(parallel) = spec.parallel {
+        add(&["--max-num-seqs", &parallel.to_string()]);
+    }
+    if spec.gpu_count > 1 {
+        add(&["--tensor-parallel-size", &spec.gpu_count.to_string()]);
+    }
+    if !on_host(placement) {
+        add(&["--gpu-memory-utilization", &share(placement.need.bytes, placement.device_total)]);
+    }
+    argv.extend(spec.args.iter().cloned());
+    argv
+}
+
+/// Environment: nothing is fetched and nobody is told.
+pub(super) fn env(spec: &ModelSpec, placement: &Placement) -> Vec<(&'static str, String)> {
+    let mut env: Vec<(&'static str, String)> = [
+        ("HF_HUB_OFFLINE", "1"),
+        ("TRANSFORMERS_OFFLINE", "1"),
+        ("VLLM_NO_USAGE_STATS", "1"),
+        ("DO_NOT_TRACK", "1"),
+        // Caches go below it; the root file system is read-only.
+        ("HOME", "/tmp"),
+        // The container's user has no entry in the image's passwd, and torch asks for its name.
+        ("USER", "hostler"),
+        ("LOGNAME", "hostler"),
+    ]
+    .map(|(k, v)| (k, v.to_owned()))
+    .into();
+    if spec.transport == Transport::Unix {
+        // There is no other interface: workers must find each other on this one.
+        env.extend(
+            [
+                ("VLLM_HOST_IP", "127.0.0.1"),
+                ("GLOO_SOCKET_IFNAME", "lo"),
+                ("NCCL_SOCKET_IFNAME", "lo"),
+            ]
+            .map(|(k, v)| (k, v.to_owned())),
+        );
+    }
+    if on_host(placement) {
+        let cache = kv_cache_gib(placement.need.bytes, spec.weights_bytes);
+        env.push(("VLLM_CPU_KVCACHE_SPACE", cache.to_string()));
+    }
+    env
+}
+
+fn on_host(placement: &Placement) -> bool {
+    placement.gpus.iter().any(|gpu| gpu.is_host())
+}
+
+/// `need / total` with four digits, rounded down; never 0 and never above 1, which vLLM refuses.
+fn share(need: Bytes, total: Bytes) -> String {
+    let share = u128::from(need.0) * 10_000 / u128::from(total.0.max(1));
+    let share = share.clamp(1, 10_000);
+    format!("{}.{:04}", share / 10_000, share % 10_000)
+}
+
+/// What of the promised memory is left for the KV cache on a CPU, in whole GiB (vLLM takes no less): without the weights and a GiB
+/// for the runtime, or a quarter where the weights' size is not known. At least 1.
+fn kv_cache_gib(need: Bytes, weights: Option<Bytes>) -> u64 {
+    let left = match weights {
+        Some(weights) => need.saturating_sub(weights).saturating_sub(Bytes::gib(1)),
+        None => need.scale(1, 4),
+    };
+    (left.0 >> 30).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{placement, spec};
+    use super::*;
+    use crate::types::EngineKind;
+
+    fn value<'a>(env: &'a [(&'static str, String)], key: &str) -> Option<&'a str> {
+        env.iter().find(|(k, _)| *k == key).map(|(_, v)| v.as_str())
+    }
+
+    #[test]
+    fn on_gpus_with_everything() {
+        let mut spec = spec(EngineKind::Vllm);
+        spec.aliases = vec!["gpt-4o".parse().unwrap()];
+        spec.context = Some(4096);
+        spec.parallel = Some(16);
+        spec.gpu_count = 2;
+        spec.args = vec!["--enforce-eager".into()];
+        let placement = placement(&["GPU-a", "GPU-b"], Bytes::gib(20), Bytes::gib(80));
+        let got = command(&spec, &placement, Some(Path::new("/models/m")));
+        let want = "--model /models/m --uds /run/engine/e.sock --served-model-name org/m gpt-4o \
+                    --max-model-len 4096 --max-num-seqs 16 --tensor-parallel-size 2 \
+                    --gpu-memory-utilization 0.2500 --enforce-eager";
+        assert_eq!(got.join(" "), want);
+        let env = env(&spec, &placement);
+        assert_eq!(value(&env, "HF_HUB_OFFLINE"), Some("1"));
+        assert_eq!(value(&env, "HOME"), Some("/tmp"));
+        assert_eq!(value(&env, "VLLM_CPU_KVCACHE_SPACE"), None);
+    }
+
+    #[test]
+    fn on_the_host_over_tcp() {
+        let mut spec = spec(EngineKind::Vllm);
+        spec.transport = Transport::Tcp;
+        spec.weights_bytes = Some(Bytes::gib(2));
+        let placement = placement(&["host"], Bytes::gib(8), Bytes::gib(64));
+        let got = command(&spec, &placement, None);
+        assert_eq!(got.join(" "), "--host 0.0.0.0 --port 8000 --served-model-name org/m");
+        let env = env(&spec, &placement);
+        assert_eq!(value(&env, "VLLM_CPU_KVCACHE_SPACE"), Some("5"));
+        assert_eq!(value(&env, "GLOO_SOCKET_IFNAME"), None);
+    }
+
+    #[test]
+    fn the_share_is_rounded_down_and_stays_in_range() {
+        assert_eq!(share(Bytes(1), Bytes(3)), "0.3333");
+        assert_eq!(share(Bytes(2), Bytes(3)), "0.6666");
+        assert_eq!(share(Bytes(99_999), Bytes(100_000)), "0.9999");
+        assert_eq!(share(Bytes(5), Bytes(5)), "1.0000");
+        assert_eq!(share(Bytes(6), Bytes(5)), "1.0000");
+        assert_eq!(share(Bytes(1), Bytes::gib(80)), "0.0001");
+        assert_eq!(share(Bytes(u64::MAX), Bytes(u64::MAX)), "1.0000");
+        assert_eq!(share(Bytes(1), Bytes::ZERO), "1.0000");
+    }
+
+    #[test]
+    fn the_cpu_cache_leaves_room_for_the_weights() {
+        assert_eq!(kv_cache_gib(Bytes::gib(8), Some(Bytes::gib(3))), 4);
+        assert_eq!(kv_cache_gib(Bytes::gib(2), Some(Bytes::gib(3))), 1);
+        assert_eq!(kv_cache_gib(Bytes::gib(16), None), 4);
+    }
+}

@@ -1,0 +1,339 @@
+//! podman's API, call by call, each with its deadline.
+//!
+//! Purpose: one function a call; the only user of both clients. `podman-api` makes ping, info, list, image look-ups, start and
+//! delete. The raw client of [`super::wire`] makes what it cannot: create (it misspells `no_new_privileges`), stop (it
+//! misspells `timeout`), pull (no progress), pods and inspect (its `size=true` walks the root file system), logs (its
+//! decoder can panic). Invariants: nothing is retried here; an answer that says "it is so already" is success.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use hyper::Method;
+use podman_api::opts::{ContainerDeleteOpts, ContainerListFilter, ContainerListOpts};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::error::PodmanError;
+use super::inspect::{Inspect, Pod};
+use super::labels;
+use super::logs;
+use super::wire::{Wire, encode};
+use crate::supervisor::ports::PodmanInfo;
+use crate::types::ImageRef;
+
+/// How long calls may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadlines {
+    /// Questions.
+    pub ask: Duration,
+    /// Create, start, remove: they mount images, set up networks and wait for the runtime.
+    pub act: Duration,
+    /// On top of the container's stop timeout.
+    pub stop_margin: Duration,
+    /// Between two signs of life of a pull; unpacking a layer of 10 GB gives none.
+    pub pull_idle: Duration,
+    /// A whole pull.
+    pub pull: Duration,
+    /// From SIGKILL until the control group must be empty.
+    pub dead: Duration,
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        Self {
+            ask: Duration::from_secs(15),
+            act: Duration::from_secs(60),
+            stop_margin: Duration::from_secs(20),
+            pull_idle: Duration::from_secs(600),
+            pull: Duration::from_secs(2 * 3600),
+            dead: Duration::from_secs(5),
+        }
+    }
+}
+
+/// One container of a list.
+#[derive(Clone, Debug)]
+pub struct Listed {
+    /// 64 digits.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// All labels.
+    pub labels: BTreeMap<String, String>,
+    /// (host address, host port, container port) of published ports.
+    pub ports: Vec<(String, u16, u16)>,
+}
+
+/// Both clients.
+#[derive(Clone, Debug)]
+pub struct Api {
+    lib: podman_api::Podman,
+    wire: Wire,
+    /// The deadlines of its calls.
+    pub deadlines: Deadlines,
+}
+
+impl Api {
+    /// Nothing is connected until the first call.
+    #[must_use]
+    pub fn new(socket: PathBuf, deadlines: Deadlines) -> Self {
+        Self { lib: podman_api::Podman::unix(&socket), wire: Wire::new(socket), deadlines }
+    }
+
+    /// Version and rootlessness.
+    ///
+    /// # Errors
+    /// As [`PodmanError`] says.
+    pub async fn info(&self) -> Result<PodmanInfo, PodmanError> {
+        let ping = self.within("ping", self.deadlines.ask, self.lib.ping()).await?;
+        let info = self.within("info", self.deadlines.ask, self.lib.info()).await?;
+        let rootless = info.host.and_then(|h| h.security).and_then(|s| s.rootless);
+        let missing = || PodmanError::Garbage {
+            what: "info".into(),
+            detail: "host.security.rootless is missing".into(),
+        };
+        Ok(PodmanInfo { version: ping.libpod_api_version, rootless: rootless.ok_or_else(missing)? })
+    }
+
+    /// Whether an image is in the storage.
+    ///
+    /// # Errors
+    /// As [`PodmanError`] says.
+    pub async fn image_exists(&self, image: &ImageRef) -> Result<bool, PodmanError> {
+        let images = self.lib.images();
+        let found = async { images.get(image.as_str()).exists().await };
+        self.within(&format!("look for image {image}"), self.deadlines.ask, found).await
+    }
+
+    /// All containers whose label `key` is `value`, in any state.
+    ///
+    /// # Errors
+    /// As [`PodmanError`] says.
+    pub async fn list(&self, key: &str, value: &str) -> Result<Vec<Listed>, PodmanError> {
+        let filter = ContainerListFilter::LabelKeyVal(key.to_owned(), value.to_owned());
+        let opts = ContainerListOpts::builder().all(true).filter([filter]).build();
+        let containers = self.lib.containers();
+        let found = async { containers.list(&opts).await };
+        let found = self.within("list containers", self.deadlines.ask, found).await?;
+        Ok(found.into_iter().filter_map(listed).collect())
+    }
+
+    /// Everything about one container, by name or ID.
+    ///
+    /// # Errors
+    /// As [`PodmanError`] says; an unknown one is [`super::error::Cause::NoSuchContainer`].
+    pub async fn inspect(&self, id: &str) -> Result<Inspect, PodmanError> {
+        let path = format!("/containers/{}/json", encode(id));
+        self.get(&format!("inspect {id}"), &path).await
+    }
+
+    /// Creates a container; returns its ID.
+    ///
+    /// # Errors
+    /// As [`PodmanError`] says.
+    pub async fn create(&self, body: &Value) -> Result<String, PodmanError> {
+        self.make("create the container", "/containers/create", body).await
+    }
+
+    /// Starts a container; one that runs already is success.
+    ///
+    /// # Errors
+    /// As [`PodmanError`] says.
+    pub async fn start(&self, id: &str) -> Result<(), PodmanError> {
+        let container = self.lib.containers().get(id);
+        self.settled("start the container", async { container.start(None).await }).await
+    }
+
+    /// Stops a container with the stop timeout that it was created with; one that does not run is success.
+    ///
+    /// # Errors
+    /// As [`PodmanError`] says.
+    pub async fn stop(&self, id: &str, stop_timeout: Duration) -> Result<(), PodmanError> {
+        let deadline = stop_timeout + self.deadlines.stop_margin;
+        let path = format!("/containers/{}/stop", encode(id));
+        self.wire.call("stop the container", Method::POST, &path, None, deadline).await.map(drop)
+    }
+
+    /// Removes a container, killing it if it runs.
+    ///
+    /// # Errors
+    /// As [`PodmanError`] says; an unknown one is [`super::error::Cause::NoSuchContainer`].
+    pub async fn remove(&self, id: &str) -> Result<(), PodmanError> {
+        let opts = ContainerDeleteOpts::builder().force(true).volumes(true).timeout(0).build();
+        let container = self.lib.containers().get(id);
+        self.settled("remove the container", async { container.delete(&opts).await }).await
+    }
+
+    /// The last `lines` lines of a container's log.
+    ///
+    /// # Errors
+    /// As [`PodmanError`] says.
+    pub async fn logs(&self, id: &str, lines: usize) -> Result<Vec<String>, PodmanError> {
+        let path = format!(
+            "/containers/{}/logs?stdout=true&stderr=true&follow=false&tail={lines}",
+            encode(id)
+        );
+        let what = "read the container's log";
+        let answer = self.wire.call(what, Method::GET, &path, None, self.deadlines.ask).await?;
+        Ok(logs::last_lines(&answer, lines))
+    }
+
+    /// Fetches an image; dropping the future cancels it.
+    ///
+    /// # Errors
+    /// As [`PodmanError`] says.
+    pub async fn pull(&self, image: &ImageRef) -> Result<(), PodmanError> {
+        let what = format!("pull {image}");
+        let path = format!("/images/pull?compatMode=true&reference={}", encode(image.as_str()));
+        let mut line = |line: &[u8]| {
+            let parsed: Option<Value> = serde_json::from_slice(line).ok();
+            match parsed.as_ref().and_then(|v| v.get("error")).and_then(Value::as_str) {
+                Some(error) if !error.is_empty() => Err(PodmanError::refused(&what, error)),
+                _ => Ok(()),
+            }
+        };
+        let limits = self.deadlines;
+        self.wire.lines(&what, &path, limits.pull_idle, limits.pull, &mut line).await
+    }
+
+    /// Creates a pod; returns its ID.
+    ///
+    /// # Errors
+    /// As [`PodmanError`] says.
+    pub async fn pod_create(&self, body: &Value) -> Result<String, PodmanError> {
+        self.make("create the proof's pod", "/pods/create", body).await
+    }
+
+    /// Starts a pod.
+    ///
+    /// # Errors
+    /// As [`PodmanError`] says.
+    pub async fn pod_start(&self, id: &str) -> Result<(), PodmanError> {
+        let path = format!("/pods/{}/start", encode(id));
+        let what = "start the proof's pod";
+        let answer = self.wire.call(what, Method::POST, &path, None, self.deadlines.act).await?;
+        // A pod whose containers failed answers with a list of errors and, in some versions, with a status of 200.
+        let parsed: Value = serde_json::from_slice(&answer).unwrap_or_default();
+        match parsed.get("Errs") {
+            None | Some(Value::Null) => Ok(()),
+            Some(Value::Array(errors)) if errors.is_empty() => Ok(()),
+            Some(errors) => Err(PodmanError::refused(what, &errors.to_string())),
+        }
+    }
+
+    /// Everything about one pod.
+    ///
+    /// # Errors
+    /// As [`PodmanError`] says.
+    pub async fn pod_inspect(&self, id: &str) -> Result<Pod, PodmanError> {
+        self.get("inspect the proof's pod", &format!("/pods/{}/json", encode(id))).await
+    }
+
+    /// Removes a pod and what is in it.
+    ///
+    /// # Errors
+    /// As [`PodmanError`] says.
+    pub async fn pod_remove(&self, id: &str) -> Result<(), PodmanError> {
+        let path = format!("/pods/{}?force=true", encode(id));
+        let what = "remove the proof's pod";
+        self.wire.call(what, Method::DELETE, &path, None, self.deadlines.act).await.map(drop)
+    }
+
+    /// The IDs of all proof pods of a namespace.
+    ///
+    /// # Errors
+    /// As [`PodmanError`] says.
+    pub async fn proof_pods(&self, namespace: &str) -> Result<Vec<String>, PodmanError> {
+        let filters = serde_json::json!({"label": [format!("{}={namespace}", labels::PROOF)]});
+        let path = format!("/pods/json?filters={}", encode(&filters.to_string()));
+        // No pods at all is a null in some versions.
+        let pods: Option<Vec<Value>> = self.get("list the proof's pods", &path).await?;
+        let id = |pod: &Value| pod.get("Id").and_then(Value::as_str).map(str::to_owned);
+        Ok(pods.unwrap_or_default().iter().filter_map(id).collect())
+    }
+
+    async fn get<T: DeserializeOwned>(&self, what: &str, path: &str) -> Result<T, PodmanError> {
+        let answer = self.wire.call(what, Method::GET, path, None, self.deadlines.ask).await?;
+        serde_json::from_slice(&answer)
+            .map_err(|e| PodmanError::Garbage { what: what.into(), detail: e.to_string() })
+    }
+
+    async fn make(&self, what: &str, path: &str, body: &Value) -> Result<String, PodmanError> {
+        let limit = self.deadlines.act;
+        let answer = self.wire.call(what, Method::POST, path, Some(body), limit).await?;
+        let parsed: Option<Value> = serde_json::from_slice(&answer).ok();
+        let id = parsed.as_ref().and_then(|v| v.get("Id")).and_then(Value::as_str);
+        id.filter(|id| !id.is_empty()).map(str::to_owned).ok_or_else(|| PodmanError::Garbage {
+            what: what.into(),
+            detail: "the answer has no Id".into(),
+        })
+    }
+
+    /// A `podman-api` call that changes something; 304 ("it is so already") is success.
+    async fn settled(
+        &self,
+        what: &str,
+        call: impl Future<Output = podman_api::Result<()>>,
+    ) -> Result<(), PodmanError> {
+        let call = async {
+            match call.await {
+                Err(podman_api::Error::Fault { code, .. }) if code.as_u16() == 304 => Ok(()),
+                other => other,
+            }
+        };
+        self.within(what, self.deadlines.act, call).await
+    }
+
+    async fn within<T>(
+        &self,
+        what: &str,
+        deadline: Duration,
+        call: impl Future<Output = podman_api::Result<T>>,
+    ) -> Result<T, PodmanError> {
+        match tokio::time::timeout(deadline, call).await {
+            Ok(result) => result.map_err(|e| self.sort(what, e)),
+            Err(_) => Err(PodmanError::Deadline { what: what.into(), after: deadline }),
+        }
+    }
+
+    /// Sorts an error of `podman-api`, which keeps podman's message and cause in one text.
+    fn sort(&self, what: &str, error: podman_api::Error) -> PodmanError {
+        use podman_api::Error as Lib;
+        use podman_api::conn::Error as Conn;
+        let what = what.to_owned();
+        let lost = |reason: String| PodmanError::Lost { what: what.clone(), reason };
+        if let Lib::Fault { message, .. } = &error {
+            return PodmanError::refused(&what, message);
+        }
+        if let Lib::Error(Conn::Hyper(e)) = &error
+            && e.is_connect()
+        {
+            let socket = self.wire.socket().to_owned();
+            return PodmanError::Unreachable { socket, reason: e.to_string() };
+        }
+        if let Lib::Error(Conn::Hyper(e)) = &error
+            && !e.is_parse()
+        {
+            return lost(e.to_string());
+        }
+        if let Lib::Error(Conn::IO(e)) | Lib::IO(e) = &error {
+            return lost(e.to_string());
+        }
+        PodmanError::Garbage { what, detail: error.to_string() }
+    }
+}
+
+fn listed(container: podman_api::models::ListContainer) -> Option<Listed> {
+    let ports = container.ports.unwrap_or_default();
+    Some(Listed {
+        id: container.id?,
+        name: container.names.unwrap_or_default().into_iter().next().unwrap_or_default(),
+        labels: container.labels.unwrap_or_default().into_iter().collect(),
+        ports: ports
+            .into_iter()
+            .filter_map(|p| Some((p.host_ip.unwrap_or_default(), p.host_port?, p.container_port?)))
+            .collect(),
+    })
+}

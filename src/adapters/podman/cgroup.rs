@@ -1,0 +1,158 @@
+//! The kernel's word on what runs.
+//!
+//! Purpose: podman can be wrong about life and death (a killed monitor leaves "running", a wiped runtime directory leaves
+//! "exited"), so both are read from the containers' control groups. Invariants: reads only, but for [`kill`]; a
+//! container is found by its 64-digit ID in the group's name, never by podman's word, so the group of somebody else is never
+//! taken for it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// How deep below the root containers are looked for; systemd's user managers put them at depth 5, pods at 6.
+const DEPTH_MAX: usize = 12;
+
+/// Where cgroup2 is mounted: `/sys/fs/cgroup`, or elsewhere on hosts that still have version 1 beside it.
+///
+/// # Errors
+/// If it is not mounted at all, or `/proc` cannot be read.
+pub fn mount() -> io::Result<PathBuf> {
+    let text = fs::read_to_string("/proc/self/mountinfo")?;
+    mount_in(&text).ok_or_else(|| {
+        io::Error::new(
+            io::ErrorKind::NotFound,
+            "no cgroup2 file system is mounted; boot with systemd.unified_cgroup_hierarchy=1",
+        )
+    })
+}
+
+/// The shortest cgroup2 mount point of a mountinfo text.
+fn mount_in(mountinfo: &str) -> Option<PathBuf> {
+    let points = mountinfo.lines().filter_map(|line| {
+        let (before, after) = line.split_once(" - ")?;
+        let point = before.split(' ').nth(4)?;
+        after.starts_with("cgroup2 ").then(|| unescape(point))
+    });
+    points.min_by_key(String::len).map(PathBuf::from)
+}
+
+/// Undoes mountinfo's octal escapes.
+fn unescape(text: &str) -> String {
+    text.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
+}
+
+/// The control groups of all podman containers below `root`, by container ID. One walk answers for all of them.
+///
+/// # Errors
+/// If `root` itself cannot be read; groups that vanish during the walk are simply gone.
+pub fn containers(root: &Path) -> io::Result<BTreeMap<String, PathBuf>> {
+    let mut found = BTreeMap::new();
+    fs::read_dir(root)?;
+    walk(root, DEPTH_MAX, &mut |path, name| {
+        let Some(id) = container_id(name) else { return true };
+        found.insert(id.to_owned(), path.to_owned());
+        false
+    });
+    Ok(found)
+}
+
+/// The container ID in `libpod-ID.scope` (systemd) or `libpod-ID` (cgroupfs).
+fn container_id(name: &str) -> Option<&str> {
+    let id = name.strip_prefix("libpod-")?;
+    let id = id.strip_suffix(".scope").unwrap_or(id);
+    (id.len() == 64 && id.bytes().all(|b| b.is_ascii_hexdigit())).then_some(id)
+}
+
+/// Calls `visit` for each directory below `dir`; `false` keeps out of it.
+fn walk(dir: &Path, depth: usize, visit: &mut dyn FnMut(&Path, &str) -> bool) {
+    let Ok(entries) = fs::read_dir(dir) else { return };
+    for entry in entries.flatten() {
+        if !entry.file_type().is_ok_and(|t| t.is_dir()) {
+            continue;
+        }
+        let path = entry.path();
+        let descend = entry.file_name().to_str().is_some_and(|name| visit(&path, name));
+        if descend && depth > 0 {
+            walk(&path, depth - 1, visit);
+        }
+    }
+}
+
+/// The processes of a group and of all groups below it; empty when it is gone. Zombies are not among them.
+#[must_use]
+pub fn pids(group: &Path) -> Vec<u32> {
+    let mut pids = procs(group);
+    walk(group, DEPTH_MAX, &mut |path, _| {
+        pids.extend(procs(path));
+        true
+    });
+    pids
+}
+
+fn procs(group: &Path) -> Vec<u32> {
+    let text = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+    text.lines().filter_map(|line| line.parse().ok()).collect()
+}
+
+/// Kills all processes of a group and of those below it at once, forks included.
+///
+/// # Errors
+/// Where `cgroup.kill` is not writable (a sandboxed daemon) or does not exist (Linux before 5.14).
+pub fn kill(group: &Path) -> io::Result<()> {
+    fs::write(group.join("cgroup.kill"), "1")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "2b0ca17c9de905f8d4255685acc6d0cb3576845a4d0eac892c19207155ff16db";
+
+    #[test]
+    fn the_mount_is_found_on_unified_and_hybrid_hosts() {
+        let unified =
+            "30 23 0:26 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n";
+        assert_eq!(mount_in(unified).unwrap(), Path::new("/sys/fs/cgroup"));
+        let hybrid = "30 23 0:26 / /sys/fs/cgroup ro - tmpfs tmpfs ro\n\
+                      31 30 0:27 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n\
+                      32 30 0:28 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n";
+        assert_eq!(mount_in(hybrid).unwrap(), Path::new("/sys/fs/cgroup/unified"));
+        assert_eq!(mount_in("1 1 0:1 / / rw - ext4 /dev/x rw\n"), None);
+    }
+
+    #[test]
+    fn containers_are_found_by_their_id_alone() {
+        let root = tempfile::tempdir().unwrap();
+        let slice = root.path().join("user.slice/user-9.slice");
+        let scope = slice.join(format!("libpod-{ID}.scope"));
+        let other = ID.replace('2', "3");
+        fs::create_dir_all(scope.join("container")).unwrap();
+        fs::create_dir_all(slice.join(format!("libpod-conmon-{ID}.scope"))).unwrap();
+        fs::create_dir_all(slice.join("libpod-short.scope")).unwrap();
+        let bare = root.path().join("libpod_parent").join(format!("libpod-{other}"));
+        fs::create_dir_all(&bare).unwrap();
+        let found = containers(root.path()).unwrap();
+        assert_eq!(found, BTreeMap::from([(ID.to_owned(), scope), (other, bare)]));
+        assert!(containers(&root.path().join("nope")).is_err());
+    }
+
+    #[test]
+    fn pids_are_those_of_the_whole_subtree() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir_all(root.path().join("container/deep")).unwrap();
+        fs::write(root.path().join("cgroup.procs"), "").unwrap();
+        fs::write(root.path().join("container/cgroup.procs"), "12\n13\n").unwrap();
+        fs::write(root.path().join("container/deep/cgroup.procs"), "14\n").unwrap();
+        assert_eq!(pids(root.path()), [12, 13, 14]);
+        assert_eq!(pids(&root.path().join("gone")), [0; 0]);
+    }
+
+    #[test]
+    fn killing_needs_the_file() {
+        let root = tempfile::tempdir().unwrap();
+        kill(root.path()).unwrap();
+        assert_eq!(fs::read_to_string(root.path().join("cgroup.kill")).unwrap(), "1");
+        assert!(kill(&root.path().join("gone")).is_err());
+    }
+}

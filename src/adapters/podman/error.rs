@@ -1,0 +1,291 @@
+//! What podman can answer wrong, sorted by cause.
+//!
+//! Purpose: one error type for both clients (`podman-api` and [`super::wire`]), and its translation into a [`Fault`] with
+//! a text that names the thing, the reason and the fix. Invariants: podman's HTTP status is never decided by, because
+//! it is 500 for a taken name and for a full disk alike and differs between versions; the `cause` and message are.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::types::{Fault, FaultCode, ImageRef};
+
+/// The user that runs podman on an installed host; named in the fixes only.
+const SERVICE_USER: &str = "hostler";
+
+/// Why podman refused, read from its words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// No container (or pod) of that name or ID.
+    NoSuchContainer,
+    /// Another container has the name.
+    NameTaken,
+    /// The image is not in the storage.
+    ImageUnknown,
+    /// The registry has no such image, or does not show it to us.
+    ImageRefused,
+    /// A CDI device does not resolve.
+    CdiUnresolvable,
+    /// No space or no inodes left.
+    StorageFull,
+    /// All of podman's locks are in use.
+    LocksExhausted,
+    /// The source of a bind mount does not exist.
+    BindSourceMissing,
+    /// The container is in a state in which this cannot be done (already stopped, being removed).
+    WrongState,
+    /// The helper for `init` and pods is not installed.
+    InitMissing,
+    /// None of the known ones.
+    Other,
+}
+
+impl Cause {
+    /// Reads podman's words; `text` is its message and cause together.
+    #[must_use]
+    pub fn of(text: &str) -> Self {
+        // Ordered: an OCI error may quote a path that holds words of a later line.
+        const KNOWN: &[(&str, Cause)] = &[
+            ("unresolvable CDI devices", Cause::CdiUnresolvable),
+            ("no space left on device", Cause::StorageFull),
+            ("disk quota exceeded", Cause::StorageFull),
+            ("allocation failed; exceeded num_locks", Cause::LocksExhausted),
+            ("that name is already in use", Cause::NameTaken),
+            ("already in use by", Cause::NameTaken),
+            ("no such container", Cause::NoSuchContainer),
+            ("no such pod", Cause::NoSuchContainer),
+            ("no container with name or ID", Cause::NoSuchContainer),
+            ("image not known", Cause::ImageUnknown),
+            ("no such image", Cause::ImageUnknown),
+            ("manifest unknown", Cause::ImageRefused),
+            ("name unknown", Cause::ImageRefused),
+            ("unauthorized", Cause::ImageRefused),
+            ("authentication required", Cause::ImageRefused),
+            ("requested access to the resource is denied", Cause::ImageRefused),
+            ("short-name", Cause::ImageRefused),
+            ("catatonit", Cause::InitMissing),
+            ("init binary not found", Cause::InitMissing),
+            ("container state improper", Cause::WrongState),
+            ("cannot get namespace path unless container", Cause::WrongState),
+        ];
+        let found = KNOWN.iter().find(|(words, _)| text.contains(words)).map(|(_, cause)| *cause);
+        match found {
+            Some(cause) => cause,
+            None if text.contains("statfs ") && text.contains("no such file or directory") => {
+                Self::BindSourceMissing
+            }
+            None => Self::Other,
+        }
+    }
+}
+
+/// What went wrong in one call.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum PodmanError {
+    /// Nothing listens on the socket, so nothing was asked.
+    #[error("podman's API at {socket:?} cannot be reached ({reason})")]
+    Unreachable {
+        /// Where it should listen.
+        socket: PathBuf,
+        /// The operating system's words.
+        reason: String,
+    },
+    /// No answer in time; what was asked may have been done.
+    #[error("podman did not answer \"{what}\" within {after:?}")]
+    Deadline {
+        /// The call.
+        what: String,
+        /// The deadline.
+        after: Duration,
+    },
+    /// The connection broke; what was asked may have been done.
+    #[error("the connection to podman broke during \"{what}\" ({reason})")]
+    Lost {
+        /// The call.
+        what: String,
+        /// The client's words.
+        reason: String,
+    },
+    /// An answer that no podman gives; what was asked may have been done.
+    #[error("podman's answer to \"{what}\" makes no sense ({detail})")]
+    Garbage {
+        /// The call.
+        what: String,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// podman's own no.
+    #[error("podman refused \"{what}\": {text}")]
+    Refused {
+        /// The call.
+        what: String,
+        /// Sorted.
+        cause: Cause,
+        /// podman's words.
+        text: String,
+    },
+}
+
+impl PodmanError {
+    /// A refusal from podman's words.
+    #[must_use]
+    pub fn refused(what: &str, text: &str) -> Self {
+        let text = text.trim();
+        let text = if text.is_empty() { "no reason given" } else { text };
+        Self::Refused { what: what.to_owned(), cause: Cause::of(text), text: text.to_owned() }
+    }
+
+    /// The cause, if podman itself said no.
+    #[must_use]
+    pub fn cause(&self) -> Option<Cause> {
+        match self {
+            Self::Refused { cause, .. } => Some(*cause),
+            Self::Unreachable { .. }
+            | Self::Deadline { .. }
+            | Self::Lost { .. }
+            | Self::Garbage { .. } => None,
+        }
+    }
+
+    /// Whether podman may have done what was asked although the call failed; then look before acting again.
+    #[must_use]
+    pub fn ambiguous(&self) -> bool {
+        matches!(self, Self::Deadline { .. } | Self::Lost { .. } | Self::Garbage { .. })
+    }
+
+    /// The fault to report for `thing`; `code` is used where the cause does not name a better one.
+    #[must_use]
+    pub fn fault(&self, code: FaultCode, thing: &str) -> Fault {
+        let (code, fix) = match self {
+            Self::Unreachable { .. } | Self::Deadline { .. } | Self::Lost { .. } => (
+                FaultCode::PodmanUnreachable,
+                format!(
+                    "look at \"systemctl --user -M {SERVICE_USER}@ status hostler-podman.socket hostler-podman.service\""
+                ),
+            ),
+            Self::Garbage { .. } => {
+                (code, "check that the configured socket is podman's, version 4.3 or later".into())
+            }
+            Self::Refused { cause, .. } => cause_fix(*cause, code),
+        };
+        let tail = if fix.is_empty() { String::new() } else { format!("; {fix}") };
+        Fault::new(code, format!("{thing}: {self}{tail}"))
+    }
+}
+
+/// Code and fix for a cause; `code` where the cause decides nothing.
+fn cause_fix(cause: Cause, code: FaultCode) -> (FaultCode, String) {
+    match cause {
+        Cause::CdiUnresolvable => (
+            FaultCode::CdiUnresolvable,
+            "run \"nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml\" and compare with \"nvidia-ctk cdi list\""
+                .into(),
+        ),
+        Cause::StorageFull => (
+            FaultCode::StorageFull,
+            format!(
+                "free space in the service user's storage: \"{} system df\" shows what uses it, \"image prune\" removes unused images",
+                as_service_user("podman")
+            ),
+        ),
+        Cause::LocksExhausted => (
+            code,
+            format!(
+                "remove unused containers and pods, or raise num_locks in containers.conf and run \"{} system renumber\"",
+                as_service_user("podman")
+            ),
+        ),
+        Cause::BindSourceMissing => (
+            FaultCode::WeightsMissing,
+            "create it, or correct the model's weights in the configuration; the service user must be able to reach it"
+                .into(),
+        ),
+        Cause::ImageUnknown | Cause::ImageRefused => (FaultCode::ImageMissing, String::new()),
+        Cause::InitMissing => (code, "install the package \"catatonit\"".into()),
+        Cause::NameTaken => (code, "the next start uses a new name".into()),
+        Cause::NoSuchContainer | Cause::WrongState | Cause::Other => (code, String::new()),
+    }
+}
+
+/// A command line that runs `command` as the service user, for people to copy.
+fn as_service_user(command: &str) -> String {
+    format!("sudo -u {SERVICE_USER} XDG_RUNTIME_DIR=/run/user/$(id -u {SERVICE_USER}) {command}")
+}
+
+/// The fault for an image that is not there; `why` says why it was not fetched.
+#[must_use]
+pub fn image_missing(image: &ImageRef, why: &str) -> Fault {
+    let fix = if image.is_local() {
+        format!(
+            "build or load it as the service user: {}",
+            as_service_user("podman load -i IMAGE.tar")
+        )
+    } else {
+        format!(
+            "fetch it as the service user: {}",
+            as_service_user(&format!("podman pull {image}"))
+        )
+    };
+    Fault::new(
+        FaultCode::ImageMissing,
+        format!("image {image} is not in the service user's storage ({why}); {fix}"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn podmans_own_words_are_sorted() {
+        // As podman 4.3.1 and 5.4.2 said them.
+        for (text, cause) in [
+            (
+                "no container with name or ID \"t1\" found: no such container",
+                Cause::NoSuchContainer,
+            ),
+            ("localhost/nope:1: image not known", Cause::ImageUnknown),
+            (
+                "setting up CDI devices: unresolvable CDI devices nvidia.com/gpu=0",
+                Cause::CdiUnresolvable,
+            ),
+            ("statfs /nope: no such file or directory", Cause::BindSourceMissing),
+            (
+                "creating container storage: the container name \"a\" is already in use by 02d9. You have to remove that container to be able to reuse that name: that name is already in use",
+                Cause::NameTaken,
+            ),
+            ("writing blob: write /x: no space left on device", Cause::StorageFull),
+            (
+                "crun: executable file `/bin/nope` not found in $PATH: No such file or directory",
+                Cause::Other,
+            ),
+        ] {
+            assert_eq!(Cause::of(text), cause, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_fault_names_thing_reason_and_fix() {
+        let e = PodmanError::refused("start", "unresolvable CDI devices nvidia.com/gpu=0");
+        let fault = e.fault(FaultCode::StartFailed, "model m");
+        assert_eq!(fault.code, FaultCode::CdiUnresolvable);
+        for part in ["model m", "nvidia.com/gpu=0", "nvidia-ctk cdi generate"] {
+            assert!(fault.message.contains(part), "{fault}");
+        }
+        let e = PodmanError::Unreachable { socket: "/s".into(), reason: "refused".into() };
+        let fault = e.fault(FaultCode::CreateFailed, "model m");
+        assert_eq!(fault.code, FaultCode::PodmanUnreachable);
+        assert!(fault.message.contains("hostler-podman.socket"), "{fault}");
+        assert!(!e.ambiguous());
+        assert!(PodmanError::Deadline { what: "x".into(), after: Duration::ZERO }.ambiguous());
+    }
+
+    #[test]
+    fn a_missing_image_says_how_to_get_it() {
+        let remote = image_missing(&ImageRef::parse("quay.example/x:1").unwrap(), "pull is off");
+        assert!(remote.message.contains(
+            "sudo -u hostler XDG_RUNTIME_DIR=/run/user/$(id -u hostler) podman pull quay.example/x:1"
+        ));
+        let local = image_missing(&ImageRef::parse("localhost/x:1").unwrap(), "local");
+        assert!(local.message.contains("podman load"), "{local}");
+    }
+}

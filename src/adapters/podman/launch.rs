@@ -1,0 +1,301 @@
+//! Creating, starting and verifying one container, and undoing all of it.
+//!
+//! Purpose: [`Containers::launch`](crate::supervisor::ports::Containers::launch). Invariants: steps are undone in reverse on every failure; a call
+//! whose outcome is unknown is never repeated: the instance's labels are looked up, and what is found is taken over
+//! or removed; a container is handed out only after its restrictions were seen on the running process.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::error::{Cause, PodmanError, image_missing};
+use super::inspect::{Inspect, published};
+use super::{Inner, cgroup, create, harden, labels, socket_dir};
+use crate::supervisor::ports::{
+    ContainerSpec, Endpoint, Launched, Progress, SOCKET_NAME, TCP_PORT,
+};
+use crate::types::{Fault, FaultCode, ImageRef, InstanceId, Phase, Transport};
+
+/// Pauses between looks at a podman that may be coming back; 10 s in all, enough for socket activation.
+const LOOKS: [u64; 7] = [0, 100, 300, 600, 1500, 2500, 5000];
+/// How often a process may look less restricted than asked right after its start, 100 ms apart: the runtime sets the
+/// last restrictions on its way to the engine's first instruction.
+const HARDEN_LOOKS: u32 = 10;
+/// How often the exit code is asked for, 100 ms apart.
+const EXIT_LOOKS: u32 = 20;
+/// Lines of the container's log that a failure carries.
+const TAIL_LINES: usize = 20;
+
+impl Inner {
+    pub(super) async fn launch(
+        &self,
+        spec: &ContainerSpec,
+        progress: &Progress,
+    ) -> Result<Launched, Fault> {
+        let thing = format!("model {} (container {})", spec.instance.model, spec.instance);
+        check_sources(spec)?;
+        let volumes = spec.image_volumes.iter().map(|(image, _)| image);
+        for image in std::iter::once(&spec.image).chain(volumes) {
+            self.provide_image(image, &thing, progress).await?;
+        }
+        progress(Phase::Starting);
+        let dir = match spec.transport {
+            Transport::Unix => {
+                Some(socket_dir::make(&self.engine_dir, &spec.instance.container_name())?)
+            }
+            Transport::Tcp => None,
+        };
+        match self.bring_up(spec, dir.as_deref(), &thing).await {
+            Ok(launched) => {
+                self.remember(&spec.instance, &launched.container);
+                Ok(launched)
+            }
+            Err(fault) => Err(self.undo(spec, dir.as_deref(), fault).await),
+        }
+    }
+
+    async fn undo(&self, spec: &ContainerSpec, dir: Option<&Path>, mut fault: Fault) -> Fault {
+        let removed = match self.look(&spec.instance).await {
+            Ok(Some(inspect)) => self.bury(&inspect.id).await,
+            Ok(None) => Ok(()),
+            Err(e) => Err(e.fault(FaultCode::StopFailed, "the look for leftovers")),
+        };
+        match removed {
+            Ok(()) => {
+                if let Some(dir) = dir {
+                    self.remove_dir(dir);
+                }
+            }
+            // The directory stays too: a container that may still run would lose its socket.
+            Err(e) => fault.message.push_str(&format!(
+                "; and undoing it failed ({e}): the container is removed when podman answers again"
+            )),
+        }
+        fault
+    }
+
+    async fn bring_up(
+        &self,
+        spec: &ContainerSpec,
+        dir: Option<&Path>,
+        thing: &str,
+    ) -> Result<Launched, Fault> {
+        let body = create::body(spec, &self.namespace, dir.unwrap_or(Path::new("")));
+        let id = match self.api.create(&body).await {
+            Ok(id) => id,
+            Err(e) => self.resolve_create(spec, e, thing).await?,
+        };
+        if let Err(e) = self.api.start(&id).await {
+            self.resolve_start(spec, e, thing).await?;
+        }
+        self.verify(spec, &id, dir, thing).await
+    }
+
+    /// After a create that failed: takes over a container that was made nevertheless.
+    async fn resolve_create(
+        &self,
+        spec: &ContainerSpec,
+        error: PodmanError,
+        thing: &str,
+    ) -> Result<String, Fault> {
+        if error.ambiguous()
+            && let Ok(Some(inspect)) = self.look_patiently(&spec.instance).await
+        {
+            tracing::warn!(instance = %spec.instance, reason = %error, "podman's answer to create was lost, but the container is there, continuing");
+            return Ok(inspect.id);
+        }
+        if error.cause() == Some(Cause::ImageUnknown) {
+            return Err(image_missing(&spec.image, &error.to_string()));
+        }
+        Err(error.fault(FaultCode::CreateFailed, thing))
+    }
+
+    /// After a start that failed: `Ok` if the container runs nevertheless.
+    async fn resolve_start(
+        &self,
+        spec: &ContainerSpec,
+        error: PodmanError,
+        thing: &str,
+    ) -> Result<(), Fault> {
+        let found = if error.ambiguous() {
+            self.look_patiently(&spec.instance).await.ok().flatten()
+        } else {
+            None
+        };
+        match found {
+            Some(inspect) if inspect.state.running => {
+                tracing::warn!(instance = %spec.instance, reason = %error, "podman's answer to start was lost, but the container runs, continuing");
+                Ok(())
+            }
+            Some(_) | None => {
+                let fault = error.fault(FaultCode::StartFailed, thing);
+                Err(fault.with_log(self.tail(&spec.instance.container_name(), TAIL_LINES).await))
+            }
+        }
+    }
+
+    /// Looks an instance up until podman answers at all; "not there" is asked twice, for a create whose connection broke
+    /// may still be going on.
+    async fn look_patiently(&self, instance: &InstanceId) -> Result<Option<Inspect>, PodmanError> {
+        let mut absent = 0;
+        let mut last = Ok(None);
+        for pause in LOOKS {
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+            last = self.look(instance).await;
+            match &last {
+                Ok(Some(_)) => break,
+                Ok(None) if absent == 3 => break,
+                Ok(None) => absent += 1,
+                // It hangs; asking again would only take as long again.
+                Err(PodmanError::Deadline { .. }) => break,
+                Err(_) => {}
+            }
+        }
+        last
+    }
+
+    async fn verify(
+        &self,
+        spec: &ContainerSpec,
+        id: &str,
+        dir: Option<&Path>,
+        thing: &str,
+    ) -> Result<Launched, Fault> {
+        let mut deviations = Vec::new();
+        for _ in 0..HARDEN_LOOKS {
+            let inspect =
+                self.api.inspect(id).await.map_err(|e| e.fault(FaultCode::StartFailed, thing))?;
+            let group = self.group(id).await?;
+            let alive = group.as_ref().is_some_and(|g| !cgroup::pids(g).is_empty());
+            if !inspect.state.running || (group.is_some() && !alive) {
+                return Err(self.ended(&inspect, thing).await);
+            }
+            let Some(cgroup) = group else { return Err(no_group(thing)) };
+            let status =
+                std::fs::read_to_string(format!("/proc/{}/status", inspect.state.pid)).ok();
+            let uid = super::own_uid();
+            deviations = harden::deviations(&inspect, status.as_deref(), spec.transport, uid);
+            if deviations.is_empty() {
+                let endpoint = endpoint(&inspect, dir, thing)?;
+                return Ok(Launched { container: inspect.id, cgroup, endpoint });
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        Err(Fault::new(
+            FaultCode::HardeningMismatch,
+            format!(
+                "{thing}: the running container lacks restrictions: {}; it was removed: check the service user's containers.conf and podman's version (4.3 or later)",
+                deviations.join(", ")
+            ),
+        ))
+    }
+
+    /// The fault for a container whose process is gone. podman learns the exit code from its monitor, a little later
+    /// than the kernel has emptied the group.
+    async fn ended(&self, inspect: &Inspect, thing: &str) -> Fault {
+        let mut code = (!inspect.state.running).then_some(inspect.state.exit_code);
+        for _ in 0..EXIT_LOOKS {
+            if code.is_some() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let again = self.api.inspect(&inspect.id).await;
+            code = again.ok().filter(|i| !i.state.running).map(|i| i.state.exit_code);
+        }
+        let code = code.map_or("an unknown exit code".into(), |c| format!("exit code {c}"));
+        let message = format!(
+            "{thing}: the engine ended right after its start with {code}; its last lines say why"
+        );
+        Fault::new(FaultCode::EngineExited, message)
+            .with_log(self.tail(&inspect.id, TAIL_LINES).await)
+    }
+
+    async fn provide_image(
+        &self,
+        image: &ImageRef,
+        thing: &str,
+        progress: &Progress,
+    ) -> Result<(), Fault> {
+        let exists = async || {
+            let found = self.api.image_exists(image).await;
+            found.map_err(|e| e.fault(FaultCode::CreateFailed, thing))
+        };
+        if exists().await? {
+            return Ok(());
+        }
+        if image.is_local() {
+            return Err(image_missing(image, "images of localhost/ are never pulled"));
+        }
+        if !self.pull {
+            return Err(image_missing(image, "[podman] pull is false"));
+        }
+        progress(Phase::Pulling);
+        tracing::info!(image = %image, "pulling");
+        if let Err(e) = self.api.pull(image).await {
+            return Err(match e.cause() {
+                Some(Cause::ImageRefused | Cause::ImageUnknown) => {
+                    image_missing(image, &e.to_string())
+                }
+                Some(Cause::StorageFull) => e.fault(FaultCode::PullFailed, thing),
+                _ => Fault::new(FaultCode::PullFailed, format!("{thing}: {e}")),
+            });
+        }
+        if exists().await? {
+            return Ok(());
+        }
+        Err(Fault::new(
+            FaultCode::PullFailed,
+            format!("{thing}: podman pulled {image} without an error, but does not have it"),
+        ))
+    }
+}
+
+/// Weights that are visibly absent. A directory that this process may not look into is left to podman's judgement.
+fn check_sources(spec: &ContainerSpec) -> Result<(), Fault> {
+    for (host, _) in &spec.binds {
+        match std::fs::metadata(host) {
+            Err(e)
+                if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
+            {
+                return Err(Fault::new(
+                    FaultCode::WeightsMissing,
+                    format!(
+                        "model {}: {} does not exist; put the weights there, or correct the model's weights in the configuration",
+                        spec.instance.model,
+                        host.display()
+                    ),
+                ));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn no_group(thing: &str) -> Fault {
+    Fault::new(
+        FaultCode::StartFailed,
+        format!(
+            "{thing}: the container has no control group of its own, so its end could not be noticed; podman must use the systemd cgroup manager: check \"loginctl enable-linger hostler\" and cgroup_manager in containers.conf"
+        ),
+    )
+}
+
+fn endpoint(inspect: &Inspect, dir: Option<&Path>, thing: &str) -> Result<Endpoint, Fault> {
+    let Some(dir) = dir else {
+        let port = published(inspect.network_settings.ports.as_ref(), TCP_PORT);
+        return port.map(Endpoint::Tcp).ok_or_else(|| {
+            let message = format!("{thing}: podman published no port for the engine's {TCP_PORT}");
+            Fault::new(FaultCode::StartFailed, message)
+        });
+    };
+    Ok(Endpoint::Unix(PathBuf::from(dir).join(SOCKET_NAME)))
+}
+
+/// Whether a container's labels are those of this instance in this namespace.
+#[must_use]
+pub fn is_ours(inspect: &Inspect, namespace: &str, instance: &InstanceId) -> bool {
+    let Some(all) = &inspect.config.labels else { return false };
+    all.get(labels::NAMESPACE).map(String::as_str) == Some(namespace)
+        && labels::identity(all).is_some_and(|found| found.instance == *instance)
+}

@@ -1,0 +1,106 @@
+//! The directory that an engine puts its socket in.
+//!
+//! Purpose: one directory an instance, named like its container, below the engines' directory. Invariants: the parent
+//! belongs to this process's user and is mode 0711, so nobody can list it and names are unguessable; the directory is mode 0777
+//! whatever the umask, because the engine is a subordinate ID that no mode bit but "other" reaches.
+
+use std::fs::{self, DirBuilder, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::supervisor::ports::SOCKET_NAME;
+use crate::types::{Fault, FaultCode};
+
+/// Bytes of a Unix socket's path, the closing NUL not counted (unix(7): `sun_path` has 108).
+const SUN_PATH_MAX: usize = 107;
+
+/// The directory of the container `name`.
+#[must_use]
+pub fn path(engine_dir: &Path, name: &str) -> PathBuf {
+    engine_dir.join(name)
+}
+
+/// Makes the directory.
+///
+/// # Errors
+/// [`FaultCode::Internal`] where the socket's path would be too long, the directory exists, or the file system refuses.
+pub fn make(engine_dir: &Path, name: &str) -> Result<PathBuf, Fault> {
+    let dir = path(engine_dir, name);
+    let length = dir.join(SOCKET_NAME).as_os_str().len();
+    if length > SUN_PATH_MAX {
+        return Err(Fault::new(
+            FaultCode::Internal,
+            format!(
+                "the engine socket's path {:?} has {length} bytes, a Unix socket's has at most {SUN_PATH_MAX}; set [podman] engine_dir to a shorter path",
+                dir.join(SOCKET_NAME)
+            ),
+        ));
+    }
+    create(engine_dir, &dir).map_err(|e| {
+        Fault::new(
+            FaultCode::Internal,
+            format!(
+                "the engine's socket directory {dir:?} could not be made ({e}); [podman] engine_dir must be a directory that the daemon's user owns"
+            ),
+        )
+    })?;
+    Ok(dir)
+}
+
+fn create(engine_dir: &Path, dir: &Path) -> io::Result<()> {
+    if !engine_dir.is_dir() {
+        DirBuilder::new().recursive(true).mode(0o711).create(engine_dir)?;
+        // A restrictive umask took the search bit that the engine's user needs.
+        fs::set_permissions(engine_dir, Permissions::from_mode(0o711))?;
+    }
+    fs::create_dir(dir)?;
+    let open = fs::set_permissions(dir, Permissions::from_mode(0o777));
+    if open.is_err() {
+        let _ = fs::remove_dir(dir);
+    }
+    open
+}
+
+/// Removes the directory and what the engine left in it. The entries belong to a subordinate ID, but the directory is ours, so
+/// they can be unlinked.
+///
+/// # Errors
+/// If something is left, for example a directory that the engine made and locked. A directory that is not there is `Ok`.
+pub fn remove(dir: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn modes_do_not_depend_on_the_umask() {
+        let root = tempfile::tempdir().unwrap();
+        let engines = root.path().join("engines");
+        let dir = make(&engines, "i").unwrap();
+        let mode = |p: &Path| fs::metadata(p).unwrap().permissions().mode() & 0o7777;
+        assert_eq!(mode(&engines), 0o711);
+        assert_eq!(mode(&dir), 0o777);
+        let again = make(&engines, "i").unwrap_err();
+        assert!(again.message.contains("engine_dir"), "{again}");
+        let _socket = UnixListener::bind(dir.join(SOCKET_NAME)).unwrap();
+        remove(&dir).unwrap();
+        assert!(!dir.exists());
+        remove(&dir).unwrap();
+    }
+
+    #[test]
+    fn a_path_that_no_socket_can_have_is_refused_before_anything_is_made() {
+        let root = tempfile::tempdir().unwrap();
+        let fault = make(root.path(), &"x".repeat(100)).unwrap_err();
+        assert!(fault.message.contains("at most 107"), "{fault}");
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0);
+    }
+}

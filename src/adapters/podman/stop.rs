@@ -1,0 +1,173 @@
+//! Ending a container for certain.
+//!
+//! Purpose: stop, reap and the undoing of a launch. Invariants: only containers with our labels are touched; success means that
+//! podman does not know the container any more *and* that the kernel has no process in its control group.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::error::{Cause, PodmanError};
+use super::inspect::Inspect;
+use super::launch::is_ours;
+use super::{Inner, cgroup, labels, socket_dir};
+use crate::types::{Fault, FaultCode, InstanceId};
+
+/// Assumed where a container has none of its own: podman's default.
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+/// Between looks at a control group that should become empty.
+const EMPTY_LOOK: Duration = Duration::from_millis(20);
+
+impl Inner {
+    pub(super) async fn stop(&self, instance: &InstanceId) -> Result<(), Fault> {
+        let thing = format!("model {} (container {instance})", instance.model);
+        let found = self.look(instance).await;
+        match found.map_err(|e| e.fault(FaultCode::StopFailed, &thing))? {
+            Some(inspect) => self.end(&inspect, &thing).await?,
+            // podman may have forgotten what still runs; we have not.
+            None => {
+                if let Some(id) = self.known(instance) {
+                    self.extinguish(&id, &thing).await?;
+                }
+            }
+        }
+        self.remove_dir(&socket_dir::path(&self.engine_dir, &instance.container_name()));
+        self.forget(instance);
+        Ok(())
+    }
+
+    pub(super) async fn reap(&self, container: &str) -> Result<(), Fault> {
+        let thing = format!("container {container}");
+        let inspect = match self.api.inspect(container).await {
+            Ok(inspect) => inspect,
+            Err(e) if e.cause() == Some(Cause::NoSuchContainer) => {
+                return self.extinguish(container, &thing).await;
+            }
+            Err(e) => return Err(e.fault(FaultCode::StopFailed, &thing)),
+        };
+        let namespace = inspect.config.labels.as_ref().and_then(|l| l.get(labels::NAMESPACE));
+        if namespace != Some(&self.namespace) {
+            return Err(Fault::new(
+                FaultCode::StopFailed,
+                format!("{thing} does not belong to namespace {:?}, ignoring it", self.namespace),
+            ));
+        }
+        self.end(&inspect, &thing).await?;
+        // podman's names hold no slash, so this stays below the engines' directory.
+        if !inspect.name.is_empty() && !inspect.name.contains('/') {
+            self.remove_dir(&socket_dir::path(&self.engine_dir, &inspect.name));
+        }
+        Ok(())
+    }
+
+    /// The gentle way, then the certain one.
+    async fn end(&self, inspect: &Inspect, thing: &str) -> Result<(), Fault> {
+        let timeout = inspect.config.stop_timeout.map_or(STOP_TIMEOUT, Duration::from_secs);
+        match self.api.stop(&inspect.id, timeout).await {
+            Ok(()) => {}
+            Err(e @ PodmanError::Unreachable { .. }) => {
+                return Err(e.fault(FaultCode::StopFailed, thing));
+            }
+            // Whatever podman's trouble is, removal by force is the next step in any case.
+            Err(e) => {
+                tracing::debug!(container = %inspect.id, reason = %e, "stop failed, removing by force")
+            }
+        }
+        self.bury(&inspect.id).await
+    }
+
+    /// Removes a container by force and makes sure that nothing of it is left.
+    pub(super) async fn bury(&self, id: &str) -> Result<(), Fault> {
+        let thing = format!("container {id}");
+        // Looked up first: an empty group disappears, and with it the proof that it is the right one.
+        let group = self.group(id).await?;
+        let removed = self.api.remove(id).await;
+        let gone = |e: &PodmanError| e.cause() == Some(Cause::NoSuchContainer);
+        match removed {
+            Ok(()) => {}
+            Err(e) if gone(&e) => {}
+            Err(e) => match self.api.inspect(id).await {
+                Err(look) if gone(&look) => {}
+                _ => return Err(e.fault(FaultCode::StopFailed, &thing)),
+            },
+        }
+        match self.api.inspect(id).await {
+            Err(e) if gone(&e) => {}
+            Err(e) => return Err(e.fault(FaultCode::StopFailed, &thing)),
+            Ok(_) => {
+                let text = format!("{thing}: podman removed it without an error, but still has it");
+                return Err(Fault::new(FaultCode::StopFailed, text));
+            }
+        }
+        match group {
+            Some(group) => self.empty(&group, &thing).await,
+            None => self.extinguish(id, &thing).await,
+        }
+    }
+
+    /// Kills what runs in the control group of a container that podman does not know.
+    async fn extinguish(&self, id: &str, thing: &str) -> Result<(), Fault> {
+        match self.group(id).await? {
+            Some(group) => self.empty(&group, thing).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Waits until a group is empty; kills it if need be.
+    async fn empty(&self, group: &Path, thing: &str) -> Result<(), Fault> {
+        let patience = self.api.deadlines.dead;
+        if wait_empty(group, patience / 5).await {
+            return Ok(());
+        }
+        let killed = cgroup::kill(group);
+        if killed.is_ok() {
+            tracing::warn!(cgroup = %group.display(), "processes outlived their container, killed them");
+        }
+        if wait_empty(group, patience).await {
+            return Ok(());
+        }
+        let scope = group.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let why = killed.err().map(|e| format!(" (cgroup.kill: {e})")).unwrap_or_default();
+        Err(Fault::new(
+            FaultCode::StopFailed,
+            format!(
+                "{thing}: processes {:?} are still alive in {}{why}; run \"systemctl --user -M hostler@ kill --signal=KILL {scope}\", and if they stay, look at \"dmesg\": the driver holds them",
+                cgroup::pids(group),
+                group.display()
+            ),
+        ))
+    }
+
+    /// Removes a socket directory; one that cannot be removed costs an empty directory, nothing more.
+    pub(super) fn remove_dir(&self, dir: &Path) {
+        if let Err(e) = socket_dir::remove(dir) {
+            tracing::warn!(dir = %dir.display(), reason = %e, "the socket directory could not be removed, ignoring");
+        }
+    }
+
+    /// The instance's container as podman knows it; `None`: no such container, or one that is not ours.
+    pub(super) async fn look(&self, instance: &InstanceId) -> Result<Option<Inspect>, PodmanError> {
+        match self.api.inspect(&instance.container_name()).await {
+            Ok(inspect) => Ok(Some(inspect).filter(|i| is_ours(i, &self.namespace, instance))),
+            Err(e) if e.cause() == Some(Cause::NoSuchContainer) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// The control group of a container; `None`: it has none, so nothing of it runs.
+    pub(super) async fn group(&self, id: &str) -> Result<Option<PathBuf>, Fault> {
+        Ok(self.groups().await?.remove(id))
+    }
+}
+
+async fn wait_empty(group: &Path, patience: Duration) -> bool {
+    let end = tokio::time::Instant::now() + patience;
+    loop {
+        if cgroup::pids(group).is_empty() {
+            return true;
+        }
+        if tokio::time::Instant::now() >= end {
+            return false;
+        }
+        tokio::time::sleep(EMPTY_LOOK).await;
+    }
+}

@@ -1,0 +1,86 @@
+//! systemd: sockets that it hands over, and what it is told in return.
+//!
+//! Purpose: `LISTEN_FDS` with their names, and `sd_notify`. Owner: the composition root. Invariants: without systemd
+//! every call is a quiet no-op; a notification that cannot be sent is logged once per call and never stops the daemon.
+
+use std::io;
+use std::net::TcpListener;
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::time::Duration;
+
+use rustix::net::AddressFamily;
+use sd_notify::NotifyState;
+
+/// A listening socket that systemd bound.
+#[derive(Debug)]
+pub enum Handed {
+    /// IPv4 or IPv6.
+    Tcp(TcpListener),
+    /// A Unix stream socket.
+    Unix(UnixListener),
+}
+
+/// Takes the sockets of socket activation, with their `FileDescriptorName`s. Empty without socket activation. Call
+/// it once, before any thread is started.
+///
+/// # Errors
+/// If the environment is inconsistent, or a descriptor is no listening stream socket of a family that we serve.
+pub fn take_sockets() -> io::Result<Vec<(String, Handed)>> {
+    let mut sockets = Vec::new();
+    for (fd, name) in sd_notify::listen_fds_with_names()? {
+        // SAFETY: systemd passed this descriptor to this process alone, nobody else in it knows the number, and
+        // `sd_notify` has checked LISTEN_PID.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        let family = rustix::net::sockopt::socket_domain(&fd)?;
+        let handed = if family == AddressFamily::UNIX {
+            Handed::Unix(fd.into())
+        } else if family == AddressFamily::INET || family == AddressFamily::INET6 {
+            Handed::Tcp(fd.into())
+        } else {
+            let message =
+                format!("the socket {name:?} handed over by systemd is of an unknown family");
+            return Err(io::Error::other(message));
+        };
+        sockets.push((name, handed));
+    }
+    Ok(sockets)
+}
+
+/// Start-up is over.
+pub fn ready(status: &str) {
+    send(&[NotifyState::Ready, NotifyState::Status(status)]);
+}
+
+/// What `systemctl status` shows.
+pub fn status(text: &str) {
+    send(&[NotifyState::Status(text)]);
+}
+
+/// The start (or stop) takes longer: systemd is to wait at least `more` from now.
+pub fn extend_timeout(more: Duration) {
+    let usec = u32::try_from(more.as_micros()).unwrap_or(u32::MAX);
+    send(&[NotifyState::ExtendTimeoutUsec(usec)]);
+}
+
+/// The shutdown has begun.
+pub fn stopping(status: &str) {
+    send(&[NotifyState::Stopping, NotifyState::Status(status)]);
+}
+
+/// The owner's loop turns.
+pub fn watchdog() {
+    send(&[NotifyState::Watchdog]);
+}
+
+/// How often systemd wants to hear from the watchdog at the latest; `None`: not at all.
+#[must_use]
+pub fn watchdog_interval() -> Option<Duration> {
+    sd_notify::watchdog_enabled()
+}
+
+fn send(states: &[NotifyState<'_>]) {
+    if let Err(err) = sd_notify::notify(states) {
+        tracing::warn!(%err, "systemd could not be notified, ignoring");
+    }
+}

@@ -1,0 +1,317 @@
+//! Engine arguments and environment that Hostler sets itself.
+//!
+//! Purpose: an argument that overrides what Hostler computes would make its accounting wrong without a word, so it is
+//! refused with the key to use instead. Owner: one table an engine; whoever lets Hostler compute another argument adds
+//! it here. Names follow llama-server's and vLLM's own lists of arguments.
+
+use std::collections::BTreeMap;
+
+use toml::Spanned;
+
+use crate::types::EngineKind;
+
+use super::source::Report;
+
+/// What may not be set, and what to do instead.
+struct Rule {
+    /// Long and short forms.
+    flags: &'static [&'static str],
+    /// Environment variables of the same meaning.
+    env: &'static [&'static str],
+    /// The fix.
+    instead: &'static str,
+    /// Allowed where `weights` is absent, because then only the arguments can name the model.
+    names_weights: bool,
+}
+
+const fn rule(
+    flags: &'static [&'static str],
+    env: &'static [&'static str],
+    instead: &'static str,
+) -> Rule {
+    Rule { flags, env, instead, names_weights: false }
+}
+
+const WEIGHTS: &str = "use the key weights";
+const LISTEN: &str = "Hostler decides where the engine listens; choose with the key transport";
+const KEYS: &str = "nobody but Hostler can reach the engine; remove it";
+const PATHS: &str = "Hostler calls the engine's own paths; remove it";
+const DEVICES: &str =
+    "Hostler decides which devices it sees; choose with the keys gpus and gpu_count";
+
+const LLAMACPP: &[Rule] = &[
+    Rule {
+        flags: &[
+            "-m",
+            "--model",
+            "-mu",
+            "--model-url",
+            "-hf",
+            "-hfr",
+            "--hf-repo",
+            "-hff",
+            "--hf-file",
+            "-dr",
+            "--docker-repo",
+        ],
+        env: &[
+            "LLAMA_ARG_MODEL",
+            "LLAMA_ARG_MODEL_URL",
+            "LLAMA_ARG_HF_REPO",
+            "LLAMA_ARG_HF_FILE",
+            "LLAMA_ARG_DOCKER_REPO",
+        ],
+        instead: WEIGHTS,
+        names_weights: true,
+    },
+    rule(
+        &["--host", "--port", "--reuse-port"],
+        &["LLAMA_ARG_HOST", "LLAMA_ARG_PORT", "LLAMA_ARG_REUSE_PORT"],
+        LISTEN,
+    ),
+    rule(&["-a", "--alias"], &["LLAMA_ARG_ALIAS"], "use the model's name or the key aliases"),
+    rule(&["-c", "--ctx-size"], &["LLAMA_ARG_CTX_SIZE"], "use the key context"),
+    rule(&["-np", "--parallel"], &["LLAMA_ARG_N_PARALLEL"], "use the key parallel"),
+    rule(
+        &["--api-key", "--api-key-file", "--ssl-key-file", "--ssl-cert-file"],
+        &[
+            "LLAMA_API_KEY",
+            "LLAMA_ARG_API_KEY_FILE",
+            "LLAMA_ARG_SSL_KEY_FILE",
+            "LLAMA_ARG_SSL_CERT_FILE",
+        ],
+        KEYS,
+    ),
+    rule(&["--api-prefix"], &["LLAMA_ARG_API_PREFIX"], PATHS),
+    rule(
+        &["--sleep-idle-seconds"],
+        &["LLAMA_ARG_SLEEP_IDLE_SECONDS"],
+        "Hostler drives idling; use the key idle_timeout",
+    ),
+    rule(
+        &["--models-dir", "--models-preset", "--models-max", "--models-autoload"],
+        &[
+            "LLAMA_ARG_MODELS_DIR",
+            "LLAMA_ARG_MODELS_PRESET",
+            "LLAMA_ARG_MODELS_MAX",
+            "LLAMA_ARG_MODELS_AUTOLOAD",
+        ],
+        "an engine serves one model; define another [models.NAME]",
+    ),
+];
+
+const VLLM: &[Rule] = &[
+    Rule { flags: &["--model"], env: &[], instead: WEIGHTS, names_weights: true },
+    rule(&["--uds", "--host", "--port"], &[], LISTEN),
+    rule(&["--served-model-name"], &[], "use the model's name or the key aliases"),
+    rule(&["--max-model-len"], &[], "use the key context"),
+    rule(&["--max-num-seqs"], &[], "use the key parallel"),
+    rule(
+        &[
+            "-tp",
+            "--tensor-parallel-size",
+            "-pp",
+            "--pipeline-parallel-size",
+            "-dp",
+            "--data-parallel-size",
+        ],
+        &[],
+        "use the key gpu_count",
+    ),
+    rule(
+        &["--gpu-memory-utilization", "--kv-cache-memory-bytes"],
+        &[],
+        "Hostler computes it from the placement; use the key vram",
+    ),
+    rule(
+        &["--api-key", "--ssl-keyfile", "--ssl-certfile", "--ssl-ca-certs", "--ssl-cert-reqs"],
+        &["VLLM_API_KEY"],
+        KEYS,
+    ),
+    rule(
+        &["--enable-sleep-mode", "--no-enable-sleep-mode"],
+        &["VLLM_SERVER_DEV_MODE"],
+        "Hostler decides whether a model may sleep; remove it",
+    ),
+    rule(&["--config"], &[], "a file could set what Hostler computes; write its arguments here"),
+    rule(&["--headless"], &[], "Hostler talks to the engine over HTTP; remove it"),
+];
+
+/// Owned by the container's device injection, whatever the engine.
+const DEVICE_ENV: &[&str] =
+    &["CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER"];
+
+fn rules(engine: EngineKind) -> &'static [Rule] {
+    match engine {
+        EngineKind::Llamacpp => LLAMACPP,
+        EngineKind::Vllm => VLLM,
+    }
+}
+
+/// The rule that an argument breaks. Follows how the engines read arguments: both take `_` for `-` in long ones, and
+/// vLLM takes unambiguous beginnings.
+fn broken_by(engine: EngineKind, arg: &str, builtin: bool) -> Option<&'static Rule> {
+    let flag = arg.split('=').next().unwrap_or_default();
+    if !flag.starts_with('-') || flag.trim_start_matches('-').is_empty() {
+        return None;
+    }
+    let flag = if flag.starts_with("--") { flag.replace('_', "-") } else { flag.to_owned() };
+    let names = |known: &str| match engine {
+        EngineKind::Llamacpp => known == flag,
+        EngineKind::Vllm => known.starts_with(&flag),
+    };
+    let applies = |rule: &&Rule| !(builtin && rule.names_weights);
+    rules(engine).iter().filter(applies).find(|rule| rule.flags.iter().any(|known| names(known)))
+}
+
+/// Further arguments; those that Hostler sets are reported.
+pub(super) fn args(
+    report: &mut Report<'_>,
+    key: &str,
+    values: Option<&[Spanned<String>]>,
+    engine: Option<EngineKind>,
+    builtin: bool,
+) -> Vec<String> {
+    let values = values.unwrap_or_default();
+    if let Some(first) = values.get(256) {
+        report.at(first.span().start, key, "has at most 256 arguments; remove the rest");
+    }
+    for value in values {
+        let text = value.get_ref();
+        let mut wrong = |message: String| report.at(value.span().start, key, message);
+        if text.contains('\0') {
+            wrong("an argument must not contain NUL".to_owned());
+        } else if text.len() > 65_536 {
+            wrong(format!("an argument has at most 64 KiB, this one has {} bytes", text.len()));
+        } else if let Some(rule) = engine.and_then(|e| broken_by(e, text, builtin)) {
+            let flag = text.split('=').next().unwrap_or_default();
+            wrong(format!("{flag:?} is Hostler's to set: {}", rule.instead));
+        }
+    }
+    values.iter().map(|v| v.get_ref().clone()).collect()
+}
+
+/// Further environment; what Hostler or the device injection sets is reported.
+pub(super) fn env(
+    report: &mut Report<'_>,
+    key: &str,
+    values: Option<&BTreeMap<Spanned<String>, Spanned<String>>>,
+    engine: Option<EngineKind>,
+    builtin: bool,
+) -> BTreeMap<String, String> {
+    let mut good = BTreeMap::new();
+    for (name, value) in values.into_iter().flatten() {
+        let (text, offset) = (name.get_ref(), name.span().start);
+        let key = format!("{key}.{}", super::tree::quote_key(text));
+        let set =
+            |rule: &&Rule| !(builtin && rule.names_weights) && rule.env.contains(&text.as_str());
+        let ours = engine.and_then(|e| rules(e).iter().find(set)).map(|rule| rule.instead);
+        let ours = ours.or_else(|| DEVICE_ENV.contains(&text.as_str()).then_some(DEVICES));
+        if let Some(instead) = ours {
+            report.at(offset, &key, format!("is Hostler's to set: {instead}"));
+        }
+        if !is_env_name(text) {
+            let message = "a variable's name must be letters, digits and _, not starting with a digit, at most 128";
+            report.at(offset, &key, message);
+        }
+        if value.get_ref().contains('\0') || value.get_ref().len() > 65_536 {
+            let message = "a variable's value must have at most 64 KiB and no NUL";
+            report.at(value.span().start, &key, message);
+        }
+        good.insert(text.clone(), value.get_ref().clone());
+    }
+    good
+}
+
+fn is_env_name(text: &str) -> bool {
+    let ok = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+    !text.is_empty()
+        && text.len() <= 128
+        && text.bytes().all(ok)
+        && !text.starts_with(|c: char| c.is_ascii_digit())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(engine: EngineKind, arg: &str) -> bool {
+        broken_by(engine, arg, false).is_some()
+    }
+
+    #[test]
+    fn every_form_of_a_refused_flag() {
+        use EngineKind::{Llamacpp, Vllm};
+        for arg in
+            ["-m", "-c", "--ctx-size", "--ctx_size", "--ctx-size=8", "-np", "--host=x", "-hf"]
+        {
+            assert!(refused(Llamacpp, arg), "{arg}");
+        }
+        for arg in [
+            "--gpu-memory-utilization=0.9",
+            "--gpu_memory_utilization",
+            "--gpu-memory-util",
+            "-tp",
+            "-tp=2",
+            "-t",
+            "--tensor-parallel",
+            "--uds",
+            "--max-model-len",
+            "--kv-cache-memory-bytes",
+        ] {
+            assert!(refused(Vllm, arg), "{arg}");
+        }
+    }
+
+    #[test]
+    fn ordinary_arguments_pass() {
+        use EngineKind::{Llamacpp, Vllm};
+        for arg in [
+            "-ngl",
+            "99",
+            "--embeddings",
+            "--metrics",
+            "--hostile",
+            "-",
+            "--",
+            "-1",
+            "-cb",
+            "",
+            "-t",
+        ] {
+            assert!(!refused(Llamacpp, arg), "{arg}");
+        }
+        for arg in [
+            "--enforce-eager",
+            "--quantization",
+            "awq",
+            "--model-impl",
+            "--max-num-batched-tokens",
+            "--trust-remote-code",
+            "--",
+            "--config-format",
+            "0.9",
+        ] {
+            assert!(!refused(Vllm, arg), "{arg}");
+        }
+    }
+
+    #[test]
+    fn without_weights_the_arguments_may_name_the_model() {
+        for (engine, arg) in [(EngineKind::Llamacpp, "-m"), (EngineKind::Vllm, "--model=x")] {
+            assert!(refused(engine, arg));
+            assert!(broken_by(engine, arg, true).is_none());
+        }
+        assert!(broken_by(EngineKind::Llamacpp, "--host", true).is_some());
+    }
+
+    #[test]
+    fn names_of_variables() {
+        for good in ["A", "_x", "HF_HOME2"] {
+            assert!(is_env_name(good), "{good}");
+        }
+        for bad in ["", "2A", "A-B", "A B", "É"] {
+            assert!(!is_env_name(bad), "{bad}");
+        }
+    }
+}

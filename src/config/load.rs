@@ -1,0 +1,274 @@
+//! Which files make up the configuration, and their texts.
+//!
+//! Purpose: systemd's precedence below a given root. `hostler.toml` comes from the first directory that has one;
+//! drop-ins `hostler.toml.d/*.toml` and models `models.d/*.toml` come from all directories, where a file masks files of the
+//! same name in later directories, and a file that is empty or a link to `/dev/null` masks without adding anything.
+//! Drop-ins apply in the order of their names. Owner: the daemon at start; blocking I/O, before any runtime exists.
+//! All files are read before the first is parsed; one that cannot be read is an error like any other.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::error::{ConfigError, ConfigErrors};
+use super::parse::parse;
+use super::source::{Source, SourceKind};
+use super::types::{Config, Defaults};
+
+/// The largest configuration file; nobody writes more by hand.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// Directories that hold configuration, the most important first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dirs(pub Vec<PathBuf>);
+
+impl Dirs {
+    /// Of the system service: the admin's, the running system's, the vendor's.
+    #[must_use]
+    pub fn system() -> Self {
+        Self(vec!["/etc/hostler".into(), "/run/hostler".into(), "/usr/lib/hostler".into()])
+    }
+
+    /// Of a desktop user's service: the user's own, the admin's for all users, the vendor's for all users.
+    /// `config_home` is `$XDG_CONFIG_HOME`. Nothing below `/run`, whose directory is the system service's alone.
+    #[must_use]
+    pub fn user(config_home: &Path) -> Self {
+        Self(vec![
+            config_home.join("hostler"),
+            "/etc/hostler/user".into(),
+            "/usr/lib/hostler/user".into(),
+        ])
+    }
+}
+
+/// Reads and checks the configuration in `dirs` below `root`.
+///
+/// # Errors
+/// All that is wrong, files that cannot be read included.
+pub fn load(root: &Path, dirs: &Dirs, defaults: &Defaults) -> Result<Config, ConfigErrors> {
+    let sources = read(root, dirs);
+    if sources.is_empty() {
+        let places: Vec<_> =
+            dirs.0.iter().map(|d| d.join("hostler.toml").display().to_string()).collect();
+        let message = format!("there is no configuration; write one of {}", places.join(", "));
+        let error = ConfigError { path: None, position: None, key: None, message };
+        return Err(ConfigErrors::new(vec![error]));
+    }
+    parse(&sources, defaults)
+}
+
+/// Reads and checks one settings file and nothing else, as `hostlerd --config FILE` does.
+///
+/// # Errors
+/// All that is wrong; a file that cannot be read included.
+pub fn load_file(path: &Path, defaults: &Defaults) -> Result<Config, ConfigErrors> {
+    let source = Source {
+        path: path.display().to_string(),
+        kind: SourceKind::Settings,
+        text: read_text(path),
+    };
+    parse(&[source], defaults)
+}
+
+/// All sources in `dirs` below `root`, in the order in which they apply. Their paths are those seen from the root.
+#[must_use]
+pub fn read(root: &Path, dirs: &Dirs) -> Vec<Source> {
+    let place = Place { root };
+    let mut sources = Vec::new();
+    for dir in &dirs.0 {
+        let path = dir.join("hostler.toml");
+        // Only certain absence leads on to the next directory: settings that may not be read must not be replaced by a
+        // vendor's. An empty file, or a link to /dev/null, is there and says nothing.
+        let looked = place.on_disk(&path).symlink_metadata();
+        if !looked.is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+            sources.push(place.source(&path, SourceKind::Settings));
+            break;
+        }
+    }
+    place.drop_ins(dirs, "hostler.toml.d", SourceKind::Settings, &mut sources);
+    place.drop_ins(dirs, "models.d", SourceKind::Model, &mut sources);
+    sources
+}
+
+struct Place<'r> {
+    root: &'r Path,
+}
+
+impl Place<'_> {
+    fn on_disk(&self, path: &Path) -> PathBuf {
+        self.root.join(path.strip_prefix("/").unwrap_or(path))
+    }
+
+    fn source(&self, path: &Path, kind: SourceKind) -> Source {
+        let text = read_text(&self.on_disk(path));
+        Source { path: path.display().to_string(), kind, text }
+    }
+
+    fn drop_ins(&self, dirs: &Dirs, name: &str, kind: SourceKind, sources: &mut Vec<Source>) {
+        let mut chosen: BTreeMap<String, PathBuf> = BTreeMap::new();
+        for dir in &dirs.0 {
+            let dir = dir.join(name);
+            match names(&self.on_disk(&dir)) {
+                Ok(names) => {
+                    for name in names {
+                        let path = dir.join(&name);
+                        chosen.entry(name).or_insert(path);
+                    }
+                }
+                Err(error) => {
+                    let path = dir.display().to_string();
+                    sources.push(Source { path, kind, text: Err(error.to_string()) });
+                }
+            }
+        }
+        let files = chosen.values().map(|path| self.source(path, kind));
+        // An empty text adds nothing in any case; a model's would be taken for a model without an engine.
+        sources.extend(files.filter(|source| source.text.as_deref() != Ok("")));
+    }
+}
+
+/// Names of the `*.toml` files in a directory; none where there is no such directory. Hidden files are left out, as
+/// editors keep their own there.
+fn names(dir: &Path) -> io::Result<Vec<String>> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if name.ends_with(".toml") && !name.starts_with('.') {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
+fn read_text(path: &Path) -> Result<String, String> {
+    // An empty text, which /dev/null would give too, but reading devices in general may block.
+    if fs::read_link(path).is_ok_and(|target| target == Path::new("/dev/null")) {
+        return Ok(String::new());
+    }
+    let data = fs::metadata(path).map_err(|error| error.to_string())?;
+    if !data.is_file() {
+        return Err("it is not a regular file".to_owned());
+    }
+    if data.len() > FILE_BYTES_MAX {
+        return Err(format!("it has {} bytes; at most {FILE_BYTES_MAX} are read", data.len()));
+    }
+    let bytes = fs::read(path).map_err(|error| error.to_string())?;
+    String::from_utf8(bytes).map_err(|error| {
+        let good = error.utf8_error().valid_up_to();
+        format!("it is not UTF-8 from byte {good} on; save it as UTF-8")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    const GOOD: &str = "[gpu]\nbackend = \"host\"\n";
+
+    fn root(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        for (path, text) in files {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        root
+    }
+
+    fn paths(root: &tempfile::TempDir) -> Vec<String> {
+        read(root.path(), &Dirs::system()).into_iter().map(|s| s.path).collect()
+    }
+
+    #[test]
+    fn sources_come_in_the_order_in_which_they_apply() {
+        let root = root(&[
+            ("usr/lib/hostler/hostler.toml", GOOD),
+            ("usr/lib/hostler/hostler.toml.d/10.toml", "#"),
+            ("etc/hostler/hostler.toml.d/20.toml", "#"),
+            ("run/hostler/hostler.toml.d/15.toml", "#"),
+            ("run/hostler/hostler.toml.d/20.toml", "#"),
+            ("etc/hostler/models.d/a.toml", "#"),
+        ]);
+        assert_eq!(
+            paths(&root),
+            [
+                "/usr/lib/hostler/hostler.toml",
+                "/usr/lib/hostler/hostler.toml.d/10.toml",
+                "/run/hostler/hostler.toml.d/15.toml",
+                "/etc/hostler/hostler.toml.d/20.toml",
+                "/etc/hostler/models.d/a.toml",
+            ]
+        );
+    }
+
+    #[test]
+    fn dev_null_masks_without_being_read() {
+        let root = root(&[
+            ("usr/lib/hostler/hostler.toml", GOOD),
+            ("usr/lib/hostler/models.d/a.toml", "#"),
+            ("etc/hostler/models.d/b.toml", "#"),
+        ]);
+        symlink("/dev/null", root.path().join("etc/hostler/models.d/a.toml")).unwrap();
+        assert_eq!(paths(&root), ["/usr/lib/hostler/hostler.toml", "/etc/hostler/models.d/b.toml"]);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_an_error_like_any_other() {
+        let root = root(&[("etc/hostler/hostler.toml", GOOD), ("etc/hostler/models.d", "a file")]);
+        let drop_ins = root.path().join("etc/hostler/hostler.toml.d");
+        fs::create_dir_all(drop_ins.join("dir.toml")).unwrap();
+        fs::write(drop_ins.join("big.toml"), "#".repeat((1 << 20) + 1)).unwrap();
+        fs::write(drop_ins.join("bytes.toml"), b"# \xff").unwrap();
+        symlink("nowhere", drop_ins.join("link.toml")).unwrap();
+        // A device that would never end.
+        symlink("/dev/zero", drop_ins.join("zero.toml")).unwrap();
+        let errors = load(root.path(), &Dirs::system(), &Defaults::system()).unwrap_err();
+        let text = errors.to_string();
+        let starts = [
+            "/etc/hostler/hostler.toml.d/big.toml: cannot be read: it has 1048577 bytes",
+            "/etc/hostler/hostler.toml.d/bytes.toml: cannot be read: it is not UTF-8 from byte 2",
+            "/etc/hostler/hostler.toml.d/dir.toml: cannot be read: it is not a regular file",
+            "/etc/hostler/hostler.toml.d/link.toml: cannot be read: No such file",
+            "/etc/hostler/hostler.toml.d/zero.toml: cannot be read: it is not a regular file",
+            "/etc/hostler/models.d: cannot be read: Not a directory",
+        ];
+        assert_eq!(text.lines().count(), starts.len(), "{text}");
+        for (line, start) in text.lines().zip(starts) {
+            assert!(line.starts_with(start), "{line}");
+        }
+    }
+
+    #[test]
+    fn settings_that_cannot_be_reached_are_not_replaced_by_the_vendors() {
+        let root =
+            root(&[("usr/lib/hostler/hostler.toml", GOOD), ("etc/hostler", "not a directory")]);
+        let sources = read(root.path(), &Dirs::system());
+        assert_eq!(sources[0].path, "/etc/hostler/hostler.toml");
+        assert!(sources[0].text.is_err());
+    }
+
+    #[test]
+    fn no_file_at_all_names_where_one_is_looked_for() {
+        let root = root(&[]);
+        let user = Dirs::user(Path::new("/home/u/.config"));
+        let errors = load(root.path(), &user, &Defaults::system()).unwrap_err();
+        assert!(errors.to_string().contains("/home/u/.config/hostler/hostler.toml"), "{errors}");
+    }
+
+    #[test]
+    fn one_file_alone() {
+        let root = root(&[("f.toml", GOOD), ("f.toml.d/x.toml", "not toml")]);
+        let path = root.path().join("f.toml");
+        assert!(load_file(&path, &Defaults::system()).is_ok());
+        let errors = load_file(&root.path().join("g.toml"), &Defaults::system()).unwrap_err();
+        assert!(errors.to_string().contains("g.toml: cannot be read: No such file"), "{errors}");
+    }
+}

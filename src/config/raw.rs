@@ -1,0 +1,400 @@
+//! The configuration as written: a serde mirror of the files, and their JSON schema.
+//!
+//! Purpose: names, types and documentation of every key, once; nothing here knows a rule that needs two keys. Owner:
+//! made by [`super::tree`], consumed by [`super::parse`] and [`super::model`]. All keys are optional here, so that a
+//! drop-in may set any of them; values carry their spans. The doc comments become the schema's descriptions.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::marker::PhantomData;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
+use toml::Spanned;
+
+use crate::types::{EngineKind, Transport};
+
+/// A text that [`super::check`] understands; as a type of its own, so that a wrong TOML type is answered with an example.
+macro_rules! text_type {
+    ($(#[$doc:meta])* $name:ident, $expecting:literal, $pattern:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        pub struct $name(pub String);
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                struct Text;
+                impl Visitor<'_> for Text {
+                    type Value = $name;
+                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                        f.write_str($expecting)
+                    }
+                    fn visit_str<E: Error>(self, text: &str) -> Result<$name, E> {
+                        Ok($name(text.to_owned()))
+                    }
+                }
+                deserializer.deserialize_str(Text)
+            }
+        }
+
+        impl JsonSchema for $name {
+            fn inline_schema() -> bool {
+                true
+            }
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($name).into()
+            }
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                json_schema!({ "type": "string", "pattern": $pattern })
+            }
+        }
+    };
+}
+
+text_type!(
+    /// A length of time with its unit: `90s`, `10m`, `1h 30m`.
+    DurationText,
+    "a duration in quotes, such as \"90s\" or \"1h 30m\"",
+    r"^(never|\s*[0-9].*[a-zA-Zµ].*)$"
+);
+text_type!(
+    /// An amount of memory with its unit: `512MiB`, `24GiB`.
+    BytesText,
+    "an amount of memory in quotes, such as \"512MiB\" or \"24GiB\"",
+    r"^\s*[0-9]+(\.[0-9]+)?\s*([kKmMgGtTpP][iI]?)?[bB]\s*$"
+);
+
+/// A TOML table. Serde by itself would also take a list for a struct, its elements for the fields in their order.
+#[derive(Debug, Default)]
+pub struct Table<T>(pub T);
+
+/// How a [`Table`] is to be written, for whoever wrote something else.
+pub trait Written {
+    /// Completes "must be …".
+    const FORM: &'static str;
+}
+
+macro_rules! written {
+    ($($name:ident: $form:literal),* $(,)?) => {
+        $(impl Written for $name { const FORM: &'static str = $form; })*
+    };
+}
+
+written! {
+    RawServer: "a table, [server]",
+    RawGpu: "a table, [gpu]",
+    RawPodman: "a table, [podman]",
+    RawPolicy: "a table, [policy]",
+    RawStartup: "a table, [startup]",
+    RawModel: "a table, [models.NAME]",
+    RawWeights: "a table, { path = \"/…\" } or { image = \"…\", path = \"/…\" }",
+}
+
+impl<'de, T: Deserialize<'de> + Written> Deserialize<'de> for Table<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Map<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de> + Written> Visitor<'de> for Map<T> {
+            type Value = Table<T>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(T::FORM)
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Table<T>, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(Table)
+            }
+        }
+        deserializer.deserialize_map(Map(PhantomData))
+    }
+}
+
+/// Hostler's configuration: `hostler.toml` and its drop-ins `hostler.toml.d/*.toml`. A file of `models.d/` holds the
+/// keys of one model at its top level instead.
+#[derive(Debug, Default, serde::Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawFile {
+    /// The HTTP endpoint.
+    #[schemars(with = "RawServer")]
+    pub server: Table<RawServer>,
+    /// Which memory models are placed in. Required.
+    #[schemars(with = "RawGpu")]
+    pub gpu: Option<Spanned<Table<RawGpu>>>,
+    /// How podman is reached.
+    #[schemars(with = "RawPodman")]
+    pub podman: Table<RawPodman>,
+    /// What happens without being asked.
+    #[schemars(with = "RawPolicy")]
+    pub policy: Table<RawPolicy>,
+    /// The checks before the service reports that it is ready.
+    #[schemars(with = "RawStartup")]
+    pub startup: Table<RawStartup>,
+    /// Models by name: `[models.NAME]`, in quotes where the name has dots or slashes: `[models."org/model"]`.
+    #[schemars(with = "BTreeMap<String, RawModel>")]
+    pub models: BTreeMap<Spanned<String>, Table<RawModel>>,
+}
+
+/// The HTTP endpoint.
+#[derive(Debug, Default, serde::Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawServer {
+    /// Addresses "IP:PORT" to listen on when systemd hands over no sockets; loopback only. Default ["127.0.0.1:8711",
+    /// "[::1]:8711"].
+    #[schemars(with = "Vec<String>", extend("default" = ["127.0.0.1:8711", "[::1]:8711"]))]
+    pub listen: Option<Spanned<Vec<Spanned<String>>>>,
+    /// The longest that a request waits for its model to be loaded, 1s to 1h; then it is answered 503 with Retry-After
+    /// while the load goes on. Default "240s", because common HTTP clients give up at 300 s.
+    #[schemars(with = "DurationText", extend("default" = "240s"))]
+    pub max_wait: Option<Spanned<DurationText>>,
+    /// The largest request body, 1KiB to 1GiB. Default "32MiB".
+    #[schemars(with = "BytesText", extend("default" = "32MiB"))]
+    pub max_body: Option<Spanned<BytesText>>,
+    /// Client connections served at once, 1 to 65536. Default 4096.
+    #[schemars(with = "u32", range(min = 1, max = 65536), extend("default" = 4096))]
+    pub max_connections: Option<Spanned<i64>>,
+    /// Requests that may wait for one model, 1 to 65536; further ones are answered 503. Default 512.
+    #[schemars(with = "u32", range(min = 1, max = 65536), extend("default" = 512))]
+    pub max_queue: Option<Spanned<i64>>,
+}
+
+/// Which memory models are placed in.
+#[derive(Debug, Default, serde::Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawGpu {
+    /// Where memory is measured: "nvml" (NVIDIA GPUs) or "host" (RAM: CPU inference and unified memory). Required.
+    #[schemars(with = "RawBackend", extend("required" = true))]
+    pub backend: Option<Spanned<RawBackend>>,
+    /// NVML only: UUIDs of the devices to manage, as `nvidia-smi -L` prints them (GPU-… or MIG-…). Default []: all.
+    #[schemars(with = "Vec<String>", extend("default" = []))]
+    pub devices: Option<Spanned<Vec<Spanned<String>>>>,
+    /// Memory kept free on each device, up to 1TiB. Default "512MiB".
+    #[schemars(with = "BytesText", extend("default" = "512MiB"))]
+    pub headroom: Option<Spanned<BytesText>>,
+    /// Host backend only: how much of the host's memory models may use, 1MiB to 64TiB. Default: all but the headroom.
+    #[schemars(with = "BytesText")]
+    pub budget: Option<Spanned<BytesText>>,
+    /// NVML only: absolute path of libnvidia-ml.so.1. Default: as the dynamic linker finds it.
+    #[schemars(with = "String")]
+    pub nvml_library: Option<Spanned<String>>,
+}
+
+/// Where memory is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RawBackend {
+    /// NVIDIA's management library.
+    Nvml,
+    /// The host's RAM.
+    Host,
+}
+
+/// How podman is reached.
+#[derive(Debug, Default, serde::Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawPodman {
+    /// Absolute path of podman's API socket. Default "/run/hostler/podman.sock"; in user mode
+    /// "$XDG_RUNTIME_DIR/podman/podman.sock".
+    #[schemars(with = "String", extend("default" = "/run/hostler/podman.sock"))]
+    pub socket: Option<Spanned<String>>,
+    /// Label that marks the containers of this daemon, so that two daemons can share one podman: 1 to 32 of a-z, 0-9
+    /// and "-". Default "default".
+    #[schemars(with = "String", regex(pattern = r"^[a-z0-9-]{1,32}$"), extend("default" = "default"))]
+    pub namespace: Option<Spanned<String>>,
+    /// Absolute path, at most 40 bytes, of the directory for the engines' sockets. Default "/run/hostler/engines"; in
+    /// user mode "$XDG_RUNTIME_DIR/hostler/engines".
+    #[schemars(with = "String", extend("default" = "/run/hostler/engines"))]
+    pub engine_dir: Option<Spanned<String>>,
+    /// Whether images that are missing are pulled. Default true.
+    #[schemars(with = "bool", extend("default" = true))]
+    pub pull: Option<bool>,
+}
+
+/// What happens without being asked.
+#[derive(Debug, Default, serde::Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawPolicy {
+    /// What stopping the service does to its containers: "stop", or "keep" them for the next start. Default "stop".
+    #[schemars(with = "RawOnStop", extend("default" = "stop"))]
+    pub on_stop: Option<RawOnStop>,
+    /// How long a stop waits for running requests, 0s to 1h. Default "30s".
+    #[schemars(with = "DurationText", extend("default" = "30s"))]
+    pub drain_timeout: Option<Spanned<DurationText>>,
+}
+
+/// What a stop of the service does to its containers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RawOnStop {
+    /// Stop and remove them.
+    Stop,
+    /// Keep them for the next start.
+    Keep,
+}
+
+/// The checks before the service reports that it is ready.
+#[derive(Debug, Default, serde::Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawStartup {
+    /// How long all checks together may be retried, 1s to 1h. Default "60s".
+    #[schemars(with = "DurationText", extend("default" = "60s"))]
+    pub timeout: Option<Spanned<DurationText>>,
+}
+
+/// One model.
+#[derive(Debug, Default, serde::Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawModel {
+    /// In models.d only: what clients write in "model". Default: the file's name without ".toml".
+    #[schemars(with = "String")]
+    pub name: Option<Spanned<String>>,
+    /// What runs inside the image: "llamacpp" (llama-server) or "vllm". Required.
+    #[schemars(with = "EngineKind", extend("required" = true))]
+    pub engine: Option<Spanned<EngineKind>>,
+    /// The engine's container image, as podman takes it. Required.
+    #[schemars(with = "String", extend("required" = true))]
+    pub image: Option<Spanned<String>>,
+    /// Where the model's files are. Default: inside the engine's image, named by `args`.
+    #[schemars(with = "RawWeights")]
+    pub weights: Option<Spanned<Table<RawWeights>>>,
+    /// How the engine is reached: "unix" (a socket; the container has no network) or "tcp" (a port on loopback).
+    /// Default "unix".
+    #[schemars(with = "Transport", extend("default" = "unix"))]
+    pub transport: Option<Transport>,
+    /// Memory that the model needs on each of its devices, 1MiB to 64TiB. Default: estimated, then measured.
+    #[schemars(with = "BytesText")]
+    pub vram: Option<Spanned<BytesText>>,
+    /// Context length in tokens, 1 to 16777216. Default: the engine's.
+    #[schemars(with = "u32", range(min = 1, max = 16_777_216))]
+    pub context: Option<Spanned<i64>>,
+    /// Sequences served at once, 1 to 4096. Default: the engine's.
+    #[schemars(with = "u32", range(min = 1, max = 4096))]
+    pub parallel: Option<Spanned<i64>>,
+    /// Devices that the model is spread over, 1 to 64. Default 1.
+    #[schemars(with = "u32", range(min = 1, max = 64), extend("default" = 1))]
+    pub gpu_count: Option<Spanned<i64>>,
+    /// UUIDs of the devices it may be placed on, a part of `devices` in [gpu]. Default []: any of them.
+    #[schemars(with = "Vec<String>", extend("default" = []))]
+    pub gpus: Option<Spanned<Vec<Spanned<String>>>>,
+    /// Further arguments of the engine, at most 256. What has a key of its own here is refused. Default [].
+    #[schemars(with = "Vec<String>", extend("default" = []))]
+    pub args: Option<Vec<Spanned<String>>>,
+    /// Further environment variables of the container. Default {}.
+    #[schemars(with = "BTreeMap<String, String>", extend("default" = {}))]
+    pub env: Option<BTreeMap<Spanned<String>, Spanned<String>>>,
+    /// Size of the container's /dev/shm, 1MiB to 1TiB. Default "64MiB"; "1GiB" for vllm.
+    #[schemars(with = "BytesText", extend("default" = "64MiB"))]
+    pub shm_size: Option<Spanned<BytesText>>,
+    /// Unloaded after so long without a request, 1s to 8760h, or "never". Default "10m".
+    #[schemars(with = "DurationText", extend("default" = "10m"))]
+    pub idle_timeout: Option<Spanned<DurationText>>,
+    /// From the container's start to a healthy engine, 1s to 24h; a load that takes longer has failed. Default "10m".
+    #[schemars(with = "DurationText", extend("default" = "10m"))]
+    pub load_timeout: Option<Spanned<DurationText>>,
+    /// From SIGTERM to SIGKILL when the engine is stopped, 1s to 10m. Default "10s".
+    #[schemars(with = "DurationText", extend("default" = "10s"))]
+    pub stop_timeout: Option<Spanned<DurationText>>,
+    /// Whether it is loaded at start-up and never unloaded to make room or for idling. Default false.
+    #[schemars(with = "bool", extend("default" = false))]
+    pub pin: Option<bool>,
+    /// Other names that clients may use for it. Default [].
+    #[schemars(with = "Vec<String>", extend("default" = []))]
+    pub aliases: Option<Vec<Spanned<String>>>,
+}
+
+/// Where a model's files are: on the host, { path = "/srv/models/m.gguf" }, or in an image of their own,
+/// { image = "registry/name:tag", path = "/m.gguf" }.
+#[derive(Debug, Default, serde::Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawWeights {
+    /// Absolute path of the file or directory: on the host, or inside `image`. Required.
+    #[schemars(with = "String", extend("required" = true))]
+    pub path: Option<Spanned<String>>,
+    /// The image that holds the files; it is mounted read-only. Default: none, the files are on the host.
+    #[schemars(with = "String")]
+    pub image: Option<Spanned<String>>,
+}
+
+/// The JSON schema of `hostler.toml`; that of a file in `models.d` is its `$defs/RawModel`.
+#[must_use]
+pub fn schema() -> serde_json::Value {
+    let mut value = schemars::schema_for!(RawFile).to_value();
+    hoist_required(&mut value);
+    value
+}
+
+/// Fields are marked where they are documented; JSON schema wants the list beside the properties. A missing table or
+/// key may be in another file, so only tables that are never merged get such a list: models and their weights.
+fn hoist_required(value: &mut serde_json::Value) {
+    let Some(defs) = value.get_mut("$defs").and_then(|d| d.as_object_mut()) else { return };
+    for (name, def) in defs.iter_mut() {
+        let Some(def) = def.as_object_mut() else { continue };
+        let mut required = Vec::new();
+        if let Some(properties) = def.get_mut("properties").and_then(|p| p.as_object_mut()) {
+            for (key, property) in properties.iter_mut() {
+                let mark = property.as_object_mut().and_then(|p| p.remove("required"));
+                if mark.is_some() {
+                    required.push(serde_json::Value::String(key.clone()));
+                }
+            }
+        }
+        if !required.is_empty() && name != "RawGpu" {
+            def.insert("required".to_owned(), required.into());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `(definition, key, property)` of every key.
+    pub(crate) fn keys(schema: &serde_json::Value) -> Vec<(String, String, serde_json::Value)> {
+        let mut found = Vec::new();
+        let mut visit = |name: &str, def: &serde_json::Value| {
+            for (key, property) in def["properties"].as_object().into_iter().flatten() {
+                found.push((name.to_owned(), key.clone(), property.clone()));
+            }
+        };
+        visit("", schema);
+        for (name, def) in schema["$defs"].as_object().unwrap() {
+            visit(name, def);
+        }
+        found
+    }
+
+    #[test]
+    fn every_key_is_described_with_its_default() {
+        for (table, key, property) in keys(&schema()) {
+            let text = property["description"].as_str().unwrap_or_default();
+            assert!(text.len() > 10, "{table} {key}: {property}");
+            if !table.is_empty() {
+                let said = text.contains("Default") || text.contains("Required");
+                assert!(said, "{table} {key} says neither its default nor that it is required");
+            }
+            assert!(property.get("required").is_none_or(serde_json::Value::is_array), "{key}");
+        }
+    }
+
+    #[test]
+    fn unknown_keys_are_refused_by_the_schema_too() {
+        let schema = schema();
+        assert_eq!(schema["additionalProperties"], false);
+        for (name, def) in schema["$defs"].as_object().unwrap() {
+            if def.get("properties").is_some() {
+                assert_eq!(def["additionalProperties"], false, "{name}");
+            }
+        }
+        assert_eq!(schema["$defs"]["RawModel"]["required"], serde_json::json!(["engine", "image"]));
+        assert!(schema.get("required").is_none(), "{schema:#}");
+        assert!(schema["$defs"]["RawGpu"].get("required").is_none());
+    }
+
+    #[test]
+    fn limits_are_in_the_schema() {
+        let schema = schema();
+        let queue = &schema["$defs"]["RawServer"]["properties"]["max_queue"];
+        assert_eq!((&queue["minimum"], &queue["maximum"]), (&1.into(), &65536.into()));
+        assert_eq!(queue["default"], 512);
+        let wait = &schema["$defs"]["RawServer"]["properties"]["max_wait"];
+        assert_eq!(wait["type"], "string");
+        assert_eq!(wait["default"], "240s");
+    }
+}

@@ -1,0 +1,135 @@
+//! The checked configuration that the rest of the program reads.
+//!
+//! Purpose: plain data, units in the types, all defaults filled in. Owner: made by [`super::parse`], then never changed.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::types::{Bytes, GpuId, ModelName, ModelSpec};
+
+/// The whole configuration, checked, with all defaults filled in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// `[server]`.
+    pub server: ServerConfig,
+    /// `[gpu]`.
+    pub gpu: GpuConfig,
+    /// `[podman]`.
+    pub podman: PodmanConfig,
+    /// `[policy]`.
+    pub policy: PolicyConfig,
+    /// `[startup]`.
+    pub startup: StartupConfig,
+    /// All models by name. Aliases are unique among all names and aliases.
+    pub models: BTreeMap<ModelName, Arc<ModelSpec>>,
+}
+
+/// The HTTP side.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerConfig {
+    /// Addresses to listen on when systemd hands over no sockets; loopback only.
+    pub listen: Vec<SocketAddr>,
+    /// The longest a request waits for a model, default 240 s.
+    pub max_wait: Duration,
+    /// The largest request body, default 32 MiB.
+    pub max_body: Bytes,
+    /// Client connections served at once, default 4096.
+    pub max_connections: usize,
+    /// Requests that may wait for one model, default 512.
+    pub max_queue: usize,
+}
+
+/// Which memory is managed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GpuConfig {
+    /// Required; never guessed.
+    pub backend: GpuBackend,
+    /// Devices to manage; empty: all that NVML lists.
+    pub devices: Vec<GpuId>,
+    /// Kept free on each device, default 512 MiB.
+    pub headroom: Bytes,
+    /// For the host backend: how much of the host's memory models may use; `None`: all of it but the headroom.
+    pub budget: Option<Bytes>,
+    /// Path of `libnvidia-ml.so.1`; `None`: as the dynamic linker finds it.
+    pub nvml_library: Option<PathBuf>,
+}
+
+/// Where memory is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GpuBackend {
+    /// NVIDIA's management library.
+    Nvml,
+    /// The host's RAM: CPU inference and unified memory.
+    Host,
+}
+
+/// How podman is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodmanConfig {
+    /// Its API socket.
+    pub socket: PathBuf,
+    /// Label namespace: two daemons on one podman never touch each other's containers. Default `default`.
+    pub namespace: String,
+    /// Directory in which each instance gets a directory for its socket.
+    pub engine_dir: PathBuf,
+    /// Whether missing images are pulled (default) or refused.
+    pub pull: bool,
+}
+
+/// What happens without being asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicyConfig {
+    /// `on_stop`: whether a stop of the daemon stops the containers (default) or keeps them.
+    pub on_stop: OnStop,
+    /// How long a stop waits for running requests, default 30 s.
+    pub drain_timeout: Duration,
+}
+
+/// What a stop of the daemon does to its containers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnStop {
+    /// Stop and remove them.
+    Stop,
+    /// Keep them; the next start adopts them.
+    Keep,
+}
+
+/// Validation before READY.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StartupConfig {
+    /// How long all checks together may be retried, default 60 s.
+    pub timeout: Duration,
+}
+
+/// Defaults that depend on who runs the daemon.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Defaults {
+    /// `[podman] socket`.
+    pub podman_socket: PathBuf,
+    /// `[podman] engine_dir`.
+    pub engine_dir: PathBuf,
+}
+
+impl Defaults {
+    /// Of the system service: everything below `/run/hostler`.
+    #[must_use]
+    pub fn system() -> Self {
+        Self {
+            podman_socket: "/run/hostler/podman.sock".into(),
+            engine_dir: "/run/hostler/engines".into(),
+        }
+    }
+
+    /// Of a desktop user's service: podman's own user socket, and a directory of ours below `runtime_dir`, which is
+    /// `$XDG_RUNTIME_DIR`.
+    #[must_use]
+    pub fn user(runtime_dir: &Path) -> Self {
+        Self {
+            podman_socket: runtime_dir.join("podman/podman.sock"),
+            engine_dir: runtime_dir.join("hostler/engines"),
+        }
+    }
+}

@@ -1,0 +1,301 @@
+//! The composition root of `hostlerd`.
+//!
+//! Purpose: builds adapters, runs the checks, wires tasks, and orders start and shutdown:
+//!
+//! ```text
+//!  sockets ─▶ logs ─▶ configuration ─▶ checks ─▶ supervisor ─▶ server ─▶ READY=1 ─▶ … ─▶ SIGTERM
+//!                          │               │                                               │
+//!                          └── failure: 503 that names the cause to all who wait           ▼
+//!                              on the sockets, then the cause's exit status      drain ─▶ stop or keep ─▶ exit
+//! ```
+//! Owner of: every task of the daemon. Invariants: nothing is accepted before READY; a failed start never leaves a
+//! client hanging; the sockets belong to systemd, so what arrives between two daemons waits in them.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::adapters::engine::Profiles;
+use crate::adapters::gpu::{Host, Nvml};
+use crate::adapters::podman::Podman;
+use crate::adapters::systemd::{self, Handed};
+use crate::adapters::weights;
+use crate::config::{Config, GpuBackend, OnStop};
+use crate::proxy::{self, Limits, Listener, Server, Upstream};
+use crate::supervisor::handle::Handle;
+use crate::supervisor::ports::Gpus;
+use crate::supervisor::state::Settings;
+use crate::supervisor::task::{Clock, Ports, Running, Supervisor};
+
+mod exit;
+mod options;
+mod validate;
+
+pub use exit::{Exit, StartFailure};
+pub use options::Options;
+use validate::{Checks, Proven};
+
+/// How long clients that wait on the sockets are served the reason of a failed start. It also bounds how often a start
+/// that cannot succeed is tried while clients keep coming.
+const REFUSAL_GRACE: Duration = Duration::from_secs(2);
+/// `STATUS=` at most this often.
+const STATUS_INTERVAL: Duration = Duration::from_millis(500);
+/// Beyond the drain: stopping containers, which have their own stop time-outs.
+const STOP_EXTENSION: Duration = Duration::from_secs(120);
+
+/// Runs the daemon to its end.
+///
+/// `sockets` are those handed over by systemd, taken before any thread was started.
+pub async fn run(options: Options, sockets: Vec<(String, Handed)>) -> Exit {
+    let sockets = match listeners(sockets) {
+        Ok(sockets) => sockets,
+        Err(failure) => return fail(Vec::new(), &failure).await,
+    };
+    let config = match options.load() {
+        Ok(config) => config,
+        Err(errors) => {
+            let message = format!("the configuration is not valid:\n{errors}");
+            return fail(sockets, &StartFailure::new(Exit::Config, message)).await;
+        }
+    };
+    if let Err(failure) = make_engine_dir(&config) {
+        return fail(sockets, &failure).await;
+    }
+    let ports = ports(&config);
+    let cdi_dirs = validate::cdi_dirs();
+    let checks = Checks { config: &config, ports: &ports, cdi_dirs: &cdi_dirs };
+    let proven = match checks.run().await {
+        Ok(proven) => proven,
+        Err(failure) => return fail(sockets, &failure).await,
+    };
+    let sockets = if sockets.is_empty() {
+        match bind(&config) {
+            Ok(sockets) => sockets,
+            Err(failure) => return fail(Vec::new(), &failure).await,
+        }
+    } else {
+        sockets
+    };
+    serve(&config, ports, proven, sockets).await
+}
+
+/// Tells everybody why there is no daemon: the journal, systemd, and the clients that wait on the sockets.
+async fn fail(sockets: Vec<Listener>, failure: &StartFailure) -> Exit {
+    let exit = failure.exit;
+    tracing::error!(code = %exit, status = exit as u8, error = %failure, "start failed");
+    let first = failure.message.lines().take(2).collect::<Vec<_>>().join(" ");
+    systemd::status(&format!("Failed ({exit}): {first}"));
+    systemd::extend_timeout(REFUSAL_GRACE * 10);
+    if !sockets.is_empty() {
+        proxy::refuse(sockets, format!("hostler could not start ({exit}): {failure}"), REFUSAL_GRACE)
+            .await;
+    }
+    exit
+}
+
+fn listeners(handed: Vec<(String, Handed)>) -> Result<Vec<Listener>, StartFailure> {
+    let convert = |handed| -> std::io::Result<Listener> {
+        Ok(match handed {
+            Handed::Tcp(socket) => {
+                socket.set_nonblocking(true)?;
+                tokio::net::TcpListener::from_std(socket)?.into()
+            }
+            Handed::Unix(socket) => {
+                socket.set_nonblocking(true)?;
+                tokio::net::UnixListener::from_std(socket)?.into()
+            }
+        })
+    };
+    let mut listeners = Vec::new();
+    for (name, socket) in handed {
+        listeners.push(convert(socket).map_err(|err| {
+            let message = format!("the socket {name:?} handed over by systemd cannot be used: {err}");
+            StartFailure::new(Exit::Listen, message)
+        })?);
+    }
+    Ok(listeners)
+}
+
+/// Foreground mode: binds what the configuration or the command line says.
+fn bind(config: &Config) -> Result<Vec<Listener>, StartFailure> {
+    let mut listeners = Vec::new();
+    for address in &config.server.listen {
+        let bound = std::net::TcpListener::bind(address).and_then(|socket| {
+            socket.set_nonblocking(true)?;
+            tokio::net::TcpListener::from_std(socket)
+        });
+        let listener = bound.map_err(|err| {
+            let message = format!("cannot listen on {address}: {err}; is another hostlerd, or hostler.socket, using it?");
+            StartFailure::new(Exit::Listen, message)
+        })?;
+        tracing::info!(%address, "listening");
+        listeners.push(listener.into());
+    }
+    Ok(listeners)
+}
+
+/// The directory below which each engine gets one for its socket. Only the service user may look into it: the engines
+/// reach theirs by a bind mount.
+fn make_engine_dir(config: &Config) -> Result<(), StartFailure> {
+    use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+    let dir = &config.podman.engine_dir;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .and_then(|()| std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700)))
+        .map_err(|err| {
+            let message = format!(
+                "the directory {} for the engines' sockets cannot be made: {err}; it must be writable for the service user",
+                dir.display()
+            );
+            StartFailure::new(Exit::State, message)
+        })
+}
+
+fn ports(config: &Config) -> Ports {
+    let gpus: Arc<dyn Gpus> = match config.gpu.backend {
+        GpuBackend::Nvml => {
+            Arc::new(Nvml::start(config.gpu.nvml_library.clone(), config.gpu.devices.clone()))
+        }
+        GpuBackend::Host => {
+            tracing::info!("[gpu] backend = \"host\": models are placed in host memory, no GPU is used");
+            Arc::new(Host::new(config.gpu.budget))
+        }
+    };
+    let podman = &config.podman;
+    let containers = Podman::new(
+        podman.socket.clone(),
+        podman.namespace.clone(),
+        podman.engine_dir.clone(),
+        podman.pull,
+    );
+    Ports { containers: Arc::new(containers), gpus, engines: Arc::new(Profiles) }
+}
+
+async fn serve(config: &Config, ports: Ports, proven: Proven, sockets: Vec<Listener>) -> Exit {
+    let running = supervise(config, ports, proven);
+    let limits = Limits {
+        max_body: config.server.max_body,
+        max_connections: config.server.max_connections,
+        ..Limits::default()
+    };
+    let server = Server::new(running.handle.clone(), limits, Upstream::default());
+    let stop = CancellationToken::new();
+    let server = tokio::spawn(server.serve(sockets, stop.clone(), config.policy.drain_timeout));
+    let helpers = [
+        tokio::spawn(report(running.handle.clone())),
+        tokio::spawn(feed_watchdog(running.turns.clone())),
+    ];
+    systemd::ready(&validate::summary(&running.handle.status()));
+    tracing::info!("ready");
+    let mut task = running.task;
+    let died = tokio::select! {
+        () = asked_to_stop() => None,
+        ended = &mut task => Some(ended),
+    };
+    if let Some(ended) = died {
+        tracing::error!(error = ?ended.err(), "the supervisor ended without having been asked to");
+        return Exit::Internal;
+    }
+    helpers.iter().for_each(tokio::task::JoinHandle::abort);
+    let keep = config.policy.on_stop == OnStop::Keep;
+    systemd::stopping(if keep { "Draining; models are kept" } else { "Draining, then stopping models" });
+    systemd::extend_timeout(config.policy.drain_timeout + STOP_EXTENSION);
+    tracing::info!(keep, "stopping");
+    // The listeners close at once; what arrives now waits in systemd's sockets for the next daemon.
+    stop.cancel();
+    running.handle.shutdown(keep);
+    let drained = server.await.unwrap_or_default();
+    if drained.aborted > 0 {
+        tracing::warn!(connections = drained.aborted, "cut off at the end of the drain");
+    }
+    if let Err(err) = task.await {
+        tracing::error!(%err, "the supervisor failed");
+        return Exit::Internal;
+    }
+    tracing::info!("stopped");
+    Exit::Ok
+}
+
+fn supervise(config: &Config, ports: Ports, proven: Proven) -> Running {
+    let Proven { devices, found, podman } = proven;
+    for device in &devices.devices {
+        tracing::info!(gpu = %device.id, name = device.name, total = %device.total, used = %device.used, "device");
+    }
+    tracing::info!(podman, found = found.len(), "podman");
+    let models = config
+        .models
+        .iter()
+        .map(|(name, spec)| {
+            let mut spec = crate::types::ModelSpec::clone(spec);
+            spec.weights_bytes = weights::size(&spec.weights);
+            (name.clone(), Arc::new(spec))
+        })
+        .collect();
+    let settings = Settings {
+        max_wait: config.server.max_wait,
+        max_queue: config.server.max_queue,
+        drain_timeout: config.policy.drain_timeout,
+        headroom: config.gpu.headroom,
+        seed: uuid::Uuid::new_v4().as_u64_pair().0,
+    };
+    let (supervisor, handle) = Supervisor::new(settings, &models, ports, Clock::start(), found);
+    supervisor.spawn(handle)
+}
+
+/// Keeps `systemctl status` up to date.
+async fn report(handle: Handle) {
+    let mut changes = handle.watch();
+    let mut last = String::new();
+    while changes.changed().await.is_ok() {
+        let text = validate::summary(&handle.status());
+        if text != last {
+            systemd::status(&text);
+            last = text;
+        }
+        tokio::time::sleep(STATUS_INTERVAL).await;
+    }
+}
+
+/// Feeds systemd's watchdog while the owner's loop turns, and only then: podman may hang, the owner may not.
+async fn feed_watchdog(turns: Arc<AtomicU64>) {
+    let Some(interval) = systemd::watchdog_interval() else { return };
+    let mut seen = None;
+    loop {
+        let now = turns.load(Ordering::Relaxed);
+        if seen.replace(now) != Some(now) {
+            systemd::watchdog();
+        }
+        tokio::time::sleep(interval / 3).await;
+    }
+}
+
+/// SIGTERM or SIGINT. SIGHUP is taken and answered: a reload is not possible yet, and its default would kill.
+async fn asked_to_stop() {
+    let handlers = (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+        signal(SignalKind::hangup()),
+    );
+    let (Ok(mut term), Ok(mut int), Ok(mut hup)) = handlers else {
+        tracing::error!("signals cannot be handled; stop with SIGKILL, containers will be adopted");
+        return std::future::pending().await;
+    };
+    loop {
+        tokio::select! {
+            _ = term.recv() => return,
+            _ = int.recv() => return,
+            _ = hup.recv() => tracing::warn!("SIGHUP: the configuration is read at start only; restart to apply it"),
+        }
+    }
+}
+
+/// Where the process keeps per-user files in user mode.
+fn runtime_dir() -> Option<PathBuf> {
+    std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from)
+}

@@ -1,0 +1,77 @@
+//! The command line of `hostlerd`.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use clap::Parser;
+
+use crate::config::{self, Config, ConfigErrors, Defaults, Dirs};
+use crate::observe::log::Format;
+
+/// Hostler's daemon: serves one OpenAI-compatible endpoint and runs rootless podman model containers behind it, on
+/// demand, within the measured memory.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "hostlerd", version)]
+pub struct Options {
+    /// Read this file alone instead of the configuration directories.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Run for a desktop user: configuration in $XDG_CONFIG_HOME/hostler, sockets below $XDG_RUNTIME_DIR/hostler.
+    #[arg(long)]
+    pub user: bool,
+
+    /// Listen here when systemd hands over no sockets; may be given more than once. Overrides [server] listen.
+    #[arg(long, value_name = "IP:PORT")]
+    pub listen: Vec<SocketAddr>,
+
+    /// Check the configuration, print every error, and exit.
+    #[arg(long)]
+    pub check_config: bool,
+
+    /// Print the configuration's JSON schema and exit.
+    #[arg(long)]
+    pub config_schema: bool,
+
+    /// Form of the log lines.
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+    pub log_format: Format,
+
+    /// What is logged: a level, or target=level directives.
+    #[arg(long, value_name = "FILTER", env = "HOSTLER_LOG", default_value = "info")]
+    pub log: String,
+}
+
+impl Options {
+    /// Reads and checks the configuration that the options point at.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, at once.
+    pub fn load(&self) -> Result<Config, ConfigErrors> {
+        let defaults = self.defaults();
+        let mut config = match &self.config {
+            Some(file) => config::load_file(file, &defaults)?,
+            None => config::load(Path::new("/"), &self.dirs(), &defaults)?,
+        };
+        if !self.listen.is_empty() {
+            config.server.listen.clone_from(&self.listen);
+        }
+        Ok(config)
+    }
+
+    fn dirs(&self) -> Dirs {
+        if !self.user {
+            return Dirs::system();
+        }
+        let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".config"));
+        let config = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from).or_else(home);
+        Dirs::user(&config.unwrap_or_else(|| PathBuf::from("/etc")))
+    }
+
+    fn defaults(&self) -> Defaults {
+        match super::runtime_dir().filter(|_| self.user) {
+            Some(dir) => Defaults::user(&dir),
+            None => Defaults::system(),
+        }
+    }
+}

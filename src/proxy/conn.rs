@@ -1,0 +1,308 @@
+//! One client connection and its clocks.
+//!
+//! Purpose: bound how long a client may take for each step, which hyper does for heads only and not apart from idling.
+//! Owner: the server, one task a connection. Invariants: a connection is in exactly one [`Stage`]; its deadline follows
+//! from the stage alone; when it passes, the connection is dropped, and with it the request's future, body and lease.
+//!
+//! ```text
+//!  Head ──(head complete)──▶ Busy ──(answer sent)──▶ Idle ──(first byte)──▶ Head
+//! ```
+
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hyper::body::{Body, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::server::Limits;
+use super::stream::Stream;
+
+/// Where a connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// A request's head is on its way.
+    Head { since: Instant },
+    /// A request is being served; its own clocks run.
+    Busy,
+    /// Between two requests.
+    Idle { since: Instant },
+}
+
+#[derive(Debug)]
+struct State {
+    stage: Stage,
+    /// The client takes no more bytes since then.
+    stuck: Option<Instant>,
+    /// The answer broke off: the end must not look like one.
+    reset: bool,
+}
+
+/// What the parts of one connection tell each other.
+#[derive(Debug)]
+pub(super) struct Pulse {
+    state: Mutex<State>,
+    last: CancellationToken,
+}
+
+/// Held while a request is served, until the last byte of its answer was handed on.
+#[derive(Debug)]
+pub(super) struct Busy(Arc<Pulse>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.state().stage = Stage::Idle { since: Instant::now() };
+    }
+}
+
+impl Busy {
+    /// The answer broke off: the client gets a reset, which no length or framing can pass off as a clean end.
+    pub fn broken(&self) {
+        self.0.state().reset = true;
+    }
+
+    /// The connection ends after this answer.
+    pub fn last(&self) {
+        self.0.last.cancel();
+    }
+}
+
+impl Pulse {
+    fn new() -> Arc<Self> {
+        let stage = Stage::Head { since: Instant::now() };
+        let state = Mutex::new(State { stage, stuck: None, reset: false });
+        Arc::new(Self { state, last: CancellationToken::new() })
+    }
+
+    /// A request's head is complete.
+    pub fn busy(self: &Arc<Self>) -> Busy {
+        self.state().stage = Stage::Busy;
+        Busy(self.clone())
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing that is done under the lock can panic half-way.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn heard(&self) {
+        let mut state = self.state();
+        if matches!(state.stage, Stage::Idle { .. }) {
+            state.stage = Stage::Head { since: Instant::now() };
+        }
+    }
+
+    fn wrote(&self, stuck: bool) {
+        let mut state = self.state();
+        match (stuck, state.stuck) {
+            (true, None) => state.stuck = Some(Instant::now()),
+            (false, Some(_)) => state.stuck = None,
+            (true, Some(_)) | (false, None) => {}
+        }
+    }
+
+    /// When to look again, or why the connection must end now.
+    fn check(&self, now: Instant, limits: &Limits) -> Result<Instant, &'static str> {
+        let state = self.state();
+        // No stage that begins after `now` can end sooner than this.
+        let mut next =
+            now + limits.header_timeout.min(limits.idle_timeout).min(limits.stall_timeout);
+        let mut due = |at: Instant, why: &'static str| {
+            next = next.min(at);
+            if at <= now { Err(why) } else { Ok(()) }
+        };
+        match state.stage {
+            Stage::Head { since } => {
+                due(since + limits.header_timeout, "the request's head did not arrive in time")?;
+            }
+            Stage::Idle { since } => due(since + limits.idle_timeout, "idle")?,
+            Stage::Busy => {}
+        }
+        if let Some(since) = state.stuck {
+            due(since + limits.stall_timeout, "the client takes no more bytes")?;
+        }
+        Ok(next)
+    }
+}
+
+/// A client's socket that reports what happens on it.
+struct Watched {
+    stream: Stream,
+    pulse: Arc<Pulse>,
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        if self.pulse.state().reset {
+            self.stream.reset_on_close();
+        }
+    }
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        let poll = Pin::new(&mut this.stream).poll_read(cx, buf);
+        if buf.filled().len() > before {
+            this.pulse.heard();
+        }
+        poll
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let poll = Pin::new(&mut this.stream).poll_write(cx, buf);
+        this.pulse.wrote(poll.is_pending());
+        poll
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.pulse.state().reset {
+            // An orderly FIN first would undo the reset.
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut this.stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let poll = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
+        this.pulse.wrote(poll.is_pending());
+        poll
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+/// Serves a connection to its end. `drain`: finish the request in hand, then end.
+pub(super) async fn run<F, Fut, B>(
+    stream: Stream,
+    limits: Arc<Limits>,
+    drain: CancellationToken,
+    answer: F,
+) where
+    F: Fn(Request<Incoming>, Busy) -> Fut,
+    Fut: Future<Output = Response<B>>,
+    B: Body + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let pulse = Pulse::new();
+    let io = TokioIo::new(Watched { stream, pulse: pulse.clone() });
+    let service = service_fn(|request| {
+        let busy = pulse.busy();
+        let answer = answer(request, busy);
+        async move { Ok::<_, std::convert::Infallible>(answer.await) }
+    });
+    let buffer = usize::try_from(limits.max_header_bytes.0).unwrap_or(usize::MAX).max(8192);
+    let conn = http1::Builder::new()
+        .timer(TokioTimer::new())
+        // Idling has its own bound here; `Pulse` holds the tighter one for heads.
+        .header_read_timeout(limits.idle_timeout.max(limits.header_timeout))
+        .max_headers(limits.max_headers)
+        .max_header_size(buffer)
+        .max_buf_size(buffer)
+        .serve_connection(io, service);
+    tokio::pin!(conn);
+    let mut ending = false;
+    let mut look = Instant::now() + Duration::from_millis(1);
+    loop {
+        tokio::select! {
+            result = conn.as_mut() => {
+                if let Err(error) = result {
+                    tracing::debug!(error = &error as &dyn std::error::Error, "a client's connection ended");
+                }
+                return;
+            }
+            () = drain.cancelled(), if !ending => {
+                ending = true;
+                conn.as_mut().graceful_shutdown();
+            }
+            () = pulse.last.cancelled(), if !ending => {
+                ending = true;
+                conn.as_mut().graceful_shutdown();
+            }
+            () = tokio::time::sleep_until(look) => match pulse.check(Instant::now(), &limits) {
+                Ok(next) => look = next,
+                Err(why) => {
+                    tracing::debug!(why, "a client's connection is cut");
+                    return;
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[tokio::test(start_paused = true)]
+    async fn each_stage_has_its_deadline() {
+        let limits = Limits::default();
+        let pulse = Pulse::new();
+        let start = Instant::now();
+        assert_eq!(pulse.check(start, &limits), Ok(start + limits.header_timeout));
+        assert!(pulse.check(start + limits.header_timeout, &limits).is_err());
+        let busy = pulse.busy();
+        assert!(pulse.check(start + 3600 * SECOND, &limits).is_ok());
+        drop(busy);
+        assert!(pulse.check(start + limits.header_timeout, &limits).is_ok());
+        assert!(pulse.check(start + limits.idle_timeout, &limits).is_err());
+        pulse.heard();
+        assert!(pulse.check(start + limits.header_timeout, &limits).is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn bytes_of_a_body_do_not_start_a_head() {
+        let pulse = Pulse::new();
+        let _busy = pulse.busy();
+        pulse.heard();
+        assert_eq!(pulse.state().stage, Stage::Busy);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_does_not_read_is_cut() {
+        let limits = Limits::default();
+        let pulse = Pulse::new();
+        let start = Instant::now();
+        let _busy = pulse.busy();
+        pulse.wrote(true);
+        tokio::time::advance(SECOND).await;
+        pulse.wrote(true);
+        assert!(pulse.check(start + limits.stall_timeout, &limits).is_err());
+        pulse.wrote(false);
+        assert!(pulse.check(start + limits.stall_timeout, &limits).is_ok());
+    }
+}

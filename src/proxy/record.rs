@@ -1,0 +1,160 @@
+//! The one line that is logged about a request.
+//!
+//! Purpose: whoever reads the journal sees each request once, whole, with its times. Owner: the request itself; the record
+//! travels with it into the answer's body. Invariants: exactly one line, written by `Drop`, so that no way to end a request
+//! can miss it; never a prompt, a completion, a header's value other than the request's ID.
+
+use std::time::Duration;
+
+use hyper::HeaderMap;
+use hyper::header::{HeaderName, HeaderValue};
+use tokio::time::Instant;
+
+/// Names a request across client, daemon and engine.
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// What is known of a request so far.
+#[derive(Debug)]
+pub(super) struct Record {
+    id: HeaderValue,
+    /// What was asked for; `-` where the head was refused.
+    pub route: &'static str,
+    /// As the client wrote it.
+    pub model: Option<String>,
+    /// HTTP status; `None` while there is none.
+    pub status: Option<u16>,
+    /// `error.code` of our own refusals.
+    pub error: Option<&'static str>,
+    /// What went wrong on the engine's side.
+    pub fault: Option<String>,
+    /// Of the answer's body.
+    pub bytes: u64,
+    /// Routine questions are logged at debug level: a load balancer asks every second.
+    pub routine: bool,
+    start: Instant,
+    queued: Option<Instant>,
+    queue: Option<Duration>,
+    first_byte: Option<Duration>,
+    complete: bool,
+}
+
+impl Record {
+    /// Begins with the head.
+    pub fn new(headers: &HeaderMap) -> Self {
+        Self {
+            id: request_id(headers),
+            route: "-",
+            model: None,
+            status: None,
+            error: None,
+            fault: None,
+            bytes: 0,
+            routine: false,
+            start: Instant::now(),
+            queued: None,
+            queue: None,
+            first_byte: None,
+            complete: false,
+        }
+    }
+
+    /// The request's ID as a header's value.
+    pub fn id(&self) -> HeaderValue {
+        self.id.clone()
+    }
+
+    /// A lease is being asked for.
+    pub fn queue_begins(&mut self) {
+        self.queued = Some(Instant::now());
+    }
+
+    /// There is an answer about the lease.
+    pub fn queue_ends(&mut self) {
+        self.queue = self.queued.map(|at| at.elapsed());
+    }
+
+    /// So many bytes of the body go to the client.
+    pub fn sent(&mut self, bytes: usize) {
+        self.first_byte.get_or_insert_with(|| self.start.elapsed());
+        self.bytes = self.bytes.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
+    }
+
+    /// The whole answer went out.
+    pub fn complete(mut self) {
+        self.complete = true;
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        let ms = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+        let id = self.id.to_str().unwrap_or_default();
+        // Cut: nobody bounds what a client writes there but the body's size.
+        let model = self.model.as_deref().map(|m| &m[..m.floor_char_boundary(128)]);
+        // Left while it waited: the wait is what there is to tell.
+        let queue = self.queue.or_else(|| self.queued.map(|at| at.elapsed()));
+        macro_rules! line {
+            ($level:expr) => {
+                tracing::event!(
+                    target: "hostler::proxy",
+                    $level,
+                    route = self.route,
+                    model,
+                    request_id = id,
+                    status = self.status,
+                    error = self.error,
+                    fault = self.fault.as_deref(),
+                    queue_ms = queue.map(ms),
+                    first_byte_ms = self.first_byte.map(ms),
+                    total_ms = ms(self.start.elapsed()),
+                    bytes = self.bytes,
+                    aborted = !self.complete,
+                    "request"
+                )
+            };
+        }
+        if self.routine {
+            line!(tracing::Level::DEBUG);
+        } else {
+            line!(tracing::Level::INFO);
+        }
+    }
+}
+
+/// The client's ID if it is one and harmless, else a new one, which sorts by time.
+fn request_id(headers: &HeaderMap) -> HeaderValue {
+    let mut ids = headers.get_all(REQUEST_ID).iter();
+    if let (Some(id), None) = (ids.next(), ids.next()) {
+        let visible = |b: &u8| b.is_ascii_graphic();
+        if (1..=128).contains(&id.len()) && id.as_bytes().iter().all(visible) {
+            return id.clone();
+        }
+    }
+    let text = uuid::Uuid::now_v7().to_string();
+    HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("-"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sane_ids_are_kept_and_others_replaced() {
+        let of = |ids: &[&[u8]]| {
+            let mut headers = HeaderMap::new();
+            for id in ids {
+                headers.append(REQUEST_ID, HeaderValue::from_bytes(id).unwrap());
+            }
+            request_id(&headers)
+        };
+        assert_eq!(of(&[b"abc-1"]), "abc-1");
+        let long = [b'x'; 129];
+        assert_eq!(of(&[&long[1..]]).len(), 128);
+        let bad: [&[&[u8]]; 6] = [&[], &[b""], &[b"a b"], &[b"a\xff"], &[&long], &[b"a", b"b"]];
+        for ids in bad {
+            let id = of(ids);
+            let uuid: uuid::Uuid = id.to_str().unwrap().parse().unwrap();
+            assert_eq!(uuid.get_version_num(), 7);
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! The server of a daemon that could not start.
+//!
+//! Purpose: clients that wait in the queue of a socket that systemd holds learn why nobody serves them, instead of hanging.
+//! Owner: the composition root, between a failed validation and the exit. Invariants: every request gets 503 with the cause; it
+//! returns, even under a flood; when it returns, the queue was empty a moment ago.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{self, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::conn::{self, Busy};
+use super::error::ApiError;
+use super::intake;
+use super::record::{REQUEST_ID, Record};
+use super::respond;
+use super::server::{AcceptErrors, Limits};
+use super::stream::Listener;
+
+/// A queue from which nothing came for so long is empty.
+const QUIET: Duration = Duration::from_millis(100);
+/// A flood may keep the queue from being quiet for so long after the grace.
+const FLOOD: Duration = Duration::from_secs(10);
+/// For a request to arrive and its answer to leave.
+const LAST: Duration = Duration::from_secs(2);
+/// When a client may find the daemon restarted.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// Answers every queued and new connection with 503 and `cause` (a whole sentence for people) until `grace` has passed and
+/// the queue has been quiet.
+pub async fn refuse(listeners: Vec<Listener>, cause: String, grace: Duration) {
+    let limits = Arc::new(Limits {
+        header_timeout: LAST,
+        idle_timeout: LAST,
+        stall_timeout: LAST,
+        ..Limits::default()
+    });
+    let error = ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "startup_failed", cause)
+        .retry_after(RETRY)
+        .closing();
+    let error = Arc::new(error);
+    let drain = CancellationToken::new();
+    let mut connections = JoinSet::new();
+    let (mut turn, mut errors) = (0, AcceptErrors::default());
+    let end = Instant::now() + grace;
+    loop {
+        let quiet = tokio::time::sleep_until(end.max(Instant::now() + QUIET));
+        tokio::select! {
+            biased;
+            Some(_) = connections.join_next() => {}
+            accepted = errors.accept(&listeners, &mut turn),
+                if connections.len() < limits.max_connections => {
+                let error = error.clone();
+                if let Some(stream) = accepted {
+                    let answer = move |request, busy| answer(request, busy, error.clone());
+                    connections.spawn(conn::run(stream, limits.clone(), drain.clone(), answer));
+                }
+            }
+            () = quiet => break,
+        }
+        if Instant::now() > end + FLOOD {
+            break;
+        }
+    }
+    drop(listeners);
+    // Requests that are still on their way get the same answer.
+    let rest = async { while connections.join_next().await.is_some() {} };
+    let _ = tokio::time::timeout(LAST, rest).await;
+}
+
+async fn answer(
+    request: Request<Incoming>,
+    _busy: Busy,
+    error: Arc<ApiError>,
+) -> Response<Full<Bytes>> {
+    let mut record = Record::new(request.headers());
+    record.status = Some(error.status.as_u16());
+    record.error = Some(error.code);
+    let id = record.id();
+    let (head, mut body) = request.into_parts();
+    if !head.headers.contains_key(header::EXPECT) {
+        intake::discard(&mut body).await;
+    }
+    let mut response = respond::error(&error);
+    if head.method == Method::HEAD {
+        response.body_mut().clear();
+    }
+    response.headers_mut().insert(REQUEST_ID, id);
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    record.complete();
+    response.map(Full::new)
+}

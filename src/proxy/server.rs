@@ -1,0 +1,248 @@
+//! Accepting connections, and ending well.
+//!
+//! Purpose: the accept loop with its bounds, and the drain. Owner: the composition root, which runs [`Server::serve`] as one
+//! task. Invariants: no error of `accept` ends the loop; there are never more than `max_connections` connections (the next ones
+//! wait in the kernel's queue); after `serve` returns no connection is left.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::conn;
+use super::forward::Upstream;
+use super::service::Service;
+use super::stream::{Listener, Stream, accept};
+use crate::supervisor::handle::Handle;
+use crate::types::Bytes;
+
+/// hyper ends a connection whose first request has not arrived yet at once; so long it is given to arrive.
+const LAST_REQUESTS: Duration = Duration::from_millis(250);
+
+/// Bounds on what clients may take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The largest request body.
+    pub max_body: Bytes,
+    /// Connections served at once.
+    pub max_connections: usize,
+    /// From a head's first byte (for the first request: from `accept`) to its last.
+    pub header_timeout: Duration,
+    /// Each such period must bring at least a KiB of the body, or its end.
+    pub body_progress_timeout: Duration,
+    /// Between two requests on one connection.
+    pub idle_timeout: Duration,
+    /// How long a client may take no bytes of an answer that waits for it.
+    pub stall_timeout: Duration,
+    /// Header lines in one request.
+    pub max_headers: usize,
+    /// Bytes of a request's head; at least 8 KiB.
+    pub max_header_bytes: Bytes,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_body: Bytes::mib(32),
+            max_connections: 4096,
+            header_timeout: Duration::from_secs(10),
+            body_progress_timeout: Duration::from_secs(30),
+            idle_timeout: Duration::from_secs(75),
+            stall_timeout: Duration::from_secs(300),
+            max_headers: 100,
+            max_header_bytes: Bytes(32 << 10),
+        }
+    }
+}
+
+/// How a server ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Drained {
+    /// Connections that were cut because their requests did not end within the drain's time.
+    pub aborted: usize,
+}
+
+/// The HTTP server.
+#[derive(Debug)]
+pub struct Server {
+    service: Arc<Service>,
+    limits: Arc<Limits>,
+    ending: CancellationToken,
+    draining: CancellationToken,
+}
+
+impl Server {
+    /// A server that asks `supervisor` for leases and reports its status.
+    #[must_use]
+    pub fn new(supervisor: Handle, limits: Limits, upstream: Upstream) -> Self {
+        let limits = Arc::new(limits);
+        let ending = CancellationToken::new();
+        let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let service = Service {
+            supervisor,
+            limits: limits.clone(),
+            upstream,
+            created: unix.as_secs(),
+            ending: ending.clone(),
+        };
+        Self { service: Arc::new(service), limits, ending, draining: CancellationToken::new() }
+    }
+
+    /// Serves until `shutdown`, then drains: closes the listeners (a socket that systemd holds goes on queueing), gives requests
+    /// on their way a moment to arrive, lets running requests finish for at most `drain_timeout`, cuts the rest.
+    pub async fn serve(
+        self,
+        listeners: Vec<Listener>,
+        shutdown: CancellationToken,
+        drain_timeout: Duration,
+    ) -> Drained {
+        let mut connections = JoinSet::new();
+        self.accept_until(&listeners, &shutdown, &mut connections).await;
+        drop(listeners);
+        self.ending.cancel();
+        self.drain(connections, drain_timeout).await
+    }
+
+    async fn accept_until(
+        &self,
+        listeners: &[Listener],
+        shutdown: &CancellationToken,
+        connections: &mut JoinSet<()>,
+    ) {
+        let mut turn = 0;
+        let mut errors = AcceptErrors::default();
+        loop {
+            let room = connections.len() < self.limits.max_connections;
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return,
+                Some(ended) = connections.join_next() => reap(ended),
+                accepted = errors.accept(listeners, &mut turn), if room => {
+                    if let Some(stream) = accepted {
+                        connections.spawn(self.connection(stream));
+                    }
+                }
+            }
+        }
+    }
+
+    fn connection(&self, stream: Stream) -> impl Future<Output = ()> + Send + 'static {
+        let service = self.service.clone();
+        let answer = move |request, busy| service.clone().answer(request, busy);
+        conn::run(stream, self.limits.clone(), self.draining.clone(), answer)
+    }
+
+    async fn drain(&self, mut connections: JoinSet<()>, timeout: Duration) -> Drained {
+        let deadline = Instant::now() + timeout;
+        let arrive = tokio::time::sleep(LAST_REQUESTS.min(timeout));
+        tokio::pin!(arrive);
+        loop {
+            tokio::select! {
+                () = &mut arrive => break,
+                Some(ended) = connections.join_next() => reap(ended),
+            }
+        }
+        self.draining.cancel();
+        let finished = tokio::time::timeout_at(deadline, async {
+            while let Some(ended) = connections.join_next().await {
+                reap(ended);
+            }
+        });
+        if finished.await.is_ok() {
+            return Drained::default();
+        }
+        let aborted = connections.len();
+        connections.shutdown().await;
+        Drained { aborted }
+    }
+}
+
+/// A connection's task returns nothing; only a bug is worth a word.
+fn reap(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        tracing::error!(
+            error = &error as &dyn std::error::Error,
+            "a connection's task panicked; its client was cut off"
+        );
+    }
+}
+
+/// Backs off from accept errors, so that a lack of file descriptors neither ends the server nor burns a core.
+#[derive(Default)]
+pub(super) struct AcceptErrors {
+    pause: Duration,
+    until: Option<Instant>,
+}
+
+impl AcceptErrors {
+    const PAUSE_MIN: Duration = Duration::from_millis(20);
+    const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+    /// The next connection; `None` after an error. Safe to drop at any time: a connection that was accepted is returned
+    /// without waiting, and the next call takes up a pause where this one left it.
+    pub async fn accept(&mut self, listeners: &[Listener], turn: &mut usize) -> Option<Stream> {
+        if let Some(until) = self.until {
+            tokio::time::sleep_until(until).await;
+            self.until = None;
+        }
+        match accept(listeners, turn).await {
+            Ok(stream) => {
+                self.pause = Duration::ZERO;
+                Some(stream)
+            }
+            Err(error) => {
+                self.note(&error);
+                None
+            }
+        }
+    }
+
+    fn note(&mut self, error: &io::Error) {
+        if is_about_one_connection(error) {
+            return;
+        }
+        if self.pause.is_zero() {
+            tracing::warn!(
+                %error,
+                "cannot accept connections (too many open files? see LimitNOFILE=), retrying"
+            );
+        }
+        self.pause = (self.pause * 2).clamp(Self::PAUSE_MIN, Self::PAUSE_MAX);
+        self.until = Some(Instant::now() + self.pause);
+    }
+}
+
+/// Errors of a connection that died in the queue say nothing about the next one.
+fn is_about_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::Interrupted
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn accept_errors_pause_and_never_end() {
+        let mut errors = AcceptErrors::default();
+        let full = io::Error::from_raw_os_error(24);
+        for want in [20, 40, 80, 160, 320, 640, 1000, 1000] {
+            errors.note(&full);
+            let until = errors.until.unwrap();
+            assert_eq!(until - Instant::now(), Duration::from_millis(want));
+        }
+        let mut errors = AcceptErrors::default();
+        errors.note(&io::ErrorKind::ConnectionAborted.into());
+        assert_eq!(errors.until, None, "one dead connection must not delay the others");
+    }
+}

@@ -1,0 +1,640 @@
+//! The core, event by event. The simulation in `tests/sim` explores the combinations.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::effect::{Effect, Notice, StopReason};
+use super::event::{Event, Observation};
+use super::ports::{Endpoint, Found, FoundIdentity, LaunchOrder, Launched};
+use super::state::{Settings, State};
+use crate::types::{
+    Bytes, Denied, Fault, FaultCode, Generation, GpuId, GpuReading, GpuSnapshot, InstanceId, Known,
+    ModelName, ModelSpec, Moment, Need, NeedSource, Phase, Placement, WaiterId, test_spec,
+};
+
+/// A host with one device of 100 bytes, and the core on it.
+struct Host {
+    state: State,
+    now: Moment,
+    out: Vec<Effect>,
+    used: u64,
+}
+
+fn name(text: &str) -> ModelName {
+    text.parse().unwrap()
+}
+
+fn spec(model: &str, vram: u64) -> ModelSpec {
+    let mut spec = test_spec(model);
+    spec.vram = Some(Bytes(vram));
+    spec.idle_timeout = Some(Duration::from_secs(100));
+    spec
+}
+
+fn fault(text: &str) -> Fault {
+    Fault::new(FaultCode::EngineExited, text)
+}
+
+fn launched(id: &InstanceId) -> Launched {
+    let endpoint = Endpoint::Unix(format!("/run/{id}").into());
+    Launched { container: id.to_string(), cgroup: "/c".into(), endpoint }
+}
+
+impl Host {
+    fn bare(specs: Vec<ModelSpec>) -> Self {
+        let specs: BTreeMap<ModelName, Arc<ModelSpec>> =
+            specs.into_iter().map(|s| (s.name.clone(), Arc::new(s))).collect();
+        let settings = Settings {
+            max_wait: Duration::from_secs(240),
+            max_queue: 3,
+            drain_timeout: Duration::from_secs(30),
+            headroom: Bytes(0),
+            seed: 1,
+        };
+        let state = State::new(settings, &specs);
+        Self { state, now: Moment::from_secs(1), out: vec![], used: 0 }
+    }
+
+    fn new(specs: Vec<ModelSpec>) -> Self {
+        let mut host = Self::bare(specs);
+        host.tell(Event::Found(vec![]));
+        host.observe();
+        host
+    }
+
+    fn tell(&mut self, event: Event) {
+        self.out = self.state.handle(self.now, event);
+    }
+
+    fn observe(&mut self) {
+        let device = GpuReading {
+            id: GpuId::host(),
+            name: "X".into(),
+            total: Bytes(100),
+            used: Bytes(self.used),
+            processes: vec![],
+        };
+        let devices = Ok(GpuSnapshot { devices: vec![device], lost: vec![] });
+        let usage = BTreeMap::new();
+        self.tell(Event::Observed(Observation { taken: self.now, devices, usage }));
+    }
+
+    fn pass(&mut self, seconds: u64) {
+        self.now = self.now + Duration::from_secs(seconds);
+        self.tell(Event::Tick);
+    }
+
+    fn acquire(&mut self, waiter: u64, model: &str) {
+        let waiter = WaiterId(waiter);
+        self.tell(Event::Acquire { waiter, model: model.to_owned() });
+    }
+
+    fn order(&self) -> Option<LaunchOrder> {
+        self.out.iter().find_map(|e| match e {
+            Effect::Launch(order) => Some(order.clone()),
+            _ => None,
+        })
+    }
+
+    fn launch(&self) -> InstanceId {
+        self.order().expect("a launch").instance
+    }
+
+    fn stops(&self) -> Vec<InstanceId> {
+        let stop = |e: &Effect| match e {
+            Effect::Stop { instance } => Some(instance.clone()),
+            _ => None,
+        };
+        self.out.iter().filter_map(stop).collect()
+    }
+
+    fn grants(&self) -> Vec<u64> {
+        let grant = |e: &Effect| match e {
+            Effect::Grant { waiter, .. } => Some(waiter.0),
+            _ => None,
+        };
+        self.out.iter().filter_map(grant).collect()
+    }
+
+    fn done(&self) -> Vec<u64> {
+        let done = |e: &Effect| match e {
+            Effect::Done { waiter } => Some(waiter.0),
+            _ => None,
+        };
+        self.out.iter().filter_map(done).collect()
+    }
+
+    fn denials(&self) -> Vec<(u64, &'static str)> {
+        let deny = |e: &Effect| match e {
+            Effect::Deny { waiter, denied } => Some((waiter.0, denied.code())),
+            _ => None,
+        };
+        self.out.iter().filter_map(deny).collect()
+    }
+
+    fn denied(&self) -> &Denied {
+        let deny = |e: &'_ Effect| matches!(e, Effect::Deny { .. });
+        match self.out.iter().find(|e| deny(e)) {
+            Some(Effect::Deny { denied, .. }) => denied,
+            other => panic!("no denial: {other:?}"),
+        }
+    }
+
+    fn phase(&self, model: &str) -> Phase {
+        let status = self.state.status(self.now);
+        status.models.iter().find(|m| m.name == name(model)).unwrap().phase
+    }
+
+    fn exited(&self) -> bool {
+        self.out.iter().any(|e| matches!(e, Effect::Exit))
+    }
+
+    fn start(&mut self, id: &InstanceId) {
+        self.tell(Event::Launched { instance: id.clone(), launched: launched(id) });
+    }
+
+    fn heal(&mut self, id: &InstanceId) {
+        self.tell(Event::Healthy { instance: id.clone() });
+    }
+
+    fn release(&mut self, id: &InstanceId) {
+        self.tell(Event::Release { instance: id.clone() });
+    }
+
+    fn stopped(&mut self, id: &InstanceId) {
+        self.tell(Event::Stopped { instance: id.clone(), result: Ok(()) });
+    }
+
+    /// Loads a model by a request, whose lease is kept.
+    fn ready(&mut self, waiter: u64, model: &str) -> InstanceId {
+        self.acquire(waiter, model);
+        let id = self.launch();
+        self.start(&id);
+        self.heal(&id);
+        assert_eq!(self.grants(), [waiter]);
+        id
+    }
+}
+
+#[test]
+fn many_requests_for_a_cold_model_make_one_container() {
+    let mut host = Host::new(vec![spec("m", 10)]);
+    assert_eq!(host.phase("m"), Phase::Stopped);
+    host.acquire(1, "m");
+    let id = host.launch();
+    assert_eq!(host.phase("m"), Phase::Starting);
+    for waiter in 2..4 {
+        host.acquire(waiter, "m");
+        assert!(host.order().is_none());
+    }
+    host.acquire(4, "m");
+    assert_eq!(host.denials(), [(4, "queue_full")]);
+    host.tell(Event::Cancel { waiter: WaiterId(2) });
+    host.start(&id);
+    assert_eq!(host.phase("m"), Phase::Loading);
+    assert!(host.out.iter().any(|e| matches!(e, Effect::AwaitReady { .. })));
+    host.heal(&id);
+    assert_eq!(host.grants(), [1, 3], "whoever left gets nothing");
+    host.acquire(5, "m");
+    assert_eq!(host.grants(), [5], "a ready model answers at once");
+    let status = host.state.status(host.now);
+    assert_eq!((status.models[0].in_flight, status.models[0].queued), (3, 0));
+    assert_eq!(host.state.live().count(), 1);
+}
+
+#[test]
+fn names_are_resolved_or_refused() {
+    let mut with_alias = spec("m", 10);
+    with_alias.aliases = vec![name("gpt-4o")];
+    let mut host = Host::new(vec![with_alias]);
+    for unknown in ["x", "", "../etc", &"y".repeat(999)] {
+        host.acquire(1, unknown);
+        assert_eq!(host.denials(), [(1, "model_not_found")]);
+        let Denied::UnknownModel { model } = host.denied() else { panic!() };
+        assert!(model.len() <= 200);
+    }
+    host.acquire(2, "gpt-4o");
+    assert_eq!(host.launch().model, name("m"));
+    host.tell(Event::Load { waiter: WaiterId(3), model: name("nope") });
+    assert_eq!(host.denials(), [(3, "model_not_found")]);
+    host.tell(Event::Unload { waiter: WaiterId(4), model: name("nope") });
+    assert_eq!(host.denials(), [(4, "model_not_found")]);
+}
+
+#[test]
+fn an_idle_model_goes_and_a_busy_one_stays() {
+    let mut host = Host::new(vec![spec("m", 10)]);
+    let id = host.ready(1, "m");
+    host.pass(500);
+    assert!(host.stops().is_empty(), "it serves");
+    host.release(&id);
+    assert_eq!(host.state.next_deadline(), Some(host.now + Duration::from_secs(100)));
+    host.pass(99);
+    assert!(host.stops().is_empty());
+    host.pass(1);
+    assert_eq!(host.stops(), std::slice::from_ref(&id));
+    // A request that comes too late for this one waits for the next.
+    host.acquire(2, "m");
+    assert!(host.denials().is_empty() && host.order().is_none());
+    host.stopped(&id);
+    assert!(host.order().is_none(), "its memory has not been seen free yet");
+    assert_eq!(host.phase("m"), Phase::Waiting);
+    host.pass(1);
+    host.observe();
+    let next = host.launch();
+    assert!(next.generation > id.generation);
+}
+
+#[test]
+fn a_failed_load_is_told_and_not_repeated_at_once() {
+    let mut host = Host::new(vec![spec("m", 10)]);
+    host.acquire(1, "m");
+    let id = host.launch();
+    host.tell(Event::LaunchFailed { instance: id.clone(), fault: fault("no image") });
+    assert_eq!(host.denials(), [(1, "model_load_failed")]);
+    assert_eq!(host.denied().retry_after(), Some(Duration::from_secs(1)));
+    assert_eq!(host.phase("m"), Phase::Failed);
+    host.acquire(2, "m");
+    assert_eq!(host.denials(), [(2, "model_load_failed")]);
+    host.observe();
+    host.pass(1);
+    host.acquire(3, "m");
+    let second = host.launch();
+    host.start(&second);
+    host.tell(Event::Died { instance: second.clone(), fault: fault("exit 1") });
+    assert_eq!(host.stops(), std::slice::from_ref(&second));
+    host.stopped(&second);
+    assert_eq!(host.denied().retry_after(), Some(Duration::from_secs(2)), "doubled");
+    assert_eq!(host.state.status(host.now).models[0].error, Some(fault("exit 1")));
+    // An operator's word overrides the delay.
+    host.observe();
+    host.tell(Event::Load { waiter: WaiterId(4), model: name("m") });
+    let third = host.launch();
+    host.start(&third);
+    host.heal(&third);
+    assert_eq!(host.done(), [4]);
+    assert_eq!(host.state.status(host.now).models[0].error, None);
+}
+
+#[test]
+fn an_engine_that_dies_while_it_serves_is_replaced_at_once() {
+    let mut host = Host::new(vec![spec("m", 10)]);
+    let id = host.ready(1, "m");
+    host.tell(Event::Died { instance: id.clone(), fault: fault("segfault") });
+    assert_eq!(host.stops(), std::slice::from_ref(&id));
+    host.acquire(2, "m");
+    assert!(host.denials().is_empty(), "it waits for the next one");
+    host.release(&id);
+    host.stopped(&id);
+    host.pass(1);
+    host.observe();
+    let next = host.launch();
+    host.start(&next);
+    host.heal(&next);
+    assert_eq!(host.grants(), [2]);
+    // A second death right after is not made good without a delay.
+    host.tell(Event::Died { instance: next.clone(), fault: fault("segfault") });
+    host.stopped(&next);
+    host.acquire(3, "m");
+    assert_eq!(host.denials(), [(3, "model_load_failed")]);
+}
+
+#[test]
+fn a_load_that_takes_too_long_has_failed() {
+    let mut host = Host::new(vec![spec("m", 10)]);
+    host.acquire(1, "m");
+    let id = host.launch();
+    host.tell(Event::Progress { instance: id.clone(), phase: Phase::Pulling });
+    assert_eq!(host.phase("m"), Phase::Pulling);
+    host.pass(230);
+    host.tell(Event::Progress { instance: id.clone(), phase: Phase::Starting });
+    host.start(&id);
+    host.pass(10);
+    assert_eq!(host.denials(), [(1, "model_loading")], "max_wait is shorter than the load");
+    assert_eq!(host.phase("m"), Phase::Loading, "the load goes on");
+    host.pass(589);
+    assert!(host.stops().is_empty(), "the pull does not count");
+    host.pass(1);
+    assert_eq!(host.stops(), std::slice::from_ref(&id));
+    host.heal(&id);
+    assert!(host.grants().is_empty(), "too late");
+    host.stopped(&id);
+    let error = host.state.status(host.now).models[0].error.clone().unwrap();
+    assert_eq!(error.code, FaultCode::LoadTimeout);
+    assert!(error.message.contains("load_timeout"));
+}
+
+#[test]
+fn a_launch_that_hangs_is_stopped_when_it_comes_back() {
+    let mut host = Host::new(vec![spec("m", 10)]);
+    host.acquire(1, "m");
+    let id = host.launch();
+    host.pass(600);
+    assert!(host.stops().is_empty(), "half a container cannot be stopped");
+    assert_eq!(host.phase("m"), Phase::Stopping);
+    host.start(&id);
+    assert_eq!(host.stops(), std::slice::from_ref(&id));
+    host.stopped(&id);
+    assert!(host.out.iter().any(|e| matches!(e, Effect::Notice(Notice::Failed { .. }))));
+}
+
+#[test]
+fn an_unload_lets_running_requests_finish() {
+    let mut host = Host::new(vec![spec("m", 10)]);
+    let id = host.ready(1, "m");
+    host.tell(Event::Unload { waiter: WaiterId(2), model: name("m") });
+    assert_eq!(host.phase("m"), Phase::Draining);
+    host.acquire(3, "m");
+    assert!(host.grants().is_empty(), "no new lease on a draining instance");
+    host.release(&id);
+    assert_eq!(host.stops(), std::slice::from_ref(&id));
+    host.stopped(&id);
+    assert_eq!(host.done(), [2]);
+    // What is gone already needs no unloading.
+    let mut host = Host::new(vec![spec("m", 10)]);
+    host.tell(Event::Unload { waiter: WaiterId(1), model: name("m") });
+    assert_eq!(host.done(), [1]);
+}
+
+#[test]
+fn an_unload_in_the_middle_of_a_start_waits_for_the_launch() {
+    let mut host = Host::new(vec![spec("m", 10)]);
+    host.acquire(1, "m");
+    let id = host.launch();
+    host.tell(Event::Unload { waiter: WaiterId(2), model: name("m") });
+    assert_eq!(host.denials(), [(1, "model_unloaded")]);
+    assert!(host.stops().is_empty() && host.done().is_empty());
+    host.tell(Event::LaunchFailed { instance: id, fault: fault("never mind") });
+    assert_eq!(host.done(), [2]);
+    assert_eq!(host.phase("m"), Phase::Stopped, "nobody wanted it: not a failure");
+}
+
+#[test]
+fn a_third_model_evicts_the_longest_unused_and_waits_for_its_memory() {
+    let mut host = Host::new(vec![spec("a", 40), spec("b", 40), spec("c", 50)]);
+    let a = host.ready(1, "a");
+    host.release(&a);
+    host.pass(1);
+    let b = host.ready(2, "b");
+    host.acquire(3, "c");
+    assert_eq!(host.stops(), std::slice::from_ref(&a));
+    assert!(host.out.iter().any(|e| matches!(
+        e,
+        Effect::Notice(Notice::Stopping { reason: StopReason::Evicted, .. })
+    )));
+    host.stopped(&a);
+    assert!(host.order().is_none());
+    host.pass(1);
+    host.observe();
+    let c = host.launch();
+    host.start(&c);
+    host.heal(&c);
+    assert_eq!(host.grants(), [3]);
+    // Now everybody is busy: a fourth wish waits, and is told why when its time is over.
+    host.acquire(4, "a");
+    assert!(host.stops().is_empty());
+    let why = host.state.status(host.now).models[0].waiting_for.clone().unwrap();
+    assert!(why.contains("serves requests"), "{why}");
+    host.pass(240);
+    assert_eq!(host.denials(), [(4, "no_room")]);
+    host.release(&b);
+    assert_eq!(host.phase("a"), Phase::Stopped, "nobody waits for it any more");
+}
+
+#[test]
+fn what_never_fits_is_refused_at_once() {
+    let mut host = Host::new(vec![spec("big", 101)]);
+    host.acquire(1, "big");
+    assert_eq!(host.denials(), [(1, "model_never_fits")]);
+    host.tell(Event::Load { waiter: WaiterId(2), model: name("big") });
+    assert_eq!(host.denials(), [(2, "model_never_fits")]);
+    assert_eq!(host.state.next_deadline(), None);
+}
+
+#[test]
+fn a_shutdown_drains_then_stops_everything() {
+    let mut host = Host::new(vec![spec("a", 40), spec("b", 40)]);
+    let a = host.ready(1, "a");
+    let b = host.ready(2, "b");
+    host.release(&b);
+    host.tell(Event::Shutdown { keep: false });
+    assert_eq!(host.stops(), std::slice::from_ref(&b));
+    host.acquire(3, "a");
+    assert_eq!(host.denials(), [(3, "shutting_down")]);
+    host.tell(Event::Load { waiter: WaiterId(4), model: name("b") });
+    assert_eq!(host.denials(), [(4, "shutting_down")]);
+    host.tell(Event::Shutdown { keep: true });
+    host.stopped(&b);
+    assert!(!host.exited());
+    host.pass(30);
+    assert_eq!(host.stops(), std::slice::from_ref(&a), "the drain is over");
+    host.stopped(&a);
+    assert!(host.exited());
+    host.pass(1);
+    assert!(!host.exited(), "once");
+}
+
+#[test]
+fn a_shutdown_does_not_wait_for_ever_for_podman() {
+    let mut host = Host::new(vec![spec("a", 40)]);
+    let a = host.ready(1, "a");
+    host.release(&a);
+    host.tell(Event::Shutdown { keep: false });
+    let result = Err(fault("podman is gone"));
+    host.tell(Event::Stopped { instance: a.clone(), result });
+    assert_eq!(host.state.status(host.now).problems[0].code, "stop_failed");
+    host.pass(5);
+    assert_eq!(host.stops(), [a], "tried again");
+    host.pass(25);
+    assert!(!host.exited());
+    host.pass(45);
+    assert!(host.exited());
+}
+
+#[test]
+fn a_kept_container_outlives_the_daemon() {
+    let mut host = Host::new(vec![spec("a", 40)]);
+    let a = host.ready(1, "a");
+    host.tell(Event::Shutdown { keep: true });
+    assert!(host.stops().is_empty() && !host.exited());
+    host.release(&a);
+    assert!(host.exited() && host.stops().is_empty());
+}
+
+fn found(id: &InstanceId, spec: &ModelSpec, alive: bool) -> Found {
+    let need = Need { bytes: Bytes(40), source: NeedSource::Declared };
+    let placement = Placement { gpus: vec![GpuId::host()], need, device_total: Bytes(100) };
+    let spec_hash = spec.spec_hash();
+    let identity = FoundIdentity { instance: id.clone(), spec_hash, placement };
+    Found {
+        container: id.to_string(),
+        identity: Some(identity),
+        running: alive.then(|| launched(id)),
+    }
+}
+
+#[test]
+fn what_an_earlier_daemon_left_is_adopted_or_removed() {
+    let (a, b) = (spec("a", 40), spec("b", 40));
+    let mut changed = b.clone();
+    changed.args = vec!["--other".into()];
+    let id = |model: &str, generation| InstanceId::new(name(model), Generation(generation), 9);
+    let mut host = Host::bare(vec![a.clone(), b]);
+    host.acquire(1, "a");
+    assert!(host.order().is_none(), "nothing starts before the survey");
+    let damaged = Found { container: "c0ffee".into(), identity: None, running: None };
+    host.tell(Event::Found(vec![
+        found(&id("a", 3), &a, true),
+        found(&id("a", 5), &a, true),
+        found(&id("a", 4), &a, false),
+        found(&id("b", 8), &changed, true),
+        found(&id("gone", 2), &spec("gone", 1), true),
+        damaged,
+    ]));
+    let mut stops = host.stops();
+    stops.sort();
+    assert_eq!(stops, [id("a", 3), id("a", 4), id("b", 8), id("gone", 2)]);
+    assert!(
+        host.out.iter().any(|e| matches!(e, Effect::Reap { container } if container == "c0ffee"))
+    );
+    assert!(host.out.iter().any(|e| matches!(e, Effect::Notice(Notice::Adopted { .. }))));
+    host.heal(&id("a", 5));
+    assert_eq!(host.grants(), [1]);
+    // The successor of an orphan waits until the orphan is gone.
+    host.observe();
+    host.acquire(2, "b");
+    assert!(host.order().is_none());
+    assert!(host.state.status(host.now).models[1].waiting_for.clone().unwrap().contains("earlier"));
+    host.tell(Event::Stopped { instance: id("b", 8), result: Err(fault("busy")) });
+    host.pass(5);
+    assert_eq!(host.stops(), [id("b", 8)]);
+    for orphan in [id("a", 3), id("a", 4), id("b", 8), id("gone", 2)] {
+        host.stopped(&orphan);
+    }
+    host.pass(1);
+    host.observe();
+    assert_eq!(host.launch().generation, Generation(9), "generations never come again");
+}
+
+#[test]
+fn completions_of_earlier_incarnations_change_nothing() {
+    let mut host = Host::new(vec![spec("m", 10)]);
+    let id = host.ready(1, "m");
+    let ghost = InstanceId::new(name("m"), Generation(0), 0);
+    let stranger = InstanceId::new(name("other"), Generation(1), 0);
+    for old in [ghost, stranger] {
+        host.heal(&old);
+        host.release(&old);
+        host.tell(Event::Died { instance: old.clone(), fault: fault("old") });
+        host.tell(Event::LaunchFailed { instance: old.clone(), fault: fault("old") });
+        host.tell(Event::Progress { instance: old.clone(), phase: Phase::Pulling });
+        host.stopped(&old);
+        host.tell(Event::Stopped { instance: old.clone(), result: Err(fault("old")) });
+        assert!(host.out.is_empty(), "{:?}", host.out);
+        // One that still comes up must not live on.
+        host.start(&old);
+        assert_eq!(host.stops(), [old]);
+    }
+    // Repeats for the living one are harmless too.
+    host.start(&id);
+    host.heal(&id);
+    host.tell(Event::LaunchFailed { instance: id.clone(), fault: fault("late") });
+    host.stopped(&id);
+    assert_eq!(host.phase("m"), Phase::Ready);
+}
+
+#[test]
+fn a_pinned_model_is_loaded_unasked_and_again_after_a_failure() {
+    let mut pinned = spec("p", 40);
+    pinned.pin = true;
+    let mut host = Host::bare(vec![pinned, spec("big", 80)]);
+    host.tell(Event::Found(vec![]));
+    host.observe();
+    let id = host.launch();
+    host.tell(Event::LaunchFailed { instance: id, fault: fault("flaky") });
+    host.pass(1);
+    host.observe();
+    let id = host.launch();
+    host.start(&id);
+    host.heal(&id);
+    host.pass(10_000);
+    assert!(host.stops().is_empty(), "a pin does not idle out");
+    host.acquire(1, "big");
+    assert!(host.stops().is_empty() && host.denials().is_empty(), "nor is it evicted");
+    host.tell(Event::Unload { waiter: WaiterId(2), model: name("p") });
+    assert_eq!(host.stops(), std::slice::from_ref(&id));
+}
+
+#[test]
+fn unreadable_devices_stop_new_starts_and_nothing_else() {
+    let mut host = Host::new(vec![spec("a", 10), spec("b", 10)]);
+    let _a = host.ready(1, "a");
+    let devices = Err("nvml hangs".to_owned());
+    let usage = BTreeMap::new();
+    host.tell(Event::Observed(Observation { taken: host.now, devices, usage }));
+    let status = host.state.status(host.now);
+    assert_eq!(status.problems[0].code, "gpu_unreadable");
+    assert_eq!(status.gpus[0].free, Known::Unknown);
+    host.acquire(2, "a");
+    assert_eq!(host.grants(), [2]);
+    host.acquire(3, "b");
+    assert!(host.order().is_none());
+    assert_eq!(host.phase("b"), Phase::Waiting);
+    host.observe();
+    assert!(host.order().is_some());
+    assert!(host.state.status(host.now).problems.is_empty());
+    let lost = GpuSnapshot { devices: vec![], lost: vec![(GpuId::host(), "gone".into())] };
+    let usage = BTreeMap::new();
+    host.tell(Event::Observed(Observation { taken: host.now, devices: Ok(lost), usage }));
+    assert_eq!(host.state.status(host.now).problems[0].code, "gpu_lost");
+}
+
+#[test]
+fn what_was_measured_replaces_what_was_guessed() {
+    let mut guess = spec("m", 10);
+    guess.vram = None;
+    guess.weights_bytes = None;
+    let mut host = Host::new(vec![guess]);
+    let id = host.ready(1, "m");
+    let planned = |host: &Host| host.state.status(host.now).models[0].planned.unwrap();
+    assert_eq!(planned(&host).source, NeedSource::Exclusive);
+    let device = GpuReading {
+        id: GpuId::host(),
+        name: "X".into(),
+        total: Bytes(100),
+        used: Bytes(40),
+        processes: vec![],
+    };
+    let seen = BTreeMap::from([(GpuId::host(), Known::Known(Bytes(40)))]);
+    host.tell(Event::Observed(Observation {
+        taken: host.now,
+        devices: Ok(GpuSnapshot { devices: vec![device], lost: vec![] }),
+        usage: BTreeMap::from([(id.clone(), seen)]),
+    }));
+    assert_eq!(host.state.status(host.now).models[0].observed, Known::Known(Bytes(40)));
+    host.release(&id);
+    host.pass(100);
+    host.stopped(&id);
+    host.pass(1);
+    host.observe();
+    host.acquire(2, "m");
+    let again = host.order().unwrap().placement.need;
+    assert_eq!(again, Need { bytes: Bytes(42), source: NeedSource::Measured });
+}
+
+#[test]
+fn a_pull_that_never_reports_its_end_still_loads() {
+    let mut host = Host::new(vec![spec("m", 10)]);
+    host.acquire(1, "m");
+    let id = host.launch();
+    host.tell(Event::Progress { instance: id.clone(), phase: Phase::Pulling });
+    host.start(&id);
+    host.heal(&id);
+    assert_eq!(host.grants(), [1]);
+    host.tell(Event::Died { instance: id.clone(), fault: fault("x") });
+    host.tell(Event::Died { instance: id.clone(), fault: fault("x") });
+    assert!(host.stops().is_empty(), "one stop is enough");
+    host.tell(Event::Unload { waiter: WaiterId(9), model: name("m") });
+    assert!(host.stops().is_empty());
+}

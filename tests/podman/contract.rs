@@ -1,0 +1,432 @@
+//! Against a real rootless podman; see `main` for how to run them.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use hostler::adapters::podman::Podman;
+use hostler::supervisor::ports::{ContainerSpec, Containers, Endpoint, Launched};
+use hostler::types::{FaultCode, ImageRef, InstanceId, Phase, Transport};
+use serde_json::{Value, json};
+
+use crate::support::{entries, progress, raw, spec, unique, until};
+
+/// A podman, a namespace of its own and a directory for sockets.
+pub struct Host {
+    pub podman: Podman,
+    pub socket: PathBuf,
+    pub image: String,
+    pub engines: PathBuf,
+    pub namespace: String,
+    _dir: tempfile::TempDir,
+}
+
+impl Host {
+    pub fn new() -> Self {
+        let var = |name: &str| std::env::var(name).unwrap_or_else(|_| panic!("set {name}"));
+        let socket = PathBuf::from(var("HOSTLER_TEST_PODMAN_SOCKET"));
+        let image = var("HOSTLER_TEST_IMAGE");
+        let dir = tempfile::tempdir().unwrap();
+        let engines = dir.path().join("e");
+        let namespace = format!("test-{:x}", unique());
+        let podman = Podman::new(socket.clone(), namespace.clone(), engines.clone(), false);
+        Self { podman, socket, image, engines, namespace, _dir: dir }
+    }
+
+    pub fn spec(&self, script: &str) -> ContainerSpec {
+        spec(&self.image, script)
+    }
+
+    async fn launch(&self, spec: &ContainerSpec) -> Launched {
+        self.podman.launch(spec.clone(), progress().0).await.unwrap()
+    }
+
+    fn inspect(&self, instance: &InstanceId) -> (u16, Value) {
+        raw(&self.socket, "GET", &format!("/containers/{instance}/json"), &Value::Null)
+    }
+
+    /// Waits for a line in the container's log; returns the whole log.
+    async fn log_with(&self, instance: &InstanceId, line: &str) -> Vec<String> {
+        for _ in 0..100 {
+            let log = self.podman.log_tail(instance.clone(), 200).await;
+            if log.iter().any(|l| l == line) {
+                return log;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("{line:?} is not in {:?}", self.podman.log_tail(instance.clone(), 200).await);
+    }
+
+    /// Nothing of the namespace is left: not in podman, not on disk, not in the kernel.
+    pub async fn assert_clean(&self, launched: &[&Launched]) {
+        assert_eq!(self.podman.list().await.unwrap(), []);
+        assert_eq!(entries(&self.engines), [""; 0].map(PathBuf::from));
+        for l in launched {
+            assert_eq!(self.podman.pids(&l.cgroup), [0; 0]);
+            assert!(!scope_exists(&l.container), "the scope of {} is still there", l.container);
+        }
+    }
+}
+
+fn scope_exists(id: &str) -> bool {
+    fn search(dir: &Path, id: &str) -> bool {
+        fs::read_dir(dir).into_iter().flatten().flatten().any(|e| {
+            e.file_type().is_ok_and(|t| t.is_dir())
+                && (e.file_name().to_string_lossy().contains(id) || search(&e.path(), id))
+        })
+    }
+    search(Path::new("/sys/fs/cgroup"), id)
+}
+
+fn status(pid: u32, field: &str) -> String {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = text.lines().find_map(|l| l.strip_prefix(field)?.strip_prefix(':'));
+    line.unwrap_or_else(|| panic!("no {field} in {text}")).trim().to_owned()
+}
+
+fn own_uid() -> u32 {
+    fs::metadata("/proc/self").unwrap().uid()
+}
+
+/// What an engine sees of its cage, as lines of its log.
+const LOOK_AROUND: &str = "
+    echo one > /run/engine/made; umask > /tmp/umask && echo tmp-is-writable
+    echo x > /dev/shm/x && echo shm-is-writable
+    echo x 2>/dev/null > /x || echo root-is-read-only
+    cp /bin/busybox /tmp/b && /tmp/b true && echo tmp-is-executable
+    echo \"interfaces $(busybox tail -n +3 /proc/net/dev | busybox cut -d: -f1 | busybox tr -d ' \\n')\"
+    echo \"home $HOME\"; echo \"id $(busybox id -u):$(busybox id -g)\"
+    echo done; sleep 1000";
+
+/// busybox without links in /bin: each applet by name.
+fn applets(script: &str) -> String {
+    let names = ["sleep", "cp", "cat", "id", "touch", "mkdir", "nc"];
+    let aliases: String =
+        names.iter().map(|n| format!("{n}() {{ /bin/busybox {n} \"$@\"; }}\n")).collect();
+    format!("busybox() {{ /bin/busybox \"$@\"; }}\n{aliases}{script}")
+}
+
+#[tokio::test]
+#[ignore = "needs HOSTLER_TEST_PODMAN_SOCKET"]
+async fn an_engine_runs_caged_and_its_end_is_complete() {
+    let host = Host::new();
+    let spec = host.spec(&applets(LOOK_AROUND));
+    let (report, told) = progress();
+    let launched = host.podman.launch(spec.clone(), report).await.unwrap();
+    assert_eq!(*told.lock().unwrap(), [Phase::Starting]);
+
+    let pids = host.podman.pids(&launched.cgroup);
+    assert!(!pids.is_empty());
+    for pid in &pids {
+        assert_eq!(status(*pid, "NoNewPrivs"), "1");
+        assert_eq!(status(*pid, "Seccomp"), "2");
+        for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+            assert_eq!(status(*pid, set), "0000000000000000", "{set}");
+        }
+        for uid in status(*pid, "Uid").split_whitespace() {
+            let uid: u32 = uid.parse().unwrap();
+            assert!(uid != 0 && uid != own_uid() && uid >= 65_536, "uid {uid} is no subuid");
+        }
+    }
+
+    let log = host.log_with(&spec.instance, "done").await;
+    for line in [
+        "tmp-is-writable",
+        "shm-is-writable",
+        "root-is-read-only",
+        "tmp-is-executable",
+        "interfaces lo",
+        "home /tmp",
+        "id 1000:1000",
+    ] {
+        assert!(log.iter().any(|l| l == line), "{line:?} is not in {log:?}");
+    }
+
+    // What the engine makes belongs to the subuid, is open to us, and goes away with the directory.
+    let Endpoint::Unix(socket) = &launched.endpoint else { panic!("{:?}", launched.endpoint) };
+    let made = socket.with_file_name("made");
+    let meta = fs::metadata(&made).unwrap();
+    assert_ne!(meta.uid(), own_uid());
+    assert_eq!(meta.permissions().mode() & 0o777, 0o666);
+    assert_eq!(fs::read_to_string(&made).unwrap(), "one\n");
+
+    let found = host.podman.list().await.unwrap();
+    assert_eq!(found.len(), 1);
+    assert_eq!(found[0].running.as_ref(), Some(&launched));
+    let identity = found[0].identity.clone().unwrap();
+    assert_eq!(identity.instance, spec.instance);
+    assert_eq!(identity.spec_hash, spec.spec_hash);
+    assert_eq!(identity.placement, spec.placement);
+    assert_eq!(host.podman.exit_code(spec.instance.clone()).await, None);
+
+    let began = Instant::now();
+    host.podman.stop(spec.instance.clone()).await.unwrap();
+    // A process that knows nothing of SIGTERM ends at once, because it is not PID 1.
+    assert!(began.elapsed() < Duration::from_millis(1900), "{:?}", began.elapsed());
+    assert_eq!(host.inspect(&spec.instance).0, 404);
+    host.assert_clean(&[&launched]).await;
+    host.podman.stop(spec.instance).await.unwrap();
+}
+
+#[tokio::test]
+#[ignore = "needs HOSTLER_TEST_PODMAN_SOCKET"]
+async fn an_engine_that_ignores_sigterm_is_killed_after_its_time_and_no_child_stays() {
+    let host = Host::new();
+    let script = "trap '' TERM; (trap '' TERM; sleep 1000) & while :; do sleep 1; done";
+    let spec = host.spec(&applets(script));
+    let launched = host.launch(&spec).await;
+    until("a child", Duration::from_secs(5), || host.podman.pids(&launched.cgroup).len() > 2).await;
+    let began = Instant::now();
+    host.podman.stop(spec.instance).await.unwrap();
+    let took = began.elapsed();
+    assert!(took >= Duration::from_secs(2), "killed before its 2 s were over: {took:?}");
+    assert!(took < Duration::from_secs(6), "{took:?}");
+    host.assert_clean(&[&launched]).await;
+}
+
+#[tokio::test]
+#[ignore = "needs HOSTLER_TEST_PODMAN_SOCKET"]
+async fn an_engine_that_ends_by_itself_leaves_its_code_and_last_words() {
+    let host = Host::new();
+    let spec = host.spec(&applets("sleep 1; echo first; echo boom >&2; exit 7"));
+    let launched = host.launch(&spec).await;
+    until("its end", Duration::from_secs(10), || host.podman.pids(&launched.cgroup).is_empty())
+        .await;
+    let found = host.podman.list().await.unwrap();
+    assert_eq!(found.len(), 1);
+    assert_eq!(found[0].running, None);
+    for _ in 0..50 {
+        if host.podman.exit_code(spec.instance.clone()).await.is_some() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(host.podman.exit_code(spec.instance.clone()).await, Some(7));
+    assert_eq!(host.podman.log_tail(spec.instance.clone(), 1).await, ["boom"]);
+    host.podman.stop(spec.instance.clone()).await.unwrap();
+    assert!(host.podman.log_tail(spec.instance, 1).await.is_empty());
+    host.assert_clean(&[&launched]).await;
+}
+
+#[tokio::test]
+#[ignore = "needs HOSTLER_TEST_PODMAN_SOCKET"]
+async fn every_failed_launch_names_its_reason_and_leaves_nothing() {
+    type Change = fn(&mut ContainerSpec);
+    let cases: [(Change, FaultCode, &[&str]); 7] = [
+        (
+            |s| s.image = ImageRef::parse("localhost/nope:1").unwrap(),
+            FaultCode::ImageMissing,
+            &["localhost/nope:1", "podman load"],
+        ),
+        (
+            |s| s.image = ImageRef::parse("quay.example/nope:1").unwrap(),
+            FaultCode::ImageMissing,
+            &["pull is false", "podman pull quay.example/nope:1"],
+        ),
+        (
+            |s| s.binds = vec![("/does/not/exist".into(), "/w".into())],
+            FaultCode::WeightsMissing,
+            &["/does/not/exist"],
+        ),
+        (
+            |s| s.cdi_devices = vec!["nvidia.com/gpu=nope".into()],
+            FaultCode::CdiUnresolvable,
+            &["nvidia.com/gpu=nope", "nvidia-ctk cdi generate"],
+        ),
+        (
+            |s| s.entrypoint = vec!["/bin/busybox".into(), "no-such-applet".into()],
+            FaultCode::EngineExited,
+            &["exit code 127"],
+        ),
+        (
+            |s| s.entrypoint = vec!["/no/such/engine".into()],
+            FaultCode::EngineExited,
+            &["/no/such/engine"],
+        ),
+        (
+            |s| s.image_volumes = vec![(ImageRef::parse("localhost/no:1").unwrap(), "/w".into())],
+            FaultCode::ImageMissing,
+            &["localhost/no:1"],
+        ),
+    ];
+    let host = Host::new();
+    for (change, code, words) in cases {
+        let mut spec = host.spec("true");
+        change(&mut spec);
+        let fault = host.podman.launch(spec.clone(), progress().0).await.unwrap_err();
+        assert_eq!(fault.code, code, "{fault} {:?}", fault.log_tail);
+        let all = format!("{fault} {:?}", fault.log_tail);
+        for word in words {
+            assert!(all.contains(word), "{word:?} is not in {all}");
+        }
+        assert_eq!(host.inspect(&spec.instance).0, 404, "{fault}");
+        host.assert_clean(&[]).await;
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs HOSTLER_TEST_PODMAN_SOCKET"]
+async fn weights_are_seen_and_cannot_be_changed() {
+    let host = Host::new();
+    let weights = host.engines.with_file_name("weights.gguf");
+    fs::write(&weights, "weights on disk\n").unwrap();
+    fs::set_permissions(&weights, fs::Permissions::from_mode(0o666)).unwrap();
+    let mut spec = host.spec(&applets(
+        "cat /weights/w; cat /image/etc/marker
+         echo x 2>/dev/null > /weights/w || echo bind-is-read-only
+         echo x 2>/dev/null > /image/tmp/x || echo image-is-read-only
+         echo done; sleep 1000",
+    ));
+    spec.binds = vec![(weights.clone(), "/weights/w".into())];
+    spec.image_volumes = vec![(ImageRef::parse(&host.image).unwrap(), "/image".into())];
+    let launched = host.launch(&spec).await;
+    let log = host.log_with(&spec.instance, "done").await;
+    for line in
+        ["weights on disk", "weights in an image", "bind-is-read-only", "image-is-read-only"]
+    {
+        assert!(log.iter().any(|l| l == line), "{line:?} is not in {log:?}");
+    }
+    host.podman.stop(spec.instance).await.unwrap();
+    assert_eq!(fs::read_to_string(&weights).unwrap(), "weights on disk\n");
+    host.assert_clean(&[&launched]).await;
+}
+
+#[tokio::test]
+#[ignore = "needs HOSTLER_TEST_PODMAN_SOCKET"]
+async fn tcp_is_published_on_loopback_only() {
+    let host = Host::new();
+    let mut spec = host.spec(&applets("nc -lk -p 8000 -e /bin/busybox echo hello"));
+    spec.transport = Transport::Tcp;
+    let launched = host.launch(&spec).await;
+    let Endpoint::Tcp(address) = launched.endpoint else { panic!("{:?}", launched.endpoint) };
+    assert!(address.ip().is_loopback() && address.port() != 0, "{address}");
+    let mut text = String::new();
+    for _ in 0..100 {
+        // Accepted and reset until the engine listens.
+        let mut stream = std::net::TcpStream::connect(address).unwrap();
+        let _ = stream.write_all(b"x");
+        if stream.read_to_string(&mut text).is_ok() && text == "hello\n" {
+            break;
+        }
+        text.clear();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(text, "hello\n");
+    assert_eq!(host.podman.list().await.unwrap()[0].running.as_ref(), Some(&launched));
+    assert_eq!(status(host.podman.pids(&launched.cgroup)[0], "NoNewPrivs"), "1");
+    host.podman.stop(spec.instance).await.unwrap();
+    assert!(std::net::TcpStream::connect(address).is_err());
+    host.assert_clean(&[&launched]).await;
+}
+
+#[tokio::test]
+#[ignore = "needs HOSTLER_TEST_PODMAN_SOCKET"]
+async fn other_peoples_containers_are_left_alone() {
+    let host = Host::new();
+    let spec = host.spec("/bin/busybox sleep 1000");
+    let name = spec.instance.container_name();
+    // The same name, but not our labels.
+    let body = json!({"name": name, "image": host.image, "command": ["/bin/busybox", "true"]});
+    let (code, made) = raw(&host.socket, "POST", "/containers/create", &body);
+    assert_eq!(code, 201);
+    let fault = host.podman.launch(spec.clone(), progress().0).await.unwrap_err();
+    assert_eq!(fault.code, FaultCode::CreateFailed);
+    assert!(fault.message.contains("already in use"), "{fault}");
+    host.podman.stop(spec.instance.clone()).await.unwrap();
+    let id = made["Id"].as_str().unwrap();
+    assert!(host.podman.reap(id.into()).await.unwrap_err().message.contains("does not belong"));
+    assert_eq!(host.inspect(&spec.instance).0, 200, "the other one is still there");
+    // Nor does another namespace see or touch ours.
+    let other = Host::new();
+    let ours = host.spec("/bin/busybox sleep 1000");
+    let launched = host.launch(&ours).await;
+    assert_eq!(other.podman.list().await.unwrap(), []);
+    other.podman.stop(ours.instance.clone()).await.unwrap();
+    assert!(!host.podman.pids(&launched.cgroup).is_empty());
+    host.podman.stop(ours.instance).await.unwrap();
+    let (code, _) =
+        raw(&host.socket, "DELETE", &format!("/containers/{id}?force=true"), &Value::Null);
+    assert_eq!(code, 200);
+    host.assert_clean(&[&launched]).await;
+}
+
+#[tokio::test]
+#[ignore = "needs HOSTLER_TEST_PODMAN_SOCKET"]
+async fn a_container_with_damaged_labels_is_found_and_reaped() {
+    let host = Host::new();
+    let body = json!({
+        "name": format!("damaged-{:x}", unique()), "image": host.image,
+        "command": ["/bin/busybox", "sleep", "1000"], "stop_timeout": 1,
+        "labels": {"io.hostler.namespace": host.namespace, "io.hostler.model": "m"},
+    });
+    let (_, made) = raw(&host.socket, "POST", "/containers/create", &body);
+    let id = made["Id"].as_str().unwrap();
+    raw(&host.socket, "POST", &format!("/containers/{id}/start"), &Value::Null);
+    let found = host.podman.list().await.unwrap();
+    assert_eq!((found.len(), found[0].identity.as_ref()), (1, None));
+    let running = found[0].running.clone().unwrap();
+    host.podman.reap(id.into()).await.unwrap();
+    host.podman.reap(id.into()).await.unwrap();
+    host.assert_clean(&[&running]).await;
+}
+
+#[tokio::test]
+#[ignore = "needs HOSTLER_TEST_PODMAN_SOCKET"]
+async fn both_paths_are_proven_and_leave_nothing_behind() {
+    let host = Host::new();
+    let label = format!("%7B%22label%22%3A%5B%22io.hostler.proof%3D{}%22%5D%7D", host.namespace);
+    let pods = || {
+        let (_, list) =
+            raw(&host.socket, "GET", &format!("/pods/json?filters={label}"), &Value::Null);
+        list.as_array().map_or(0, Vec::len)
+    };
+    // What a crash in the middle of an earlier proof left.
+    let body = json!({
+        "name": format!("left-{:x}", unique()),
+        "labels": {"io.hostler.proof": host.namespace},
+        "netns": {"nsmode": "none"}, "shared_namespaces": ["ipc"],
+    });
+    assert_eq!(raw(&host.socket, "POST", "/pods/create", &body).0, 201);
+    assert_eq!(pods(), 1);
+    for transport in [Transport::Unix, Transport::Tcp, Transport::Unix] {
+        host.podman.prove_network(transport).await.unwrap();
+        assert_eq!(pods(), 0);
+        host.assert_clean(&[]).await;
+    }
+    let both = tokio::join!(
+        host.podman.prove_network(Transport::Unix),
+        host.podman.prove_network(Transport::Tcp)
+    );
+    assert_eq!(both, (Ok(()), Ok(())));
+}
+
+#[tokio::test]
+#[ignore = "needs HOSTLER_TEST_PODMAN_SOCKET"]
+async fn podman_is_told_apart_from_its_absence() {
+    let host = Host::new();
+    let info = host.podman.info().await.unwrap();
+    assert!(info.version.starts_with(|c: char| c.is_ascii_digit()), "{info:?}");
+    assert!(info.rootless);
+    let image = ImageRef::parse(&host.image).unwrap();
+    assert_eq!(host.podman.image_exists(image).await, Ok(true));
+    let image = ImageRef::parse("quay.example/no@sha256:00").unwrap();
+    assert_eq!(host.podman.image_exists(image).await, Ok(false));
+}
+
+#[tokio::test]
+#[ignore = "needs HOSTLER_TEST_PODMAN_SOCKET"]
+async fn a_killed_monitor_hides_nothing() {
+    let host = Host::new();
+    let spec = host.spec("/bin/busybox sleep 1000");
+    let launched = host.launch(&spec).await;
+    let (_, inspect) = host.inspect(&spec.instance);
+    let conmon = inspect["State"]["ConmonPid"].as_i64().unwrap().to_string();
+    // conmon runs as the service user, that is: as us.
+    assert!(std::process::Command::new("kill").args(["-9", &conmon]).status().unwrap().success());
+    let found = host.podman.list().await.unwrap();
+    assert_eq!(found[0].running.as_ref(), Some(&launched), "the process lives on");
+    host.podman.stop(spec.instance).await.unwrap();
+    host.assert_clean(&[&launched]).await;
+}

@@ -1,0 +1,435 @@
+//! A scripted server in podman's place.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use hostler::adapters::podman::Podman;
+use hostler::adapters::podman::api::Deadlines;
+use hostler::supervisor::ports::{ContainerSpec, Containers};
+use hostler::types::{FaultCode, ImageRef, Phase};
+use serde_json::{Value, json};
+
+use crate::support::{entries, progress, spec};
+
+/// What the server does with one request.
+enum Act {
+    /// Answers.
+    Say(u16, Value),
+    /// Reads the request and never answers.
+    Hang,
+    /// Reads the request and closes the connection.
+    Cut,
+    /// Sends these bytes and closes.
+    Bytes(&'static str),
+}
+
+/// `(method, path after the prefix, body, how many requests came before)`.
+type Script = dyn Fn(&str, &str, &Value, usize) -> Act + Send + Sync;
+
+struct Fake {
+    dir: tempfile::TempDir,
+    calls: Arc<Mutex<Vec<String>>>,
+}
+
+impl Fake {
+    fn new(
+        script: impl Fn(&str, &str, &Value, usize) -> Act + Send + Sync + 'static,
+    ) -> (Self, Podman) {
+        let dir = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(dir.path().join("s")).unwrap();
+        let calls = Arc::new(Mutex::new(Vec::new()));
+        let (script, log) = (Arc::new(script) as Arc<Script>, calls.clone());
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let (script, log) = (script.clone(), log.clone());
+                std::thread::spawn(move || serve(stream, &*script, &log));
+            }
+        });
+        let deadlines = Deadlines {
+            ask: Duration::from_millis(400),
+            act: Duration::from_millis(400),
+            stop_margin: Duration::from_millis(300),
+            pull_idle: Duration::from_millis(400),
+            pull: Duration::from_secs(2),
+            dead: Duration::from_millis(200),
+        };
+        let fake = Self { dir, calls };
+        let podman = Podman::with_deadlines(
+            fake.dir.path().join("s"),
+            "ns".into(),
+            fake.engines(),
+            true,
+            deadlines,
+        );
+        (fake, podman)
+    }
+
+    fn engines(&self) -> PathBuf {
+        self.dir.path().join("e")
+    }
+
+    fn count(&self, call: &str) -> usize {
+        self.calls.lock().unwrap().iter().filter(|c| c.starts_with(call)).count()
+    }
+}
+
+fn serve(stream: UnixStream, script: &Script, log: &Mutex<Vec<String>>) {
+    let mut reader = BufReader::new(stream.try_clone().unwrap());
+    let mut stream = stream;
+    let mut line = String::new();
+    while reader.read_line(&mut line).is_ok_and(|n| n > 0) {
+        let mut words = line.split(' ');
+        let method = words.next().unwrap_or_default().to_owned();
+        let path = words.next().unwrap_or_default();
+        let path = path.split_once("/libpod").map_or(path, |(_, rest)| rest).to_owned();
+        let mut length = 0;
+        loop {
+            let mut header = String::new();
+            reader.read_line(&mut header).unwrap();
+            if header.trim().is_empty() {
+                break;
+            }
+            if let Some(value) = header.to_ascii_lowercase().strip_prefix("content-length:") {
+                length = value.trim().parse().unwrap();
+            }
+        }
+        let mut body = vec![0; length];
+        reader.read_exact(&mut body).unwrap();
+        let body = serde_json::from_slice(&body).unwrap_or_default();
+        let before = {
+            let mut log = log.lock().unwrap();
+            log.push(format!("{method} {path}"));
+            log.len() - 1
+        };
+        match script(&method, &path, &body, before) {
+            Act::Say(status, value) => {
+                let text = if value.is_null() { String::new() } else { value.to_string() };
+                let _ = write!(
+                    stream,
+                    "HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{text}",
+                    text.len()
+                );
+            }
+            Act::Hang => std::thread::sleep(Duration::from_secs(20)),
+            Act::Cut => return,
+            Act::Bytes(text) => {
+                let _ = stream.write_all(text.as_bytes());
+                return;
+            }
+        }
+        line.clear();
+    }
+}
+
+fn refuse(cause: &str) -> Act {
+    Act::Say(500, json!({"cause": cause, "message": format!("failed: {cause}"), "response": 500}))
+}
+
+fn absent() -> Act {
+    Act::Say(404, json!({"cause": "no such container", "message": "no such container"}))
+}
+
+/// The inspection of a container made from `create`'s body.
+fn inspection(create: &Value, status: &str) -> Act {
+    Act::Say(
+        200,
+        json!({
+            "Id": "ab".repeat(32), "Name": create["name"],
+            "State": {"Status": status, "Running": status == "running", "Pid": 0, "ExitCode": 0},
+            "Config": {"Labels": create["labels"], "User": "1000:1000", "StopTimeout": 1},
+        }),
+    )
+}
+
+/// A podman that remembers one container; `create` and `start` act after they have done their work.
+fn one_container(
+    create: impl Fn() -> Act + Send + Sync + 'static,
+    start: impl Fn() -> Act + Send + Sync + 'static,
+    status_after_start: &'static str,
+) -> impl Fn(&str, &str, &Value, usize) -> Act + Send + Sync + 'static {
+    let state: Mutex<Option<(Value, &'static str)>> = Mutex::new(None);
+    move |method, path, body, _| {
+        let mut state = state.lock().unwrap();
+        match (method, path) {
+            (_, p) if p.ends_with("/exists") => Act::Say(204, Value::Null),
+            (_, "/containers/create") => {
+                *state = Some((body.clone(), "created"));
+                create()
+            }
+            (_, p) if p.ends_with("/start") => {
+                if let Some(container) = state.as_mut() {
+                    container.1 = status_after_start;
+                }
+                start()
+            }
+            ("DELETE", _) => match state.take() {
+                Some(_) => Act::Say(200, json!([])),
+                None => absent(),
+            },
+            (_, p) if p.ends_with("/json") => match state.as_ref() {
+                Some((made, status)) => inspection(made, status),
+                None => absent(),
+            },
+            (_, p) if p.contains("/logs") => Act::Say(200, Value::Null),
+            other => panic!("unexpected {other:?}"),
+        }
+    }
+}
+
+fn created() -> Act {
+    Act::Say(201, json!({"Id": "ab".repeat(32), "Warnings": []}))
+}
+
+fn plain() -> ContainerSpec {
+    spec("localhost/x:1", "true")
+}
+
+#[tokio::test]
+async fn a_podman_that_hangs_costs_one_deadline() {
+    let (_fake, podman) = Fake::new(|_, _, _, _| Act::Hang);
+    let began = Instant::now();
+    let fault = podman.list().await.unwrap_err();
+    assert_eq!(fault.code, FaultCode::PodmanUnreachable);
+    assert!(fault.message.contains("did not answer"), "{fault}");
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    for code in [
+        podman.info().await.unwrap_err().code,
+        podman.stop(plain().instance).await.unwrap_err().code,
+        podman.reap("x".into()).await.unwrap_err().code,
+        podman.launch(plain(), progress().0).await.unwrap_err().code,
+    ] {
+        assert_eq!(code, FaultCode::PodmanUnreachable);
+    }
+    assert!(podman.log_tail(plain().instance, 3).await.is_empty());
+    assert_eq!(podman.exit_code(plain().instance).await, None);
+}
+
+#[tokio::test]
+async fn nobody_listens() {
+    let (fake, _) = Fake::new(|_, _, _, _| Act::Cut);
+    let nowhere = fake.dir.path().join("nowhere");
+    let podman = Podman::new(nowhere, "ns".into(), fake.engines(), true);
+    for fault in [podman.list().await.unwrap_err(), podman.info().await.unwrap_err()] {
+        assert_eq!(fault.code, FaultCode::PodmanUnreachable);
+        assert!(fault.message.contains("hostler-podman.socket"), "{fault}");
+        assert!(fault.message.contains("cannot be reached"), "{fault}");
+    }
+    let fault = podman.launch(plain(), progress().0).await.unwrap_err();
+    assert_eq!(fault.code, FaultCode::PodmanUnreachable);
+    assert!(entries(&fake.engines()).is_empty());
+}
+
+#[tokio::test]
+async fn nonsense_is_an_error_everywhere_and_never_a_panic() {
+    for text in [
+        "SSH-2.0-OpenSSH\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
+        "HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{\"Id\":",
+        "HTTP/1.1 500 X\r\nContent-Length: 2\r\n\r\n{}",
+        "HTTP/1.1 204 No Content\r\n\r\n",
+        "",
+    ] {
+        let (_fake, podman) = Fake::new(move |_, _, _, _| Act::Bytes(text));
+        let instance = plain().instance;
+        assert!(podman.list().await.is_err(), "{text:?}");
+        assert!(podman.info().await.is_err(), "{text:?}");
+        assert!(podman.stop(instance.clone()).await.is_err(), "{text:?}");
+        assert!(podman.launch(plain(), progress().0).await.is_err(), "{text:?}");
+        podman.log_tail(instance.clone(), 3).await;
+        assert_eq!(podman.exit_code(instance).await, None, "{text:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_create_whose_answer_is_lost_is_looked_up_and_never_repeated() {
+    let answers: [fn() -> Act; 3] =
+        [|| Act::Cut, || Act::Hang, || Act::Bytes("HTTP/1.1 201 X\r\nContent-Le")];
+    for answer in answers {
+        let (fake, podman) =
+            Fake::new(one_container(answer, || Act::Say(204, Value::Null), "running"));
+        let fault = podman.launch(plain(), progress().0).await.unwrap_err();
+        // The container was taken over and started; it is no real one, so its control group is missing in the end.
+        assert!(fault.message.contains("control group"), "{fault}");
+        assert_eq!(fake.count("POST /containers/create"), 1);
+        let id = "ab".repeat(32);
+        assert_eq!(fake.count(&format!("POST /containers/{id}/start")), 1);
+        assert_eq!(fake.count("DELETE /containers/"), 1, "and undone");
+        assert!(entries(&fake.engines()).is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_create_that_died_before_it_did_anything_leaves_nothing() {
+    let (fake, podman) = Fake::new(|_, path, _, _| match path {
+        "/containers/create" => Act::Cut,
+        p if p.ends_with("/exists") => Act::Say(204, Value::Null),
+        _ => absent(),
+    });
+    let fault = podman.launch(plain(), progress().0).await.unwrap_err();
+    assert_eq!(fault.code, FaultCode::PodmanUnreachable);
+    assert_eq!(fake.count("POST /containers/create"), 1);
+    assert_eq!(fake.count("DELETE"), 0);
+    assert!(entries(&fake.engines()).is_empty());
+}
+
+#[tokio::test]
+async fn a_start_whose_answer_is_lost_goes_on_if_it_runs_and_is_undone_if_not() {
+    let (fake, podman) = Fake::new(one_container(created, || Act::Cut, "running"));
+    let fault = podman.launch(plain(), progress().0).await.unwrap_err();
+    assert!(fault.message.contains("control group"), "{fault}");
+    assert_eq!(fake.count("DELETE"), 1);
+
+    let (fake, podman) = Fake::new(one_container(created, || Act::Cut, "initialized"));
+    let fault = podman.launch(plain(), progress().0).await.unwrap_err();
+    assert_eq!(fault.code, FaultCode::PodmanUnreachable);
+    let starts = fake.calls.lock().unwrap().iter().filter(|c| c.ends_with("/start")).count();
+    assert_eq!(starts, 1, "never repeated");
+    assert_eq!(fake.count("DELETE"), 1);
+    assert!(entries(&fake.engines()).is_empty());
+}
+
+#[tokio::test]
+async fn causes_become_codes_and_everything_is_undone() {
+    for (cause, code, word) in [
+        ("unresolvable CDI devices nvidia.com/gpu=0", FaultCode::CdiUnresolvable, "nvidia-ctk"),
+        ("write /x: no space left on device", FaultCode::StorageFull, "system df"),
+        ("something new", FaultCode::StartFailed, "something new"),
+    ] {
+        let (fake, podman) = Fake::new(one_container(created, move || refuse(cause), "created"));
+        let fault = podman.launch(plain(), progress().0).await.unwrap_err();
+        assert_eq!(fault.code, code);
+        assert!(fault.message.contains(word) && fault.message.contains("test/m"), "{fault}");
+        assert_eq!(fake.count("DELETE"), 1);
+        assert!(entries(&fake.engines()).is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_taken_name_is_not_ours_to_remove() {
+    // Somebody else's container has the name: same name, no labels.
+    let (fake, podman) = Fake::new(|_, path, _, _| match path {
+        "/containers/create" => refuse("that name is already in use"),
+        p if p.ends_with("/exists") => Act::Say(204, Value::Null),
+        _ => inspection(&json!({"name": "other", "labels": {}}), "running"),
+    });
+    let fault = podman.launch(plain(), progress().0).await.unwrap_err();
+    assert_eq!(fault.code, FaultCode::CreateFailed);
+    podman.stop(plain().instance).await.unwrap();
+    let fault = podman.reap("ab".repeat(32)).await.unwrap_err();
+    assert!(fault.message.contains("does not belong"), "{fault}");
+    assert_eq!(fake.count("DELETE"), 0);
+    assert_eq!(fake.calls.lock().unwrap().iter().filter(|c| c.ends_with("/stop")).count(), 0);
+}
+
+#[tokio::test]
+async fn stopping_what_is_unknown_or_stopped_already_is_success() {
+    let (_fake, podman) = Fake::new(|_, _, _, _| absent());
+    podman.stop(plain().instance).await.unwrap();
+    podman.reap("ab".repeat(32)).await.unwrap();
+
+    let spec = plain();
+    let labels = json!({
+        "io.hostler.namespace": "ns", "io.hostler.model": "test/m", "io.hostler.generation": "1",
+        "io.hostler.suffix": &*spec.instance.suffix, "io.hostler.spec-hash": "x",
+        "io.hostler.gpus": "host", "io.hostler.need": "1", "io.hostler.need-source": "declared",
+        "io.hostler.device-total": "1", "io.hostler.transport": "unix",
+    });
+    let container = json!({"name": spec.instance.container_name(), "labels": labels});
+    let gone = Mutex::new(false);
+    let (fake, podman) = Fake::new(move |method, path, _, _| {
+        let mut gone = gone.lock().unwrap();
+        match (method, path) {
+            (_, p) if p.ends_with("/stop") => Act::Say(304, Value::Null),
+            ("DELETE", _) => {
+                *gone = true;
+                Act::Say(200, json!([]))
+            }
+            _ if *gone => absent(),
+            _ => inspection(&container, "exited"),
+        }
+    });
+    assert_eq!(podman.exit_code(spec.instance.clone()).await, Some(0));
+    podman.stop(spec.instance).await.unwrap();
+    assert_eq!(fake.count("DELETE"), 1);
+}
+
+#[tokio::test]
+async fn a_pull_that_fails_says_why_and_makes_no_container() {
+    for (line, code, word) in [
+        ("{\"error\":\"manifest unknown\"}\n", FaultCode::ImageMissing, "podman pull quay.example"),
+        ("{\"error\":\"write: no space left on device\"}\n", FaultCode::StorageFull, "system df"),
+        ("{\"error\":\"connection reset by peer\"}\n", FaultCode::PullFailed, "reset by peer"),
+        ("{\"status\":\"done\"}\n", FaultCode::PullFailed, "does not have it"),
+        ("no json, no error", FaultCode::PullFailed, "does not have it"),
+    ] {
+        let (fake, podman) = Fake::new(move |_, path, _, _| {
+            if path.ends_with("/exists") {
+                return Act::Say(404, json!({"message": "x", "cause": "no such image"}));
+            }
+            assert!(path.starts_with("/images/pull?"), "{path}");
+            let text = format!("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{line}");
+            Act::Bytes(text.leak())
+        });
+        let mut spec = plain();
+        spec.image = ImageRef::parse("quay.example/x:1").unwrap();
+        let (report, told) = progress();
+        let fault = podman.launch(spec, report).await.unwrap_err();
+        assert_eq!(fault.code, code, "{fault}");
+        assert!(fault.message.contains(word), "{fault}");
+        assert_eq!(*told.lock().unwrap(), [Phase::Pulling]);
+        assert_eq!(fake.count("POST /containers/create"), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_pull_without_a_sign_of_life_is_given_up() {
+    let (_fake, podman) = Fake::new(|_, path, _, _| match path {
+        p if p.ends_with("/exists") => Act::Say(404, json!({"cause": "no such image"})),
+        _ => Act::Hang,
+    });
+    let mut spec = plain();
+    spec.image = ImageRef::parse("quay.example/x:1").unwrap();
+    let fault = podman.launch(spec, progress().0).await.unwrap_err();
+    assert_eq!(fault.code, FaultCode::PullFailed);
+    assert!(fault.message.contains("did not answer"), "{fault}");
+}
+
+#[tokio::test]
+async fn a_failed_proof_removes_its_pod() {
+    let pods = Mutex::new(Vec::<String>::new());
+    let (fake, podman) = Fake::new(move |method, path, body, _| {
+        let mut pods = pods.lock().unwrap();
+        match (method, path) {
+            (_, "/pods/create") => {
+                assert_eq!(body["labels"], json!({"io.hostler.proof": "ns"}));
+                pods.push("p1".into());
+                Act::Say(201, json!({"Id": "p1"}))
+            }
+            (_, p) if p.starts_with("/pods/json") => {
+                let list: Vec<Value> = pods.iter().map(|id| json!({"Id": id})).collect();
+                match list.is_empty() {
+                    // As podman does when there are none.
+                    true => Act::Bytes("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nnull"),
+                    false => Act::Say(200, list.into()),
+                }
+            }
+            (_, p) if p.ends_with("/start") => {
+                Act::Say(409, json!({"Errs": ["netavark: iptables is missing"], "Id": "p1"}))
+            }
+            ("DELETE", _) => {
+                pods.clear();
+                Act::Say(200, json!({}))
+            }
+            other => panic!("unexpected {other:?}"),
+        }
+    });
+    for transport in [hostler::types::Transport::Unix, hostler::types::Transport::Tcp] {
+        let fault = podman.prove_network(transport).await.unwrap_err();
+        assert!(fault.message.contains("iptables is missing"), "{fault}");
+    }
+    assert_eq!(fake.count("DELETE /pods/p1"), 2);
+    assert!(entries(&fake.engines()).is_empty());
+}
