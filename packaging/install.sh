@@ -1,0 +1,32 @@
+#!/bin/sh
+# Puts binaries and units where a package puts them: install.sh BINDIR DESTDIR PREFIX SYSCONFDIR (see the Makefile).
+# Paths in units are written for PREFIX=/usr and rewritten for any other.
+set -eu
+bindir=$1 destdir=$2 prefix=$3 sysconfdir=$4
+cd "$(dirname "$0")/.."
+
+[ -x "$bindir/hostlerd" ] || { echo "install: $bindir/hostlerd is missing: run \`make build\` first" >&2; exit 1; }
+
+put() { # MODE SOURCE TARGET-BELOW-DESTDIR
+  mkdir -p "$destdir$(dirname "$3")"
+  install -m "$1" "$2" "$destdir$3"
+}
+
+put_text() { # SOURCE-DIRECTORY TARGET-DIRECTORY: every file in it, with paths for this prefix
+  for file in "$1"/*; do
+    put 0644 "$file" "$2/$(basename "$file")"
+    [ "$prefix" = /usr ] || sed -i -e "s#/usr/libexec/hostler/#$prefix/libexec/hostler/#g" \
+      -e "s#/usr/lib/hostler/#$prefix/lib/hostler/#g" -e "s#/usr/lib/systemd/#$prefix/lib/systemd/#g" \
+      "$destdir$2/$(basename "$file")"
+  done
+}
+
+put 0755 "$bindir/hostlerd" "$prefix/libexec/hostler/hostlerd"
+[ ! -x "$bindir/hostler" ] || put 0755 "$bindir/hostler" "$prefix/bin/hostler"
+put_text units/system "$prefix/lib/systemd/system"
+put_text units/user "$prefix/lib/systemd/user"
+put_text units/service-user "$prefix/lib/systemd/user"
+put_text units/sysusers.d "$prefix/lib/sysusers.d"
+put_text units/tmpfiles.d "$prefix/lib/tmpfiles.d"
+put_text units/containers "$prefix/lib/hostler"
+mkdir -p "$destdir$sysconfdir/hostler"

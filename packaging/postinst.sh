@@ -1,0 +1,56 @@
+#!/bin/sh
+# Post-install: everything that files alone cannot do. Idempotent; the deb and rpm run it, and so may an administrator
+# after `make install`. Needs root. Without a running systemd (an image build) it stops after the users and files.
+#
+# The order matters. Podman remembers the user's id mapping from its first start: without subordinate ids at that
+# moment it maps a single id, and its pause process keeps that until it ends.
+set -eu
+
+user=hostler
+range=65536
+first=100000
+
+say() { echo "hostler: $*" >&2; }
+
+# Prints the first of `range` ids that no line of /etc/subuid or /etc/subgid covers.
+free_range() {
+  cat /etc/subuid /etc/subgid 2>/dev/null | awk -F: -v range="$range" -v at="$first" '
+    BEGIN { n = 0 }
+    NF >= 3 { start[n] = $2 + 0; end[n] = $2 + $3; n++ }
+    END {
+      do {
+        moved = 0
+        for (i = 0; i < n; i++)
+          if (start[i] < at + range && end[i] > at) { at = end[i]; moved = 1 }
+      } while (moved)
+      print at
+    }'
+}
+
+has_range() { # FILE: the user has at least `range` ids there
+  [ -e "$1" ] && awk -F: -v user="$user" -v range="$range" \
+    '$1 == user && $3 >= range { found = 1 } END { exit !found }' "$1"
+}
+
+[ "$(id -u)" = 0 ] || { say "the post-install script needs root"; exit 1; }
+
+systemd-sysusers hostler.conf
+
+if ! has_range /etc/subuid || ! has_range /etc/subgid; then
+  from=$(free_range)
+  to=$((from + range - 1))
+  has_range /etc/subuid || usermod --add-subuids "$from-$to" "$user"
+  has_range /etc/subgid || usermod --add-subgids "$from-$to" "$user"
+fi
+
+systemd-tmpfiles --create hostler.conf
+
+[ -d /run/systemd/system ] || exit 0
+
+systemctl daemon-reload
+# The linger file is there since tmpfiles, but logind reads it only when it starts; this starts the user's manager now.
+uid=$(id -u "$user")
+systemctl start "user@$uid.service"
+as_user() { runuser -u "$user" -- env XDG_RUNTIME_DIR="/run/user/$uid" systemctl --user "$@"; }
+as_user daemon-reload
+as_user start hostler-podman.socket

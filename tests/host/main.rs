@@ -1,0 +1,9 @@
+//! Tests on a real host: systemd as PID 1, rootless podman, the units of this tree installed as a package would.
+//!
+//! Each test boots hosts of its own (see the crate `testhost`) and may run beside any other. `HOSTLER_HOST_TESTS=skip` skips them,
+//! and says so; a machine that cannot run them fails them with the reason.
+
+mod engine;
+mod harness;
+mod platform;
+mod units;
