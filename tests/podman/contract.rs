@@ -65,12 +65,13 @@ impl Host {
         assert_eq!(entries(&self.engines), [""; 0].map(PathBuf::from));
         for l in launched {
             assert_eq!(self.podman.pids(&l.cgroup), [0; 0]);
-            assert!(!scope_exists(&l.container), "the scope of {} is still there", l.container);
+            // systemd collects an empty scope a moment later.
+            until("the scope's end", Duration::from_secs(5), || !scope_exists(&l.container)).await;
         }
     }
 }
 
-fn scope_exists(id: &str) -> bool {
+pub fn scope_exists(id: &str) -> bool {
     fn search(dir: &Path, id: &str) -> bool {
         fs::read_dir(dir).into_iter().flatten().flatten().any(|e| {
             e.file_type().is_ok_and(|t| t.is_dir())
@@ -86,6 +87,23 @@ fn status(pid: u32, field: &str) -> String {
     line.unwrap_or_else(|| panic!("no {field} in {text}")).trim().to_owned()
 }
 
+/// A test that failed leaves nothing either.
+impl Drop for Host {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        let label =
+            format!("%7B%22label%22%3A%5B%22io.hostler.namespace%3D{}%22%5D%7D", self.namespace);
+        let path = format!("/containers/json?all=true&filters={label}");
+        let (_, list) = raw(&self.socket, "GET", &path, &Value::Null);
+        for container in list.as_array().into_iter().flatten() {
+            let id = container["Id"].as_str().unwrap_or_default();
+            raw(&self.socket, "DELETE", &format!("/containers/{id}?force=true"), &Value::Null);
+        }
+    }
+}
+
 fn own_uid() -> u32 {
     fs::metadata("/proc/self").unwrap().uid()
 }
@@ -95,7 +113,7 @@ const LOOK_AROUND: &str = "
     echo one > /run/engine/made; umask > /tmp/umask && echo tmp-is-writable
     echo x > /dev/shm/x && echo shm-is-writable
     echo x 2>/dev/null > /x || echo root-is-read-only
-    cp /bin/busybox /tmp/b && /tmp/b true && echo tmp-is-executable
+    cp /bin/busybox /tmp/busybox && /tmp/busybox true && echo tmp-is-executable
     echo \"interfaces $(busybox tail -n +3 /proc/net/dev | busybox cut -d: -f1 | busybox tr -d ' \\n')\"
     echo \"home $HOME\"; echo \"id $(busybox id -u):$(busybox id -g)\"
     echo done; sleep 1000";
@@ -243,7 +261,7 @@ async fn every_failed_launch_names_its_reason_and_leaves_nothing() {
         (
             |s| s.entrypoint = vec!["/no/such/engine".into()],
             FaultCode::EngineExited,
-            &["/no/such/engine"],
+            &["exit code 1", "failed to exec", "No such file"],
         ),
         (
             |s| s.image_volumes = vec![(ImageRef::parse("localhost/no:1").unwrap(), "/w".into())],
@@ -297,7 +315,7 @@ async fn weights_are_seen_and_cannot_be_changed() {
 #[ignore = "needs HOSTLER_TEST_PODMAN_SOCKET"]
 async fn tcp_is_published_on_loopback_only() {
     let host = Host::new();
-    let mut spec = host.spec(&applets("nc -lk -p 8000 -e /bin/busybox echo hello"));
+    let mut spec = host.spec(&applets("nc -ll -p 8000 -e /bin/busybox echo hello"));
     spec.transport = Transport::Tcp;
     let launched = host.launch(&spec).await;
     let Endpoint::Tcp(address) = launched.endpoint else { panic!("{:?}", launched.endpoint) };
