@@ -170,8 +170,13 @@ impl Inner {
         let mut deviations = Vec::new();
         let mut grouped = false;
         for _ in 0..HARDEN_LOOKS {
-            let inspect =
-                self.api.inspect(id).await.map_err(|e| e.fault(FaultCode::StartFailed, thing))?;
+            // A question may be asked again: a launch that went well is not given up because its answer got lost.
+            let found = self.look_patiently(&spec.instance).await;
+            let found = found.map_err(|e| e.fault(FaultCode::StartFailed, thing))?;
+            let Some(inspect) = found else {
+                let text = format!("{thing}: the container vanished right after its start");
+                return Err(Fault::new(FaultCode::StartFailed, text));
+            };
             let group = self.group(id).await?;
             let alive = group.as_ref().is_some_and(|g| !cgroup::pids(g).is_empty());
             if !inspect.state.running || (group.is_some() && !alive) {
