@@ -475,3 +475,22 @@ async fn a_killed_monitor_hides_nothing() {
     host.podman.stop(spec.instance).await.unwrap();
     host.assert_clean(&[&launched]).await;
 }
+
+/// The device is `HOSTLER_TEST_CDI_DEVICE` (`vendor/class=name`); its specification must give a character device
+/// `/dev/hostler-test`.
+#[tokio::test]
+#[ignore = "needs HOSTLER_TEST_PODMAN_SOCKET and HOSTLER_TEST_CDI_DEVICE"]
+async fn a_cdi_device_reaches_the_engine() {
+    let device = std::env::var("HOSTLER_TEST_CDI_DEVICE").expect("set HOSTLER_TEST_CDI_DEVICE");
+    let host = Host::new();
+    let mut spec = host.spec(&applets(
+        "[ -c /dev/hostler-test ] && echo x > /dev/hostler-test && echo device-is-usable
+         echo done; sleep 1000",
+    ));
+    spec.cdi_devices = vec![device];
+    let launched = host.launch(&spec).await;
+    let log = host.log_with(&spec.instance, "done").await;
+    assert!(log.iter().any(|l| l == "device-is-usable"), "{log:?}");
+    host.podman.stop(spec.instance).await.unwrap();
+    host.assert_clean(&[&launched]).await;
+}
