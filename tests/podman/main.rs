@@ -11,6 +11,8 @@
 //!   ```
 //!
 //!   where the image is made by `tests/podman/image.sh` and `podman import`.
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a panic is a test's failure report")]
+
 mod contract;
 mod faults;
 mod support;

@@ -36,6 +36,8 @@ pub struct Deadlines {
     pub pull_idle: Duration,
     /// A whole pull.
     pub pull: Duration,
+    /// How long a podman that broke a connection may take to answer again; socket activation needs a second or two.
+    pub comeback: Duration,
     /// From SIGKILL until the control group must be empty.
     pub dead: Duration,
 }
@@ -48,6 +50,7 @@ impl Default for Deadlines {
             stop_margin: Duration::from_secs(20),
             pull_idle: Duration::from_secs(600),
             pull: Duration::from_secs(2 * 3600),
+            comeback: Duration::from_secs(10),
             dead: Duration::from_secs(5),
         }
     }

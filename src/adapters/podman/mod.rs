@@ -13,7 +13,8 @@
 //! # Architecture Invariant
 //! podman is never believed where the kernel can be asked: what runs is what has processes in its control group, and
 //! what is restricted is what `/proc` says is restricted. Objects without our labels are never touched. Nothing is
-//! retried blindly: after an answer that got lost, the instance is looked up by its labels.
+//! retried blindly: after an answer that got lost, the instance is looked up by its labels. A call whose future is dropped
+//! half-way undoes nothing; what it leaves carries our labels, so the next `list` finds it.
 
 pub mod api;
 mod cgroup;

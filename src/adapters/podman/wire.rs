@@ -23,6 +23,8 @@ use super::error::PodmanError;
 const BODY_MAX: usize = 16 << 20;
 /// The longest line of a streamed answer that is kept, in bytes.
 const LINE_MAX: usize = 64 << 10;
+/// Of an answer without podman's fields, so many characters go into the error.
+const RAW_MAX: usize = 200;
 /// Accepted by podman 4.x, 5.x and 6.x; newer paths change the types of fields.
 const PREFIX: &str = "http://d/v4.0.0/libpod";
 
@@ -179,8 +181,13 @@ fn check(what: &str, status: StatusCode, body: &[u8]) -> Result<(), PodmanError>
         parsed.as_ref().and_then(|v| v.get(name)).and_then(Value::as_str).unwrap_or_default()
     };
     let (message, cause) = (field("message"), field("cause"));
-    let text = if message.is_empty() && cause.is_empty() {
-        let raw: String = String::from_utf8_lossy(body).chars().take(200).collect();
+    // A pod answers with what each of its containers said.
+    let each = parsed.as_ref().and_then(|v| v.get("Errs")).and_then(Value::as_array);
+    let each: Vec<&str> = each.into_iter().flatten().filter_map(Value::as_str).collect();
+    let text = if !each.is_empty() {
+        each.join("; ")
+    } else if message.is_empty() && cause.is_empty() {
+        let raw: String = String::from_utf8_lossy(body).chars().take(RAW_MAX).collect();
         format!("{status} {}", raw.trim())
     } else if message.contains(cause) {
         message.to_owned()
