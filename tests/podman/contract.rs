@@ -293,7 +293,8 @@ async fn every_failed_launch_names_its_reason_and_leaves_nothing() {
         change(&mut spec);
         let fault = match host.podman.launch(spec.clone(), progress().0).await {
             Err(fault) => fault,
-            // An engine that ends at once may have been seen alive; then its code and words are there to be asked for.
+            // An engine that ends at once may have been seen alive; then its code and words are there to be asked
+            // for.
             Ok(launched) if code == FaultCode::EngineExited => {
                 host.fault_of(&spec.instance, &launched).await
             }
