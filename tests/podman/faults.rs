@@ -16,7 +16,7 @@ use std::time::Duration;
 use hostler::supervisor::ports::Containers;
 use serde_json::Value;
 
-use crate::contract::Host;
+use crate::host::Host;
 use crate::support::{progress, raw, until};
 
 /// Kills the API at once; the socket brings it back.
