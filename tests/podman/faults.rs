@@ -1,11 +1,12 @@
-//! podman's API dies while it works; needs a command that kills it, besides what `contract` needs:
+//! podman's API dies while it works, or loses its memory; needs a command that kills it, besides what `contract`
+//! needs:
 //!
 //! ```text
 //! HOSTLER_TEST_PODMAN_KILL="systemctl --user kill --kill-whom=main --signal=KILL hostler-podman.service"
 //! ```
 //!
-//! `--kill-whom=main`, because fuse-overlayfs, where podman uses it, lives in the service's control group: without it the root
-//! file systems of all running containers are killed as well, and they end with SIGBUS.
+//! `--kill-whom=main`, because fuse-overlayfs, where podman uses it, lives in the service's control group: without
+//! it the root file systems of all running containers are killed as well, and they end with SIGBUS.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -15,7 +16,7 @@ use std::time::Duration;
 use hostler::supervisor::ports::Containers;
 use serde_json::Value;
 
-use crate::contract::Host;
+use crate::host::Host;
 use crate::support::{progress, raw, until};
 
 /// Kills the API at once; the socket brings it back.
@@ -96,4 +97,33 @@ async fn an_api_that_is_killed_during_a_launch_leaves_one_container_or_none() {
         left.is_empty()
     })
     .await;
+}
+
+/// podman takes a missing "alive" file for a reboot: it then reports `exited` for what still runs, and forgets it
+/// on `rm`.
+#[tokio::test]
+#[ignore = "needs HOSTLER_TEST_PODMAN_SOCKET, HOSTLER_TEST_PODMAN_KILL and HOSTLER_TEST_PODMAN_ALIVE; run alone"]
+async fn what_podman_believes_dead_is_seen_alive_and_ended() {
+    let alive = std::env::var("HOSTLER_TEST_PODMAN_ALIVE")
+        .expect("set HOSTLER_TEST_PODMAN_ALIVE, for example $XDG_RUNTIME_DIR/libpod/tmp/alive");
+    let host = Host::new();
+    let spec = host.spec("/bin/busybox sleep 1000");
+    let launched = host.podman.launch(spec.clone(), progress().0).await.unwrap();
+    std::fs::remove_file(&alive).unwrap();
+    kill_api();
+    let mut found = host.podman.list().await;
+    for _ in 0..50 {
+        if found.is_ok() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        found = host.podman.list().await;
+    }
+    let path = format!("/containers/{}/json", spec.instance);
+    let (_, inspect) = raw(&host.socket, "GET", &path, &Value::Null);
+    assert_ne!(inspect["State"]["Status"], "running", "podman was not deceived: {inspect}");
+    assert_eq!(found.unwrap()[0].running.as_ref(), Some(&launched), "the kernel knows better");
+    assert!(!host.podman.pids(&launched.cgroup).is_empty());
+    host.podman.stop(spec.instance).await.unwrap();
+    host.assert_clean(&[&launched]).await;
 }

@@ -14,6 +14,8 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a panic is a test's failure report")]
 
 mod contract;
+mod fake;
 mod faults;
+mod host;
 mod support;
 mod wire;

@@ -1,9 +1,10 @@
 //! podman's API, call by call, each with its deadline.
 //!
-//! Purpose: one function a call; the only user of both clients. `podman-api` makes ping, info, list, image look-ups, start and
-//! delete. The raw client of [`super::wire`] makes what it cannot: create (it misspells `no_new_privileges`), stop (it
-//! misspells `timeout`), pull (no progress), pods and inspect (its `size=true` walks the root file system), logs (its
-//! decoder can panic). Invariants: nothing is retried here; an answer that says "it is so already" is success.
+//! Purpose: one function a call; the only user of both clients. `podman-api` makes ping, info, list, image
+//! look-ups, start and delete. The raw client of [`super::wire`] makes what it cannot: create (it misspells
+//! `no_new_privileges`), stop (it misspells `timeout`), pull (no progress), pods and inspect (its `size=true` walks
+//! the root file system), logs (its decoder can panic). Invariants: nothing is retried here; an answer that says
+//! "it is so already" is success.
 
 use std::collections::BTreeMap;
 use std::future::Future;

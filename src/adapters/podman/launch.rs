@@ -1,8 +1,9 @@
 //! Creating, starting and verifying one container, and undoing all of it.
 //!
-//! Purpose: [`Containers::launch`](crate::supervisor::ports::Containers::launch). Invariants: steps are undone in reverse on every failure; a call
-//! whose outcome is unknown is never repeated: the instance's labels are looked up, and what is found is taken over
-//! or removed; a container is handed out only after its restrictions were seen on the running process.
+//! Purpose: [`Containers::launch`](crate::supervisor::ports::Containers::launch). Invariants: steps are undone in
+//! reverse on every failure; a call whose outcome is unknown is never repeated: the instance's labels are looked
+//! up, and what is found is taken over or removed; a container is handed out only after its restrictions were seen
+//! on the running process.
 
 use std::io;
 use std::path::{Path, PathBuf};

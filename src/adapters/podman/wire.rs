@@ -56,7 +56,8 @@ impl Wire {
         &self.socket
     }
 
-    /// One call; returns the body. `path` begins after `/libpod` and is already encoded; `what` is how errors name the call.
+    /// One call; returns the body. `path` begins after `/libpod` and is already encoded; `what` is how errors name
+    /// the call.
     ///
     /// # Errors
     /// [`PodmanError::Refused`] for every status of 400 and above, the others as they say.
@@ -80,8 +81,9 @@ impl Wire {
             .unwrap_or_else(|_| Err(PodmanError::Deadline { what: what.into(), after: deadline }))
     }
 
-    /// One call whose answer comes as lines over a long time; `line` sees each. `idle` bounds the time between two pieces
-    /// of the answer, `deadline` the whole. Dropping the future closes the connection, by which podman cancels the work.
+    /// One call whose answer comes as lines over a long time; `line` sees each. `idle` bounds the time between two
+    /// pieces of the answer, `deadline` the whole. Dropping the future closes the connection, by which podman
+    /// cancels the work.
     ///
     /// # Errors
     /// As [`Wire::call`], or what `line` returns.
