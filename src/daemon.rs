@@ -86,13 +86,18 @@ pub async fn run(options: Options, sockets: Vec<(String, Handed)>) -> Exit {
 /// Tells everybody why there is no daemon: the journal, systemd, and the clients that wait on the sockets.
 async fn fail(sockets: Vec<Listener>, failure: &StartFailure) -> Exit {
     let exit = failure.exit;
-    tracing::error!(code = %exit, status = exit as u8, error = %failure, "start failed");
+    let status = exit as u8;
+    tracing::error!(code = %exit, status, "start failed ({exit}, exit status {status}): {failure}");
     let first = failure.message.lines().take(2).collect::<Vec<_>>().join(" ");
     systemd::status(&format!("Failed ({exit}): {first}"));
     systemd::extend_timeout(REFUSAL_GRACE * 10);
     if !sockets.is_empty() {
-        proxy::refuse(sockets, format!("hostler could not start ({exit}): {failure}"), REFUSAL_GRACE)
-            .await;
+        proxy::refuse(
+            sockets,
+            format!("hostler could not start ({exit}): {failure}"),
+            REFUSAL_GRACE,
+        )
+        .await;
     }
     exit
 }
@@ -113,7 +118,8 @@ fn listeners(handed: Vec<(String, Handed)>) -> Result<Vec<Listener>, StartFailur
     let mut listeners = Vec::new();
     for (name, socket) in handed {
         listeners.push(convert(socket).map_err(|err| {
-            let message = format!("the socket {name:?} handed over by systemd cannot be used: {err}");
+            let message =
+                format!("the socket {name:?} handed over by systemd cannot be used: {err}");
             StartFailure::new(Exit::Listen, message)
         })?);
     }
@@ -132,7 +138,7 @@ fn bind(config: &Config) -> Result<Vec<Listener>, StartFailure> {
             let message = format!("cannot listen on {address}: {err}; is another hostlerd, or hostler.socket, using it?");
             StartFailure::new(Exit::Listen, message)
         })?;
-        tracing::info!(%address, "listening");
+        tracing::info!("listening on {address}");
         listeners.push(listener.into());
     }
     Ok(listeners)
@@ -163,7 +169,9 @@ fn ports(config: &Config) -> Ports {
             Arc::new(Nvml::start(config.gpu.nvml_library.clone(), config.gpu.devices.clone()))
         }
         GpuBackend::Host => {
-            tracing::info!("[gpu] backend = \"host\": models are placed in host memory, no GPU is used");
+            tracing::info!(
+                "[gpu] backend = \"host\": models are placed in host memory, no GPU is used"
+            );
             Arc::new(Host::new(config.gpu.budget))
         }
     };
@@ -192,30 +200,37 @@ async fn serve(config: &Config, ports: Ports, proven: Proven, sockets: Vec<Liste
         tokio::spawn(feed_watchdog(running.turns.clone())),
     ];
     systemd::ready(&validate::summary(&running.handle.status()));
-    tracing::info!("ready");
+    tracing::info!("ready: {} models configured", config.models.len());
     let mut task = running.task;
     let died = tokio::select! {
         () = asked_to_stop() => None,
         ended = &mut task => Some(ended),
     };
     if let Some(ended) = died {
-        tracing::error!(error = ?ended.err(), "the supervisor ended without having been asked to");
+        tracing::error!("the supervisor ended without having been asked to: {:?}", ended.err());
         return Exit::Internal;
     }
     helpers.iter().for_each(tokio::task::JoinHandle::abort);
     let keep = config.policy.on_stop == OnStop::Keep;
-    systemd::stopping(if keep { "Draining; models are kept" } else { "Draining, then stopping models" });
+    systemd::stopping(if keep {
+        "Draining; models are kept"
+    } else {
+        "Draining, then stopping models"
+    });
     systemd::extend_timeout(config.policy.drain_timeout + STOP_EXTENSION);
-    tracing::info!(keep, "stopping");
+    tracing::info!(
+        "stopping: draining, then {}",
+        if keep { "keeping the models" } else { "stopping the models" }
+    );
     // The listeners close at once; what arrives now waits in systemd's sockets for the next daemon.
     stop.cancel();
     running.handle.shutdown(keep);
     let drained = server.await.unwrap_or_default();
     if drained.aborted > 0 {
-        tracing::warn!(connections = drained.aborted, "cut off at the end of the drain");
+        tracing::warn!("{} connections were cut off at the end of the drain", drained.aborted);
     }
     if let Err(err) = task.await {
-        tracing::error!(%err, "the supervisor failed");
+        tracing::error!("the supervisor failed: {err}");
         return Exit::Internal;
     }
     tracing::info!("stopped");
@@ -225,9 +240,11 @@ async fn serve(config: &Config, ports: Ports, proven: Proven, sockets: Vec<Liste
 fn supervise(config: &Config, ports: Ports, proven: Proven) -> Running {
     let Proven { devices, found, podman } = proven;
     for device in &devices.devices {
-        tracing::info!(gpu = %device.id, name = device.name, total = %device.total, used = %device.used, "device");
+        let (id, name, total, used) = (&device.id, &device.name, device.total, device.used);
+        tracing::info!(gpu = %id, "device {id} ({name}): {used} of {total} in use");
     }
-    tracing::info!(podman, found = found.len(), "podman");
+    let left = found.len();
+    tracing::info!("podman {podman}; {left} containers of an earlier daemon");
     let models = config
         .models
         .iter()
@@ -244,7 +261,8 @@ fn supervise(config: &Config, ports: Ports, proven: Proven) -> Running {
         headroom: config.gpu.headroom,
         seed: uuid::Uuid::new_v4().as_u64_pair().0,
     };
-    let (supervisor, handle) = Supervisor::new(settings, &models, ports, Clock::start(), found);
+    let (supervisor, handle) =
+        Supervisor::new(settings, &models, ports, Clock::start(), found, devices);
     supervisor.spawn(handle)
 }
 

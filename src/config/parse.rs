@@ -303,7 +303,7 @@ mod tests {
     fn user_defaults_lie_in_the_runtime_directory() {
         let defaults = Defaults::user(std::path::Path::new("/run/user/7"));
         let config = parse(&[Source::settings("/f", GOOD)], &defaults).unwrap();
-        assert_eq!(config.podman.socket.to_str(), Some("/run/user/7/podman/podman.sock"));
+        assert_eq!(config.podman.socket.to_str(), Some("/run/user/7/hostler/podman.sock"));
         assert_eq!(config.podman.engine_dir.to_str(), Some("/run/user/7/hostler/engines"));
     }
 

@@ -191,7 +191,7 @@ pub enum RawBackend {
 #[serde(default, deny_unknown_fields)]
 pub struct RawPodman {
     /// Absolute path of podman's API socket. Default "/run/hostler/podman.sock"; in user mode
-    /// "$XDG_RUNTIME_DIR/podman/podman.sock".
+    /// "$XDG_RUNTIME_DIR/hostler/podman.sock".
     #[schemars(with = "String", extend("default" = "/run/hostler/podman.sock"))]
     pub socket: Option<Spanned<String>>,
     /// Label that marks the containers of this daemon, so that two daemons can share one podman: 1 to 32 of a-z, 0-9

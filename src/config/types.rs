@@ -123,12 +123,12 @@ impl Defaults {
         }
     }
 
-    /// Of a desktop user's service: podman's own user socket, and a directory of ours below `runtime_dir`, which is
+    /// Of a desktop user's service: everything below `hostler` in `runtime_dir`, which is
     /// `$XDG_RUNTIME_DIR`.
     #[must_use]
     pub fn user(runtime_dir: &Path) -> Self {
         Self {
-            podman_socket: runtime_dir.join("podman/podman.sock"),
+            podman_socket: runtime_dir.join("hostler/podman.sock"),
             engine_dir: runtime_dir.join("hostler/engines"),
         }
     }

@@ -88,11 +88,20 @@ pub struct StartFailure {
     pub exit: Exit,
     /// What failed, on which thing, why, and the fix.
     pub message: String,
+    /// It cannot heal within this start: trying again would only keep clients waiting.
+    pub lasting: bool,
 }
 
 impl StartFailure {
-    /// A failure of a kind.
+    /// A failure of a kind, which may heal by itself.
     pub fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Self { exit, message: message.into() }
+        Self { exit, message: message.into(), lasting: false }
+    }
+
+    /// The same, not worth another attempt.
+    #[must_use]
+    pub fn lasting(mut self) -> Self {
+        self.lasting = true;
+        self
     }
 }

@@ -79,7 +79,8 @@ impl Checks<'_> {
         let known = |id: &GpuId| snapshot.devices.iter().any(|d| d.id == *id);
         for spec in self.config.models.values() {
             if let Some(wanted) = spec.gpus.iter().find(|id| !known(id)) {
-                let present: Vec<String> = snapshot.devices.iter().map(|d| d.id.to_string()).collect();
+                let present: Vec<String> =
+                    snapshot.devices.iter().map(|d| d.id.to_string()).collect();
                 let message = format!(
                     "model {} is bound to the device {wanted}, which does not exist; there are: {}",
                     spec.name,
@@ -105,14 +106,14 @@ impl Checks<'_> {
                 "the podman API at {} runs as root; Hostler drives rootless podman only: point [podman] socket at the service user's own API",
                 self.config.podman.socket.display()
             );
-            return Err(StartFailure::new(Exit::PodmanUnfit, message));
+            return Err(StartFailure::new(Exit::PodmanUnfit, message).lasting());
         }
         if version(&info.version).is_none_or(|v| v < PODMAN_MIN) {
             let message = format!(
                 "podman {} is too old; Hostler needs {}.{} or newer",
                 info.version, PODMAN_MIN.0, PODMAN_MIN.1
             );
-            return Err(StartFailure::new(Exit::PodmanUnfit, message));
+            return Err(StartFailure::new(Exit::PodmanUnfit, message).lasting());
         }
         Ok(info.version)
     }
@@ -174,10 +175,10 @@ async fn retry<T, F: Future<Output = Result<T, StartFailure>>>(
             Ok(value) => return Ok(value),
             Err(failure) => failure,
         };
-        if Instant::now() + delay > until {
+        if failure.lasting || Instant::now() + delay > until {
             return Err(failure);
         }
-        tracing::warn!(check = what, attempt, code = %failure.exit, error = %failure, "not ready yet, retrying");
+        tracing::warn!(code = %failure.exit, attempt, "{what}: attempt {attempt} failed, retrying: {failure}");
         systemd::status(&format!("Waiting for {what} (attempt {attempt} failed: {failure})"));
         tokio::time::sleep(delay).await;
         delay = (delay * 2).min(DELAY_MAX);
@@ -185,7 +186,22 @@ async fn retry<T, F: Future<Output = Result<T, StartFailure>>>(
     }
 }
 
+/// Faults that cannot go away within a start are not waited out: clients learn the cause at once, and systemd starts the
+/// daemon anew after a while.
 fn gpu_failure(err: GpuError) -> StartFailure {
+    let lasting = match err {
+        GpuError::LibraryMissing(_)
+        | GpuError::VersionMismatch(_)
+        | GpuError::MemoryUnsupported(_)
+        | GpuError::HostMemory(_) => true,
+        GpuError::DriverNotLoaded(_)
+        | GpuError::ZeroMemory(_)
+        | GpuError::NotFound { .. }
+        | GpuError::NoDevices
+        | GpuError::Lost(..)
+        | GpuError::Timeout(_)
+        | GpuError::Other(_) => false,
+    };
     let exit = match err {
         GpuError::LibraryMissing(_) => Exit::NvmlMissing,
         GpuError::DriverNotLoaded(_) => Exit::DriverNotLoaded,
@@ -195,7 +211,8 @@ fn gpu_failure(err: GpuError) -> StartFailure {
         GpuError::Lost(..) | GpuError::Timeout(_) | GpuError::Other(_) => Exit::GpuFailed,
         GpuError::HostMemory(_) => Exit::HostMemory,
     };
-    StartFailure::new(exit, err.to_string())
+    let failure = StartFailure::new(exit, err.to_string());
+    if lasting { failure.lasting() } else { failure }
 }
 
 /// `"5.4.2"` → `(5, 4)`.
@@ -215,12 +232,8 @@ pub fn cdi_dirs() -> Vec<PathBuf> {
 pub fn summary(status: &Arc<crate::types::Status>) -> String {
     use crate::types::Phase;
     let count = |phase| status.models.iter().filter(|m| m.phase == phase).count();
-    let ready: Vec<&str> = status
-        .models
-        .iter()
-        .filter(|m| m.phase == Phase::Ready)
-        .map(|m| m.name.as_str())
-        .collect();
+    let ready: Vec<&str> =
+        status.models.iter().filter(|m| m.phase == Phase::Ready).map(|m| m.name.as_str()).collect();
     let mut text = format!("{} of {} models ready", ready.len(), status.models.len());
     if !ready.is_empty() {
         text.push_str(&format!(" ({})", ready.join(", ")));
@@ -229,10 +242,8 @@ pub fn summary(status: &Arc<crate::types::Status>) -> String {
     if loading > 0 {
         text.push_str(&format!(", {loading} loading"));
     }
-    let (busy, queued) = status
-        .models
-        .iter()
-        .fold((0, 0), |(b, q), m| (b + m.in_flight, q + m.queued));
+    let (busy, queued) =
+        status.models.iter().fold((0, 0), |(b, q), m| (b + m.in_flight, q + m.queued));
     text.push_str(&format!("; {busy} requests running, {queued} waiting"));
     for gpu in &status.gpus {
         match (gpu.free.get(), gpu.total.get()) {

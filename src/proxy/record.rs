@@ -93,6 +93,15 @@ impl Drop for Record {
         let model = self.model.as_deref().map(|m| &m[..m.floor_char_boundary(128)]);
         // Left while it waited: the wait is what there is to tell.
         let queue = self.queue.or_else(|| self.queued.map(|at| at.elapsed()));
+        // Whole without the fields: `journalctl` shows only the text.
+        let text = format!(
+            "{} {}: {}{} after {} ms",
+            self.route,
+            model.unwrap_or("-"),
+            self.status.map_or_else(|| "no answer".to_owned(), |s| s.to_string()),
+            if self.complete { "" } else { ", broken off" },
+            ms(self.start.elapsed()),
+        );
         macro_rules! line {
             ($level:expr) => {
                 tracing::event!(
@@ -109,7 +118,7 @@ impl Drop for Record {
                     total_ms = ms(self.start.elapsed()),
                     bytes = self.bytes,
                     aborted = !self.complete,
-                    "request"
+                    "{text}"
                 )
             };
         }

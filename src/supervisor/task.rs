@@ -13,13 +13,13 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::effect::{Effect, Notice};
-use super::event::Event;
+use super::event::{Event, Observation};
 pub use super::execute::{Clock, Ports};
 use super::execute::{Executor, Subject};
 use super::handle::{Ask, Handle, Lease};
 use super::ports::Found;
 use super::state::{Settings, State};
-use crate::types::{Denied, ModelName, ModelSpec, Moment, Status, WaiterId};
+use crate::types::{Denied, GpuSnapshot, ModelName, ModelSpec, Moment, Status, WaiterId};
 
 /// How often the world is read without a cause.
 const OBSERVE_INTERVAL: Duration = Duration::from_secs(2);
@@ -63,7 +63,8 @@ pub struct Running {
 }
 
 impl Supervisor {
-    /// A supervisor that will first deal with what was `found` on the host.
+    /// A supervisor that will first deal with what was `found` on the host, and knows the `devices` as they were read
+    /// before the clock was started.
     #[must_use]
     pub fn new(
         settings: Settings,
@@ -71,6 +72,7 @@ impl Supervisor {
         ports: Ports,
         clock: Clock,
         found: Vec<Found>,
+        devices: GpuSnapshot,
     ) -> (Self, Handle) {
         let (release, asks) = mpsc::unbounded_channel();
         let (event_tx, events) = mpsc::unbounded_channel();
@@ -80,6 +82,9 @@ impl Supervisor {
         let handle = Handle { asks: release.clone(), status: watch, next: next_waiter.clone() };
         // Nothing can have closed the channel yet.
         let _ = event_tx.send(Event::Found(found));
+        let usage = BTreeMap::new();
+        let first = Observation { taken: Moment::START, devices: Ok(devices), usage };
+        let _ = event_tx.send(Event::Observed(first));
         let supervisor = Self {
             state,
             executor: Executor::new(ports, event_tx, clock),
@@ -225,35 +230,45 @@ impl Supervisor {
     }
 }
 
-/// The owner's one line for each thing that an operator wants to know.
+/// The owner's one line for each thing that an operator wants to know. The text is whole without the fields, because
+/// `journalctl` shows only that; the fields are for `journalctl HOSTLER_MODEL=…`.
 fn log(notice: &Notice) {
     match notice {
         Notice::Starting { instance, gpus, planned } => {
-            tracing::info!(model = %instance.model, %instance, ?gpus, %planned, "starting");
+            let model = &instance.model;
+            let on: Vec<&str> = gpus.iter().map(crate::types::GpuId::as_str).collect();
+            let on = on.join(", ");
+            tracing::info!(%model, %instance, gpu = on, "{model}: starting on {on} with {planned} each, as {instance}");
         }
         Notice::Adopted { instance } => {
-            tracing::info!(model = %instance.model, %instance, "adopting a running container");
+            let model = &instance.model;
+            tracing::info!(%model, %instance, "{model}: adopting the running container {instance}");
         }
         Notice::Ready { instance, load_ms } => {
-            tracing::info!(model = %instance.model, %instance, load_ms, "ready");
+            let model = &instance.model;
+            tracing::info!(%model, %instance, load_ms, "{model}: ready after {load_ms} ms");
         }
         Notice::Stopping { instance, reason } => {
-            let reason = reason.as_str();
-            tracing::info!(model = %instance.model, %instance, reason, "stopping");
+            let (model, reason) = (&instance.model, reason.as_str());
+            tracing::info!(%model, %instance, reason, "{model}: stopping {instance} ({reason})");
         }
         Notice::Stopped { instance } => {
-            tracing::info!(model = %instance.model, %instance, "stopped");
+            let model = &instance.model;
+            tracing::info!(%model, %instance, "{model}: stopped, {instance} is gone");
         }
         Notice::Failed { instance, fault, retry_ms } => {
-            let code = fault.code.as_str();
-            tracing::error!(model = %instance.model, %instance, code, retry_ms, %fault, "failed");
+            let (model, code) = (&instance.model, fault.code.as_str());
+            tracing::error!(%model, %instance, code, retry_ms, "{model}: failed ({code}): {fault}; next attempt in {retry_ms} ms at the earliest");
             for line in &fault.log_tail {
-                tracing::info!(model = %instance.model, %instance, "| {line}");
+                tracing::info!(%model, %instance, "{model} | {line}");
             }
         }
         Notice::StopFailed { instance, fault } => {
-            tracing::warn!(model = %instance.model, %instance, %fault, "could not be stopped, retrying");
+            let model = &instance.model;
+            tracing::warn!(%model, %instance, "{model}: {instance} could not be stopped, retrying: {fault}");
         }
-        Notice::Waiting { model, why } => tracing::info!(%model, why, "waiting for room"),
+        Notice::Waiting { model, why } => {
+            tracing::info!(%model, "{model}: waiting for room: {why}");
+        }
     }
 }
