@@ -3,16 +3,40 @@
 PREFIX ?= /usr
 SYSCONFDIR ?= /etc
 DESTDIR ?=
-PROFILE ?= release
 CARGO ?= cargo
 # Where cargo put the binaries that `install` takes.
-BINDIR ?= $(or $(CARGO_TARGET_DIR),target)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
+BINDIR ?= $(or $(CARGO_TARGET_DIR),target)/release
 
 .DEFAULT_GOAL := help
+
 .PHONY: help
-help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+help: ## list all targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## build the release binaries
+	$(CARGO) build --release --locked
+
+.PHONY: prereqs
+prereqs: ## install what tests and demo need (Debian packages)
+	@tests/host/prereqs.sh
+
+.PHONY: check
+check: ## run all checks: format, clippy, every test, on a real host too; lists what was skipped
+	@tests/check.sh
+
+.PHONY: demo
+demo: ## a real model answers on a real host: builds, boots, asks, shows
+	@contrib/demo/demo.sh
+
+.PHONY: demo-stop
+demo-stop: ## end the demo and leave nothing running
+	@contrib/demo/stop.sh
 
 .PHONY: install
-install: ## install what BINDIR has (DESTDIR=, PREFIX=/usr); then run packaging/postinst.sh
+install: ## install what was built (DESTDIR=, PREFIX=/usr, BINDIR=); then run packaging/postinst.sh
 	@packaging/install.sh "$(BINDIR)" "$(DESTDIR)" "$(PREFIX)" "$(SYSCONFDIR)"
+
+.PHONY: clean
+clean: ## remove what cargo built (the cache outside the tree stays: see CONTRIBUTING.md)
+	$(CARGO) clean

@@ -17,7 +17,7 @@ suite=trixie
 packages=(
   systemd systemd-sysv dbus dbus-user-session libpam-systemd
   podman crun uidmap passt netavark aardvark-dns catatonit nftables fuse-overlayfs
-  curl procps iproute2
+  curl procps iproute2 busybox-static
 )
 # Units that have no business in a container: they would fail or wait.
 masked=(

@@ -1,0 +1,78 @@
+#!/bin/bash
+# A real model, in a real rootless container, answers a streaming chat completion through a socket-activated endpoint.
+# The first run fetches and builds (some minutes); the next ones take seconds. `make demo-stop` ends it.
+source "$(dirname "$0")/lib.sh"
+started=$SECONDS
+
+say "1/6 What this machine needs"
+if [ $native = yes ]; then tests/host/prereqs.sh --native; else tests/host/prereqs.sh; fi
+command -v cargo >/dev/null || die "cargo is missing: install a Rust toolchain (rust-version in Cargo.toml) and try again"
+note "all there"
+
+say "2/6 Build"
+cargo build --release --locked
+[ $native = yes ] || cargo build --release --locked -p testhost
+
+say "3/6 A real engine and a real model"
+image=$(contrib/engines/llama-server/build.sh)
+model=$(contrib/engines/models/smollm2.sh)
+note "llama-server: $(du -h "$image" | cut -f1) image; SmolLM2-135M-Instruct: $(du -h "$model" | cut -f1)"
+
+if [ $native = yes ]; then
+  say "4/6 Install the units on this machine (systemd is PID 1)"
+  conflicting=$(ls /etc/hostler/*.toml /etc/hostler/*.toml.d/*.toml 2>/dev/null | grep -v /50-demo.toml || true)
+  [ -z "$conflicting" ] || die "Hostler is configured here already ($conflicting): the demo leaves that alone"
+  "${sudo[@]}" make --silent install BINDIR="${CARGO_TARGET_DIR:-target}/release"
+  "${sudo[@]}" packaging/postinst.sh
+  "${sudo[@]}" install -D -m 0644 contrib/demo/hostler.toml /etc/hostler/hostler.toml.d/50-demo.toml
+  "${sudo[@]}" install -m 0644 "$model" /var/lib/hostler/models/smollm2.gguf
+else
+  say "4/6 Boot a host: PID 1 of this machine is $(cat /proc/1/comm), so systemd runs in a container"
+  as_root "$testhost" boot $name
+  as_root "$testhost" install $name "${CARGO_TARGET_DIR:-target}/release"
+  stage=$(mktemp -d)
+  trap 'rm -rf "$stage"' EXIT
+  cp contrib/demo/hostler.toml "$stage/50-demo.toml"
+  cp "$model" "$stage/smollm2.gguf"
+  as_root "$testhost" copy $name "$stage/50-demo.toml" /etc/hostler/hostler.toml.d
+  as_root "$testhost" copy $name "$stage/smollm2.gguf" /var/lib/hostler/models
+fi
+# What `podman load` would skip anyway takes a second less when it is not asked for.
+as_service podman image exists localhost/hostler/llama-server:latest || as_service podman load --quiet <"$image"
+if [ -e /dev/nvidiactl ]; then
+  note "this machine has an NVIDIA GPU; the demo's engine computes on the CPU, so its memory is the host's:"
+else
+  note "no NVIDIA GPU here:"
+fi
+note "[gpu] backend = \"host\" keeps account of host memory, explicitly; see contrib/demo/hostler.toml"
+# A daemon of an earlier run has the earlier binary and configuration.
+on_host systemctl stop hostler.service 2>/dev/null || true
+on_host systemctl start hostler.socket hostler-unix.socket
+note "listening on 127.0.0.1:8711; hostlerd: $(on_host systemctl is-active hostler.service || true)"
+
+say "5/6 Ask"
+question='Why do people like trains? Answer in two sentences.'
+note "$question"
+request='{"model":"smollm2","stream":true,"max_tokens":120,"temperature":0.3,"seed":7,"messages":[{"role":"user","content":"'$question'"}]}'
+endpoint=http://127.0.0.1:8711
+echo
+on_host curl -sSN --max-time 300 "$endpoint/v1/chat/completions" -H 'Content-Type: application/json' -d "$request" |
+  python3 contrib/demo/show_stream.py
+
+say "6/6 What runs now"
+on_host systemctl show hostler.service --property=ActiveState,StatusText | sed 's/^/   /'
+note "models: $(on_host curl -sS --max-time 10 $endpoint/v1/models)"
+as_service podman ps --format '{{.Names}}  {{.Status}}  {{.Image}}' | sed 's/^/   /'
+for pid in $(as_service podman ps --quiet --filter status=running | xargs -r -n1 sh -c 'echo "$0"'); do
+  process=$(as_service podman inspect --format '{{.State.Pid}}' "$pid")
+  note "engine: $(on_host ps -o uid=,rss=,comm= -p "$process" | awk '{ printf "%s, uid %s, %d MiB", $3, $1, $2 / 1024 }')"
+done
+
+if [ $native = yes ]; then enter="sudo"; else enter="${sudo[*]:+sudo }$testhost exec $name"; fi
+say "Three things to try ($((SECONDS - started)) s in all)"
+cat <<T
+   $enter curl -sN $endpoint/v1/chat/completions -d '{"model":"smollm2","stream":true,"messages":[{"role":"user","content":"Count to five."}]}'
+   $enter journalctl -u hostler -f
+   $enter systemctl restart hostler        # no model is loaded again: the container outlives the daemon
+   make demo-stop                          # when you are done
+T
