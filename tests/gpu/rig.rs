@@ -1,48 +1,16 @@
-//! A scripted library in the place of NVIDIA's, one copy with its own script for each test.
+//! The stub library in the place of NVIDIA's, and its script.
 
-use std::fmt::Write as _;
+use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use hostler::adapters::gpu::Nvml;
 use hostler::supervisor::ports::Gpus as _;
 use hostler::types::{Bytes, GpuId, GpuReading, GpuSnapshot, Known};
-
-/// What the library plays. Codes are NVML's.
-#[derive(Clone, Debug, Default)]
-pub struct Script {
-    /// What initialisation returns.
-    pub init: u32,
-    /// Every call waits until this is false again.
-    pub hang: bool,
-    pub driver: &'static str,
-    pub gpus: Vec<Gpu>,
-    pub processes: Vec<Process>,
-}
-
-#[derive(Clone, Debug)]
-pub struct Gpu {
-    pub uuid: &'static str,
-    pub total: u64,
-    pub reserved: u64,
-    pub used: u64,
-    /// What reading its memory returns; 15 (lost) also spoils its look-up.
-    pub fault: u32,
-    /// NVML does not list it at all.
-    pub absent: bool,
-}
-
-#[derive(Clone, Debug)]
-pub struct Process {
-    /// Position in [`Script::gpus`].
-    pub gpu: usize,
-    pub pid: u32,
-    /// `None`: the driver does not say.
-    pub bytes: Option<u64>,
-    pub graphics: bool,
-}
+use nvidia_ml::{Claim, Gpu, Script, Size, StateDir};
+use tokio::sync::{Mutex, MutexGuard};
 
 const UUIDS: [&str; 2] =
     ["GPU-00000000-0000-0000-0000-000000000000", "GPU-11111111-1111-1111-1111-111111111111"];
@@ -52,69 +20,55 @@ pub fn gpu(index: usize) -> GpuId {
     GpuId::new(UUIDS[index])
 }
 
-/// Builds the library once for all tests: a Rust toolchain for this target comes with a C compiler driver as its linker.
-fn built() -> &'static PathBuf {
-    static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| {
-        let library = PathBuf::from(env!("CARGO_TARGET_TMPDIR"))
-            .join(format!("libnvidia-ml-{}.so", std::process::id()));
-        let status = Command::new("cc")
-            .args(["-std=gnu11", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-o"])
-            .args([&library, &PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/gpu/nvml.c")])
-            .status()
-            .expect("cc builds the scripted NVML library; install gcc or clang");
-        assert!(status.success(), "cc could not build tests/gpu/nvml.c: {status}");
-        library
+/// Where the script and the library lie, for the whole process: the stub finds its script by the environment.
+fn stage() -> &'static (tempfile::TempDir, StateDir) {
+    static STAGE: OnceLock<(tempfile::TempDir, StateDir)> = OnceLock::new();
+    STAGE.get_or_init(|| {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::new(dir.path().join("state"));
+        // SAFETY: under the once-lock, before any library that reads the environment by itself is loaded; all else here
+        // goes through the standard library, which has a lock for it.
+        unsafe { std::env::set_var(nvidia_ml::ENV, state.path()) };
+        std::fs::copy(built(), dir.path().join("libnvidia-ml.so.1")).unwrap();
+        (dir, state)
     })
 }
 
-/// A library with a script.
+/// The stub as cargo built it for this test: a dev-dependency's dynamic library lies beside the test's executable.
+fn built() -> PathBuf {
+    let library = std::env::current_exe().unwrap().with_file_name("libnvidia_ml.so");
+    assert!(library.is_file(), "no {}; run \"cargo build -p nvml-stub\"", library.display());
+    library
+}
+
+/// The stage, for one test at a time.
 pub struct Rig {
-    dir: tempfile::TempDir,
-    pub script: Script,
+    _turn: MutexGuard<'static, ()>,
+    state: &'static StateDir,
 }
 
 impl Rig {
     /// Two GPUs of 24 GiB with 1 GiB reserved and nothing in use.
-    pub fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::copy(built(), dir.path().join("libnvidia-ml.so.1")).unwrap();
-        let gpus = UUIDS.map(|uuid| Gpu {
-            uuid,
-            total: 24 << 30,
-            reserved: 1 << 30,
-            used: 0,
-            fault: 0,
-            absent: false,
-        });
-        let script = Script { driver: "550.54.14", gpus: gpus.to_vec(), ..Script::default() };
-        let mut rig = Self { dir, script };
-        rig.change(|_| ());
+    pub async fn new() -> Self {
+        static TURN: Mutex<()> = Mutex::const_new(());
+        let rig = Self { _turn: TURN.lock().await, state: &stage().1 };
+        rig.reset();
         rig
     }
 
-    pub fn library(&self) -> PathBuf {
-        self.dir.path().join("libnvidia-ml.so.1")
+    /// Back to the first script.
+    pub fn reset(&self) {
+        let gpus = UUIDS.map(|uuid| Gpu { reserved: Size(1 << 30), ..Gpu::new(uuid, 24 << 30) });
+        Script::with_gpus(gpus.to_vec()).save(self.state).unwrap();
     }
 
-    /// Changes the script and makes the library follow it.
-    pub fn change(&mut self, change: impl FnOnce(&mut Script)) {
-        change(&mut self.script);
-        let Script { init, hang, driver, gpus, processes } = &self.script;
-        let mut text = format!("init {init}\ndriver {driver}\nhang {}\n", u8::from(*hang));
-        for Gpu { uuid, total, reserved, used, fault, absent } in gpus {
-            let present = u8::from(!absent);
-            writeln!(text, "gpu {uuid} {total} {reserved} {used} {fault} {present}").unwrap();
-        }
-        for Process { gpu, pid, bytes, graphics } in processes {
-            let bytes = bytes.unwrap_or(u64::MAX);
-            let list = if *graphics { 'g' } else { 'c' };
-            writeln!(text, "process {gpu} {pid} {bytes} {list}").unwrap();
-        }
-        // Renamed into place: a call must never see half a script.
-        let path = self.dir.path().join("script");
-        std::fs::write(path.with_extension("new"), text).unwrap();
-        std::fs::rename(path.with_extension("new"), path).unwrap();
+    /// Changes the script; the stub follows it from its next call on.
+    pub fn change(&self, change: impl FnOnce(&mut Script)) {
+        Script::edit(self.state, change).unwrap();
+    }
+
+    pub fn library(&self) -> PathBuf {
+        stage().0.path().join("libnvidia-ml.so.1")
     }
 
     /// The adapter for both GPUs.
@@ -126,6 +80,51 @@ impl Rig {
     pub fn nvml_for(&self, gpus: &[GpuId]) -> Nvml {
         Nvml::with_deadline(Some(self.library()), gpus.to_vec(), Duration::from_secs(20))
     }
+
+    /// A process that holds memory of a GPU until it is killed. (Not this one: the stub asks the kernel who holds a lock,
+    /// and the kernel does not report one's own.)
+    pub fn claimant(&self, index: usize, bytes: u64) -> Claimant {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "rig::hold_a_claim", "--ignored", "--nocapture"])
+            .env(CLAIM, format!("{} {bytes}", UUIDS[index]))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        assert!(lines.any(|line| line.unwrap().contains("held")), "the claim was refused");
+        Claimant(child)
+    }
+}
+
+/// A process with a claim; killed and waited for when dropped.
+pub struct Claimant(Child);
+
+impl Claimant {
+    pub fn pid(&self) -> u32 {
+        self.0.id()
+    }
+}
+
+impl Drop for Claimant {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// For [`hold_a_claim`]: UUID and bytes.
+const CLAIM: &str = "GPU_TEST_CLAIM";
+
+#[test]
+#[ignore = "no test: the process that Rig::claimant starts"]
+fn hold_a_claim() {
+    let Ok(wanted) = std::env::var(CLAIM) else { return };
+    let (uuid, bytes) = wanted.split_once(' ').unwrap();
+    let _claim = Claim::take(&StateDir::from_env(), uuid, bytes.parse().unwrap()).unwrap();
+    println!("held");
+    // Until killed, or the other end is gone.
+    let _ = std::io::stdin().lock().read_line(&mut String::new());
 }
 
 /// One device of a snapshot.
