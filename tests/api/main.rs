@@ -2,6 +2,8 @@
 //!
 //! Nothing here sleeps to let something happen: tests wait for events, with a bound that only a failure reaches.
 
+#![expect(clippy::unwrap_used, reason = "a panic in a test is its failure report")]
+
 mod answers;
 mod drain;
 mod engine;
