@@ -41,6 +41,8 @@ async fn running_requests_finish_and_new_ones_are_not_taken() {
         }
     };
     soon("the listener to close", refused).await;
+    // The request was on its way when the end began: this delay is what is tested, not a wait for something.
+    tokio::time::sleep(Duration::from_millis(60)).await;
     late.send("GET /health HTTP/1.1\r\nhost: a\r\n\r\n").await;
     late.until("{\"status\":\"ok\"}").await;
     assert!(String::from_utf8_lossy(&late.raw).contains("connection: close"));

@@ -62,7 +62,9 @@ impl Supervisor {
                     }
                     Ask::Cancel { .. } => drop(report.send(Happened::Cancelled)),
                     Ask::Release { .. } => drop(report.send(Happened::Released)),
-                    other => panic!("the proxy must not ask for {other:?}"),
+                    other @ (Ask::Load { .. } | Ask::Unload { .. } | Ask::Shutdown { .. }) => {
+                        panic!("the proxy must not ask for {other:?}")
+                    }
                 }
             }
         });

@@ -43,7 +43,7 @@ impl Reply {
             .map(|(n, v)| (n.to_ascii_lowercase(), v.to_owned()))
             .collect();
         let rest = &raw[end + 4..];
-        let (body, chunks, whole) = if headers.get("transfer-encoding").is_some() {
+        let (body, chunks, whole) = if headers.contains_key("transfer-encoding") {
             dechunk(rest)
         } else if let Some(length) = headers.get("content-length") {
             let length: usize = length.parse().unwrap();
