@@ -11,7 +11,11 @@
 //!   ```
 //!
 //!   where the image is made by `tests/podman/image.sh` and `podman import`.
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a panic is a test's failure report")]
+
 mod contract;
+mod fake;
 mod faults;
+mod host;
 mod support;
 mod wire;

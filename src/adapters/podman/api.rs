@@ -1,9 +1,10 @@
 //! podman's API, call by call, each with its deadline.
 //!
-//! Purpose: one function a call; the only user of both clients. `podman-api` makes ping, info, list, image look-ups, start and
-//! delete. The raw client of [`super::wire`] makes what it cannot: create (it misspells `no_new_privileges`), stop (it
-//! misspells `timeout`), pull (no progress), pods and inspect (its `size=true` walks the root file system), logs (its
-//! decoder can panic). Invariants: nothing is retried here; an answer that says "it is so already" is success.
+//! Purpose: one function a call; the only user of both clients. `podman-api` makes ping, info, list, image
+//! look-ups, start and delete. The raw client of [`super::wire`] makes what it cannot: create (it misspells
+//! `no_new_privileges`), stop (it misspells `timeout`), pull (no progress), pods and inspect (its `size=true` walks
+//! the root file system), logs (its decoder can panic). Invariants: nothing is retried here; an answer that says
+//! "it is so already" is success.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -36,6 +37,8 @@ pub struct Deadlines {
     pub pull_idle: Duration,
     /// A whole pull.
     pub pull: Duration,
+    /// How long a podman that broke a connection may take to answer again; socket activation needs a second or two.
+    pub comeback: Duration,
     /// From SIGKILL until the control group must be empty.
     pub dead: Duration,
 }
@@ -48,6 +51,7 @@ impl Default for Deadlines {
             stop_margin: Duration::from_secs(20),
             pull_idle: Duration::from_secs(600),
             pull: Duration::from_secs(2 * 3600),
+            comeback: Duration::from_secs(10),
             dead: Duration::from_secs(5),
         }
     }

@@ -1,9 +1,9 @@
 //! The kernel's word on what runs.
 //!
-//! Purpose: podman can be wrong about life and death (a killed monitor leaves "running", a wiped runtime directory leaves
-//! "exited"), so both are read from the containers' control groups. Invariants: reads only, but for [`kill`]; a
-//! container is found by its 64-digit ID in the group's name, never by podman's word, so the group of somebody else is never
-//! taken for it.
+//! Purpose: podman can be wrong about life and death (a killed monitor leaves "running", a wiped runtime directory
+//! leaves "exited"), so both are read from the containers' control groups. Invariants: reads only, but for
+//! [`kill`]; a container is found by its 64-digit ID in the group's name, never by podman's word, so the group of
+//! somebody else is never taken for it.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,12 +1,12 @@
 //! What podman is told to create.
 //!
-//! Purpose: the pure function from a [`ContainerSpec`] to the body of `POST /libpod/containers/create`. Invariants: no I/O;
-//! podman silently ignores fields that it does not know, so whatever matters here is verified on the running container
-//! by [`super::harden`].
+//! Purpose: the pure function from a [`ContainerSpec`] to the body of `POST /libpod/containers/create`. Invariants:
+//! no I/O; podman silently ignores fields that it does not know, so whatever matters here is verified on the
+//! running container by [`super::harden`].
 //!
-//! The engine runs as user 1000 of the service user's default mapping: a subordinate ID outside, so it is neither root
-//! nor the service user, and no image layer has to be copied to shift its owners. Its umask is 0, so that the service
-//! user can connect to a socket that belongs to that subordinate ID.
+//! The engine runs as user 1000 of the service user's default mapping: a subordinate ID outside, so it is neither
+//! root nor the service user, and no image layer has to be copied to shift its owners. Its umask is 0, so that the
+//! service user can connect to a socket that belongs to that subordinate ID.
 
 use std::path::Path;
 
@@ -18,8 +18,8 @@ use crate::types::Transport;
 
 /// User and group inside the container.
 pub const USER: &str = "1000:1000";
-/// Size limit of the container's `/tmp` in bytes: compile caches of an engine need hundreds of MiB. Only what is written
-/// takes memory.
+/// Size limit of the container's `/tmp` in bytes: compile caches of an engine need hundreds of MiB. Only what is
+/// written takes memory.
 const TMP_BYTES: u64 = 4 << 30;
 /// Size limit of the container's log in bytes.
 const LOG_BYTES: u64 = 8 << 20;

@@ -1,8 +1,9 @@
 //! What podman can answer wrong, sorted by cause.
 //!
-//! Purpose: one error type for both clients (`podman-api` and [`super::wire`]), and its translation into a [`Fault`] with
-//! a text that names the thing, the reason and the fix. Invariants: podman's HTTP status is never decided by, because
-//! it is 500 for a taken name and for a full disk alike and differs between versions; the `cause` and message are.
+//! Purpose: one error type for both clients (`podman-api` and [`super::wire`]), and its translation into a
+//! [`Fault`] with a text that names the thing, the reason and the fix. Invariants: podman's HTTP status is never
+//! decided by, because it is 500 for a taken name and for a full disk alike and differs between versions; the
+//! `cause` and message are.
 
 use std::path::PathBuf;
 use std::time::Duration;

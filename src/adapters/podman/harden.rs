@@ -1,7 +1,8 @@
 //! Whether a running container is as restricted as it was asked to be.
 //!
-//! Purpose: podman ignores fields that it does not know without a word, so a restriction counts only when it is seen on the
-//! running process. The kernel's `/proc/PID/status` is asked first; podman's own account is compared as well. Invariant: pure.
+//! Purpose: podman ignores fields that it does not know without a word, so a restriction counts only when it is
+//! seen on the running process. The kernel's `/proc/PID/status` is asked first; podman's own account is compared as
+//! well. Invariant: pure.
 
 use super::create::USER;
 use super::inspect::Inspect;
@@ -114,7 +115,8 @@ mod tests {
             assert_eq!(all.len(), 1, "{all:?}");
             assert!(all[0].contains(word), "{all:?}");
         }
-        let changes: [(fn(&mut Inspect), &str); 8] = [
+        type Change = fn(&mut Inspect);
+        let changes: [(Change, &str); 8] = [
             (|i| i.config.user = None, "user"),
             (|i| i.host_config.readonly_rootfs = false, "writable"),
             (|i| i.host_config.privileged = true, "privileged"),

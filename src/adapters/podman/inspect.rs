@@ -1,7 +1,7 @@
 //! The parts of podman's answers that are read.
 //!
-//! Purpose: decode only what is needed, so that a field whose type changes between podman's versions cannot break an answer. Every field
-//! may be missing or null; who reads one decides what that means.
+//! Purpose: decode only what is needed, so that a field whose type changes between podman's versions cannot break
+//! an answer. Every field may be missing or null; who reads one decides what that means.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

@@ -1,7 +1,7 @@
 //! An instance's identity as container labels.
 //!
-//! Purpose: what adoption needs after a restart of the daemon travels with the container, not in a file of ours. Invariant:
-//! what [`to_labels`] writes, [`identity`] reads back; anything else is `None`, never a guess.
+//! Purpose: what adoption needs after a restart of the daemon travels with the container, not in a file of ours.
+//! Invariant: what [`to_labels`] writes, [`identity`] reads back; anything else is `None`, never a guess.
 
 use std::collections::BTreeMap;
 

@@ -1,8 +1,9 @@
 //! Creating, starting and verifying one container, and undoing all of it.
 //!
-//! Purpose: [`Containers::launch`](crate::supervisor::ports::Containers::launch). Invariants: steps are undone in reverse on every failure; a call
-//! whose outcome is unknown is never repeated: the instance's labels are looked up, and what is found is taken over
-//! or removed; a container is handed out only after its restrictions were seen on the running process.
+//! Purpose: [`Containers::launch`](crate::supervisor::ports::Containers::launch). Invariants: steps are undone in
+//! reverse on every failure; a call whose outcome is unknown is never repeated: the instance's labels are looked
+//! up, and what is found is taken over or removed; a container is handed out only after its restrictions were seen
+//! on the running process.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,12 +17,16 @@ use crate::supervisor::ports::{
 };
 use crate::types::{Fault, FaultCode, ImageRef, InstanceId, Phase, Transport};
 
-/// Pauses between looks at a podman that may be coming back; 10 s in all, enough for socket activation.
-const LOOKS: [u64; 7] = [0, 100, 300, 600, 1500, 2500, 5000];
-/// How often a process may look less restricted than asked right after its start, 100 ms apart: the runtime sets the
+/// The first pause between looks at a podman that may be coming back; each is twice as long as the one before.
+const LOOK_PAUSE: Duration = Duration::from_millis(50);
+/// How often "not there" must be heard after a create that broke, for it may still be going on.
+const ABSENT_MAX: u32 = 4;
+/// Between looks at a container that has just been started.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// How often a process may look less restricted than asked right after its start: the runtime sets the
 /// last restrictions on its way to the engine's first instruction.
 const HARDEN_LOOKS: u32 = 10;
-/// How often the exit code is asked for, 100 ms apart.
+/// How often the exit code is asked for.
 const EXIT_LOOKS: u32 = 20;
 /// Lines of the container's log that a failure carries.
 const TAIL_LINES: usize = 20;
@@ -134,24 +139,26 @@ impl Inner {
         }
     }
 
-    /// Looks an instance up until podman answers at all; "not there" is asked twice, for a create whose connection broke
-    /// may still be going on.
+    /// Looks an instance up until podman answers, for as long as it may take to come back.
     async fn look_patiently(&self, instance: &InstanceId) -> Result<Option<Inspect>, PodmanError> {
+        let end = tokio::time::Instant::now() + self.api.deadlines.comeback;
+        let mut pause = LOOK_PAUSE;
         let mut absent = 0;
-        let mut last = Ok(None);
-        for pause in LOOKS {
-            tokio::time::sleep(Duration::from_millis(pause)).await;
-            last = self.look(instance).await;
+        loop {
+            let last = self.look(instance).await;
             match &last {
-                Ok(Some(_)) => break,
-                Ok(None) if absent == 3 => break,
+                Ok(Some(_)) => return last,
                 Ok(None) => absent += 1,
                 // It hangs; asking again would only take as long again.
-                Err(PodmanError::Deadline { .. }) => break,
+                Err(PodmanError::Deadline { .. }) => return last,
                 Err(_) => {}
             }
+            if absent == ABSENT_MAX || tokio::time::Instant::now() + pause > end {
+                return last;
+            }
+            tokio::time::sleep(pause).await;
+            pause *= 2;
         }
-        last
     }
 
     async fn verify(
@@ -162,15 +169,26 @@ impl Inner {
         thing: &str,
     ) -> Result<Launched, Fault> {
         let mut deviations = Vec::new();
+        let mut grouped = false;
         for _ in 0..HARDEN_LOOKS {
-            let inspect =
-                self.api.inspect(id).await.map_err(|e| e.fault(FaultCode::StartFailed, thing))?;
+            // A question may be asked again: a launch that went well is not given up because its answer got lost.
+            let found = self.look_patiently(&spec.instance).await;
+            let found = found.map_err(|e| e.fault(FaultCode::StartFailed, thing))?;
+            let Some(inspect) = found else {
+                let text = format!("{thing}: the container vanished right after its start");
+                return Err(Fault::new(FaultCode::StartFailed, text));
+            };
             let group = self.group(id).await?;
             let alive = group.as_ref().is_some_and(|g| !cgroup::pids(g).is_empty());
             if !inspect.state.running || (group.is_some() && !alive) {
                 return Err(self.ended(&inspect, thing).await);
             }
-            let Some(cgroup) = group else { return Err(no_group(thing)) };
+            let Some(cgroup) = group else {
+                // An engine that has just ended has lost its group before podman notices; look again.
+                tokio::time::sleep(LOOK_AGAIN).await;
+                continue;
+            };
+            grouped = true;
             let status =
                 std::fs::read_to_string(format!("/proc/{}/status", inspect.state.pid)).ok();
             let uid = super::own_uid();
@@ -179,7 +197,10 @@ impl Inner {
                 let endpoint = endpoint(&inspect, dir, thing)?;
                 return Ok(Launched { container: inspect.id, cgroup, endpoint });
             }
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        if !grouped {
+            return Err(no_group(thing));
         }
         Err(Fault::new(
             FaultCode::HardeningMismatch,
@@ -198,7 +219,7 @@ impl Inner {
             if code.is_some() {
                 break;
             }
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            tokio::time::sleep(LOOK_AGAIN).await;
             let again = self.api.inspect(&inspect.id).await;
             code = again.ok().filter(|i| !i.state.running).map(|i| i.state.exit_code);
         }

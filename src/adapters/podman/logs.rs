@@ -1,7 +1,7 @@
 //! podman's log stream: frames of `[stream, 0, 0, 0, length in 4 bytes, big end first]` and text.
 //!
-//! Purpose: lines for people out of whatever bytes an engine wrote. Invariants: never panics, whatever comes; a line has at
-//! most [`LINE_MAX`] characters and no control characters, for it goes into logs and error bodies.
+//! Purpose: lines for people out of whatever bytes an engine wrote. Invariants: never panics, whatever comes; a
+//! line has at most [`LINE_MAX`] characters and no control characters, for it goes into logs and error bodies.
 
 /// The longest line that is kept, in characters.
 const LINE_MAX: usize = 2000;

@@ -1,7 +1,7 @@
 //! The podman adapter: containers over podman's REST API on its Unix socket.
 //!
-//! Purpose: [`Containers`] for a rootless podman that runs as a service of its own; this process is only its client, so its
-//! sandbox never reaches a container. Owner: the composition root, one for the daemon's life.
+//! Purpose: [`Containers`] for a rootless podman that runs as a service of its own; this process is only its
+//! client, so its sandbox never reaches a container. Owner: the composition root, one for the daemon's life.
 //!
 //! ```text
 //!  mod      the port                 create   ContainerSpec → JSON (pure)      labels   identity ↔ labels (pure)
@@ -11,9 +11,10 @@
 //! ```
 //!
 //! # Architecture Invariant
-//! podman is never believed where the kernel can be asked: what runs is what has processes in its control group, and
-//! what is restricted is what `/proc` says is restricted. Objects without our labels are never touched. Nothing is
-//! retried blindly: after an answer that got lost, the instance is looked up by its labels.
+//! podman is never believed where the kernel can be asked: what runs is what has processes in its control group,
+//! and what is restricted is what `/proc` says is restricted. Objects without our labels are never touched. Nothing
+//! is retried blindly: after an answer that got lost, the instance is looked up by its labels. A call whose future
+//! is dropped half-way undoes nothing; what it leaves carries our labels, so the next `list` finds it.
 
 pub mod api;
 mod cgroup;
@@ -63,8 +64,8 @@ struct Inner {
 }
 
 impl Podman {
-    /// podman at `socket`, for the containers of one label `namespace`, with the engines' sockets below `engine_dir`; `pull` says
-    /// whether missing images are fetched or refused.
+    /// podman at `socket`, for the containers of one label `namespace`, with the engines' sockets below
+    /// `engine_dir`; `pull` says whether missing images are fetched or refused.
     #[must_use]
     pub fn new(socket: PathBuf, namespace: String, engine_dir: PathBuf, pull: bool) -> Self {
         Self::with_deadlines(socket, namespace, engine_dir, pull, Deadlines::default())
@@ -165,8 +166,8 @@ impl Inner {
         Ok(found.collect())
     }
 
-    /// Where a listed container's engine listens. One whose port is not known gets port 0, which no probe passes, so it
-    /// is reaped and not adopted.
+    /// Where a listed container's engine listens. One whose port is not known gets port 0, which no probe passes,
+    /// so it is reaped and not adopted.
     fn endpoint(&self, container: &Listed) -> Endpoint {
         if labels::transport(&container.labels) == Some(Transport::Tcp) {
             let port = container.ports.iter().find(|(_, _, inside)| *inside == TCP_PORT);
@@ -217,7 +218,8 @@ impl Inner {
     }
 }
 
-/// The user that this process runs as. Root where `/proc` is missing, which makes the comparison stricter, not looser.
+/// The user that this process runs as. Where `/proc` is missing it does not matter: then no process's status can be
+/// read to be compared with it.
 fn own_uid() -> u32 {
     std::fs::metadata("/proc/self").map_or(0, |m| m.uid())
 }

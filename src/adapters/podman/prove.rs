@@ -1,9 +1,10 @@
 //! Proof that the path which models use works on this host.
 //!
-//! Purpose: readiness must not be claimed from "podman answers": user namespaces, mounts, networks and port forwarding each fail on
-//! their own. Invariants: what is proven is what models use (the same mount, the same port mapping, the same service); it needs no
-//! image but podman's own, because it starts a *pod*: its infra container is made by podman itself from `catatonit`;
-//! everything is removed afterwards, and what a crash left is removed before.
+//! Purpose: readiness must not be claimed from "podman answers": user namespaces, mounts, networks and port
+//! forwarding each fail on their own. Invariants: what is proven is what models use (the same mount, the same port
+//! mapping, the same service); it needs no image but podman's own, because it starts a *pod*: its infra container
+//! is made by podman itself from `catatonit`; everything is removed afterwards, and what a crash left is removed
+//! before.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -128,7 +129,8 @@ async fn talk(dir: &Path) -> Result<(), String> {
     std::fs::write(dir.join(MARKER), MARKER).map_err(fail)
 }
 
-/// The container's IDs are mapped. `Ok` as well where the map cannot be read, in a daemon that hides other users' processes.
+/// The container's IDs are mapped. `Ok` as well where the map cannot be read, in a daemon that hides other users'
+/// processes.
 fn user_namespace(infra: &Inspect) -> Result<(), String> {
     let path = format!("/proc/{}/uid_map", infra.state.pid);
     let Ok(map) = std::fs::read_to_string(path) else { return Ok(()) };

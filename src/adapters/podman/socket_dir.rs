@@ -1,8 +1,9 @@
 //! The directory that an engine puts its socket in.
 //!
-//! Purpose: one directory an instance, named like its container, below the engines' directory. Invariants: the parent
-//! belongs to this process's user and is mode 0711, so nobody can list it and names are unguessable; the directory is mode 0777
-//! whatever the umask, because the engine is a subordinate ID that no mode bit but "other" reaches.
+//! Purpose: one directory an instance, named like its container, below the engines' directory. Invariants: the
+//! parent belongs to this process's user and is mode 0711, so nobody can list it and names are unguessable; the
+//! directory is mode 0777 whatever the umask, because the engine is a subordinate ID that no mode bit but "other"
+//! reaches.
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
@@ -24,7 +25,8 @@ pub fn path(engine_dir: &Path, name: &str) -> PathBuf {
 /// Makes the directory.
 ///
 /// # Errors
-/// [`FaultCode::Internal`] where the socket's path would be too long, the directory exists, or the file system refuses.
+/// [`FaultCode::Internal`] where the socket's path would be too long, the directory exists, or the file system
+/// refuses.
 pub fn make(engine_dir: &Path, name: &str) -> Result<PathBuf, Fault> {
     let dir = path(engine_dir, name);
     let length = dir.join(SOCKET_NAME).as_os_str().len();
@@ -62,11 +64,12 @@ fn create(engine_dir: &Path, dir: &Path) -> io::Result<()> {
     open
 }
 
-/// Removes the directory and what the engine left in it. The entries belong to a subordinate ID, but the directory is ours, so
-/// they can be unlinked.
+/// Removes the directory and what the engine left in it. The entries belong to a subordinate ID, but the directory
+/// is ours, so they can be unlinked.
 ///
 /// # Errors
-/// If something is left, for example a directory that the engine made and locked. A directory that is not there is `Ok`.
+/// If something is left, for example a directory that the engine made and locked. A directory that is not there is
+/// `Ok`.
 pub fn remove(dir: &Path) -> io::Result<()> {
     match fs::remove_dir_all(dir) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),

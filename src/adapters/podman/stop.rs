@@ -1,7 +1,8 @@
 //! Ending a container for certain.
 //!
-//! Purpose: stop, reap and the undoing of a launch. Invariants: only containers with our labels are touched; success means that
-//! podman does not know the container any more *and* that the kernel has no process in its control group.
+//! Purpose: stop, reap and the undoing of a launch. Invariants: only containers with our labels are touched;
+//! success means that podman does not know the container any more *and* that the kernel has no process in its
+//! control group.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

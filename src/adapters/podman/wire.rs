@@ -23,6 +23,8 @@ use super::error::PodmanError;
 const BODY_MAX: usize = 16 << 20;
 /// The longest line of a streamed answer that is kept, in bytes.
 const LINE_MAX: usize = 64 << 10;
+/// Of an answer without podman's fields, so many characters go into the error.
+const RAW_MAX: usize = 200;
 /// Accepted by podman 4.x, 5.x and 6.x; newer paths change the types of fields.
 const PREFIX: &str = "http://d/v4.0.0/libpod";
 
@@ -54,7 +56,8 @@ impl Wire {
         &self.socket
     }
 
-    /// One call; returns the body. `path` begins after `/libpod` and is already encoded; `what` is how errors name the call.
+    /// One call; returns the body. `path` begins after `/libpod` and is already encoded; `what` is how errors name
+    /// the call.
     ///
     /// # Errors
     /// [`PodmanError::Refused`] for every status of 400 and above, the others as they say.
@@ -78,8 +81,9 @@ impl Wire {
             .unwrap_or_else(|_| Err(PodmanError::Deadline { what: what.into(), after: deadline }))
     }
 
-    /// One call whose answer comes as lines over a long time; `line` sees each. `idle` bounds the time between two pieces
-    /// of the answer, `deadline` the whole. Dropping the future closes the connection, by which podman cancels the work.
+    /// One call whose answer comes as lines over a long time; `line` sees each. `idle` bounds the time between two
+    /// pieces of the answer, `deadline` the whole. Dropping the future closes the connection, by which podman
+    /// cancels the work.
     ///
     /// # Errors
     /// As [`Wire::call`], or what `line` returns.
@@ -179,8 +183,13 @@ fn check(what: &str, status: StatusCode, body: &[u8]) -> Result<(), PodmanError>
         parsed.as_ref().and_then(|v| v.get(name)).and_then(Value::as_str).unwrap_or_default()
     };
     let (message, cause) = (field("message"), field("cause"));
-    let text = if message.is_empty() && cause.is_empty() {
-        let raw: String = String::from_utf8_lossy(body).chars().take(200).collect();
+    // A pod answers with what each of its containers said.
+    let each = parsed.as_ref().and_then(|v| v.get("Errs")).and_then(Value::as_array);
+    let each: Vec<&str> = each.into_iter().flatten().filter_map(Value::as_str).collect();
+    let text = if !each.is_empty() {
+        each.join("; ")
+    } else if message.is_empty() && cause.is_empty() {
+        let raw: String = String::from_utf8_lossy(body).chars().take(RAW_MAX).collect();
         format!("{status} {}", raw.trim())
     } else if message.contains(cause) {
         message.to_owned()
