@@ -11,9 +11,7 @@ mod eviction;
 mod footprint;
 mod ledger;
 mod planner;
-mod report;
 
 pub use footprint::need;
 pub use ledger::{Hold, Ledger, Row, Stage};
 pub use planner::{Decision, Holder, Standing, Want, plan};
-pub use report::{DeviceVerdict, Report, Verdict, VictimVerdict};

@@ -2,8 +2,10 @@
 
 use super::eviction;
 use super::ledger::{Ledger, Row};
-use super::report::{DeviceVerdict, Report, Verdict, VictimVerdict};
-use crate::types::{Bytes, GpuId, InstanceId, ModelName, Moment, Need, NeedSource, Placement};
+use crate::types::{
+    Bytes, DeviceVerdict, GpuId, InstanceId, ModelName, Moment, Need, NeedSource, Placement,
+    Report, Verdict, VictimVerdict,
+};
 
 /// What a model wants.
 #[derive(Clone, Debug)]

@@ -133,14 +133,15 @@ impl From<Denied> for ApiError {
         };
         let (param, details, hopeless) = match &denied {
             Denied::UnknownModel { .. } => (Some("model"), None, false),
-            Denied::NeverFits { need, largest, .. } => {
-                (Some("model"), Some(json!({ "need": need, "largest": largest })), true)
+            Denied::NeverFits { need, largest, report, .. } => {
+                let details = json!({ "need": need, "largest": largest, "plan": report });
+                (Some("model"), Some(details), true)
             }
+            Denied::NoRoom { report, .. } => (None, Some(json!({ "plan": report })), false),
             Denied::LoadFailed { fault, .. } => {
                 (None, Some(json!({ "fault": fault.code, "log_tail": fault.log_tail })), false)
             }
-            Denied::NoRoom { .. }
-            | Denied::StillLoading { .. }
+            Denied::StillLoading { .. }
             | Denied::QueueFull { .. }
             | Denied::Unloaded { .. }
             | Denied::ShuttingDown => (None, None, false),
@@ -168,7 +169,15 @@ mod tests {
         let model: ModelName = "m".parse().unwrap();
         let d = Duration::from_millis(6001);
         let busy: [(Denied, u64); 6] = [
-            (Denied::NoRoom { model: model.clone(), why: "x".into(), retry_after: d }, 7),
+            (
+                Denied::NoRoom {
+                    model: model.clone(),
+                    why: "x".into(),
+                    report: None,
+                    retry_after: d,
+                },
+                7,
+            ),
             (
                 Denied::StillLoading {
                     model: model.clone(),
@@ -208,6 +217,7 @@ mod tests {
             model,
             need: Bytes::gib(9),
             largest: Bytes::gib(8),
+            report: None,
         });
         assert_eq!((never.status.as_u16(), never.hopeless, never.retry_after), (503, true, None));
     }

@@ -123,6 +123,7 @@ pub(super) mod tests {
             load_ms: None,
             error: None,
             waiting_for: None,
+            report: None,
         }
     }
 

@@ -44,6 +44,7 @@ impl State {
                 .filter(|_| !instance.is_some_and(super::instance::Instance::is_ready))
                 .map(|f| f.fault.clone()),
             waiting_for: model.waiting_for.clone(),
+            report: model.report.clone(),
         }
     }
 }

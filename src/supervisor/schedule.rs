@@ -1,6 +1,7 @@
 //! The part of the core that looks at the whole: who may start, who has waited long enough, who is idle, what is next.
 //! Runs after every event, so that no event needs to know what it makes possible.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::effect::{Effect, Notice, StopReason};
@@ -201,7 +202,8 @@ impl State {
             gpu_count: model.spec.gpu_count,
             allowed: &model.spec.gpus,
         };
-        let (decision, _report) = plan::plan(&self.ledger, &holders, &want);
+        let (decision, report) = plan::plan(&self.ledger, &holders, &want);
+        model.report = Some(Arc::new(report));
         match decision {
             Decision::Start(placement) => self.start(now, name, placement, out),
             Decision::Evict(victims) => {
@@ -343,7 +345,8 @@ impl Model {
             Some(_) | None => {
                 let why = self.waiting_for.clone();
                 let why = why.unwrap_or_else(|| "its earlier container is still stopping".into());
-                Denied::NoRoom { model, why, retry_after: self.last_load.unwrap_or(LOAD_GUESS) }
+                let retry_after = self.last_load.unwrap_or(LOAD_GUESS);
+                Denied::NoRoom { model, why, report: self.report.clone(), retry_after }
             }
         }
     }
@@ -352,7 +355,12 @@ impl Model {
         let model = self.spec.name.clone();
         self.waiting_for = Some(format!("{need} on one device; the largest offers {largest}"));
         for waiter in self.queue.drain() {
-            let denied = Denied::NeverFits { model: model.clone(), need, largest };
+            let denied = Denied::NeverFits {
+                model: model.clone(),
+                need,
+                largest,
+                report: self.report.clone(),
+            };
             out.push(Effect::Deny { waiter: waiter.id, denied });
             if waiter.purpose == Purpose::Ready {
                 self.wanted = self.pinned;

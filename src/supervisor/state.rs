@@ -23,7 +23,8 @@ use super::instance::{Instance, Life};
 use super::queue::{Purpose, Queue, Waiter};
 use crate::plan::Ledger;
 use crate::types::{
-    Bytes, Denied, Fault, Generation, GpuId, InstanceId, ModelName, ModelSpec, Moment, WaiterId,
+    Bytes, Denied, Fault, Generation, GpuId, InstanceId, ModelName, ModelSpec, Moment, Report,
+    WaiterId,
 };
 
 /// What the core needs of the configuration, beside the models.
@@ -70,6 +71,8 @@ pub(super) struct Model {
     pub(super) last_used: Option<Moment>,
     /// Why it has no instance although it is wanted.
     pub(super) waiting_for: Option<String>,
+    /// The last plan made for it.
+    pub(super) report: Option<Arc<Report>>,
 }
 
 /// The shutdown under way.
@@ -341,6 +344,7 @@ impl Model {
             last_load: None,
             last_used: None,
             waiting_for: None,
+            report: None,
         }
     }
 

@@ -10,7 +10,7 @@ use super::ports::{Endpoint, Found, FoundIdentity, LaunchOrder, Launched};
 use super::state::{Settings, State};
 use crate::types::{
     Bytes, Denied, Fault, FaultCode, Generation, GpuId, GpuReading, GpuSnapshot, InstanceId, Known,
-    ModelName, ModelSpec, Moment, Need, NeedSource, Phase, Placement, WaiterId, test_spec,
+    ModelName, ModelSpec, Moment, Need, NeedSource, Phase, Placement, Verdict, WaiterId, test_spec,
 };
 
 /// A host with one device of 100 bytes, and the core on it.
@@ -395,6 +395,9 @@ fn a_third_model_evicts_the_longest_unused_and_waits_for_its_memory() {
     assert!(why.contains("serves requests"), "{why}");
     host.pass(240);
     assert_eq!(host.denials(), [(4, "no_room")]);
+    let Denied::NoRoom { report: Some(report), .. } = host.denied() else { panic!() };
+    assert_eq!(report.devices[0].verdict, Verdict::Occupied);
+    assert!(report.victims.iter().all(|v| v.spared == Some("it serves requests")));
     host.release(&b);
     assert_eq!(host.phase("a"), Phase::Stopped, "nobody waits for it any more");
 }

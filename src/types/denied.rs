@@ -1,10 +1,11 @@
 //! Refusals.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{Bytes, Fault, ModelName, Phase};
+use super::{Bytes, Fault, ModelName, Phase, Report};
 
 /// Why a request got no lease. Closed; mapped once to HTTP (`proxy::respond`) and, later, once to D-Bus.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
@@ -27,6 +28,8 @@ pub enum Denied {
         need: Bytes,
         /// The most that any allowed device can give when nothing else runs.
         largest: Bytes,
+        /// The plan's reasons, device by device.
+        report: Option<Arc<Report>>,
     },
     /// It did not fit within the wait: others are busy or pinned.
     #[error("no room for model {model}: {why}")]
@@ -35,6 +38,8 @@ pub enum Denied {
         model: ModelName,
         /// What holds the memory.
         why: String,
+        /// The plan's reasons, device by device; `None` where it was not for want of room.
+        report: Option<Arc<Report>>,
         /// When to try again.
         #[serde(skip)]
         retry_after: Duration,
@@ -129,10 +134,19 @@ mod tests {
                     model: model.clone(),
                     need: Bytes::gib(9),
                     largest: Bytes::gib(8),
+                    report: None,
                 },
                 None,
             ),
-            (Denied::NoRoom { model: model.clone(), why: "busy".into(), retry_after: d }, Some(d)),
+            (
+                Denied::NoRoom {
+                    model: model.clone(),
+                    why: "busy".into(),
+                    report: None,
+                    retry_after: d,
+                },
+                Some(d),
+            ),
             (
                 Denied::StillLoading {
                     model: model.clone(),

@@ -14,6 +14,7 @@ mod ids;
 mod moment;
 mod name;
 mod phase;
+mod report;
 mod spec;
 mod status;
 
@@ -25,6 +26,7 @@ pub use ids::{Generation, GpuId, InstanceId, InstanceIdError, WaiterId};
 pub use moment::Moment;
 pub use name::{ModelName, NameError};
 pub use phase::Phase;
+pub use report::{DeviceVerdict, Report, Verdict, VictimVerdict};
 #[cfg(test)]
 pub use spec::test_spec;
 pub use spec::{

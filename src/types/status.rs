@@ -1,8 +1,10 @@
 //! The immutable picture that readers get.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 
-use super::{Bytes, Fault, GpuId, InstanceId, Known, ModelName, Moment, Need, Phase};
+use super::{Bytes, Fault, GpuId, InstanceId, Known, ModelName, Moment, Need, Phase, Report};
 
 /// Everything a reader may know, published whole by the supervisor after each turn; never walked while it changes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -48,6 +50,8 @@ pub struct ModelStatus {
     pub error: Option<Fault>,
     /// Why it waits, in the planner's words.
     pub waiting_for: Option<String>,
+    /// The last plan made for it, with the reasons for every device and every possible victim.
+    pub report: Option<Arc<Report>>,
 }
 
 /// One device's ledger.

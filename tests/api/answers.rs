@@ -125,7 +125,11 @@ async fn refusals_of_the_supervisor() {
     let fault = Fault::new(FaultCode::EngineExited, "exit 1").with_log(vec!["boom".into()]);
     let cases = [
         (Denied::UnknownModel { model: "m".into() }, 404, None),
-        (Denied::NoRoom { model: m(), why: "x".into(), retry_after: after }, 503, Some("3")),
+        (
+            Denied::NoRoom { model: m(), why: "x".into(), report: None, retry_after: after },
+            503,
+            Some("3"),
+        ),
         (
             Denied::StillLoading { model: m(), phase: Phase::Loading, retry_after: after },
             503,
@@ -152,6 +156,7 @@ async fn refusals_of_the_supervisor() {
         model: m(),
         need: hostler::types::Bytes::gib(9),
         largest: hostler::types::Bytes::gib(8),
+        report: None,
     };
     let house = house(Setup { policy: Policy::Deny(never), ..Setup::default() }).await;
     let reply = house.ask(post(CHAT, BODY)).await;

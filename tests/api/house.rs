@@ -185,6 +185,7 @@ fn two_models() -> Status {
         load_ms: None,
         error: None,
         waiting_for: None,
+        report: None,
     };
     Status { models: vec![model("m", &["gpt-4o"]), model("org/big", &[])], ..Status::default() }
 }

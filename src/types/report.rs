@@ -1,10 +1,10 @@
-//! Why a plan is what it is.
+//! Why a plan is what it is: made by the planner, read by operators and by clients who wait.
 
 use std::fmt;
 
 use serde::Serialize;
 
-use crate::types::{Bytes, GpuId, InstanceId, ModelName, Need};
+use super::{Bytes, GpuId, InstanceId, ModelName, Need};
 
 /// The planner's reasons, for every device and every possible victim. Shown to operators and to clients who wait.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
