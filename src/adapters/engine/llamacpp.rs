@@ -36,11 +36,7 @@ pub(super) fn command(
             add(&["--kv-unified"]);
         }
     }
-    if placement.gpus.iter().any(|gpu| gpu.is_host()) {
-        // Mapped weights are page cache: the kernel counts them as available although the engine needs them, so the
-        // ledger would promise them twice.
-        add(&["--no-mmap"]);
-    } else {
+    if !on_host(placement) {
         add(&["-ngl", "999"]);
     }
     add(&["--metrics", "--no-webui"]);
@@ -49,9 +45,21 @@ pub(super) fn command(
 }
 
 /// Environment.
-pub(super) fn env() -> Vec<(&'static str, String)> {
+pub(super) fn env(placement: &Placement) -> Vec<(&'static str, String)> {
     // The root file system is read-only and the user has no home in the image.
-    vec![("HOME", "/tmp".to_owned())]
+    let mut env = vec![("HOME", "/tmp".to_owned())];
+    if on_host(placement) {
+        // Mapped weights are page cache: the kernel counts them as available although the engine needs them, so the
+        // ledger would promise them twice. As variables, because the option has had two names, and an unknown option
+        // ends the engine where an unknown variable does not.
+        env.push(("LLAMA_ARG_NO_MMAP", "1".to_owned()));
+        env.push(("LLAMA_ARG_LOAD_MODE", "none".to_owned()));
+    }
+    env
+}
+
+fn on_host(placement: &Placement) -> bool {
+    placement.gpus.iter().any(crate::types::GpuId::is_host)
 }
 
 #[cfg(test)]
@@ -65,8 +73,8 @@ mod tests {
         let spec = spec(EngineKind::Llamacpp);
         let placement = placement(&["host"], Bytes::gib(1), Bytes::gib(8));
         let got = command(&spec, &placement, Some(Path::new("/models/m.gguf")));
-        let want = "--host /run/engine/e.sock -m /models/m.gguf --alias org/m --no-mmap --metrics \
-                    --no-webui";
+        let want = "--host /run/engine/e.sock -m /models/m.gguf --alias org/m --metrics --no-webui";
+        assert!(env(&placement).iter().any(|(name, _)| *name == "LLAMA_ARG_LOAD_MODE"));
         assert_eq!(got.join(" "), want);
     }
 
@@ -78,6 +86,7 @@ mod tests {
         spec.parallel = Some(4);
         spec.args = vec!["--flash-attn".into(), "on".into()];
         let placement = placement(&["GPU-a"], Bytes::gib(1), Bytes::gib(8));
+        assert_eq!(env(&placement).len(), 1);
         let got = command(&spec, &placement, None);
         let want = "--host 0.0.0.0 --port 8000 --alias org/m -c 8192 -np 4 --kv-unified -ngl 999 \
                     --metrics --no-webui --flash-attn on";
