@@ -69,7 +69,6 @@ for _ in 1 2 3 4 5 6 7 8 9 10; do
 done
 note "hostler.service: $(on_host systemctl is-active hostler.service)"
 note "$status"
-note "model    smollm2, phase $(case $status in *smollm2*) echo ready ;; *) echo unknown ;; esac)"
 container=$(as_service podman ps --quiet --filter name=hostler-smollm2 | head -n 1)
 [ -n "$container" ] || die "no container runs for the model: see the journal of hostler.service"
 cgroup=$(as_service podman inspect --format '{{.State.CgroupPath}}' "$container")

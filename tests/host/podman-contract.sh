@@ -34,5 +34,21 @@ cp "$tests" "$work/podman-tests"
 "$testhost" install "$name" "$(dirname "$hostlerd")"
 "$testhost" copy "$name" "$work/podman-tests" /usr/local/bin
 "$testhost" user "$name" hostler podman import --quiet - localhost/busybox:1 <"$work/busybox.tar" >/dev/null
-"$testhost" user "$name" hostler env HOSTLER_TEST_PODMAN_SOCKET=/run/hostler/podman.sock \
-  HOSTLER_TEST_IMAGE=localhost/busybox:1 /usr/local/bin/podman-tests --ignored --test-threads 1 "$@"
+# A device under a name that only CDI brings into a container. Without root, crun mounts a device from the path that it has in the
+# container and passes over hostPath, so both are the same.
+"$testhost" exec "$name" sh -c 'mknod -m 0666 /dev/hostler-test c 1 3 && mkdir -p /etc/cdi && cat >/etc/cdi/hostler-test.yaml' <<'CDI'
+cdiVersion: 0.6.0
+kind: hostler.test/device
+devices:
+  - name: one
+    containerEdits:
+      deviceNodes:
+        - path: /dev/hostler-test
+CDI
+# --test-threads 1: some of these kill the API under whoever else uses it.
+# shellcheck disable=SC2016 # expanded there, not here
+"$testhost" user "$name" hostler sh -c 'exec env HOSTLER_TEST_PODMAN_SOCKET=/run/hostler/podman.sock \
+  HOSTLER_TEST_IMAGE=localhost/busybox:1 HOSTLER_TEST_CDI_DEVICE=hostler.test/device=one \
+  HOSTLER_TEST_PODMAN_ALIVE="$XDG_RUNTIME_DIR/libpod/tmp/alive" \
+  HOSTLER_TEST_PODMAN_KILL="systemctl --user kill --kill-whom=main --signal=KILL hostler-podman.service" \
+  /usr/local/bin/podman-tests --ignored --test-threads 1 "$@"' sh "$@"

@@ -1,5 +1,7 @@
 //! However a host ends, nothing of it stays: no process, no cgroup, no mount, no file.
 
+#![expect(clippy::unwrap_used, reason = "a panic is a test's failure report")]
+
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
