@@ -68,7 +68,7 @@ fn the_service_user_has_a_manager_and_a_podman() {
     assert!(field("Host.IDMappings.UIDMap").contains("65536"));
     // The native overlay, which needs a real file system below it.
     assert_eq!(field("Store.GraphDriverName"), "overlay");
-    assert_eq!(field("Store.GraphStatus").contains("Native Overlay Diff:true"), true);
+    assert!(field("Store.GraphStatus").contains("Native Overlay Diff:true"));
 }
 
 #[test]

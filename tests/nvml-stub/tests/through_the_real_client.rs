@@ -2,6 +2,11 @@
 //!
 //! The state directory is named by the environment, of which a process has one: the tests take
 //! turns.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a panic is how a test reports its failure"
+)]
 
 use std::fs::Permissions;
 use std::io::{BufRead as _, BufReader, Write as _};
