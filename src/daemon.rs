@@ -25,6 +25,7 @@ use crate::adapters::podman::Podman;
 use crate::adapters::systemd::{self, Handed};
 use crate::adapters::weights;
 use crate::config::{Config, GpuBackend, OnStop};
+use crate::plan::ReleaseRule;
 use crate::proxy::{self, Limits, Listener, Server, Upstream};
 use crate::supervisor::handle::Handle;
 use crate::supervisor::ports::Gpus;
@@ -259,6 +260,7 @@ fn supervise(config: &Config, ports: Ports, proven: Proven) -> Running {
         max_queue: config.server.max_queue,
         drain_timeout: config.policy.drain_timeout,
         headroom: config.gpu.headroom,
+        release: ReleaseRule::default(),
         seed: uuid::Uuid::new_v4().as_u64_pair().0,
     };
     let (supervisor, handle) =

@@ -1,16 +1,21 @@
 //! The ledger: per device, who holds how much.
 //!
 //! ```text
-//!   reserve ──▶ Reserved ──confirm──▶ Confirmed ──release──▶ Releasing ──gone, then observed──▶ (dropped)
-//!                   └────────────────────release───────────────▲
+//!   reserve ──▶ Reserved ──confirm──▶ Confirmed ──release──▶ Releasing ──gone, given back──▶ (dropped)
+//!                   └────────────────────release───────────────▲    │                            ▲
+//!                                                                   └─deadline─▶ Quarantined ──given back
 //! ```
-//! A hold is charged with the larger of what was promised and what was observed, from the plan until a reading of
-//! the device that was *taken after* its processes were proven gone. What the driver has not given back by then shows up
-//! as foreign use in that same reading, so no byte is ever free in between.
+//! A hold is charged with the larger of what was promised and what was observed, from the plan until its release has been
+//! *observed*: a reading that was begun after its processes were proven gone, in which the device no longer has memory in use
+//! that nobody accounts for (`release`). Until then its devices are gated. After a deadline what is still missing is
+//! quarantined: charged, but no longer in the way.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use crate::types::{Bytes, GpuId, GpuSnapshot, GpuStatus, InstanceId, Known, Moment, Placement};
+use crate::types::{
+    Bytes, GpuId, GpuReading, GpuSnapshot, GpuStatus, InstanceId, Known, Moment, Placement,
+};
 
 /// What one instance holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +26,8 @@ pub struct Hold {
     pub promised: Bytes,
     /// Last observed on each of them; absent or unknown: not measured.
     pub observed: BTreeMap<GpuId, Known<Bytes>>,
+    /// Its processes at the last observation with any.
+    pub pids: Vec<u32>,
     /// How far it is.
     pub stage: Stage,
 }
@@ -37,13 +44,45 @@ pub enum Stage {
         /// `None` while processes may live.
         gone: Option<Moment>,
     },
+    /// Gone, and its memory was not given back in time.
+    Quarantined {
+        /// Since when.
+        since: Moment,
+        /// Still missing, on the device where most is.
+        bytes: Bytes,
+    },
+}
+
+/// How exactly releases are judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReleaseRule {
+    /// Memory in use that nobody accounts for may grow by so much without being called a release that is late: drivers
+    /// keep small amounts.
+    pub slack: Bytes,
+    /// From the end of the last process to the quarantine.
+    pub deadline: Duration,
+}
+
+impl Default for ReleaseRule {
+    fn default() -> Self {
+        Self { slack: Bytes::mib(64), deadline: Duration::from_secs(30) }
+    }
+}
+
+/// What one instance was seen to hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Its processes, as the host numbers them.
+    pub pids: Vec<u32>,
+    /// On each of its devices.
+    pub bytes: BTreeMap<GpuId, Known<Bytes>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Device {
-    name: String,
-    total: Bytes,
-    used: Bytes,
+    reading: GpuReading,
+    /// In use without anybody to account for it, when nothing of ours was being released.
+    unexplained_at_rest: Bytes,
     lost: Option<String>,
 }
 
@@ -62,6 +101,8 @@ pub struct Row {
     pub confirmed: Bytes,
     /// Charged to instances that stop.
     pub releasing: Bytes,
+    /// Not given back by instances that are gone.
+    pub quarantined: Bytes,
     /// In use by anybody else.
     pub foreign: Bytes,
     /// What may be promised now.
@@ -74,6 +115,7 @@ pub struct Row {
 #[derive(Clone, Debug)]
 pub struct Ledger {
     headroom: Bytes,
+    rule: ReleaseRule,
     devices: BTreeMap<GpuId, Device>,
     holds: BTreeMap<InstanceId, Hold>,
     /// The last reading failed: numbers are stale and nothing new may be promised.
@@ -83,9 +125,9 @@ pub struct Ledger {
 impl Ledger {
     /// An empty ledger that keeps `headroom` free on each device; unknown until the first [`Ledger::observe`].
     #[must_use]
-    pub fn new(headroom: Bytes) -> Self {
+    pub fn new(headroom: Bytes, rule: ReleaseRule) -> Self {
         let stale = Some("device memory has not been measured yet".to_owned());
-        Self { headroom, devices: BTreeMap::new(), holds: BTreeMap::new(), stale }
+        Self { headroom, rule, devices: BTreeMap::new(), holds: BTreeMap::new(), stale }
     }
 
     /// Promises memory to an instance that is about to start.
@@ -94,6 +136,7 @@ impl Ledger {
             gpus: placement.gpus.clone(),
             promised: placement.need.bytes,
             observed: BTreeMap::new(),
+            pids: Vec::new(),
             stage: Stage::Reserved,
         };
         self.holds.insert(instance, hold);
@@ -125,14 +168,14 @@ impl Ledger {
         &mut self,
         taken: Moment,
         snapshot: &GpuSnapshot,
-        usage: &BTreeMap<InstanceId, BTreeMap<GpuId, Known<Bytes>>>,
+        usage: &BTreeMap<InstanceId, Usage>,
     ) {
         self.stale = None;
         for reading in &snapshot.devices {
+            let earlier = self.devices.get(&reading.id).map(|d| d.unexplained_at_rest);
             let device = Device {
-                name: reading.name.clone(),
-                total: reading.total,
-                used: reading.used,
+                reading: reading.clone(),
+                unexplained_at_rest: earlier.unwrap_or(Bytes::ZERO),
                 lost: None,
             };
             self.devices.insert(reading.id.clone(), device);
@@ -144,13 +187,14 @@ impl Ledger {
         }
         for (instance, seen) in usage {
             if let Some(hold) = self.holds.get_mut(instance) {
-                hold.observed.clone_from(seen);
+                hold.observed.clone_from(&seen.bytes);
+                if !seen.pids.is_empty() {
+                    hold.pids.clone_from(&seen.pids);
+                }
             }
         }
-        self.holds.retain(|_, hold| match hold.stage {
-            Stage::Releasing { gone: Some(gone) } => taken < gone,
-            Stage::Reserved | Stage::Confirmed | Stage::Releasing { gone: None } => true,
-        });
+        self.judge_releases(taken);
+        self.learn_rest();
     }
 
     /// A reading failed: until the next good one nothing may be promised.
@@ -183,7 +227,7 @@ impl Ledger {
     }
 
     fn row(&self, id: &GpuId, device: &Device) -> Row {
-        let mut sums = [Bytes::ZERO; 3];
+        let mut sums = [Bytes::ZERO; 4];
         let mut attributed = Bytes::ZERO;
         let mut gated = false;
         for hold in self.holds.values().filter(|h| h.gpus.contains(id)) {
@@ -192,29 +236,33 @@ impl Ledger {
                 Stage::Reserved => (0, true),
                 Stage::Confirmed => (1, false),
                 Stage::Releasing { .. } => (2, true),
+                Stage::Quarantined { .. } => (3, false),
             };
             sums[slot] += charge;
             gated |= gates;
             // Where the driver attributes nothing, the promise is the best guess of what is ours. A start that has
             // claimed nothing yet is then taken for foreign use at most, which errs towards refusing.
-            attributed += match hold.observed.get(id) {
-                Some(Known::Known(bytes)) => *bytes,
-                Some(Known::Unknown) => hold.promised,
-                None => Bytes::ZERO,
+            attributed += match (hold.stage, hold.observed.get(id)) {
+                // What is missing is in `used`, and is charged already.
+                (Stage::Quarantined { bytes, .. }, _) => bytes,
+                (_, Some(Known::Known(bytes))) => *bytes,
+                (_, Some(Known::Unknown)) => hold.promised,
+                (_, None) => Bytes::ZERO,
             };
         }
-        let foreign = device.used.saturating_sub(attributed);
+        let foreign = device.reading.used.saturating_sub(attributed);
         let spoken_for = sums.into_iter().sum::<Bytes>() + foreign + self.headroom;
-        let [reserved, confirmed, releasing] = sums;
+        let [reserved, confirmed, releasing, quarantined] = sums;
         Row {
             id: id.clone(),
-            total: device.total,
+            total: device.reading.total,
             headroom: self.headroom,
             reserved,
             confirmed,
             releasing,
+            quarantined,
             foreign,
-            free: device.total.saturating_sub(spoken_for),
+            free: device.reading.total.saturating_sub(spoken_for),
             gated,
         }
     }
@@ -229,12 +277,13 @@ impl Ledger {
             let value = |bytes| if known { Known::Known(bytes) } else { Known::Unknown };
             all.push(GpuStatus {
                 id: id.clone(),
-                name: device.name.clone(),
+                name: device.reading.name.clone(),
                 total: value(row.total),
                 headroom: row.headroom,
                 reserved: row.reserved,
                 confirmed: row.confirmed,
                 releasing: row.releasing,
+                quarantined: row.quarantined,
                 foreign: value(row.foreign),
                 free: value(row.free),
             });
@@ -252,8 +301,14 @@ impl Hold {
     /// What this hold takes on one device: the larger of promise and observation.
     #[must_use]
     pub fn charge(&self, gpu: &GpuId) -> Bytes {
-        let seen = self.observed.get(gpu).and_then(Known::get).unwrap_or(Bytes::ZERO);
-        self.promised.max(seen)
+        if let Stage::Quarantined { bytes, .. } = self.stage {
+            return bytes;
+        }
+        self.promised.max(self.seen(gpu))
+    }
+
+    fn seen(&self, gpu: &GpuId) -> Bytes {
+        self.observed.get(gpu).and_then(Known::get).unwrap_or(Bytes::ZERO)
     }
 
     /// Observed on all its devices together; unknown if any of them is.
@@ -276,114 +331,9 @@ impl Hold {
     }
 }
 
+mod release;
+
+pub use release::Missing;
+
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::types::{Generation, GpuReading, Need, NeedSource};
-
-    fn gpu() -> GpuId {
-        GpuId::new("GPU-a")
-    }
-
-    fn id(n: u64) -> InstanceId {
-        InstanceId::new("m".parse().unwrap(), Generation(n), 0)
-    }
-
-    fn placement(bytes: u64) -> Placement {
-        let need = Need { bytes: Bytes(bytes), source: NeedSource::Declared };
-        Placement { gpus: vec![gpu()], need, device_total: Bytes(1000) }
-    }
-
-    fn reading(used: u64) -> GpuSnapshot {
-        let device = GpuReading {
-            id: gpu(),
-            name: "X".into(),
-            total: Bytes(1000),
-            used: Bytes(used),
-            processes: vec![],
-        };
-        GpuSnapshot { devices: vec![device], lost: vec![] }
-    }
-
-    fn seen(n: u64, bytes: Known<Bytes>) -> BTreeMap<InstanceId, BTreeMap<GpuId, Known<Bytes>>> {
-        BTreeMap::from([(id(n), BTreeMap::from([(gpu(), bytes)]))])
-    }
-
-    #[test]
-    fn nothing_is_known_before_the_first_reading() {
-        let mut ledger = Ledger::new(Bytes(0));
-        assert!(ledger.stale().is_some());
-        assert!(ledger.rows().is_empty());
-        ledger.observe(Moment::START, &reading(0), &BTreeMap::new());
-        assert!(ledger.stale().is_none());
-        ledger.mark_stale("nvml hangs");
-        assert_eq!(ledger.stale(), Some("nvml hangs"));
-        assert_eq!(ledger.status()[0].free, Known::Unknown);
-    }
-
-    #[test]
-    fn a_promise_is_charged_before_it_is_used_and_not_twice_after() {
-        let mut ledger = Ledger::new(Bytes(100));
-        ledger.observe(Moment::START, &reading(50), &BTreeMap::new());
-        ledger.reserve(id(1), &placement(300));
-        let row = &ledger.rows()[0];
-        assert_eq!((row.reserved, row.foreign, row.free), (Bytes(300), Bytes(50), Bytes(550)));
-        assert!(row.gated);
-        ledger.observe(Moment::from_secs(1), &reading(250), &seen(1, Known::Known(Bytes(200))));
-        assert_eq!(ledger.rows()[0].free, Bytes(550));
-        ledger.confirm(&id(1));
-        // It took more than it was promised: the truth is charged.
-        ledger.observe(Moment::from_secs(2), &reading(450), &seen(1, Known::Known(Bytes(400))));
-        let row = &ledger.rows()[0];
-        assert_eq!((row.confirmed, row.foreign, row.free), (Bytes(400), Bytes(50), Bytes(450)));
-        assert!(!row.gated);
-        assert_eq!(ledger.hold(&id(1)).unwrap().observed_peak(), Some(Bytes(400)));
-        assert_eq!(ledger.hold(&id(1)).unwrap().observed_total(), Known::Known(Bytes(400)));
-    }
-
-    #[test]
-    fn a_release_counts_only_when_it_was_seen_afterwards() {
-        let mut ledger = Ledger::new(Bytes(0));
-        ledger.observe(Moment::START, &reading(0), &BTreeMap::new());
-        ledger.reserve(id(1), &placement(400));
-        ledger.confirm(&id(1));
-        ledger.release(&id(1));
-        ledger.observe(Moment::from_secs(5), &reading(0), &BTreeMap::new());
-        assert_eq!(ledger.rows()[0].releasing, Bytes(400), "processes may live");
-        ledger.gone(&id(1), Moment::from_secs(6));
-        ledger.observe(Moment::from_secs(5), &reading(0), &BTreeMap::new());
-        assert_eq!(ledger.rows()[0].free, Bytes(600), "that reading was begun before the end");
-        // The driver lags: what it still holds is foreign use, not free memory.
-        ledger.observe(Moment::from_secs(7), &reading(400), &BTreeMap::new());
-        let row = &ledger.rows()[0];
-        assert_eq!((row.releasing, row.foreign, row.free), (Bytes(0), Bytes(400), Bytes(600)));
-        assert!(ledger.hold(&id(1)).is_none());
-    }
-
-    #[test]
-    fn without_attribution_the_promise_stands_in() {
-        let mut ledger = Ledger::new(Bytes(0));
-        ledger.reserve(id(1), &placement(300));
-        ledger.observe(Moment::START, &reading(350), &seen(1, Known::Unknown));
-        let row = &ledger.rows()[0];
-        assert_eq!((row.foreign, row.free), (Bytes(50), Bytes(650)));
-        assert_eq!(ledger.hold(&id(1)).unwrap().observed_total(), Known::Unknown);
-        assert_eq!(ledger.hold(&id(1)).unwrap().observed_peak(), None);
-    }
-
-    #[test]
-    fn a_lost_device_offers_nothing_and_comes_back() {
-        let mut ledger = Ledger::new(Bytes(0));
-        ledger.observe(Moment::START, &reading(0), &BTreeMap::new());
-        let lost = GpuSnapshot { devices: vec![], lost: vec![(gpu(), "fell off the bus".into())] };
-        ledger.observe(Moment::from_secs(1), &lost, &BTreeMap::new());
-        assert!(ledger.rows().is_empty());
-        assert_eq!(ledger.lost().next(), Some((&gpu(), "fell off the bus")));
-        assert_eq!(ledger.status()[0].total, Known::Unknown);
-        ledger.observe(Moment::from_secs(2), &reading(0), &BTreeMap::new());
-        assert_eq!(ledger.rows().len(), 1);
-        // Unknown instances change nothing.
-        ledger.confirm(&id(9));
-        assert_eq!(ledger.holds().count(), 0);
-    }
-}
+mod tests;

@@ -13,5 +13,5 @@ mod ledger;
 mod planner;
 
 pub use footprint::need;
-pub use ledger::{Hold, Ledger, Row, Stage};
+pub use ledger::{Hold, Ledger, Missing, ReleaseRule, Row, Stage, Usage};
 pub use planner::{Decision, Holder, Standing, Want, plan};

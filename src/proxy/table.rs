@@ -147,6 +147,7 @@ pub(super) mod tests {
             reserved: Bytes::gib(1),
             confirmed: Bytes::gib(2),
             releasing: Bytes::ZERO,
+            quarantined: Bytes::ZERO,
             foreign: Known::Known(Bytes::gib(1)),
             free: Known::Known(Bytes::gib(4)),
         };

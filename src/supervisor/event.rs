@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::ports::{Found, Launched};
-use crate::types::{
-    Bytes, Fault, GpuId, GpuSnapshot, InstanceId, Known, ModelName, Moment, Phase, WaiterId,
-};
+use crate::plan::Usage;
+use crate::types::{Fault, GpuSnapshot, InstanceId, ModelName, Moment, Phase, WaiterId};
 
 /// Everything that can happen to the core. Completions name their instance, so a stale one is recognised.
 #[derive(Clone, Debug)]
@@ -102,5 +101,5 @@ pub struct Observation {
     /// Device memory, or why it could not be read.
     pub devices: Result<GpuSnapshot, String>,
     /// What each live instance holds on its devices, by the same reading.
-    pub usage: BTreeMap<InstanceId, BTreeMap<GpuId, Known<Bytes>>>,
+    pub usage: BTreeMap<InstanceId, Usage>,
 }

@@ -14,6 +14,7 @@ use tokio::task::AbortHandle;
 
 use super::event::{Event, Observation};
 use super::ports::{Containers, Engines, Gpus, LaunchOrder, Launched, Progress};
+use crate::plan::Usage;
 use crate::types::{Fault, FaultCode, GpuId, InstanceId, ModelSpec, Moment};
 
 /// How often a loading engine is asked whether it is ready. Cheap: one local connection.
@@ -217,8 +218,8 @@ async fn observe(ports: &Ports, clock: Clock, subjects: Vec<Subject>) -> Vec<Eve
             let fault = obituary(ports, &subject.id, "ended while it served").await;
             events.push(Event::Died { instance: subject.id, fault });
         } else if let Ok(snapshot) = &snapshot {
-            let seen = ports.gpus.usage(pids, subject.gpus, snapshot.clone()).await;
-            usage.insert(subject.id, seen);
+            let bytes = ports.gpus.usage(pids.clone(), subject.gpus, snapshot.clone()).await;
+            usage.insert(subject.id, Usage { pids, bytes });
         }
     }
     let devices = match snapshot {

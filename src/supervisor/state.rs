@@ -21,7 +21,7 @@ use super::effect::{Effect, StopReason};
 use super::event::{Event, Observation};
 use super::instance::{Instance, Life};
 use super::queue::{Purpose, Queue, Waiter};
-use crate::plan::Ledger;
+use crate::plan::{Ledger, ReleaseRule};
 use crate::types::{
     Bytes, Denied, Fault, Generation, GpuId, InstanceId, ModelName, ModelSpec, Moment, Report,
     WaiterId,
@@ -38,6 +38,8 @@ pub struct Settings {
     pub drain_timeout: Duration,
     /// Kept free on each device.
     pub headroom: Bytes,
+    /// How exactly releases of device memory are judged.
+    pub release: ReleaseRule,
     /// Makes instance names of two daemons differ; any number.
     pub seed: u64,
 }
@@ -115,7 +117,7 @@ impl State {
             }
             models.insert(name.clone(), Model::new(spec.clone()));
         }
-        let ledger = Ledger::new(settings.headroom);
+        let ledger = Ledger::new(settings.headroom, settings.release);
         let random = settings.seed;
         Self {
             settings,
@@ -279,6 +281,13 @@ impl State {
             self.problems.remove("gpu_lost");
         } else {
             self.problems.entry("gpu_lost").or_insert((lost.join("; "), now));
+        }
+        let missing: Vec<String> = self.ledger.missing().iter().map(ToString::to_string).collect();
+        if missing.is_empty() {
+            self.problems.remove("memory_quarantined");
+        } else {
+            let since = self.problems.get("memory_quarantined").map_or(now, |p| p.1);
+            self.problems.insert("memory_quarantined", (missing.join("; "), since));
         }
         for model in self.models.values_mut() {
             model.learn(&self.ledger);

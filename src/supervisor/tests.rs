@@ -8,6 +8,7 @@ use super::effect::{Effect, Notice, StopReason};
 use super::event::{Event, Observation};
 use super::ports::{Endpoint, Found, FoundIdentity, LaunchOrder, Launched};
 use super::state::{Settings, State};
+use crate::plan::{ReleaseRule, Usage};
 use crate::types::{
     Bytes, Denied, Fault, FaultCode, Generation, GpuId, GpuReading, GpuSnapshot, InstanceId, Known,
     ModelName, ModelSpec, Moment, Need, NeedSource, Phase, Placement, Verdict, WaiterId, test_spec,
@@ -50,6 +51,7 @@ impl Host {
             max_queue: 3,
             drain_timeout: Duration::from_secs(30),
             headroom: Bytes(0),
+            release: ReleaseRule::exact(Duration::from_secs(30)),
             seed: 1,
         };
         let state = State::new(settings, &specs);
@@ -610,7 +612,7 @@ fn what_was_measured_replaces_what_was_guessed() {
     host.tell(Event::Observed(Observation {
         taken: host.now,
         devices: Ok(GpuSnapshot { devices: vec![device], lost: vec![] }),
-        usage: BTreeMap::from([(id.clone(), seen)]),
+        usage: BTreeMap::from([(id.clone(), Usage { pids: vec![7], bytes: seen })]),
     }));
     assert_eq!(host.state.status(host.now).models[0].observed, Known::Known(Bytes(40)));
     host.release(&id);

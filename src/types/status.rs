@@ -71,6 +71,8 @@ pub struct GpuStatus {
     pub confirmed: Bytes,
     /// Held by stopped instances until their release is observed.
     pub releasing: Bytes,
+    /// Not given back by instances that are gone.
+    pub quarantined: Bytes,
     /// Used by others.
     pub foreign: Known<Bytes>,
     /// What the planner could promise now.

@@ -5,13 +5,15 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hostler::plan::{ReleaseRule, Usage};
 use hostler::supervisor::effect::{Effect, Notice, StopReason};
 use hostler::supervisor::event::{Event, Observation};
 use hostler::supervisor::ports::{Endpoint, Found, FoundIdentity, LaunchOrder, Launched};
 use hostler::supervisor::state::{Settings, State};
 use hostler::types::{
     Bytes, Denied, EngineKind, Fault, FaultCode, GpuId, GpuReading, GpuSnapshot, ImageRef,
-    InstanceId, Known, ModelName, ModelSpec, Moment, Phase, Transport, WaiterId, Weights,
+    InstanceId, Known, ModelName, ModelSpec, Moment, Phase, ProcessMemory, Transport, WaiterId,
+    Weights,
 };
 
 use crate::rng::Rng;
@@ -130,6 +132,7 @@ impl World {
             max_queue: 12,
             drain_timeout: Duration::from_secs(15),
             headroom: Bytes(HEADROOM),
+            release: ReleaseRule::exact(Duration::from_secs(30)),
             seed,
         };
         let state = State::new(settings, &specs);
@@ -368,7 +371,8 @@ impl World {
     fn die(&mut self, id: &InstanceId) {
         let Some(container) = self.containers.get_mut(id) else { return };
         if matches!(container.life, Life::Loading | Life::Ready | Life::Stopping) {
-            let until = self.now + Duration::from_secs(self.rng.below(5));
+            let until = self.now
+                + Duration::from_secs(if self.rng.chance(3) { 40 } else { self.rng.below(5) });
             for gpu in &container.order.placement.gpus {
                 let n = index(gpu);
                 self.lagging.push((n, container.appetite, until));
@@ -393,18 +397,28 @@ impl World {
             name: "X".into(),
             total: Bytes(TOTAL),
             used: Bytes(self.used(n)),
-            processes: vec![],
+            processes: self.processes(n),
         };
         let devices = (0..GPUS).map(device).collect();
         let usage = |(id, c): (&InstanceId, &Container)| {
             let held = |g: &GpuId| (g.clone(), Known::Known(Bytes(c.appetite)));
             let gpus: BTreeMap<GpuId, Known<Bytes>> =
                 c.order.placement.gpus.iter().map(held).collect();
-            (id.clone(), gpus)
+            (id.clone(), Usage { pids: vec![pid(id)], bytes: gpus })
         };
         let running = self.containers.iter().filter(|(_, c)| c.life != Life::Creating);
         let snapshot = GpuSnapshot { devices, lost: vec![] };
         Observation { taken: self.now, devices: Ok(snapshot), usage: running.map(usage).collect() }
+    }
+
+    /// Everybody who has memory on a device, as the driver lists them; what lags is nobody's.
+    fn processes(&self, n: u64) -> Vec<ProcessMemory> {
+        let on = |c: &&Container| c.order.placement.gpus.contains(&gpu(n));
+        let running = self.containers.values().filter(on).filter(|c| c.life != Life::Creating);
+        let held = running.map(|c| (pid(&c.order.instance), c.appetite));
+        let foreign = std::iter::once((1, self.foreign[n as usize]));
+        let all = held.chain(foreign).filter(|(_, bytes)| *bytes > 0);
+        all.map(|(pid, bytes)| ProcessMemory { pid, bytes: Known::Known(Bytes(bytes)) }).collect()
     }
 
     fn observe(&mut self) -> Result<(), String> {
@@ -566,6 +580,13 @@ impl World {
 
 fn index(gpu: &GpuId) -> u64 {
     gpu.as_str().trim_start_matches("GPU-").parse().unwrap()
+}
+
+/// Every incarnation has one process.
+fn pid(id: &InstanceId) -> u32 {
+    u32::try_from(id.generation.0).unwrap() * 10
+        + u32::from(id.model.as_str().as_bytes()[1] - b'0')
+        + 100
 }
 
 fn launched(id: &InstanceId) -> Launched {

@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
+use crate::plan::{ReleaseRule, Usage};
 use crate::types::{Generation, GpuReading, GpuSnapshot, Known};
 
 fn gpu(n: usize) -> GpuId {
@@ -17,7 +18,7 @@ fn inst(n: u64) -> InstanceId {
 type HolderCase = (Vec<usize>, u64, Standing, u64);
 
 fn world(devices: &[(u64, u64)], holders: &[HolderCase]) -> (Ledger, Vec<Holder>) {
-    let mut ledger = Ledger::new(Bytes(0));
+    let mut ledger = Ledger::new(Bytes(0), ReleaseRule::default());
     let mut used: Vec<u64> = devices.iter().map(|d| d.1).collect();
     let mut usage = BTreeMap::new();
     let mut out = Vec::new();
@@ -35,7 +36,7 @@ fn world(devices: &[(u64, u64)], holders: &[HolderCase]) -> (Ledger, Vec<Holder>
         gpus.iter().for_each(|g| used[*g] += charge);
         let seen: BTreeMap<GpuId, Known<Bytes>> =
             ids.iter().map(|g| (g.clone(), Known::Known(Bytes(*charge)))).collect();
-        usage.insert(id.clone(), seen);
+        usage.insert(id.clone(), Usage { pids: vec![], bytes: seen });
         let charges = ids.into_iter().map(|g| (g, Bytes(*charge))).collect();
         let last_used = Moment::from_secs(*last_used);
         out.push(Holder { instance: id, charges, standing: *standing, last_used });

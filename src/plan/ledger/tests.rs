@@ -1,0 +1,175 @@
+use super::*;
+use crate::types::{Generation, GpuReading, Need, NeedSource, ProcessMemory};
+
+fn gpu() -> GpuId {
+    GpuId::new("GPU-a")
+}
+
+fn id(n: u64) -> InstanceId {
+    InstanceId::new("m".parse().unwrap(), Generation(n), 0)
+}
+
+fn placement(bytes: u64) -> Placement {
+    let need = Need { bytes: Bytes(bytes), source: NeedSource::Declared };
+    Placement { gpus: vec![gpu()], need, device_total: Bytes(1000) }
+}
+
+fn reading(used: u64) -> GpuSnapshot {
+    let device = GpuReading {
+        id: gpu(),
+        name: "X".into(),
+        total: Bytes(1000),
+        used: Bytes(used),
+        processes: vec![],
+    };
+    GpuSnapshot { devices: vec![device], lost: vec![] }
+}
+
+fn seen(n: u64, bytes: Known<Bytes>) -> BTreeMap<InstanceId, Usage> {
+    let bytes = BTreeMap::from([(gpu(), bytes)]);
+    BTreeMap::from([(id(n), Usage { pids: vec![u32::try_from(n).unwrap()], bytes })])
+}
+
+#[test]
+fn nothing_is_known_before_the_first_reading() {
+    let mut ledger = Ledger::new(Bytes(0), ReleaseRule::exact(Duration::from_secs(30)));
+    assert!(ledger.stale().is_some());
+    assert!(ledger.rows().is_empty());
+    ledger.observe(Moment::START, &reading(0), &BTreeMap::new());
+    assert!(ledger.stale().is_none());
+    ledger.mark_stale("nvml hangs");
+    assert_eq!(ledger.stale(), Some("nvml hangs"));
+    assert_eq!(ledger.status()[0].free, Known::Unknown);
+}
+
+#[test]
+fn a_promise_is_charged_before_it_is_used_and_not_twice_after() {
+    let mut ledger = Ledger::new(Bytes(100), ReleaseRule::exact(Duration::from_secs(30)));
+    ledger.observe(Moment::START, &reading(50), &BTreeMap::new());
+    ledger.reserve(id(1), &placement(300));
+    let row = &ledger.rows()[0];
+    assert_eq!((row.reserved, row.foreign, row.free), (Bytes(300), Bytes(50), Bytes(550)));
+    assert!(row.gated);
+    ledger.observe(Moment::from_secs(1), &reading(250), &seen(1, Known::Known(Bytes(200))));
+    assert_eq!(ledger.rows()[0].free, Bytes(550));
+    ledger.confirm(&id(1));
+    // It took more than it was promised: the truth is charged.
+    ledger.observe(Moment::from_secs(2), &reading(450), &seen(1, Known::Known(Bytes(400))));
+    let row = &ledger.rows()[0];
+    assert_eq!((row.confirmed, row.foreign, row.free), (Bytes(400), Bytes(50), Bytes(450)));
+    assert!(!row.gated);
+    assert_eq!(ledger.hold(&id(1)).unwrap().observed_peak(), Some(Bytes(400)));
+    assert_eq!(ledger.hold(&id(1)).unwrap().observed_total(), Known::Known(Bytes(400)));
+}
+
+#[test]
+fn a_release_counts_only_when_it_was_seen_afterwards() {
+    let mut ledger = Ledger::new(Bytes(0), ReleaseRule::exact(Duration::from_secs(30)));
+    ledger.observe(Moment::START, &reading(0), &BTreeMap::new());
+    ledger.reserve(id(1), &placement(400));
+    ledger.confirm(&id(1));
+    ledger.release(&id(1));
+    ledger.observe(Moment::from_secs(5), &reading(0), &BTreeMap::new());
+    assert_eq!(ledger.rows()[0].releasing, Bytes(400), "processes may live");
+    ledger.gone(&id(1), Moment::from_secs(6));
+    ledger.observe(Moment::from_secs(5), &reading(0), &BTreeMap::new());
+    assert_eq!(ledger.rows()[0].free, Bytes(600), "that reading was begun before the end");
+    ledger.observe(Moment::from_secs(7), &reading(0), &BTreeMap::new());
+    assert_eq!(ledger.rows()[0].free, Bytes(1000));
+    assert!(ledger.hold(&id(1)).is_none());
+}
+
+/// One instance of 400 bytes on a device whose driver itself takes 30, stopped at second 6.
+fn stopped() -> Ledger {
+    let mut ledger = Ledger::new(Bytes(0), ReleaseRule::exact(Duration::from_secs(30)));
+    ledger.observe(Moment::START, &with(30, &[]), &BTreeMap::new());
+    ledger.reserve(id(1), &placement(400));
+    ledger.confirm(&id(1));
+    let held = seen(1, Known::Known(Bytes(400)));
+    ledger.observe(Moment::from_secs(5), &with(430, &[(1, 400)]), &held);
+    ledger.release(&id(1));
+    ledger.gone(&id(1), Moment::from_secs(6));
+    ledger
+}
+
+fn with(used: u64, processes: &[(u32, u64)]) -> GpuSnapshot {
+    let mut snapshot = reading(used);
+    let process =
+        |(pid, bytes): &(u32, u64)| ProcessMemory { pid: *pid, bytes: Known::Known(Bytes(*bytes)) };
+    snapshot.devices[0].processes = processes.iter().map(process).collect();
+    snapshot
+}
+
+#[test]
+fn a_late_release_gates_the_device_and_is_then_quarantined() {
+    let mut ledger = stopped();
+    ledger.observe(Moment::from_secs(7), &with(430, &[]), &BTreeMap::new());
+    let row = &ledger.rows()[0];
+    assert!(row.gated, "the next start waits");
+    assert_eq!((row.releasing, row.foreign, row.free), (Bytes(400), Bytes(30), Bytes(570)));
+    assert!(ledger.missing().is_empty());
+    // Half of it has come back when the time is over.
+    ledger.observe(Moment::from_secs(36), &with(230, &[]), &BTreeMap::new());
+    let row = &ledger.rows()[0];
+    assert!(!row.gated, "the rest of the device is usable");
+    assert_eq!((row.quarantined, row.foreign, row.free), (Bytes(200), Bytes(30), Bytes(770)));
+    assert!(ledger.missing()[0].to_string().contains("no process accounts for it"));
+    ledger.observe(Moment::from_secs(90), &with(30, &[]), &BTreeMap::new());
+    assert_eq!(ledger.rows()[0].free, Bytes(970));
+    assert!(ledger.missing().is_empty());
+}
+
+#[test]
+fn a_process_that_outlives_its_cgroup_is_named() {
+    let mut ledger = stopped();
+    ledger.observe(Moment::from_secs(36), &with(430, &[(1, 400), (77, 0)]), &BTreeMap::new());
+    let missing = ledger.missing();
+    assert_eq!((missing[0].bytes, missing[0].pids.as_slice()), (Bytes(400), &[1][..]));
+    assert!(missing[0].to_string().contains("held by the processes 1"));
+    assert_eq!(ledger.rows()[0].free, Bytes(570));
+}
+
+#[test]
+fn a_foreign_process_that_comes_meanwhile_is_no_late_release() {
+    let mut ledger = stopped();
+    ledger.observe(Moment::from_secs(7), &with(530, &[(77, 500)]), &BTreeMap::new());
+    let row = &ledger.rows()[0];
+    assert_eq!((row.releasing, row.foreign, row.free), (Bytes(0), Bytes(530), Bytes(470)));
+}
+
+#[test]
+fn without_accounts_the_first_reading_decides_and_nothing_is_free_too_early() {
+    let mut ledger = stopped();
+    let mut blind = with(430, &[]);
+    blind.devices[0].processes = vec![ProcessMemory { pid: 9, bytes: Known::Unknown }];
+    ledger.observe(Moment::from_secs(7), &blind, &BTreeMap::new());
+    let row = &ledger.rows()[0];
+    assert_eq!((row.releasing, row.foreign, row.free), (Bytes(0), Bytes(430), Bytes(570)));
+}
+
+#[test]
+fn without_attribution_the_promise_stands_in() {
+    let mut ledger = Ledger::new(Bytes(0), ReleaseRule::exact(Duration::from_secs(30)));
+    ledger.reserve(id(1), &placement(300));
+    ledger.observe(Moment::START, &reading(350), &seen(1, Known::Unknown));
+    let row = &ledger.rows()[0];
+    assert_eq!((row.foreign, row.free), (Bytes(50), Bytes(650)));
+    assert_eq!(ledger.hold(&id(1)).unwrap().observed_total(), Known::Unknown);
+    assert_eq!(ledger.hold(&id(1)).unwrap().observed_peak(), None);
+}
+
+#[test]
+fn a_lost_device_offers_nothing_and_comes_back() {
+    let mut ledger = Ledger::new(Bytes(0), ReleaseRule::exact(Duration::from_secs(30)));
+    ledger.observe(Moment::START, &reading(0), &BTreeMap::new());
+    let lost = GpuSnapshot { devices: vec![], lost: vec![(gpu(), "fell off the bus".into())] };
+    ledger.observe(Moment::from_secs(1), &lost, &BTreeMap::new());
+    assert!(ledger.rows().is_empty());
+    assert_eq!(ledger.lost().next(), Some((&gpu(), "fell off the bus")));
+    assert_eq!(ledger.status()[0].total, Known::Unknown);
+    ledger.observe(Moment::from_secs(2), &reading(0), &BTreeMap::new());
+    assert_eq!(ledger.rows().len(), 1);
+    // Unknown instances change nothing.
+    ledger.confirm(&id(9));
+    assert_eq!(ledger.holds().count(), 0);
+}
