@@ -1,5 +1,15 @@
 //! What the host tests share: how a host with Hostler comes to be, and how an engine is run without Hostler.
 
+mod http;
+mod serve;
+
+pub use http::{Answer, Pending, count_request, curl, get, post, send};
+pub use serve::{
+    COUNT, Counting, SOON, check_count, config, containers, count, count_a_little, count_to,
+    engine, events, left_over, model, property, serving, show_status, status, wait_busy,
+    wait_phase, wait_property,
+};
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use testhost::{Builder, Host, Look, Result, wait_for};
