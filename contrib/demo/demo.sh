@@ -10,8 +10,9 @@ command -v cargo >/dev/null || die "cargo is missing: install a Rust toolchain (
 note "all there"
 
 say "2/6 Build"
-cargo build --release --locked
-[ $native = yes ] || cargo build --release --locked -p testhost
+packages=(-p hostler)
+[ $native = yes ] || packages+=(-p testhost)
+cargo build --release --locked "${packages[@]}"
 
 say "3/6 A real engine and a real model"
 image=$(contrib/engines/llama-server/build.sh)
@@ -60,19 +61,30 @@ on_host curl -sSN --max-time 300 "$endpoint/v1/chat/completions" -H 'Content-Typ
   python3 contrib/demo/show_stream.py
 
 say "6/6 What runs now"
-on_host systemctl show hostler.service --property=ActiveState,StatusText | sed 's/^/   /'
-note "models: $(on_host curl -sS --max-time 10 $endpoint/v1/models)"
-as_service podman ps --format '{{.Names}}  {{.Status}}  {{.Image}}' | sed 's/^/   /'
-for pid in $(as_service podman ps --quiet --filter status=running | xargs -r -n1 sh -c 'echo "$0"'); do
-  process=$(as_service podman inspect --format '{{.State.Pid}}' "$pid")
-  note "engine: $(on_host ps -o uid=,rss=,comm= -p "$process" | awk '{ printf "%s, uid %s, %d MiB", $3, $1, $2 / 1024 }')"
+# The daemon tells systemd its status at most once a second or so: wait for the one after the answer.
+for _ in 1 2 3 4 5 6 7 8 9 10; do
+  status=$(on_host systemctl show hostler.service --property=StatusText --value)
+  case $status in *"1 of 1 models ready"*) break ;; esac
+  sleep 0.5
 done
+note "hostler.service: $(on_host systemctl is-active hostler.service)"
+note "$status"
+note "model    smollm2, phase $(case $status in *smollm2*) echo ready ;; *) echo unknown ;; esac)"
+container=$(as_service podman ps --quiet --filter name=hostler-smollm2 | head -n 1)
+[ -n "$container" ] || die "no container runs for the model: see the journal of hostler.service"
+cgroup=$(as_service podman inspect --format '{{.State.CgroupPath}}' "$container")
+note "engine   $(as_service podman ps --filter "id=$container" --format '{{.Names}}, {{.Image}}')"
+# shellcheck disable=SC2016 # expanded there, not here
+on_host sh -c 'for pid in $(find "/sys/fs/cgroup$0" -name cgroup.procs -exec cat {} +); do
+  awk -v name="$(cat /proc/$pid/comm)" -v uid="$(stat -c %u /proc/$pid)" \
+    "/^Pss:/ { printf \"   process  %s, uid %s, %d MiB of memory\n\", name, uid, \$2 / 1024 }" /proc/$pid/smaps_rollup
+done' "$cgroup"
 
 if [ $native = yes ]; then enter="sudo"; else enter="${sudo[*]:+sudo }$testhost exec $name"; fi
 say "Three things to try ($((SECONDS - started)) s in all)"
 cat <<T
    $enter curl -sN $endpoint/v1/chat/completions -d '{"model":"smollm2","stream":true,"messages":[{"role":"user","content":"Count to five."}]}'
    $enter journalctl -u hostler -f
-   $enter systemctl restart hostler        # no model is loaded again: the container outlives the daemon
+   $enter systemctl stop hostler    # then ask again: the first request starts the daemon and loads the model
    make demo-stop                          # when you are done
 T

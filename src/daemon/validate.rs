@@ -244,7 +244,7 @@ pub fn summary(status: &Arc<crate::types::Status>) -> String {
     }
     let (busy, queued) =
         status.models.iter().fold((0, 0), |(b, q), m| (b + m.in_flight, q + m.queued));
-    text.push_str(&format!("; {busy} requests running, {queued} waiting"));
+    text.push_str(&format!("; requests: {busy} running, {queued} waiting"));
     for gpu in &status.gpus {
         match (gpu.free.get(), gpu.total.get()) {
             (Some(free), Some(total)) => {

@@ -97,14 +97,16 @@ pub fn plan(ledger: &Ledger, holders: &[Holder], want: &Want<'_>) -> (Decision, 
     if let Some(why) = ledger.stale() {
         return (Decision::Wait(why.to_owned()), report);
     }
-    let decision = match decide(&rows, holders, want, &mut report) {
-        // What a lost device could have offered is not known: that is no "never".
-        Decision::Refuse { .. } if ledger.lost().any(|(id, _)| want.allows(id)) => {
-            let lost: Vec<String> = ledger.lost().map(|(id, why)| format!("{id} {why}")).collect();
-            Decision::Wait(format!("a device is lost: {}", lost.join("; ")))
-        }
-        decision => decision,
-    };
+    let mut decision = decide(&rows, holders, want, &mut report);
+    let lost: Vec<String> = ledger
+        .lost()
+        .filter(|(id, _)| want.allows(id))
+        .map(|(id, why)| format!("{id} {why}"))
+        .collect();
+    // What a lost device could have offered is not known: that is no "never".
+    if matches!(decision, Decision::Refuse { .. }) && !lost.is_empty() {
+        decision = Decision::Wait(format!("a device is lost: {}", lost.join("; ")));
+    }
     (decision, report)
 }
 

@@ -23,14 +23,21 @@ const DISCARD_MAX: usize = 128 << 20;
 const DISCARD_PAUSE: Duration = Duration::from_millis(500);
 const DISCARD_TIME: Duration = Duration::from_secs(5);
 
-/// Takes a body in.
+/// Takes a body in. `asked_first`: its client sends nothing before it is told to go on, so there is nothing to discard.
 ///
 /// # Errors
 /// 413 for one that is too large, 408 for one that does not come, 400 for one that breaks HTTP's rules.
-pub(super) async fn collect(mut body: Incoming, limits: &Limits) -> Result<Bytes, ApiError> {
+pub(super) async fn collect(
+    mut body: Incoming,
+    limits: &Limits,
+    asked_first: bool,
+) -> Result<Bytes, ApiError> {
     let max = usize::try_from(limits.max_body.0).unwrap_or(usize::MAX);
     let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
     if announced > max {
+        if !asked_first {
+            discard(&mut body).await;
+        }
         return Err(too_large(limits));
     }
     // What is only announced is not worth more memory than this.

@@ -18,6 +18,8 @@
 //! * Nothing here decides about models: no phase is read before a lease is asked for.
 //! * A lease lives inside the response's body, so it ends with the last byte or with the client, whichever is first.
 //! * An answer that broke off never looks whole.
+//! * A client that has left is noticed by the end of its stream of bytes. One that pipelined a further request before it left is
+//!   noticed only by the first write to it that fails, because hyper reads no further while bytes are waiting.
 //! * Prompts, completions, keys and cookies are never logged.
 
 mod conn;

@@ -108,16 +108,11 @@ impl Service {
         &self,
         task: Task,
         headers: HeaderMap,
-        mut body: Incoming,
+        body: Incoming,
         record: &mut Record,
     ) -> Result<Response<Source>, ApiError> {
-        // Before the body is asked for: a client that expects "100 Continue" then sends nothing at all.
-        if body.size_hint().lower() > self.limits.max_body.0
-            && !headers.contains_key(header::EXPECT)
-        {
-            intake::discard(&mut body).await;
-        }
-        let body = intake::collect(body, &self.limits).await?;
+        let asked_first = headers.contains_key(header::EXPECT);
+        let body = intake::collect(body, &self.limits, asked_first).await?;
         let Peek { model, stream } = look(body.clone()).await?;
         tracing::trace!(stream, "routed");
         record.model = Some(model.clone());

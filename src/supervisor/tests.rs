@@ -91,10 +91,9 @@ impl Host {
     }
 
     fn order(&self) -> Option<LaunchOrder> {
-        self.out.iter().find_map(|e| match e {
-            Effect::Launch(order) => Some(order.clone()),
-            _ => None,
-        })
+        self.out
+            .iter()
+            .find_map(|e| if let Effect::Launch(order) = e { Some(order.clone()) } else { None })
     }
 
     fn launch(&self) -> InstanceId {
@@ -102,33 +101,31 @@ impl Host {
     }
 
     fn stops(&self) -> Vec<InstanceId> {
-        let stop = |e: &Effect| match e {
-            Effect::Stop { instance } => Some(instance.clone()),
-            _ => None,
+        let stop = |e: &Effect| {
+            if let Effect::Stop { instance } = e { Some(instance.clone()) } else { None }
         };
         self.out.iter().filter_map(stop).collect()
     }
 
     fn grants(&self) -> Vec<u64> {
-        let grant = |e: &Effect| match e {
-            Effect::Grant { waiter, .. } => Some(waiter.0),
-            _ => None,
+        let grant = |e: &Effect| {
+            if let Effect::Grant { waiter, .. } = e { Some(waiter.0) } else { None }
         };
         self.out.iter().filter_map(grant).collect()
     }
 
     fn done(&self) -> Vec<u64> {
-        let done = |e: &Effect| match e {
-            Effect::Done { waiter } => Some(waiter.0),
-            _ => None,
-        };
+        let done = |e: &Effect| if let Effect::Done { waiter } = e { Some(waiter.0) } else { None };
         self.out.iter().filter_map(done).collect()
     }
 
     fn denials(&self) -> Vec<(u64, &'static str)> {
-        let deny = |e: &Effect| match e {
-            Effect::Deny { waiter, denied } => Some((waiter.0, denied.code())),
-            _ => None,
+        let deny = |e: &Effect| {
+            if let Effect::Deny { waiter, denied } = e {
+                Some((waiter.0, denied.code()))
+            } else {
+                None
+            }
         };
         self.out.iter().filter_map(deny).collect()
     }

@@ -147,7 +147,7 @@ mod tests {
         let slug = |t: &str| t.parse::<ModelName>().unwrap().slug();
         assert_eq!(slug("Qwen/Qwen3-8B"), "qwen-qwen3-8b");
         assert_eq!(slug("a_-.b"), "a-b");
-        assert_eq!(slug(&"m/".repeat(30).trim_end_matches('/').to_owned()).len(), 23);
+        assert_eq!(slug("m/".repeat(30).trim_end_matches('/')).len(), 23);
         assert_eq!(slug("x::"), "x");
     }
 

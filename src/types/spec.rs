@@ -168,14 +168,19 @@ pub struct ModelSpec {
 pub struct SpecHash(pub String);
 
 impl ModelSpec {
-    /// Hashes what shapes the container; policy (idle time, pin, aliases, time-outs) is left out, so that changing it
+    /// Hashes what shapes the container; policy (idle time, pin, time-outs) is left out, so that changing it
     /// restarts nothing.
     #[must_use]
     pub fn spec_hash(&self) -> SpecHash {
+        // vLLM refuses a name that it was not told at its start; llama-server takes any.
+        let names: &[ModelName] = match self.engine {
+            EngineKind::Vllm => &self.aliases,
+            EngineKind::Llamacpp => &[],
+        };
         let shape = (
             // Raised when the container that Hostler makes of the same specification changes.
             1_u32,
-            (&self.name, self.engine, &self.image, &self.weights, self.transport),
+            (&self.name, names, self.engine, &self.image, &self.weights, self.transport),
             (self.vram, self.context, self.parallel, self.gpu_count),
             (&self.args, &self.env, self.shm_size),
         );
@@ -275,6 +280,11 @@ mod tests {
             assert_ne!(base.spec_hash(), other.spec_hash(), "{other:?}");
         }
         assert_eq!(base.spec_hash().0.len(), 24);
+        let mut vllm = base.clone();
+        vllm.engine = EngineKind::Vllm;
+        let mut renamed = vllm.clone();
+        renamed.aliases = vec!["other".parse().unwrap()];
+        assert_ne!(vllm.spec_hash(), renamed.spec_hash(), "vLLM is told its aliases");
     }
 
     #[test]

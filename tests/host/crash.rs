@@ -69,7 +69,8 @@ fn an_engine_that_cannot_load_says_why_and_is_not_tried_in_a_loop() {
     skip_unless_wanted!();
     let host = serving(COUNT).unwrap();
     let model_file = "/var/lib/hostler/models/count-512.gguf";
-    host.root(&format!("mv {model_file} {model_file}.good; echo no GGUF at all >{model_file}")).unwrap();
+    host.root(&format!("mv {model_file} {model_file}.good; echo no GGUF at all >{model_file}"))
+        .unwrap();
 
     let answer = post(&host, CHAT, &count_request("count", 512)).wait();
     assert_eq!(answer.status, 503, "{answer:?}");
@@ -81,7 +82,11 @@ fn an_engine_that_cannot_load_says_why_and_is_not_tried_in_a_loop() {
     assert!(log.iter().any(|line| line.contains("failed to load model")), "{log:?}");
     let message = error["message"].as_str().unwrap();
     assert!(message.contains("exit code 1"), "{message}");
-    assert!(answer.header("retry-after").is_some_and(|secs| secs.parse::<u32>().is_ok()), "{}", answer.head);
+    assert!(
+        answer.header("retry-after").is_some_and(|secs| secs.parse::<u32>().is_ok()),
+        "{}",
+        answer.head
+    );
 
     // It is said in the status and the journal, and the next clients are told at once, without another container.
     let row = model(&host, "count").unwrap();
@@ -92,7 +97,10 @@ fn an_engine_that_cannot_load_says_why_and_is_not_tried_in_a_loop() {
     // By now the first delay is over and each attempt doubles it, so that most of these meet the delay.
     for _ in 0..20 {
         let again = post(&host, CHAT, &count_request("count", 512)).wait();
-        assert_eq!((again.status, &again.json()["error"]["code"]), (503, &json!("model_load_failed")));
+        assert_eq!(
+            (again.status, &again.json()["error"]["code"]),
+            (503, &json!("model_load_failed"))
+        );
     }
     let tried = events(&host, "count").unwrap().iter().filter(|word| *word == "create").count();
     assert!((1..=6).contains(&tried), "{tried} attempts for 21 requests");

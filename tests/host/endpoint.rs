@@ -64,7 +64,10 @@ fn the_status_tells_where_the_memory_is() {
     skip_unless_wanted!();
     let host = serving(COUNT).unwrap();
     let cold = model(&host, "count").unwrap();
-    assert_eq!((&cold["phase"], &cold["instance"], &cold["planned"]), (&json!("stopped"), &json!(null), &json!(null)));
+    assert_eq!(
+        (&cold["phase"], &cold["instance"], &cold["planned"]),
+        (&json!("stopped"), &json!(null), &json!(null))
+    );
 
     count(&host).check();
     let row = model(&host, "count").unwrap();

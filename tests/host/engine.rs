@@ -1,6 +1,8 @@
 //! A real engine in a real rootless container, without Hostler: what the daemon's container spec is built on.
 
-use crate::harness::{PODMAN, installed, put_count_model, skip_unless_wanted, wait_healthy};
+use crate::harness::{
+    Counting, PODMAN, count_request, installed, put_count_model, skip_unless_wanted, wait_healthy,
+};
 use testhost::{Host, Result};
 
 const DIR: &str = "/run/hostler/engines/smoke";
@@ -23,22 +25,12 @@ fn start(host: &Host, mounts: &str, model: &str) -> Result<u32> {
     Ok(pid.trim().parse().unwrap_or(0))
 }
 
-/// The whole answer of a streamed chat completion, and the pieces it came in.
-fn count(host: &Host) -> Result<(String, usize)> {
-    let body = r#"{"stream":true,"temperature":0,"messages":[{"role":"user","content":"go"}]}"#;
-    let stream = host.root(&format!(
+/// The engine's answer, without Hostler between.
+fn stream(host: &Host) -> Result<String> {
+    let body = count_request(true);
+    host.root(&format!(
         "curl -sSN --fail --unix-socket {SOCKET} http://x/v1/chat/completions -d '{body}'"
-    ))?;
-    let pieces: Vec<&str> = stream
-        .lines()
-        .filter_map(|line| line.split_once(r#""content":""#))
-        .filter_map(|(_, rest)| rest.split('"').next())
-        .collect();
-    Ok((pieces.concat(), pieces.len()))
-}
-
-fn expected() -> String {
-    (1..=512).map(|n| format!(" {n}")).collect()
+    ))
 }
 
 #[test]
@@ -50,9 +42,7 @@ fn an_engine_without_network_or_privileges_answers_over_its_socket() {
     let pid =
         start(&host, &format!("--volume {model}:/models/m.gguf:ro"), "/models/m.gguf").unwrap();
 
-    let (text, pieces) = count(&host).unwrap();
-    assert_eq!(text, expected());
-    assert!(pieces >= 512, "{pieces} pieces: not streamed token by token");
+    Counting::assert_streamed(&stream(&host).unwrap());
 
     // Outside, it is a subordinate id of the service user: not the service user, not root.
     let uid = host.root(&format!("ps -o uid= -p {pid}")).unwrap();
@@ -94,8 +84,7 @@ fn a_model_image_is_mounted_read_only() {
     let mount =
         "--mount type=image,source=localhost/hostler/model-count-512:latest,destination=/weights";
     start(&host, mount, "/weights/models/count-512.gguf").unwrap();
-    let (text, _) = count(&host).unwrap();
-    assert_eq!(text, expected());
+    Counting::assert_streamed(&stream(&host).unwrap());
     // Nothing outlives a power cut but the record of the container, and no file of the engine is in the way of the next.
     let left = host.user("hostler", &format!("{PODMAN} rm --force --time 0 smoke")).unwrap();
     assert_eq!(left.trim(), "smoke");

@@ -3,6 +3,7 @@
 //! A case is added by making its root and running `UPDATE=1 cargo test --test roots`, then reading what was written.
 //! Paths in errors are those seen from the root, so that nothing depends on where the tree lies. A case with a file
 //! `user` is read in user mode, with that file's line as `$XDG_CONFIG_HOME`.
+#![expect(clippy::unwrap_used, reason = "a panic is how a test reports its failure")]
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;

@@ -36,7 +36,11 @@ pub(super) fn command(
             add(&["--kv-unified"]);
         }
     }
-    if !placement.gpus.iter().any(|gpu| gpu.is_host()) {
+    if placement.gpus.iter().any(|gpu| gpu.is_host()) {
+        // Mapped weights are page cache: the kernel counts them as available although the engine needs them, so the
+        // ledger would promise them twice.
+        add(&["--no-mmap"]);
+    } else {
         add(&["-ngl", "999"]);
     }
     add(&["--metrics", "--no-webui"]);
@@ -61,7 +65,8 @@ mod tests {
         let spec = spec(EngineKind::Llamacpp);
         let placement = placement(&["host"], Bytes::gib(1), Bytes::gib(8));
         let got = command(&spec, &placement, Some(Path::new("/models/m.gguf")));
-        let want = "--host /run/engine/e.sock -m /models/m.gguf --alias org/m --metrics --no-webui";
+        let want = "--host /run/engine/e.sock -m /models/m.gguf --alias org/m --no-mmap --metrics \
+                    --no-webui";
         assert_eq!(got.join(" "), want);
     }
 

@@ -1,108 +1,388 @@
-//! What the stub plays.
+//! `devices.toml`: what the machine's driver and devices are to look like.
+//!
+//! Owner: the test, or the person, who plays the world. Unknown keys are errors, so a typo cannot
+//! switch a fault off. [`Script::save`] renames a complete file into place: a reader sees the old
+//! world or the new one.
 
-use std::io;
-use std::path::Path;
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// The whole stage.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+use crate::{Size, StateDir};
+
+/// The whole machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Script {
-    /// What `nvmlInit_v2` returns; 0 is success, 9 "driver not loaded", 18 "library and driver differ".
-    pub init: u32,
-    /// Every call but `nvmlInit_v2` takes so long, in milliseconds; read anew while it waits, so a hang can be ended.
-    pub hang_ms: u64,
-    /// The driver's version.
+    /// The driver's version, as `nvmlSystemGetDriverVersion` gives it.
     pub driver: String,
-    /// In the order of their indices.
-    pub devices: Vec<Device>,
-}
-
-/// One device.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Device {
-    /// `GPU-…`.
-    pub uuid: String,
-    /// Product name.
-    pub name: String,
-    /// Bytes of memory, with what is reserved.
-    pub total: u64,
-    /// Bytes that driver and firmware keep.
-    pub reserved: u64,
-    /// Bytes in use by nobody in particular; version 2 `used` is this plus claims plus what lags plus `processes`.
-    pub used: u64,
-    /// What every call about this device returns; 15 is "lost".
-    pub fault: u32,
-    /// What calls about its memory return; 3 is "not supported".
-    pub memory_fault: u32,
-    /// The driver does not attribute memory to processes.
-    pub no_process_memory: bool,
-    /// Bytes of a claim that ended stay in use for so many milliseconds.
-    pub release_lag_ms: u64,
-    /// NVML does not list it at all.
-    pub absent: bool,
-    /// Processes beside those with claims.
-    pub processes: Vec<Process>,
-}
-
-/// One process on a device.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Process {
-    /// As the reader sees it.
-    pub pid: u32,
-    /// `None`: the driver does not tell.
-    pub bytes: Option<u64>,
-    /// In the list of graphics, not compute, processes.
-    #[serde(default)]
-    pub graphics: bool,
+    /// The library's version, as `nvmlSystemGetNVMLVersion` gives it.
+    pub nvml: String,
+    /// CUDA's version × 1000, as `nvmlSystemGetCudaDriverVersion` gives it (12.8 is 12080).
+    pub cuda: i32,
+    /// What `nvmlInit_v2` answers.
+    pub init: Code,
+    /// How long `nvmlInit_v2` hangs before it answers, in milliseconds.
+    pub init_hang_ms: u64,
+    /// What every call after a good `nvmlInit_v2` answers, instead of its result.
+    pub fault: Code,
+    /// How long every call hangs before it answers, in milliseconds.
+    pub hang_ms: u64,
+    /// The devices, in NVML's order.
+    #[serde(rename = "gpu", skip_serializing_if = "Vec::is_empty")]
+    pub gpus: Vec<Gpu>,
 }
 
 impl Default for Script {
     fn default() -> Self {
-        Self { init: 0, hang_ms: 0, driver: "570.00.00".to_owned(), devices: Vec::new() }
+        Self {
+            driver: "580.65.06".into(),
+            nvml: "13.580.65.06".into(),
+            cuda: 13_000,
+            init: Code::Ok,
+            init_hang_ms: 0,
+            fault: Code::Ok,
+            hang_ms: 0,
+            gpus: Vec::new(),
+        }
     }
 }
 
-impl Default for Device {
-    fn default() -> Self {
+/// One device. Memory adds up as NVML's second version has it: total = reserved + used + free.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Gpu {
+    /// Its UUID, `GPU-…`, at most 80 characters.
+    pub uuid: String,
+    /// Its product name.
+    #[serde(default = "stub_name")]
+    pub name: String,
+    /// Its whole memory.
+    pub total: Size,
+    /// Memory that the driver keeps for itself.
+    #[serde(default)]
+    pub reserved: Size,
+    /// Memory in use that no listed process accounts for.
+    #[serde(default)]
+    pub foreign: Size,
+    /// How long a dead claim's memory stays in use, in milliseconds.
+    #[serde(default)]
+    pub release_lag_ms: u64,
+    /// How long every call about this device hangs, in milliseconds.
+    #[serde(default)]
+    pub hang_ms: u64,
+    /// What is wrong with it.
+    #[serde(default)]
+    pub fault: GpuFault,
+    /// What the process lists say about memory.
+    #[serde(default)]
+    pub process_memory: ProcessMemory,
+    /// MIG: absent = the device has none, else whether it is on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mig: Option<bool>,
+    /// Degrees Celsius.
+    #[serde(default = "stub_temperature")]
+    pub temperature_c: u32,
+    /// Milliwatts.
+    #[serde(default = "stub_power")]
+    pub power_mw: u32,
+    /// Percent of time in which a kernel ran.
+    #[serde(default)]
+    pub utilization_percent: u32,
+    /// Compute capability, major and minor.
+    #[serde(default = "stub_capability")]
+    pub compute_capability: [i32; 2],
+    /// Processes that exist only on paper; their bytes count as used.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub processes: Vec<Process>,
+}
+
+fn stub_name() -> String {
+    "NVIDIA Stub".into()
+}
+
+fn stub_temperature() -> u32 {
+    40
+}
+
+fn stub_power() -> u32 {
+    50_000
+}
+
+fn stub_capability() -> [i32; 2] {
+    [9, 0]
+}
+
+impl Gpu {
+    /// A healthy, empty device of `total` bytes.
+    pub fn new(uuid: impl Into<String>, total: u64) -> Self {
         Self {
-            uuid: "GPU-00000000-0000-0000-0000-000000000000".to_owned(),
-            name: "NVIDIA Stub 24GB".to_owned(),
-            total: 24 << 30,
-            reserved: 0,
-            used: 0,
-            fault: 0,
-            memory_fault: 0,
-            no_process_memory: false,
+            uuid: uuid.into(),
+            name: stub_name(),
+            total: Size(total),
+            reserved: Size(0),
+            foreign: Size(0),
             release_lag_ms: 0,
-            absent: false,
+            hang_ms: 0,
+            fault: GpuFault::None,
+            process_memory: ProcessMemory::Known,
+            mig: None,
+            temperature_c: stub_temperature(),
+            power_mw: stub_power(),
+            utilization_percent: 0,
+            compute_capability: stub_capability(),
             processes: Vec::new(),
         }
     }
 }
 
+/// A process on paper.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Process {
+    /// The PID that the reader is told, untranslated.
+    pub pid: u32,
+    /// Its memory.
+    pub bytes: Size,
+    /// Which of the two lists it is in.
+    #[serde(default)]
+    pub kind: Kind,
+}
+
+/// Which process list.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// `nvmlDeviceGetComputeRunningProcesses`.
+    #[default]
+    Compute,
+    /// `nvmlDeviceGetGraphicsRunningProcesses`.
+    Graphics,
+}
+
+/// What is wrong with a device.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GpuFault {
+    /// Nothing.
+    #[default]
+    None,
+    /// Fallen off the bus: every call about it, its handle included, answers `GPU_IS_LOST`.
+    Lost,
+    /// Total, used and free are all 0.
+    ZeroMemory,
+    /// Memory information answers `NOT_SUPPORTED` (unified-memory boards).
+    MemoryNotSupported,
+    /// Memory information answers `UNKNOWN`.
+    MemoryUnknown,
+    /// The process lists answer `NO_PERMISSION`.
+    ProcessesNoPermission,
+    /// The process lists answer `NOT_SUPPORTED`.
+    ProcessesNotSupported,
+}
+
+/// What the process lists say about memory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProcessMemory {
+    /// The true bytes.
+    #[default]
+    Known,
+    /// `NVML_VALUE_NOT_AVAILABLE` for every process.
+    NotAvailable,
+}
+
+/// An NVML return code.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Code {
+    /// 0
+    #[default]
+    Ok,
+    /// 4
+    NoPermission,
+    /// 9
+    DriverNotLoaded,
+    /// 10
+    Timeout,
+    /// 15
+    GpuIsLost,
+    /// 18
+    LibRmVersionMismatch,
+    /// 20
+    Memory,
+    /// 999
+    Unknown,
+    /// Any other number, written `{ number = 26 }`.
+    #[serde(untagged)]
+    Other {
+        /// The code itself.
+        number: u32,
+    },
+}
+
+impl Code {
+    /// The number in `nvml.h`.
+    #[must_use]
+    pub fn number(self) -> u32 {
+        match self {
+            Self::Ok => 0,
+            Self::NoPermission => 4,
+            Self::DriverNotLoaded => 9,
+            Self::Timeout => 10,
+            Self::GpuIsLost => 15,
+            Self::LibRmVersionMismatch => 18,
+            Self::Memory => 20,
+            Self::Unknown => 999,
+            Self::Other { number } => number,
+        }
+    }
+}
+
+/// Why a script cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum ScriptError {
+    /// The file cannot be read or written.
+    #[error("cannot access {path}: {source}")]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file is no script.
+    #[error("{path} is no device script: {source}")]
+    Parse {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong, with the line.
+        source: Box<toml::de::Error>,
+    },
+    /// The script cannot be written as TOML.
+    #[error("cannot write the script as TOML: {0}")]
+    Encode(#[from] toml::ser::Error),
+}
+
 impl Script {
-    /// Reads `script.json`.
-    ///
-    /// # Errors
-    /// If it cannot be read or is no script.
-    pub fn read(dir: &Path) -> io::Result<Self> {
-        let text = std::fs::read(dir.join("script.json"))?;
-        serde_json::from_slice(&text).map_err(io::Error::other)
+    /// A healthy machine with these devices.
+    #[must_use]
+    pub fn with_gpus(gpus: Vec<Gpu>) -> Self {
+        Self { gpus, ..Self::default() }
     }
 
-    /// Replaces `script.json` in one step, so that no reader sees half of it, and makes sure that there is a file for claims which
-    /// everybody may write.
+    /// Reads the script of a state directory.
     ///
     /// # Errors
-    /// If the directory cannot be written.
-    pub fn write(&self, dir: &Path) -> io::Result<()> {
-        crate::claims::open(dir, true)?;
-        let new = dir.join(format!("script.json.{}", std::process::id()));
-        std::fs::write(&new, serde_json::to_vec_pretty(self).map_err(io::Error::other)?)?;
-        std::fs::rename(new, dir.join("script.json"))
+    /// When there is none, or it is malformed.
+    pub fn load(dir: &StateDir) -> Result<Self, ScriptError> {
+        let path = dir.devices();
+        let text = std::fs::read_to_string(&path)
+            .map_err(|source| ScriptError::Io { path: path.clone(), source })?;
+        toml::from_str(&text).map_err(|e| ScriptError::Parse { path, source: Box::new(e) })
+    }
+
+    /// Writes the script atomically, and creates the directory and its `claims` table where they
+    /// are missing, open to every user: engines run under other (subordinate) user IDs.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn save(&self, dir: &StateDir) -> Result<(), ScriptError> {
+        let text = toml::to_string(self)?;
+        let at = |path: PathBuf| move |source| ScriptError::Io { path, source };
+        if !dir.path().exists() {
+            std::fs::create_dir_all(dir.path()).map_err(at(dir.path().into()))?;
+            open_to_all(dir.path(), 0o777).map_err(at(dir.path().into()))?;
+        }
+        crate::claims::create(dir).map_err(at(dir.claims()))?;
+        let target = dir.devices();
+        let temporary = dir.path().join(format!(".devices.{}.tmp", unique()));
+        let write = || -> std::io::Result<()> {
+            let mut file = std::fs::File::create(&temporary)?;
+            file.write_all(text.as_bytes())?;
+            drop(file);
+            open_to_all(&temporary, 0o644)?;
+            std::fs::rename(&temporary, &target)
+        };
+        write().map_err(at(target))
+    }
+
+    /// Reads, changes and saves the script in one go.
+    ///
+    /// # Errors
+    /// As [`Script::load`] and [`Script::save`].
+    pub fn edit(dir: &StateDir, change: impl FnOnce(&mut Self)) -> Result<(), ScriptError> {
+        let mut script = Self::load(dir)?;
+        change(&mut script);
+        script.save(dir)
+    }
+
+    /// The device with this UUID.
+    #[must_use]
+    pub fn gpu(&self, uuid: &str) -> Option<&Gpu> {
+        self.gpus.iter().find(|gpu| gpu.uuid == uuid)
+    }
+
+    /// The device with this UUID, to change.
+    pub fn gpu_mut(&mut self, uuid: &str) -> Option<&mut Gpu> {
+        self.gpus.iter_mut().find(|gpu| gpu.uuid == uuid)
+    }
+}
+
+pub(crate) fn open_to_all(path: &std::path::Path, mode: u32) -> std::io::Result<()> {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
+}
+
+fn unique() -> String {
+    static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    format!("{}.{number}", std::process::id())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_script_as_a_person_writes_it() {
+        let script: Script = toml::from_str(
+            r#"
+            init = "driver-not-loaded"
+            fault = { number = 26 }
+            [[gpu]]
+            uuid = "GPU-0"
+            total = "24GiB"
+            reserved = "500MiB"
+            fault = "memory-not-supported"
+            process_memory = "not-available"
+            mig = false
+            processes = [{ pid = 7, bytes = 1024, kind = "graphics" }]
+            "#,
+        )
+        .unwrap();
+        assert_eq!((script.init.number(), script.fault.number()), (9, 26));
+        assert_eq!(script.gpus[0].total, Size(24 << 30));
+        assert_eq!(script.gpus[0].fault, GpuFault::MemoryNotSupported);
+        assert_eq!(script.gpus[0].processes[0].kind, Kind::Graphics);
+    }
+
+    #[test]
+    fn a_script_survives_the_disk() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = StateDir::new(root.path().join("state"));
+        let mut script = Script::with_gpus(vec![Gpu::new("GPU-0", 1 << 30)]);
+        script.fault = Code::Other { number: 26 };
+        script.gpus[0].mig = Some(true);
+        script.gpus[0].processes.push(Process { pid: 1, bytes: Size(2), kind: Kind::Compute });
+        script.save(&dir).unwrap();
+        assert_eq!(Script::load(&dir).unwrap(), script);
+    }
+
+    #[test]
+    fn a_typo_is_an_error_that_names_the_key_and_the_line() {
+        let error = toml::from_str::<Script>("[[gpu]]\nuuid='a'\ntotal=1\nfalut='lost'\n");
+        let text = error.unwrap_err().to_string();
+        assert!(text.contains("falut") && text.contains("line 4"), "{text}");
     }
 }

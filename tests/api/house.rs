@@ -1,0 +1,190 @@
+//! The server with everything around it.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use hostler::proxy::{Drained, Limits, Listener, Server, Upstream};
+use hostler::supervisor::handle::{Ask, Handle, Lease};
+use hostler::supervisor::ports::Endpoint;
+use hostler::types::{Denied, Generation, InstanceId, Known, ModelStatus, Phase, Status};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::engine::{Engine, Family, Step};
+use crate::wire::{self, Client, Reply};
+
+/// How the scripted supervisor answers.
+#[derive(Clone, Debug)]
+pub enum Policy {
+    Grant,
+    Deny(Denied),
+    /// Keeps callers waiting until [`Supervisor::grant_held`].
+    Hold,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub enum Happened {
+    Asked(String),
+    Cancelled,
+    Released,
+}
+
+type Answer = oneshot::Sender<Result<Lease, Denied>>;
+
+pub struct Supervisor {
+    pub happened: mpsc::UnboundedReceiver<Happened>,
+    pub status: watch::Sender<Arc<Status>>,
+    held: Arc<Mutex<Vec<Answer>>>,
+    handle: Handle,
+    endpoint: Endpoint,
+}
+
+impl Supervisor {
+    fn start(policy: Policy, endpoint: Endpoint, status: Status) -> Self {
+        let (handle, mut asks, publish) = Handle::scripted(status);
+        let (report, happened) = mpsc::unbounded_channel();
+        let held = Arc::new(Mutex::new(Vec::new()));
+        let (keep, giver, target) = (held.clone(), handle.clone(), endpoint.clone());
+        tokio::spawn(async move {
+            while let Some(ask) = asks.recv().await {
+                match ask {
+                    Ask::Acquire { model, answer, .. } => {
+                        let _ = report.send(Happened::Asked(model));
+                        match &policy {
+                            Policy::Grant => drop(answer.send(Ok(lease(&giver, &target)))),
+                            Policy::Deny(denied) => drop(answer.send(Err(denied.clone()))),
+                            Policy::Hold => keep.lock().unwrap().push(answer),
+                        }
+                    }
+                    Ask::Cancel { .. } => drop(report.send(Happened::Cancelled)),
+                    Ask::Release { .. } => drop(report.send(Happened::Released)),
+                    other @ (Ask::Load { .. } | Ask::Unload { .. } | Ask::Shutdown { .. }) => {
+                        panic!("the proxy must not ask for {other:?}")
+                    }
+                }
+            }
+        });
+        Self { happened, status: publish, held, handle, endpoint }
+    }
+
+    pub async fn next(&mut self) -> Happened {
+        wire::soon("the supervisor to be asked", self.happened.recv()).await.unwrap()
+    }
+
+    pub async fn expect(&mut self, want: &[Happened]) {
+        for want in want {
+            assert_eq!(self.next().await, *want);
+        }
+    }
+
+    /// Asserts that nothing else was asked for.
+    pub fn quiet(&mut self) {
+        if let Ok(happened) = self.happened.try_recv() {
+            panic!("the supervisor saw {happened:?}");
+        }
+    }
+
+    /// Grants a lease to all who wait; `false` for each that has left (its lease comes back).
+    pub fn grant_held(&self) -> Vec<bool> {
+        let held = std::mem::take(&mut *self.held.lock().unwrap());
+        held.into_iter().map(|a| a.send(Ok(lease(&self.handle, &self.endpoint))).is_ok()).collect()
+    }
+}
+
+fn lease(handle: &Handle, endpoint: &Endpoint) -> Lease {
+    let instance = InstanceId::new("m".parse().unwrap(), Generation(1), 1);
+    Lease::scripted(instance, endpoint.clone(), handle)
+}
+
+/// What to build.
+pub struct Setup {
+    pub family: Family,
+    pub script: Vec<Step>,
+    pub policy: Policy,
+    pub limits: Limits,
+    pub upstream: Upstream,
+    pub drain: Duration,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            family: Family::Unix,
+            script: vec![],
+            policy: Policy::Grant,
+            limits: Limits::default(),
+            upstream: Upstream::default(),
+            drain: Duration::from_secs(10),
+        }
+    }
+}
+
+pub struct House {
+    pub tcp: SocketAddr,
+    pub unix: PathBuf,
+    pub engine: Engine,
+    pub supervisor: Supervisor,
+    pub stop: CancellationToken,
+    pub served: JoinHandle<Drained>,
+    _dir: tempfile::TempDir,
+}
+
+pub async fn house(setup: Setup) -> House {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = Engine::start(setup.family, dir.path(), setup.script).await;
+    let supervisor = Supervisor::start(setup.policy, engine.endpoint.clone(), two_models());
+    let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = tcp.local_addr().unwrap();
+    let unix = dir.path().join("http.sock");
+    let listeners: Vec<Listener> = vec![tcp.into(), UnixListener::bind(&unix).unwrap().into()];
+    let server = Server::new(supervisor.handle.clone(), setup.limits, setup.upstream);
+    let stop = CancellationToken::new();
+    let served = tokio::spawn(server.serve(listeners, stop.clone(), setup.drain));
+    House { tcp: address, unix, engine, supervisor, stop, served, _dir: dir }
+}
+
+/// A house whose engine plays `script`.
+pub async fn playing(script: Vec<Step>) -> House {
+    house(Setup { script, ..Setup::default() }).await
+}
+
+impl House {
+    pub async fn client(&self) -> Client<TcpStream> {
+        Client::new(TcpStream::connect(self.tcp).await.unwrap())
+    }
+
+    pub async fn unix_client(&self) -> Client<UnixStream> {
+        Client::new(UnixStream::connect(&self.unix).await.unwrap())
+    }
+
+    /// One request on a connection of its own.
+    pub async fn ask(&self, request: impl AsRef<[u8]>) -> Reply {
+        let mut client = self.client().await;
+        client.send(request).await;
+        client.reply().await
+    }
+}
+
+fn two_models() -> Status {
+    let model = |name: &str, aliases: &[&str]| ModelStatus {
+        name: name.parse().unwrap(),
+        aliases: aliases.iter().map(|a| a.parse().unwrap()).collect(),
+        phase: Phase::Stopped,
+        instance: None,
+        gpus: vec![],
+        planned: None,
+        observed: Known::Unknown,
+        in_flight: 0,
+        queued: 0,
+        pinned: false,
+        last_used: None,
+        load_ms: None,
+        error: None,
+        waiting_for: None,
+    };
+    Status { models: vec![model("m", &["gpt-4o"]), model("org/big", &[])], ..Status::default() }
+}

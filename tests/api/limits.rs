@@ -1,0 +1,188 @@
+//! Clients that are slow, large or many.
+
+use std::time::{Duration, Instant};
+
+use hostler::types::Bytes;
+use tokio::io::AsyncWriteExt;
+
+use crate::engine::send;
+use crate::house::{House, Setup, house};
+use crate::wire::{BODY, CHAT, get, post, post_with, soon};
+
+const SHORT: Duration = Duration::from_millis(300);
+
+async fn with(change: impl FnOnce(&mut hostler::proxy::Limits)) -> House {
+    let script = vec![send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")];
+    let mut setup = Setup { script, ..Setup::default() };
+    change(&mut setup.limits);
+    house(setup).await
+}
+
+#[tokio::test]
+async fn a_head_that_drips_is_cut() {
+    let house = with(|l| l.header_timeout = SHORT).await;
+    let start = Instant::now();
+    let mut client = house.client().await;
+    let drip = async {
+        for byte in get("/health").as_bytes() {
+            if client.io.write_all(&[*byte]).await.is_err() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(30)).await;
+        }
+        panic!("the whole head went through");
+    };
+    soon("the cut", drip).await;
+    assert!(start.elapsed() >= SHORT);
+    let _ = client.end().await;
+    assert_eq!(client.raw, b"");
+}
+
+#[tokio::test]
+async fn a_second_head_that_stalls_is_cut_though_idling_is_allowed() {
+    let house = with(|l| l.header_timeout = SHORT).await;
+    let mut client = house.client().await;
+    client.send("GET /health HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    client.until("{\"status\":\"ok\"}").await;
+    // Longer than a head may take: idling is not a slow head.
+    tokio::time::sleep(2 * SHORT).await;
+    client.raw.clear();
+    client.send("GET /health HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    client.until("{\"status\":\"ok\"}").await;
+    client.raw.clear();
+    let start = Instant::now();
+    client.send("GET /hea").await;
+    let _ = client.end().await;
+    assert_eq!(client.raw, b"");
+    assert!(start.elapsed() < Duration::from_secs(10), "cut as slow, not as idle");
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_closed() {
+    let house = with(|l| l.idle_timeout = SHORT).await;
+    let mut client = house.client().await;
+    client.send("GET /health HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    client.until("{\"status\":\"ok\"}").await;
+    let start = Instant::now();
+    let _ = client.end().await;
+    assert!(start.elapsed() < Duration::from_secs(10));
+}
+
+#[tokio::test]
+async fn a_body_that_stalls_is_refused() {
+    let mut house = with(|l| l.body_progress_timeout = SHORT).await;
+    let mut client = house.client().await;
+    let request = post(CHAT, BODY);
+    client.send(&request[..request.len() - 10]).await;
+    client.reply().await.error(408, "body_timeout");
+    house.supervisor.quiet();
+}
+
+#[tokio::test]
+async fn a_body_that_drips_is_refused() {
+    let house = with(|l| l.body_progress_timeout = SHORT).await;
+    let mut client = house.client().await;
+    let body = vec![b' '; 10_000];
+    let request = post(CHAT, body);
+    let (head, drip) = request.split_at(request.len() - 10_000);
+    let drip = drip.to_vec();
+    client.send(head).await;
+    let (mut read, mut write) = client.io.into_split();
+    let dripping = tokio::spawn(async move {
+        for byte in drip {
+            if write.write_all(&[byte]).await.is_err() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    let mut raw = Vec::new();
+    let answered = async {
+        use tokio::io::AsyncReadExt;
+        while !raw.windows(12).any(|w| w == b"body_timeout") {
+            assert_ne!(read.read_buf(&mut raw).await.unwrap(), 0);
+        }
+    };
+    soon("the refusal", answered).await;
+    dripping.abort();
+}
+
+#[tokio::test]
+async fn a_large_body_is_refused_and_its_client_can_read_why() {
+    let mut house = with(|l| l.max_body = Bytes(64 << 10)).await;
+    // Announced, and sent whole before anything is read.
+    let body = vec![b' '; 8 << 20];
+    house.ask(post(CHAT, &body)).await.error(413, "body_too_large");
+    // Announced, and the client waits for permission.
+    let head = format!(
+        "POST {CHAT} HTTP/1.1\r\nhost: a\r\ncontent-length: 9999999\r\nexpect: 100-continue\r\n\r\n"
+    );
+    let reply = house.ask(head).await;
+    reply.error(413, "body_too_large");
+    assert_eq!(reply.headers["connection"], "close");
+    // Not announced.
+    let mut request =
+        format!("POST {CHAT} HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n")
+            .into_bytes();
+    for piece in body.chunks(1 << 20) {
+        request.extend(crate::wire::chunk(piece));
+    }
+    request.extend(b"0\r\n\r\n");
+    house.ask(request).await.error(413, "body_too_large");
+    // Exactly as large as allowed.
+    let mut fits = BODY.as_bytes().to_vec();
+    fits.resize(64 << 10, b' ');
+    assert_eq!(house.ask(post(CHAT, fits)).await.status, 200);
+    assert_eq!(house.engine.request().await.body.len(), 64 << 10);
+}
+
+#[tokio::test]
+async fn a_client_that_asks_first_is_told_to_go_on() {
+    let house = with(|_| {}).await;
+    let mut client = house.client().await;
+    let request = post_with(CHAT, "expect: 100-continue\r\nconnection: close\r\n", BODY);
+    let (head, body) = request.split_at(request.len() - BODY.len());
+    client.send(head).await;
+    client.until("HTTP/1.1 100 Continue\r\n\r\n").await;
+    client.raw.clear();
+    client.send(body).await;
+    assert_eq!(client.reply().await.status, 200);
+}
+
+#[tokio::test]
+async fn heads_are_bounded() {
+    let house = with(|_| {}).await;
+    let many: String = (0..120).map(|i| format!("x-{i}: 1\r\n")).collect();
+    for headers in [many, format!("x-a: {}\r\n", "y".repeat(40 << 10))] {
+        let mut client = house.client().await;
+        let head = format!("GET /health HTTP/1.1\r\nhost: a\r\n{headers}\r\n");
+        client.send(head).await;
+        let _ = client.end().await;
+        assert!(
+            client.raw.starts_with(b"HTTP/1.1 431 "),
+            "{:?}",
+            String::from_utf8_lossy(&client.raw)
+        );
+    }
+    let fits = format!(
+        "GET /health HTTP/1.1\r\nhost: a\r\nx-a: {}\r\nconnection: close\r\n\r\n",
+        "y".repeat(20 << 10)
+    );
+    assert_eq!(house.ask(fits).await.status, 200);
+}
+
+#[tokio::test]
+async fn surplus_connections_wait_for_their_turn() {
+    let house = with(|l| l.max_connections = 2).await;
+    let mut held = [house.client().await, house.client().await];
+    for client in &mut held {
+        client.send("GET /health HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        client.until("{\"status\":\"ok\"}").await;
+    }
+    let mut third = house.client().await;
+    third.send(get("/health")).await;
+    let early = tokio::time::timeout(SHORT, third.until("HTTP")).await;
+    assert!(early.is_err(), "a third connection was served");
+    drop(held);
+    assert_eq!(third.reply().await.status, 200);
+}

@@ -1,0 +1,19 @@
+//! The HTTP front door over real sockets: the real server, a scripted engine behind it, a scripted supervisor beside it.
+//!
+//! Nothing here sleeps to let something happen: tests wait for events, with a bound that only a failure reaches.
+
+#![expect(clippy::unwrap_used, reason = "a panic in a test is its failure report")]
+
+mod answers;
+mod drain;
+mod engine;
+mod faults;
+mod house;
+mod leaving;
+mod limits;
+mod load;
+mod log;
+mod refuse;
+mod smuggling;
+mod streaming;
+mod wire;

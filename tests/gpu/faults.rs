@@ -1,0 +1,197 @@
+//! Everything that can be wrong with NVML, each with its own cause.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hostler::adapters::gpu::Nvml;
+use hostler::supervisor::ports::{GpuError, Gpus as _};
+use hostler::types::{Bytes, GpuId, Known};
+
+use nvidia_ml::{Code, GpuFault, Kind, Process, Script, Size};
+
+use crate::rig::{Rig, device, gpu, usage};
+
+#[tokio::test]
+async fn each_failure_to_initialise_has_its_cause_and_ends_when_it_is_mended() {
+    let rig = Rig::new().await;
+    for (code, wanted) in [
+        (Code::DriverNotLoaded, "modprobe nvidia"),
+        (Code::LibRmVersionMismatch, "different versions"),
+        (Code::NoPermission, "/dev/nvidiactl"),
+        (Code::Other { number: 42 }, "42"),
+        (Code::Unknown, "internal driver error"),
+    ] {
+        // At initialisation, and after it.
+        for late in [false, true] {
+            rig.reset();
+            let nvml = rig.nvml();
+            if late {
+                nvml.snapshot().await.unwrap();
+                rig.change(|script| script.fault = code);
+            } else {
+                rig.change(|script| script.init = code);
+            }
+            let error = nvml.snapshot().await.unwrap_err();
+            let has_its_kind = if code == Code::DriverNotLoaded {
+                matches!(error, GpuError::DriverNotLoaded(_))
+            } else if code == Code::LibRmVersionMismatch {
+                matches!(error, GpuError::VersionMismatch(_))
+            } else {
+                matches!(error, GpuError::Other(_))
+            };
+            let says_why = late || error.to_string().contains(wanted);
+            assert!(has_its_kind && says_why, "{code:?}: {error:?}");
+        }
+    }
+    let nvml = rig.nvml();
+    rig.change(|script| script.init = Code::DriverNotLoaded);
+    assert!(nvml.snapshot().await.is_err());
+    rig.reset();
+    assert!(nvml.snapshot().await.is_ok(), "initialisation is tried anew at each call");
+}
+
+#[tokio::test]
+async fn a_library_that_is_not_there_yet_is_loaded_once_it_is() {
+    let rig = Rig::new().await;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("libnvidia-ml.so.1");
+    let nvml = Nvml::start(Some(path.clone()), vec![gpu(0)]);
+    let error = nvml.snapshot().await.unwrap_err();
+    assert!(matches!(error, GpuError::LibraryMissing(_)), "{error:?}");
+    assert!(error.to_string().contains(&path.display().to_string()), "{error}");
+    // A file that is no library.
+    std::fs::write(&path, "no ELF").unwrap();
+    assert!(matches!(nvml.snapshot().await, Err(GpuError::LibraryMissing(_))));
+
+    std::fs::remove_file(&path).unwrap();
+    std::fs::copy(rig.library(), &path).unwrap();
+    assert_eq!(device(&nvml.snapshot().await.unwrap(), 0).total, Bytes::gib(23));
+}
+
+#[tokio::test]
+async fn a_hang_is_a_timeout_then_fails_fast_then_ends() {
+    let rig = Rig::new().await;
+    let deadline = Duration::from_millis(200);
+    let nvml = Nvml::with_deadline(Some(rig.library()), vec![gpu(0)], deadline);
+    let sound = async || loop {
+        // The first call loads the library, which may take longer than this deadline on a busy machine.
+        if let Ok(snapshot) = nvml.snapshot().await {
+            break snapshot;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
+    let patience = Duration::from_secs(20);
+    tokio::time::timeout(patience, sound()).await.unwrap();
+
+    // Long enough for a busy machine to make all the calls below meanwhile.
+    rig.change(|script| script.hang_ms = 3000);
+    let start = Instant::now();
+    assert_eq!(nvml.snapshot().await, Err(GpuError::Timeout(deadline)));
+    assert!(start.elapsed() >= deadline);
+    let start = Instant::now();
+    for _ in 0..100 {
+        assert_eq!(nvml.snapshot().await, Err(GpuError::Timeout(deadline)));
+    }
+    assert!(start.elapsed() < deadline * 10, "100 calls behind a hang took {:?}", start.elapsed());
+
+    rig.reset();
+    let snapshot = tokio::time::timeout(patience, sound()).await.unwrap();
+    assert_eq!(device(&snapshot, 0).total, Bytes::gib(23));
+}
+
+#[tokio::test]
+async fn a_device_without_memory_is_refused_by_name() {
+    let rig = Rig::new().await;
+    rig.change(|script| script.gpus[1].fault = GpuFault::ZeroMemory);
+    assert_eq!(rig.nvml().snapshot().await, Err(GpuError::ZeroMemory(gpu(1))));
+    // All of it reserved leaves nothing either.
+    rig.change(|script| script.gpus[1].total = script.gpus[1].reserved);
+    assert_eq!(rig.nvml().snapshot().await, Err(GpuError::ZeroMemory(gpu(1))));
+    rig.change(|script| script.gpus[1].fault = GpuFault::MemoryNotSupported);
+    assert_eq!(rig.nvml().snapshot().await, Err(GpuError::MemoryUnsupported(gpu(1))));
+    // It is nobody's business who has not configured it.
+    assert!(rig.nvml_for(&[gpu(0)]).snapshot().await.is_ok());
+}
+
+#[tokio::test]
+async fn a_driver_that_is_too_old_names_the_one_that_is_needed() {
+    let rig = Rig::new().await;
+    // The function is missing; it does not know this version of its argument.
+    for number in [13, 25] {
+        rig.change(|script| script.fault = Code::Ok);
+        let nvml = rig.nvml();
+        nvml.snapshot().await.unwrap();
+        rig.change(|script| script.fault = Code::Other { number });
+        let error = nvml.snapshot().await.unwrap_err();
+        assert!(matches!(error, GpuError::Other(_)), "{error:?}");
+        assert!(error.to_string().contains("driver 510 or newer"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_configured_device_that_does_not_exist_is_named_beside_those_that_do() {
+    let rig = Rig::new().await;
+    let wanted = GpuId::new("GPU-22222222-2222-2222-2222-222222222222");
+    let error = rig.nvml_for(&[gpu(0), wanted.clone()]).snapshot().await.unwrap_err();
+    assert_eq!(error, GpuError::NotFound { wanted, present: vec![gpu(0), gpu(1)] });
+    rig.change(|script| script.gpus.clear());
+    assert_eq!(rig.nvml_for(&[]).snapshot().await, Err(GpuError::NoDevices));
+}
+
+#[tokio::test]
+async fn one_lost_device_leaves_the_other_and_comes_back() {
+    let rig = Rig::new().await;
+    for configured in [&[gpu(0), gpu(1)][..], &[]] {
+        let nvml = rig.nvml_for(configured);
+        assert_eq!(nvml.snapshot().await.unwrap().devices.len(), 2);
+        rig.change(|script| script.gpus[1].fault = GpuFault::Lost);
+        let snapshot = Arc::new(nvml.snapshot().await.unwrap());
+        assert_eq!(device(&snapshot, 0).total, Bytes::gib(23));
+        let [(lost, why)] = &snapshot.lost[..] else { panic!("{snapshot:?}") };
+        assert_eq!(lost, &gpu(1));
+        assert!(why.contains("fell off the bus"), "{why}");
+        let usage = nvml.usage(vec![1], vec![gpu(0), gpu(1)], snapshot).await;
+        assert_eq!(usage[&gpu(0)], Known::Known(Bytes::ZERO));
+        assert_eq!(usage[&gpu(1)], Known::Unknown);
+
+        rig.change(|script| script.gpus[0].fault = GpuFault::Lost);
+        assert!(matches!(nvml.snapshot().await, Err(GpuError::Lost(..))));
+        rig.change(|script| script.gpus.iter_mut().for_each(|gpu| gpu.fault = GpuFault::None));
+        let snapshot = nvml.snapshot().await.unwrap();
+        assert_eq!((snapshot.devices.len(), snapshot.lost.len()), (2, 0));
+    }
+}
+
+#[tokio::test]
+async fn whatever_befalls_a_device_that_once_worked_leaves_the_other() {
+    let rig = Rig::new().await;
+    let nvml = rig.nvml();
+    nvml.snapshot().await.unwrap();
+    type Change = fn(&mut Script);
+    let changes: [(&str, Change); 3] = [
+        ("zero memory", |script| script.gpus[0].fault = GpuFault::ZeroMemory),
+        ("does not exist", |script| drop(script.gpus.remove(0))),
+        ("internal driver error", |script| script.gpus[0].fault = GpuFault::MemoryUnknown),
+    ];
+    for (wanted, change) in changes {
+        rig.reset();
+        rig.change(change);
+        let snapshot = nvml.snapshot().await.unwrap();
+        assert_eq!(device(&snapshot, 1).total, Bytes::gib(23));
+        let [(lost, why)] = &snapshot.lost[..] else { panic!("{snapshot:?}") };
+        assert!(lost == &gpu(0) && why.contains(wanted), "{lost}: {why}");
+    }
+}
+
+#[tokio::test]
+async fn a_driver_that_writes_broken_process_lists_is_not_asked_for_them() {
+    let rig = Rig::new().await;
+    rig.change(|script| {
+        script.driver = "535.86.05".into();
+        script.gpus[0].processes = vec![Process { pid: 1, bytes: Size(500), kind: Kind::Compute }];
+    });
+    let nvml = rig.nvml();
+    assert_eq!(usage(&nvml, &[1], 0).await, Known::Unknown);
+    rig.change(|script| script.driver = "535.104.05".into());
+    assert_eq!(usage(&nvml, &[1], 0).await, Known::Known(Bytes(500)));
+}
