@@ -36,11 +36,7 @@ pub(super) fn command(
             add(&["--kv-unified"]);
         }
     }
-    if placement.gpus.iter().any(|gpu| gpu.is_host()) {
-        // Mapped weights are page cache: the kernel counts them as available although the engine needs them, so the
-        // ledger would promise them twice.
-        add(&["--no-mmap"]);
-    } else {
+    if !on_host(placement) {
         add(&["-ngl", "999"]);
     }
     add(&["--metrics", "--no-webui"]);
@@ -49,9 +45,24 @@ pub(super) fn command(
 }
 
 /// Environment.
-pub(super) fn env() -> Vec<(&'static str, String)> {
+pub(super) fn env(placement: &Placement) -> Vec<(&'static str, String)> {
     // The root file system is read-only and the user has no home in the image.
-    vec![("HOME", "/tmp".to_owned())]
+    let mut env = vec![("HOME", "/tmp".to_owned())];
+    if on_host(placement) {
+        // Mapped weights are page cache: the kernel counts them as available although the engine needs them, so the
+        // ledger would promise them twice. The option's name changed twice (--no-mmap, --mmap, --load-mode), and an
+        // argument that is unknown ends the engine, whereas a variable is ignored.
+        env.extend([
+            ("LLAMA_ARG_NO_MMAP", "1".to_owned()),
+            ("LLAMA_ARG_MMAP", "0".to_owned()),
+            ("LLAMA_ARG_LOAD_MODE", "none".to_owned()),
+        ]);
+    }
+    env
+}
+
+fn on_host(placement: &Placement) -> bool {
+    placement.gpus.iter().any(|gpu| gpu.is_host())
 }
 
 #[cfg(test)]
@@ -63,11 +74,15 @@ mod tests {
     #[test]
     fn on_the_host_over_a_socket() {
         let spec = spec(EngineKind::Llamacpp);
-        let placement = placement(&["host"], Bytes::gib(1), Bytes::gib(8));
-        let got = command(&spec, &placement, Some(Path::new("/models/m.gguf")));
-        let want = "--host /run/engine/e.sock -m /models/m.gguf --alias org/m --no-mmap --metrics \
-                    --no-webui";
+        let host = placement(&["host"], Bytes::gib(1), Bytes::gib(8));
+        let got = command(&spec, &host, Some(Path::new("/models/m.gguf")));
+        let want = "--host /run/engine/e.sock -m /models/m.gguf --alias org/m --metrics --no-webui";
         assert_eq!(got.join(" "), want);
+        let mapped = |gpu| {
+            let env = env(&placement(&[gpu], Bytes::gib(1), Bytes::gib(8)));
+            !env.iter().any(|(key, value)| *key == "LLAMA_ARG_LOAD_MODE" && value == "none")
+        };
+        assert!(!mapped("host") && mapped("GPU-a"));
     }
 
     #[test]

@@ -34,7 +34,7 @@ impl Engines for Profiles {
         let model = mounted.model.as_deref();
         let (command, env) = match spec.engine {
             EngineKind::Llamacpp => {
-                (llamacpp::command(spec, &order.placement, model), llamacpp::env())
+                (llamacpp::command(spec, &order.placement, model), llamacpp::env(&order.placement))
             }
             EngineKind::Vllm => {
                 (vllm::command(spec, &order.placement, model), vllm::env(spec, &order.placement))
