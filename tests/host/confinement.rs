@@ -43,9 +43,7 @@ fn an_engine_has_no_privileges_no_network_and_nothing_to_write() {
     let sockets = host.root(&format!("nsenter --net --target {pid} ss -Htuln")).unwrap();
     assert_eq!(sockets, "", "it listens on a network");
 
-    for path in
-        ["/new", "/models/new", "/models/count-512.gguf", "/usr/bin/new", "/etc/passwd"]
-    {
+    for path in ["/new", "/models/new", "/models/count-512.gguf", "/usr/bin/new", "/etc/passwd"] {
         let tried = host.try_root(&format!("touch /proc/{pid}/root{path}")).unwrap();
         let said = &tried.stderr;
         assert!(!tried.status.success() && said.contains("Read-only"), "{path}: {said}");

@@ -31,6 +31,8 @@ fn what_is_refused_never_reaches_podman() {
         (format!("{{{messages}}}"), 400, "missing_required_parameter", json!("model")),
         (r#"{"model":"count","messages":["#.into(), 400, "invalid_json", json!(null)),
         ("count".into(), 400, "invalid_json", json!(null)),
+        (String::new(), 400, "invalid_json", json!(null)),
+        (r#"{"model":7,"messages":[]}"#.into(), 400, "invalid_type", json!("model")),
     ];
     for (body, code, word, param) in cases {
         let answer = post(&host, CHAT, &body).wait();

@@ -4,10 +4,9 @@
 use std::time::Duration;
 
 use crate::harness::{
-    COUNT, FIRST, Refusal, config, count, get, property, refused, serving, show_status,
+    COUNT, FIRST, Refusal, config, count, get, property, recovers, refused, serving, show_status,
     skip_unless_wanted, wait_property,
 };
-use testhost::Host;
 
 /// A short patience, so that a fault that may heal within a start is given up soon.
 const PATIENCE: &str = "\n[startup]\ntimeout = \"2s\"\n";
@@ -16,17 +15,11 @@ fn impatient() -> String {
     format!("{COUNT}{PATIENCE}")
 }
 
-/// Once the cause is gone the next start succeeds, whoever waits is served, and nothing has to be started by hand.
-fn recovers(host: &Host) {
-    count(host).check();
-    assert_eq!(property(host, "hostler.service", "ActiveState").unwrap(), "active");
-    assert_eq!(host.failed_units().unwrap(), "");
-}
-
 #[test]
 fn a_wrong_configuration_is_told_whole_and_to_everybody() {
     skip_unless_wanted!();
-    let host = serving(&COUNT.replace("context = 4096", "contxt = 4096\nidle_timeout = \"10\"")).unwrap();
+    let host =
+        serving(&COUNT.replace("context = 4096", "contxt = 4096\nidle_timeout = \"10\"")).unwrap();
     host.write_file("/etc/hostler/models.d/other.toml", "engine = \"llama\"\n").unwrap();
     refused(
         &host,
@@ -51,7 +44,14 @@ fn a_host_without_configuration_says_what_to_write() {
     skip_unless_wanted!();
     let host = serving(COUNT).unwrap();
     host.root("rm /etc/hostler/hostler.toml").unwrap();
-    refused(&host, &Refusal { status: 78, word: "config_invalid", says: &["hostler.toml", "backend"] });
+    refused(
+        &host,
+        &Refusal {
+            status: 78,
+            word: "config_invalid",
+            says: &["there is no configuration; write one of /etc/hostler/hostler.toml"],
+        },
+    );
     config(&host, COUNT).unwrap();
     recovers(&host);
 }
@@ -65,7 +65,11 @@ fn sockets_survive_a_daemon_that_keeps_failing() {
         // Sixty in a row, over several starts of the daemon: far more than systemd's limits on triggers and on starts allow.
         for _ in 0..15 {
             let answer = get(&host, "/v1/models").unwrap();
-            assert_eq!((answer.status, answer.failure.as_str()), (503, ""), "after {asked}: {answer:?}");
+            assert_eq!(
+                (answer.status, answer.failure.as_str()),
+                (503, ""),
+                "after {asked}: {answer:?}"
+            );
             assert_eq!(answer.json()["error"]["code"], "startup_failed");
             asked += 1;
         }
@@ -85,7 +89,8 @@ fn sockets_survive_a_daemon_that_keeps_failing() {
 fn a_missing_podman_is_said_and_waited_for() {
     skip_unless_wanted!();
     let host = serving(&impatient()).unwrap();
-    host.root("systemctl --user -M hostler@ stop hostler-podman.socket hostler-podman.service").unwrap();
+    host.root("systemctl --user -M hostler@ stop hostler-podman.socket hostler-podman.service")
+        .unwrap();
     refused(
         &host,
         &Refusal { status: 40, word: "podman_unreachable", says: &["/run/hostler/podman.sock"] },
@@ -117,10 +122,15 @@ fn a_path_to_engines_that_cannot_be_proven_is_said() {
     let catatonit = host.root("command -v catatonit").unwrap().trim().to_owned();
     host.root(&format!("mv {catatonit} {catatonit}.off")).unwrap();
     // The image that podman once made of it would do as well.
-    host.user("hostler", "podman rmi --force $(podman images -q localhost/podman-pause) || true").unwrap();
+    host.user("hostler", "podman rmi --force $(podman images -q localhost/podman-pause) || true")
+        .unwrap();
     refused(
         &host,
-        &Refusal { status: 50, word: "network_unproven", says: &["the unix path to engines", "catatonit"] },
+        &Refusal {
+            status: 50,
+            word: "network_unproven",
+            says: &["the unix path to engines", "catatonit"],
+        },
     );
     host.root(&format!("mv {catatonit}.off {catatonit}")).unwrap();
     recovers(&host);
@@ -131,12 +141,22 @@ fn a_network_that_cannot_be_proven_is_said() {
     skip_unless_wanted!();
     let toml = impatient().replace("context = 4096", "context = 4096\ntransport = \"tcp\"");
     let host = serving(&toml).unwrap();
-    host.root("for name in pasta pasta.avx2; do mv /usr/bin/$name /usr/bin/$name.off || true; done").unwrap();
+    host.root(
+        "for name in pasta pasta.avx2; do mv /usr/bin/$name /usr/bin/$name.off || true; done",
+    )
+    .unwrap();
     refused(
         &host,
-        &Refusal { status: 50, word: "network_unproven", says: &["the tcp path to engines", "pasta"] },
+        &Refusal {
+            status: 50,
+            word: "network_unproven",
+            says: &["the tcp path to engines", "pasta"],
+        },
     );
-    host.root("for name in pasta pasta.avx2; do mv /usr/bin/$name.off /usr/bin/$name || true; done").unwrap();
+    host.root(
+        "for name in pasta pasta.avx2; do mv /usr/bin/$name.off /usr/bin/$name || true; done",
+    )
+    .unwrap();
     recovers(&host);
 }
 
@@ -147,7 +167,11 @@ fn an_engine_directory_that_cannot_be_used_is_named() {
     let host = serving(&toml).unwrap();
     refused(
         &host,
-        &Refusal { status: 10, word: "state_unusable", says: &["/run/elsewhere/engines", "writable"] },
+        &Refusal {
+            status: 10,
+            word: "state_unusable",
+            says: &["/run/elsewhere/engines", "writable"],
+        },
     );
     config(&host, COUNT).unwrap();
     recovers(&host);
@@ -160,7 +184,11 @@ fn a_pinned_model_without_its_image_is_named_and_with_it_is_loaded_without_a_req
     let host = serving(&toml.replace("llama-server:latest", "gone:latest")).unwrap();
     refused(
         &host,
-        &Refusal { status: 60, word: "image_missing", says: &["localhost/hostler/gone:latest", "count"] },
+        &Refusal {
+            status: 60,
+            word: "image_missing",
+            says: &["localhost/hostler/gone:latest", "count"],
+        },
     );
     config(&host, &toml).unwrap();
     let ready = |text: &str| text.starts_with("1 of 1 models ready (count)");
@@ -176,7 +204,7 @@ fn a_start_by_hand_fails_as_systemctl_users_expect() {
     assert!(!tried.status.success());
     let shown = show_status(&host, "hostler.service").unwrap();
     assert!(shown.contains("Status: \"Failed (config_invalid): "), "{shown}");
-    assert!(shown.contains("status=78/CONFIG"), "{shown}");
+    assert!(shown.contains("status=78"), "{shown}");
     // Nobody waited, so nobody was refused; it ended soon after all the same.
     let took = Duration::from_secs(10);
     wait_property(&host, "hostler.service", "SubState", took, |state| state != "start").unwrap();

@@ -25,6 +25,13 @@ pub struct Answer {
 }
 
 impl Answer {
+    /// What `curl -i` printed.
+    pub fn of(text: &str) -> Self {
+        let (head, body) = text.split_once("\r\n\r\n").unwrap_or((text, ""));
+        let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
+        Self { status, head: head.to_lowercase(), body: body.to_owned(), failure: String::new() }
+    }
+
     /// The body as JSON.
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|err| panic!("{err} in {self:?}"))
@@ -82,9 +89,7 @@ impl Pending {
         if !output.status.success() && failure.is_empty() {
             failure = output.status.to_string();
         }
-        let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
-        let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
-        Answer { status, head: head.to_lowercase(), body: body.to_owned(), failure }
+        Answer { failure, ..Answer::of(&text) }
     }
 }
 

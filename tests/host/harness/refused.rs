@@ -1,10 +1,10 @@
 //! What everybody is told of a start that failed. Owner: the test. Invariant: the same cause is looked for in each of the four
 //! places where people look.
 
-use testhost::Host;
+use testhost::{Host, Look, wait_for};
 
 use super::http::get;
-use super::serve::{FIRST, show_status, wait_property};
+use super::serve::{FIRST, count, property, show_status, wait_property};
 
 /// A cause, and how it is told.
 #[derive(Debug)]
@@ -47,4 +47,22 @@ pub fn refused(host: &Host, refusal: &Refusal) {
     }
     let failed = host.failed_units().unwrap();
     assert!(!failed.contains(".socket"), "{failed}");
+}
+
+/// Once the cause is gone a next start succeeds, and nothing has to be started by hand. Whoever comes before is told the cause
+/// still, but never turned away without an answer.
+pub fn recovers(host: &Host) {
+    wait_for("the daemon to start by itself", FIRST, || {
+        let answer = get(host, "/health")?;
+        if answer.status == 200 {
+            return Ok(Look::Done(()));
+        }
+        assert_eq!((answer.status, answer.failure.as_str()), (503, ""), "{answer:?}");
+        assert_eq!(answer.json()["error"]["code"], "startup_failed", "{answer:?}");
+        Ok(Look::NotYet(answer.body))
+    })
+    .unwrap();
+    count(host).check();
+    assert_eq!(property(host, "hostler.service", "ActiveState").unwrap(), "active");
+    assert_eq!(host.failed_units().unwrap(), "");
 }
