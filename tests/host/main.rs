@@ -3,8 +3,16 @@
 //! Each test boots hosts of its own (see the crate `testhost`) and may run beside any other. `HOSTLER_HOST_TESTS=skip` skips them,
 //! and says so; a machine that cannot run them fails them with the reason.
 
-mod answer;
+mod activation;
+mod confinement;
+mod crash;
+mod desktop;
+mod endpoint;
 mod engine;
 mod harness;
+mod nvidia;
 mod platform;
+mod readiness;
+mod restart;
 mod units;
+mod weights;

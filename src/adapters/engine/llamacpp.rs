@@ -50,10 +50,13 @@ pub(super) fn env(placement: &Placement) -> Vec<(&'static str, String)> {
     let mut env = vec![("HOME", "/tmp".to_owned())];
     if on_host(placement) {
         // Mapped weights are page cache: the kernel counts them as available although the engine needs them, so the
-        // ledger would promise them twice. As variables, because the option has had two names, and an unknown option
-        // ends the engine where an unknown variable does not.
-        env.push(("LLAMA_ARG_NO_MMAP", "1".to_owned()));
-        env.push(("LLAMA_ARG_LOAD_MODE", "none".to_owned()));
+        // ledger would promise them twice. The option's name changed twice (--no-mmap, --mmap, --load-mode), and an
+        // argument that is unknown ends the engine, whereas a variable is ignored.
+        env.extend([
+            ("LLAMA_ARG_NO_MMAP", "1".to_owned()),
+            ("LLAMA_ARG_MMAP", "0".to_owned()),
+            ("LLAMA_ARG_LOAD_MODE", "none".to_owned()),
+        ]);
     }
     env
 }
@@ -71,11 +74,15 @@ mod tests {
     #[test]
     fn on_the_host_over_a_socket() {
         let spec = spec(EngineKind::Llamacpp);
-        let placement = placement(&["host"], Bytes::gib(1), Bytes::gib(8));
-        let got = command(&spec, &placement, Some(Path::new("/models/m.gguf")));
+        let host = placement(&["host"], Bytes::gib(1), Bytes::gib(8));
+        let got = command(&spec, &host, Some(Path::new("/models/m.gguf")));
         let want = "--host /run/engine/e.sock -m /models/m.gguf --alias org/m --metrics --no-webui";
-        assert!(env(&placement).iter().any(|(name, _)| *name == "LLAMA_ARG_LOAD_MODE"));
         assert_eq!(got.join(" "), want);
+        let mapped = |gpu| {
+            let env = env(&placement(&[gpu], Bytes::gib(1), Bytes::gib(8)));
+            !env.iter().any(|(key, value)| *key == "LLAMA_ARG_LOAD_MODE" && value == "none")
+        };
+        assert!(!mapped("host") && mapped("GPU-a"));
     }
 
     #[test]
@@ -86,7 +93,6 @@ mod tests {
         spec.parallel = Some(4);
         spec.args = vec!["--flash-attn".into(), "on".into()];
         let placement = placement(&["GPU-a"], Bytes::gib(1), Bytes::gib(8));
-        assert_eq!(env(&placement).len(), 1);
         let got = command(&spec, &placement, None);
         let want = "--host 0.0.0.0 --port 8000 --alias org/m -c 8192 -np 4 --kv-unified -ngl 999 \
                     --metrics --no-webui --flash-attn on";

@@ -1,5 +1,19 @@
 //! What the host tests share: how a host with Hostler comes to be, and how an engine is run without Hostler.
 
+mod gpu;
+mod http;
+mod refused;
+mod serve;
+
+pub use gpu::{describe as put_cdi, install_library as put_nvml, play as play_gpus};
+pub use http::{Answer, count_request, curl, get, post};
+pub use refused::{Refusal, recovers, refused};
+pub use serve::{
+    COUNT, Counting, FIRST, SOON, check_count, config, containers, count, count_a_little, engine,
+    events, left_over, model, property, serving, show_status, status, wait_busy, wait_phase,
+    wait_property,
+};
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use testhost::{Builder, Host, Look, Result, wait_for};
@@ -39,57 +53,6 @@ pub fn put_count_model(host: &Host) -> Result<String> {
     let target = format!("{MODELS}/count-512.gguf");
     host.root(&format!("mv {MODELS}/{name} {target}"))?;
     Ok(target)
-}
-
-/// A host that serves the counting model as `count`, listening, with nothing started yet.
-pub struct Counting;
-
-impl Counting {
-    /// Boots it.
-    pub fn boot() -> Result<Host> {
-        let host = installed().image(&testhost::assets::llama_server_image()?).boot()?;
-        let weights = put_count_model(&host)?;
-        host.write_file(
-            "/etc/hostler/hostler.toml",
-            &format!(
-                "[gpu]\nbackend = \"host\"\n\n[models.count]\nengine = \"llamacpp\"\n\
-                 image = \"localhost/hostler/llama-server:latest\"\n\
-                 weights = {{ path = \"{weights}\" }}\ncontext = 4096\n"
-            ),
-        )?;
-        host.root("systemctl start hostler.socket hostler-unix.socket")?;
-        Ok(host)
-    }
-
-    /// Checks a whole stream: every number in its place, then the end, nothing lost, doubled or reordered.
-    pub fn assert_streamed(stream: &str) {
-        let (text, pieces) = streamed_text(stream);
-        assert_eq!(text, counted(), "the stream was\n{stream}");
-        assert!(pieces >= 512, "{pieces} pieces: not streamed token by token");
-        assert!(stream.trim_end().ends_with("data: [DONE]"), "{stream}");
-    }
-}
-
-/// What the counting model says to anything.
-pub fn counted() -> String {
-    (1..=512).map(|n| format!(" {n}")).collect()
-}
-
-/// A chat completion that the counting model answers in full.
-pub fn count_request(stream: bool) -> String {
-    format!(
-        r#"{{"model":"count","stream":{stream},"temperature":0,"messages":[{{"role":"user","content":"go"}}]}}"#
-    )
-}
-
-/// The text of a streamed chat completion, and in how many pieces it came.
-pub fn streamed_text(stream: &str) -> (String, usize) {
-    let pieces: Vec<&str> = stream
-        .lines()
-        .filter_map(|line| line.split_once(r#""content":""#))
-        .filter_map(|(_, rest)| rest.split('"').next())
-        .collect();
-    (pieces.concat(), pieces.len())
 }
 
 /// Asks an engine for its health over its Unix socket until it is ready.

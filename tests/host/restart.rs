@@ -1,0 +1,114 @@
+//! The daemon goes and comes back: models stay, requests wait, nobody is refused.
+
+use crate::harness::{
+    COUNT, Counting, SOON, containers, count, count_a_little, engine, events, get, left_over,
+    property, serving, skip_unless_wanted, wait_property,
+};
+
+/// Kept, whatever happens to the daemon.
+fn kept() -> String {
+    format!("{COUNT}\n[policy]\non_stop = \"keep\"\n")
+}
+
+#[test]
+fn a_killed_daemon_finds_its_containers_again() {
+    skip_unless_wanted!();
+    let host = serving(COUNT).unwrap();
+    count(&host).check();
+    let (before, pid) = (containers(&host).unwrap(), engine(&host).unwrap());
+    for round in 1..=2 {
+        host.root("systemctl kill --signal=SIGKILL --kill-whom=main hostler.service").unwrap();
+        // These come while nobody serves; each is answered, none refused or reset.
+        let clients: Vec<_> = (0..5).map(|_| count_a_little(&host)).collect();
+        clients.into_iter().for_each(Counting::check);
+        assert_eq!(containers(&host).unwrap(), before, "round {round}");
+        assert_eq!(engine(&host).unwrap(), pid, "round {round}");
+        let restarts = round.to_string();
+        assert_eq!(property(&host, "hostler.service", "NRestarts").unwrap(), restarts);
+    }
+    assert_eq!(events(&host, "count").unwrap(), ["create", "init", "start"]);
+    let journal = host.journal("hostler.service").unwrap();
+    assert_eq!(journal.matches("adopting the running container").count(), 2, "{journal}");
+    // What was adopted is stopped as well as what was started.
+    host.root("systemctl stop hostler.service").unwrap();
+    assert_eq!(left_over(&host).unwrap(), "");
+    assert_eq!(containers(&host).unwrap(), []);
+}
+
+#[test]
+fn a_restart_keeps_the_models_that_it_is_told_to_keep_and_queues_the_requests() {
+    skip_unless_wanted!();
+    let host = serving(&kept()).unwrap();
+    count(&host).check();
+    let (before, pid) = (containers(&host).unwrap(), engine(&host).unwrap());
+    let main = property(&host, "hostler.service", "MainPID").unwrap();
+    let mut restart = host.command("systemctl");
+    let mut restart = restart.args(["restart", "hostler.service"]).spawn().unwrap();
+    let mut clients = Vec::new();
+    while restart.try_wait().unwrap().is_none() {
+        if clients.len() < 6 {
+            clients.push(count_a_little(&host));
+        }
+    }
+    assert!(restart.wait().unwrap().success());
+    assert!(!clients.is_empty());
+    clients.into_iter().for_each(Counting::check);
+    assert_ne!(property(&host, "hostler.service", "MainPID").unwrap(), main);
+    assert_eq!((containers(&host).unwrap(), engine(&host).unwrap()), (before.clone(), pid));
+
+    // A stop keeps it too; the next start adopts it, also if it dies meanwhile.
+    host.root("systemctl stop hostler.service").unwrap();
+    assert_eq!((containers(&host).unwrap(), engine(&host).unwrap()), (before.clone(), pid));
+    count(&host).check();
+    assert_eq!(containers(&host).unwrap(), before);
+    host.root("systemctl stop hostler.service; kill -9 $(pgrep --exact llama-server)").unwrap();
+    count(&host).check();
+    let after = containers(&host).unwrap();
+    assert_eq!(after.len(), 1, "{after:?}");
+    assert_ne!(after, before);
+}
+
+#[test]
+fn a_restart_drains_running_streams() {
+    skip_unless_wanted!();
+    let host = serving(&kept()).unwrap();
+    count(&host).check();
+    // On their way when the restart comes.
+    let clients: Vec<_> = (0..3).map(|_| count(&host)).collect();
+    crate::harness::wait_busy(&host, "count", SOON).unwrap();
+    host.root("systemctl restart hostler.service").unwrap();
+    clients.into_iter().for_each(Counting::check);
+}
+
+#[test]
+fn a_stop_that_is_told_to_stop_ends_the_models_also_at_a_restart() {
+    skip_unless_wanted!();
+    let host = serving(COUNT).unwrap();
+    count(&host).check();
+    let before = containers(&host).unwrap();
+    host.root("systemctl restart hostler.service").unwrap();
+    assert_eq!(containers(&host).unwrap(), []);
+    assert_eq!(get(&host, "/ready").unwrap().status, 200);
+    count(&host).check();
+    let after = containers(&host).unwrap();
+    assert_eq!(after.len(), 1);
+    assert_ne!(after, before);
+}
+
+#[test]
+fn a_changed_model_is_not_adopted() {
+    skip_unless_wanted!();
+    let host = serving(&kept()).unwrap();
+    count(&host).check();
+    let before = containers(&host).unwrap();
+    crate::harness::config(&host, &kept().replace("4096", "8192")).unwrap();
+    host.root("systemctl restart hostler.service").unwrap();
+    count(&host).check();
+    let after = containers(&host).unwrap();
+    assert_eq!(after.len(), 1, "{after:?}");
+    assert_ne!(after, before);
+    let args = host.root("tr '\\0' ' ' </proc/$(pgrep --exact llama-server)/cmdline").unwrap();
+    assert!(args.contains("-c 8192"), "{args}");
+    let said = |text: &str| text.starts_with("1 of 1 models ready (count)");
+    wait_property(&host, "hostler.service", "StatusText", SOON, said).unwrap();
+}
