@@ -3,6 +3,8 @@
 //! The state directory is named by the environment, of which a process has one: the tests take
 //! turns.
 
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a panic is the failure report")]
+
 use std::fs::Permissions;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
