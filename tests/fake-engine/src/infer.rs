@@ -54,7 +54,7 @@ pub(crate) async fn answer(
     body: &Bytes,
     number: u64,
 ) -> Response<Body> {
-    engine.count_inference();
+    engine.count_inference().await;
     let knobs = engine.knobs();
     for fault in &knobs.chaos {
         match fault {

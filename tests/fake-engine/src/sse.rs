@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use crate::chaos::{self, Chaos};
 use crate::knobs::{Flavor, Knobs};
 use crate::server::Wire;
-use crate::state::{Control, Flight};
+use crate::state::{Control, FLUSH, Flight, add};
 use crate::text::{Finish, Script, mix};
 
 /// The connection is to break here.
@@ -54,7 +54,7 @@ pub(crate) struct Generation {
 impl Generation {
     pub(crate) fn new(flight: Flight, script: Script, prompt_tokens: usize) -> Self {
         let engine = &flight.engine;
-        crate::state::add(&engine.counters.prompt_tokens, prompt_tokens as u64);
+        add(&engine.counters.prompt_tokens, prompt_tokens as u64);
         let control = engine.control.subscribe();
         let knobs = engine.knobs();
         Self { knobs, script, prompt_tokens, begun: Instant::now(), control, flight }
@@ -62,6 +62,7 @@ impl Generation {
 
     /// The next token, when it is due.
     pub(crate) async fn step(&mut self) -> Step {
+        self.flight.engine.between_tokens(self.flight.tokens).await;
         loop {
             let halted = {
                 let control = self.control.borrow_and_update();
@@ -89,7 +90,7 @@ impl Generation {
                 _ = self.control.changed() => continue,
             }
             self.flight.tokens += 1;
-            self.flight.engine.count_token(self.flight.tokens);
+            add(&self.flight.engine.counters.tokens, 1);
             return Step::Piece(piece);
         }
     }
@@ -221,8 +222,17 @@ pub(crate) fn body(generation: Generation, form: Form, wire: Arc<Wire>) -> Body 
 /// A body that breaks its connection after `start`.
 pub(crate) fn broken(wire: &Wire, start: &'static [u8]) -> Body {
     wire.reset_on_close();
-    let frames = [Ok(Frame::data(Bytes::from_static(start))), Err(Broken)];
-    StreamBody::new(stream::iter(frames)).boxed_unsync()
+    let frames = stream::unfold(0, move |sent| async move {
+        match sent {
+            0 => Some((Ok(Frame::data(Bytes::from_static(start))), 1)),
+            1 => {
+                tokio::time::sleep(FLUSH).await;
+                Some((Err(Broken), 2))
+            }
+            _ => None,
+        }
+    });
+    StreamBody::new(frames).boxed_unsync()
 }
 
 impl Events {
@@ -250,7 +260,8 @@ impl Events {
         self.next = Next::End;
     }
 
-    fn broken(&mut self) -> Result<Vec<u8>, Broken> {
+    async fn broken(&mut self) -> Result<Vec<u8>, Broken> {
+        tokio::time::sleep(FLUSH).await;
         self.generation.flight.finish();
         self.wire.reset_on_close();
         Err(Broken)
@@ -280,7 +291,7 @@ impl Events {
                 }
                 Ok(DONE.to_vec())
             }
-            Next::Break => self.broken(),
+            Next::Break => self.broken().await,
             Next::End => return None,
         })
     }
@@ -288,7 +299,7 @@ impl Events {
     async fn token(&mut self) -> Result<Vec<u8>, Broken> {
         let fault = chaos::at_token(&self.generation.knobs.chaos, self.generation.flight.tokens);
         match fault {
-            Some(Chaos::Drop(_)) => return self.broken(),
+            Some(Chaos::Drop(_)) => return self.broken().await,
             Some(Chaos::Stall(_)) => std::future::pending().await,
             Some(Chaos::ErrorEvent(_)) => return Ok(self.engine_error()),
             _ => {}
@@ -318,7 +329,7 @@ impl Events {
                 Ok(self.engine_error())
             }
             // llama-server simply goes.
-            Step::EngineEnds => self.broken(),
+            Step::EngineEnds => self.broken().await,
         }
     }
 

@@ -87,6 +87,9 @@ impl Control {
     }
 }
 
+/// Time for the server to put buffered bytes on the wire before it breaks.
+pub(crate) const FLUSH: Duration = Duration::from_millis(20);
+
 const KEPT_REQUESTS: usize = 256;
 const KEPT_ABORTS: usize = 1024;
 const KEPT_BODY: usize = 4096;
@@ -283,23 +286,33 @@ impl Engine {
         });
     }
 
-    /// Counts an inference request, and lets FAIL strike at its number.
-    pub(crate) fn count_inference(self: &Arc<Self>) {
+    /// Counts an inference request, and lets FAIL strike at its number; a killed engine does not
+    /// come back from here.
+    pub(crate) async fn count_inference(self: &Arc<Self>) {
         let number = add(&self.counters.inference, 1);
         if let Fail::At(death, When::Request(n)) = self.knobs().fail
             && n == number
         {
-            self.strike(death);
+            self.strike_for_good(death).await;
         }
     }
 
-    /// Counts a token of a generation that has had `tokens` so far.
-    pub(crate) fn count_token(self: &Arc<Self>, tokens: u64) {
-        add(&self.counters.tokens, 1);
+    /// Lets FAIL strike in a generation that has sent `tokens`; returns as [`Self::count_inference`].
+    pub(crate) async fn between_tokens(self: &Arc<Self>, tokens: u64) {
         if let Fail::At(death, When::Token(n)) = self.knobs().fail
             && n == tokens
         {
-            self.strike(death);
+            // What was sent is to be on the wire.
+            tokio::time::sleep(FLUSH).await;
+            self.strike_for_good(death).await;
+        }
+    }
+
+    async fn strike_for_good(self: &Arc<Self>, death: Death) {
+        self.strike(death);
+        match death {
+            Death::Exit(_) | Death::Abort | Death::Oom => std::future::pending().await,
+            Death::Hang | Death::Engine => {}
         }
     }
 
