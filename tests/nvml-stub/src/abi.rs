@@ -284,8 +284,8 @@ macro_rules! exports {
         #[unsafe(no_mangle)]
         unsafe extern "C" fn $name($($arg: $kind),*) -> Return {
             // The closure is what `?` returns from.
-            let run = || $body;
-            answer(run())
+            let call = move || $body;
+            answer(call())
         }
     )*};
 }

@@ -7,6 +7,7 @@
     clippy::expect_used,
     reason = "a panic is how a test reports its failure"
 )]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a panic is the failure report")]
 
 use std::fs::Permissions;
 use std::io::{BufRead as _, BufReader, Write as _};
