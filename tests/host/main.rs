@@ -2,6 +2,11 @@
 //!
 //! Each test boots hosts of its own (see the crate `testhost`) and may run beside any other. `HOSTLER_HOST_TESTS=skip` skips them,
 //! and says so; a machine that cannot run them fails them with the reason.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a panic is how a test reports its failure"
+)]
 
 mod activation;
 mod confinement;

@@ -1,6 +1,6 @@
 //! The engine in-process, over a real Unix socket: surfaces, streams, aborts, sleep, wire faults.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a panic is the failure report")]
+#![expect(clippy::unwrap_used, reason = "a panic is the failure report")]
 
 mod common;
 

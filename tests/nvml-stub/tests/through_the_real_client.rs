@@ -2,11 +2,6 @@
 //!
 //! The state directory is named by the environment, of which a process has one: the tests take
 //! turns.
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a panic is how a test reports its failure"
-)]
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a panic is the failure report")]
 
 use std::fs::Permissions;
