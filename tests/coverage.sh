@@ -1,5 +1,5 @@
 #!/bin/bash
-# Line coverage of the pure layers by unit tests; fails below 90 %: `make coverage`.
+# Line coverage of the pure layers by unit tests and configuration cases; fails below 90 %: `make coverage`.
 #
 # rustc writes profiles that only LLVM's tools of the same major version read, and rustup's are not in a registry: they are
 # taken from Debian, unpacked into the cache, never installed.
@@ -43,11 +43,18 @@ target=${CARGO_TARGET_DIR:-target}/coverage
 rm -rf "$target/profiles"
 mkdir -p "$target/profiles"
 export CARGO_TARGET_DIR=$target RUSTFLAGS="-Cinstrument-coverage" LLVM_PROFILE_FILE=$PWD/$target/profiles/%p-%m.profraw
-cargo test --locked -p hostler --lib >&2
-binary=$(cargo test --locked -p hostler --lib --no-run --message-format json 2>/dev/null |
-  sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -n 1)
+tests=(--lib --test roots)
+cargo test --locked -p hostler "${tests[@]}" >&2
+objects=()
+while read -r binary; do objects+=(--object "$binary"); done < <(
+  cargo test --locked -p hostler "${tests[@]}" --no-run --message-format json 2>/dev/null | python3 -c '
+import json, sys
+for line in sys.stdin:
+    message = json.loads(line)
+    if message.get("executable") and message["profile"]["test"]:
+        print(message["executable"])')
 llvm llvm-profdata merge -sparse "$target"/profiles/*.profraw -o "$target/all.profdata"
-llvm llvm-cov export --summary-only --instr-profile "$target/all.profdata" "$binary" >"$target/summary.json"
+llvm llvm-cov export --summary-only --instr-profile "$target/all.profdata" "${objects[@]}" >"$target/summary.json"
 python3 - "$target/summary.json" "$least" "$tree" <<'PY'
 import json, re, sys
 summary, least, tree = json.load(open(sys.argv[1])), int(sys.argv[2]), sys.argv[3]
