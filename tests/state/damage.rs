@@ -5,11 +5,11 @@ use std::fs;
 use hostler::adapters::state_file::{KEPT_ASIDE, Loaded};
 use hostler::plan::Book;
 
-use super::{book, generation, place};
+use super::{DISK, book, generation, place};
 
 #[test]
 fn each_flipped_byte_costs_one_generation_and_no_start() {
-    let (dir, file) = place();
+    let (dir, file) = place(DISK);
     file.save(&book(1, 2).encode()).unwrap();
     file.save(&book(2, 2).encode()).unwrap();
     let good = fs::read(file.path()).unwrap();
@@ -30,7 +30,7 @@ fn each_flipped_byte_costs_one_generation_and_no_start() {
 
 #[test]
 fn each_flipped_byte_of_both_generations_still_starts() {
-    let (_dir, file) = place();
+    let (_dir, file) = place(DISK);
     let good = book(1, 1).encode();
     for at in 0..good.len() {
         let mut bad = good.clone();
@@ -47,7 +47,7 @@ fn each_flipped_byte_of_both_generations_still_starts() {
 
 #[test]
 fn files_that_were_cut_emptied_or_zeroed() {
-    let (_dir, file) = place();
+    let (_dir, file) = place(DISK);
     let good = book(2, 2).encode();
     fs::write(file.previous_path(), book(1, 2).encode()).unwrap();
     let zeroed = vec![0; good.len()];

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use hostler::adapters::state_file::{Loaded, StateFile};
 use hostler::plan::Book;
 
-use super::{book, generation, place};
+use super::{DISK, book, generation, place};
 
 /// Tells the writer where to write; absent in an ordinary test run.
 const WRITE_IN: &str = "HOSTLER_TEST_WRITE_IN";
@@ -19,8 +19,11 @@ const WRITE_IN: &str = "HOSTLER_TEST_WRITE_IN";
 const KILLS: u32 = 1000;
 /// Writers at a time, each in a directory of its own.
 const WRITERS: u32 = 4;
-/// A kill comes so long after the first save at most; some ten saves fit in.
+/// A kill comes so long after the first save at most: less than one save on a slow disk, some twenty in memory.
 const DELAY_US_MAX: u64 = 8_000;
+/// Every other writer writes there, if it exists. A save on a disk is nearly all fsync, and so would be the moments of the
+/// kills; in memory they fall on the other steps.
+const MEMORY: &str = "/dev/shm";
 /// What one line of the writer says before the generation.
 const SAVED: &str = "saved generation ";
 
@@ -51,7 +54,6 @@ fn kill_one(dir: &std::path::Path, delay: Duration) -> Option<u64> {
         .env(WRITE_IN, dir)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(Stdio::null())
         .spawn()
         .unwrap();
     let mut lines = BufReader::new(writer.stdout.take().unwrap()).lines().map_while(Result::ok);
@@ -65,45 +67,81 @@ fn kill_one(dir: &std::path::Path, delay: Duration) -> Option<u64> {
     rest.or(first)
 }
 
-/// Kills `times` writers in one directory; how many generations they saved.
-fn kill_many(seed: u64, times: u32) -> u64 {
-    let (dir, file) = place();
+/// What a series of kills came to.
+#[derive(Debug, Default)]
+struct Tally {
+    /// Generations that were saved.
+    saves: u64,
+    /// Kills before the rename: a file that nobody will ever name was left.
+    unnamed: u32,
+    /// Kills between the link and the rename: both names were of one generation.
+    linked: u32,
+    /// Kills after the rename and before the report.
+    unreported: u32,
+}
+
+/// Kills `times` writers in one directory.
+fn kill_many(parent: &str, seed: u64, times: u32) -> Tally {
+    let (dir, file) = place(parent);
+    let names = || {
+        let entries = std::fs::read_dir(dir.path()).unwrap();
+        entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect::<Vec<_>>()
+    };
+    let mut tally = Tally::default();
     let mut random = seed;
-    let mut last = 0;
     for round in 0..times {
+        let at = || format!("seed {seed}, round {round}");
         // Knuth's: good enough to hit every step of a save.
-        random =
-            random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963);
         let delay = Duration::from_micros((random >> 33) % DELAY_US_MAX);
-        let reported = kill_one(dir.path(), delay).unwrap();
-        assert!(reported > last, "round {round}: the writer went on from before {last}");
-        let Loaded::Current(book) = file.load(Book::decode) else {
-            panic!("seed {seed}, round {round}: the newest generation cannot be read")
+        let Some(reported) = kill_one(dir.path(), delay) else {
+            panic!("{}: the writer failed", at())
         };
-        let found = generation(&book);
+        let last = tally.saves;
+        assert!(reported > last, "{}: {last} was there, but {reported} was written", at());
+        tally.unnamed += u32::from(names().iter().any(|n| n.ends_with(".tmp")));
+        let Loaded::Current(newest) = file.load(Book::decode) else {
+            panic!("{}: the newest generation cannot be read", at())
+        };
+        let found = generation(&newest);
         let allowed = reported..=reported + 1;
-        assert!(allowed.contains(&found), "round {round}: {reported} was reported, found {found}");
-        let previous = Book::decode(&std::fs::read(file.previous_path()).unwrap_or_default());
-        if let Ok(previous) = previous {
-            let previous = generation(&previous);
-            assert!((found - 1..=found).contains(&previous), "{previous} is kept beside {found}");
+        assert!(allowed.contains(&found), "{}: {reported} was reported, {found} found", at());
+        tally.unreported += u32::from(found > reported);
+        // Not there at the first generation, and between the unlink of the old one and the link of the new one.
+        if let Ok(bytes) = std::fs::read(file.previous_path()) {
+            let previous = generation(&Book::decode(&bytes).unwrap());
+            let kept = previous..=previous + 1;
+            assert!(kept.contains(&found), "{}: {previous} is kept beside {found}", at());
+            tally.linked += u32::from(found == previous);
         }
-        let names = std::fs::read_dir(dir.path()).unwrap().count();
-        assert!(names <= 2, "round {round}: {names} files, cut-off saves are not swept");
-        last = found;
+        let names = names();
+        assert!(names.len() <= 2, "{}: cut-off saves are not swept: {names:?}", at());
+        tally.saves = found;
     }
-    last
+    tally
 }
 
 #[test]
 fn a_thousand_kills_lose_nothing_that_was_saved() {
     let start = Instant::now();
-    let saved: u64 = std::thread::scope(|scope| {
+    let memory = if std::path::Path::new(MEMORY).is_dir() { MEMORY } else { DISK };
+    let mut sum = Tally::default();
+    std::thread::scope(|scope| {
         let all: Vec<_> = (0..WRITERS)
-            .map(|n| scope.spawn(move || kill_many(u64::from(n) + 1, KILLS / WRITERS)))
+            .map(|n| {
+                let parent = [DISK, memory][n as usize % 2];
+                scope.spawn(move || kill_many(parent, u64::from(n) + 1, KILLS / WRITERS))
+            })
             .collect();
-        all.into_iter().map(|thread| thread.join().unwrap()).sum()
+        for tally in all.into_iter().map(|thread| thread.join().unwrap()) {
+            sum.saves += tally.saves;
+            sum.unnamed += tally.unnamed;
+            sum.linked += tally.linked;
+            sum.unreported += tally.unreported;
+        }
     });
-    println!("{KILLS} kills, {saved} saves, {:.1} s", start.elapsed().as_secs_f64());
-    assert!(saved > u64::from(KILLS), "the writers hardly wrote: {saved} saves");
+    println!("{KILLS} kills in {:.1} s: {sum:?}", start.elapsed().as_secs_f64());
+    // Kills that all fell between two saves would prove nothing.
+    assert!(sum.unnamed > KILLS / 10, "{sum:?}");
+    assert!(sum.saves > u64::from(KILLS), "{sum:?}");
 }

@@ -11,9 +11,12 @@ use hostler::adapters::state_file::StateFile;
 use hostler::plan::{Book, Confidence, Footprint, Key, Source};
 use hostler::types::Bytes;
 
-/// Where the tests write: below cargo's target directory, because a `/tmp` in memory would have no fsync to speak of.
-fn place() -> (tempfile::TempDir, StateFile) {
-    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+/// Where the tests write, unless they say otherwise: below cargo's target directory, which is on a disk.
+const DISK: &str = env!("CARGO_TARGET_TMPDIR");
+
+/// A new directory in `parent`, and the state file in it.
+fn place(parent: &str) -> (tempfile::TempDir, StateFile) {
+    let dir = tempfile::tempdir_in(parent).unwrap();
     let file = StateFile::new(dir.path(), "footprints");
     (dir, file)
 }
