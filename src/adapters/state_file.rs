@@ -151,7 +151,8 @@ impl StateFile {
     /// Loads the newest generation that `check` accepts, and sets aside what it does not.
     ///
     /// `check` turns bytes into what they mean, or says, as a lower-case fragment, why they mean nothing. A file that cannot
-    /// be read (other than by its content) stays where it is: the next start may have better luck.
+    /// be read (other than by its content) stays where it is: the next start may have better luck. Not beside a save: it
+    /// removes temporary files.
     pub fn load<T, E: fmt::Display>(&self, check: impl Fn(&[u8]) -> Result<T, E>) -> Loaded<T> {
         self.sweep();
         let (current, previous) = (self.path(), self.previous_path());

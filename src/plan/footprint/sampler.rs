@@ -245,7 +245,8 @@ impl Sampler {
             }
         }
         if most > Bytes::ZERO && self.source != Some(Source::Process) {
-            // Before an engine has a context, many drivers name nobody. What was guessed then is worth nothing now.
+            // On an idle device the driver names nobody until the engine has a context. What was guessed then is worth
+            // nothing now.
             self.source = Some(Source::Process);
             self.window.clear();
             self.peak = Bytes::ZERO;
