@@ -35,6 +35,8 @@ pub struct LaunchOrder {
     pub spec: Arc<ModelSpec>,
     /// Where it goes and what it may use.
     pub placement: Placement,
+    /// The image that the plan was made for, if it was made for one.
+    pub image_id: Option<String>,
 }
 
 /// How to reach a running engine.
@@ -58,6 +60,9 @@ pub struct ContainerSpec {
     pub placement: Placement,
     /// The engine's image.
     pub image: ImageRef,
+    /// Which image that name has to mean: any other is refused with [`crate::types::FaultCode::ImageChanged`], for what is
+    /// known of the one is not true of the other.
+    pub image_id: Option<String>,
     /// Replaces the image's entry point; empty: keep it.
     pub entrypoint: Vec<String>,
     /// Arguments after the entry point.
@@ -95,6 +100,8 @@ pub struct Launched {
     pub cgroup: PathBuf,
     /// Where the engine will listen.
     pub endpoint: Endpoint,
+    /// The image that it runs, by podman's ID (the digest of its configuration); empty where podman does not say.
+    pub image_id: String,
 }
 
 /// One of our containers as found on the host.
@@ -160,8 +167,8 @@ pub trait Containers: Send + Sync + 'static {
     /// Version and rootlessness, for the readiness check.
     fn info(&self) -> PortFuture<'_, Result<PodmanInfo, Fault>>;
 
-    /// Whether an image is in the storage.
-    fn image_exists(&self, image: ImageRef) -> PortFuture<'_, Result<bool, Fault>>;
+    /// The ID of the image that a name means now: the digest of its configuration. `None`: it is not in the storage.
+    fn image_id(&self, image: ImageRef) -> PortFuture<'_, Result<Option<String>, Fault>>;
 
     /// Proves the path that models of this transport use by starting and removing a throw-away container through it:
     /// user namespace, mounts of the socket directory, and for TCP the network and a published port.

@@ -258,7 +258,12 @@ impl State {
             gpus: placement.gpus.clone(),
             planned: placement.need.bytes,
         }));
-        out.push(Effect::Launch(super::ports::LaunchOrder { instance: id, spec, placement }));
+        out.push(Effect::Launch(super::ports::LaunchOrder {
+            instance: id,
+            spec,
+            placement,
+            image_id: None,
+        }));
     }
 
     /// An unload is done when nothing is left to unload.

@@ -10,6 +10,8 @@ use serde::Serialize;
 pub enum FaultCode {
     /// The image is not in the service user's storage and may not or could not be pulled.
     ImageMissing,
+    /// The image's name means another image than the plan was made for; the core plans again.
+    ImageChanged,
     /// Pulling the image failed on the way.
     PullFailed,
     /// The weights are not where the configuration says.
@@ -42,6 +44,7 @@ impl FaultCode {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::ImageMissing => "image_missing",
+            Self::ImageChanged => "image_changed",
             Self::PullFailed => "pull_failed",
             Self::WeightsMissing => "weights_missing",
             Self::CdiUnresolvable => "cdi_unresolvable",
@@ -98,6 +101,7 @@ mod tests {
     fn the_wire_word_is_the_printed_word() {
         for code in [
             FaultCode::ImageMissing,
+            FaultCode::ImageChanged,
             FaultCode::PullFailed,
             FaultCode::WeightsMissing,
             FaultCode::CdiUnresolvable,

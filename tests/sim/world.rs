@@ -179,6 +179,7 @@ impl World {
                 instance: instance.clone(),
                 spec,
                 placement: identity.placement.clone(),
+                image_id: None,
             };
             let life = if alive { Life::Loading } else { Life::Dead };
             let appetite = bytes.0;
@@ -407,7 +408,7 @@ impl World {
             (id.clone(), Usage { pids: vec![pid(id)], bytes: gpus })
         };
         let running = self.containers.iter().filter(|(_, c)| c.life != Life::Creating);
-        let snapshot = GpuSnapshot { devices, lost: vec![] };
+        let snapshot = GpuSnapshot { devices, lost: vec![], driver: String::new() };
         Observation { taken: self.now, devices: Ok(snapshot), usage: running.map(usage).collect() }
     }
 
@@ -591,7 +592,12 @@ fn pid(id: &InstanceId) -> u32 {
 
 fn launched(id: &InstanceId) -> Launched {
     let endpoint = Endpoint::Tcp(SocketAddr::from(([127, 0, 0, 1], 1)));
-    Launched { container: id.to_string(), cgroup: "/nowhere".into(), endpoint }
+    Launched {
+        container: id.to_string(),
+        cgroup: "/nowhere".into(),
+        endpoint,
+        image_id: "1".into(),
+    }
 }
 
 /// Formats a history.

@@ -39,8 +39,12 @@ impl Inner {
     ) -> Result<Launched, Fault> {
         let thing = format!("model {} (container {})", spec.instance.model, spec.instance);
         check_sources(spec)?;
-        let volumes = spec.image_volumes.iter().map(|(image, _)| image);
-        for image in std::iter::once(&spec.image).chain(volumes) {
+        let id = self.provide_image(&spec.image, &thing, progress).await?;
+        if spec.image_id.as_ref().is_some_and(|planned| *planned != id) {
+            let text = format!("{thing}: {} is another image than before", spec.image);
+            return Err(Fault::new(FaultCode::ImageChanged, text));
+        }
+        for (image, _) in &spec.image_volumes {
             self.provide_image(image, &thing, progress).await?;
         }
         progress(Phase::Starting);
@@ -195,7 +199,8 @@ impl Inner {
             deviations = harden::deviations(&inspect, status.as_deref(), spec.transport, uid);
             if deviations.is_empty() {
                 let endpoint = endpoint(&inspect, dir, thing)?;
-                return Ok(Launched { container: inspect.id, cgroup, endpoint });
+                let (container, image_id) = (inspect.id, inspect.image);
+                return Ok(Launched { container, cgroup, endpoint, image_id });
             }
             tokio::time::sleep(LOOK_AGAIN).await;
         }
@@ -236,13 +241,13 @@ impl Inner {
         image: &ImageRef,
         thing: &str,
         progress: &Progress,
-    ) -> Result<(), Fault> {
-        let exists = async || {
-            let found = self.api.image_exists(image).await;
+    ) -> Result<String, Fault> {
+        let look = async || {
+            let found = self.api.image_id(image).await;
             found.map_err(|e| e.fault(FaultCode::CreateFailed, thing))
         };
-        if exists().await? {
-            return Ok(());
+        if let Some(id) = look().await? {
+            return Ok(id);
         }
         if image.is_local() {
             return Err(image_missing(image, "images of localhost/ are never pulled"));
@@ -261,13 +266,11 @@ impl Inner {
                 _ => Fault::new(FaultCode::PullFailed, format!("{thing}: {e}")),
             });
         }
-        if exists().await? {
-            return Ok(());
-        }
-        Err(Fault::new(
-            FaultCode::PullFailed,
-            format!("{thing}: podman pulled {image} without an error, but does not have it"),
-        ))
+        look().await?.ok_or_else(|| {
+            let text =
+                format!("{thing}: podman pulled {image} without an error, but does not have it");
+            Fault::new(FaultCode::PullFailed, text)
+        })
     }
 }
 

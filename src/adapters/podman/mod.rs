@@ -132,9 +132,9 @@ impl Containers for Podman {
         })
     }
 
-    fn image_exists(&self, image: ImageRef) -> PortFuture<'_, Result<bool, Fault>> {
+    fn image_id(&self, image: ImageRef) -> PortFuture<'_, Result<Option<String>, Fault>> {
         Box::pin(async move {
-            let found = self.inner.api.image_exists(&image).await;
+            let found = self.inner.api.image_id(&image).await;
             found.map_err(|e| e.fault(FaultCode::PodmanUnreachable, &format!("image {image}")))
         })
     }
@@ -160,6 +160,7 @@ impl Inner {
                 container: container.id.clone(),
                 cgroup: cgroup.clone(),
                 endpoint: self.endpoint(&container),
+                image_id: container.image_id.clone(),
             });
             Found { container: container.id, identity, running }
         });
