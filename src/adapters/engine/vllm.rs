@@ -103,7 +103,8 @@ fn kv_cache_gib(need: Bytes, weights: Option<Bytes>) -> u64 {
 mod tests {
     use super::super::tests::{placement, spec};
     use super::*;
-    use crate::types::{Anatomy, EngineKind, NeedSource};
+    use crate::plan::estimate::estimate;
+    use crate::types::{Anatomy, CacheLayers, CacheShape, EngineKind, NeedSource, Reach};
 
     fn value<'a>(env: &'a [(&'static str, String)], key: &str) -> Option<&'a str> {
         env.iter().find(|(k, _)| *k == key).map(|(_, v)| v.as_str())
@@ -152,6 +153,21 @@ mod tests {
             let got = command(&spec(EngineKind::Vllm), &placement, None).join(" ");
             assert!(got.ends_with("--gpu-memory-utilization 0.2250"), "{source:?}: {got}");
         }
+    }
+
+    #[test]
+    fn an_estimate_leaves_a_cpu_its_cache() {
+        let mut spec = spec(EngineKind::Vllm);
+        let layer = CacheLayers { count: 32, heads: 8, key: 128, value: 128, reach: Reach::Whole };
+        let cache =
+            CacheShape { layers: vec![layer], context_max: Some(24_576), element_bytes: None };
+        let source = "a test".to_owned();
+        let anatomy = Anatomy { weights: Bytes::gib(15), cache: Some(cache), source };
+        let found = estimate(&anatomy, &spec);
+        assert_eq!(found.kv, Bytes::gib(3));
+        spec.anatomy = Some(anatomy);
+        let env = env(&spec, &placement(&["host"], found.bytes_per_device, Bytes::gib(64)));
+        assert_eq!(value(&env, "VLLM_CPU_KVCACHE_SPACE"), Some("4"), "at least the cache");
     }
 
     #[test]

@@ -18,8 +18,8 @@ use std::fmt;
 use crate::types::{Anatomy, Bytes, CacheLayers, CacheShape, EngineKind, ModelSpec, Reach};
 
 /// Beside weights and cache, on each device of llama-server: the CUDA context (0.3–0.5 GiB by card and driver) and the
-/// start of its work buffers. A rule of thumb.
-const LLAMACPP_BASE: Bytes = Bytes::mib(512);
+/// work buffer, of which the scores of 512 tokens for a vocabulary of 150,000 are 0.3 GiB. A rule of thumb.
+const LLAMACPP_BASE: Bytes = Bytes::mib(768);
 /// Beside weights and cache, on each device of vLLM: CUDA context, CUDA graphs, and the activations of its profiling run,
 /// about 2,000 to 8,000 tokens at once. A rule of thumb that errs upwards for models below some 30 billion parameters;
 /// the share of the weights covers the larger ones.
@@ -111,36 +111,57 @@ pub fn estimate(anatomy: &Anatomy, spec: &ModelSpec) -> Estimate {
     };
     let weights = weights.scale(1, devices);
     let found = anatomy.cache.as_ref().and_then(|shape| cache(shape, spec, types));
-    let kv = found.map_or(weights.scale(1, ASSUMED_CACHE_SHARE), |(bytes, _)| bytes);
+    let kv = found.map_or(weights.scale(1, ASSUMED_CACHE_SHARE), |found| found.bytes);
+    let mask = found.map_or(Bytes::ZERO, |found| found.mask);
     let overhead = match spec.engine {
-        EngineKind::Llamacpp => LLAMACPP_BASE + weights.scale(1, LLAMACPP_SHARE),
-        EngineKind::Vllm => VLLM_BASE + weights.scale(1, VLLM_SHARE),
+        EngineKind::Llamacpp => LLAMACPP_BASE + weights.scale(1, LLAMACPP_SHARE) + mask,
+        EngineKind::Vllm => VLLM_BASE + weights.scale(1, VLLM_SHARE) + mask,
     };
     Estimate {
         bytes_per_device: weights + kv + overhead,
         weights,
         kv,
         overhead,
-        cache: found.map(|(_, used)| used),
+        cache: found.map(|found| found.used),
         source: anatomy.source.clone(),
     }
 }
 
-/// Bytes per device; `None` where the context is known to nobody.
-fn cache(shape: &CacheShape, spec: &ModelSpec, types: Types) -> Option<(Bytes, CacheUse)> {
+/// What a cache comes to on one device.
+#[derive(Clone, Copy)]
+struct Cache {
+    bytes: Bytes,
+    /// llama.cpp's attention masks: part of its work buffer, and the part that grows with the context.
+    mask: Bytes,
+    used: CacheUse,
+}
+
+/// `None` where the context is known to nobody.
+fn cache(shape: &CacheShape, spec: &ModelSpec, types: Types) -> Option<Cache> {
     let layers = shape.layers.iter();
     if shape.layers.is_empty() {
-        let nothing = CacheUse { tokens: 0, sequences: 1, bytes_per_token: Bytes::ZERO };
-        return Some((Bytes::ZERO, nothing));
+        let used = CacheUse { tokens: 0, sequences: 1, bytes_per_token: Bytes::ZERO };
+        return Some(Cache { bytes: Bytes::ZERO, mask: Bytes::ZERO, used });
     }
     let context = u64::from(spec.context.or(shape.context_max)?);
     let bytes_per_token: Bytes = layers.clone().map(|layer| types.token(layer, layer.heads)).sum();
-    let (bytes, tokens, sequences) = match spec.engine {
+    Some(match spec.engine {
         EngineKind::Llamacpp => {
             let cells = |layer: &CacheLayers| llamacpp_tokens(layer.reach, context, spec);
-            let all: Bytes =
-                layers.map(|layer| times(types.token(layer, layer.heads), cells(layer))).sum();
-            (all.scale(1, spec.gpu_count.max(1)), pad(context, LLAMACPP_PAD), 1)
+            let all: Bytes = layers
+                .clone()
+                .map(|layer| times(types.token(layer, layer.heads), cells(layer)))
+                .sum();
+            // One f16 for each token of the cache and each that is worked on: once for whole layers, once for windows.
+            let widest = |windowed: bool| {
+                let window = |l: &&CacheLayers| matches!(l.reach, Reach::Window(_)) == windowed;
+                let cells = layers.clone().filter(window).map(cells).max().unwrap_or(0);
+                times(Bytes(cells), llamacpp_batch(spec).saturating_mul(2))
+            };
+            let used =
+                CacheUse { tokens: pad(context, LLAMACPP_PAD), sequences: 1, bytes_per_token };
+            let bytes = all.scale(1, spec.gpu_count.max(1));
+            Cache { bytes, mask: widest(false) + widest(true), used }
         }
         EngineKind::Vllm => {
             // Heads are split over the devices; one that there are too few of is on each.
@@ -149,10 +170,16 @@ fn cache(shape: &CacheShape, spec: &ModelSpec, types: Types) -> Option<(Bytes, C
             let one: Bytes =
                 layers.map(|layer| times(types.token(layer, heads(layer)), cells(layer))).sum();
             let sequences = u64::from(spec.parallel.unwrap_or(1).clamp(1, VLLM_SEQUENCES_MAX));
-            (times(one, sequences), pad(context, VLLM_BLOCK), sequences)
+            let used = CacheUse { tokens: pad(context, VLLM_BLOCK), sequences, bytes_per_token };
+            Cache { bytes: times(one, sequences), mask: Bytes::ZERO, used }
         }
-    };
-    Some((bytes, CacheUse { tokens, sequences, bytes_per_token }))
+    })
+}
+
+/// Tokens that llama.cpp works on at once.
+fn llamacpp_batch(spec: &ModelSpec) -> u64 {
+    let batch = args::value(spec, &["-ub", "--ubatch-size"], "LLAMA_ARG_UBATCH");
+    batch.and_then(|text| text.parse().ok()).unwrap_or(LLAMACPP_UBATCH)
 }
 
 /// Tokens that a layer of llama.cpp holds, for all sequences together.
@@ -163,15 +190,18 @@ fn llamacpp_tokens(reach: Reach, context: u64, spec: &ModelSpec) -> u64 {
         Reach::Whole => whole,
         Reach::State => sequences.saturating_mul(STATE_TOKENS),
         Reach::Window(window) => {
-            let full =
-                args::has(spec, &["--swa-full"]) || spec.env.contains_key("LLAMA_ARG_SWA_FULL");
-            if full {
+            let (window, batch) = (u64::from(window), llamacpp_batch(spec));
+            let full = args::has(spec, &["--swa-full"]);
+            if full || spec.env.contains_key("LLAMA_ARG_SWA_FULL") {
                 return whole;
             }
-            let batch = args::value(spec, &["-ub", "--ubatch-size"], "LLAMA_ARG_UBATCH");
-            let batch = batch.and_then(|text| text.parse().ok()).unwrap_or(LLAMACPP_UBATCH);
-            let each = pad(u64::from(window).saturating_add(batch), LLAMACPP_PAD);
-            each.saturating_mul(sequences).min(whole)
+            // Hostler asks for one cache that all sequences share; the arguments may undo it.
+            let held = if args::has(spec, &["--no-kv-unified", "-no-kvu"]) {
+                pad(window.saturating_add(batch), LLAMACPP_PAD).saturating_mul(sequences)
+            } else {
+                pad(window.saturating_mul(sequences).saturating_add(batch), LLAMACPP_PAD)
+            };
+            held.min(whole)
         }
     }
 }

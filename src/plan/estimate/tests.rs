@@ -71,7 +71,9 @@ fn llamacpp_shares_one_context() {
         (Bytes::gib(15), Bytes::gib(1)),
         "the model's own length"
     );
-    assert_eq!(found.overhead, Bytes::mib(512) + Bytes::gib(15).scale(1, 10));
+    // The mask: 8,192 × 512 tokens × 2 bytes.
+    let base = Bytes::mib(768) + Bytes::mib(8);
+    assert_eq!(found.overhead, base + Bytes::gib(15).scale(1, 10));
     assert_eq!(found.bytes_per_device, found.weights + found.kv + found.overhead);
     spec.parallel = Some(8);
     assert_eq!(kv(&model, &spec), Bytes::gib(1), "sequences share it");
@@ -114,7 +116,11 @@ fn llamacpp_windows() {
     // Whole: 5 × 4 KiB × 32,768 = 640 MiB. Windows: 29 × 4 KiB × (1,024 + 512) = 174 MiB. All whole: 4,352 MiB.
     assert_eq!(kv(&model, &spec), Bytes::mib(640 + 174));
     spec.parallel = Some(2);
+    // 29 × 4 KiB × (2 × 1,024 + 512) = 290 MiB.
+    assert_eq!(kv(&model, &spec), Bytes::mib(640 + 290));
+    spec.args = vec!["--no-kv-unified".into()];
     assert_eq!(kv(&model, &spec), Bytes::mib(640 + 2 * 174));
+    spec.args.clear();
     spec.parallel = Some(100);
     assert_eq!(kv(&model, &spec), Bytes::mib(4352), "never more than the whole");
     spec.parallel = Some(1);
@@ -122,6 +128,25 @@ fn llamacpp_windows() {
     assert_eq!(kv(&model, &spec), Bytes::mib(640 + 232));
     spec.args = vec!["--swa-full".into()];
     assert_eq!(kv(&model, &spec), Bytes::mib(4352));
+}
+
+/// What llama-server b10434 logged (`llama_kv_cache: size = …`) for a model of 8 layers in Gemma 3's pattern, 2 heads of 64,
+/// a window of 512 and 16,384 tokens.
+#[test]
+fn as_a_real_llama_server_allocates() {
+    let layers = [layers(7, 2, 64, Reach::Window(512)), layers(1, 2, 64, Reach::Whole)];
+    let model = anatomy(Bytes::mib(9), Some(shape(&layers, 16_384)));
+    for (parallel, args, kib) in [
+        (1, vec![], 8192 + 3584),
+        (3, vec![], 8192 + 7168),
+        (1, vec!["-ub", "1000"], 8192 + 5376),
+        (1, vec!["--swa-full"], 8192 + 57_344),
+    ] {
+        let mut spec = spec(EngineKind::Llamacpp);
+        spec.parallel = Some(parallel);
+        spec.args = args.into_iter().map(str::to_owned).collect();
+        assert_eq!(kv(&model, &spec), Bytes(kib << 10), "{parallel} {:?}", spec.args);
+    }
 }
 
 #[test]
