@@ -13,6 +13,9 @@ mod footprint;
 mod ledger;
 mod planner;
 
-pub use footprint::need;
+pub use footprint::{
+    Book, BookError, Confidence, DeviceSample, Disturbance, Footprint, Key, Measured, Sample,
+    SampleRule, Sampler, Source, Verdict, need, need_from_peak,
+};
 pub use ledger::{Hold, Ledger, Missing, ReleaseRule, Row, Stage, Usage};
 pub use planner::{Decision, Holder, Standing, Want, plan};

@@ -198,7 +198,7 @@ impl State {
         let Some(model) = self.models.get_mut(name) else { return };
         let want = Want {
             model: name,
-            need: plan::need(&model.spec, model.measured),
+            need: plan::need_from_peak(&model.spec, model.measured),
             gpu_count: model.spec.gpu_count,
             allowed: &model.spec.gpus,
         };
