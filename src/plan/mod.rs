@@ -7,6 +7,7 @@
 //! # Architecture Invariant
 //! A [`Decision`] leaves no choices to whoever carries it out. If the executor wants an `if`, it belongs here.
 
+pub mod estimate;
 mod eviction;
 mod footprint;
 mod ledger;

@@ -601,7 +601,7 @@ fn unreadable_devices_stop_new_starts_and_nothing_else() {
 fn what_was_measured_replaces_what_was_guessed() {
     let mut guess = spec("m", 10);
     guess.vram = None;
-    guess.weights_bytes = None;
+    guess.anatomy = None;
     let mut host = Host::new(vec![guess]);
     let id = host.ready(1, "m");
     let planned = |host: &Host| host.state.status(host.now).models[0].planned.unwrap();

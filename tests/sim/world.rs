@@ -104,7 +104,7 @@ fn spec(n: u64, rng: &mut Rng) -> ModelSpec {
         engine: EngineKind::Vllm,
         image: ImageRef::parse("localhost/fake").unwrap(),
         weights: Weights::Builtin,
-        weights_bytes: None,
+        anatomy: None,
         transport: Transport::Unix,
         // One of them has no idea what it needs.
         vram: if n == 2 { None } else { Some(Bytes(size)) },

@@ -163,7 +163,7 @@ mod tests {
             engine,
             image: ImageRef::parse("localhost/e:1").unwrap(),
             weights: Weights::Path("/srv/models/m.gguf".into()),
-            weights_bytes: None,
+            anatomy: None,
             transport: Transport::Unix,
             vram: None,
             context: None,

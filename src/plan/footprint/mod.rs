@@ -11,14 +11,12 @@ mod sampler;
 
 use serde::{Deserialize, Serialize};
 
+use super::estimate::estimate;
 use crate::types::{Bytes, ModelSpec, Need, NeedSource};
 
 pub use book::{Book, BookError};
 pub use key::Key;
 pub use sampler::{DeviceSample, Disturbance, Measured, Sample, SampleRule, Sampler, Verdict};
-
-/// Added to an estimate for what an engine needs beside weights: contexts, work buffers, its own code.
-const ENGINE_OVERHEAD: Bytes = Bytes::mib(512);
 
 /// How far a measurement is to be trusted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -93,9 +91,8 @@ impl Footprint {
 /// The memory to promise to one instance on each of its devices.
 ///
 /// `measured` is the footprint of an earlier incarnation under the *same* [`Key`]. In order: the larger of declared and
-/// measured; measured; an estimate from the size of the weights (plus a fifth for activations and cache, plus a fixed
-/// overhead, split over the devices); else the whole device. What was measured counts with the margin of
-/// [`Footprint::promise`]. An admin's declaration is never undercut, because vLLM is told to use exactly that much, and
+/// measured; measured; an [`estimate`] from what the model's files say; else the whole device. What was measured counts
+/// with the margin of [`Footprint::promise`]. An admin's declaration is never undercut, because vLLM is told to use exactly that much, and
 /// never believed against a larger measurement.
 #[must_use]
 pub fn need(spec: &ModelSpec, measured: Option<&Footprint>) -> Need {
@@ -111,15 +108,15 @@ pub fn need_from_peak(spec: &ModelSpec, peak: Option<Bytes>) -> Need {
 
 /// `measured` has its margin already.
 fn choose(spec: &ModelSpec, measured: Option<Bytes>) -> Need {
-    match (spec.vram, measured, spec.weights_bytes) {
+    match (spec.vram, measured, &spec.anatomy) {
         (Some(declared), Some(seen), _) if seen > declared => {
             Need { bytes: seen, source: NeedSource::Measured }
         }
         (Some(declared), _, _) => Need { bytes: declared, source: NeedSource::Declared },
         (None, Some(seen), _) => Need { bytes: seen, source: NeedSource::Measured },
-        (None, None, Some(weights)) => {
-            let share = weights.scale(12, 10).scale(1, spec.gpu_count);
-            Need { bytes: share + ENGINE_OVERHEAD, source: NeedSource::Estimated }
+        (None, None, Some(anatomy)) => {
+            let bytes = estimate(anatomy, spec).bytes_per_device;
+            Need { bytes, source: NeedSource::Estimated }
         }
         (None, None, None) => Need { bytes: Bytes::ZERO, source: NeedSource::Exclusive },
     }
@@ -143,18 +140,19 @@ fn test_footprint(model: &str, peak: u64) -> Footprint {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::test_spec;
+    use crate::types::{Anatomy, test_spec};
 
     #[test]
     fn the_sources_in_order() {
         let mut spec = test_spec("m");
         assert_eq!(need(&spec, None).source, NeedSource::Exclusive);
-        spec.weights_bytes = Some(Bytes::gib(10));
+        let source = "a test".to_owned();
+        let anatomy = Anatomy { weights: Bytes::gib(10), cache: None, source };
+        spec.anatomy = Some(anatomy.clone());
         let estimated = need(&spec, None);
         assert_eq!(estimated.source, NeedSource::Estimated);
-        assert_eq!(estimated.bytes, Bytes::gib(12) + ENGINE_OVERHEAD);
-        spec.gpu_count = 2;
-        assert_eq!(need(&spec, None).bytes, Bytes::gib(6) + ENGINE_OVERHEAD);
+        assert_eq!(estimated.bytes, estimate(&anatomy, &spec).bytes_per_device);
+        assert!(estimated.bytes > Bytes::gib(10));
         let seen = test_footprint("m", 1000);
         let measured = need(&spec, Some(&seen));
         assert_eq!(measured, Need { bytes: Bytes(1050), source: NeedSource::Measured });
