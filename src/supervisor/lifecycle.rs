@@ -83,6 +83,7 @@ impl State {
         }
         instance.life = Life::Ready;
         instance.last_used = now;
+        instance.ready_since = Some(now);
         let took = now.since(instance.ordered);
         model.last_load = Some(took);
         model.waiting_for = None;
@@ -256,6 +257,7 @@ impl State {
             in_flight: 0,
             last_used: now,
             ordered: now,
+            ready_since: None,
         });
         out.push(Effect::Notice(Notice::Adopted { instance: id.clone() }));
         out.push(Effect::AwaitReady { instance: id, spec, launched });
@@ -279,7 +281,8 @@ impl Model {
         was_ready: bool,
         out: &mut Vec<Effect>,
     ) {
-        let served = now.since(instance.ordered) >= FORGIVEN_AFTER && was_ready;
+        // From ready on: a long load is no service, and an engine that dies after each must not be restarted for ever.
+        let served = instance.ready_since.is_some_and(|at| now.since(at) >= FORGIVEN_AFTER);
         let earlier = self.failure.as_ref().map_or(0, |f| f.count);
         let count = if served { 1 } else { earlier + 1 };
         // The first death of an engine that was ready is made good at once; requests that came since then wait for it.
