@@ -107,7 +107,7 @@ pub struct Row {
     pub foreign: Bytes,
     /// What may be promised now.
     pub free: Bytes,
-    /// A start or a stop is under way on it.
+    /// A start or a stop is under way on it, or what has just become ready on it is not measured yet.
     pub gated: bool,
 }
 
@@ -230,6 +230,8 @@ impl Ledger {
         let mut sums = [Bytes::ZERO; 4];
         let mut attributed = Bytes::ZERO;
         let mut gated = false;
+        // Ready, and no reading has looked at it yet: what it uses is charged to it, and seems to be foreign as well.
+        let mut unseen = false;
         for hold in self.holds.values().filter(|h| h.gpus.contains(id)) {
             let charge = hold.charge(id);
             let (slot, gates) = match hold.stage {
@@ -240,6 +242,7 @@ impl Ledger {
             };
             sums[slot] += charge;
             gated |= gates;
+            unseen |= hold.stage == Stage::Confirmed && hold.observed.is_empty();
             // Where the driver attributes nothing, the promise is the best guess of what is ours. A start that has
             // claimed nothing yet is then taken for foreign use at most, which errs towards refusing.
             attributed += match (hold.stage, hold.observed.get(id)) {
@@ -251,6 +254,7 @@ impl Ledger {
             };
         }
         let foreign = device.reading.used.saturating_sub(attributed);
+        gated |= unseen && foreign > Bytes::ZERO;
         let spoken_for = sums.into_iter().sum::<Bytes>() + foreign + self.headroom;
         let [reserved, confirmed, releasing, quarantined] = sums;
         Row {
