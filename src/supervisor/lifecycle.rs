@@ -138,6 +138,7 @@ impl State {
                 } else {
                     return;
                 }
+                self.ledger.stuck(id);
                 let message = format!("{id} could not be stopped, retrying: {fault}");
                 self.problems.entry("stop_failed").or_insert((message, now));
                 out.push(Effect::Notice(Notice::StopFailed { instance: id.clone(), fault }));

@@ -1,6 +1,31 @@
 //! Orders of events that once went wrong.
 
 use super::*;
+use crate::types::ProcessMemory;
+
+/// What one reading says of one device.
+fn device(n: u64, used: u64) -> GpuReading {
+    GpuReading {
+        id: GpuId::new(&format!("GPU-{n}")),
+        name: "X".into(),
+        total: Bytes(100),
+        used: Bytes(used),
+        processes: vec![ProcessMemory { pid: 1, bytes: Known::Known(Bytes(used)) }],
+    }
+}
+
+/// A reading of several devices, with what each instance holds.
+fn reading(host: &mut Host, used: &[u64], usage: &[(&InstanceId, u64, u64)]) {
+    let devices = (0..).zip(used).map(|(n, used)| device(n, *used)).collect();
+    let one = |(id, gpu, bytes): &(&InstanceId, u64, u64)| {
+        let gpu = GpuId::new(&format!("GPU-{gpu}"));
+        let bytes = BTreeMap::from([(gpu, Known::Known(Bytes(*bytes)))]);
+        ((*id).clone(), Usage { pids: vec![9], bytes })
+    };
+    let usage = usage.iter().map(one).collect();
+    let devices = Ok(GpuSnapshot { devices, lost: vec![] });
+    host.tell(Event::Observed(Observation { taken: host.now, devices, usage }));
+}
 
 #[test]
 fn an_engine_that_dies_after_each_long_load_is_not_restarted_without_a_delay() {
@@ -48,4 +73,28 @@ fn what_was_just_adopted_is_not_evicted_for_memory_that_is_its_own() {
         usage: BTreeMap::from([(id, Usage { pids: vec![7], bytes: seen })]),
     }));
     assert_eq!(host.launch().model, name("b"));
+}
+
+#[test]
+fn a_model_that_waits_for_a_release_evicts_nobody_else_meanwhile() {
+    let mut host = Host::bare(vec![spec("a", 80), spec("b", 80), spec("c", 80)]);
+    host.tell(Event::Found(vec![]));
+    reading(&mut host, &[0, 0], &[]);
+    let a = host.ready(1, "a");
+    let b = host.ready(2, "b");
+    reading(&mut host, &[80, 80], &[(&a, 0, 80), (&b, 1, 80)]);
+    host.release(&a);
+    host.pass(1);
+    host.release(&b);
+    host.acquire(3, "c");
+    assert_eq!(host.stops(), std::slice::from_ref(&a), "one leaves");
+    host.pass(1);
+    assert!(host.stops().is_empty(), "its memory is on its way: {:?}", host.stops());
+    // Its processes are dead and the driver lags: the memory is nobody's, and on its way all the same.
+    reading(&mut host, &[80, 80], &[(&a, 0, 0), (&b, 1, 80)]);
+    assert!(host.stops().is_empty(), "still on its way: {:?}", host.stops());
+    // A stop that fails may never end: then it is no reason to spare the other.
+    let result = Err(fault("it will not go"));
+    host.tell(Event::Stopped { instance: a, result });
+    assert_eq!(host.stops(), [b]);
 }
