@@ -164,7 +164,8 @@ impl Executor {
         let work = tokio::spawn(work);
         tokio::spawn(async move {
             let result = work.await.unwrap_or_else(|err| {
-                Err(Fault::new(FaultCode::Internal, format!("an adapter failed: {err}")))
+                let text = format!("an adapter failed: {err}");
+                Err(Fault::new(FaultCode::Internal, text).leaving_something())
             });
             let _ = events.send(event(result));
         });

@@ -64,6 +64,7 @@ impl State {
         out: &mut Vec<Effect>,
     ) {
         let Some(instance) = self.instance_mut(id) else { return };
+        let left_behind = fault.left_behind;
         let fault = match &instance.life {
             // Nobody wants it any more: that it failed is not worth a delay.
             Life::Abandoned { fault: earlier } => earlier.clone(),
@@ -73,6 +74,12 @@ impl State {
             }
         };
         self.finish(now, id, fault, false, out);
+        if left_behind {
+            // As one of an earlier daemon: charged, gated and stopped until it is gone, and no successor starts before.
+            self.ledger.release(id);
+            out.push(Effect::Stop { instance: id.clone() });
+            self.orphans.insert(id.clone(), None);
+        }
     }
 
     pub(super) fn healthy(&mut self, now: Moment, id: &InstanceId, out: &mut Vec<Effect>) {

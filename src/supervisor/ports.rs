@@ -131,7 +131,8 @@ pub struct PodmanInfo {
 /// The container engine: podman, for one label namespace. Objects without our labels are never touched.
 pub trait Containers: Send + Sync + 'static {
     /// Creates and starts a container and verifies its effective hardening. An ambiguous outcome (the API died in the
-    /// middle) is resolved by looking the instance's label up. On failure nothing is left behind.
+    /// middle) is resolved by looking the instance's label up. On failure nothing is left behind, or the fault says that
+    /// something may be ([`Fault::left_behind`]).
     fn launch(
         &self,
         spec: ContainerSpec,

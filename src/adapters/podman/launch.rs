@@ -72,9 +72,12 @@ impl Inner {
                 }
             }
             // The directory stays too: a container that may still run would lose its socket.
-            Err(e) => fault.message.push_str(&format!(
-                "; and undoing it failed ({e}): the container is removed when podman answers again"
-            )),
+            Err(e) => {
+                fault.message.push_str(&format!(
+                    "; and undoing it failed ({e}): the container is removed when podman answers again"
+                ));
+                fault = fault.leaving_something();
+            }
         }
         fault
     }

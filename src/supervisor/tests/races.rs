@@ -98,3 +98,24 @@ fn a_model_that_waits_for_a_release_evicts_nobody_else_meanwhile() {
     host.tell(Event::Stopped { instance: a, result });
     assert_eq!(host.stops(), [b]);
 }
+
+#[test]
+fn what_a_failed_launch_left_behind_is_removed_before_the_next() {
+    let mut host = Host::new(vec![spec("m", 10)]);
+    host.acquire(1, "m");
+    let id = host.launch();
+    let left = fault("podman hangs").leaving_something();
+    host.tell(Event::LaunchFailed { instance: id.clone(), fault: left });
+    assert_eq!(host.denials(), [(1, "model_load_failed")], "told at once");
+    assert_eq!(host.stops(), std::slice::from_ref(&id));
+    host.tell(Event::Stopped { instance: id.clone(), result: Err(fault("podman hangs")) });
+    host.pass(5);
+    assert_eq!(host.stops(), std::slice::from_ref(&id), "tried again");
+    host.acquire(2, "m");
+    host.observe();
+    assert!(host.order().is_none(), "never two containers of one model");
+    host.stopped(&id);
+    host.pass(1);
+    host.observe();
+    assert!(host.launch().generation > id.generation);
+}
