@@ -90,6 +90,7 @@ pub enum Decision {
 #[must_use]
 pub fn plan(ledger: &Ledger, holders: &[Holder], want: &Want<'_>) -> (Decision, Report) {
     let rows: Vec<Row> = ledger.rows().into_iter().filter(|row| want.allows(&row.id)).collect();
+    let want = &want.possible(&rows);
     let mut report = Report {
         model: want.model.clone(),
         need: want.need,
@@ -223,6 +224,17 @@ fn prune(
 }
 
 impl Want<'_> {
+    /// What was measured has fitted: the margin on it is not a reason to refuse it for ever.
+    fn possible(&self, rows: &[Row]) -> Self {
+        let mut want = self.clone();
+        if let Some(largest) = rows.iter().map(Row::empty).max().filter(|b| *b > Bytes::ZERO)
+            && want.need.source == NeedSource::Measured
+        {
+            want.need.bytes = want.need.bytes.min(largest);
+        }
+        want
+    }
+
     fn allows(&self, gpu: &GpuId) -> bool {
         self.allowed.is_empty() || self.allowed.contains(gpu)
     }

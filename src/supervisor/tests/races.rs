@@ -119,3 +119,34 @@ fn what_a_failed_launch_left_behind_is_removed_before_the_next() {
     host.observe();
     assert!(host.launch().generation > id.generation);
 }
+
+#[test]
+fn a_model_that_used_the_whole_device_fits_it_again() {
+    let mut whole = spec("m", 10);
+    whole.vram = None;
+    let mut host = Host::new(vec![whole]);
+    let id = host.ready(1, "m");
+    let seen = BTreeMap::from([(GpuId::host(), Known::Known(Bytes(98)))]);
+    host.used = 98;
+    let device = GpuReading {
+        id: GpuId::host(),
+        name: "X".into(),
+        total: Bytes(100),
+        used: Bytes(98),
+        processes: vec![],
+    };
+    host.tell(Event::Observed(Observation {
+        taken: host.now,
+        devices: Ok(GpuSnapshot { devices: vec![device], lost: vec![] }),
+        usage: BTreeMap::from([(id.clone(), Usage { pids: vec![7], bytes: seen })]),
+    }));
+    host.release(&id);
+    host.pass(100);
+    host.stopped(&id);
+    host.used = 0;
+    host.pass(1);
+    host.observe();
+    host.acquire(2, "m");
+    assert_eq!(host.denials(), [], "it ran here before");
+    assert_eq!(host.order().unwrap().placement.need.bytes, Bytes(100));
+}
