@@ -156,7 +156,10 @@ pub trait Containers: Send + Sync + 'static {
     fn exit_code(&self, instance: InstanceId) -> PortFuture<'_, Option<i32>>;
 
     /// Host PIDs in a container's cgroup, below it too; empty: it is dead. Reads the kernel only and does not block.
-    fn pids(&self, cgroup: &std::path::Path) -> Vec<u32>;
+    ///
+    /// # Errors
+    /// If that could not be found out, for example without a free file descriptor. It says nothing about the container.
+    fn pids(&self, cgroup: &std::path::Path) -> std::io::Result<Vec<u32>>;
 
     /// Version and rootlessness, for the readiness check.
     fn info(&self) -> PortFuture<'_, Result<PodmanInfo, Fault>>;

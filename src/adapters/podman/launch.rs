@@ -182,7 +182,7 @@ impl Inner {
                 return Err(Fault::new(FaultCode::StartFailed, text));
             };
             let group = self.group(id).await?;
-            let alive = group.as_ref().is_some_and(|g| !cgroup::pids(g).is_empty());
+            let alive = group.as_ref().is_some_and(|g| !cgroup::is_empty(g));
             if !inspect.state.running || (group.is_some() && !alive) {
                 return Err(self.ended(&inspect, thing).await);
             }
