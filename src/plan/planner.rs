@@ -85,11 +85,12 @@ pub enum Decision {
 /// Decides where a model goes.
 ///
 /// A device without a start or stop under way that has room is taken at once: of several, the one that is left with the
-/// least free memory, so that the largest hole stays large. Otherwise idle instances are chosen to leave. Otherwise it
-/// waits. Several devices are taken only from among equal ones. Deterministic.
+/// least free memory, so that the largest hole stays large. Where a release under way will make room, it waits for that.
+/// Otherwise idle instances are chosen to leave. Otherwise it waits. Several devices are taken only from among equal ones. Deterministic.
 #[must_use]
 pub fn plan(ledger: &Ledger, holders: &[Holder], want: &Want<'_>) -> (Decision, Report) {
     let rows: Vec<Row> = ledger.rows().into_iter().filter(|row| want.allows(&row.id)).collect();
+    let want = &want.possible(&rows);
     let mut report = Report {
         model: want.model.clone(),
         need: want.need,
@@ -129,6 +130,11 @@ fn decide(rows: &[Row], holders: &[Holder], want: &Want<'_>, report: &mut Report
             }
         }
         return Decision::Start(want.placement(&chosen));
+    }
+    // Whoever was evicted for it, or by chance, is on the way out already: nobody else has to go.
+    let soon: Vec<&Row> = ever.iter().copied().filter(|r| want.fits_soon(r, holders)).collect();
+    if tightest(&soon, count).is_some() {
+        return Decision::Wait(report.to_string());
     }
     if let Some(set) = cheapest_eviction(&open, holders, want, count) {
         for victim in &mut report.victims {
@@ -218,6 +224,17 @@ fn prune(
 }
 
 impl Want<'_> {
+    /// What was measured has fitted: the margin on it is not a reason to refuse it for ever.
+    fn possible(&self, rows: &[Row]) -> Self {
+        let mut want = self.clone();
+        if let Some(largest) = rows.iter().map(Row::empty).max().filter(|b| *b > Bytes::ZERO)
+            && want.need.source == NeedSource::Measured
+        {
+            want.need.bytes = want.need.bytes.min(largest);
+        }
+        want
+    }
+
     fn allows(&self, gpu: &GpuId) -> bool {
         self.allowed.is_empty() || self.allowed.contains(gpu)
     }
@@ -232,6 +249,19 @@ impl Want<'_> {
 
     fn fits_now(&self, row: &Row, holders: &[Holder]) -> bool {
         self.missing(row, holders) == Bytes::ZERO && self.fits(row, row.free)
+    }
+
+    /// It fits now, or will when what is being released has come back.
+    fn fits_soon(&self, row: &Row, holders: &[Holder]) -> bool {
+        if !row.gated {
+            return self.fits_now(row, holders);
+        }
+        let stays = |h: &&Holder| {
+            h.standing != Standing::Leaving && h.charge_on(&row.id).is_some_and(|c| c > Bytes::ZERO)
+        };
+        row.soon > row.free
+            && self.fits(row, row.soon)
+            && !(self.exclusive() && holders.iter().any(|h| stays(&h)))
     }
 
     /// What must be freed on a device before it can be used. Without any idea of the need that is everything of ours.

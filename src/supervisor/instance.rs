@@ -19,6 +19,8 @@ pub(super) struct Instance {
     pub(super) last_used: Moment,
     /// When the launch was ordered, or the container adopted.
     pub(super) ordered: Moment,
+    /// When it passed its probe.
+    pub(super) ready_since: Option<Moment>,
 }
 
 /// Where an incarnation is in its life.

@@ -138,7 +138,8 @@ pub struct PodmanInfo {
 /// The container engine: podman, for one label namespace. Objects without our labels are never touched.
 pub trait Containers: Send + Sync + 'static {
     /// Creates and starts a container and verifies its effective hardening. An ambiguous outcome (the API died in the
-    /// middle) is resolved by looking the instance's label up. On failure nothing is left behind.
+    /// middle) is resolved by looking the instance's label up. On failure nothing is left behind, or the fault says that
+    /// something may be ([`Fault::left_behind`]).
     fn launch(
         &self,
         spec: ContainerSpec,
@@ -162,7 +163,10 @@ pub trait Containers: Send + Sync + 'static {
     fn exit_code(&self, instance: InstanceId) -> PortFuture<'_, Option<i32>>;
 
     /// Host PIDs in a container's cgroup, below it too; empty: it is dead. Reads the kernel only and does not block.
-    fn pids(&self, cgroup: &std::path::Path) -> Vec<u32>;
+    ///
+    /// # Errors
+    /// If that could not be found out, for example without a free file descriptor. It says nothing about the container.
+    fn pids(&self, cgroup: &std::path::Path) -> std::io::Result<Vec<u32>>;
 
     /// Version and rootlessness, for the readiness check.
     fn info(&self) -> PortFuture<'_, Result<PodmanInfo, Fault>>;

@@ -180,7 +180,7 @@ impl State {
             }
             if let Some(orphan) = self.orphans.keys().find(|id| id.model == model.spec.name) {
                 model.waiting_for =
-                    Some(format!("{orphan}, of an earlier daemon, is removed first"));
+                    Some(format!("{orphan}, left behind earlier, is removed first"));
                 continue;
             }
             // Whoever has waited longest goes first; nobody's request comes before those of a pin.
@@ -251,6 +251,7 @@ impl State {
             in_flight: 0,
             last_used: now,
             ordered: now,
+            ready_since: None,
         });
         self.ledger.reserve(id.clone(), &placement);
         out.push(Effect::Notice(Notice::Starting {

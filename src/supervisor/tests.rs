@@ -645,3 +645,5 @@ fn a_pull_that_never_reports_its_end_still_loads() {
     host.tell(Event::Unload { waiter: WaiterId(9), model: name("m") });
     assert!(host.stops().is_empty());
 }
+
+mod races;

@@ -71,12 +71,22 @@ pub struct Fault {
     pub message: String,
     /// The last lines the container wrote, oldest first; empty where there are none.
     pub log_tail: Vec<String>,
+    /// Something of the container may still be there, so it must be stopped before the next start.
+    #[serde(skip)]
+    pub left_behind: bool,
 }
 
 impl Fault {
     /// A failure without log lines.
     pub fn new(code: FaultCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), log_tail: Vec::new() }
+        Self { code, message: message.into(), log_tail: Vec::new(), left_behind: false }
+    }
+
+    /// The same failure, after which something of the container may still be there.
+    #[must_use]
+    pub fn leaving_something(mut self) -> Self {
+        self.left_behind = true;
+        self
     }
 
     /// The same failure with what the container wrote last.

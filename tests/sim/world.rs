@@ -342,6 +342,11 @@ impl World {
                 let phase = if self.rng.chance(50) { Phase::Pulling } else { Phase::Starting };
                 self.tell(Event::Progress { instance, phase })
             }
+            (Life::Creating, false) if self.rng.chance(30) => {
+                // podman failed on the way, and nobody could clean up: it runs, and has memory.
+                container.life = Life::Loading;
+                self.tell(Event::LaunchFailed { instance, fault: fault.leaving_something() })
+            }
             (Life::Creating, false) => {
                 self.containers.remove(id);
                 self.tell(Event::LaunchFailed { instance, fault })

@@ -76,9 +76,12 @@ impl Inner {
                 }
             }
             // The directory stays too: a container that may still run would lose its socket.
-            Err(e) => fault.message.push_str(&format!(
-                "; and undoing it failed ({e}): the container is removed when podman answers again"
-            )),
+            Err(e) => {
+                fault.message.push_str(&format!(
+                    "; and undoing it failed ({e}): the container is removed when podman answers again"
+                ));
+                fault = fault.leaving_something();
+            }
         }
         fault
     }
@@ -183,7 +186,7 @@ impl Inner {
                 return Err(Fault::new(FaultCode::StartFailed, text));
             };
             let group = self.group(id).await?;
-            let alive = group.as_ref().is_some_and(|g| !cgroup::pids(g).is_empty());
+            let alive = group.as_ref().is_some_and(|g| !cgroup::is_empty(g));
             if !inspect.state.running || (group.is_some() && !alive) {
                 return Err(self.ended(&inspect, thing).await);
             }

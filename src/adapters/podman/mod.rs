@@ -121,7 +121,7 @@ impl Containers for Podman {
         Box::pin(async move { self.inner.exit_code(&instance).await })
     }
 
-    fn pids(&self, cgroup: &Path) -> Vec<u32> {
+    fn pids(&self, cgroup: &Path) -> std::io::Result<Vec<u32>> {
         cgroup::pids(cgroup)
     }
 
@@ -155,7 +155,7 @@ impl Inner {
             if let Some(identity) = &identity {
                 self.remember(&identity.instance, &container.id);
             }
-            let group = groups.get(&container.id).filter(|g| !cgroup::pids(g).is_empty());
+            let group = groups.get(&container.id).filter(|g| !cgroup::is_empty(g));
             let running = group.map(|cgroup| Launched {
                 container: container.id.clone(),
                 cgroup: cgroup.clone(),
