@@ -1,5 +1,7 @@
+//! Files and directories as model hubs and converters leave them, whole and damaged.
+
+use super::gguf::tests::llama;
 use super::*;
-use crate::plan::estimate::gguf::tests::llama;
 use crate::types::{CacheLayers, Reach};
 
 struct Dir(tempfile::TempDir);
@@ -61,7 +63,7 @@ fn a_gguf_file_with_all_its_parts() {
 #[test]
 fn a_header_beyond_the_first_step_is_found() {
     let dir = Dir::new();
-    let mut long = crate::plan::estimate::gguf::tests::Builder::new(3);
+    let mut long = gguf::tests::Builder::new(3);
     long.text("general.architecture", "llama");
     long.strings("tokenizer.ggml.tokens", 200_000);
     for (key, value) in [

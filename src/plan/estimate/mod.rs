@@ -1,17 +1,13 @@
 //! What a model will need that was never measured.
 //!
 //! Purpose: from a model's files ([`Anatomy`]) and its specification to bytes per device, part by part: weights, key-value
-//! cache, the engine itself. Owner: nobody; bytes in, numbers out. The adapter for weights reads the first bytes of files
-//! and gives them to [`gguf`], [`safetensors`] and [`hf_config`]. Invariants: arithmetic saturates; no input panics; in doubt
-//! the larger number, because too much promised costs room and too little an engine that dies while it loads.
+//! cache, the engine itself. Owner: nobody. Invariants: arithmetic saturates; no input panics; in doubt the larger number,
+//! because too much promised costs room and too little an engine that dies while it loads.
 //!
 //! Not seen are things beside the model: draft models, LoRA adapters, projectors for images (`--mmproj`), layers that the
 //! arguments keep in host memory. Who uses these declares `vram`; a measurement replaces the estimate after the first load.
 
 mod args;
-pub mod gguf;
-pub mod hf_config;
-pub mod safetensors;
 
 use std::fmt;
 

@@ -1,3 +1,5 @@
+//! Numbers of well-known models, reckoned by hand beside them.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,10 +1,15 @@
 //! What a model's files say about the memory it will need, before it was ever measured.
 //!
-//! Purpose: find the files under a model's weights and read their headers into an [`Anatomy`]; the numbers are
-//! [`crate::plan::estimate`]'s. Owner: the composition root asks once per configuration, before the supervisor starts, because it
-//! blocks. Invariants: only regular files are opened, only their beginnings are read, within a budget; what cannot be
-//! seen (the service's sandbox hides `/home`) is a reason for people, not size 0. Symbolic links are followed, as the
+//! Purpose: find the files under a model's weights and read their headers into an [`Anatomy`], from which
+//! `plan::estimate` reckons. Owner: the composition root asks once per configuration, before the supervisor starts, because
+//! it blocks. The formats ([`gguf`], [`safetensors`], [`hf_config`]) are pure: bytes in, numbers out; this module alone
+//! opens files. Invariants: only regular files are opened, only their beginnings are read, within a budget; what cannot
+//! be seen (the service's sandbox hides `/home`) is a reason for people, not size 0. Symbolic links are followed, as the
 //! caches of model hubs consist of them; the kernel bounds their number.
+
+mod gguf;
+mod hf_config;
+mod safetensors;
 
 use std::collections::BTreeSet;
 use std::fs::{File, Metadata, OpenOptions};
@@ -12,9 +17,8 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::plan::estimate::gguf::{self, GgufError};
-use crate::plan::estimate::{hf_config, safetensors};
 use crate::types::{Anatomy, Bytes, CacheShape, Weights};
+use gguf::GgufError;
 
 /// How much of a GGUF file is read, in steps: the keys of the shape come before the vocabulary as a rule, but need not.
 const GGUF_STEPS: [u64; 3] = [1 << 20, 16 << 20, 64 << 20];

@@ -1,3 +1,5 @@
+//! Configurations of well-known models in all their forms, and damaged ones.
+
 use proptest::prelude::*;
 
 use super::*;

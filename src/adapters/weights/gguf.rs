@@ -322,4 +322,4 @@ impl<'a> Reader<'a> {
 }
 
 #[cfg(test)]
-pub(crate) mod tests;
+pub(super) mod tests;

@@ -1,16 +1,18 @@
+//! Headers written as converters write them, cut and damaged in every way.
+
 use proptest::prelude::*;
 
 use super::*;
 
 /// Writes headers as llama.cpp's converters do.
-pub(crate) struct Builder {
+pub(in crate::adapters::weights) struct Builder {
     version: u32,
     entries: u64,
     body: Vec<u8>,
 }
 
 impl Builder {
-    pub(crate) fn new(version: u32) -> Self {
+    pub(in crate::adapters::weights) fn new(version: u32) -> Self {
         Self { version, entries: 0, body: Vec::new() }
     }
 
@@ -25,12 +27,12 @@ impl Builder {
         self.body.extend(kind.to_le_bytes());
     }
 
-    pub(crate) fn text(&mut self, key: &str, value: &str) {
+    pub(in crate::adapters::weights) fn text(&mut self, key: &str, value: &str) {
         self.entry(key, 8);
         self.string(value);
     }
 
-    pub(crate) fn number(&mut self, key: &str, value: u32) {
+    pub(in crate::adapters::weights) fn number(&mut self, key: &str, value: u32) {
         self.entry(key, 4);
         self.body.extend(value.to_le_bytes());
     }
@@ -49,14 +51,14 @@ impl Builder {
         values.iter().for_each(|v| self.body.push(u8::from(*v)));
     }
 
-    pub(crate) fn strings(&mut self, key: &str, count: u64) {
+    pub(in crate::adapters::weights) fn strings(&mut self, key: &str, count: u64) {
         self.entry(key, 9);
         self.body.extend(8_u32.to_le_bytes());
         self.body.extend(count.to_le_bytes());
         (0..count).for_each(|n| self.string(&format!("token{n}")));
     }
 
-    pub(crate) fn bytes(&self) -> Vec<u8> {
+    pub(in crate::adapters::weights) fn bytes(&self) -> Vec<u8> {
         let mut out = b"GGUF".to_vec();
         out.extend(self.version.to_le_bytes());
         out.extend(0_u64.to_le_bytes());
@@ -67,7 +69,7 @@ impl Builder {
 }
 
 /// Llama 3 8B.
-pub(crate) fn llama() -> Vec<u8> {
+pub(in crate::adapters::weights) fn llama() -> Vec<u8> {
     let mut header = Builder::new(3);
     header.strings("tokenizer.ggml.tokens", 3);
     header.text("general.architecture", "llama");
