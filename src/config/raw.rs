@@ -13,7 +13,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 use toml::Spanned;
 
-use crate::types::{EngineKind, Transport};
+use crate::types::{EngineKind, Eviction, OnFull, Transport};
 
 /// A text that [`super::check`] understands; as a type of its own, so that a wrong TOML type is answered with an example.
 macro_rules! text_type {
@@ -217,6 +217,17 @@ pub struct RawPolicy {
     /// How long a stop waits for running requests, 0s to 1h. Default "30s".
     #[schemars(with = "DurationText", extend("default" = "30s"))]
     pub drain_timeout: Option<Spanned<DurationText>>,
+    /// How the models to evict are chosen: "cost" (reload time and likelihood of need) or "lru" (longest unused first).
+    /// Default "cost".
+    #[schemars(with = "Eviction", extend("default" = "cost"))]
+    pub eviction: Option<Eviction>,
+    /// A model that became ready less than this ago is evicted only for one of higher priority, 0s to 1h. Default "30s".
+    #[schemars(with = "DurationText", extend("default" = "30s"))]
+    pub min_residency: Option<Spanned<DurationText>>,
+    /// What happens when there is no room for a model: "evict" idle ones, "wait" for room until max_wait without
+    /// evicting, or "refuse" at once with 503. Default "evict".
+    #[schemars(with = "OnFull", extend("default" = "evict"))]
+    pub on_full: Option<OnFull>,
 }
 
 /// What a stop of the service does to its containers.
@@ -294,6 +305,13 @@ pub struct RawModel {
     /// Whether it is loaded at start-up and never unloaded to make room or for idling. Default false.
     #[schemars(with = "bool", extend("default" = false))]
     pub pin: Option<bool>,
+    /// From -100 to 100. It may evict models up to its own priority, and of models that wait the highest goes first.
+    /// Default 0.
+    #[schemars(with = "i8", range(min = -100, max = 100), extend("default" = 0))]
+    pub priority: Option<Spanned<i64>>,
+    /// What happens when there is no room for it: "evict", "wait" or "refuse". Default: as in [policy].
+    #[schemars(with = "OnFull")]
+    pub on_full: Option<OnFull>,
     /// Other names that clients may use for it. Default [].
     #[schemars(with = "Vec<String>", extend("default" = []))]
     pub aliases: Option<Vec<Spanned<String>>>,

@@ -11,7 +11,9 @@ mod eviction;
 mod footprint;
 mod ledger;
 mod planner;
+pub mod policy;
 
 pub use footprint::need;
 pub use ledger::{Hold, Ledger, Missing, ReleaseRule, Row, Stage, Usage};
-pub use planner::{Decision, Holder, Standing, Want, plan};
+pub use planner::{Decision, Holder, Rules, Standing, Want, plan};
+pub use policy::Demand;

@@ -19,6 +19,10 @@ pub(super) struct Instance {
     pub(super) last_used: Moment,
     /// When the launch was ordered, or the container adopted.
     pub(super) ordered: Moment,
+    /// When its image was there and its load began; `None`: it was adopted.
+    pub(super) load_began: Option<Moment>,
+    /// When it became ready; `None`: not yet.
+    pub(super) ready_since: Option<Moment>,
 }
 
 /// Where an incarnation is in its life.

@@ -1,6 +1,7 @@
 //! The part of the core that looks at the whole: who may start, who has waited long enough, who is idle, what is next.
 //! Runs after every event, so that no event needs to know what it makes possible.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,6 +53,7 @@ impl State {
                 }),
                 // Once it is over, it is room that the model waits for.
                 retry.filter(|_| demand && instance.is_none() && model.waiting_for.is_none()),
+                model.plan_at,
             ]
         });
         let shutdown = self.shutdown.filter(|_| !self.exited);
@@ -154,6 +156,7 @@ impl State {
                     Purpose::Lease { .. } => {
                         instance.in_flight += 1;
                         model.last_used = Some(now);
+                        model.demand.used(now);
                         out.push(Effect::Grant {
                             waiter: waiter.id,
                             instance: instance.id.clone(),
@@ -166,10 +169,13 @@ impl State {
     }
 
     fn start_wanted(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        for model in self.models.values_mut() {
+            model.plan_at = None;
+        }
         if self.shutdown.is_some() || !self.surveyed {
             return;
         }
-        let mut wanted: Vec<(Moment, ModelName)> = Vec::new();
+        let mut wanted: Vec<(Reverse<i8>, Moment, ModelName)> = Vec::new();
         for model in self.models.values_mut() {
             if model.instance.is_some() || (!model.wanted && model.queue.is_empty()) {
                 model.waiting_for = None;
@@ -183,12 +189,12 @@ impl State {
                     Some(format!("{orphan}, of an earlier daemon, is removed first"));
                 continue;
             }
-            // Whoever has waited longest goes first; nobody's request comes before those of a pin.
+            // The highest priority goes first, then whoever has waited longest.
             let since = model.queue.oldest().unwrap_or(now);
-            wanted.push((since, model.spec.name.clone()));
+            wanted.push((Reverse(model.spec.priority), since, model.spec.name.clone()));
         }
         wanted.sort();
-        for (_, name) in wanted {
+        for (_, _, name) in wanted {
             self.try_start(now, &name, out);
         }
     }
@@ -201,8 +207,11 @@ impl State {
             need: plan::need(&model.spec, model.measured),
             gpu_count: model.spec.gpu_count,
             allowed: &model.spec.gpus,
+            priority: model.spec.priority,
+            on_full: model.spec.on_full,
         };
-        let (decision, report) = plan::plan(&self.ledger, &holders, &want);
+        let (decision, report) =
+            plan::plan(now, self.settings.rules, &self.ledger, &holders, &want);
         model.report = Some(Arc::new(report));
         match decision {
             Decision::Start(placement) => self.start(now, name, placement, out),
@@ -216,13 +225,13 @@ impl State {
                     self.dismiss(&victim.model, StopReason::Evicted, out);
                 }
             }
-            Decision::Wait(why) => {
-                // Free bytes change at every reading; only the first reason is news.
-                if model.waiting_for.is_none() {
-                    let notice = Notice::Waiting { model: name.clone(), why: why.clone() };
-                    out.push(Effect::Notice(notice));
-                }
-                model.waiting_for = Some(why);
+            Decision::Wait { why, until } => {
+                model.plan_at = until;
+                model.wait(why, out);
+            }
+            Decision::Full(why) => {
+                model.turn_away(&why, out);
+                model.wait(why, out);
             }
             Decision::Refuse { largest } => {
                 let need = want.need.bytes;
@@ -251,6 +260,8 @@ impl State {
             in_flight: 0,
             last_used: now,
             ordered: now,
+            load_began: Some(now),
+            ready_since: None,
         });
         self.ledger.reserve(id.clone(), &placement);
         out.push(Effect::Notice(Notice::Starting {
@@ -314,6 +325,9 @@ impl State {
                 }
             },
             last_used: i.last_used,
+            ready_since: i.ready_since,
+            priority: i.spec.priority,
+            demand: model.demand,
         };
         self.models.values().filter_map(|m| m.instance.as_ref().map(|i| of(m, i))).collect()
     }
@@ -347,6 +361,31 @@ impl Model {
                 let why = why.unwrap_or_else(|| "its earlier container is still stopping".into());
                 let retry_after = self.last_load.unwrap_or(LOAD_GUESS);
                 Denied::NoRoom { model, why, report: self.report.clone(), retry_after }
+            }
+        }
+    }
+
+    fn wait(&mut self, why: String, out: &mut Vec<Effect>) {
+        // Free bytes change at every reading; only the first reason is news.
+        if self.waiting_for.is_none() && (self.wanted || !self.queue.is_empty()) {
+            let notice = Notice::Waiting { model: self.spec.name.clone(), why: why.clone() };
+            out.push(Effect::Notice(notice));
+        }
+        self.waiting_for = Some(why);
+    }
+
+    /// There is no room, and nobody is to wait for it. A pin stays wanted: it is loaded when there is room.
+    fn turn_away(&mut self, why: &str, out: &mut Vec<Effect>) {
+        for waiter in self.queue.drain() {
+            let denied = Denied::NoRoom {
+                model: self.spec.name.clone(),
+                why: why.to_owned(),
+                report: self.report.clone(),
+                retry_after: self.last_load.unwrap_or(LOAD_GUESS),
+            };
+            out.push(Effect::Deny { waiter: waiter.id, denied });
+            if waiter.purpose == Purpose::Ready {
+                self.wanted = self.pinned;
             }
         }
     }

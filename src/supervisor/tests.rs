@@ -8,11 +8,15 @@ use super::effect::{Effect, Notice, StopReason};
 use super::event::{Event, Observation};
 use super::ports::{Endpoint, Found, FoundIdentity, LaunchOrder, Launched};
 use super::state::{Settings, State};
-use crate::plan::{ReleaseRule, Usage};
+use crate::plan::{ReleaseRule, Rules, Usage, policy};
 use crate::types::{
-    Bytes, Denied, Fault, FaultCode, Generation, GpuId, GpuReading, GpuSnapshot, InstanceId, Known,
-    ModelName, ModelSpec, Moment, Need, NeedSource, Phase, Placement, Verdict, WaiterId, test_spec,
+    Bytes, Denied, Eviction, Fault, FaultCode, Generation, GpuId, GpuReading, GpuSnapshot,
+    InstanceId, Known, ModelName, ModelSpec, Moment, Need, NeedSource, Phase, Placement, Verdict,
+    WaiterId, test_spec,
 };
+
+/// Short, so that tests about other things need not wait for it.
+const MIN_RESIDENCY: Duration = Duration::from_millis(500);
 
 /// A host with one device of 100 bytes, and the core on it.
 struct Host {
@@ -52,6 +56,7 @@ impl Host {
             drain_timeout: Duration::from_secs(30),
             headroom: Bytes(0),
             release: ReleaseRule::exact(Duration::from_secs(30)),
+            rules: Rules { policy: policy::named(Eviction::Cost), min_residency: MIN_RESIDENCY },
             seed: 1,
         };
         let state = State::new(settings, &specs);

@@ -5,15 +5,15 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hostler::plan::{ReleaseRule, Usage};
+use hostler::plan::{ReleaseRule, Rules, Usage, policy};
 use hostler::supervisor::effect::{Effect, Notice, StopReason};
 use hostler::supervisor::event::{Event, Observation};
 use hostler::supervisor::ports::{Endpoint, Found, FoundIdentity, LaunchOrder, Launched};
 use hostler::supervisor::state::{Settings, State};
 use hostler::types::{
-    Bytes, Denied, EngineKind, Fault, FaultCode, GpuId, GpuReading, GpuSnapshot, ImageRef,
-    InstanceId, Known, ModelName, ModelSpec, Moment, Phase, ProcessMemory, Transport, WaiterId,
-    Weights,
+    Bytes, Denied, EngineKind, Eviction, Fault, FaultCode, GpuId, GpuReading, GpuSnapshot,
+    ImageRef, InstanceId, Known, ModelName, ModelSpec, Moment, OnFull, Phase, ProcessMemory,
+    Transport, WaiterId, Weights,
 };
 
 use crate::rng::Rng;
@@ -22,6 +22,8 @@ const MODELS: u64 = 6;
 const GPUS: u64 = 2;
 const TOTAL: u64 = 100;
 const HEADROOM: u64 = 2;
+/// Of the order of what happens between two requests here.
+const MIN_RESIDENCY: Duration = Duration::from_secs(5);
 const MAX_WAIT: Duration = Duration::from_secs(60);
 
 /// A container as it really is, whatever the core believes.
@@ -119,6 +121,12 @@ fn spec(n: u64, rng: &mut Rng) -> ModelSpec {
         load_timeout: Duration::from_secs(40),
         stop_timeout: Duration::from_secs(10),
         pin: n == 0 && rng.chance(30),
+        priority: [0, 0, 0, -5, 5][rng.below(5) as usize],
+        on_full: match rng.below(10) {
+            0 => OnFull::Wait,
+            1 => OnFull::Refuse,
+            _ => OnFull::Evict,
+        },
     }
 }
 
@@ -127,12 +135,14 @@ impl World {
         let mut rng = Rng::new(seed);
         let specs: BTreeMap<ModelName, Arc<ModelSpec>> =
             (0..MODELS).map(|n| (model(n), Arc::new(spec(n, &mut rng)))).collect();
+        let eviction = if rng.chance(70) { Eviction::Cost } else { Eviction::Lru };
         let settings = Settings {
             max_wait: MAX_WAIT,
             max_queue: 12,
             drain_timeout: Duration::from_secs(15),
             headroom: Bytes(HEADROOM),
             release: ReleaseRule::exact(Duration::from_secs(30)),
+            rules: Rules { policy: policy::named(eviction), min_residency: MIN_RESIDENCY },
             seed,
         };
         let state = State::new(settings, &specs);
