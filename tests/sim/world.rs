@@ -34,6 +34,8 @@ struct Container {
     /// What it really takes on each device once it has loaded.
     appetite: u64,
     leases: u32,
+    /// When it became ready.
+    ready: Option<Moment>,
     /// It was told to stop although requests ran on it.
     cut_off: bool,
 }
@@ -60,6 +62,7 @@ pub struct World {
     rng: Rng,
     now: Moment,
     state: State,
+    specs: BTreeMap<ModelName, Arc<ModelSpec>>,
     containers: BTreeMap<InstanceId, Container>,
     /// Memory of dead processes that the driver has not given back: (device, bytes, until).
     lagging: Vec<(u64, u64, Moment)>,
@@ -150,6 +153,7 @@ impl World {
             rng,
             now: Moment::from_secs(1),
             state,
+            specs: specs.clone(),
             containers: BTreeMap::new(),
             lagging: Vec::new(),
             foreign: vec![0; GPUS as usize],
@@ -192,7 +196,8 @@ impl World {
             };
             let life = if alive { Life::Loading } else { Life::Dead };
             let appetite = bytes.0;
-            let container = Container { order, life, appetite, leases: 0, cut_off: false };
+            let container =
+                Container { order, life, appetite, leases: 0, ready: None, cut_off: false };
             self.containers.insert(instance.clone(), container);
             let running = alive.then(|| launched(&instance));
             found.push(Found {
@@ -242,8 +247,12 @@ impl World {
         while let Some(instance) = self.leases.pop() {
             self.give_back(instance)?;
         }
-        for _ in 0..400 {
+        for turn in 0..400 {
             self.now = self.now + Duration::from_secs(1);
+            // A load that evicts nobody, or only the less important, waits for ever unless an operator makes room.
+            if turn % 50 == 49 && !self.operators.is_empty() {
+                self.unload_ready()?;
+            }
             let ids: Vec<InstanceId> = self.containers.keys().cloned().collect();
             for id in ids {
                 self.advance(&id, true)?;
@@ -322,6 +331,17 @@ impl World {
         }
     }
 
+    fn unload_ready(&mut self) -> Result<(), String> {
+        let status = self.state.status(self.now);
+        for ready in status.models.into_iter().filter(|m| m.phase == Phase::Ready) {
+            let waiter = WaiterId(self.next_waiter);
+            self.next_waiter += 1;
+            self.operators.insert(waiter);
+            self.tell(Event::Unload { waiter, model: ready.name })?;
+        }
+        Ok(())
+    }
+
     fn foreign_moves(&mut self) -> Result<(), String> {
         let at = self.rng.below(GPUS) as usize;
         let room = TOTAL.saturating_sub(self.used(at as u64) - self.foreign[at]);
@@ -357,6 +377,7 @@ impl World {
             }
             (Life::Loading, true) => {
                 container.life = Life::Ready;
+                container.ready = Some(self.now);
                 self.tell(Event::Healthy { instance })
             }
             (Life::Loading | Life::Ready, false) => {
@@ -476,7 +497,7 @@ impl World {
                 if gentle && busy {
                     return Err(format!("{instance} is stopped ({reason:?}) while it serves"));
                 }
-                Ok(())
+                if reason == StopReason::Evicted { self.check_eviction(&instance) } else { Ok(()) }
             }
             Effect::Exit => {
                 self.exited = true;
@@ -486,6 +507,32 @@ impl World {
             | Effect::Reap { .. }
             | Effect::Observe
             | Effect::Notice(_) => Ok(()),
+        }
+    }
+
+    /// Somebody waits who may evict this one.
+    fn check_eviction(&self, instance: &InstanceId) -> Result<(), String> {
+        let Some(container) = self.containers.get(instance) else {
+            return Err(format!("{instance} is evicted and does not exist"));
+        };
+        let victim = &container.order.spec;
+        let settled = container.ready.is_some_and(|at| self.now.since(at) >= MIN_RESIDENCY);
+        let status = self.state.status(self.now);
+        let asks = status.models.iter().filter(|m| {
+            let why = m.waiting_for.as_deref().unwrap_or_default();
+            why.contains("to be evicted") && why.contains(victim.name.as_str())
+        });
+        let may = |spec: &ModelSpec| {
+            let older = spec.priority == victim.priority && settled;
+            spec.on_full == OnFull::Evict && (spec.priority > victim.priority || older)
+        };
+        match asks.filter_map(|m| self.specs.get(&m.name)).find(|spec| may(spec)) {
+            // An operator's unload takes the pin away.
+            Some(_) if status.models.iter().any(|m| m.name == victim.name && m.pinned) => {
+                Err(format!("{instance} is pinned and evicted"))
+            }
+            Some(_) => Ok(()),
+            None => Err(format!("{instance} is evicted for nobody who may")),
         }
     }
 
@@ -518,8 +565,14 @@ impl World {
         // Declarations are not always true: now and then it takes a little less than it was promised.
         let appetite = need.0 - self.rng.below(need.0 / 4 + 1);
         let instance = order.instance.clone();
-        let container =
-            Container { order, life: Life::Creating, appetite, leases: 0, cut_off: false };
+        let container = Container {
+            order,
+            life: Life::Creating,
+            appetite,
+            leases: 0,
+            ready: None,
+            cut_off: false,
+        };
         self.containers.insert(instance, container);
         Ok(())
     }
