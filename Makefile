@@ -25,6 +25,14 @@ prereqs: ## install what tests and demo need (Debian packages)
 check: ## run all checks: format, clippy, every test, on a real host too; lists what was skipped
 	@tests/check.sh
 
+.PHONY: coverage
+coverage: ## line coverage of the pure layers by unit tests; fails below 90 %
+	@tests/coverage.sh
+
+.PHONY: sim
+sim: ## the simulation alone: SEEDS=n seeds, or SEED=n for one, replayed line by line
+	@tests/sim.sh
+
 .PHONY: demo
 demo: ## a real model answers on a real host: builds, boots, asks, shows
 	@contrib/demo/demo.sh

@@ -17,6 +17,7 @@ put_text() { # SOURCE-DIRECTORY TARGET-DIRECTORY: every file in it, with paths f
     put 0644 "$file" "$2/$(basename "$file")"
     [ "$prefix" = /usr ] || sed -i -e "s#/usr/libexec/hostler/#$prefix/libexec/hostler/#g" \
       -e "s#/usr/lib/hostler/#$prefix/lib/hostler/#g" -e "s#/usr/lib/systemd/#$prefix/lib/systemd/#g" \
+      -e "s#/usr/share/doc/hostler/#$prefix/share/doc/hostler/#g" \
       "$destdir$2/$(basename "$file")"
   done
 }
@@ -29,4 +30,7 @@ put_text units/service-user "$prefix/lib/systemd/user"
 put_text units/sysusers.d "$prefix/lib/sysusers.d"
 put_text units/tmpfiles.d "$prefix/lib/tmpfiles.d"
 put_text units/containers "$prefix/lib/hostler"
+for file in README.md ARCHITECTURE.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE docs/hostler.toml.example; do
+  put 0644 "$file" "$prefix/share/doc/hostler/$(basename "$file")"
+done
 mkdir -p "$destdir$sysconfdir/hostler"

@@ -299,7 +299,7 @@ async fn feed_watchdog(turns: Arc<AtomicU64>) {
     }
 }
 
-/// SIGTERM or SIGINT. SIGHUP is taken and answered: a reload is not possible yet, and its default would kill.
+/// SIGTERM or SIGINT. SIGHUP is taken and answered: there is no reload (the unit offers none), and its default would kill.
 async fn asked_to_stop() {
     let handlers = (
         signal(SignalKind::terminate()),

@@ -11,7 +11,7 @@ finished = False
 strange = []
 for line in sys.stdin:
     line = line.rstrip("\n")
-    if not line or line.startswith(":"):  # a heartbeat while the model loads
+    if not line or line.startswith(":"):  # a comment
         continue
     if line == "data: [DONE]":
         finished = True

@@ -7,10 +7,10 @@ use serde::Serialize;
 /// A model's phase, in the words that D-Bus, HTTP, logs and metrics use too.
 ///
 /// ```text
-///  stopped ──▶ pulling ──▶ starting ──▶ loading ──▶ ready ──▶ draining ──▶ stopping ──▶ stopped
-///     ▲           │            │           │          │                        ▲
-///     │           └────────────┴───────────┴──────────┴──(fault)───────────────┤
-///  failed ◀───────────────────────────────────────────────────────────────(fault undone)
+///  stopped ─▶ waiting ─▶ starting ─────▶ loading ─▶ ready ─▶ draining ─▶ stopping ─▶ stopped
+///     ▲      (no room)    ▲  ▼              │         │                     ▲
+///     │                  pulling            └─────────┴───── fault ─────────┤
+///   failed ◀────────────────────────────────────────────────────────────────┘ until the retry is due
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]

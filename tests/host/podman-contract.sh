@@ -10,19 +10,15 @@ if [ "${HOSTLER_HOST_TESTS:-}" = skip ]; then
   exit 0
 fi
 
-artefact() { # NAME cargo-arguments: builds, and prints the executable of the target NAME
-  local name=$1
-  shift
-  cargo "$@" --locked --message-format json | python3 -c '
+# All in one go, for the whole workspace: what the other checks built is then taken as it is.
+read -r tests hostlerd testhost < <(cargo test --workspace --locked --no-run --message-format json | python3 -c '
 import json, sys
+made = {}
 for line in sys.stdin:
     message = json.loads(line)
-    if message.get("executable") and message["target"]["name"] == sys.argv[1]:
-        print(message["executable"])' "$name" | tail -n 1
-}
-tests=$(artefact podman test --no-run --test podman)
-hostlerd=$(artefact hostlerd build --bin hostlerd)
-testhost=$(artefact hostler-testhost build -p testhost)
+    if message.get("executable"):
+        made[message["target"]["name"], message["profile"]["test"]] = message["executable"]
+print(made["podman", True], made["hostlerd", False], made["hostler-testhost", False])')
 
 work=$(mktemp -d)
 name=contract-$$

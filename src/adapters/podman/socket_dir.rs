@@ -1,9 +1,9 @@
 //! The directory that an engine puts its socket in.
 //!
 //! Purpose: one directory an instance, named like its container, below the engines' directory. Invariants: the
-//! parent belongs to this process's user and is mode 0711, so nobody can list it and names are unguessable; the
-//! directory is mode 0777 whatever the umask, because the engine is a subordinate ID that no mode bit but "other"
-//! reaches.
+//! parent belongs to this process's user and is mode 0700, so nobody else gets below it; the directory is mode 0777
+//! whatever the umask, because the engine is a subordinate ID that no mode bit but "other" reaches. The engine sees the
+//! directory as a mount of its own and never looks it up through the parent.
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
@@ -52,9 +52,7 @@ pub fn make(engine_dir: &Path, name: &str) -> Result<PathBuf, Fault> {
 
 fn create(engine_dir: &Path, dir: &Path) -> io::Result<()> {
     if !engine_dir.is_dir() {
-        DirBuilder::new().recursive(true).mode(0o711).create(engine_dir)?;
-        // A restrictive umask took the search bit that the engine's user needs.
-        fs::set_permissions(engine_dir, Permissions::from_mode(0o711))?;
+        DirBuilder::new().recursive(true).mode(0o700).create(engine_dir)?;
     }
     fs::create_dir(dir)?;
     let open = fs::set_permissions(dir, Permissions::from_mode(0o777));
@@ -89,7 +87,7 @@ mod tests {
         let engines = root.path().join("engines");
         let dir = make(&engines, "i").unwrap();
         let mode = |p: &Path| fs::metadata(p).unwrap().permissions().mode() & 0o7777;
-        assert_eq!(mode(&engines), 0o711);
+        assert_eq!(mode(&engines), 0o700);
         assert_eq!(mode(&dir), 0o777);
         let again = make(&engines, "i").unwrap_err();
         assert!(again.message.contains("engine_dir"), "{again}");

@@ -1,3 +1,5 @@
+//! The ledger, by small histories.
+
 use super::*;
 use crate::types::{Generation, GpuReading, Need, NeedSource, ProcessMemory};
 

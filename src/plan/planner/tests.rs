@@ -1,3 +1,5 @@
+//! The planner, by small situations.
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;

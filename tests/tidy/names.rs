@@ -1,0 +1,70 @@
+//! What exists: options, units, targets, configuration keys, each asked of its source.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use clap::CommandFactory as _;
+use hostler::config::{self, Defaults, Source};
+
+use super::tree::root;
+
+/// Long options of `hostlerd`, with their dashes.
+pub fn options() -> BTreeSet<String> {
+    let command = hostler::daemon::Options::command();
+    let longs = command.get_arguments().filter_map(|a| a.get_long().map(|l| format!("--{l}")));
+    longs.chain(["--help".to_owned(), "--version".to_owned()]).collect()
+}
+
+/// File names below `units/`.
+pub fn units() -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for dir in fs::read_dir(root().join("units")).unwrap() {
+        for file in fs::read_dir(dir.unwrap().path()).unwrap() {
+            found.insert(file.unwrap().file_name().to_string_lossy().into_owned());
+        }
+    }
+    found
+}
+
+/// Targets of the Makefile.
+pub fn make_targets() -> BTreeSet<String> {
+    let text = fs::read_to_string(root().join("Makefile")).unwrap();
+    let target = |line: &str| {
+        let (name, _) = line.split_once(':')?;
+        let word = !name.is_empty() && name.chars().all(|c| c.is_ascii_lowercase() || c == '-');
+        word.then(|| name.to_owned())
+    };
+    text.lines().filter_map(target).collect()
+}
+
+/// What is wrong with the configurations in a text: blocks that begin with "```toml".
+pub fn configurations(path: &str, text: &str) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let mut block: Option<(usize, String)> = None;
+    for (at, line) in text.lines().enumerate() {
+        match &mut block {
+            None if line.trim() == "```toml" => block = Some((at + 1, String::new())),
+            None => {}
+            Some((start, toml)) if line.trim() == "```" => {
+                let source = Source::settings(format!("{path}:{start}"), toml.clone());
+                if let Err(errors) = config::parse(&[source], &Defaults::system()) {
+                    wrong.push(errors.to_string());
+                }
+                block = None;
+            }
+            Some((_, toml)) => {
+                toml.push_str(line);
+                toml.push('\n');
+            }
+        }
+    }
+    wrong
+}
+
+#[test]
+fn a_wrong_configuration_is_found() {
+    let good = "x\n```toml\n[gpu]\nbackend = \"host\"\nbudget = \"1GiB\"\n```\ny\n";
+    assert_eq!(configurations("t.md", good), Vec::<String>::new());
+    let bad = good.replace("budget", "buget");
+    assert_eq!(configurations("t.md", &bad).len(), 1);
+}
