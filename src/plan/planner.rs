@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::eviction::{self, Candidate, Set};
+use super::eviction::{Candidate, Choice};
 use super::ledger::{Ledger, Row};
 use super::policy::{Demand, Policy};
 use crate::types::{
@@ -60,9 +60,6 @@ impl Holder {
         self.charges.iter().find(|(g, _)| g == gpu).map(|(_, bytes)| *bytes)
     }
 }
-
-/// More ways than this to take several of many equal devices are not all looked at: 4 of 8 are 70.
-const COMBINATIONS_MAX: usize = 100;
 
 /// Whether an instance could leave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -188,7 +185,9 @@ impl Room<'_> {
             }
             return Decision::Start(want.placement(&chosen));
         }
-        if let Some(set) = self.cheapest_eviction(&open, want, count) {
+        let missing = |row: &Row| want.missing(row, self.holders);
+        let choice = Choice { candidates: self.candidates, missing: &missing, count };
+        if let Some(set) = choice.cheapest(&groups(&open)) {
             for victim in &mut report.victims {
                 victim.chosen = set.contains(&victim.instance);
             }
@@ -225,77 +224,6 @@ fn tightest<'a>(rows: &[&'a Row], count: usize) -> Option<Vec<&'a Row>> {
         group
     })
     .min_by(|a, b| (a[0].free, &a[0].id).cmp(&(b[0].free, &b[0].id)))
-}
-
-impl Room<'_> {
-    /// The cheapest set whose leaving makes room on any `count` equal devices of `open`; no proper subset of it does, on
-    /// whatever devices.
-    fn cheapest_eviction(
-        &self,
-        open: &[&Row],
-        want: &Want<'_>,
-        count: usize,
-    ) -> Option<Vec<InstanceId>> {
-        let groups = groups(open);
-        let missing = |rows: &[&Row]| -> Vec<(GpuId, Bytes)> {
-            rows.iter().map(|r| (r.id.clone(), want.missing(r, self.holders))).collect()
-        };
-        let mut best: Option<Set> = None;
-        for group in groups.iter().filter(|g| g.len() >= count) {
-            for devices in self.combinations(group, want, count) {
-                let set = eviction::cheapest(self.candidates, &missing(&devices));
-                // Where nobody needs to leave and it still does not fit, nobody can help.
-                let set = set.filter(|set| !set.victims.is_empty());
-                best = match (best, set) {
-                    (Some(best), Some(set)) => Some(best.min(set)),
-                    (best, set) => best.or(set),
-                };
-            }
-        }
-        let best = best?;
-        let chosen = |c: &&Candidate<'_>| best.victims.contains(&c.holder.instance);
-        let mut members: Vec<&Candidate<'_>> = self.candidates.iter().filter(chosen).collect();
-        members.sort_by(|a, b| (b.cost, &b.holder.instance).cmp(&(a.cost, &a.holder.instance)));
-        // Only where not all combinations or sets were looked at is there anything to spare.
-        let enough = |set: &[&Candidate<'_>]| {
-            let done = |r: &Row| eviction::suffices(set, &missing(&[r]));
-            groups.iter().any(|g| g.iter().filter(|r| done(r)).count() >= count)
-        };
-        let kept = eviction::prune(members, enough);
-        let mut victims: Vec<InstanceId> = kept.iter().map(|c| c.holder.instance.clone()).collect();
-        victims.sort();
-        Some(victims)
-    }
-
-    /// All ways to take `count` devices of equal ones; of very many devices only those that are cheapest one by one.
-    fn combinations<'r>(
-        &self,
-        group: &[&'r Row],
-        want: &Want<'_>,
-        count: usize,
-    ) -> Vec<Vec<&'r Row>> {
-        let mut all: Vec<Vec<&Row>> = vec![Vec::new()];
-        for (at, row) in group.iter().enumerate() {
-            let behind = group.len() - at - 1;
-            let taken = all.iter().filter(|c| c.len() < count).cloned();
-            let taken: Vec<Vec<&Row>> = taken.map(|c| [c, vec![row]].concat()).collect();
-            // Those that can still become complete without this device.
-            all.retain(|c| c.len() + behind >= count);
-            all.extend(taken.into_iter().filter(|c| c.len() + behind >= count));
-            if all.len() > COMBINATIONS_MAX {
-                let alone = |r: &&Row| {
-                    let missing = [(r.id.clone(), want.missing(r, self.holders))];
-                    eviction::cheapest(self.candidates, &missing)
-                };
-                let costs = group.iter().filter_map(|r| alone(r).map(|set| (set, *r)));
-                let mut costs: Vec<(Set, &Row)> = costs.collect();
-                costs.sort_by(|a, b| (&a.0, &a.1.id).cmp(&(&b.0, &b.1.id)));
-                let rows: Vec<&Row> = costs.into_iter().map(|(_, row)| row).take(count).collect();
-                return if rows.len() == count { vec![rows] } else { Vec::new() };
-            }
-        }
-        all
-    }
 }
 
 impl Want<'_> {

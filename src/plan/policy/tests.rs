@@ -1,3 +1,5 @@
+//! Properties that every cost has, and the arithmetic under it.
+
 use super::*;
 use crate::plan::Standing;
 use crate::types::{Generation, GpuId, InstanceId};
