@@ -25,8 +25,8 @@ use crate::adapters::podman::Podman;
 use crate::adapters::systemd::{self, Handed};
 use crate::adapters::weights;
 use crate::config::{Config, GpuBackend, OnStop};
-use crate::plan::ReleaseRule;
 use crate::plan::estimate::estimate;
+use crate::plan::{ReleaseRule, Rules, policy};
 use crate::proxy::{self, Limits, Listener, Server, Upstream};
 use crate::supervisor::handle::Handle;
 use crate::supervisor::ports::Gpus;
@@ -263,6 +263,10 @@ fn supervise(config: &Config, ports: Ports, proven: Proven) -> Running {
         drain_timeout: config.policy.drain_timeout,
         headroom: config.gpu.headroom,
         release: ReleaseRule::default(),
+        rules: Rules {
+            policy: policy::named(config.policy.eviction),
+            min_residency: config.policy.min_residency,
+        },
         seed: uuid::Uuid::new_v4().as_u64_pair().0,
     };
     let (supervisor, handle) =

@@ -88,6 +88,21 @@ pub(super) fn count(
     in_limits
 }
 
+/// A priority: a whole number from -100 to 100.
+pub(super) fn priority(
+    report: &mut Report<'_>,
+    key: &str,
+    value: Option<&Spanned<i64>>,
+) -> Option<i8> {
+    let value = value?;
+    let number = *value.get_ref();
+    let in_limits = i8::try_from(number).ok().filter(|n| (-100..=100).contains(n));
+    if in_limits.is_none() {
+        report.at(value.span().start, key, format!("must be from -100 to 100, not {number}"));
+    }
+    in_limits
+}
+
 /// An absolute path without `..`.
 pub(super) fn path(
     report: &mut Report<'_>,

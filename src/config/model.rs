@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use toml::Spanned;
 
-use crate::types::{Bytes, EngineKind, GpuId, ImageRef, ModelName, ModelSpec, Transport, Weights};
+use crate::types::{
+    Bytes, EngineKind, GpuId, ImageRef, ModelName, ModelSpec, OnFull, Transport, Weights,
+};
 
 use super::check::{self, HOUR, SECOND};
 use super::flags;
@@ -64,11 +66,12 @@ impl Entry {
 /// Who has a name, and where that is said.
 type Names = BTreeMap<ModelName, (usize, bool)>;
 
-/// Checks all models and the names among them.
+/// Checks all models and the names among them; `on_full` is for models that do not say it.
 pub(super) fn models(
     report: &mut Report<'_>,
     entries: Vec<Entry>,
     devices: &Devices,
+    on_full: OnFull,
 ) -> BTreeMap<ModelName, Arc<ModelSpec>> {
     let mut names = Names::new();
     let named: Vec<_> = entries
@@ -83,7 +86,7 @@ pub(super) fn models(
         // After all names, so that an alias is blamed for a clash with a name, whichever comes first.
         let aliases = aliases(report, &entry, &mut names);
         // A model without a usable name is checked nevertheless.
-        let spec = spec(report, entry, name.clone(), aliases, devices);
+        let spec = spec(report, entry, name.clone(), aliases, devices, on_full);
         if let (Some(name), Some(spec)) = (name, spec) {
             specs.insert(name, Arc::new(spec));
         }
@@ -167,6 +170,7 @@ fn spec(
     name: Option<ModelName>,
     aliases: Vec<ModelName>,
     devices: &Devices,
+    on_full: OnFull,
 ) -> Option<ModelSpec> {
     let key = |key: &str| entry.key(key);
     let raw = &entry.raw;
@@ -197,6 +201,7 @@ fn spec(
     let env = flags::env(report, &key("env"), raw.env.as_ref(), engine, builtin);
     let context = check::count(report, &key("context"), raw.context.as_ref(), 1 << 24);
     let parallel = check::count(report, &key("parallel"), raw.parallel.as_ref(), 4096);
+    let priority = check::priority(report, &key("priority"), raw.priority.as_ref());
     let mut time = |name: &str, value: &Option<Spanned<DurationText>>, max: Duration| {
         check::duration(report, &key(name), value.as_ref(), (SECOND, max))
     };
@@ -223,6 +228,8 @@ fn spec(
         load_timeout: load_timeout.unwrap_or(600 * SECOND),
         stop_timeout: stop_timeout.unwrap_or(10 * SECOND),
         pin: raw.pin.unwrap_or(false),
+        priority: priority.unwrap_or(0),
+        on_full: raw.on_full.unwrap_or(on_full),
     })
 }
 

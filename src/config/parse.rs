@@ -18,8 +18,8 @@ use super::check::{self, HOUR, SECOND};
 use super::error::ConfigErrors;
 use super::model::{self, Devices, Entry};
 use super::raw::{
-    RawBackend, RawFile, RawGpu, RawModel, RawOnStop, RawPodman, RawPolicy, RawServer, RawStartup,
-    Table,
+    DurationText, RawBackend, RawFile, RawGpu, RawModel, RawOnStop, RawPodman, RawPolicy,
+    RawServer, RawStartup, Table,
 };
 use super::source::{Report, Source, SourceKind};
 use super::tree;
@@ -75,7 +75,7 @@ pub fn parse(sources: &[Source], defaults: &Defaults) -> Result<Config, ConfigEr
     let podman = podman(&mut report, raw.podman.0, defaults);
     let policy = policy(&mut report, &raw.policy.0);
     let startup = startup(&mut report, &raw.startup.0);
-    let models = model::models(&mut report, entries, &devices);
+    let models = model::models(&mut report, entries, &devices, policy.on_full);
     match gpu {
         Some(gpu) if !report.has_errors() => {
             Ok(Config { server, gpu, podman, policy, startup, models })
@@ -243,14 +243,19 @@ fn podman(report: &mut Report<'_>, raw: RawPodman, defaults: &Defaults) -> Podma
 }
 
 fn policy(report: &mut Report<'_>, raw: &RawPolicy) -> PolicyConfig {
-    let limits = (Duration::ZERO, HOUR);
-    let drain = check::duration(report, "policy.drain_timeout", raw.drain_timeout.as_ref(), limits);
+    let mut time = |key: &str, value: Option<&Spanned<DurationText>>| {
+        let time = check::duration(report, key, value, (Duration::ZERO, HOUR));
+        time.unwrap_or(30 * SECOND)
+    };
     PolicyConfig {
+        drain_timeout: time("policy.drain_timeout", raw.drain_timeout.as_ref()),
+        min_residency: time("policy.min_residency", raw.min_residency.as_ref()),
+        eviction: raw.eviction.unwrap_or_default(),
+        on_full: raw.on_full.unwrap_or_default(),
         on_stop: match raw.on_stop {
             Some(RawOnStop::Stop) | None => OnStop::Stop,
             Some(RawOnStop::Keep) => OnStop::Keep,
         },
-        drain_timeout: drain.unwrap_or(30 * SECOND),
     }
 }
 
@@ -285,6 +290,7 @@ mod tests {
         };
         same("RawServer", "max_wait", config.server.max_wait);
         same("RawPolicy", "drain_timeout", config.policy.drain_timeout);
+        same("RawPolicy", "min_residency", config.policy.min_residency);
         same("RawStartup", "timeout", config.startup.timeout);
         assert_eq!(default("RawServer", "max_body").parse(), Ok(config.server.max_body));
         assert_eq!(default("RawGpu", "headroom").parse(), Ok(config.gpu.headroom));

@@ -13,7 +13,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 use toml::Spanned;
 
-use crate::types::{EngineKind, Transport};
+use crate::types::{EngineKind, Eviction, OnFull, Transport};
 
 /// A text that [`super::check`] understands; as a type of its own, so that a wrong TOML type is answered with an example.
 macro_rules! text_type {
@@ -217,6 +217,17 @@ pub struct RawPolicy {
     /// How long a stop waits for running requests, 0s to 1h. Default "30s".
     #[schemars(with = "DurationText", extend("default" = "30s"))]
     pub drain_timeout: Option<Spanned<DurationText>>,
+    /// How the models to evict are chosen: "cost" (reload time and likelihood of need) or "lru" (longest unused first).
+    /// Default "cost".
+    #[schemars(with = "Eviction", extend("default" = "cost"))]
+    pub eviction: Option<Eviction>,
+    /// A model that became ready less than this ago is evicted only for one of higher priority, 0s to 1h. Default "30s".
+    #[schemars(with = "DurationText", extend("default" = "30s"))]
+    pub min_residency: Option<Spanned<DurationText>>,
+    /// What happens when there is no room for a model: "evict" idle ones, "wait" for room until max_wait without
+    /// evicting, or "refuse" at once with 503. Default "evict".
+    #[schemars(with = "OnFull", extend("default" = "evict"))]
+    pub on_full: Option<OnFull>,
 }
 
 /// What a stop of the service does to its containers.
@@ -294,6 +305,13 @@ pub struct RawModel {
     /// Whether it is loaded at start-up and never unloaded to make room or for idling. Default false.
     #[schemars(with = "bool", extend("default" = false))]
     pub pin: Option<bool>,
+    /// From -100 to 100. It may evict models up to its own priority, and of models that wait the highest goes first.
+    /// Default 0.
+    #[schemars(with = "i8", range(min = -100, max = 100), extend("default" = 0))]
+    pub priority: Option<Spanned<i64>>,
+    /// What happens when there is no room for it: "evict", "wait" or "refuse". Default: as in [policy].
+    #[schemars(with = "OnFull")]
+    pub on_full: Option<OnFull>,
     /// Other names that clients may use for it. Default [].
     #[schemars(with = "Vec<String>", extend("default" = []))]
     pub aliases: Option<Vec<Spanned<String>>>,
@@ -342,59 +360,4 @@ fn hoist_required(value: &mut serde_json::Value) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// `(definition, key, property)` of every key.
-    pub(crate) fn keys(schema: &serde_json::Value) -> Vec<(String, String, serde_json::Value)> {
-        let mut found = Vec::new();
-        let mut visit = |name: &str, def: &serde_json::Value| {
-            for (key, property) in def["properties"].as_object().into_iter().flatten() {
-                found.push((name.to_owned(), key.clone(), property.clone()));
-            }
-        };
-        visit("", schema);
-        for (name, def) in schema["$defs"].as_object().unwrap() {
-            visit(name, def);
-        }
-        found
-    }
-
-    #[test]
-    fn every_key_is_described_with_its_default() {
-        for (table, key, property) in keys(&schema()) {
-            let text = property["description"].as_str().unwrap_or_default();
-            assert!(text.len() > 10, "{table} {key}: {property}");
-            if !table.is_empty() {
-                let said = text.contains("Default") || text.contains("Required");
-                assert!(said, "{table} {key} says neither its default nor that it is required");
-            }
-            assert!(property.get("required").is_none_or(serde_json::Value::is_array), "{key}");
-        }
-    }
-
-    #[test]
-    fn unknown_keys_are_refused_by_the_schema_too() {
-        let schema = schema();
-        assert_eq!(schema["additionalProperties"], false);
-        for (name, def) in schema["$defs"].as_object().unwrap() {
-            if def.get("properties").is_some() {
-                assert_eq!(def["additionalProperties"], false, "{name}");
-            }
-        }
-        assert_eq!(schema["$defs"]["RawModel"]["required"], serde_json::json!(["engine", "image"]));
-        assert!(schema.get("required").is_none(), "{schema:#}");
-        assert!(schema["$defs"]["RawGpu"].get("required").is_none());
-    }
-
-    #[test]
-    fn limits_are_in_the_schema() {
-        let schema = schema();
-        let queue = &schema["$defs"]["RawServer"]["properties"]["max_queue"];
-        assert_eq!((&queue["minimum"], &queue["maximum"]), (&1.into(), &65536.into()));
-        assert_eq!(queue["default"], 512);
-        let wait = &schema["$defs"]["RawServer"]["properties"]["max_wait"];
-        assert_eq!(wait["type"], "string");
-        assert_eq!(wait["default"], "240s");
-    }
-}
+mod tests;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::types::{Bytes, GpuId, ModelName, ModelSpec};
+use crate::types::{Bytes, Eviction, GpuId, ModelName, ModelSpec, OnFull};
 
 /// The whole configuration, checked, with all defaults filled in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,6 +86,12 @@ pub struct PolicyConfig {
     pub on_stop: OnStop,
     /// How long a stop waits for running requests, default 30 s.
     pub drain_timeout: Duration,
+    /// How the models to evict are chosen, default by cost.
+    pub eviction: Eviction,
+    /// An instance that became ready less than this ago is evicted only for a model of higher priority, default 30 s.
+    pub min_residency: Duration,
+    /// What happens when there is no room for a model that does not say it itself, default eviction.
+    pub on_full: OnFull,
 }
 
 /// What a stop of the daemon does to its containers.

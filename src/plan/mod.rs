@@ -12,10 +12,12 @@ mod eviction;
 mod footprint;
 mod ledger;
 mod planner;
+pub mod policy;
 
 pub use footprint::{
     Book, BookError, Confidence, DeviceSample, Disturbance, Footprint, Key, Measured, Sample,
     SampleRule, Sampler, Source, Verdict, need, need_from_peak,
 };
 pub use ledger::{Hold, Ledger, Missing, ReleaseRule, Row, Stage, Usage};
-pub use planner::{Decision, Holder, Standing, Want, plan};
+pub use planner::{Decision, Holder, Rules, Standing, Want, plan};
+pub use policy::Demand;

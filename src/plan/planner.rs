@@ -1,11 +1,23 @@
-//! The planner: `(ledger, holders, want) → (decision, report)`.
+//! The planner: `(now, rules, ledger, holders, want) → (decision, report)`.
 
-use super::eviction;
+use std::time::Duration;
+
+use super::eviction::{Candidate, Choice};
 use super::ledger::{Ledger, Row};
+use super::policy::{Demand, Policy};
 use crate::types::{
-    Bytes, DeviceVerdict, GpuId, InstanceId, ModelName, Moment, Need, NeedSource, Placement,
-    Report, Verdict, VictimVerdict,
+    Bytes, DeviceVerdict, GpuId, InstanceId, ModelName, Moment, Need, NeedSource, OnFull,
+    Placement, Report, Verdict, VictimVerdict,
 };
+
+/// What holds for every plan.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules {
+    /// Whose memory is worth most.
+    pub policy: &'static dyn Policy,
+    /// An instance that became ready less than this ago leaves only for a model of higher priority.
+    pub min_residency: Duration,
+}
 
 /// What a model wants.
 #[derive(Clone, Debug)]
@@ -18,6 +30,10 @@ pub struct Want<'a> {
     pub gpu_count: u32,
     /// Devices it may use; empty: all.
     pub allowed: &'a [GpuId],
+    /// It may evict only models whose priority is not above this.
+    pub priority: i8,
+    /// What happens when there is no room.
+    pub on_full: OnFull,
 }
 
 /// An instance that holds memory, as far as the planner must know it.
@@ -31,6 +47,12 @@ pub struct Holder {
     pub standing: Standing,
     /// When a lease was last given or returned.
     pub last_used: Moment,
+    /// When it became ready; `None`: it is not.
+    pub ready_since: Option<Moment>,
+    /// Its model's priority.
+    pub priority: i8,
+    /// How its model was used.
+    pub demand: Demand,
 }
 
 impl Holder {
@@ -73,8 +95,15 @@ pub enum Decision {
     Start(Placement),
     /// Stop these, then ask again.
     Evict(Vec<InstanceId>),
-    /// Nothing can be done now; ask again when something has changed. The text is for people.
-    Wait(String),
+    /// Nothing can be done now; ask again when something has changed.
+    Wait {
+        /// For people.
+        why: String,
+        /// Something will have changed by itself then: an instance may be evicted that is too young now.
+        until: Option<Moment>,
+    },
+    /// There is no room, and the model does not want to wait for it. The text is for people.
+    Full(String),
     /// It can never fit: `largest` is the most that any allowed device offers when empty.
     Refuse {
         /// See above.
@@ -86,21 +115,36 @@ pub enum Decision {
 ///
 /// A device without a start or stop under way that has room is taken at once: of several, the one that is left with the
 /// least free memory, so that the largest hole stays large. Where a release under way will make room, it waits for that.
-/// Otherwise idle instances are chosen to leave. Otherwise it waits. Several devices are taken only from among equal ones. Deterministic.
+/// Otherwise the cheapest idle instances are chosen to leave, if the model evicts at all. Otherwise it waits, or is
+/// refused. Several devices are taken only from among equal ones. Deterministic: the order of `holders` does not matter.
 #[must_use]
-pub fn plan(ledger: &Ledger, holders: &[Holder], want: &Want<'_>) -> (Decision, Report) {
+pub fn plan(
+    now: Moment,
+    rules: Rules,
+    ledger: &Ledger,
+    holders: &[Holder],
+    want: &Want<'_>,
+) -> (Decision, Report) {
     let rows: Vec<Row> = ledger.rows().into_iter().filter(|row| want.allows(&row.id)).collect();
     let want = &want.possible(&rows);
+    let stays = |h: &Holder| want.stays(now, rules, h);
+    let movable: Vec<&Holder> = holders.iter().filter(|h| stays(h).is_none()).collect();
+    let costs = rules.policy.weigh(now, &movable);
+    let pairs = movable.into_iter().zip(costs);
+    let candidates: Vec<Candidate<'_>> =
+        pairs.map(|(holder, cost)| Candidate { holder, cost }).collect();
     let mut report = Report {
         model: want.model.clone(),
         need: want.need,
-        devices: rows.iter().map(|row| want.judge(row, holders)).collect(),
-        victims: want.list_victims(&rows, holders),
+        devices: rows.iter().map(|row| want.judge(row, holders, &candidates)).collect(),
+        victims: want.list_victims(&rows, holders, stays),
     };
     if let Some(why) = ledger.stale() {
-        return (Decision::Wait(why.to_owned()), report);
+        return (Decision::Wait { why: why.to_owned(), until: None }, report);
     }
-    let mut decision = decide(&rows, holders, want, &mut report);
+    let until = want.next_settled(&rows, now, rules, holders);
+    let room = Room { rows: &rows, holders, candidates: &candidates, until };
+    let mut decision = room.decide(want, &mut report);
     let lost: Vec<String> = ledger
         .lost()
         .filter(|(id, _)| want.allows(id))
@@ -108,41 +152,63 @@ pub fn plan(ledger: &Ledger, holders: &[Holder], want: &Want<'_>) -> (Decision, 
         .collect();
     // What a lost device could have offered is not known: that is no "never".
     if matches!(decision, Decision::Refuse { .. }) && !lost.is_empty() {
-        decision = Decision::Wait(format!("a device is lost: {}", lost.join("; ")));
+        let why = format!("a device is lost: {}", lost.join("; "));
+        decision = Decision::Wait { why, until: None };
     }
     (decision, report)
 }
 
-fn decide(rows: &[Row], holders: &[Holder], want: &Want<'_>, report: &mut Report) -> Decision {
-    let count = want.gpu_count.max(1) as usize;
-    let ever: Vec<&Row> = rows.iter().filter(|row| want.fits(row, row.empty())).collect();
-    if groups(&ever).iter().all(|group| group.len() < count) {
-        let largest = rows.iter().map(Row::empty).max().unwrap_or(Bytes::ZERO);
-        // Fewer equal devices than asked for can never serve it either.
-        return Decision::Refuse { largest };
-    }
-    let open: Vec<&Row> = ever.iter().copied().filter(|row| !row.gated).collect();
-    let now: Vec<&Row> = open.iter().copied().filter(|r| want.fits_now(r, holders)).collect();
-    if let Some(chosen) = tightest(&now, count) {
-        for device in &mut report.devices {
-            if chosen.iter().any(|row| row.id == device.gpu) {
-                device.verdict = Verdict::Chosen;
+/// What there is to choose from.
+struct Room<'a> {
+    rows: &'a [Row],
+    holders: &'a [Holder],
+    candidates: &'a [Candidate<'a>],
+    until: Option<Moment>,
+}
+
+impl Room<'_> {
+    fn decide(&self, want: &Want<'_>, report: &mut Report) -> Decision {
+        let count = want.gpu_count.max(1) as usize;
+        let ever: Vec<&Row> = self.rows.iter().filter(|row| want.fits(row.empty())).collect();
+        if groups(&ever).iter().all(|group| group.len() < count) {
+            let largest = self.rows.iter().map(Row::empty).max().unwrap_or(Bytes::ZERO);
+            // Fewer equal devices than asked for can never serve it either.
+            return Decision::Refuse { largest };
+        }
+        let open: Vec<&Row> = ever.iter().copied().filter(|row| !row.gated).collect();
+        let roomy: Vec<&Row> =
+            open.iter().copied().filter(|r| want.fits_now(r, self.holders)).collect();
+        if let Some(chosen) = tightest(&roomy, count) {
+            for device in &mut report.devices {
+                if chosen.iter().any(|row| row.id == device.gpu) {
+                    device.verdict = Verdict::Chosen;
+                }
+            }
+            return Decision::Start(want.placement(&chosen));
+        }
+        // Whoever was evicted for it, or by chance, is on the way out already: nobody else has to go.
+        let soon = |row: &&Row| want.fits_soon(row, self.holders);
+        let soon: Vec<&Row> = ever.iter().copied().filter(soon).collect();
+        if tightest(&soon, count).is_some() {
+            return Decision::Wait { why: report.to_string(), until: self.until };
+        }
+        let missing = |row: &Row| want.missing(row, self.holders);
+        let choice = Choice { candidates: self.candidates, missing: &missing, count };
+        if let Some(set) = choice.cheapest(&groups(&open)) {
+            for victim in &mut report.victims {
+                victim.chosen = set.contains(&victim.instance);
+            }
+            return Decision::Evict(set);
+        }
+        // Where only a start or stop under way is in the way, or memory is still coming back, there is room soon.
+        let gate = ever.iter().any(|row| row.gated);
+        match want.on_full {
+            OnFull::Refuse if !gate => Decision::Full(report.to_string()),
+            OnFull::Refuse | OnFull::Wait | OnFull::Evict => {
+                Decision::Wait { why: report.to_string(), until: self.until }
             }
         }
-        return Decision::Start(want.placement(&chosen));
     }
-    // Whoever was evicted for it, or by chance, is on the way out already: nobody else has to go.
-    let soon: Vec<&Row> = ever.iter().copied().filter(|r| want.fits_soon(r, holders)).collect();
-    if tightest(&soon, count).is_some() {
-        return Decision::Wait(report.to_string());
-    }
-    if let Some(set) = cheapest_eviction(&open, holders, want, count) {
-        for victim in &mut report.victims {
-            victim.chosen = set.contains(&victim.instance);
-        }
-        return Decision::Evict(set);
-    }
-    Decision::Wait(report.to_string())
 }
 
 /// Equal devices together: an engine that is spread over several runs at the pace of the smallest.
@@ -168,61 +234,6 @@ fn tightest<'a>(rows: &[&'a Row], count: usize) -> Option<Vec<&'a Row>> {
     .min_by(|a, b| (a[0].free, &a[0].id).cmp(&(b[0].free, &b[0].id)))
 }
 
-fn cheapest_eviction(
-    open: &[&Row],
-    holders: &[Holder],
-    want: &Want<'_>,
-    count: usize,
-) -> Option<Vec<InstanceId>> {
-    let mut best: Option<((usize, Moment), Vec<InstanceId>)> = None;
-    for group in groups(open).iter().filter(|g| g.len() >= count) {
-        // For each device the set that frees enough there; the `count` cheapest devices together.
-        let mut sets: Vec<((usize, Moment), &GpuId, Vec<InstanceId>)> = Vec::new();
-        for row in group {
-            if let Some(set) = eviction::victims(holders, &row.id, want.missing(row, holders)) {
-                sets.push((eviction::cost(holders, &set), &row.id, set));
-            }
-        }
-        if sets.len() < count {
-            continue;
-        }
-        sets.sort();
-        sets.truncate(count);
-        let devices: Vec<&Row> =
-            group.iter().copied().filter(|r| sets.iter().any(|s| *s.1 == r.id)).collect();
-        let union = sets.into_iter().flat_map(|s| s.2).collect();
-        let union = prune(union, &devices, holders, want);
-        let cost = eviction::cost(holders, &union);
-        if !union.is_empty() && best.as_ref().is_none_or(|(least, _)| cost < *least) {
-            best = Some((cost, union));
-        }
-    }
-    best.map(|(_, set)| set)
-}
-
-/// Spares whoever need not leave after all: one that spans two devices may make another's leaving unnecessary.
-fn prune(
-    mut set: Vec<InstanceId>,
-    devices: &[&Row],
-    holders: &[Holder],
-    want: &Want<'_>,
-) -> Vec<InstanceId> {
-    set.sort();
-    set.dedup();
-    let freed = |set: &[InstanceId], gpu: &GpuId| -> Bytes {
-        let leaving = holders.iter().filter(|h| set.contains(&h.instance));
-        leaving.filter_map(|h| h.charge_on(gpu)).sum()
-    };
-    for at in (0..set.len()).rev() {
-        let mut without = set.clone();
-        without.remove(at);
-        if devices.iter().all(|row| freed(&without, &row.id) >= want.missing(row, holders)) {
-            set = without;
-        }
-    }
-    set
-}
-
 impl Want<'_> {
     /// What was measured has fitted: the margin on it is not a reason to refuse it for ever.
     fn possible(&self, rows: &[Row]) -> Self {
@@ -243,12 +254,12 @@ impl Want<'_> {
         self.need.source == NeedSource::Exclusive
     }
 
-    fn fits(&self, _row: &Row, offered: Bytes) -> bool {
+    fn fits(&self, offered: Bytes) -> bool {
         offered > Bytes::ZERO && offered >= self.need.bytes
     }
 
     fn fits_now(&self, row: &Row, holders: &[Holder]) -> bool {
-        self.missing(row, holders) == Bytes::ZERO && self.fits(row, row.free)
+        self.missing(row, holders) == Bytes::ZERO && self.fits(row.free)
     }
 
     /// It fits now, or will when what is being released has come back.
@@ -260,7 +271,7 @@ impl Want<'_> {
             h.standing != Standing::Leaving && h.charge_on(&row.id).is_some_and(|c| c > Bytes::ZERO)
         };
         row.soon > row.free
-            && self.fits(row, row.soon)
+            && self.fits(row.soon)
             && !(self.exclusive() && holders.iter().any(|h| stays(&h)))
     }
 
@@ -269,7 +280,7 @@ impl Want<'_> {
         if self.exclusive() {
             holders.iter().filter_map(|h| h.charge_on(&row.id)).sum()
         } else {
-            self.need.bytes.saturating_sub(row.free)
+            (self.need.bytes + row.spoken_for()).saturating_sub(row.total)
         }
     }
 
@@ -284,16 +295,17 @@ impl Want<'_> {
         Placement { gpus, need, device_total: smallest(|r| r.total).unwrap_or(Bytes::ZERO) }
     }
 
-    fn judge(&self, row: &Row, holders: &[Holder]) -> DeviceVerdict {
-        let verdict = if !self.fits(row, row.empty()) {
+    fn judge(&self, row: &Row, holders: &[Holder], candidates: &[Candidate<'_>]) -> DeviceVerdict {
+        let could: Bytes = candidates.iter().filter_map(|c| c.holder.charge_on(&row.id)).sum();
+        let verdict = if !self.fits(row.empty()) {
             Verdict::TooSmall
         } else if row.gated {
             Verdict::Gated
         } else if self.fits_now(row, holders) {
             Verdict::Fits
-        } else if eviction::victims(holders, &row.id, self.missing(row, holders)).is_some() {
+        } else if could > Bytes::ZERO && could >= self.missing(row, holders) {
             Verdict::FitsAfterEviction
-        } else if self.fits(row, row.empty().saturating_sub(row.foreign)) {
+        } else if self.fits(row.empty().saturating_sub(row.foreign)) {
             Verdict::Occupied
         } else {
             Verdict::Foreign
@@ -301,14 +313,60 @@ impl Want<'_> {
         DeviceVerdict { gpu: row.id.clone(), free: row.free, empty: row.empty(), verdict }
     }
 
-    fn list_victims(&self, rows: &[Row], holders: &[Holder]) -> Vec<VictimVerdict> {
+    /// Why an instance may not leave for this model; `None`: it may.
+    fn stays(&self, now: Moment, rules: Rules, holder: &Holder) -> Option<&'static str> {
+        if let Some(why) = holder.standing.spared() {
+            return Some(why);
+        }
+        match self.on_full {
+            OnFull::Wait => return Some("on_full = \"wait\" evicts nobody"),
+            OnFull::Refuse => return Some("on_full = \"refuse\" evicts nobody"),
+            OnFull::Evict => {}
+        }
+        if holder.priority > self.priority {
+            Some("its priority is higher")
+        } else if self.too_young_until(now, rules, holder).is_some() {
+            Some("it became ready less than min_residency ago")
+        } else {
+            None
+        }
+    }
+
+    /// When an instance is old enough to leave for this model; `None`: it is, or its age does not matter.
+    fn too_young_until(&self, now: Moment, rules: Rules, holder: &Holder) -> Option<Moment> {
+        let settled = holder.ready_since? + rules.min_residency;
+        Some(settled).filter(|at| *at > now && holder.priority == self.priority)
+    }
+
+    /// When the first of those that may not leave only for their age will be old enough.
+    fn next_settled(
+        &self,
+        rows: &[Row],
+        now: Moment,
+        rules: Rules,
+        holders: &[Holder],
+    ) -> Option<Moment> {
+        let here = |h: &&Holder| rows.iter().any(|row| h.charge_on(&row.id).is_some());
+        let idle = |h: &&Holder| h.standing == Standing::Idle && self.on_full == OnFull::Evict;
+        let young = holders.iter().filter(here).filter(idle);
+        young.filter_map(|h| self.too_young_until(now, rules, h)).min()
+    }
+
+    fn list_victims(
+        &self,
+        rows: &[Row],
+        holders: &[Holder],
+        stays: impl Fn(&Holder) -> Option<&'static str>,
+    ) -> Vec<VictimVerdict> {
         let here = |h: &&Holder| rows.iter().any(|row| h.charge_on(&row.id).is_some());
         let verdict = |h: &Holder| VictimVerdict {
             instance: h.instance.clone(),
-            spared: h.standing.spared(),
+            spared: stays(h),
             chosen: false,
         };
-        holders.iter().filter(here).map(verdict).collect()
+        let mut all: Vec<VictimVerdict> = holders.iter().filter(here).map(verdict).collect();
+        all.sort_by(|a, b| a.instance.cmp(&b.instance));
+        all
     }
 }
 
@@ -316,6 +374,12 @@ impl Row {
     /// What the device offers when nothing at all runs on it.
     fn empty(&self) -> Bytes {
         self.total.saturating_sub(self.headroom)
+    }
+
+    /// Everything that cannot be promised; more than `total` where foreign processes have taken promised memory.
+    fn spoken_for(&self) -> Bytes {
+        let ours = self.reserved + self.confirmed + self.releasing + self.quarantined;
+        ours + self.foreign + self.headroom
     }
 }
 

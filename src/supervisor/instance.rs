@@ -19,7 +19,9 @@ pub(super) struct Instance {
     pub(super) last_used: Moment,
     /// When the launch was ordered, or the container adopted.
     pub(super) ordered: Moment,
-    /// When it passed its probe.
+    /// When its image was there and its load began; `None`: it was adopted.
+    pub(super) load_began: Option<Moment>,
+    /// When it passed its probe; `None`: not yet.
     pub(super) ready_since: Option<Moment>,
 }
 

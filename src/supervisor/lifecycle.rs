@@ -24,6 +24,7 @@ impl State {
             instance.life = Life::Pulling;
         } else if starting && phase == Phase::Starting {
             // The load's clock starts when the image is here.
+            instance.load_began = Some(now);
             instance.life = Life::Starting { deadline: now + instance.spec.load_timeout };
         }
     }
@@ -91,6 +92,9 @@ impl State {
         instance.life = Life::Ready;
         instance.last_used = now;
         instance.ready_since = Some(now);
+        if let Some(began) = instance.load_began {
+            model.demand.loaded(now.since(began));
+        }
         let took = now.since(instance.ordered);
         model.last_load = Some(took);
         model.waiting_for = None;
@@ -265,6 +269,7 @@ impl State {
             in_flight: 0,
             last_used: now,
             ordered: now,
+            load_began: None,
             ready_since: None,
         });
         out.push(Effect::Notice(Notice::Adopted { instance: id.clone() }));

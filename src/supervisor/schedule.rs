@@ -1,6 +1,7 @@
 //! The part of the core that looks at the whole: who may start, who has waited long enough, who is idle, what is next.
 //! Runs after every event, so that no event needs to know what it makes possible.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,10 +11,8 @@ use super::lifecycle::load_timeout;
 use super::queue::Purpose;
 use super::state::{Model, Shutdown, State};
 use crate::plan::{self, Decision, Holder, Standing, Want};
-use crate::types::{Bytes, Denied, InstanceId, ModelName, Moment, Placement};
+use crate::types::{Bytes, InstanceId, ModelName, Moment, Placement};
 
-/// What a load is taken to last before one was seen.
-const LOAD_GUESS: Duration = Duration::from_secs(30);
 /// How long after the end of the drain a shutdown still waits for podman.
 const STOP_GRACE: Duration = Duration::from_secs(45);
 
@@ -52,6 +51,7 @@ impl State {
                 }),
                 // Once it is over, it is room that the model waits for.
                 retry.filter(|_| demand && instance.is_none() && model.waiting_for.is_none()),
+                model.plan_at,
             ]
         });
         let shutdown = self.shutdown.filter(|_| !self.exited);
@@ -154,6 +154,7 @@ impl State {
                     Purpose::Lease { .. } => {
                         instance.in_flight += 1;
                         model.last_used = Some(now);
+                        model.demand.used(now);
                         out.push(Effect::Grant {
                             waiter: waiter.id,
                             instance: instance.id.clone(),
@@ -166,10 +167,13 @@ impl State {
     }
 
     fn start_wanted(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        for model in self.models.values_mut() {
+            model.plan_at = None;
+        }
         if self.shutdown.is_some() || !self.surveyed {
             return;
         }
-        let mut wanted: Vec<(Moment, ModelName)> = Vec::new();
+        let mut wanted: Vec<(Reverse<i8>, Moment, ModelName)> = Vec::new();
         for model in self.models.values_mut() {
             if model.instance.is_some() || (!model.wanted && model.queue.is_empty()) {
                 model.waiting_for = None;
@@ -183,12 +187,12 @@ impl State {
                     Some(format!("{orphan}, left behind earlier, is removed first"));
                 continue;
             }
-            // Whoever has waited longest goes first; nobody's request comes before those of a pin.
+            // The highest priority goes first, then whoever has waited longest.
             let since = model.queue.oldest().unwrap_or(now);
-            wanted.push((since, model.spec.name.clone()));
+            wanted.push((Reverse(model.spec.priority), since, model.spec.name.clone()));
         }
         wanted.sort();
-        for (_, name) in wanted {
+        for (_, _, name) in wanted {
             self.try_start(now, &name, out);
         }
     }
@@ -201,8 +205,11 @@ impl State {
             need: plan::need_from_peak(&model.spec, model.measured),
             gpu_count: model.spec.gpu_count,
             allowed: &model.spec.gpus,
+            priority: model.spec.priority,
+            on_full: model.spec.on_full,
         };
-        let (decision, report) = plan::plan(&self.ledger, &holders, &want);
+        let (decision, report) =
+            plan::plan(now, self.settings.rules, &self.ledger, &holders, &want);
         model.report = Some(Arc::new(report));
         match decision {
             Decision::Start(placement) => self.start(now, name, placement, out),
@@ -216,13 +223,13 @@ impl State {
                     self.dismiss(&victim.model, StopReason::Evicted, out);
                 }
             }
-            Decision::Wait(why) => {
-                // Free bytes change at every reading; only the first reason is news.
-                if model.waiting_for.is_none() {
-                    let notice = Notice::Waiting { model: name.clone(), why: why.clone() };
-                    out.push(Effect::Notice(notice));
-                }
-                model.waiting_for = Some(why);
+            Decision::Wait { why, until } => {
+                model.plan_at = until;
+                model.wait(why, out);
+            }
+            Decision::Full(why) => {
+                model.turn_away(&why, out);
+                model.wait(why, out);
             }
             Decision::Refuse { largest } => {
                 let need = want.need.bytes;
@@ -251,6 +258,7 @@ impl State {
             in_flight: 0,
             last_used: now,
             ordered: now,
+            load_began: Some(now),
             ready_since: None,
         });
         self.ledger.reserve(id.clone(), &placement);
@@ -320,6 +328,9 @@ impl State {
                 }
             },
             last_used: i.last_used,
+            ready_since: i.ready_since,
+            priority: i.spec.priority,
+            demand: model.demand,
         };
         self.models.values().filter_map(|m| m.instance.as_ref().map(|i| of(m, i))).collect()
     }
@@ -335,42 +346,4 @@ fn idle_at(model: &Model, instance: &Instance) -> Option<Moment> {
     let usable = instance.is_ready() && instance.in_flight == 0 && !model.pinned;
     let timeout = instance.spec.idle_timeout.filter(|_| usable)?;
     Some(instance.last_used + timeout)
-}
-
-impl Model {
-    /// Why a request that has waited its time gets nothing.
-    fn too_long(&self, now: Moment) -> Denied {
-        let model = self.spec.name.clone();
-        match &self.instance {
-            Some(instance) if instance.is_loading() => {
-                let expected = self.last_load.unwrap_or(LOAD_GUESS);
-                let left = expected.saturating_sub(now.since(instance.ordered));
-                let retry_after = left.max(Duration::from_secs(1));
-                Denied::StillLoading { model, phase: instance.phase(), retry_after }
-            }
-            Some(_) | None => {
-                let why = self.waiting_for.clone();
-                let why = why.unwrap_or_else(|| "its earlier container is still stopping".into());
-                let retry_after = self.last_load.unwrap_or(LOAD_GUESS);
-                Denied::NoRoom { model, why, report: self.report.clone(), retry_after }
-            }
-        }
-    }
-
-    fn refuse(&mut self, need: Bytes, largest: Bytes, out: &mut Vec<Effect>) {
-        let model = self.spec.name.clone();
-        self.waiting_for = Some(format!("{need} on one device; the largest offers {largest}"));
-        for waiter in self.queue.drain() {
-            let denied = Denied::NeverFits {
-                model: model.clone(),
-                need,
-                largest,
-                report: self.report.clone(),
-            };
-            out.push(Effect::Deny { waiter: waiter.id, denied });
-            if waiter.purpose == Purpose::Ready {
-                self.wanted = self.pinned;
-            }
-        }
-    }
 }

@@ -21,7 +21,7 @@ use super::effect::{Effect, StopReason};
 use super::event::{Event, Observation};
 use super::instance::{Instance, Life};
 use super::queue::{Purpose, Queue, Waiter};
-use crate::plan::{Ledger, ReleaseRule};
+use crate::plan::{Demand, Ledger, ReleaseRule, Rules};
 use crate::types::{
     Bytes, Denied, Fault, Generation, GpuId, InstanceId, ModelName, ModelSpec, Moment, Report,
     WaiterId,
@@ -40,6 +40,8 @@ pub struct Settings {
     pub headroom: Bytes,
     /// How exactly releases of device memory are judged.
     pub release: ReleaseRule,
+    /// Who may be evicted, and who is first.
+    pub rules: Rules,
     /// Makes instance names of two daemons differ; any number.
     pub seed: u64,
 }
@@ -71,8 +73,12 @@ pub(super) struct Model {
     pub(super) measured: Option<Bytes>,
     pub(super) last_load: Option<Duration>,
     pub(super) last_used: Option<Moment>,
+    /// How it was used, and how long its loads take.
+    pub(super) demand: Demand,
     /// Why it has no instance although it is wanted.
     pub(super) waiting_for: Option<String>,
+    /// When it has to be planned for again although nothing may have happened.
+    pub(super) plan_at: Option<Moment>,
     /// The last plan made for it.
     pub(super) report: Option<Arc<Report>>,
 }
@@ -352,7 +358,9 @@ impl Model {
             measured: None,
             last_load: None,
             last_used: None,
+            demand: Demand::default(),
             waiting_for: None,
+            plan_at: None,
             report: None,
         }
     }

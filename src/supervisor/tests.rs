@@ -8,11 +8,15 @@ use super::effect::{Effect, Notice, StopReason};
 use super::event::{Event, Observation};
 use super::ports::{Endpoint, Found, FoundIdentity, LaunchOrder, Launched};
 use super::state::{Settings, State};
-use crate::plan::{ReleaseRule, Usage};
+use crate::plan::{ReleaseRule, Rules, Usage, policy};
 use crate::types::{
-    Bytes, Denied, Fault, FaultCode, Generation, GpuId, GpuReading, GpuSnapshot, InstanceId, Known,
-    ModelName, ModelSpec, Moment, Need, NeedSource, Phase, Placement, Verdict, WaiterId, test_spec,
+    Bytes, Denied, Eviction, Fault, FaultCode, Generation, GpuId, GpuReading, GpuSnapshot,
+    InstanceId, Known, ModelName, ModelSpec, Moment, Need, NeedSource, OnFull, Phase, Placement,
+    Verdict, WaiterId, test_spec,
 };
+
+/// Short, so that tests about other things need not wait for it.
+const MIN_RESIDENCY: Duration = Duration::from_millis(500);
 
 /// A host with one device of 100 bytes, and the core on it.
 struct Host {
@@ -52,6 +56,7 @@ impl Host {
             drain_timeout: Duration::from_secs(30),
             headroom: Bytes(0),
             release: ReleaseRule::exact(Duration::from_secs(30)),
+            rules: Rules { policy: policy::named(Eviction::Cost), min_residency: MIN_RESIDENCY },
             seed: 1,
         };
         let state = State::new(settings, &specs);
@@ -371,41 +376,6 @@ fn an_unload_in_the_middle_of_a_start_waits_for_the_launch() {
 }
 
 #[test]
-fn a_third_model_evicts_the_longest_unused_and_waits_for_its_memory() {
-    let mut host = Host::new(vec![spec("a", 40), spec("b", 40), spec("c", 50)]);
-    let a = host.ready(1, "a");
-    host.release(&a);
-    host.pass(1);
-    let b = host.ready(2, "b");
-    host.acquire(3, "c");
-    assert_eq!(host.stops(), std::slice::from_ref(&a));
-    assert!(host.out.iter().any(|e| matches!(
-        e,
-        Effect::Notice(Notice::Stopping { reason: StopReason::Evicted, .. })
-    )));
-    host.stopped(&a);
-    assert!(host.order().is_none());
-    host.pass(1);
-    host.observe();
-    let c = host.launch();
-    host.start(&c);
-    host.heal(&c);
-    assert_eq!(host.grants(), [3]);
-    // Now everybody is busy: a fourth wish waits, and is told why when its time is over.
-    host.acquire(4, "a");
-    assert!(host.stops().is_empty());
-    let why = host.state.status(host.now).models[0].waiting_for.clone().unwrap();
-    assert!(why.contains("serves requests"), "{why}");
-    host.pass(240);
-    assert_eq!(host.denials(), [(4, "no_room")]);
-    let Denied::NoRoom { report: Some(report), .. } = host.denied() else { panic!() };
-    assert_eq!(report.devices[0].verdict, Verdict::Occupied);
-    assert!(report.victims.iter().all(|v| v.spared == Some("it serves requests")));
-    host.release(&b);
-    assert_eq!(host.phase("a"), Phase::Stopped, "nobody waits for it any more");
-}
-
-#[test]
 fn what_never_fits_is_refused_at_once() {
     let mut host = Host::new(vec![spec("big", 101)]);
     host.acquire(1, "big");
@@ -647,3 +617,4 @@ fn a_pull_that_never_reports_its_end_still_loads() {
 }
 
 mod races;
+mod room;

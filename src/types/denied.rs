@@ -31,7 +31,7 @@ pub enum Denied {
         /// The plan's reasons, device by device.
         report: Option<Arc<Report>>,
     },
-    /// It did not fit within the wait: others are busy or pinned.
+    /// It did not fit within the wait, or was not to wait (`on_full = "refuse"`): `why` names who stays and why.
     #[error("no room for model {model}: {why}")]
     NoRoom {
         /// The model.

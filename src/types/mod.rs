@@ -32,6 +32,7 @@ pub use report::{DeviceVerdict, Report, Verdict, VictimVerdict};
 #[cfg(test)]
 pub use spec::test_spec;
 pub use spec::{
-    EngineKind, ImageRef, ModelSpec, Need, NeedSource, Placement, SpecHash, Transport, Weights,
+    EngineKind, Eviction, ImageRef, ModelSpec, Need, NeedSource, OnFull, Placement, SpecHash,
+    Transport, Weights,
 };
 pub use status::{GpuStatus, ModelStatus, Problem, Status};

@@ -44,7 +44,7 @@ pub enum Verdict {
     Gated,
     /// It would fit after an eviction.
     FitsAfterEviction,
-    /// Those who would have to leave are busy or pinned.
+    /// Those who would have to leave may not: the victims say why.
     Occupied,
     /// Foreign processes hold the memory.
     Foreign,
@@ -72,7 +72,7 @@ impl fmt::Display for Report {
                 Verdict::Fits => "fits",
                 Verdict::Gated => "another model is starting or stopping there",
                 Verdict::FitsAfterEviction => "fits after an eviction",
-                Verdict::Occupied => "held by busy or pinned models",
+                Verdict::Occupied => "held by models that stay",
                 Verdict::Foreign => "held by processes that are not Hostler's",
                 Verdict::TooSmall => "too small",
             };

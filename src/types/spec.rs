@@ -56,6 +56,54 @@ pub enum Transport {
     Tcp,
 }
 
+/// What happens to a request for a model that has no room now, but could have.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Serialize,
+    Deserialize,
+    schemars::JsonSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum OnFull {
+    /// Idle models are evicted; if that does not help, it waits.
+    #[default]
+    Evict,
+    /// It is refused at once.
+    Refuse,
+    /// It waits until there is room, and evicts nobody.
+    Wait,
+}
+
+/// How the models to evict are chosen.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Serialize,
+    Deserialize,
+    schemars::JsonSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Eviction {
+    /// By reload time and likelihood of need.
+    #[default]
+    Cost,
+    /// Longest unused first.
+    Lru,
+}
+
 /// A container image reference as podman takes it: never empty, no white space, does not start with `-`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
@@ -161,6 +209,10 @@ pub struct ModelSpec {
     pub stop_timeout: Duration,
     /// Loaded at start-up and never evicted or idled out.
     pub pin: bool,
+    /// From -100 to 100: it may evict models up to its own priority, and of those that wait the highest goes first.
+    pub priority: i8,
+    /// What happens when there is no room for it.
+    pub on_full: OnFull,
 }
 
 /// Identity of everything in a [`ModelSpec`] that shapes the container; two specs of the same hash may share one.
@@ -169,7 +221,7 @@ pub struct ModelSpec {
 pub struct SpecHash(pub String);
 
 impl ModelSpec {
-    /// Hashes what shapes the container; policy (idle time, pin, time-outs) is left out, so that changing it
+    /// Hashes what shapes the container; policy (idle time, pin, priority, time-outs) is left out, so that changing it
     /// restarts nothing.
     #[must_use]
     pub fn spec_hash(&self) -> SpecHash {
@@ -251,6 +303,8 @@ pub fn test_spec(name: &str) -> ModelSpec {
         load_timeout: Duration::from_secs(600),
         stop_timeout: Duration::from_secs(10),
         pin: false,
+        priority: 0,
+        on_full: OnFull::Evict,
     }
 }
 
@@ -263,6 +317,8 @@ mod tests {
         let base = test_spec("m");
         let mut policy = base.clone();
         policy.pin = true;
+        policy.priority = 9;
+        policy.on_full = OnFull::Wait;
         policy.idle_timeout = Some(Duration::from_secs(1));
         policy.aliases = vec!["other".parse().unwrap()];
         policy.anatomy =

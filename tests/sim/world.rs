@@ -5,23 +5,27 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hostler::plan::{ReleaseRule, Usage};
+use hostler::plan::{ReleaseRule, Rules, Usage, policy};
 use hostler::supervisor::effect::{Effect, Notice, StopReason};
 use hostler::supervisor::event::{Event, Observation};
 use hostler::supervisor::ports::{Endpoint, Found, FoundIdentity, LaunchOrder, Launched};
 use hostler::supervisor::state::{Settings, State};
 use hostler::types::{
-    Bytes, Denied, EngineKind, Fault, FaultCode, GpuId, GpuReading, GpuSnapshot, ImageRef,
-    InstanceId, Known, ModelName, ModelSpec, Moment, Phase, ProcessMemory, Transport, WaiterId,
-    Weights,
+    Bytes, Denied, EngineKind, Eviction, Fault, FaultCode, GpuId, GpuReading, GpuSnapshot,
+    ImageRef, InstanceId, Known, ModelName, ModelSpec, Moment, OnFull, Phase, ProcessMemory,
+    Transport, WaiterId, Weights,
 };
 
 use crate::rng::Rng;
+
+mod checks;
 
 const MODELS: u64 = 6;
 const GPUS: u64 = 2;
 const TOTAL: u64 = 100;
 const HEADROOM: u64 = 2;
+/// Of the order of what happens between two requests here.
+const MIN_RESIDENCY: Duration = Duration::from_secs(5);
 const MAX_WAIT: Duration = Duration::from_secs(60);
 
 /// A container as it really is, whatever the core believes.
@@ -32,6 +36,8 @@ struct Container {
     /// What it really takes on each device once it has loaded.
     appetite: u64,
     leases: u32,
+    /// When it became ready.
+    ready: Option<Moment>,
     /// It was told to stop although requests ran on it.
     cut_off: bool,
 }
@@ -58,6 +64,7 @@ pub struct World {
     rng: Rng,
     now: Moment,
     state: State,
+    specs: BTreeMap<ModelName, Arc<ModelSpec>>,
     containers: BTreeMap<InstanceId, Container>,
     /// Memory of dead processes that the driver has not given back: (device, bytes, until).
     lagging: Vec<(u64, u64, Moment)>,
@@ -119,6 +126,12 @@ fn spec(n: u64, rng: &mut Rng) -> ModelSpec {
         load_timeout: Duration::from_secs(40),
         stop_timeout: Duration::from_secs(10),
         pin: n == 0 && rng.chance(30),
+        priority: [0, 0, 0, -5, 5][rng.below(5) as usize],
+        on_full: match rng.below(10) {
+            0 => OnFull::Wait,
+            1 => OnFull::Refuse,
+            _ => OnFull::Evict,
+        },
     }
 }
 
@@ -127,12 +140,14 @@ impl World {
         let mut rng = Rng::new(seed);
         let specs: BTreeMap<ModelName, Arc<ModelSpec>> =
             (0..MODELS).map(|n| (model(n), Arc::new(spec(n, &mut rng)))).collect();
+        let eviction = if rng.chance(70) { Eviction::Cost } else { Eviction::Lru };
         let settings = Settings {
             max_wait: MAX_WAIT,
             max_queue: 12,
             drain_timeout: Duration::from_secs(15),
             headroom: Bytes(HEADROOM),
             release: ReleaseRule::exact(Duration::from_secs(30)),
+            rules: Rules { policy: policy::named(eviction), min_residency: MIN_RESIDENCY },
             seed,
         };
         let state = State::new(settings, &specs);
@@ -140,6 +155,7 @@ impl World {
             rng,
             now: Moment::from_secs(1),
             state,
+            specs: specs.clone(),
             containers: BTreeMap::new(),
             lagging: Vec::new(),
             foreign: vec![0; GPUS as usize],
@@ -183,7 +199,8 @@ impl World {
             };
             let life = if alive { Life::Loading } else { Life::Dead };
             let appetite = bytes.0;
-            let container = Container { order, life, appetite, leases: 0, cut_off: false };
+            let container =
+                Container { order, life, appetite, leases: 0, ready: None, cut_off: false };
             self.containers.insert(instance.clone(), container);
             let running = alive.then(|| launched(&instance));
             found.push(Found {
@@ -233,8 +250,12 @@ impl World {
         while let Some(instance) = self.leases.pop() {
             self.give_back(instance)?;
         }
-        for _ in 0..400 {
+        for turn in 0..400 {
             self.now = self.now + Duration::from_secs(1);
+            // A load that evicts nobody, or only the less important, waits for ever unless an operator makes room.
+            if turn % 50 == 49 && !self.operators.is_empty() {
+                self.unload_ready()?;
+            }
             let ids: Vec<InstanceId> = self.containers.keys().cloned().collect();
             for id in ids {
                 self.advance(&id, true)?;
@@ -313,6 +334,17 @@ impl World {
         }
     }
 
+    fn unload_ready(&mut self) -> Result<(), String> {
+        let status = self.state.status(self.now);
+        for ready in status.models.into_iter().filter(|m| m.phase == Phase::Ready) {
+            let waiter = WaiterId(self.next_waiter);
+            self.next_waiter += 1;
+            self.operators.insert(waiter);
+            self.tell(Event::Unload { waiter, model: ready.name })?;
+        }
+        Ok(())
+    }
+
     fn foreign_moves(&mut self) -> Result<(), String> {
         let at = self.rng.below(GPUS) as usize;
         let room = TOTAL.saturating_sub(self.used(at as u64) - self.foreign[at]);
@@ -353,6 +385,7 @@ impl World {
             }
             (Life::Loading, true) => {
                 container.life = Life::Ready;
+                container.ready = Some(self.now);
                 self.tell(Event::Healthy { instance })
             }
             (Life::Loading | Life::Ready, false) => {
@@ -472,7 +505,7 @@ impl World {
                 if gentle && busy {
                     return Err(format!("{instance} is stopped ({reason:?}) while it serves"));
                 }
-                Ok(())
+                if reason == StopReason::Evicted { self.check_eviction(&instance) } else { Ok(()) }
             }
             Effect::Exit => {
                 self.exited = true;
@@ -494,28 +527,19 @@ impl World {
             return Err(format!("{} beside {}", order.instance, other.order.instance));
         }
         self.stats.loads += 1;
+        self.check_room(&order)?;
         let need = order.placement.need.bytes;
-        for gpu in &order.placement.gpus {
-            let n = index(gpu);
-            let on = |c: &&Container| c.order.placement.gpus.contains(gpu);
-            let promised: u64 = self
-                .containers
-                .values()
-                .filter(on)
-                .map(|c| c.order.placement.need.bytes.0.max(c.appetite))
-                .sum();
-            // What the world itself knows: promises to everything that still exists, and what only the driver holds.
-            let lagging: u64 = self.lagging_on(n);
-            let sum = promised + lagging + need.0 + HEADROOM;
-            if sum > TOTAL {
-                return Err(format!("{} over-commits {gpu}: {sum} of {TOTAL}", order.instance));
-            }
-        }
         // Declarations are not always true: now and then it takes a little less than it was promised.
         let appetite = need.0 - self.rng.below(need.0 / 4 + 1);
         let instance = order.instance.clone();
-        let container =
-            Container { order, life: Life::Creating, appetite, leases: 0, cut_off: false };
+        let container = Container {
+            order,
+            life: Life::Creating,
+            appetite,
+            leases: 0,
+            ready: None,
+            cut_off: false,
+        };
         self.containers.insert(instance, container);
         Ok(())
     }
@@ -553,34 +577,6 @@ impl World {
         container.leases += 1;
         self.leases.push(id);
         Ok(())
-    }
-
-    /// What must hold after every event.
-    fn check(&self) -> Result<(), String> {
-        let status = self.state.status(self.now);
-        for gpu in &status.gpus {
-            let promised = gpu.reserved + gpu.confirmed + gpu.releasing;
-            if promised + gpu.headroom > Bytes(TOTAL) {
-                return Err(format!("{} promises {promised} of {TOTAL}", gpu.id));
-            }
-        }
-        for model in &status.models {
-            if model.in_flight > 0
-                && !matches!(model.phase, Phase::Ready | Phase::Draining | Phase::Stopping)
-            {
-                return Err(format!("{} serves while {}", model.name, model.phase));
-            }
-            if model.queued > 0 && model.phase == Phase::Ready && !self.shutting_down {
-                return Err(format!("{} lets {} wait although ready", model.name, model.queued));
-            }
-        }
-        // Time-outs are kept to the turn: nobody waits past a deadline that has been looked at.
-        match self.state.next_deadline() {
-            Some(due) if due < self.now && !self.exited => {
-                Err(format!("due at {due:?}, still pending"))
-            }
-            _ => Ok(()),
-        }
     }
 }
 

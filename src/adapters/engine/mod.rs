@@ -177,6 +177,8 @@ mod tests {
             load_timeout: Duration::from_secs(600),
             stop_timeout: Duration::from_secs(7),
             pin: false,
+            priority: 0,
+            on_full: crate::types::OnFull::Evict,
         }
     }
 

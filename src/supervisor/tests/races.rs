@@ -23,7 +23,7 @@ fn reading(host: &mut Host, used: &[u64], usage: &[(&InstanceId, u64, u64)]) {
         ((*id).clone(), Usage { pids: vec![9], bytes })
     };
     let usage = usage.iter().map(one).collect();
-    let devices = Ok(GpuSnapshot { devices, lost: vec![] });
+    let devices = Ok(GpuSnapshot { devices, lost: vec![], driver: String::new() });
     host.tell(Event::Observed(Observation { taken: host.now, devices, usage }));
 }
 
@@ -69,7 +69,7 @@ fn what_was_just_adopted_is_not_evicted_for_memory_that_is_its_own() {
     };
     host.tell(Event::Observed(Observation {
         taken: host.now,
-        devices: Ok(GpuSnapshot { devices: vec![device], lost: vec![] }),
+        devices: Ok(GpuSnapshot { devices: vec![device], lost: vec![], driver: String::new() }),
         usage: BTreeMap::from([(id, Usage { pids: vec![7], bytes: seen })]),
     }));
     assert_eq!(host.launch().model, name("b"));
@@ -137,7 +137,7 @@ fn a_model_that_used_the_whole_device_fits_it_again() {
     };
     host.tell(Event::Observed(Observation {
         taken: host.now,
-        devices: Ok(GpuSnapshot { devices: vec![device], lost: vec![] }),
+        devices: Ok(GpuSnapshot { devices: vec![device], lost: vec![], driver: String::new() }),
         usage: BTreeMap::from([(id.clone(), Usage { pids: vec![7], bytes: seen })]),
     }));
     host.release(&id);
