@@ -319,6 +319,12 @@ impl Ledger {
         all
     }
 
+    /// Whether there are readings, and none of them is of this device: it is not managed.
+    #[must_use]
+    pub fn excludes(&self, gpu: &GpuId) -> bool {
+        !self.devices.is_empty() && !self.devices.contains_key(gpu)
+    }
+
     /// Lost devices with the reason.
     pub fn lost(&self) -> impl Iterator<Item = (&GpuId, &str)> {
         self.devices.iter().filter_map(|(id, d)| d.lost.as_deref().map(|why| (id, why)))
