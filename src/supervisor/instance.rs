@@ -19,6 +19,8 @@ pub(super) struct Instance {
     pub(super) last_used: Moment,
     /// When the launch was ordered, or the container adopted.
     pub(super) ordered: Moment,
+    /// It loaded under an earlier daemon: how long that took is not known.
+    pub(super) adopted: bool,
     /// When it passed its probe.
     pub(super) ready_since: Option<Moment>,
 }

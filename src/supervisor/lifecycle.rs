@@ -92,7 +92,9 @@ impl State {
         instance.last_used = now;
         instance.ready_since = Some(now);
         let took = now.since(instance.ordered);
-        model.last_load = Some(took);
+        if !instance.adopted {
+            model.last_load = Some(took);
+        }
         model.waiting_for = None;
         let load_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         out.push(Effect::Notice(Notice::Ready { instance: id.clone(), load_ms }));
@@ -273,6 +275,7 @@ impl State {
             in_flight: 0,
             last_used: now,
             ordered: now,
+            adopted: true,
             ready_since: None,
         });
         out.push(Effect::Notice(Notice::Adopted { instance: id.clone() }));

@@ -251,6 +251,7 @@ impl State {
             in_flight: 0,
             last_used: now,
             ordered: now,
+            adopted: false,
             ready_since: None,
         });
         self.ledger.reserve(id.clone(), &placement);

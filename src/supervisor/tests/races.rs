@@ -177,3 +177,14 @@ fn a_container_on_a_device_that_its_model_may_not_use_any_more_is_not_adopted() 
     assert_eq!(stops, [id("bound"), id("other")]);
     assert_eq!(host.phase("free"), Phase::Loading);
 }
+
+#[test]
+fn an_adoption_says_nothing_about_how_long_a_load_takes() {
+    let a = spec("a", 40);
+    let id = InstanceId::new(name("a"), Generation(3), 9);
+    let mut host = Host::bare(vec![a.clone()]);
+    host.tell(Event::Found(vec![found(&id, &a, true)]));
+    host.heal(&id);
+    assert_eq!(host.phase("a"), Phase::Ready);
+    assert_eq!(host.state.status(host.now).models[0].load_ms, None);
+}
