@@ -62,6 +62,8 @@ impl Checks<'_> {
         retry(until, "the path to the engines", || self.network()).await?;
         self.images().await?;
         let found = retry(until, "containers of an earlier daemon", || self.found()).await?;
+        // Again: the first models are placed by it, and the checks may have taken minutes.
+        let devices = retry(until, "device memory", || self.devices()).await?;
         Ok(Proven { devices, found, podman })
     }
 

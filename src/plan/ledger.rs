@@ -188,11 +188,11 @@ impl Ledger {
         self.stale = None;
         for reading in &snapshot.devices {
             let earlier = self.devices.get(&reading.id).map(|d| d.unexplained_at_rest);
-            let device = Device {
-                reading: reading.clone(),
-                unexplained_at_rest: earlier.unwrap_or(Bytes::ZERO),
-                lost: None,
-            };
+            let mut device =
+                Device { reading: reading.clone(), unexplained_at_rest: Bytes::ZERO, lost: None };
+            // Before the first reading nothing of ours has ended: what is unexplained in it is nobody's debt.
+            device.unexplained_at_rest =
+                earlier.unwrap_or_else(|| device.unexplained().unwrap_or(Bytes::ZERO));
             self.devices.insert(reading.id.clone(), device);
         }
         for (id, why) in &snapshot.lost {
@@ -317,6 +317,12 @@ impl Ledger {
             });
         }
         all
+    }
+
+    /// Whether there are readings, and none of them is of this device: it is not managed.
+    #[must_use]
+    pub fn excludes(&self, gpu: &GpuId) -> bool {
+        !self.devices.is_empty() && !self.devices.contains_key(gpu)
     }
 
     /// Lost devices with the reason.

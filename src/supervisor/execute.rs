@@ -21,6 +21,8 @@ use crate::types::{Fault, FaultCode, GpuId, InstanceId, ModelSpec, Moment};
 const PROBE_INTERVAL: Duration = Duration::from_millis(50);
 /// Lines of a dead container's log that go into the error.
 const LOG_TAIL_LINES: usize = 20;
+/// How long podman is asked about a death: that the engine is dead is known, and must not wait for a podman that hangs.
+const OBITUARY_TIME: Duration = Duration::from_secs(2);
 
 /// One adapter per port.
 #[derive(Clone)]
@@ -240,10 +242,18 @@ async fn observe(ports: &Ports, clock: Clock, subjects: Vec<Subject>) -> Vec<Eve
 
 /// What is known about the end of an engine.
 async fn obituary(ports: &Ports, instance: &InstanceId, how: &str) -> Fault {
-    let code = ports.containers.exit_code(instance.clone()).await;
-    let log = ports.containers.log_tail(instance.clone(), LOG_TAIL_LINES).await;
+    let code = ports.containers.exit_code(instance.clone());
+    let log = ports.containers.log_tail(instance.clone(), LOG_TAIL_LINES);
+    let (code, log) = tokio::join!(
+        tokio::time::timeout(OBITUARY_TIME, code),
+        tokio::time::timeout(OBITUARY_TIME, log)
+    );
+    let (code, log) = (code.unwrap_or_default(), log.unwrap_or_default());
     let code = code.map_or_else(|| "exit code unknown".to_owned(), |c| format!("exit code {c}"));
     let last = log.last().map(|line| format!("; its last words: {line}")).unwrap_or_default();
     let message = format!("the engine of {instance} {how} ({code}){last}");
     Fault::new(FaultCode::EngineExited, message).with_log(log)
 }
+
+#[cfg(test)]
+mod tests;

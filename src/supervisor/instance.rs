@@ -19,7 +19,7 @@ pub(super) struct Instance {
     pub(super) last_used: Moment,
     /// When the launch was ordered, or the container adopted.
     pub(super) ordered: Moment,
-    /// When its image was there and its load began; `None`: it was adopted.
+    /// When its image was there and its load began; `None`: it was adopted, and how long it loaded is not known.
     pub(super) load_began: Option<Moment>,
     /// When it passed its probe; `None`: not yet.
     pub(super) ready_since: Option<Moment>,

@@ -7,7 +7,7 @@ use super::instance::{Instance, Life};
 use super::ports::{Found, FoundIdentity, Launched};
 use super::queue::Purpose;
 use super::state::{Failure, Model, State};
-use crate::types::{Denied, Fault, FaultCode, InstanceId, ModelName, Moment, Phase};
+use crate::types::{Denied, Fault, FaultCode, GpuId, InstanceId, ModelName, Moment, Phase};
 
 /// The longest delay between two attempts.
 const RETRY_DELAY_MAX: Duration = Duration::from_secs(60);
@@ -92,11 +92,11 @@ impl State {
         instance.life = Life::Ready;
         instance.last_used = now;
         instance.ready_since = Some(now);
+        let took = now.since(instance.ordered);
         if let Some(began) = instance.load_began {
             model.demand.loaded(now.since(began));
+            model.last_load = Some(took);
         }
-        let took = now.since(instance.ordered);
-        model.last_load = Some(took);
         model.waiting_for = None;
         let load_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         out.push(Effect::Notice(Notice::Ready { instance: id.clone(), load_ms }));
@@ -237,17 +237,25 @@ impl State {
         for (identity, launched) in running {
             let id = identity.instance.clone();
             self.ledger.reserve(id.clone(), &identity.placement);
-            let fits = self
-                .models
-                .get(&id.model)
-                .is_some_and(|m| m.instance.is_none() && m.spec.spec_hash() == identity.spec_hash);
-            if fits {
+            if self.may_adopt(&identity) {
                 self.adopt(now, identity, launched, out);
             } else {
                 self.ledger.release(&id);
                 self.orphan(id, out);
             }
         }
+    }
+
+    fn may_adopt(&self, found: &FoundIdentity) -> bool {
+        let Some(model) = self.models.get(&found.instance.model) else { return false };
+        // Devices are no part of the hash: whatever of them is still allowed can be kept.
+        let allowed = |gpu: &GpuId| {
+            let bound = &model.spec.gpus;
+            (bound.is_empty() || bound.contains(gpu)) && !self.ledger.excludes(gpu)
+        };
+        model.instance.is_none()
+            && model.spec.spec_hash() == found.spec_hash
+            && found.placement.gpus.iter().all(allowed)
     }
 
     fn adopt(

@@ -81,10 +81,11 @@ impl Supervisor {
         let next_waiter = Arc::new(AtomicU64::new(1));
         let handle = Handle { asks: release.clone(), status: watch, next: next_waiter.clone() };
         // Nothing can have closed the channel yet.
-        let _ = event_tx.send(Event::Found(found));
         let usage = BTreeMap::new();
         let first = Observation { taken: Moment::START, devices: Ok(devices), usage };
+        // First, because what was found is judged by the devices that there are.
         let _ = event_tx.send(Event::Observed(first));
+        let _ = event_tx.send(Event::Found(found));
         let supervisor = Self {
             state,
             executor: Executor::new(ports, event_tx, clock),

@@ -100,7 +100,7 @@ impl Ledger {
 
 impl Device {
     /// In use without being in any process's account; `None` where the driver does not keep accounts.
-    fn unexplained(&self) -> Option<Bytes> {
+    pub(super) fn unexplained(&self) -> Option<Bytes> {
         if self.reading.id.is_host() {
             return None;
         }

@@ -179,3 +179,24 @@ fn a_lost_device_offers_nothing_and_comes_back() {
     ledger.confirm(&id(9));
     assert_eq!(ledger.holds().count(), 0);
 }
+
+#[test]
+fn what_was_in_use_before_an_orphan_went_is_not_its_debt() {
+    let mut ledger = Ledger::new(Bytes(0), ReleaseRule::exact(Duration::from_secs(30)));
+    // Adopted only to be stopped: its release has begun before the first reading.
+    ledger.reserve(id(1), &placement(300));
+    ledger.release(&id(1));
+    let reading = |used, held: u64| {
+        let mut snapshot = reading(used);
+        let bytes = Known::Known(Bytes(held));
+        snapshot.devices[0].processes = vec![ProcessMemory { pid: 7, bytes }];
+        snapshot
+    };
+    // 70 bytes are the driver's own, before and after.
+    ledger.observe(Moment::START, &reading(370, 300), &BTreeMap::new());
+    ledger.gone(&id(1), Moment::from_secs(1));
+    ledger.observe(Moment::from_secs(2), &reading(70, 0), &BTreeMap::new());
+    assert_eq!(ledger.hold(&id(1)), None, "all of it has come back");
+    let row = &ledger.rows()[0];
+    assert_eq!((row.foreign, row.free, row.gated), (Bytes(70), Bytes(930), false));
+}

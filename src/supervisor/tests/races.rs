@@ -150,3 +150,41 @@ fn a_model_that_used_the_whole_device_fits_it_again() {
     assert_eq!(host.denials(), [], "it ran here before");
     assert_eq!(host.order().unwrap().placement.need.bytes, Bytes(100));
 }
+
+#[test]
+fn a_container_on_a_device_that_its_model_may_not_use_any_more_is_not_adopted() {
+    let id = |model: &str| InstanceId::new(name(model), Generation(3), 9);
+    let mut bound = spec("bound", 40);
+    bound.gpus = vec![GpuId::new("GPU-0")];
+    let (free, other) = (spec("free", 40), spec("other", 40));
+    let specs = [bound, free, other];
+    let mut host = Host::bare(specs.to_vec());
+    reading(&mut host, &[0, 0], &[]);
+    let on = |spec: &ModelSpec, gpu: &str| {
+        let mut found = found(&id(spec.name.as_str()), spec, true);
+        let placement = &mut found.identity.as_mut().unwrap().placement;
+        placement.gpus = vec![GpuId::new(gpu)];
+        found
+    };
+    // Bound elsewhere; as it was; of the other backend, or on a device that was taken out of the configuration.
+    host.tell(Event::Found(vec![
+        on(&specs[0], "GPU-1"),
+        on(&specs[1], "GPU-1"),
+        on(&specs[2], "host"),
+    ]));
+    let mut stops = host.stops();
+    stops.sort();
+    assert_eq!(stops, [id("bound"), id("other")]);
+    assert_eq!(host.phase("free"), Phase::Loading);
+}
+
+#[test]
+fn an_adoption_says_nothing_about_how_long_a_load_takes() {
+    let a = spec("a", 40);
+    let id = InstanceId::new(name("a"), Generation(3), 9);
+    let mut host = Host::bare(vec![a.clone()]);
+    host.tell(Event::Found(vec![found(&id, &a, true)]));
+    host.heal(&id);
+    assert_eq!(host.phase("a"), Phase::Ready);
+    assert_eq!(host.state.status(host.now).models[0].load_ms, None);
+}
