@@ -25,12 +25,14 @@ use crate::adapters::podman::Podman;
 use crate::adapters::systemd::{self, Handed};
 use crate::adapters::weights;
 use crate::config::{Config, GpuBackend, OnStop};
+use crate::plan::estimate::estimate;
 use crate::plan::{ReleaseRule, Rules, policy};
 use crate::proxy::{self, Limits, Listener, Server, Upstream};
 use crate::supervisor::handle::Handle;
 use crate::supervisor::ports::Gpus;
 use crate::supervisor::state::Settings;
 use crate::supervisor::task::{Clock, Ports, Running, Supervisor};
+use crate::types::{Anatomy, ModelSpec};
 
 mod exit;
 mod options;
@@ -250,8 +252,8 @@ fn supervise(config: &Config, ports: Ports, proven: Proven) -> Running {
         .models
         .iter()
         .map(|(name, spec)| {
-            let mut spec = crate::types::ModelSpec::clone(spec);
-            spec.weights_bytes = weights::size(&spec.weights);
+            let mut spec = ModelSpec::clone(spec);
+            spec.anatomy = anatomy(&spec);
             (name.clone(), Arc::new(spec))
         })
         .collect();
@@ -270,6 +272,26 @@ fn supervise(config: &Config, ports: Ports, proven: Proven) -> Running {
     let (supervisor, handle) =
         Supervisor::new(settings, &models, ports, Clock::start(), found, devices);
     supervisor.spawn(handle)
+}
+
+/// What a model's files say, and in the log what is expected of it until it was measured.
+fn anatomy(spec: &ModelSpec) -> Option<Anatomy> {
+    let model = &spec.name;
+    match weights::look(&spec.weights) {
+        Ok(anatomy) => {
+            if spec.vram.is_none() {
+                let need = estimate(&anatomy, spec);
+                tracing::info!(%model, "{model} is estimated to need {need}; vram or context in its configuration changes it");
+            }
+            Some(anatomy)
+        }
+        Err(why) => {
+            if spec.vram.is_none() {
+                tracing::info!(%model, "the need of {model} cannot be estimated: {why}; its first load gets whole devices, set vram to avoid it");
+            }
+            None
+        }
+    }
 }
 
 /// Keeps `systemctl status` up to date.

@@ -9,7 +9,7 @@
 //! | L1 | [`config`] | TOML files → a checked configuration, or every error at once |
 //! | L1 | [`plan`] | pure planning: the memory ledger, needs, placement, eviction, with reasons |
 //! | L2 | [`supervisor`] | the one owner of state: events in, effects out; ports to the outside |
-//! | L3 | [`adapters`] | podman, NVML and host memory, engines, systemd |
+//! | L3 | [`adapters`] | podman, NVML and host memory, engines, systemd, the state on disk |
 //! | L3 | [`proxy`] | the HTTP front door |
 //! | L3 | [`observe`] | logs |
 //! | top | [`daemon`] | composition root of `hostlerd` |

@@ -163,7 +163,12 @@ impl World {
                     self.containers.insert(instance.clone(), container);
                     let endpoint = Endpoint::Tcp(SocketAddr::from(([127, 0, 0, 1], 1)));
                     let container = instance.to_string();
-                    let launched = Launched { container, cgroup: "/sim".into(), endpoint };
+                    let launched = Launched {
+                        container,
+                        cgroup: "/sim".into(),
+                        endpoint,
+                        image_id: "1".into(),
+                    };
                     self.tell(Event::Launched { instance, launched })?;
                 }
                 Effect::AwaitReady { instance, .. } => self.load(instance),
@@ -221,7 +226,7 @@ impl World {
         });
         let observation = Observation {
             taken: self.now,
-            devices: Ok(GpuSnapshot { devices, lost: vec![] }),
+            devices: Ok(GpuSnapshot { devices, lost: vec![], driver: String::new() }),
             usage: usage.collect(),
         };
         self.tell(Event::Observed(observation))

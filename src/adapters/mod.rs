@@ -2,5 +2,6 @@
 pub mod engine;
 pub mod gpu;
 pub mod podman;
+pub mod state_file;
 pub mod systemd;
 pub mod weights;

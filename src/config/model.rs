@@ -214,7 +214,7 @@ fn spec(
         engine: engine?,
         image: image?,
         weights,
-        weights_bytes: None,
+        anatomy: None,
         transport: raw.transport.unwrap_or(Transport::Unix),
         vram,
         context,

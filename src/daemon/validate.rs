@@ -142,8 +142,9 @@ impl Checks<'_> {
             if self.config.podman.pull && !spec.image.is_local() {
                 continue;
             }
-            let exists = self.ports.containers.image_exists(spec.image.clone()).await;
-            if !exists.map_err(|fault| StartFailure::new(Exit::Podman, fault.message))? {
+            let found = self.ports.containers.image_id(spec.image.clone()).await;
+            let found = found.map_err(|fault| StartFailure::new(Exit::Podman, fault.message))?;
+            if found.is_none() {
                 let message = format!(
                     "the image {} of the pinned model {} is not in the service user's storage; build, load or pull it there",
                     spec.image, spec.name

@@ -30,6 +30,8 @@ pub struct Hold {
     pub pids: Vec<u32>,
     /// How far it is.
     pub stage: Stage,
+    /// A stop of it has failed: nobody knows when its memory comes back.
+    pub stuck: bool,
 }
 
 /// How far a hold is.
@@ -107,7 +109,9 @@ pub struct Row {
     pub foreign: Bytes,
     /// What may be promised now.
     pub free: Bytes,
-    /// A start or a stop is under way on it.
+    /// The same once what is being released has come back; equal to `free` where nothing is.
+    pub soon: Bytes,
+    /// A start or a stop is under way on it, or what has just become ready on it is not measured yet.
     pub gated: bool,
 }
 
@@ -138,6 +142,7 @@ impl Ledger {
             observed: BTreeMap::new(),
             pids: Vec::new(),
             stage: Stage::Reserved,
+            stuck: false,
         };
         self.holds.insert(instance, hold);
     }
@@ -155,6 +160,16 @@ impl Ledger {
     /// No process of the instance is left since `now`.
     pub fn gone(&mut self, instance: &InstanceId, now: Moment) {
         self.set_stage(instance, Stage::Releasing { gone: Some(now) });
+        if let Some(hold) = self.holds.get_mut(instance) {
+            hold.stuck = false;
+        }
+    }
+
+    /// The instance could not be stopped.
+    pub fn stuck(&mut self, instance: &InstanceId) {
+        if let Some(hold) = self.holds.get_mut(instance) {
+            hold.stuck = true;
+        }
     }
 
     fn set_stage(&mut self, instance: &InstanceId, stage: Stage) {
@@ -229,7 +244,10 @@ impl Ledger {
     fn row(&self, id: &GpuId, device: &Device) -> Row {
         let mut sums = [Bytes::ZERO; 4];
         let mut attributed = Bytes::ZERO;
+        let (mut coming, mut lagging) = (Bytes::ZERO, Bytes::ZERO);
         let mut gated = false;
+        // Ready, and no reading has looked at it yet: what it uses is charged to it, and seems to be foreign as well.
+        let mut unseen = false;
         for hold in self.holds.values().filter(|h| h.gpus.contains(id)) {
             let charge = hold.charge(id);
             let (slot, gates) = match hold.stage {
@@ -240,18 +258,27 @@ impl Ledger {
             };
             sums[slot] += charge;
             gated |= gates;
+            unseen |= hold.stage == Stage::Confirmed && hold.observed.is_empty();
             // Where the driver attributes nothing, the promise is the best guess of what is ours. A start that has
             // claimed nothing yet is then taken for foreign use at most, which errs towards refusing.
-            attributed += match (hold.stage, hold.observed.get(id)) {
+            let known = match (hold.stage, hold.observed.get(id)) {
                 // What is missing is in `used`, and is charged already.
                 (Stage::Quarantined { bytes, .. }, _) => bytes,
                 (_, Some(Known::Known(bytes))) => *bytes,
                 (_, Some(Known::Unknown)) => hold.promised,
                 (_, None) => Bytes::ZERO,
             };
+            attributed += known;
+            if matches!(hold.stage, Stage::Releasing { .. }) && !hold.stuck {
+                coming += charge;
+                // Of dead processes, while the driver keeps it: nobody's now, and coming back as well.
+                lagging += charge.saturating_sub(known);
+            }
         }
         let foreign = device.reading.used.saturating_sub(attributed);
+        gated |= unseen && foreign > Bytes::ZERO;
         let spoken_for = sums.into_iter().sum::<Bytes>() + foreign + self.headroom;
+        let later = spoken_for.saturating_sub(coming + lagging.min(foreign));
         let [reserved, confirmed, releasing, quarantined] = sums;
         Row {
             id: id.clone(),
@@ -263,6 +290,7 @@ impl Ledger {
             quarantined,
             foreign,
             free: device.reading.total.saturating_sub(spoken_for),
+            soon: device.reading.total.saturating_sub(later),
             gated,
         }
     }

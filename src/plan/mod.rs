@@ -7,13 +7,17 @@
 //! # Architecture Invariant
 //! A [`Decision`] leaves no choices to whoever carries it out. If the executor wants an `if`, it belongs here.
 
+pub mod estimate;
 mod eviction;
 mod footprint;
 mod ledger;
 mod planner;
 pub mod policy;
 
-pub use footprint::need;
+pub use footprint::{
+    Book, BookError, Confidence, DeviceSample, Disturbance, Footprint, Key, Measured, Sample,
+    SampleRule, Sampler, Source, Verdict, need, need_from_peak,
+};
 pub use ledger::{Hold, Ledger, Missing, ReleaseRule, Row, Stage, Usage};
 pub use planner::{Decision, Holder, Rules, Standing, Want, plan};
 pub use policy::Demand;

@@ -114,9 +114,9 @@ pub enum Decision {
 /// Decides where a model goes.
 ///
 /// A device without a start or stop under way that has room is taken at once: of several, the one that is left with the
-/// least free memory, so that the largest hole stays large. Otherwise the cheapest idle instances are chosen to leave, if
-/// the model evicts at all. Otherwise it waits, or is refused. Several devices are taken only from among equal ones.
-/// Deterministic: the order of `holders` does not matter.
+/// least free memory, so that the largest hole stays large. Where a release under way will make room, it waits for that.
+/// Otherwise the cheapest idle instances are chosen to leave, if the model evicts at all. Otherwise it waits, or is
+/// refused. Several devices are taken only from among equal ones. Deterministic: the order of `holders` does not matter.
 #[must_use]
 pub fn plan(
     now: Moment,
@@ -126,6 +126,7 @@ pub fn plan(
     want: &Want<'_>,
 ) -> (Decision, Report) {
     let rows: Vec<Row> = ledger.rows().into_iter().filter(|row| want.allows(&row.id)).collect();
+    let want = &want.possible(&rows);
     let stays = |h: &Holder| want.stays(now, rules, h);
     let movable: Vec<&Holder> = holders.iter().filter(|h| stays(h).is_none()).collect();
     let costs = rules.policy.weigh(now, &movable);
@@ -185,6 +186,12 @@ impl Room<'_> {
             }
             return Decision::Start(want.placement(&chosen));
         }
+        // Whoever was evicted for it, or by chance, is on the way out already: nobody else has to go.
+        let soon = |row: &&Row| want.fits_soon(row, self.holders);
+        let soon: Vec<&Row> = ever.iter().copied().filter(soon).collect();
+        if tightest(&soon, count).is_some() {
+            return Decision::Wait { why: report.to_string(), until: self.until };
+        }
         let missing = |row: &Row| want.missing(row, self.holders);
         let choice = Choice { candidates: self.candidates, missing: &missing, count };
         if let Some(set) = choice.cheapest(&groups(&open)) {
@@ -203,6 +210,7 @@ impl Room<'_> {
         }
     }
 }
+
 /// Equal devices together: an engine that is spread over several runs at the pace of the smallest.
 fn groups<'a>(rows: &[&'a Row]) -> Vec<Vec<&'a Row>> {
     let mut groups: Vec<Vec<&Row>> = Vec::new();
@@ -227,6 +235,17 @@ fn tightest<'a>(rows: &[&'a Row], count: usize) -> Option<Vec<&'a Row>> {
 }
 
 impl Want<'_> {
+    /// What was measured has fitted: the margin on it is not a reason to refuse it for ever.
+    fn possible(&self, rows: &[Row]) -> Self {
+        let mut want = self.clone();
+        if let Some(largest) = rows.iter().map(Row::empty).max().filter(|b| *b > Bytes::ZERO)
+            && want.need.source == NeedSource::Measured
+        {
+            want.need.bytes = want.need.bytes.min(largest);
+        }
+        want
+    }
+
     fn allows(&self, gpu: &GpuId) -> bool {
         self.allowed.is_empty() || self.allowed.contains(gpu)
     }
@@ -241,6 +260,19 @@ impl Want<'_> {
 
     fn fits_now(&self, row: &Row, holders: &[Holder]) -> bool {
         self.missing(row, holders) == Bytes::ZERO && self.fits(row.free)
+    }
+
+    /// It fits now, or will when what is being released has come back.
+    fn fits_soon(&self, row: &Row, holders: &[Holder]) -> bool {
+        if !row.gated {
+            return self.fits_now(row, holders);
+        }
+        let stays = |h: &&Holder| {
+            h.standing != Standing::Leaving && h.charge_on(&row.id).is_some_and(|c| c > Bytes::ZERO)
+        };
+        row.soon > row.free
+            && self.fits(row.soon)
+            && !(self.exclusive() && holders.iter().any(|h| stays(&h)))
     }
 
     /// What must be freed on a device before it can be used. Without any idea of the need that is everything of ours.

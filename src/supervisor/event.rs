@@ -61,7 +61,7 @@ pub enum Event {
         /// Where it is.
         launched: Launched,
     },
-    /// The container could not be started; nothing of it is left.
+    /// The container could not be started; nothing of it is left unless the fault says so.
     LaunchFailed {
         /// Whose.
         instance: InstanceId,

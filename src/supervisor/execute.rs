@@ -164,7 +164,8 @@ impl Executor {
         let work = tokio::spawn(work);
         tokio::spawn(async move {
             let result = work.await.unwrap_or_else(|err| {
-                Err(Fault::new(FaultCode::Internal, format!("an adapter failed: {err}")))
+                let text = format!("an adapter failed: {err}");
+                Err(Fault::new(FaultCode::Internal, text).leaving_something())
             });
             let _ = events.send(event(result));
         });
@@ -199,7 +200,7 @@ async fn probe_until_ready(
                 }
             }
         }
-        if ports.containers.pids(&launched.cgroup).is_empty() {
+        if ports.containers.pids(&launched.cgroup).is_ok_and(|pids| pids.is_empty()) {
             let fault = obituary(ports, &instance, "ended while it loaded").await;
             return Event::Died { instance, fault };
         }
@@ -213,7 +214,14 @@ async fn observe(ports: &Ports, clock: Clock, subjects: Vec<Subject>) -> Vec<Eve
     let snapshot = ports.gpus.snapshot().await.map(Arc::new);
     let mut usage = BTreeMap::new();
     for subject in subjects {
-        let pids = ports.containers.pids(&subject.launched.cgroup);
+        let pids = match ports.containers.pids(&subject.launched.cgroup) {
+            Ok(pids) => pids,
+            Err(err) => {
+                // Not known to be dead; what it was last seen to use stays what it uses.
+                tracing::warn!(instance = %subject.id, %err, "the processes could not be read, retrying");
+                continue;
+            }
+        };
         if pids.is_empty() && subject.watched {
             let fault = obituary(ports, &subject.id, "ended while it served").await;
             events.push(Event::Died { instance: subject.id, fault });

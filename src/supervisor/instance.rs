@@ -21,7 +21,7 @@ pub(super) struct Instance {
     pub(super) ordered: Moment,
     /// When its image was there and its load began; `None`: it was adopted.
     pub(super) load_began: Option<Moment>,
-    /// When it became ready; `None`: not yet.
+    /// When it passed its probe; `None`: not yet.
     pub(super) ready_since: Option<Moment>,
 }
 

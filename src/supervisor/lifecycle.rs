@@ -65,6 +65,7 @@ impl State {
         out: &mut Vec<Effect>,
     ) {
         let Some(instance) = self.instance_mut(id) else { return };
+        let left_behind = fault.left_behind;
         let fault = match &instance.life {
             // Nobody wants it any more: that it failed is not worth a delay.
             Life::Abandoned { fault: earlier } => earlier.clone(),
@@ -74,6 +75,12 @@ impl State {
             }
         };
         self.finish(now, id, fault, false, out);
+        if left_behind {
+            // As one of an earlier daemon: charged, gated and stopped until it is gone, and no successor starts before.
+            self.ledger.release(id);
+            out.push(Effect::Stop { instance: id.clone() });
+            self.orphans.insert(id.clone(), None);
+        }
     }
 
     pub(super) fn healthy(&mut self, now: Moment, id: &InstanceId, out: &mut Vec<Effect>) {
@@ -142,6 +149,7 @@ impl State {
                 } else {
                     return;
                 }
+                self.ledger.stuck(id);
                 let message = format!("{id} could not be stopped, retrying: {fault}");
                 self.problems.entry("stop_failed").or_insert((message, now));
                 out.push(Effect::Notice(Notice::StopFailed { instance: id.clone(), fault }));
@@ -286,7 +294,8 @@ impl Model {
         was_ready: bool,
         out: &mut Vec<Effect>,
     ) {
-        let served = now.since(instance.ordered) >= FORGIVEN_AFTER && was_ready;
+        // From ready on: a long load is no service, and an engine that dies after each must not be restarted for ever.
+        let served = instance.ready_since.is_some_and(|at| now.since(at) >= FORGIVEN_AFTER);
         let earlier = self.failure.as_ref().map_or(0, |f| f.count);
         let count = if served { 1 } else { earlier + 1 };
         // The first death of an engine that was ready is made good at once; requests that came since then wait for it.

@@ -35,6 +35,8 @@ pub struct LaunchOrder {
     pub spec: Arc<ModelSpec>,
     /// Where it goes and what it may use.
     pub placement: Placement,
+    /// The image that the plan was made for, if it was made for one.
+    pub image_id: Option<String>,
 }
 
 /// How to reach a running engine.
@@ -58,6 +60,9 @@ pub struct ContainerSpec {
     pub placement: Placement,
     /// The engine's image.
     pub image: ImageRef,
+    /// Which image that name has to mean: any other is refused with [`crate::types::FaultCode::ImageChanged`], for what is
+    /// known of the one is not true of the other.
+    pub image_id: Option<String>,
     /// Replaces the image's entry point; empty: keep it.
     pub entrypoint: Vec<String>,
     /// Arguments after the entry point.
@@ -95,6 +100,8 @@ pub struct Launched {
     pub cgroup: PathBuf,
     /// Where the engine will listen.
     pub endpoint: Endpoint,
+    /// The image that it runs, by podman's ID (the digest of its configuration); empty where podman does not say.
+    pub image_id: String,
 }
 
 /// One of our containers as found on the host.
@@ -131,7 +138,8 @@ pub struct PodmanInfo {
 /// The container engine: podman, for one label namespace. Objects without our labels are never touched.
 pub trait Containers: Send + Sync + 'static {
     /// Creates and starts a container and verifies its effective hardening. An ambiguous outcome (the API died in the
-    /// middle) is resolved by looking the instance's label up. On failure nothing is left behind.
+    /// middle) is resolved by looking the instance's label up. On failure nothing is left behind, or the fault says that
+    /// something may be ([`Fault::left_behind`]).
     fn launch(
         &self,
         spec: ContainerSpec,
@@ -155,13 +163,16 @@ pub trait Containers: Send + Sync + 'static {
     fn exit_code(&self, instance: InstanceId) -> PortFuture<'_, Option<i32>>;
 
     /// Host PIDs in a container's cgroup, below it too; empty: it is dead. Reads the kernel only and does not block.
-    fn pids(&self, cgroup: &std::path::Path) -> Vec<u32>;
+    ///
+    /// # Errors
+    /// If that could not be found out, for example without a free file descriptor. It says nothing about the container.
+    fn pids(&self, cgroup: &std::path::Path) -> std::io::Result<Vec<u32>>;
 
     /// Version and rootlessness, for the readiness check.
     fn info(&self) -> PortFuture<'_, Result<PodmanInfo, Fault>>;
 
-    /// Whether an image is in the storage.
-    fn image_exists(&self, image: ImageRef) -> PortFuture<'_, Result<bool, Fault>>;
+    /// The ID of the image that a name means now: the digest of its configuration. `None`: it is not in the storage.
+    fn image_id(&self, image: ImageRef) -> PortFuture<'_, Result<Option<String>, Fault>>;
 
     /// Proves the path that models of this transport use by starting and removing a throw-away container through it:
     /// user namespace, mounts of the socket directory, and for TCP the network and a published port.

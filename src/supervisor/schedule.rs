@@ -184,7 +184,7 @@ impl State {
             }
             if let Some(orphan) = self.orphans.keys().find(|id| id.model == model.spec.name) {
                 model.waiting_for =
-                    Some(format!("{orphan}, of an earlier daemon, is removed first"));
+                    Some(format!("{orphan}, left behind earlier, is removed first"));
                 continue;
             }
             // The highest priority goes first, then whoever has waited longest.
@@ -202,7 +202,7 @@ impl State {
         let Some(model) = self.models.get_mut(name) else { return };
         let want = Want {
             model: name,
-            need: plan::need(&model.spec, model.measured),
+            need: plan::need_from_peak(&model.spec, model.measured),
             gpu_count: model.spec.gpu_count,
             allowed: &model.spec.gpus,
             priority: model.spec.priority,
@@ -267,7 +267,12 @@ impl State {
             gpus: placement.gpus.clone(),
             planned: placement.need.bytes,
         }));
-        out.push(Effect::Launch(super::ports::LaunchOrder { instance: id, spec, placement }));
+        out.push(Effect::Launch(super::ports::LaunchOrder {
+            instance: id,
+            spec,
+            placement,
+            image_id: None,
+        }));
     }
 
     /// An unload is done when nothing is left to unload.

@@ -102,7 +102,7 @@ pub struct State {
     pub(super) ledger: Ledger,
     /// What an earlier daemon left is known; nothing is started before, lest a model get a second container.
     pub(super) surveyed: bool,
-    /// Instances of no configured model that are being removed; the value is when a failed stop is tried again.
+    /// Instances of nobody that are being removed: what an earlier daemon or a failed launch left. The value is when a failed stop is tried again.
     pub(super) orphans: BTreeMap<InstanceId, Option<Moment>>,
     pub(super) shutdown: Option<Shutdown>,
     pub(super) exited: bool,

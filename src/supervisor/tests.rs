@@ -43,7 +43,7 @@ fn fault(text: &str) -> Fault {
 
 fn launched(id: &InstanceId) -> Launched {
     let endpoint = Endpoint::Unix(format!("/run/{id}").into());
-    Launched { container: id.to_string(), cgroup: "/c".into(), endpoint }
+    Launched { container: id.to_string(), cgroup: "/c".into(), endpoint, image_id: "1".into() }
 }
 
 impl Host {
@@ -82,7 +82,8 @@ impl Host {
             used: Bytes(self.used),
             processes: vec![],
         };
-        let devices = Ok(GpuSnapshot { devices: vec![device], lost: vec![] });
+        let devices =
+            Ok(GpuSnapshot { devices: vec![device], lost: vec![], driver: String::new() });
         let usage = BTreeMap::new();
         self.tell(Event::Observed(Observation { taken: self.now, devices, usage }));
     }
@@ -556,7 +557,11 @@ fn unreadable_devices_stop_new_starts_and_nothing_else() {
     host.observe();
     assert!(host.order().is_some());
     assert!(host.state.status(host.now).problems.is_empty());
-    let lost = GpuSnapshot { devices: vec![], lost: vec![(GpuId::host(), "gone".into())] };
+    let lost = GpuSnapshot {
+        devices: vec![],
+        lost: vec![(GpuId::host(), "gone".into())],
+        driver: String::new(),
+    };
     let usage = BTreeMap::new();
     host.tell(Event::Observed(Observation { taken: host.now, devices: Ok(lost), usage }));
     assert_eq!(host.state.status(host.now).problems[0].code, "gpu_lost");
@@ -566,7 +571,7 @@ fn unreadable_devices_stop_new_starts_and_nothing_else() {
 fn what_was_measured_replaces_what_was_guessed() {
     let mut guess = spec("m", 10);
     guess.vram = None;
-    guess.weights_bytes = None;
+    guess.anatomy = None;
     let mut host = Host::new(vec![guess]);
     let id = host.ready(1, "m");
     let planned = |host: &Host| host.state.status(host.now).models[0].planned.unwrap();
@@ -581,7 +586,7 @@ fn what_was_measured_replaces_what_was_guessed() {
     let seen = BTreeMap::from([(GpuId::host(), Known::Known(Bytes(40)))]);
     host.tell(Event::Observed(Observation {
         taken: host.now,
-        devices: Ok(GpuSnapshot { devices: vec![device], lost: vec![] }),
+        devices: Ok(GpuSnapshot { devices: vec![device], lost: vec![], driver: String::new() }),
         usage: BTreeMap::from([(id.clone(), Usage { pids: vec![7], bytes: seen })]),
     }));
     assert_eq!(host.state.status(host.now).models[0].observed, Known::Known(Bytes(40)));
@@ -611,4 +616,5 @@ fn a_pull_that_never_reports_its_end_still_loads() {
     assert!(host.stops().is_empty());
 }
 
+mod races;
 mod room;

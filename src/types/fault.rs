@@ -10,6 +10,8 @@ use serde::Serialize;
 pub enum FaultCode {
     /// The image is not in the service user's storage and may not or could not be pulled.
     ImageMissing,
+    /// The image's name means another image than the plan was made for; the core plans again.
+    ImageChanged,
     /// Pulling the image failed on the way.
     PullFailed,
     /// The weights are not where the configuration says.
@@ -42,6 +44,7 @@ impl FaultCode {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::ImageMissing => "image_missing",
+            Self::ImageChanged => "image_changed",
             Self::PullFailed => "pull_failed",
             Self::WeightsMissing => "weights_missing",
             Self::CdiUnresolvable => "cdi_unresolvable",
@@ -68,12 +71,22 @@ pub struct Fault {
     pub message: String,
     /// The last lines the container wrote, oldest first; empty where there are none.
     pub log_tail: Vec<String>,
+    /// Something of the container may still be there, so it must be stopped before the next start.
+    #[serde(skip)]
+    pub left_behind: bool,
 }
 
 impl Fault {
     /// A failure without log lines.
     pub fn new(code: FaultCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), log_tail: Vec::new() }
+        Self { code, message: message.into(), log_tail: Vec::new(), left_behind: false }
+    }
+
+    /// The same failure, after which something of the container may still be there.
+    #[must_use]
+    pub fn leaving_something(mut self) -> Self {
+        self.left_behind = true;
+        self
     }
 
     /// The same failure with what the container wrote last.
@@ -98,6 +111,7 @@ mod tests {
     fn the_wire_word_is_the_printed_word() {
         for code in [
             FaultCode::ImageMissing,
+            FaultCode::ImageChanged,
             FaultCode::PullFailed,
             FaultCode::WeightsMissing,
             FaultCode::CdiUnresolvable,

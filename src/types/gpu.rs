@@ -56,6 +56,8 @@ pub struct GpuSnapshot {
     pub devices: Vec<GpuReading>,
     /// Configured devices that did not, with the reason.
     pub lost: Vec<(GpuId, String)>,
+    /// Version of the driver, for footprint keys; empty for the host backend, which has none.
+    pub driver: String,
 }
 
 #[cfg(test)]

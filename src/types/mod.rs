@@ -6,6 +6,7 @@
 //! Nothing here does I/O, reads a clock, spawns a task or logs. Time is a [`Moment`] that somebody passed in;
 //! memory is [`Bytes`]; what could not be measured is [`Known::Unknown`], never a zero.
 
+mod anatomy;
 mod bytes;
 mod denied;
 mod fault;
@@ -18,6 +19,7 @@ mod report;
 mod spec;
 mod status;
 
+pub use anatomy::{Anatomy, CacheLayers, CacheShape, Reach};
 pub use bytes::{Bytes, BytesError};
 pub use denied::Denied;
 pub use fault::{Fault, FaultCode};

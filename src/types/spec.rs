@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{Bytes, GpuId, ModelName};
+use super::{Anatomy, Bytes, GpuId, ModelName};
 
 /// Which engine an image holds; decides its argv, health route and transport.
 #[derive(
@@ -180,8 +180,9 @@ pub struct ModelSpec {
     pub image: ImageRef,
     /// The model's files.
     pub weights: Weights,
-    /// Size of the weights on disk; `None` where it could not be found out without starting something.
-    pub weights_bytes: Option<Bytes>,
+    /// What the model's files say about the memory it needs; `None` where they could not be read without starting
+    /// something. Follows from `weights`, so it is no part of the hash.
+    pub anatomy: Option<Anatomy>,
     /// How the daemon reaches the engine.
     pub transport: Transport,
     /// Memory per device that the admin declared; `None`: estimated, or measured later.
@@ -261,7 +262,7 @@ pub enum NeedSource {
     Measured,
     /// `vram` in the configuration.
     Declared,
-    /// From the size of the weights.
+    /// From what the model's files say.
     Estimated,
     /// Nothing is known: it gets whole devices to itself.
     Exclusive,
@@ -288,7 +289,7 @@ pub fn test_spec(name: &str) -> ModelSpec {
         engine: EngineKind::Llamacpp,
         image: ImageRef::parse("localhost/e:1").unwrap(),
         weights: Weights::Path("/w.gguf".into()),
-        weights_bytes: None,
+        anatomy: None,
         transport: Transport::Unix,
         vram: None,
         context: None,
@@ -320,7 +321,8 @@ mod tests {
         policy.on_full = OnFull::Wait;
         policy.idle_timeout = Some(Duration::from_secs(1));
         policy.aliases = vec!["other".parse().unwrap()];
-        policy.weights_bytes = Some(Bytes(5));
+        policy.anatomy =
+            Some(Anatomy { weights: Bytes(5), cache: None, source: "a test".to_owned() });
         assert_eq!(base.spec_hash(), policy.spec_hash());
         let changes: [fn(&mut ModelSpec); 6] = [
             |s| s.context = Some(1),

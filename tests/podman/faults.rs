@@ -71,7 +71,10 @@ async fn an_api_that_is_killed_during_a_launch_leaves_one_container_or_none() {
         match result {
             Ok(l) => {
                 launched += 1;
-                assert!(!host.podman.pids(&l.cgroup).is_empty(), "round {round}: handed out dead");
+                assert!(
+                    !host.podman.pids(&l.cgroup).unwrap().is_empty(),
+                    "round {round}: handed out dead"
+                );
                 let found = host.podman.list().await.unwrap();
                 assert_eq!(found.len(), 1, "round {round}: {found:?}");
                 assert_eq!(found[0].running.as_ref(), Some(&l));
@@ -123,7 +126,7 @@ async fn what_podman_believes_dead_is_seen_alive_and_ended() {
     let (_, inspect) = raw(&host.socket, "GET", &path, &Value::Null);
     assert_ne!(inspect["State"]["Status"], "running", "podman was not deceived: {inspect}");
     assert_eq!(found.unwrap()[0].running.as_ref(), Some(&launched), "the kernel knows better");
-    assert!(!host.podman.pids(&launched.cgroup).is_empty());
+    assert!(!host.podman.pids(&launched.cgroup).unwrap().is_empty());
     host.podman.stop(spec.instance).await.unwrap();
     host.assert_clean(&[&launched]).await;
 }

@@ -61,7 +61,8 @@ impl Host {
     /// Makes of a container that has ended what a launch makes of one, and removes it.
     pub async fn fault_of(&self, instance: &InstanceId, launched: &Launched) -> Fault {
         let group = &launched.cgroup;
-        until("its end", Duration::from_secs(5), || self.podman.pids(group).is_empty()).await;
+        until("its end", Duration::from_secs(5), || self.podman.pids(group).unwrap().is_empty())
+            .await;
         let mut code = None;
         for _ in 0..50 {
             code = self.podman.exit_code(instance.clone()).await;
@@ -81,7 +82,7 @@ impl Host {
         assert_eq!(self.podman.list().await.unwrap(), []);
         assert_eq!(entries(&self.engines), [""; 0].map(PathBuf::from));
         for l in launched {
-            assert_eq!(self.podman.pids(&l.cgroup), [0; 0]);
+            assert_eq!(self.podman.pids(&l.cgroup).unwrap(), [0; 0]);
             // systemd collects an empty scope a moment later.
             until("the scope's end", Duration::from_secs(5), || !scope_exists(&l.container)).await;
         }

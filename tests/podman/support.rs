@@ -32,6 +32,7 @@ pub fn spec(image: &str, script: &str) -> ContainerSpec {
             device_total: Bytes::gib(1),
         },
         image: ImageRef::parse(image).unwrap(),
+        image_id: None,
         entrypoint: ["/bin/busybox", "sh", "-c"].map(String::from).to_vec(),
         command: vec![script.into()],
         env: BTreeMap::new(),

@@ -41,7 +41,7 @@ fn one_container(
     move |method, path, body, _| {
         let mut state = state.lock().unwrap();
         match (method, path) {
-            (_, p) if p.ends_with("/exists") => Act::Say(204, Value::Null),
+            (_, p) if is_image(p) => Act::Say(200, json!({"Id": "1"})),
             (_, "/containers/create") => {
                 *state = Some((body.clone(), "created"));
                 create()
@@ -68,6 +68,11 @@ fn one_container(
 
 fn created() -> Act {
     Act::Say(201, json!({"Id": "ab".repeat(32), "Warnings": []}))
+}
+
+/// A question about an image.
+fn is_image(path: &str) -> bool {
+    path.starts_with("/images/") && path.ends_with("/json")
 }
 
 fn plain() -> ContainerSpec {
@@ -152,7 +157,7 @@ async fn a_create_whose_answer_is_lost_is_looked_up_and_never_repeated() {
 async fn a_create_that_died_before_it_did_anything_leaves_nothing() {
     let (fake, podman) = Fake::new(|_, path, _, _| match path {
         "/containers/create" => Act::Cut,
-        p if p.ends_with("/exists") => Act::Say(204, Value::Null),
+        p if is_image(p) => Act::Say(200, json!({"Id": "1"})),
         _ => absent(),
     });
     let fault = podman.launch(plain(), progress().0).await.unwrap_err();
@@ -199,7 +204,7 @@ async fn a_taken_name_is_not_ours_to_remove() {
     // Somebody else's container has the name: same name, no labels.
     let (fake, podman) = Fake::new(|_, path, _, _| match path {
         "/containers/create" => refuse("that name is already in use"),
-        p if p.ends_with("/exists") => Act::Say(204, Value::Null),
+        p if is_image(p) => Act::Say(200, json!({"Id": "1"})),
         _ => inspection(&json!({"name": "other", "labels": {}}), "running"),
     });
     let fault = podman.launch(plain(), progress().0).await.unwrap_err();
@@ -253,7 +258,7 @@ async fn a_pull_that_fails_says_why_and_makes_no_container() {
         ("no json, no error", FaultCode::PullFailed, "does not have it"),
     ] {
         let (fake, podman) = Fake::new(move |_, path, _, _| {
-            if path.ends_with("/exists") {
+            if is_image(path) {
                 return Act::Say(404, json!({"message": "x", "cause": "no such image"}));
             }
             assert!(path.starts_with("/images/pull?"), "{path}");
@@ -272,9 +277,22 @@ async fn a_pull_that_fails_says_why_and_makes_no_container() {
 }
 
 #[tokio::test]
+async fn another_image_under_the_planned_name_is_not_started() {
+    let (fake, podman) = Fake::new(|_, path, _, _| {
+        assert!(is_image(path), "{path}");
+        Act::Say(200, json!({"Id": "new"}))
+    });
+    let mut spec = plain();
+    spec.image_id = Some("old".into());
+    let fault = podman.launch(spec, progress().0).await.unwrap_err();
+    assert_eq!(fault.code, FaultCode::ImageChanged, "{fault}");
+    assert_eq!(fake.count("POST"), 0);
+}
+
+#[tokio::test]
 async fn a_pull_without_a_sign_of_life_is_given_up() {
     let (_fake, podman) = Fake::new(|_, path, _, _| match path {
-        p if p.ends_with("/exists") => Act::Say(404, json!({"cause": "no such image"})),
+        p if is_image(p) => Act::Say(404, json!({"cause": "no such image"})),
         _ => Act::Hang,
     });
     let mut spec = plain();

@@ -111,7 +111,7 @@ fn spec(n: u64, rng: &mut Rng) -> ModelSpec {
         engine: EngineKind::Vllm,
         image: ImageRef::parse("localhost/fake").unwrap(),
         weights: Weights::Builtin,
-        weights_bytes: None,
+        anatomy: None,
         transport: Transport::Unix,
         // One of them has no idea what it needs.
         vram: if n == 2 { None } else { Some(Bytes(size)) },
@@ -195,6 +195,7 @@ impl World {
                 instance: instance.clone(),
                 spec,
                 placement: identity.placement.clone(),
+                image_id: None,
             };
             let life = if alive { Life::Loading } else { Life::Dead };
             let appetite = bytes.0;
@@ -373,6 +374,11 @@ impl World {
                 let phase = if self.rng.chance(50) { Phase::Pulling } else { Phase::Starting };
                 self.tell(Event::Progress { instance, phase })
             }
+            (Life::Creating, false) if self.rng.chance(30) => {
+                // podman failed on the way, and nobody could clean up: it runs, and has memory.
+                container.life = Life::Loading;
+                self.tell(Event::LaunchFailed { instance, fault: fault.leaving_something() })
+            }
             (Life::Creating, false) => {
                 self.containers.remove(id);
                 self.tell(Event::LaunchFailed { instance, fault })
@@ -440,7 +446,7 @@ impl World {
             (id.clone(), Usage { pids: vec![pid(id)], bytes: gpus })
         };
         let running = self.containers.iter().filter(|(_, c)| c.life != Life::Creating);
-        let snapshot = GpuSnapshot { devices, lost: vec![] };
+        let snapshot = GpuSnapshot { devices, lost: vec![], driver: String::new() };
         Observation { taken: self.now, devices: Ok(snapshot), usage: running.map(usage).collect() }
     }
 
@@ -587,7 +593,12 @@ fn pid(id: &InstanceId) -> u32 {
 
 fn launched(id: &InstanceId) -> Launched {
     let endpoint = Endpoint::Tcp(SocketAddr::from(([127, 0, 0, 1], 1)));
-    Launched { container: id.to_string(), cgroup: "/nowhere".into(), endpoint }
+    Launched {
+        container: id.to_string(),
+        cgroup: "/nowhere".into(),
+        endpoint,
+        image_id: "1".into(),
+    }
 }
 
 /// Formats a history.

@@ -49,6 +49,7 @@ impl Engines for Profiles {
             spec_hash: spec.spec_hash(),
             placement: order.placement.clone(),
             image: spec.image.clone(),
+            image_id: order.image_id.clone(),
             // The image knows best: official vLLM images have had three entry points in a row (the API server's module,
             // `vllm serve`, and a wrapper around that which prepares an arbitrary user), all of which take the same
             // arguments; builds of llama-server differ in where the binary is.
@@ -162,7 +163,7 @@ mod tests {
             engine,
             image: ImageRef::parse("localhost/e:1").unwrap(),
             weights: Weights::Path("/srv/models/m.gguf".into()),
-            weights_bytes: None,
+            anatomy: None,
             transport: Transport::Unix,
             vram: None,
             context: None,
@@ -191,7 +192,12 @@ mod tests {
 
     fn container(spec: ModelSpec, placement: Placement) -> ContainerSpec {
         let instance = InstanceId::new(spec.name.clone(), Generation(3), 0xabc);
-        Profiles.container(&LaunchOrder { instance, spec: Arc::new(spec), placement })
+        Profiles.container(&LaunchOrder {
+            instance,
+            spec: Arc::new(spec),
+            placement,
+            image_id: None,
+        })
     }
 
     #[test]

@@ -72,7 +72,7 @@ pub(super) fn env(spec: &ModelSpec, placement: &Placement) -> Vec<(&'static str,
         );
     }
     if on_host(placement) {
-        let cache = kv_cache_gib(placement.need.bytes, spec.weights_bytes);
+        let cache = kv_cache_gib(placement.need.bytes, spec.anatomy.as_ref().map(|a| a.weights));
         env.push(("VLLM_CPU_KVCACHE_SPACE", cache.to_string()));
     }
     env
@@ -103,7 +103,8 @@ fn kv_cache_gib(need: Bytes, weights: Option<Bytes>) -> u64 {
 mod tests {
     use super::super::tests::{placement, spec};
     use super::*;
-    use crate::types::EngineKind;
+    use crate::plan::estimate::estimate;
+    use crate::types::{Anatomy, CacheLayers, CacheShape, EngineKind, NeedSource, Reach};
 
     fn value<'a>(env: &'a [(&'static str, String)], key: &str) -> Option<&'a str> {
         env.iter().find(|(k, _)| *k == key).map(|(_, v)| v.as_str())
@@ -133,13 +134,40 @@ mod tests {
     fn on_the_host_over_tcp() {
         let mut spec = spec(EngineKind::Vllm);
         spec.transport = Transport::Tcp;
-        spec.weights_bytes = Some(Bytes::gib(2));
+        let source = "a test".to_owned();
+        spec.anatomy = Some(Anatomy { weights: Bytes::gib(2), cache: None, source });
         let placement = placement(&["host"], Bytes::gib(8), Bytes::gib(64));
         let got = command(&spec, &placement, None);
         assert_eq!(got.join(" "), "--host 0.0.0.0 --port 8000 --served-model-name org/m");
         let env = env(&spec, &placement);
         assert_eq!(value(&env, "VLLM_CPU_KVCACHE_SPACE"), Some("5"));
         assert_eq!(value(&env, "GLOO_SOCKET_IFNAME"), None);
+    }
+
+    /// vLLM takes what it is told, whoever reckoned it: an estimate is passed on like a declaration.
+    #[test]
+    fn an_estimated_need_is_the_budget_too() {
+        for source in [NeedSource::Estimated, NeedSource::Measured, NeedSource::Exclusive] {
+            let mut placement = placement(&["GPU-a"], Bytes::gib(18), Bytes::gib(80));
+            placement.need.source = source;
+            let got = command(&spec(EngineKind::Vllm), &placement, None).join(" ");
+            assert!(got.ends_with("--gpu-memory-utilization 0.2250"), "{source:?}: {got}");
+        }
+    }
+
+    #[test]
+    fn an_estimate_leaves_a_cpu_its_cache() {
+        let mut spec = spec(EngineKind::Vllm);
+        let layer = CacheLayers { count: 32, heads: 8, key: 128, value: 128, reach: Reach::Whole };
+        let cache =
+            CacheShape { layers: vec![layer], context_max: Some(24_576), element_bytes: None };
+        let source = "a test".to_owned();
+        let anatomy = Anatomy { weights: Bytes::gib(15), cache: Some(cache), source };
+        let found = estimate(&anatomy, &spec);
+        assert_eq!(found.kv, Bytes::gib(3));
+        spec.anatomy = Some(anatomy);
+        let env = env(&spec, &placement(&["host"], found.bytes_per_device, Bytes::gib(64)));
+        assert_eq!(value(&env, "VLLM_CPU_KVCACHE_SPACE"), Some("4"), "at least the cache");
     }
 
     #[test]

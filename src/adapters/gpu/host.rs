@@ -87,7 +87,11 @@ impl Gpus for Host {
                 Err(format!("{} was not read within {:?}", self.proc.display(), self.deadline))
             });
             match reading {
-                Ok(reading) => Ok(GpuSnapshot { devices: vec![reading], lost: Vec::new() }),
+                Ok(reading) => Ok(GpuSnapshot {
+                    devices: vec![reading],
+                    lost: Vec::new(),
+                    driver: String::new(),
+                }),
                 Err(why) => Err(GpuError::HostMemory(why)),
             }
         })

@@ -132,7 +132,8 @@ mod tests {
 
     fn on(device: GpuReading, pids: &[u32]) -> Known<Bytes> {
         let gpu = device.id.clone();
-        let snapshot = GpuSnapshot { devices: vec![device], lost: Vec::new() };
+        let snapshot =
+            GpuSnapshot { devices: vec![device], lost: Vec::new(), driver: String::new() };
         attribute(pids, vec![gpu.clone()], &snapshot)[&gpu]
     }
 
@@ -163,6 +164,7 @@ mod tests {
         let snapshot = GpuSnapshot {
             devices: vec![device("a", 5, &[(1, Some(5))])],
             lost: vec![(gone.clone(), "off the bus".into())],
+            driver: String::new(),
         };
         let usage = attribute(&[1], vec![GpuId::new("a"), gone.clone()], &snapshot);
         assert_eq!(usage[&GpuId::new("a")], Known::Known(Bytes(5)));

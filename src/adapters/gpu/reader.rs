@@ -82,7 +82,9 @@ impl Reader {
                 Err(trouble) => return Err(trouble),
             }
         }
-        settle(devices, failed)
+        // Only footprint keys need it: a driver that will not tell is one of its own, and no reason to serve nobody.
+        let driver = nvml.sys_driver_version().unwrap_or_default();
+        settle(devices, failed, driver)
     }
 
     fn targets(&mut self, nvml: &Library) -> Result<Listed, Trouble> {
@@ -104,11 +106,12 @@ impl Reader {
 fn settle(
     devices: Vec<GpuReading>,
     failed: Vec<(GpuId, GpuError)>,
+    driver: String,
 ) -> Result<GpuSnapshot, Trouble> {
     let lost = failed.iter().map(|(id, error)| (id.clone(), reason(error))).collect();
     match failed.into_iter().next() {
         Some((_, error)) if devices.is_empty() => Err(Trouble::Device(error)),
-        _ => Ok(GpuSnapshot { devices, lost }),
+        _ => Ok(GpuSnapshot { devices, lost, driver }),
     }
 }
 
@@ -218,10 +221,17 @@ mod tests {
             used: Bytes(0),
             processes: Vec::new(),
         };
-        let snapshot = settle(vec![reading], error()).unwrap();
+        let snapshot = settle(vec![reading], error(), "580.1".into()).unwrap();
         assert_eq!(snapshot.lost, [(id.clone(), "off the bus".to_owned())]);
-        assert!(matches!(settle(Vec::new(), error()), Err(Trouble::Device(GpuError::Lost(..)))));
+        assert_eq!(snapshot.driver, "580.1");
+        assert!(matches!(
+            settle(Vec::new(), error(), String::new()),
+            Err(Trouble::Device(GpuError::Lost(..)))
+        ));
         let zero = vec![(id.clone(), GpuError::ZeroMemory(id.clone()))];
-        assert!(matches!(settle(Vec::new(), zero), Err(Trouble::Device(GpuError::ZeroMemory(_)))));
+        assert!(matches!(
+            settle(Vec::new(), zero, String::new()),
+            Err(Trouble::Device(GpuError::ZeroMemory(_)))
+        ));
     }
 }

@@ -16,8 +16,8 @@ use podman_api::opts::{ContainerDeleteOpts, ContainerListFilter, ContainerListOp
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::error::PodmanError;
-use super::inspect::{Inspect, Pod};
+use super::error::{Cause, PodmanError};
+use super::inspect::{Image, Inspect, Pod};
 use super::labels;
 use super::logs;
 use super::wire::{Wire, encode};
@@ -66,6 +66,8 @@ pub struct Listed {
     pub name: String,
     /// All labels.
     pub labels: BTreeMap<String, String>,
+    /// ID of its image; empty where podman does not say.
+    pub image_id: String,
     /// (host address, host port, container port) of published ports.
     pub ports: Vec<(String, u16, u16)>,
 }
@@ -101,14 +103,17 @@ impl Api {
         Ok(PodmanInfo { version: ping.libpod_api_version, rootless: rootless.ok_or_else(missing)? })
     }
 
-    /// Whether an image is in the storage.
+    /// The ID of an image; `None`: it is not in the storage.
     ///
     /// # Errors
     /// As [`PodmanError`] says.
-    pub async fn image_exists(&self, image: &ImageRef) -> Result<bool, PodmanError> {
-        let images = self.lib.images();
-        let found = async { images.get(image.as_str()).exists().await };
-        self.within(&format!("look for image {image}"), self.deadlines.ask, found).await
+    pub async fn image_id(&self, image: &ImageRef) -> Result<Option<String>, PodmanError> {
+        let path = format!("/images/{}/json", encode(image.as_str()));
+        match self.get::<Image>(&format!("look for image {image}"), &path).await {
+            Ok(found) => Ok(Some(found.id)),
+            Err(error) if error.cause() == Some(Cause::ImageUnknown) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// All containers whose label `key` is `value`, in any state.
@@ -335,6 +340,7 @@ fn listed(container: podman_api::models::ListContainer) -> Option<Listed> {
         id: container.id?,
         name: container.names.unwrap_or_default().into_iter().next().unwrap_or_default(),
         labels: container.labels.unwrap_or_default().into_iter().collect(),
+        image_id: container.image_id.unwrap_or_default(),
         ports: ports
             .into_iter()
             .filter_map(|p| Some((p.host_ip.unwrap_or_default(), p.host_port?, p.container_port?)))

@@ -10,6 +10,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
+
 /// How deep below the root containers are looked for; systemd's user managers put them at depth 5, pods at 6.
 const DEPTH_MAX: usize = 12;
 
@@ -48,12 +50,12 @@ fn unescape(text: &str) -> String {
 /// If `root` itself cannot be read; groups that vanish during the walk are simply gone.
 pub fn containers(root: &Path) -> io::Result<BTreeMap<String, PathBuf>> {
     let mut found = BTreeMap::new();
-    fs::read_dir(root)?;
+    fs::metadata(root)?;
     walk(root, DEPTH_MAX, &mut |path, name| {
-        let Some(id) = container_id(name) else { return true };
+        let Some(id) = container_id(name) else { return Ok(true) };
         found.insert(id.to_owned(), path.to_owned());
-        false
-    });
+        Ok(false)
+    })?;
     Ok(found)
 }
 
@@ -65,34 +67,64 @@ fn container_id(name: &str) -> Option<&str> {
 }
 
 /// Calls `visit` for each directory below `dir`; `false` keeps out of it.
-fn walk(dir: &Path, depth: usize, visit: &mut dyn FnMut(&Path, &str) -> bool) {
-    let Ok(entries) = fs::read_dir(dir) else { return };
-    for entry in entries.flatten() {
-        if !entry.file_type().is_ok_and(|t| t.is_dir()) {
+fn walk(
+    dir: &Path,
+    depth: usize,
+    visit: &mut dyn FnMut(&Path, &str) -> io::Result<bool>,
+) -> io::Result<()> {
+    let entries = match fs::read_dir(dir) {
+        // Kept from us, so nobody's that we started; whoever wants its processes fails on their list.
+        Err(err) if err.kind() == io::ErrorKind::PermissionDenied => return Ok(()),
+        entries => unless_gone(entries)?,
+    };
+    let Some(entries) = entries else { return Ok(()) };
+    for entry in entries {
+        let Some(entry) = unless_gone(entry)? else { continue };
+        if !unless_gone(entry.file_type())?.is_some_and(|t| t.is_dir()) {
             continue;
         }
         let path = entry.path();
-        let descend = entry.file_name().to_str().is_some_and(|name| visit(&path, name));
+        let name = entry.file_name();
+        let descend = name.to_str().map_or(Ok(false), |name| visit(&path, name))?;
         if descend && depth > 0 {
-            walk(&path, depth - 1, visit);
+            walk(&path, depth - 1, visit)?;
         }
     }
+    Ok(())
 }
 
 /// The processes of a group and of all groups below it; empty when it is gone. Zombies are not among them.
-#[must_use]
-pub fn pids(group: &Path) -> Vec<u32> {
-    let mut pids = procs(group);
+///
+/// # Errors
+/// If they cannot be read, for example because this process has no file descriptor left: that is no death.
+pub fn pids(group: &Path) -> io::Result<Vec<u32>> {
+    let mut pids = procs(group)?;
     walk(group, DEPTH_MAX, &mut |path, _| {
-        pids.extend(procs(path));
-        true
-    });
-    pids
+        pids.extend(procs(path)?);
+        Ok(true)
+    })?;
+    Ok(pids)
 }
 
-fn procs(group: &Path) -> Vec<u32> {
-    let text = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
-    text.lines().filter_map(|line| line.parse().ok()).collect()
+/// Whether no process is left for certain.
+pub fn is_empty(group: &Path) -> bool {
+    pids(group).is_ok_and(|pids| pids.is_empty())
+}
+
+fn procs(group: &Path) -> io::Result<Vec<u32>> {
+    let text = unless_gone(fs::read_to_string(group.join("cgroup.procs")))?.unwrap_or_default();
+    Ok(text.lines().filter_map(|line| line.parse().ok()).collect())
+}
+
+/// `None` for a group that vanished meanwhile, or one of threads, whose processes are in its parent's list.
+fn unless_gone<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(err) => match Errno::from_io_error(&err) {
+            Some(Errno::NOENT | Errno::NODEV | Errno::OPNOTSUPP) => Ok(None),
+            _ => Err(err),
+        },
+    }
 }
 
 /// Kills all processes of a group and of those below it at once, forks included.
@@ -144,8 +176,19 @@ mod tests {
         fs::write(root.path().join("cgroup.procs"), "").unwrap();
         fs::write(root.path().join("container/cgroup.procs"), "12\n13\n").unwrap();
         fs::write(root.path().join("container/deep/cgroup.procs"), "14\n").unwrap();
-        assert_eq!(pids(root.path()), [12, 13, 14]);
-        assert_eq!(pids(&root.path().join("gone")), [0; 0]);
+        assert_eq!(pids(root.path()).unwrap(), [12, 13, 14]);
+        assert_eq!(pids(&root.path().join("gone")).unwrap(), [0; 0]);
+        assert!(is_empty(&root.path().join("gone")) && !is_empty(root.path()));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_not_taken_for_dead() {
+        let root = tempfile::tempdir().unwrap();
+        // Stands for any other error than "not there", such as EMFILE: reading a directory fails with EISDIR.
+        fs::create_dir_all(root.path().join("container/cgroup.procs")).unwrap();
+        fs::write(root.path().join("cgroup.procs"), "").unwrap();
+        assert!(pids(root.path()).is_err());
+        assert!(!is_empty(root.path()));
     }
 
     #[test]

@@ -160,6 +160,7 @@ pub(super) mod tests {
                 device_total: Bytes::gib(8),
             },
             image: ImageRef::parse("localhost/e:1").unwrap(),
+            image_id: None,
             entrypoint: vec![],
             command: vec!["--port".into(), "1".into()],
             env: BTreeMap::from([("A".into(), "b c".into())]),

@@ -16,6 +16,8 @@ pub struct Inspect {
     pub id: String,
     /// The container's name.
     pub name: String,
+    /// ID of its image.
+    pub image: String,
     /// What podman believes of its process.
     pub state: State,
     /// What was asked for.
@@ -30,6 +32,14 @@ pub struct Inspect {
     pub network_settings: NetworkSettings,
     /// Binds and image volumes.
     pub mounts: Option<Vec<Mount>>,
+}
+
+/// `GET /libpod/images/NAME/json`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub struct Image {
+    /// 64 digits: the digest of its configuration.
+    pub id: String,
 }
 
 /// `State`.

@@ -39,8 +39,12 @@ impl Inner {
     ) -> Result<Launched, Fault> {
         let thing = format!("model {} (container {})", spec.instance.model, spec.instance);
         check_sources(spec)?;
-        let volumes = spec.image_volumes.iter().map(|(image, _)| image);
-        for image in std::iter::once(&spec.image).chain(volumes) {
+        let id = self.provide_image(&spec.image, &thing, progress).await?;
+        if spec.image_id.as_ref().is_some_and(|planned| *planned != id) {
+            let text = format!("{thing}: {} is another image than before", spec.image);
+            return Err(Fault::new(FaultCode::ImageChanged, text));
+        }
+        for (image, _) in &spec.image_volumes {
             self.provide_image(image, &thing, progress).await?;
         }
         progress(Phase::Starting);
@@ -72,9 +76,12 @@ impl Inner {
                 }
             }
             // The directory stays too: a container that may still run would lose its socket.
-            Err(e) => fault.message.push_str(&format!(
-                "; and undoing it failed ({e}): the container is removed when podman answers again"
-            )),
+            Err(e) => {
+                fault.message.push_str(&format!(
+                    "; and undoing it failed ({e}): the container is removed when podman answers again"
+                ));
+                fault = fault.leaving_something();
+            }
         }
         fault
     }
@@ -179,7 +186,7 @@ impl Inner {
                 return Err(Fault::new(FaultCode::StartFailed, text));
             };
             let group = self.group(id).await?;
-            let alive = group.as_ref().is_some_and(|g| !cgroup::pids(g).is_empty());
+            let alive = group.as_ref().is_some_and(|g| !cgroup::is_empty(g));
             if !inspect.state.running || (group.is_some() && !alive) {
                 return Err(self.ended(&inspect, thing).await);
             }
@@ -195,7 +202,8 @@ impl Inner {
             deviations = harden::deviations(&inspect, status.as_deref(), spec.transport, uid);
             if deviations.is_empty() {
                 let endpoint = endpoint(&inspect, dir, thing)?;
-                return Ok(Launched { container: inspect.id, cgroup, endpoint });
+                let (container, image_id) = (inspect.id, inspect.image);
+                return Ok(Launched { container, cgroup, endpoint, image_id });
             }
             tokio::time::sleep(LOOK_AGAIN).await;
         }
@@ -236,13 +244,13 @@ impl Inner {
         image: &ImageRef,
         thing: &str,
         progress: &Progress,
-    ) -> Result<(), Fault> {
-        let exists = async || {
-            let found = self.api.image_exists(image).await;
+    ) -> Result<String, Fault> {
+        let look = async || {
+            let found = self.api.image_id(image).await;
             found.map_err(|e| e.fault(FaultCode::CreateFailed, thing))
         };
-        if exists().await? {
-            return Ok(());
+        if let Some(id) = look().await? {
+            return Ok(id);
         }
         if image.is_local() {
             return Err(image_missing(image, "images of localhost/ are never pulled"));
@@ -261,13 +269,11 @@ impl Inner {
                 _ => Fault::new(FaultCode::PullFailed, format!("{thing}: {e}")),
             });
         }
-        if exists().await? {
-            return Ok(());
-        }
-        Err(Fault::new(
-            FaultCode::PullFailed,
-            format!("{thing}: podman pulled {image} without an error, but does not have it"),
-        ))
+        look().await?.ok_or_else(|| {
+            let text =
+                format!("{thing}: podman pulled {image} without an error, but does not have it");
+            Fault::new(FaultCode::PullFailed, text)
+        })
     }
 }
 

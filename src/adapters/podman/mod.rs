@@ -121,7 +121,7 @@ impl Containers for Podman {
         Box::pin(async move { self.inner.exit_code(&instance).await })
     }
 
-    fn pids(&self, cgroup: &Path) -> Vec<u32> {
+    fn pids(&self, cgroup: &Path) -> std::io::Result<Vec<u32>> {
         cgroup::pids(cgroup)
     }
 
@@ -132,9 +132,9 @@ impl Containers for Podman {
         })
     }
 
-    fn image_exists(&self, image: ImageRef) -> PortFuture<'_, Result<bool, Fault>> {
+    fn image_id(&self, image: ImageRef) -> PortFuture<'_, Result<Option<String>, Fault>> {
         Box::pin(async move {
-            let found = self.inner.api.image_exists(&image).await;
+            let found = self.inner.api.image_id(&image).await;
             found.map_err(|e| e.fault(FaultCode::PodmanUnreachable, &format!("image {image}")))
         })
     }
@@ -155,11 +155,12 @@ impl Inner {
             if let Some(identity) = &identity {
                 self.remember(&identity.instance, &container.id);
             }
-            let group = groups.get(&container.id).filter(|g| !cgroup::pids(g).is_empty());
+            let group = groups.get(&container.id).filter(|g| !cgroup::is_empty(g));
             let running = group.map(|cgroup| Launched {
                 container: container.id.clone(),
                 cgroup: cgroup.clone(),
                 endpoint: self.endpoint(&container),
+                image_id: container.image_id.clone(),
             });
             Found { container: container.id, identity, running }
         });

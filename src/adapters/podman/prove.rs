@@ -77,7 +77,7 @@ impl Inner {
         self.api.pod_start(&id).await.map_err(fault)?;
         let pod = self.api.pod_inspect(&id).await.map_err(fault)?;
         let infra = self.api.inspect(&pod.infra).await.map_err(fault)?;
-        let alive = self.group(&infra.id).await?.is_some_and(|g| !cgroup::pids(&g).is_empty());
+        let alive = self.group(&infra.id).await?.is_some_and(|g| !cgroup::is_empty(&g));
         if !alive {
             let why = "its container does not run, or has no control group of its own; the service user needs a running user manager (\"loginctl enable-linger hostler\") and catatonit";
             return Err(failed(thing, why));

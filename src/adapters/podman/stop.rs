@@ -132,7 +132,7 @@ impl Inner {
             FaultCode::StopFailed,
             format!(
                 "{thing}: processes {:?} are still alive in {}{why}; run \"systemctl --user -M hostler@ kill --signal=KILL {scope}\", and if they stay, look at \"dmesg\": the driver holds them",
-                cgroup::pids(group),
+                cgroup::pids(group).unwrap_or_default(),
                 group.display()
             ),
         ))
@@ -163,7 +163,7 @@ impl Inner {
 async fn wait_empty(group: &Path, patience: Duration) -> bool {
     let end = tokio::time::Instant::now() + patience;
     loop {
-        if cgroup::pids(group).is_empty() {
+        if cgroup::is_empty(group) {
             return true;
         }
         if tokio::time::Instant::now() >= end {

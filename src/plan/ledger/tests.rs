@@ -24,7 +24,7 @@ fn reading(used: u64) -> GpuSnapshot {
         used: Bytes(used),
         processes: vec![],
     };
-    GpuSnapshot { devices: vec![device], lost: vec![] }
+    GpuSnapshot { devices: vec![device], lost: vec![], driver: String::new() }
 }
 
 fn seen(n: u64, bytes: Known<Bytes>) -> BTreeMap<InstanceId, Usage> {
@@ -164,7 +164,11 @@ fn without_attribution_the_promise_stands_in() {
 fn a_lost_device_offers_nothing_and_comes_back() {
     let mut ledger = Ledger::new(Bytes(0), ReleaseRule::exact(Duration::from_secs(30)));
     ledger.observe(Moment::START, &reading(0), &BTreeMap::new());
-    let lost = GpuSnapshot { devices: vec![], lost: vec![(gpu(), "fell off the bus".into())] };
+    let lost = GpuSnapshot {
+        devices: vec![],
+        lost: vec![(gpu(), "fell off the bus".into())],
+        driver: String::new(),
+    };
     ledger.observe(Moment::from_secs(1), &lost, &BTreeMap::new());
     assert!(ledger.rows().is_empty());
     assert_eq!(ledger.lost().next(), Some((&gpu(), "fell off the bus")));

@@ -59,7 +59,11 @@ fn world(devices: &[(u64, u64)], holders: &[HolderCase]) -> (Ledger, Vec<Holder>
         processes: vec![],
     };
     let devices = devices.iter().enumerate().map(reading).collect();
-    ledger.observe(Moment::START, &GpuSnapshot { devices, lost: vec![] }, &usage);
+    ledger.observe(
+        Moment::START,
+        &GpuSnapshot { devices, lost: vec![], driver: String::new() },
+        &usage,
+    );
     (ledger, out)
 }
 
@@ -200,7 +204,11 @@ fn nothing_is_promised_on_stale_numbers() {
 #[test]
 fn a_lost_device_is_no_never() {
     let mut w = world(&[(100, 0)], &[]);
-    let lost = GpuSnapshot { devices: vec![], lost: vec![(gpu(0), "fell off the bus".into())] };
+    let lost = GpuSnapshot {
+        devices: vec![],
+        lost: vec![(gpu(0), "fell off the bus".into())],
+        driver: String::new(),
+    };
     w.0.observe(Moment::from_secs(1), &lost, &BTreeMap::new());
     let (decision, _) = ask(&w, 10, 1, &[]);
     assert!(matches!(&decision, Decision::Wait { why, .. } if why.contains("bus")), "{decision:?}");

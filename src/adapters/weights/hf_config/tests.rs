@@ -1,0 +1,175 @@
+//! Configurations of well-known models in all their forms, and damaged ones.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn of(text: &str) -> CacheShape {
+    shape(text.as_bytes()).unwrap_or_else(|err| panic!("{err}: {text}"))
+}
+
+fn layer(count: u32, heads: u32, size: u32, reach: Reach) -> CacheLayers {
+    CacheLayers { count, heads, key: size, value: size, reach }
+}
+
+#[test]
+fn a_plain_model() {
+    // Qwen2.5 0.5B Instruct: 896 / 14 = 64 numbers a head.
+    let found = of(r#"{"model_type": "qwen2", "hidden_size": 896, "num_hidden_layers": 24,
+        "num_attention_heads": 14, "num_key_value_heads": 2, "max_position_embeddings": 32768,
+        "max_window_layers": 21, "sliding_window": 32768, "use_sliding_window": false,
+        "torch_dtype": "bfloat16"}"#);
+    assert_eq!(found.layers, [layer(24, 2, 64, Reach::Whole)]);
+    assert_eq!((found.context_max, found.element_bytes), (Some(32_768), Some(2)));
+}
+
+#[test]
+fn names_of_older_models_and_a_head_for_each() {
+    let found = of(r#"{"n_layer": 12, "n_head": 12, "n_embd": 768, "n_positions": 1024,
+        "torch_dtype": "float32"}"#);
+    assert_eq!(found.layers, [layer(12, 12, 64, Reach::Whole)]);
+    assert_eq!((found.context_max, found.element_bytes), (Some(1024), Some(4)));
+    let each = of(r#"{"num_hidden_layers": 3, "num_attention_heads": 12, "head_dim": 64,
+        "num_key_value_heads": [3, 0, 4]}"#);
+    let want = [layer(1, 3, 64, Reach::Whole), layer(1, 4, 64, Reach::Whole)];
+    assert_eq!(each.layers, want);
+}
+
+#[test]
+fn windows_in_all_their_forms() {
+    let base = r#""num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256"#;
+    let reaches = |rest: &str| -> Vec<(u32, Reach)> {
+        of(&format!("{{{base}, {rest}}}")).layers.iter().map(|l| (l.count, l.reach)).collect()
+    };
+    let whole = |n| (n, Reach::Whole);
+    let window = |n| (n, Reach::Window(512));
+    let gemma = r#""num_hidden_layers": 26, "sliding_window": 512"#;
+    assert_eq!(
+        reaches(&format!(r#"{gemma}, "model_type": "gemma3_text""#)),
+        [window(22), whole(4)]
+    );
+    assert_eq!(
+        reaches(&format!(r#"{gemma}, "sliding_window_pattern": 2"#)),
+        [window(13), whole(13)]
+    );
+    assert_eq!(reaches(&format!(r#"{gemma}, "model_type": "mistral""#)), [window(26)]);
+    assert_eq!(reaches(&format!(r#"{gemma}, "model_type": "unheard""#)), [whole(26)]);
+    let qwen = format!(r#"{gemma}, "use_sliding_window": true, "max_window_layers": 20"#);
+    assert_eq!(reaches(&qwen), [whole(20), window(6)]);
+    let listed = r#""num_hidden_layers": 6, "sliding_window": 512, "attention_chunk_size": 8192,
+        "layer_types": ["sliding_attention", "full_attention", "linear_attention", "mlp",
+        "chunked_attention", "unheard"]"#;
+    let want = [window(1), whole(2), (1, Reach::State), (1, Reach::Window(8192))];
+    assert_eq!(reaches(listed), want);
+    let unsaid = r#""num_hidden_layers": 2, "sliding_window": null,
+        "layer_types": ["sliding_attention"]"#;
+    assert_eq!(reaches(unsaid), [whole(2)], "what is not said errs upwards");
+    let hybrid = r#""num_hidden_layers": 8, "full_attention_interval": 4"#;
+    assert_eq!(reaches(hybrid), [(6, Reach::State), whole(2)]);
+}
+
+#[test]
+fn the_text_part_of_a_multimodal_model() {
+    let found = of(r#"{"torch_dtype": "bfloat16", "vision_config": {"num_hidden_layers": 99},
+        "text_config": {"num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 64}}"#);
+    assert_eq!(found.layers, [layer(2, 4, 16, Reach::Whole)]);
+    assert_eq!(found.element_bytes, Some(2), "said outside");
+    let deep = of(r#"{"thinker_config": {"text_config": {"num_hidden_layers": 1,
+        "num_attention_heads": 1, "hidden_size": 8}}}"#);
+    assert_eq!(deep.layers, [layer(1, 1, 8, Reach::Whole)]);
+}
+
+/// DeepSeek V3: 512 + 64 numbers for all 128 heads.
+#[test]
+fn a_compressed_cache() {
+    let found = of(r#"{"num_hidden_layers": 61, "num_attention_heads": 128,
+        "num_key_value_heads": 128, "hidden_size": 7168, "kv_lora_rank": 512,
+        "qk_rope_head_dim": 64, "max_position_embeddings": 163840, "rope_scaling":
+        {"type": "yarn", "factor": 40, "original_max_position_embeddings": 4096}}"#);
+    let want = CacheLayers { count: 61, heads: 1, key: 576, value: 0, reach: Reach::Whole };
+    assert_eq!(found.layers, [want]);
+    assert_eq!(found.context_max, Some(163_840));
+}
+
+#[test]
+fn a_stretched_context() {
+    let context = |rope: &str| {
+        let text = format!(
+            r#"{{"num_hidden_layers": 0, "max_position_embeddings": 32768, "rope_scaling": {rope}}}"#
+        );
+        of(&text).context_max
+    };
+    let yarn = r#"{"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}"#;
+    assert_eq!(context(yarn), Some(131_072));
+    // Llama 3.1 writes the stretched length itself.
+    let told =
+        r#"{"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 8192}"#;
+    assert_eq!(context(told), Some(32_768));
+    assert_eq!(context(r#"{"type": "linear", "factor": 1e300}"#), Some(u32::MAX));
+    for odd in ["null", "{}", "[]", r#"{"type": "yarn", "factor": "x"}"#] {
+        assert_eq!(context(odd), Some(32_768), "{odd}");
+    }
+}
+
+#[test]
+fn what_is_missing_or_absurd_is_named() {
+    for (text, want) in [
+        ("", "is no JSON"),
+        ("[]", "is no JSON object"),
+        ("{}", "has no num_hidden_layers"),
+        (r#"{"num_hidden_layers": 1}"#, "has no num_attention_heads"),
+        (r#"{"num_hidden_layers": 1, "num_attention_heads": 4}"#, "has neither head_dim"),
+        (r#"{"num_hidden_layers": 99999}"#, "more than any model"),
+        (
+            r#"{"num_hidden_layers": 1, "num_attention_heads": 4, "head_dim": 99999999999}"#,
+            "more than any model",
+        ),
+    ] {
+        let err = shape(text.as_bytes()).unwrap_err();
+        assert!(err.contains(want), "{err}");
+    }
+}
+
+const KEYS: [&str; 16] = [
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "hidden_size",
+    "max_position_embeddings",
+    "sliding_window",
+    "use_sliding_window",
+    "layer_types",
+    "rope_scaling",
+    "kv_lora_rank",
+    "qk_rope_head_dim",
+    "text_config",
+    "sliding_window_pattern",
+    "full_attention_interval",
+    "max_window_layers",
+];
+
+proptest! {
+    #[test]
+    fn no_input_panics(bytes: Vec<u8>) {
+        let _ = shape(&bytes);
+    }
+
+    #[test]
+    fn no_values_panic(
+        values in proptest::collection::vec((0_usize..6, any::<u64>(), 0_u64..40), KEYS.len()),
+    ) {
+        let mut map = serde_json::Map::new();
+        for (key, (kind, large, small)) in KEYS.iter().zip(values) {
+            let value = match kind {
+                0 => Value::from(large),
+                1 | 2 => Value::from(small),
+                3 => Value::from(vec!["sliding_attention"; small as usize]),
+                4 => serde_json::json!({"type": "yarn", "factor": large as f64}),
+                _ => Value::Null,
+            };
+            map.insert((*key).to_owned(), value);
+        }
+        let _ = shape(Value::Object(map).to_string().as_bytes());
+    }
+}

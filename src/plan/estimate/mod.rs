@@ -1,0 +1,301 @@
+//! What a model will need that was never measured.
+//!
+//! Purpose: from a model's files ([`Anatomy`]) and its specification to bytes per device, part by part: weights, key-value
+//! cache, the engine itself. Owner: nobody. Invariants: arithmetic saturates; no input panics; in doubt the larger number,
+//! because too much promised costs room and too little an engine that dies while it loads.
+//!
+//! Not seen are things beside the model: draft models, LoRA adapters, projectors for images (`--mmproj`), layers that the
+//! arguments keep in host memory. Who uses these declares `vram`; a measurement replaces the estimate after the first load.
+
+mod args;
+
+use std::fmt;
+
+use crate::types::{Anatomy, Bytes, CacheLayers, CacheShape, EngineKind, ModelSpec, Reach};
+
+/// Beside weights and cache, on each device of llama-server: the CUDA context (0.3–0.5 GiB by card and driver) and the
+/// work buffer, of which the scores of 512 tokens for a vocabulary of 150,000 are 0.3 GiB. A rule of thumb.
+const LLAMACPP_BASE: Bytes = Bytes::mib(768);
+/// Beside weights and cache, on each device of vLLM: CUDA context, CUDA graphs, and the activations of its profiling run,
+/// about 2,000 to 8,000 tokens at once. A rule of thumb that errs upwards for models below some 30 billion parameters;
+/// the share of the weights covers the larger ones.
+const VLLM_BASE: Bytes = Bytes::gib(2);
+/// Of the weights, as a divisor: work buffers grow with the model; and layers cannot be split evenly over devices.
+const LLAMACPP_SHARE: u32 = 10;
+/// The same for vLLM, which splits every layer.
+const VLLM_SHARE: u32 = 20;
+/// The cache as a part of the weights, as a divisor, where nothing describes it. A rule of thumb from before shapes were
+/// read; it is too small for long contexts.
+const ASSUMED_CACHE_SHARE: u32 = 5;
+
+/// llama.cpp pads contexts and windows to so many tokens (`GGML_PAD(…, 256)` in `llama-kv-cache-iswa.cpp`).
+const LLAMACPP_PAD: u64 = 256;
+/// Tokens that llama.cpp works on at once; a window's cache holds them on top (`-ub`).
+const LLAMACPP_UBATCH: u64 = 512;
+/// Sequences where `parallel` is not set: what newer llama-servers choose. Only windows and states depend on it, the
+/// context is a total.
+const LLAMACPP_SEQUENCES: u64 = 4;
+
+/// vLLM's blocks, in tokens.
+const VLLM_BLOCK: u64 = 16;
+/// Tokens that vLLM works on at once by default on large cards; a window's cache holds them on top.
+const VLLM_BATCHED: u64 = 8192;
+/// With less cache than one full sequence vLLM refuses to start. More is comfort: its cache is paged, sequences seldom
+/// reach full length, and what does not fit waits. So `parallel` counts up to this many full ones.
+const VLLM_SEQUENCES_MAX: u32 = 4;
+
+/// A state that does not grow (linear attention, Mamba) counts as a cache of so many tokens: Qwen3-Next keeps about 1 MiB a
+/// layer, and its cache would have 2 KiB a token. A rule of thumb that errs upwards.
+const STATE_TOKENS: u64 = 1024;
+
+/// What a model is expected to need on each of its devices.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Estimate {
+    /// All parts together.
+    pub bytes_per_device: Bytes,
+    /// Per device.
+    pub weights: Bytes,
+    /// Key-value cache, per device.
+    pub kv: Bytes,
+    /// The engine itself: contexts, work buffers, its own code; per device.
+    pub overhead: Bytes,
+    /// What the cache was computed from; `None`: it was assumed to be a part of the weights.
+    pub cache: Option<CacheUse>,
+    /// What the files said, from [`Anatomy::source`].
+    pub source: String,
+}
+
+/// Tokens that a cache is computed for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheUse {
+    /// Context, in tokens.
+    pub tokens: u64,
+    /// So often; 1 where the context is a total for all sequences.
+    pub sequences: u64,
+    /// Of all layers on all devices, for a token that no window has passed.
+    pub bytes_per_token: Bytes,
+}
+
+impl fmt::Display for Estimate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { bytes_per_device: all, weights, kv, overhead, cache, source } = self;
+        write!(f, "{all} on each device: weights {weights}, cache {kv} (")?;
+        match cache {
+            None => f.write_str("assumed, its shape is not known")?,
+            Some(CacheUse { tokens, sequences: 1, bytes_per_token: each }) => {
+                write!(f, "{tokens} tokens at {each}")?;
+            }
+            Some(CacheUse { tokens, sequences, bytes_per_token: each }) => {
+                write!(f, "{sequences} sequences of {tokens} tokens at {each}")?;
+            }
+        }
+        write!(f, "), engine {overhead}; from {source}")
+    }
+}
+
+/// What a model will need, from what its files say.
+///
+/// llama.cpp keeps a cache for `context` tokens in all, which its sequences share; vLLM is given one full sequence, and more
+/// where `parallel` asks for it. Without `context` both take the length that the model was made for.
+#[must_use]
+pub fn estimate(anatomy: &Anatomy, spec: &ModelSpec) -> Estimate {
+    let devices = spec.gpu_count.max(1);
+    let types = Types::of(spec, anatomy.cache.as_ref());
+    let weights = match spec.engine {
+        EngineKind::Llamacpp => anatomy.weights,
+        EngineKind::Vllm => types.widened(anatomy),
+    };
+    let weights = weights.scale(1, devices);
+    let found = anatomy.cache.as_ref().and_then(|shape| cache(shape, spec, types));
+    let kv = found.map_or(weights.scale(1, ASSUMED_CACHE_SHARE), |found| found.bytes);
+    let mask = found.map_or(Bytes::ZERO, |found| found.mask);
+    let overhead = match spec.engine {
+        EngineKind::Llamacpp => LLAMACPP_BASE + weights.scale(1, LLAMACPP_SHARE) + mask,
+        EngineKind::Vllm => VLLM_BASE + weights.scale(1, VLLM_SHARE) + mask,
+    };
+    Estimate {
+        bytes_per_device: weights + kv + overhead,
+        weights,
+        kv,
+        overhead,
+        cache: found.map(|found| found.used),
+        source: anatomy.source.clone(),
+    }
+}
+
+/// What a cache comes to on one device.
+#[derive(Clone, Copy)]
+struct Cache {
+    bytes: Bytes,
+    /// llama.cpp's attention masks: part of its work buffer, and the part that grows with the context.
+    mask: Bytes,
+    used: CacheUse,
+}
+
+/// `None` where the context is known to nobody.
+fn cache(shape: &CacheShape, spec: &ModelSpec, types: Types) -> Option<Cache> {
+    let layers = shape.layers.iter();
+    if shape.layers.is_empty() {
+        let used = CacheUse { tokens: 0, sequences: 1, bytes_per_token: Bytes::ZERO };
+        return Some(Cache { bytes: Bytes::ZERO, mask: Bytes::ZERO, used });
+    }
+    let context = u64::from(spec.context.or(shape.context_max)?);
+    let bytes_per_token: Bytes = layers.clone().map(|layer| types.token(layer, layer.heads)).sum();
+    Some(match spec.engine {
+        EngineKind::Llamacpp => {
+            let cells = |layer: &CacheLayers| llamacpp_tokens(layer.reach, context, spec);
+            let all: Bytes = layers
+                .clone()
+                .map(|layer| times(types.token(layer, layer.heads), cells(layer)))
+                .sum();
+            // One f16 for each token of the cache and each that is worked on: once for whole layers, once for windows.
+            let widest = |windowed: bool| {
+                let window = |l: &&CacheLayers| matches!(l.reach, Reach::Window(_)) == windowed;
+                let cells = layers.clone().filter(window).map(cells).max().unwrap_or(0);
+                times(Bytes(cells), llamacpp_batch(spec).saturating_mul(2))
+            };
+            let used =
+                CacheUse { tokens: pad(context, LLAMACPP_PAD), sequences: 1, bytes_per_token };
+            let bytes = all.scale(1, spec.gpu_count.max(1));
+            Cache { bytes, mask: widest(false) + widest(true), used }
+        }
+        EngineKind::Vllm => {
+            // Heads are split over the devices; one that there are too few of is on each.
+            let heads = |layer: &CacheLayers| layer.heads.div_ceil(spec.gpu_count.max(1));
+            let cells = |layer: &CacheLayers| vllm_tokens(layer.reach, context, spec);
+            let one: Bytes =
+                layers.map(|layer| times(types.token(layer, heads(layer)), cells(layer))).sum();
+            let sequences = u64::from(spec.parallel.unwrap_or(1).clamp(1, VLLM_SEQUENCES_MAX));
+            let used = CacheUse { tokens: pad(context, VLLM_BLOCK), sequences, bytes_per_token };
+            Cache { bytes: times(one, sequences), mask: Bytes::ZERO, used }
+        }
+    })
+}
+
+/// Tokens that llama.cpp works on at once.
+fn llamacpp_batch(spec: &ModelSpec) -> u64 {
+    let batch = args::value(spec, &["-ub", "--ubatch-size"], "LLAMA_ARG_UBATCH");
+    batch.and_then(|text| text.parse().ok()).unwrap_or(LLAMACPP_UBATCH)
+}
+
+/// Tokens that a layer of llama.cpp holds, for all sequences together.
+fn llamacpp_tokens(reach: Reach, context: u64, spec: &ModelSpec) -> u64 {
+    let sequences = spec.parallel.map_or(LLAMACPP_SEQUENCES, u64::from).max(1);
+    let whole = pad(context, LLAMACPP_PAD);
+    match reach {
+        Reach::Whole => whole,
+        Reach::State => sequences.saturating_mul(STATE_TOKENS),
+        Reach::Window(window) => {
+            let (window, batch) = (u64::from(window), llamacpp_batch(spec));
+            let full = args::has(spec, &["--swa-full"]);
+            if full || spec.env.contains_key("LLAMA_ARG_SWA_FULL") {
+                return whole;
+            }
+            // Hostler asks for one cache that all sequences share; the arguments may undo it.
+            let held = if args::has(spec, &["--no-kv-unified", "-no-kvu"]) {
+                pad(window.saturating_add(batch), LLAMACPP_PAD).saturating_mul(sequences)
+            } else {
+                pad(window.saturating_mul(sequences).saturating_add(batch), LLAMACPP_PAD)
+            };
+            held.min(whole)
+        }
+    }
+}
+
+/// Tokens that a layer of vLLM holds for one sequence.
+fn vllm_tokens(reach: Reach, context: u64, spec: &ModelSpec) -> u64 {
+    let whole = pad(context, VLLM_BLOCK);
+    match reach {
+        Reach::Whole => whole,
+        Reach::State => STATE_TOKENS,
+        Reach::Window(_) if args::has(spec, &["--disable-hybrid-kv-cache-manager"]) => whole,
+        Reach::Window(window) => {
+            let batch = args::value(spec, &["--max-num-batched-tokens"], "");
+            let batch = batch.and_then(|text| text.parse().ok()).unwrap_or(VLLM_BATCHED);
+            // One block more, because a window seldom begins where a block does.
+            let held = pad(u64::from(window).saturating_add(batch), VLLM_BLOCK);
+            held.saturating_add(VLLM_BLOCK).min(whole)
+        }
+    }
+}
+
+fn pad(tokens: u64, to: u64) -> u64 {
+    tokens.div_ceil(to).saturating_mul(to)
+}
+
+fn times(bytes: Bytes, n: u64) -> Bytes {
+    Bytes(bytes.0.saturating_mul(n))
+}
+
+/// How large a number of the cache is, in bytes per 32 of them: llama.cpp's quantised types come in blocks of 32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Types {
+    key: u32,
+    value: u32,
+    /// Of the model's own numbers.
+    element: u32,
+}
+
+impl Types {
+    fn of(spec: &ModelSpec, shape: Option<&CacheShape>) -> Self {
+        let stored = shape.and_then(|s| s.element_bytes).unwrap_or(2).clamp(1, 8);
+        match spec.engine {
+            EngineKind::Llamacpp => {
+                let key = args::value(spec, &["-ctk", "--cache-type-k"], "LLAMA_ARG_CACHE_TYPE_K");
+                let value =
+                    args::value(spec, &["-ctv", "--cache-type-v"], "LLAMA_ARG_CACHE_TYPE_V");
+                Self { key: llamacpp_block(key), value: llamacpp_block(value), element: stored }
+            }
+            EngineKind::Vllm => {
+                let element = match args::value(spec, &["--dtype"], "") {
+                    Some("float32" | "float") => 4,
+                    Some("float16" | "half" | "bfloat16") => 2,
+                    // vLLM makes f32 models half as wide of its own accord; counting the whole errs upwards.
+                    _ => stored,
+                };
+                let bytes = match args::value(spec, &["--kv-cache-dtype"], "") {
+                    // A sparse MLA cache in fp8 has its scales in between: 656 bytes for 576 numbers.
+                    Some("fp8_ds_mla") => 2,
+                    Some(kind) if kind.starts_with("fp8") || kind == "int8" => 1,
+                    Some("bfloat16" | "float16" | "half") => 2,
+                    _ => element,
+                };
+                Self { key: bytes * 32, value: bytes * 32, element }
+            }
+        }
+    }
+
+    /// Weights that are made wider while they are loaded (`--dtype float32`).
+    fn widened(self, anatomy: &Anatomy) -> Bytes {
+        let stored = anatomy.cache.as_ref().and_then(|s| s.element_bytes).unwrap_or(2).clamp(1, 8);
+        if self.element > stored {
+            anatomy.weights.scale(self.element, stored)
+        } else {
+            anatomy.weights
+        }
+    }
+
+    /// One token in so many heads of each of these layers.
+    fn token(self, layer: &CacheLayers, heads: u32) -> Bytes {
+        let numbers = |width: u32, block: u32| u64::from(width) * u64::from(block);
+        let head = numbers(layer.key, self.key).saturating_add(numbers(layer.value, self.value));
+        let all = head.saturating_mul(u64::from(heads)).saturating_mul(u64::from(layer.count));
+        Bytes(all.div_ceil(32))
+    }
+}
+
+/// Bytes of 32 numbers; sizes of blocks as in `ggml-common.h`. An unknown word is f16, llama.cpp's default.
+fn llamacpp_block(kind: Option<&str>) -> u32 {
+    match kind.unwrap_or("f16") {
+        "f32" => 128,
+        "q8_0" => 34,
+        "q5_1" => 24,
+        "q5_0" => 22,
+        "q4_1" => 20,
+        "q4_0" | "iq4_nl" => 18,
+        _ => 64,
+    }
+}
+
+#[cfg(test)]
+mod tests;
