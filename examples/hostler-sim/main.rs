@@ -56,7 +56,7 @@ struct Args {
     #[arg(long, default_value_t = 2.0)]
     stop_s: f64,
     /// `min_residency`, in seconds.
-    #[arg(long, default_value_t = 30.0)]
+    #[arg(long, default_value_t = 10.0)]
     min_residency_s: f64,
     /// `max_wait`, in seconds.
     #[arg(long, default_value_t = 240.0)]

@@ -243,13 +243,12 @@ fn podman(report: &mut Report<'_>, raw: RawPodman, defaults: &Defaults) -> Podma
 }
 
 fn policy(report: &mut Report<'_>, raw: &RawPolicy) -> PolicyConfig {
-    let mut time = |key: &str, value: Option<&Spanned<DurationText>>| {
-        let time = check::duration(report, key, value, (Duration::ZERO, HOUR));
-        time.unwrap_or(30 * SECOND)
+    let mut time = |key: &str, value: Option<&Spanned<DurationText>>, default: Duration| {
+        check::duration(report, key, value, (Duration::ZERO, HOUR)).unwrap_or(default)
     };
     PolicyConfig {
-        drain_timeout: time("policy.drain_timeout", raw.drain_timeout.as_ref()),
-        min_residency: time("policy.min_residency", raw.min_residency.as_ref()),
+        drain_timeout: time("policy.drain_timeout", raw.drain_timeout.as_ref(), 30 * SECOND),
+        min_residency: time("policy.min_residency", raw.min_residency.as_ref(), 10 * SECOND),
         eviction: raw.eviction.unwrap_or_default(),
         on_full: raw.on_full.unwrap_or_default(),
         on_stop: match raw.on_stop {

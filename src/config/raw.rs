@@ -221,8 +221,8 @@ pub struct RawPolicy {
     /// Default "cost".
     #[schemars(with = "Eviction", extend("default" = "cost"))]
     pub eviction: Option<Eviction>,
-    /// A model that became ready less than this ago is evicted only for one of higher priority, 0s to 1h. Default "30s".
-    #[schemars(with = "DurationText", extend("default" = "30s"))]
+    /// A model that became ready less than this ago is evicted only for one of higher priority, 0s to 1h. Default "10s".
+    #[schemars(with = "DurationText", extend("default" = "10s"))]
     pub min_residency: Option<Spanned<DurationText>>,
     /// What happens when there is no room for a model: "evict" idle ones, "wait" for room until max_wait without
     /// evicting, or "refuse" at once with 503. Default "evict".

@@ -88,7 +88,8 @@ pub struct PolicyConfig {
     pub drain_timeout: Duration,
     /// How the models to evict are chosen, default by cost.
     pub eviction: Eviction,
-    /// An instance that became ready less than this ago is evicted only for a model of higher priority, default 30 s.
+    /// An instance that became ready less than this ago is evicted only for a model of higher priority, default 10 s
+    /// (`docs/eviction.md` says why).
     pub min_residency: Duration,
     /// What happens when there is no room for a model that does not say it itself, default eviction.
     pub on_full: OnFull,
