@@ -183,6 +183,7 @@ impl World {
             let placement = hostler::types::Placement {
                 gpus: vec![gpu(if n == 1 { 1 } else { 0 })],
                 need,
+                budget: need.bytes,
                 device_total: Bytes(TOTAL),
             };
             let mut spec_hash = spec.spec_hash();
@@ -447,7 +448,12 @@ impl World {
         };
         let running = self.containers.iter().filter(|(_, c)| c.life != Life::Creating);
         let snapshot = GpuSnapshot { devices, lost: vec![], driver: String::new() };
-        Observation { taken: self.now, devices: Ok(snapshot), usage: running.map(usage).collect() }
+        Observation {
+            taken: self.now,
+            unix_s: 1_800_000_000,
+            devices: Ok(snapshot),
+            usage: running.map(usage).collect(),
+        }
     }
 
     /// Everybody who has memory on a device, as the driver lists them; what lags is nobody's.
@@ -513,6 +519,7 @@ impl World {
             }
             Effect::AwaitReady { .. }
             | Effect::Reap { .. }
+            | Effect::Save(_)
             | Effect::Observe
             | Effect::Notice(_) => Ok(()),
         }
