@@ -27,7 +27,7 @@ use crate::adapters::systemd::{self, Handed};
 use crate::adapters::weights;
 use crate::config::{Config, GpuBackend, OnStop};
 use crate::plan::estimate::estimate;
-use crate::plan::{ReleaseRule, Rules, policy};
+use crate::plan::{ReleaseRule, Rules, SleepRules, policy};
 use crate::proxy::{self, Limits, Listener, Server, Upstream};
 use crate::supervisor::handle::Handle;
 use crate::supervisor::ports::Gpus;
@@ -279,6 +279,10 @@ fn supervise(config: &Config, ports: Ports, proven: Proven, recalled: Recalled) 
         rules: Rules {
             policy: policy::named(config.policy.eviction),
             min_residency: config.policy.min_residency,
+            sleep: SleepRules {
+                host_ram_budget: config.memory.host_ram_budget,
+                residual_max: config.memory.sleep_residual_max,
+            },
         },
         seed: uuid::Uuid::new_v4().as_u64_pair().0,
     };

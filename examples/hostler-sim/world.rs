@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Result, anyhow, ensure};
 use hostler::config::{self, Defaults, Source};
-use hostler::plan::{ReleaseRule, Rules, Usage, policy};
+use hostler::plan::{ReleaseRule, Rules, SleepRules, Usage, policy};
 use hostler::supervisor::effect::{Effect, Notice, StopReason};
 use hostler::supervisor::event::{Event, Observation};
 use hostler::supervisor::ports::{Endpoint, Launched};
@@ -81,6 +81,7 @@ impl World {
             rules: Rules {
                 policy: policy::named(host.eviction),
                 min_residency: host.min_residency,
+                sleep: SleepRules::NEVER,
             },
             seed: 1,
         };
@@ -187,7 +188,11 @@ impl World {
                 Effect::Notice(Notice::Stopping { reason: StopReason::Evicted, .. }) => {
                     self.outcome.evictions += 1;
                 }
-                Effect::Notice(_)
+                // No model here may sleep.
+                Effect::Sleep { .. }
+                | Effect::Wake { .. }
+                | Effect::Canary { .. }
+                | Effect::Notice(_)
                 | Effect::Reap { .. }
                 | Effect::Save(_)
                 | Effect::Done { .. }

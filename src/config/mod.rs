@@ -17,6 +17,7 @@ mod check;
 mod error;
 mod flags;
 mod load;
+mod memory;
 mod model;
 mod parse;
 mod raw;
@@ -30,6 +31,6 @@ pub use parse::parse;
 pub use raw::schema;
 pub use source::{Source, SourceKind};
 pub use types::{
-    Config, Defaults, GpuBackend, GpuConfig, OnStop, PodmanConfig, PolicyConfig, ServerConfig,
-    StartupConfig,
+    Config, Defaults, GpuBackend, GpuConfig, MemoryConfig, OnStop, PodmanConfig, PolicyConfig,
+    ServerConfig, StartupConfig,
 };

@@ -17,6 +17,7 @@ use crate::types::{
 
 use super::check::{self, HOUR, SECOND};
 use super::flags;
+use super::memory;
 use super::parse::MEMORY_MAX;
 use super::raw::{DurationText, RawModel, RawWeights};
 use super::source::Report;
@@ -31,6 +32,8 @@ pub(super) struct Devices {
     pub(super) ids: Vec<GpuId>,
     /// Of the host backend.
     pub(super) budget: Option<Bytes>,
+    /// In `[memory]`.
+    pub(super) host_ram_budget: Bytes,
 }
 
 /// One model as written, with where.
@@ -41,7 +44,7 @@ pub(super) struct Entry {
     /// What keys are printed after: `models.NAME.`, or nothing in a file of its own.
     prefix: String,
     in_file: bool,
-    raw: RawModel,
+    pub(super) raw: RawModel,
 }
 
 impl Entry {
@@ -58,7 +61,7 @@ impl Entry {
         Self { name: stem.to_owned(), offset, prefix: String::new(), in_file: true, raw }
     }
 
-    fn key(&self, key: &str) -> String {
+    pub(super) fn key(&self, key: &str) -> String {
         format!("{}{key}", self.prefix)
     }
 }
@@ -179,8 +182,8 @@ fn spec(
     let engine = raw.engine.as_ref().map(|engine| *engine.get_ref());
     let image = image(report, &key("image"), raw.image.as_ref());
     let weights = weights(report, &entry);
-    let memory = (Bytes::mib(1), MEMORY_MAX);
-    let vram = check::bytes(report, &key("vram"), raw.vram.as_ref(), memory);
+    let vram_limits = (Bytes::mib(1), MEMORY_MAX);
+    let vram = check::bytes(report, &key("vram"), raw.vram.as_ref(), vram_limits);
     if let (Some(vram), Some(budget), Some(value)) = (vram, devices.budget, &raw.vram)
         && vram > budget
     {
@@ -208,6 +211,7 @@ fn spec(
     let load_timeout = time("load_timeout", &raw.load_timeout, 24 * HOUR);
     let stop_timeout = time("stop_timeout", &raw.stop_timeout, 600 * SECOND);
     let idle_timeout = idle_timeout(report, &entry);
+    let (sleep_level, sleep_timeout) = memory::sleep(report, &entry, engine, devices);
     Some(ModelSpec {
         name: name?,
         aliases,
@@ -230,6 +234,8 @@ fn spec(
         pin: raw.pin.unwrap_or(false),
         priority: priority.unwrap_or(0),
         on_full: raw.on_full.unwrap_or(on_full),
+        sleep_level,
+        sleep_timeout,
     })
 }
 

@@ -16,6 +16,7 @@ use crate::types::Bytes;
 
 use super::check::{self, HOUR, SECOND};
 use super::error::ConfigErrors;
+use super::memory::memory;
 use super::model::{self, Devices, Entry};
 use super::raw::{
     DurationText, RawBackend, RawFile, RawGpu, RawModel, RawOnStop, RawPodman, RawPolicy,
@@ -66,10 +67,12 @@ pub fn parse(sources: &[Source], defaults: &Defaults) -> Result<Config, ConfigEr
     // Every part fitted already, so that the merged tree fits too; were it not so, `fit` would report it.
     let raw: RawFile = tree::fit(&mut settings, &mut report);
     let gpu = gpu(&mut report, raw.gpu);
+    let memory = memory(&mut report, &raw.memory.0);
     let devices = Devices {
         backend: gpu.as_ref().map(|gpu| gpu.backend),
         ids: gpu.as_ref().map(|gpu| gpu.devices.clone()).unwrap_or_default(),
         budget: gpu.as_ref().and_then(|gpu| gpu.budget),
+        host_ram_budget: memory.host_ram_budget,
     };
     let server = server(&mut report, raw.server.0);
     let podman = podman(&mut report, raw.podman.0, defaults);
@@ -78,7 +81,7 @@ pub fn parse(sources: &[Source], defaults: &Defaults) -> Result<Config, ConfigEr
     let models = model::models(&mut report, entries, &devices, policy.on_full);
     match gpu {
         Some(gpu) if !report.has_errors() => {
-            Ok(Config { server, gpu, podman, policy, startup, models })
+            Ok(Config { server, gpu, memory, podman, policy, startup, models })
         }
         _ => Err(report.into_errors()),
     }
@@ -293,6 +296,9 @@ mod tests {
         same("RawStartup", "timeout", config.startup.timeout);
         assert_eq!(default("RawServer", "max_body").parse(), Ok(config.server.max_body));
         assert_eq!(default("RawGpu", "headroom").parse(), Ok(config.gpu.headroom));
+        let memory = |key: &str| default("RawMemory", key).parse();
+        assert_eq!(memory("host_ram_budget"), Ok(config.memory.host_ram_budget));
+        assert_eq!(memory("sleep_residual_max"), Ok(config.memory.sleep_residual_max));
         assert_eq!(default("RawPodman", "namespace"), config.podman.namespace);
         assert_eq!(default("RawPodman", "socket"), config.podman.socket.to_str().unwrap());
         assert_eq!(default("RawPodman", "engine_dir"), config.podman.engine_dir.to_str().unwrap());

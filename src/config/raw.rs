@@ -84,6 +84,7 @@ macro_rules! written {
 written! {
     RawServer: "a table, [server]",
     RawGpu: "a table, [gpu]",
+    RawMemory: "a table, [memory]",
     RawPodman: "a table, [podman]",
     RawPolicy: "a table, [policy]",
     RawStartup: "a table, [startup]",
@@ -118,6 +119,9 @@ pub struct RawFile {
     /// Which memory models are placed in. Required.
     #[schemars(with = "RawGpu")]
     pub gpu: Option<Spanned<Table<RawGpu>>>,
+    /// What may be done with memory beside the devices'.
+    #[schemars(with = "RawMemory")]
+    pub memory: Table<RawMemory>,
     /// How podman is reached.
     #[schemars(with = "RawPodman")]
     pub podman: Table<RawPodman>,
@@ -184,6 +188,18 @@ pub enum RawBackend {
     Nvml,
     /// The host's RAM.
     Host,
+}
+
+/// What may be done with memory beside the devices'.
+#[derive(Debug, Default, serde::Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawMemory {
+    /// Host memory for the weights of models that sleep instead of being stopped, 0B to 64TiB. Default "0B": none sleeps.
+    #[schemars(with = "BytesText", extend("default" = "0B"))]
+    pub host_ram_budget: Option<Spanned<BytesText>>,
+    /// A model that holds more than this on a device after it fell asleep is stopped, 0B to 64TiB. Default "2GiB".
+    #[schemars(with = "BytesText", extend("default" = "2GiB"))]
+    pub sleep_residual_max: Option<Spanned<BytesText>>,
 }
 
 /// How podman is reached.
@@ -312,6 +328,13 @@ pub struct RawModel {
     /// What happens when there is no room for it: "evict", "wait" or "refuse". Default: as in [policy].
     #[schemars(with = "OnFull")]
     pub on_full: Option<OnFull>,
+    /// How deep it may sleep instead of being stopped (engine "vllm" over a Unix socket on a GPU): 0 never, 1 with its
+    /// weights in the host's memory, 2 also without them. Default 1 where host_ram_budget is set.
+    #[schemars(with = "u8", range(min = 0, max = 2))]
+    pub sleep_level: Option<Spanned<i64>>,
+    /// Stopped after so long asleep, 1s to 8760h, or "never". Default "4h".
+    #[schemars(with = "DurationText", extend("default" = "4h"))]
+    pub sleep_timeout: Option<Spanned<DurationText>>,
     /// Other names that clients may use for it. Default [].
     #[schemars(with = "Vec<String>", extend("default" = []))]
     pub aliases: Option<Vec<Spanned<String>>>,

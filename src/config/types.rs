@@ -17,6 +17,8 @@ pub struct Config {
     pub server: ServerConfig,
     /// `[gpu]`.
     pub gpu: GpuConfig,
+    /// `[memory]`.
+    pub memory: MemoryConfig,
     /// `[podman]`.
     pub podman: PodmanConfig,
     /// `[policy]`.
@@ -64,6 +66,15 @@ pub enum GpuBackend {
     Nvml,
     /// The host's RAM: CPU inference and unified memory.
     Host,
+}
+
+/// What may be done with memory beside the devices'.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemoryConfig {
+    /// Host memory for the weights of models that sleep, default none: nobody sleeps.
+    pub host_ram_budget: Bytes,
+    /// A model that holds more than this on a device after falling asleep is stopped, default 2 GiB.
+    pub sleep_residual_max: Bytes,
 }
 
 /// How podman is reached.

@@ -1,7 +1,7 @@
 //! Who has to leave: the cheapest set of candidates that frees enough.
 
+use super::holder::Holder;
 use super::ledger::Row;
-use super::planner::Holder;
 use super::policy::Cost;
 use crate::types::{Bytes, GpuId, InstanceId};
 
@@ -108,7 +108,7 @@ impl Choice<'_> {
     }
 }
 
-fn dearest_first(a: &&Candidate<'_>, b: &&Candidate<'_>) -> std::cmp::Ordering {
+pub(super) fn dearest_first(a: &&Candidate<'_>, b: &&Candidate<'_>) -> std::cmp::Ordering {
     (b.cost, &b.holder.instance).cmp(&(a.cost, &a.holder.instance))
 }
 

@@ -4,6 +4,7 @@
 //!   reserve ──▶ Reserved ──confirm──▶ Confirmed ──release──▶ Releasing ──gone, given back──▶ (dropped)
 //!                   └────────────────────release───────────────▲    │                            ▲
 //!                                                                   └─deadline─▶ Quarantined ──given back
+//!   Confirmed ──doze──▶ Dozing ──asleep, observed──▶ Asleep ──wake──▶ Reserved        (`asleep`)
 //! ```
 //! A hold is charged with the larger of what was promised and what was observed, from the plan until its release has been
 //! *observed*: a reading that was begun after its processes were proven gone, in which the device no longer has memory in use
@@ -41,6 +42,15 @@ pub enum Stage {
     Reserved,
     /// The engine is ready.
     Confirmed,
+    /// The engine is being put to sleep. It gates its devices and is charged in full until what it keeps was observed.
+    Dozing {
+        /// When the engine said that it sleeps; `None`: not yet.
+        slept: Option<Moment>,
+        /// What it is expected to keep on each device.
+        residual: Bytes,
+    },
+    /// The engine sleeps: charged with what it was observed to keep.
+    Asleep,
     /// Being stopped; `gone`: when its last process was proven dead.
     Releasing {
         /// `None` while processes may live.
@@ -258,8 +268,8 @@ impl Ledger {
             let charge = hold.charge(id);
             let (slot, gates) = match hold.stage {
                 Stage::Reserved => (0, true),
-                Stage::Confirmed => (1, false),
-                Stage::Releasing { .. } => (2, true),
+                Stage::Confirmed | Stage::Asleep => (1, false),
+                Stage::Releasing { .. } | Stage::Dozing { .. } => (2, true),
                 Stage::Quarantined { .. } => (3, false),
             };
             sums[slot] += charge;
@@ -279,6 +289,9 @@ impl Ledger {
                 coming += charge;
                 // Of dead processes, while the driver keeps it: nobody's now, and coming back as well.
                 lagging += charge.saturating_sub(known);
+            }
+            if let Stage::Dozing { residual, .. } = hold.stage {
+                coming += charge.saturating_sub(residual);
             }
         }
         let foreign = device.reading.used.saturating_sub(attributed);
@@ -372,6 +385,7 @@ impl Hold {
     }
 }
 
+mod asleep;
 mod release;
 mod sample;
 

@@ -10,14 +10,18 @@
 pub mod estimate;
 mod eviction;
 mod footprint;
+mod holder;
 mod ledger;
 mod planner;
 pub mod policy;
+mod sleep;
 
 pub use footprint::{
     Book, BookError, Confidence, DeviceSample, Disturbance, Footprint, Key, Measured, Needs,
     Sample, SampleRule, Sampler, Source, Verdict, budget, need,
 };
+pub use holder::{Holder, Standing};
 pub use ledger::{Hold, Ledger, Missing, ReleaseRule, Row, Stage, Usage};
-pub use planner::{Decision, Holder, Rules, Standing, Want, plan};
+pub use planner::{Decision, Rules, Want, plan};
 pub use policy::Demand;
+pub use sleep::{Leave, SleepRules, Sleeper, Victim, idle_leave};

@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use super::eviction::{Candidate, Choice};
 use super::footprint::Needs;
+use super::holder::{Holder, Standing};
 use super::ledger::{Ledger, Row};
-use super::policy::{Demand, Policy};
+use super::policy::Policy;
+use super::sleep::{self, Leave, SleepRules, Victim};
 use crate::types::{
     Bytes, DeviceVerdict, GpuId, InstanceId, ModelName, Moment, Need, NeedSource, OnFull,
     Placement, Report, Verdict, VictimVerdict,
@@ -18,6 +20,8 @@ pub struct Rules {
     pub policy: &'static dyn Policy,
     /// An instance that became ready less than this ago leaves only for a model of higher priority.
     pub min_residency: Duration,
+    /// Who may sleep instead of being stopped.
+    pub sleep: SleepRules,
 }
 
 /// What a model wants.
@@ -35,58 +39,8 @@ pub struct Want<'a> {
     pub priority: i8,
     /// What happens when there is no room.
     pub on_full: OnFull,
-}
-
-/// An instance that holds memory, as far as the planner must know it.
-#[derive(Clone, Debug)]
-pub struct Holder {
-    /// Who.
-    pub instance: InstanceId,
-    /// Charged on each device, as the ledger has it.
-    pub charges: Vec<(GpuId, Bytes)>,
-    /// Whether it could leave.
-    pub standing: Standing,
-    /// When a lease was last given or returned.
-    pub last_used: Moment,
-    /// When it became ready; `None`: it is not.
-    pub ready_since: Option<Moment>,
-    /// Its model's priority.
-    pub priority: i8,
-    /// How its model was used.
-    pub demand: Demand,
-}
-
-impl Holder {
-    pub(super) fn charge_on(&self, gpu: &GpuId) -> Option<Bytes> {
-        self.charges.iter().find(|(g, _)| g == gpu).map(|(_, bytes)| *bytes)
-    }
-}
-
-/// Whether an instance could leave.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
-    /// Ready, nothing in flight, not pinned: it may be evicted.
-    Idle,
-    /// Serves requests.
-    Busy,
-    /// Pinned.
-    Pinned,
-    /// Its load is under way.
-    Starting,
-    /// It is leaving already.
-    Leaving,
-}
-
-impl Standing {
-    const fn spared(self) -> Option<&'static str> {
-        match self {
-            Self::Idle => None,
-            Self::Busy => Some("it serves requests"),
-            Self::Pinned => Some("it is pinned"),
-            Self::Starting => Some("it is loading"),
-            Self::Leaving => Some("it is leaving already"),
-        }
-    }
+    /// Its instance that sleeps and is to wake, on the devices in `allowed`: what that holds there counts for it.
+    pub waking: Option<&'a InstanceId>,
 }
 
 /// What to do now.
@@ -94,8 +48,8 @@ impl Standing {
 pub enum Decision {
     /// Start it there.
     Start(Placement),
-    /// Stop these, then ask again.
-    Evict(Vec<InstanceId>),
+    /// Put these to sleep or stop them, then ask again.
+    Evict(Vec<Victim>),
     /// Nothing can be done now; ask again when something has changed.
     Wait {
         /// For people.
@@ -128,7 +82,9 @@ pub fn plan(
 ) -> (Decision, Report) {
     let rows: Vec<Row> = ledger.rows().into_iter().filter(|row| want.allows(&row.id)).collect();
     let stays = |h: &Holder| want.stays(now, rules, h);
-    let movable: Vec<&Holder> = holders.iter().filter(|h| stays(h).is_none()).collect();
+    let other = |h: &&Holder| want.waking != Some(&h.instance);
+    let movable: Vec<&Holder> =
+        holders.iter().filter(other).filter(|h| stays(h).is_none()).collect();
     let costs = rules.policy.weigh(now, &movable);
     let pairs = movable.into_iter().zip(costs);
     let candidates: Vec<Candidate<'_>> =
@@ -143,7 +99,7 @@ pub fn plan(
         return (Decision::Wait { why: why.to_owned(), until: None }, report);
     }
     let until = want.next_settled(&rows, now, rules, holders);
-    let room = Room { rows: &rows, holders, candidates: &candidates, until };
+    let room = Room { rows: &rows, holders, candidates: &candidates, until, sleep: rules.sleep };
     let mut decision = room.decide(want, &mut report);
     let lost: Vec<String> = ledger
         .lost()
@@ -164,6 +120,7 @@ struct Room<'a> {
     holders: &'a [Holder],
     candidates: &'a [Candidate<'a>],
     until: Option<Moment>,
+    sleep: SleepRules,
 }
 
 impl Room<'_> {
@@ -195,10 +152,18 @@ impl Room<'_> {
         let missing = |row: &Row| want.missing(row, self.holders);
         let choice = Choice { candidates: self.candidates, missing: &missing, count };
         if let Some(set) = choice.cheapest(&groups(&open)) {
-            for victim in &mut report.victims {
-                victim.chosen = set.contains(&victim.instance);
+            let judged = sleep::gentlest(&choice, &groups(&open), &set, self.sleep, self.holders);
+            for (victim, why) in &judged {
+                let shown = report.victims.iter_mut().find(|v| v.instance == victim.instance);
+                if let Some(shown) = shown {
+                    shown.chosen = true;
+                    shown.stopped_because = *why;
+                    if let Leave::Sleep { level, .. } = victim.leave {
+                        shown.asleep = Some(level);
+                    }
+                }
             }
-            return Decision::Evict(set);
+            return Decision::Evict(judged.into_iter().map(|(victim, _)| victim).collect());
         }
         // Where only a start or stop under way is in the way, or memory is still coming back, there is room soon.
         let gate = ever.iter().any(|row| row.gated);
@@ -257,7 +222,14 @@ impl Want<'_> {
     }
 
     fn fits_now(&self, row: &Row, holders: &[Holder]) -> bool {
-        self.missing(row, holders) == Bytes::ZERO && self.fits(row, row.free)
+        let free = row.free + self.held(row, holders);
+        self.missing(row, holders) == Bytes::ZERO && self.fits(row, free)
+    }
+
+    /// What its sleeping instance is charged there.
+    fn held(&self, row: &Row, holders: &[Holder]) -> Bytes {
+        let own = holders.iter().find(|h| self.waking == Some(&h.instance));
+        own.and_then(|h| h.charge_on(&row.id)).unwrap_or(Bytes::ZERO)
     }
 
     /// It fits now, or will when what is being released has come back.
@@ -269,7 +241,7 @@ impl Want<'_> {
             h.standing != Standing::Leaving && h.charge_on(&row.id).is_some_and(|c| c > Bytes::ZERO)
         };
         row.soon > row.free
-            && self.fits(row, row.soon)
+            && self.fits(row, row.soon + self.held(row, holders))
             && !(self.exclusive(row) && holders.iter().any(|h| stays(&h)))
     }
 
@@ -278,7 +250,8 @@ impl Want<'_> {
         if self.exclusive(row) {
             holders.iter().filter_map(|h| h.charge_on(&row.id)).sum()
         } else {
-            (self.on(row).bytes + row.spoken_for()).saturating_sub(row.total)
+            let spoken_for = row.spoken_for().saturating_sub(self.held(row, holders));
+            (self.on(row).bytes + spoken_for).saturating_sub(row.total)
         }
     }
 
@@ -359,11 +332,16 @@ impl Want<'_> {
         holders: &[Holder],
         stays: impl Fn(&Holder) -> Option<&'static str>,
     ) -> Vec<VictimVerdict> {
-        let here = |h: &&Holder| rows.iter().any(|row| h.charge_on(&row.id).is_some());
+        let here = |h: &&Holder| {
+            self.waking != Some(&h.instance)
+                && rows.iter().any(|row| h.charge_on(&row.id).is_some())
+        };
         let verdict = |h: &Holder| VictimVerdict {
             instance: h.instance.clone(),
             spared: stays(h),
             chosen: false,
+            asleep: None,
+            stopped_because: None,
         };
         let mut all: Vec<VictimVerdict> = holders.iter().filter(here).map(verdict).collect();
         all.sort_by(|a, b| a.instance.cmp(&b.instance));

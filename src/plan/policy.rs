@@ -20,7 +20,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::planner::Holder;
+use super::holder::Holder;
 use crate::types::{Bytes, Eviction, Moment};
 
 /// Half of what is known about a model's frequency is forgotten in this time. Long enough to see that a model is used every

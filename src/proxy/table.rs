@@ -125,6 +125,7 @@ pub(super) mod tests {
             error: None,
             waiting_for: None,
             report: None,
+            sleep: None,
         }
     }
 

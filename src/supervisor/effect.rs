@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use super::ports::{Endpoint, LaunchOrder, Launched};
 use crate::plan::Measured;
-use crate::types::{Bytes, Denied, Fault, GpuId, InstanceId, ModelName, ModelSpec, WaiterId};
+use crate::types::{
+    Bytes, Denied, Fault, GpuId, InstanceId, ModelName, ModelSpec, SleepLevel, WaiterId,
+};
 
 /// One thing to do.
 #[derive(Clone, Debug)]
@@ -19,6 +21,37 @@ pub enum Effect {
         spec: Arc<ModelSpec>,
         /// Where it is.
         launched: Launched,
+    },
+    /// Put an engine to sleep. Answered by `Slept`; ended by `Stop`.
+    Sleep {
+        /// Whose.
+        instance: InstanceId,
+        /// Of which model.
+        spec: Arc<ModelSpec>,
+        /// Where it listens.
+        endpoint: Endpoint,
+        /// How deep.
+        level: SleepLevel,
+    },
+    /// Wake an engine. Answered by `Woken`; ended by `Stop`.
+    Wake {
+        /// Whose.
+        instance: InstanceId,
+        /// Of which model.
+        spec: Arc<ModelSpec>,
+        /// Where it listens.
+        endpoint: Endpoint,
+        /// How deep it sleeps.
+        level: SleepLevel,
+    },
+    /// Ask an engine its canary. Answered by `Sung`; ended by `Stop`.
+    Canary {
+        /// Whose.
+        instance: InstanceId,
+        /// Of which model.
+        spec: Arc<ModelSpec>,
+        /// Where it listens.
+        endpoint: Endpoint,
     },
     /// Stop and remove a container. Answered by `Stopped`.
     Stop {
@@ -84,6 +117,59 @@ pub enum Notice {
         instance: InstanceId,
         /// From the order to ready.
         load_ms: u64,
+    },
+    /// It is being put to sleep.
+    FallingAsleep {
+        /// Which.
+        instance: InstanceId,
+        /// How deep.
+        level: SleepLevel,
+        /// Why.
+        reason: StopReason,
+    },
+    /// It sleeps.
+    Asleep {
+        /// Which.
+        instance: InstanceId,
+        /// How deep.
+        level: SleepLevel,
+        /// What it was seen to keep, on the device where that is most.
+        residual: Bytes,
+        /// Host memory charged to it.
+        host_ram: Bytes,
+    },
+    /// It did not fall asleep, or kept too much, and is stopped.
+    SleepFailed {
+        /// Which.
+        instance: InstanceId,
+        /// Why.
+        why: String,
+    },
+    /// It is being woken.
+    Waking {
+        /// Which.
+        instance: InstanceId,
+    },
+    /// It woke and answers as before.
+    Woken {
+        /// Which.
+        instance: InstanceId,
+        /// From the order to its canary's answer.
+        wake_ms: u64,
+    },
+    /// It did not wake as it fell asleep, and is stopped; whoever waits for it gets a new container.
+    WakeFailed {
+        /// Which.
+        instance: InstanceId,
+        /// Why.
+        why: String,
+    },
+    /// It will not be put to sleep.
+    Sleepless {
+        /// Which.
+        instance: InstanceId,
+        /// Why.
+        why: String,
     },
     /// It is being stopped.
     Stopping {
@@ -156,6 +242,8 @@ pub enum StopReason {
     Shutdown,
     /// Left behind by an earlier daemon and of no use to this one.
     Orphaned,
+    /// It sleeps where there is no room to wake, and starts elsewhere.
+    Moved,
 }
 
 impl StopReason {
@@ -169,6 +257,7 @@ impl StopReason {
             Self::Failed => "failed",
             Self::Shutdown => "shutdown",
             Self::Orphaned => "orphaned",
+            Self::Moved => "moved",
         }
     }
 }

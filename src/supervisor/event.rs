@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::ports::{Found, Launched};
+use super::ports::{CanaryError, Found, Launched};
 use crate::plan::Usage;
 use crate::types::{Fault, GpuSnapshot, InstanceId, ModelName, Moment, Phase, WaiterId};
 
@@ -72,6 +72,27 @@ pub enum Event {
     Healthy {
         /// Whose.
         instance: InstanceId,
+    },
+    /// The engine said that it sleeps, or did not.
+    Slept {
+        /// Whose.
+        instance: InstanceId,
+        /// `Err`: why not.
+        result: Result<(), String>,
+    },
+    /// The engine said that it is awake, or did not.
+    Woken {
+        /// Whose.
+        instance: InstanceId,
+        /// `Err`: why not.
+        result: Result<(), String>,
+    },
+    /// The engine was asked its canary.
+    Sung {
+        /// Whose.
+        instance: InstanceId,
+        /// The answer, or why there is none.
+        result: Result<String, CanaryError>,
     },
     /// No process of the engine lives any more, without having been asked to go.
     Died {

@@ -13,9 +13,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 
 use super::event::{Event, Observation};
-use super::ports::{Containers, Engines, Gpus, LaunchOrder, Launched, Progress, Shelf};
+use super::ports::{
+    CanaryError, Containers, Endpoint, Engines, Gpus, LaunchOrder, Launched, Progress, Shelf,
+};
 use crate::plan::Usage;
-use crate::types::{Fault, FaultCode, GpuId, InstanceId, ModelSpec, Moment};
+use crate::types::{Fault, FaultCode, GpuId, InstanceId, ModelSpec, Moment, SleepLevel};
 
 /// How often a loading engine is asked whether it is ready. Cheap: one local connection.
 const PROBE_INTERVAL: Duration = Duration::from_millis(50);
@@ -174,6 +176,77 @@ impl Executor {
         });
         self.probes.retain(|_, probe| !probe.is_finished());
         self.probes.insert(instance, task.abort_handle());
+    }
+
+    pub(super) fn sleep(
+        &mut self,
+        instance: InstanceId,
+        spec: Arc<ModelSpec>,
+        endpoint: Endpoint,
+        level: SleepLevel,
+    ) {
+        let (engines, id) = (self.ports.engines.clone(), instance.clone());
+        let work = async move { engines.sleep(spec, endpoint, level).await };
+        self.ask(
+            instance,
+            work,
+            |failed| Err(failed),
+            move |result| Event::Slept { instance: id, result },
+        );
+    }
+
+    pub(super) fn wake(
+        &mut self,
+        instance: InstanceId,
+        spec: Arc<ModelSpec>,
+        endpoint: Endpoint,
+        level: SleepLevel,
+    ) {
+        let (engines, id) = (self.ports.engines.clone(), instance.clone());
+        let work = async move { engines.wake(spec, endpoint, level).await };
+        self.ask(
+            instance,
+            work,
+            |failed| Err(failed),
+            move |result| Event::Woken { instance: id, result },
+        );
+    }
+
+    pub(super) fn canary(
+        &mut self,
+        instance: InstanceId,
+        spec: Arc<ModelSpec>,
+        endpoint: Endpoint,
+    ) {
+        let (engines, id) = (self.ports.engines.clone(), instance.clone());
+        let work = async move { engines.canary(spec, endpoint).await };
+        let failed = |failed| Err(CanaryError::Failed(failed));
+        self.ask(instance, work, failed, move |result| Event::Sung { instance: id, result });
+    }
+
+    /// Asks an engine something, until it is stopped. A panic becomes `failed`.
+    fn ask<T: Send + 'static>(
+        &mut self,
+        instance: InstanceId,
+        work: impl Future<Output = T> + Send + 'static,
+        failed: impl FnOnce(String) -> T + Send + 'static,
+        event: impl FnOnce(T) -> Event + Send + 'static,
+    ) {
+        let events = self.events.clone();
+        let work = tokio::spawn(work);
+        self.probes.retain(|_, probe| !probe.is_finished());
+        self.probes.insert(instance, work.abort_handle());
+        tokio::spawn(async move {
+            match work.await {
+                Ok(result) => drop(events.send(event(result))),
+                Err(err) if err.is_panic() => {
+                    let text = format!("an adapter failed: {err}");
+                    drop(events.send(event(failed(text))));
+                }
+                // Its instance is being stopped: nobody waits for it.
+                Err(_) => {}
+            }
+        });
     }
 
     /// Reads the world once. `false`: a reading is still under way, and is not doubled.

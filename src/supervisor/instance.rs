@@ -3,7 +3,7 @@
 use super::effect::StopReason;
 use super::measure::Measuring;
 use super::ports::Launched;
-use crate::types::{Fault, InstanceId, ModelSpec, Moment, Phase, Placement};
+use crate::types::{Bytes, Fault, InstanceId, ModelSpec, Moment, Phase, Placement, SleepLevel};
 use std::sync::Arc;
 
 /// One incarnation.
@@ -25,6 +25,21 @@ pub(super) struct Instance {
     /// When it passed its probe; `None`: not yet.
     pub(super) ready_since: Option<Moment>,
     pub(super) measuring: Measuring,
+    /// What it answers when nothing is wrong with it; asked only of those that may sleep.
+    pub(super) canary: Canary,
+}
+
+/// The answer that a wake is judged by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Canary {
+    /// Not asked yet.
+    None,
+    /// Asked.
+    Asked,
+    /// What it answered after its load.
+    Answered(String),
+    /// It gave no answer that another could be compared with: it never sleeps.
+    Unfit,
 }
 
 /// Where an incarnation is in its life.
@@ -44,6 +59,35 @@ pub(super) enum Life {
     },
     /// Serves.
     Ready,
+    /// Is being put to sleep: the engine was asked, and what it keeps has not been observed.
+    Dozing {
+        /// How deep.
+        level: SleepLevel,
+        /// Host memory charged to that.
+        host_ram: Bytes,
+        /// It is stopped then.
+        deadline: Moment,
+    },
+    /// Sleeps.
+    Asleep {
+        /// How deep.
+        level: SleepLevel,
+        /// Host memory charged to that.
+        host_ram: Bytes,
+        /// Since when.
+        since: Moment,
+    },
+    /// Takes its memory back, then answers its canary.
+    Waking {
+        /// How deep it slept.
+        level: SleepLevel,
+        /// Host memory charged to its sleep.
+        host_ram: Bytes,
+        /// Since when.
+        since: Moment,
+        /// It is stopped then.
+        deadline: Moment,
+    },
     /// Finishes what runs, then goes.
     Draining {
         /// Why.
@@ -72,6 +116,9 @@ impl Instance {
             Life::Starting { .. } => Phase::Starting,
             Life::Loading { .. } => Phase::Loading,
             Life::Ready => Phase::Ready,
+            Life::Dozing { .. } => Phase::Dozing,
+            Life::Asleep { .. } => Phase::Asleep,
+            Life::Waking { .. } => Phase::Waking,
             Life::Draining { .. } => Phase::Draining,
             Life::Abandoned { .. } | Life::Stopping { .. } => Phase::Stopping,
         }
@@ -86,12 +133,27 @@ impl Instance {
         matches!(self.life, Life::Ready)
     }
 
+    /// Its processes hold all that they held when it was ready, or did before they slept.
+    pub(super) fn has_served(&self) -> bool {
+        matches!(
+            self.life,
+            Life::Ready
+                | Life::Draining { .. }
+                | Life::Dozing { .. }
+                | Life::Asleep { .. }
+                | Life::Waking { .. }
+        )
+    }
+
     /// When its load has failed, while there is such a time.
     pub(super) fn load_deadline(&self) -> Option<Moment> {
         match self.life {
             Life::Starting { deadline } | Life::Loading { deadline } => Some(deadline),
             Life::Pulling
             | Life::Ready
+            | Life::Dozing { .. }
+            | Life::Asleep { .. }
+            | Life::Waking { .. }
             | Life::Draining { .. }
             | Life::Abandoned { .. }
             | Life::Stopping { .. } => None,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::effect::{Effect, Notice, StopReason};
-use super::instance::{Instance, Life};
+use super::instance::{Canary, Instance, Life};
 use super::measure::Measuring;
 use super::ports::{Found, FoundIdentity, Launched};
 use super::queue::Purpose;
@@ -58,7 +58,13 @@ impl State {
                 instance.launched = Some(launched);
                 self.begin_stop(id, fault, out);
             }
-            Life::Loading { .. } | Life::Ready | Life::Draining { .. } | Life::Stopping { .. } => {}
+            Life::Loading { .. }
+            | Life::Ready
+            | Life::Dozing { .. }
+            | Life::Asleep { .. }
+            | Life::Waking { .. }
+            | Life::Draining { .. }
+            | Life::Stopping { .. } => {}
         }
     }
 
@@ -78,9 +84,13 @@ impl State {
             // What the plan was made from is not true any more: it is made again, at once.
             Life::Pulling | Life::Starting { .. } if changed => None,
             Life::Pulling | Life::Starting { .. } => Some(fault),
-            Life::Loading { .. } | Life::Ready | Life::Draining { .. } | Life::Stopping { .. } => {
-                return;
-            }
+            Life::Loading { .. }
+            | Life::Ready
+            | Life::Dozing { .. }
+            | Life::Asleep { .. }
+            | Life::Waking { .. }
+            | Life::Draining { .. }
+            | Life::Stopping { .. } => return,
         };
         if changed && let Some(model) = self.models.get_mut(&id.model) {
             model.known.image_id = None;
@@ -98,7 +108,11 @@ impl State {
     pub(super) fn healthy(&mut self, now: Moment, id: &InstanceId, out: &mut Vec<Effect>) {
         let Some(model) = self.models.get_mut(&id.model) else { return };
         let Some(instance) = model.instance.as_mut().filter(|i| i.id == *id) else { return };
-        if !matches!(instance.life, Life::Loading { .. }) {
+        if !matches!(instance.life, Life::Loading { .. }) || instance.canary == Canary::Asked {
+            return;
+        }
+        if instance.spec.sleep_level.is_some() && instance.canary == Canary::None {
+            self.ask_canary(now, id, out);
             return;
         }
         instance.life = Life::Ready;
@@ -120,9 +134,11 @@ impl State {
     pub(super) fn died(&mut self, id: &InstanceId, fault: Fault, out: &mut Vec<Effect>) {
         let Some(instance) = self.instance_mut(id) else { return };
         match instance.life {
-            Life::Loading { .. } | Life::Ready | Life::Draining { .. } => {
+            Life::Loading { .. } | Life::Ready | Life::Asleep { .. } | Life::Draining { .. } => {
                 self.begin_stop(id, Some(fault), out);
             }
+            Life::Dozing { .. } => self.sleep_failed(id, fault.to_string(), out),
+            Life::Waking { .. } => self.wake_failed(id, fault.to_string(), false, out),
             Life::Pulling
             | Life::Starting { .. }
             | Life::Abandoned { .. }
@@ -184,7 +200,11 @@ impl State {
                 instance.life = Life::Draining { reason };
                 return;
             }
-            Life::Loading { .. } | Life::Ready => self.begin_stop(&id, None, out),
+            Life::Loading { .. }
+            | Life::Ready
+            | Life::Dozing { .. }
+            | Life::Asleep { .. }
+            | Life::Waking { .. } => self.begin_stop(&id, None, out),
             Life::Draining { .. } | Life::Abandoned { .. } | Life::Stopping { .. } => return,
         }
         out.push(Effect::Notice(Notice::Stopping { instance: id, reason }));
@@ -198,7 +218,7 @@ impl State {
         out: &mut Vec<Effect>,
     ) {
         let Some(instance) = self.instance_mut(id) else { return };
-        let was_ready = matches!(instance.life, Life::Ready | Life::Draining { .. });
+        let was_ready = instance.has_served();
         instance.life = Life::Stopping { fault, was_ready, retry_at: None };
         self.ledger.release(id);
         out.push(Effect::Stop { instance: id.clone() });
@@ -294,6 +314,7 @@ impl State {
             load_began: None,
             ready_since: None,
             measuring: Measuring::new(Sample::new()),
+            canary: Canary::None,
         });
         out.push(Effect::Notice(Notice::Adopted { instance: id.clone() }));
         out.push(Effect::AwaitReady { instance: id, spec, launched });

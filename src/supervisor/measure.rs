@@ -26,6 +26,11 @@ impl Knowledge {
         Self { image_id: None, key: Key::new(spec, "", "", ""), peaks: BTreeMap::new() }
     }
 
+    /// The most that it was seen to hold on a device of that name.
+    pub(super) fn peak(&self, gpu_name: &str) -> Option<Bytes> {
+        self.peaks.get(gpu_name).copied()
+    }
+
     fn key(&self, image_id: &str, gpu_name: &str, driver: &str) -> Key {
         Key {
             image_digest: image_id.to_owned(),
@@ -94,6 +99,7 @@ impl State {
             let since = self.problems.get("memory_quarantined").map_or(now, |p| p.1);
             self.problems.insert("memory_quarantined", (missing.join("; "), since));
         }
+        self.judge_sleepers(now, observation, out);
         self.measure(observation, out);
     }
 
@@ -106,6 +112,9 @@ impl State {
                 Life::Loading { .. } | Life::Ready | Life::Draining { .. } => true,
                 Life::Pulling
                 | Life::Starting { .. }
+                | Life::Dozing { .. }
+                | Life::Asleep { .. }
+                | Life::Waking { .. }
                 | Life::Abandoned { .. }
                 | Life::Stopping { .. } => false,
             };

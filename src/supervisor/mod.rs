@@ -11,7 +11,7 @@
 //! completions come back as events that name their instance; an event of an earlier incarnation is dropped.
 //!
 //! # Architecture Invariant
-//! `state`, `lifecycle`, `schedule`, `refusal`, `measure`, `instance`, `queue`, `event`, `effect` and `picture` name no clock, no tokio, no
+//! `state`, `lifecycle`, `schedule`, `refusal`, `measure`, `sleep`, `wake`, `instance`, `queue`, `event`, `effect` and `picture` name no clock, no tokio, no
 //! file system, no network and no tracing: a simulation drives them with made-up time, and one seed gives one history.
 
 pub mod effect;
@@ -26,8 +26,10 @@ pub mod ports;
 mod queue;
 mod refusal;
 mod schedule;
+mod sleep;
 pub mod state;
 pub mod task;
+mod wake;
 
 #[cfg(test)]
 mod tests;

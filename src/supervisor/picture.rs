@@ -46,6 +46,7 @@ impl State {
                 .map(|f| f.fault.clone()),
             waiting_for: model.waiting_for.clone(),
             report: model.report.clone(),
+            sleep: model.sleep_status(),
         }
     }
 }

@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use crate::types::{
     Bytes, Fault, GpuId, GpuSnapshot, ImageRef, InstanceId, Known, ModelSpec, Phase, Placement,
-    SpecHash, Transport,
+    SleepLevel, SpecHash, Transport,
 };
 
 /// A boxed future: ports are used as trait objects.
@@ -273,4 +273,40 @@ pub trait Engines: Send + Sync + 'static {
         spec: Arc<ModelSpec>,
         endpoint: Endpoint,
     ) -> PortFuture<'_, Result<bool, String>>;
+
+    /// Puts an engine that serves nobody to sleep. `Ok`: it says that it sleeps, which is no proof. At most a minute.
+    fn sleep(
+        &self,
+        spec: Arc<ModelSpec>,
+        endpoint: Endpoint,
+        level: SleepLevel,
+    ) -> PortFuture<'_, Result<(), String>>;
+
+    /// Wakes an engine that sleeps so deep. `Ok`: it says that it is awake. At most a minute; from level 2, which loads the
+    /// weights again, the model's load time-out.
+    fn wake(
+        &self,
+        spec: Arc<ModelSpec>,
+        endpoint: Endpoint,
+        level: SleepLevel,
+    ) -> PortFuture<'_, Result<(), String>>;
+
+    /// What the engine makes of a fixed prompt, in a way that gives the same text each time. Only for one that serves
+    /// nobody else meanwhile: the company of other requests may change the text. At most half a minute.
+    fn canary(
+        &self,
+        spec: Arc<ModelSpec>,
+        endpoint: Endpoint,
+    ) -> PortFuture<'_, Result<String, CanaryError>>;
+}
+
+/// Why an engine gave no canary's answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CanaryError {
+    /// It sleeps, although nobody now living sent it to sleep.
+    #[error("the engine sleeps, and nobody knows how deep")]
+    Asleep,
+    /// Anything else.
+    #[error("{0}")]
+    Failed(String),
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::effect::{Effect, Notice};
+use super::instance::{Instance, Life};
 use super::queue::Purpose;
 use super::state::Model;
 use crate::types::{Bytes, Denied, Moment};
@@ -15,6 +16,10 @@ impl Model {
     pub(super) fn too_long(&self, now: Moment) -> Denied {
         let model = self.spec.name.clone();
         match &self.instance {
+            Some(instance) if matches!(instance.life, Life::Waking { .. }) => {
+                let retry_after = self.last_wake().unwrap_or_default().max(Duration::from_secs(1));
+                Denied::StillLoading { model, phase: instance.phase(), retry_after }
+            }
             Some(instance) if instance.is_loading() => {
                 let expected = self.last_load.unwrap_or(LOAD_GUESS);
                 let left = expected.saturating_sub(now.since(instance.ordered));
@@ -23,7 +28,13 @@ impl Model {
             }
             Some(_) | None => {
                 let why = self.waiting_for.clone();
-                let why = why.unwrap_or_else(|| "its earlier container is still stopping".into());
+                let dozing = |i: &Instance| matches!(i.life, Life::Dozing { .. });
+                let busy = if self.instance.as_ref().is_some_and(dozing) {
+                    "it is falling asleep"
+                } else {
+                    "its earlier container is still stopping"
+                };
+                let why = why.unwrap_or_else(|| busy.into());
                 let retry_after = self.last_load.unwrap_or(LOAD_GUESS);
                 Denied::NoRoom { model, why, report: self.report.clone(), retry_after }
             }

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::effect::{Effect, Notice, StopReason};
-use super::instance::{Instance, Life};
+use super::instance::{Canary, Instance, Life};
 use super::lifecycle::load_timeout;
 use super::measure::Measuring;
 use super::queue::Purpose;
 use super::state::{Model, Shutdown, State};
-use crate::plan::{self, Decision, Holder, Standing, Want};
+use crate::plan::{self, Decision, Holder, Standing, Victim};
 use crate::types::{Bytes, InstanceId, ModelName, Moment, Placement};
 
 /// How long after the end of the drain a shutdown still waits for podman.
@@ -21,6 +21,7 @@ impl State {
     pub(super) fn schedule(&mut self, now: Moment, out: &mut Vec<Effect>) {
         self.expire(now, out);
         self.fail_late_loads(now, out);
+        self.stop_late_sleepers(now, out);
         self.retry_stops(now, out);
         self.finish_drains(out);
         self.unload_idle(now, out);
@@ -40,6 +41,7 @@ impl State {
             [
                 model.queue.next_deadline(),
                 instance.and_then(Instance::load_deadline),
+                instance.and_then(Instance::sleep_deadline),
                 instance.and_then(|i| idle_at(model, i)),
                 instance.and_then(|i| match i.life {
                     Life::Stopping { retry_at, .. } => retry_at,
@@ -47,6 +49,9 @@ impl State {
                     | Life::Starting { .. }
                     | Life::Loading { .. }
                     | Life::Ready
+                    | Life::Dozing { .. }
+                    | Life::Asleep { .. }
+                    | Life::Waking { .. }
                     | Life::Draining { .. }
                     | Life::Abandoned { .. } => None,
                 }),
@@ -95,6 +100,9 @@ impl State {
             | Life::Starting { .. }
             | Life::Loading { .. }
             | Life::Ready
+            | Life::Dozing { .. }
+            | Life::Asleep { .. }
+            | Life::Waking { .. }
             | Life::Draining { .. }
             | Life::Abandoned { .. } => None,
         });
@@ -114,6 +122,9 @@ impl State {
             | Life::Starting { .. }
             | Life::Loading { .. }
             | Life::Ready
+            | Life::Dozing { .. }
+            | Life::Asleep { .. }
+            | Life::Waking { .. }
             | Life::Draining { .. }
             | Life::Abandoned { .. }
             | Life::Stopping { .. } => None,
@@ -136,7 +147,10 @@ impl State {
                 // An operator's load was for use, not for ever; a pin is for ever.
                 model.wanted = false;
             }
-            self.dismiss(&name, StopReason::Idle, out);
+            let instance = self.models.get(&name).and_then(|m| m.instance.as_ref());
+            let Some(id) = instance.map(|i| i.id.clone()) else { continue };
+            let leave = plan::idle_leave(self.settings.rules.sleep, &self.holders(), &id);
+            self.leave(now, &name, leave, StopReason::Idle, out);
         }
     }
 
@@ -176,11 +190,12 @@ impl State {
         }
         let mut wanted: Vec<(Reverse<i8>, Moment, ModelName)> = Vec::new();
         for model in self.models.values_mut() {
-            if model.instance.is_some() || (!model.wanted && model.queue.is_empty()) {
+            let asleep = model.instance.as_ref().map(Instance::is_asleep);
+            if asleep == Some(false) || (!model.wanted && model.queue.is_empty()) {
                 model.waiting_for = None;
                 continue;
             }
-            if model.failure.as_ref().is_some_and(|f| f.retry_at > now) {
+            if asleep.is_none() && model.failure.as_ref().is_some_and(|f| f.retry_at > now) {
                 continue;
             }
             if let Some(orphan) = self.orphans.keys().find(|id| id.model == model.spec.name) {
@@ -194,7 +209,12 @@ impl State {
         }
         wanted.sort();
         for (_, _, name) in wanted {
-            self.try_start(now, &name, out);
+            // An earlier one may have needed its memory.
+            match self.models.get(&name).and_then(|m| m.instance.as_ref()) {
+                None => self.try_start(now, &name, out),
+                Some(instance) if instance.is_asleep() => self.try_wake(now, &name, out),
+                Some(_) => {}
+            }
         }
     }
 
@@ -202,30 +222,14 @@ impl State {
         let holders = self.holders();
         let Some(needs) = self.models.get(name).map(|m| self.needs(m)) else { return };
         let Some(model) = self.models.get_mut(name) else { return };
-        let want = Want {
-            model: name,
-            needs: &needs,
-            gpu_count: model.spec.gpu_count,
-            allowed: &model.spec.gpus,
-            priority: model.spec.priority,
-            on_full: model.spec.on_full,
-        };
+        let want = model.want(&needs);
         let (decision, report) =
             plan::plan(now, self.settings.rules, &self.ledger, &holders, &want);
         let need = report.need.bytes;
         model.report = Some(Arc::new(report));
         match decision {
             Decision::Start(placement) => self.start(now, name, placement, out),
-            Decision::Evict(victims) => {
-                let names: Vec<String> = victims.iter().map(|v| v.model.to_string()).collect();
-                model.waiting_for = Some(format!("{} to be evicted", names.join(", ")));
-                for victim in victims {
-                    if let Some(model) = self.models.get_mut(&victim.model) {
-                        model.wanted = false;
-                    }
-                    self.dismiss(&victim.model, StopReason::Evicted, out);
-                }
-            }
+            Decision::Evict(victims) => self.evict(now, name, &victims, out),
             Decision::Wait { why, until } => {
                 model.plan_at = until;
                 model.wait(why, out);
@@ -237,6 +241,25 @@ impl State {
             Decision::Refuse { largest } => {
                 model.refuse(need, largest, out);
             }
+        }
+    }
+
+    pub(super) fn evict(
+        &mut self,
+        now: Moment,
+        name: &ModelName,
+        victims: &[Victim],
+        out: &mut Vec<Effect>,
+    ) {
+        if let Some(model) = self.models.get_mut(name) {
+            let names: Vec<String> = victims.iter().map(|v| v.instance.model.to_string()).collect();
+            model.waiting_for = Some(format!("{} to be evicted", names.join(", ")));
+        }
+        for Victim { instance, leave } in victims {
+            if let Some(model) = self.models.get_mut(&instance.model) {
+                model.wanted = false;
+            }
+            self.leave(now, &instance.model, *leave, StopReason::Evicted, out);
         }
     }
 
@@ -263,6 +286,7 @@ impl State {
             load_began: Some(now),
             ready_since: None,
             measuring: Measuring::new(self.ledger.sample(&id, &placement.gpus)),
+            canary: Canary::None,
         });
         self.ledger.reserve(id.clone(), &placement);
         out.push(Effect::Notice(Notice::Starting {
@@ -317,23 +341,30 @@ impl State {
         }
     }
 
-    fn holders(&self) -> Vec<Holder> {
+    pub(super) fn holders(&self) -> Vec<Holder> {
         let of = |model: &Model, i: &Instance| Holder {
             instance: i.id.clone(),
             charges: self.charges(&i.id),
             standing: match i.life {
-                Life::Pulling | Life::Starting { .. } | Life::Loading { .. } => Standing::Starting,
+                Life::Pulling
+                | Life::Starting { .. }
+                | Life::Loading { .. }
+                | Life::Waking { .. } => Standing::Starting,
                 Life::Ready if model.pinned => Standing::Pinned,
                 Life::Ready if i.in_flight > 0 => Standing::Busy,
                 Life::Ready => Standing::Idle,
-                Life::Draining { .. } | Life::Abandoned { .. } | Life::Stopping { .. } => {
-                    Standing::Leaving
-                }
+                Life::Asleep { .. } => Standing::Asleep,
+                Life::Dozing { .. }
+                | Life::Draining { .. }
+                | Life::Abandoned { .. }
+                | Life::Stopping { .. } => Standing::Leaving,
             },
             last_used: i.last_used,
-            ready_since: i.ready_since,
+            ready_since: i.ready_since.filter(|_| !i.is_asleep()),
             priority: i.spec.priority,
             demand: model.demand,
+            sleep: self.sleeper(model, i),
+            host_ram: i.host_ram(),
         };
         self.models.values().filter_map(|m| m.instance.as_ref().map(|i| of(m, i))).collect()
     }
@@ -344,8 +375,12 @@ impl State {
     }
 }
 
-/// When an instance has been unused for its idle time-out.
+/// When an instance has been unused for its idle time-out, or has slept for its own.
 fn idle_at(model: &Model, instance: &Instance) -> Option<Moment> {
+    if let Life::Asleep { since, .. } = instance.life {
+        let timeout = instance.spec.sleep_timeout.filter(|_| !model.wanted)?;
+        return Some(since + timeout);
+    }
     let usable = instance.is_ready() && instance.in_flight == 0 && !model.pinned;
     let timeout = instance.spec.idle_timeout.filter(|_| usable)?;
     Some(instance.last_used + timeout)

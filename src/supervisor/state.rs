@@ -19,9 +19,10 @@ use std::time::Duration;
 
 use super::effect::{Effect, StopReason};
 use super::event::Event;
-use super::instance::{Instance, Life};
+use super::instance::Instance;
 use super::measure::Knowledge;
 use super::queue::{Purpose, Queue, Waiter};
+use super::sleep::Sleeps;
 use crate::plan::{Book, Demand, Ledger, ReleaseRule, Rules};
 use crate::types::{
     Bytes, Denied, Fault, Generation, GpuId, InstanceId, ModelName, ModelSpec, Moment, Report,
@@ -82,6 +83,8 @@ pub(super) struct Model {
     pub(super) plan_at: Option<Moment>,
     /// The last plan made for it.
     pub(super) report: Option<Arc<Report>>,
+    /// How it slept.
+    pub(super) sleeps: Sleeps,
 }
 
 /// The shutdown under way.
@@ -173,6 +176,9 @@ impl State {
                 self.launch_failed(now, &instance, fault, &mut out);
             }
             Event::Healthy { instance } => self.healthy(now, &instance, &mut out),
+            Event::Slept { instance, result } => self.slept(now, &instance, result, &mut out),
+            Event::Woken { instance, result } => self.woken(&instance, result, &mut out),
+            Event::Sung { instance, result } => self.sung(now, &instance, result, &mut out),
             Event::Died { instance, fault } => self.died(&instance, fault, &mut out),
             Event::Stopped { instance, result } => self.stopped(now, &instance, result, &mut out),
             Event::Observed(observation) => self.observed(now, &observation, &mut out),
@@ -311,7 +317,7 @@ impl State {
         let instances = self.models.values().filter_map(|m| m.instance.as_ref());
         instances.filter_map(|i| {
             let launched = i.launched.as_ref()?;
-            let watched = matches!(i.life, Life::Ready | Life::Draining { .. });
+            let watched = i.has_served();
             Some(Live { id: &i.id, launched, gpus: &i.placement.gpus, watched })
         })
     }
@@ -349,6 +355,7 @@ impl Model {
             waiting_for: None,
             plan_at: None,
             report: None,
+            sleeps: Sleeps::default(),
         }
     }
 

@@ -197,6 +197,15 @@ impl Supervisor {
             Effect::AwaitReady { instance, spec, launched } => {
                 self.executor.await_ready(instance, spec, launched);
             }
+            Effect::Sleep { instance, spec, endpoint, level } => {
+                self.executor.sleep(instance, spec, endpoint, level);
+            }
+            Effect::Wake { instance, spec, endpoint, level } => {
+                self.executor.wake(instance, spec, endpoint, level);
+            }
+            Effect::Canary { instance, spec, endpoint } => {
+                self.executor.canary(instance, spec, endpoint);
+            }
             Effect::Stop { instance } => self.executor.stop(instance),
             Effect::Reap { container } => self.executor.reap(container),
             Effect::Save(footprints) => self.executor.save(footprints),
@@ -257,6 +266,34 @@ fn log(notice: &Notice) {
         Notice::Ready { instance, load_ms } => {
             let model = &instance.model;
             tracing::info!(%model, %instance, load_ms, "{model}: ready after {load_ms} ms");
+        }
+        Notice::FallingAsleep { instance, level, reason } => {
+            let (model, reason) = (&instance.model, reason.as_str());
+            tracing::info!(%model, %instance, reason, "{model}: putting {instance} to sleep at level {level} ({reason})");
+        }
+        Notice::Asleep { instance, level, residual, host_ram } => {
+            let model = &instance.model;
+            tracing::info!(%model, %instance, "{model}: asleep at level {level}, it keeps {residual} on a device and {host_ram} of the host");
+        }
+        Notice::SleepFailed { instance, why } => {
+            let model = &instance.model;
+            tracing::warn!(%model, %instance, "{model}: {instance} is stopped instead of asleep: {why}");
+        }
+        Notice::Waking { instance } => {
+            let model = &instance.model;
+            tracing::info!(%model, %instance, "{model}: waking {instance}");
+        }
+        Notice::Woken { instance, wake_ms } => {
+            let model = &instance.model;
+            tracing::info!(%model, %instance, wake_ms, "{model}: awake after {wake_ms} ms, and it answers as before");
+        }
+        Notice::WakeFailed { instance, why } => {
+            let model = &instance.model;
+            tracing::warn!(%model, %instance, "{model}: {instance} did not wake well and is stopped, a cold start follows on demand: {why}");
+        }
+        Notice::Sleepless { instance, why } => {
+            let model = &instance.model;
+            tracing::warn!(%model, %instance, "{model}: it will not be put to sleep: {why}");
         }
         Notice::Stopping { instance, reason } => {
             let (model, reason) = (&instance.model, reason.as_str());

@@ -8,7 +8,7 @@ use super::effect::{Effect, Notice, StopReason};
 use super::event::{Event, Observation};
 use super::ports::{Endpoint, Found, FoundIdentity, LaunchOrder, Launched};
 use super::state::{Settings, State};
-use crate::plan::{ReleaseRule, Rules, Usage, policy};
+use crate::plan::{ReleaseRule, Rules, SleepRules, Usage, policy};
 use crate::types::{
     Bytes, Denied, Eviction, Fault, FaultCode, Generation, GpuId, GpuReading, GpuSnapshot,
     InstanceId, Known, ModelName, ModelSpec, Moment, Need, NeedSource, OnFull, Phase, Placement,
@@ -19,6 +19,8 @@ use rig::{Host, fault, launched, name, spec};
 
 /// Short, so that tests about other things need not wait for it.
 const MIN_RESIDENCY: Duration = Duration::from_millis(500);
+/// For models that may sleep.
+const SLEEP: SleepRules = SleepRules { host_ram_budget: Bytes(50), residual_max: Bytes(10) };
 
 #[test]
 fn many_requests_for_a_cold_model_make_one_container() {

@@ -16,6 +16,7 @@ mod moment;
 mod name;
 mod phase;
 mod report;
+mod sleep;
 mod spec;
 mod status;
 
@@ -29,10 +30,11 @@ pub use moment::Moment;
 pub use name::{ModelName, NameError};
 pub use phase::Phase;
 pub use report::{DeviceVerdict, Report, Verdict, VictimVerdict};
+pub use sleep::SleepLevel;
 #[cfg(test)]
 pub use spec::test_spec;
 pub use spec::{
     EngineKind, Eviction, ImageRef, ModelSpec, Need, NeedSource, OnFull, Placement, SpecHash,
     Transport, Weights,
 };
-pub use status::{GpuStatus, MeasuredNeed, ModelStatus, Problem, Status};
+pub use status::{GpuStatus, MeasuredNeed, ModelStatus, Problem, SleepStatus, Status};

@@ -11,6 +11,8 @@ use serde::Serialize;
 ///     ▲      (no room)    ▲  ▼              │         │                     ▲
 ///     │                  pulling            └─────────┴───── fault ─────────┤
 ///   failed ◀────────────────────────────────────────────────────────────────┘ until the retry is due
+///
+///  ready ─▶ dozing ─▶ asleep ─▶ waking ─▶ ready      each of them may also go to stopping
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -29,6 +31,12 @@ pub enum Phase {
     Ready,
     /// Takes no new request; running ones finish.
     Draining,
+    /// It is being put to sleep, and what it still holds is being measured.
+    Dozing,
+    /// The container runs and holds next to no device memory; the next request wakes it.
+    Asleep,
+    /// It takes its memory back and is asked whether it still answers as before.
+    Waking,
     /// The container is being stopped and removed.
     Stopping,
     /// The last start or the running engine failed; it is retried on demand after a delay.
@@ -47,6 +55,9 @@ impl Phase {
             Self::Loading => "loading",
             Self::Ready => "ready",
             Self::Draining => "draining",
+            Self::Dozing => "dozing",
+            Self::Asleep => "asleep",
+            Self::Waking => "waking",
             Self::Stopping => "stopping",
             Self::Failed => "failed",
         }
@@ -73,6 +84,9 @@ mod tests {
             Phase::Loading,
             Phase::Ready,
             Phase::Draining,
+            Phase::Dozing,
+            Phase::Asleep,
+            Phase::Waking,
             Phase::Stopping,
             Phase::Failed,
         ] {

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::{Bytes, GpuId, InstanceId, ModelName, Need};
+use super::{Bytes, GpuId, InstanceId, ModelName, Need, SleepLevel};
 
 /// The planner's reasons, for every device and every possible victim. Shown to operators and to clients who wait.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -61,6 +61,10 @@ pub struct VictimVerdict {
     pub spared: Option<&'static str>,
     /// It was chosen.
     pub chosen: bool,
+    /// It is put to sleep, so deep, instead of being stopped.
+    pub asleep: Option<SleepLevel>,
+    /// Why it is stopped and not put to sleep, where it was chosen and is stopped.
+    pub stopped_because: Option<&'static str>,
 }
 
 impl fmt::Display for Report {
@@ -81,6 +85,16 @@ impl fmt::Display for Report {
         let kept = self.victims.iter().filter_map(|v| v.spared.map(|why| (&v.instance, why)));
         for (instance, why) in kept {
             write!(f, "; {} stays: {why}", instance.model)?;
+        }
+        for v in self.victims.iter().filter(|v| v.chosen) {
+            let model = &v.instance.model;
+            match (v.asleep, v.stopped_because) {
+                (Some(level), _) => {
+                    write!(f, "; {model} is asleep instead of stopped (level {level})")?
+                }
+                (None, Some(why)) => write!(f, "; {model} is stopped: {why}")?,
+                (None, None) => {}
+            }
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{Anatomy, Bytes, GpuId, ModelName};
+use super::{Anatomy, Bytes, GpuId, ModelName, SleepLevel};
 
 /// Which engine an image holds; decides its argv, health route and transport.
 #[derive(
@@ -213,6 +213,10 @@ pub struct ModelSpec {
     pub priority: i8,
     /// What happens when there is no room for it.
     pub on_full: OnFull,
+    /// How deep it may sleep instead of being stopped; `None`: never.
+    pub sleep_level: Option<SleepLevel>,
+    /// Stopped after so long asleep; `None`: only when its memory is needed.
+    pub sleep_timeout: Option<Duration>,
 }
 
 /// Identity of everything in a [`ModelSpec`] that shapes the container; two specs of the same hash may share one.
@@ -235,7 +239,8 @@ impl ModelSpec {
             1_u32,
             (&self.name, names, self.engine, &self.image, &self.weights, self.transport),
             (self.vram, self.context, self.parallel, self.gpu_count),
-            (&self.args, &self.env, self.shm_size),
+            // An engine that sleeps keeps its memory in another way, so what it was measured to take is another number.
+            (&self.args, &self.env, self.shm_size, self.sleep_level.is_some()),
         );
         // A tuple of strings, numbers and maps with string keys cannot fail to serialise; an empty text would still
         // be a constant, which only costs a reload.
@@ -308,6 +313,8 @@ pub fn test_spec(name: &str) -> ModelSpec {
         pin: false,
         priority: 0,
         on_full: OnFull::Evict,
+        sleep_level: None,
+        sleep_timeout: None,
     }
 }
 
@@ -322,12 +329,14 @@ mod tests {
         policy.pin = true;
         policy.priority = 9;
         policy.on_full = OnFull::Wait;
+        policy.sleep_timeout = Some(Duration::from_secs(1));
         policy.idle_timeout = Some(Duration::from_secs(1));
         policy.aliases = vec!["other".parse().unwrap()];
         policy.anatomy =
             Some(Anatomy { weights: Bytes(5), cache: None, source: "a test".to_owned() });
         assert_eq!(base.spec_hash(), policy.spec_hash());
-        let changes: [fn(&mut ModelSpec); 6] = [
+        let changes: [fn(&mut ModelSpec); 7] = [
+            |s| s.sleep_level = Some(SleepLevel::One),
             |s| s.context = Some(1),
             |s| s.args = vec!["--x".into()],
             |s| s.env = BTreeMap::from([("A".into(), "b".into())]),

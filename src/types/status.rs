@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{Bytes, Fault, GpuId, InstanceId, Known, ModelName, Moment, Need, Phase, Report};
+use super::{
+    Bytes, Fault, GpuId, InstanceId, Known, ModelName, Moment, Need, Phase, Report, SleepLevel,
+};
 
 /// Everything a reader may know, published whole by the supervisor after each turn; never walked while it changes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -54,6 +56,31 @@ pub struct ModelStatus {
     pub waiting_for: Option<String>,
     /// The last plan made for it, with the reasons for every device and every possible victim.
     pub report: Option<Arc<Report>>,
+    /// How it has slept; `None`: it never sleeps.
+    pub sleep: Option<SleepStatus>,
+}
+
+/// How a model has slept since the daemon's start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct SleepStatus {
+    /// How deep it sleeps now; `None`: it does not.
+    pub level: Option<SleepLevel>,
+    /// Host memory that is charged to its sleep now.
+    pub host_ram: Bytes,
+    /// What it was last seen to hold asleep, on the device where that is most.
+    pub residual: Option<Bytes>,
+    /// Times that it fell asleep and gave its memory back.
+    pub sleeps: u64,
+    /// Times that it was stopped because it did not fall asleep, or kept too much.
+    pub sleep_failures: u64,
+    /// Times that it woke and answered as before.
+    pub wakes: u64,
+    /// Times that it was stopped because it did not wake, its canary included.
+    pub wake_failures: u64,
+    /// Of these, times that it woke and answered otherwise than after its load, or not at all.
+    pub canary_failures: u64,
+    /// Milliseconds of the last wake, its canary included.
+    pub wake_ms: Option<u64>,
 }
 
 /// A footprint, as readers see it.

@@ -187,6 +187,7 @@ fn two_models() -> Status {
         error: None,
         waiting_for: None,
         report: None,
+        sleep: None,
     };
     Status { models: vec![model("m", &["gpt-4o"]), model("org/big", &[])], ..Status::default() }
 }

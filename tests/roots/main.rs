@@ -99,6 +99,7 @@ fn the_example_with_all_it_shows_is_a_configuration() {
     let plain = Source::settings("docs/hostler.toml.example", example());
     let plain = config::parse(&[plain], &Defaults::system()).unwrap();
     assert_eq!(config.server, plain.server);
+    assert_eq!(config.memory, plain.memory);
     assert_eq!(config.podman, plain.podman);
     assert_eq!(config.policy, plain.policy);
     assert_eq!(config.startup, plain.startup);

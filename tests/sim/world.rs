@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hostler::plan::{ReleaseRule, Rules, Usage, policy};
+use hostler::plan::{ReleaseRule, Rules, SleepRules, Usage, policy};
 use hostler::supervisor::effect::{Effect, Notice, StopReason};
 use hostler::supervisor::event::{Event, Observation};
 use hostler::supervisor::ports::{Endpoint, Found, FoundIdentity, LaunchOrder, Launched};
@@ -132,6 +132,8 @@ fn spec(n: u64, rng: &mut Rng) -> ModelSpec {
             1 => OnFull::Refuse,
             _ => OnFull::Evict,
         },
+        sleep_level: None,
+        sleep_timeout: None,
     }
 }
 
@@ -147,7 +149,11 @@ impl World {
             drain_timeout: Duration::from_secs(15),
             headroom: Bytes(HEADROOM),
             release: ReleaseRule::exact(Duration::from_secs(30)),
-            rules: Rules { policy: policy::named(eviction), min_residency: MIN_RESIDENCY },
+            rules: Rules {
+                policy: policy::named(eviction),
+                min_residency: MIN_RESIDENCY,
+                sleep: SleepRules::NEVER,
+            },
             seed,
         };
         let state = State::new(settings, &specs);
@@ -517,6 +523,10 @@ impl World {
                 self.exited = true;
                 Ok(())
             }
+            // No model here may sleep.
+            Effect::Sleep { instance, .. }
+            | Effect::Wake { instance, .. }
+            | Effect::Canary { instance, .. } => Err(format!("{instance} is to sleep")),
             Effect::AwaitReady { .. }
             | Effect::Reap { .. }
             | Effect::Save(_)

@@ -1,10 +1,11 @@
 //! Engines: how to run them and how to ask whether they are ready.
 //!
 //! Purpose: the port [`Engines`]: from a launch order to a container, by pure functions, one file an engine; and the health
-//! probe. Owner: the executor holds one [`Profiles`]. Invariants: what a container is made from is its order alone, so the same
+//! probe; and vLLM's sleep. Owner: the executor holds one [`Profiles`]. Invariants: what a container is made from is its order alone, so the same
 //! order always gives the same container; Hostler's own arguments come first and the admin's last; no engine is
 //! given a network that it could fetch anything from.
 
+mod dev;
 mod llamacpp;
 mod probe;
 mod vllm;
@@ -14,9 +15,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::supervisor::ports::{
-    ContainerSpec, Endpoint, Engines, LaunchOrder, PortFuture, SOCKET_DIR, SOCKET_NAME,
+    CanaryError, ContainerSpec, Endpoint, Engines, LaunchOrder, PortFuture, SOCKET_DIR, SOCKET_NAME,
 };
-use crate::types::{EngineKind, ImageRef, ModelSpec, Weights};
+use crate::types::{EngineKind, ImageRef, ModelSpec, SleepLevel, Weights};
 
 /// Where weights from the host are mounted.
 const MODELS: &str = "/models";
@@ -77,6 +78,32 @@ impl Engines for Profiles {
         endpoint: Endpoint,
     ) -> PortFuture<'_, Result<bool, String>> {
         Box::pin(async move { probe::health(spec.engine, &endpoint).await })
+    }
+
+    fn sleep(
+        &self,
+        _spec: Arc<ModelSpec>,
+        endpoint: Endpoint,
+        level: SleepLevel,
+    ) -> PortFuture<'_, Result<(), String>> {
+        Box::pin(async move { dev::sleep(&endpoint, level).await })
+    }
+
+    fn wake(
+        &self,
+        spec: Arc<ModelSpec>,
+        endpoint: Endpoint,
+        level: SleepLevel,
+    ) -> PortFuture<'_, Result<(), String>> {
+        Box::pin(async move { dev::wake(&endpoint, level, spec.load_timeout).await })
+    }
+
+    fn canary(
+        &self,
+        spec: Arc<ModelSpec>,
+        endpoint: Endpoint,
+    ) -> PortFuture<'_, Result<String, CanaryError>> {
+        Box::pin(async move { dev::canary(&endpoint, &spec.name).await })
     }
 }
 
@@ -179,6 +206,8 @@ mod tests {
             pin: false,
             priority: 0,
             on_full: crate::types::OnFull::Evict,
+            sleep_level: None,
+            sleep_timeout: None,
         }
     }
 

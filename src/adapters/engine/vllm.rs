@@ -41,6 +41,9 @@ pub(super) fn command(
     if !on_host(placement) {
         add(&["--gpu-memory-utilization", &share(placement.budget, placement.device_total)]);
     }
+    if spec.sleep_level.is_some() {
+        add(&["--enable-sleep-mode"]);
+    }
     argv.extend(spec.args.iter().cloned());
     argv
 }
@@ -70,6 +73,11 @@ pub(super) fn env(spec: &ModelSpec, placement: &Placement) -> Vec<(&'static str,
             ]
             .map(|(k, v)| (k, v.to_owned())),
         );
+    }
+    if spec.sleep_level.is_some() {
+        // The routes for sleeping. They come with others that run code in the engine, so nobody but the daemon may reach
+        // them: the configuration allows sleep over the Unix socket alone, and the proxy writes the paths that it asks.
+        env.push(("VLLM_SERVER_DEV_MODE", "1".to_owned()));
     }
     if on_host(placement) {
         let cache = kv_cache_gib(placement.budget, spec.anatomy.as_ref().map(|a| a.weights));
@@ -142,6 +150,19 @@ mod tests {
         let env = env(&spec, &placement);
         assert_eq!(value(&env, "VLLM_CPU_KVCACHE_SPACE"), Some("5"));
         assert_eq!(value(&env, "GLOO_SOCKET_IFNAME"), None);
+    }
+
+    #[test]
+    fn sleep_is_made_possible_only_where_it_is_wanted() {
+        let mut spec = spec(EngineKind::Vllm);
+        let placement = placement(&["GPU-a"], Bytes::gib(20), Bytes::gib(80));
+        let sleeps = |spec: &crate::types::ModelSpec| {
+            let flag = command(spec, &placement, None).iter().any(|a| a == "--enable-sleep-mode");
+            (flag, value(&env(spec, &placement), "VLLM_SERVER_DEV_MODE").map(str::to_owned))
+        };
+        assert_eq!(sleeps(&spec), (false, None));
+        spec.sleep_level = Some(crate::types::SleepLevel::One);
+        assert_eq!(sleeps(&spec), (true, Some("1".to_owned())));
     }
 
     /// vLLM takes what it is told, whoever reckoned it: an estimate is passed on like a declaration.

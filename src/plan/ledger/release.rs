@@ -51,7 +51,11 @@ impl Ledger {
             let since = match hold.stage {
                 Stage::Releasing { gone: Some(gone) } if taken >= gone => gone,
                 Stage::Quarantined { since, .. } => since,
-                Stage::Reserved | Stage::Confirmed | Stage::Releasing { .. } => continue,
+                Stage::Reserved
+                | Stage::Confirmed
+                | Stage::Dozing { .. }
+                | Stage::Asleep
+                | Stage::Releasing { .. } => continue,
             };
             let missing = self.missing_of(hold);
             if missing <= self.rule.slack {

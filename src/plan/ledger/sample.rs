@@ -24,7 +24,7 @@ impl Ledger {
         // With memory of ours in it that is not told apart, what is left is nobody's for certain. And on the host others
         // come and go all the time, while what a process holds is known exactly.
         let told_apart = |h: &super::Hold| {
-            !matches!(h.stage, Stage::Confirmed | Stage::Reserved)
+            matches!(h.stage, Stage::Releasing { .. } | Stage::Quarantined { .. })
                 || !matches!(h.observed.get(id), Some(Known::Unknown))
         };
         let all = self.holds.values().filter(|h| h.gpus.contains(id));

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::plan::{ReleaseRule, Usage, policy};
+use crate::plan::{Demand, ReleaseRule, Usage, policy};
 use crate::types::{Eviction, Generation, GpuReading, GpuSnapshot, Known};
 
 fn gpu(n: usize) -> GpuId {
@@ -32,7 +32,9 @@ fn world(devices: &[(u64, u64)], holders: &[HolderCase]) -> (Ledger, Vec<Holder>
             Placement { gpus: ids.clone(), need, budget: need.bytes, device_total: Bytes(0) };
         ledger.reserve(id.clone(), &placement);
         match standing {
-            Standing::Idle | Standing::Busy | Standing::Pinned => ledger.confirm(&id),
+            Standing::Idle | Standing::Busy | Standing::Pinned | Standing::Asleep => {
+                ledger.confirm(&id);
+            }
             Standing::Starting => {}
             Standing::Leaving => ledger.release(&id),
         }
@@ -50,6 +52,8 @@ fn world(devices: &[(u64, u64)], holders: &[HolderCase]) -> (Ledger, Vec<Holder>
             ready_since: Some(Moment::START),
             priority: 0,
             demand: Demand::default(),
+            sleep: Err("its engine does not sleep"),
+            host_ram: Bytes::ZERO,
         });
     }
     let reading = |(n, (total, _)): (usize, &(u64, u64))| GpuReading {
@@ -73,7 +77,8 @@ const NOW: Moment = Moment::from_secs(100);
 const MIN_RESIDENCY: Duration = Duration::from_secs(30);
 
 fn rules(eviction: Eviction) -> Rules {
-    Rules { policy: policy::named(eviction), min_residency: MIN_RESIDENCY }
+    let policy = policy::named(eviction);
+    Rules { policy, min_residency: MIN_RESIDENCY, sleep: SleepRules::NEVER }
 }
 
 fn want<'a>(model: &'a ModelName, bytes: u64, count: u32, allowed: &'a [GpuId]) -> Want<'a> {
@@ -81,7 +86,8 @@ fn want<'a>(model: &'a ModelName, bytes: u64, count: u32, allowed: &'a [GpuId]) 
     let other = Need { bytes: Bytes(bytes), source };
     // A test's few bytes; never given back.
     let needs = Box::leak(Box::new(Needs { other, by_name: BTreeMap::new(), budget: None }));
-    Want { model, needs, gpu_count: count, allowed, priority: 0, on_full: OnFull::Evict }
+    let (on_full, priority) = (OnFull::Evict, 0);
+    Want { model, needs, gpu_count: count, allowed, priority, on_full, waking: None }
 }
 
 fn ask(
@@ -93,6 +99,11 @@ fn ask(
     let model: ModelName = "want".parse().unwrap();
     let want = want(&model, bytes, count, allowed);
     plan(NOW, rules(Eviction::Lru), &world.0, &world.1, &want)
+}
+
+fn evict(victims: &[u64]) -> Decision {
+    let stop = |n: &u64| Victim { instance: inst(*n), leave: Leave::Stop };
+    Decision::Evict(victims.iter().map(stop).collect())
 }
 
 fn started(decision: &Decision) -> Vec<String> {
@@ -135,7 +146,7 @@ fn the_longest_unused_leaves_and_nobody_in_vain() {
     let w = world(&[(100, 0)], &[idle(20, 3), idle(10, 1), idle(60, 2)]);
     // 10 free; 40 wanted: the 10 first looked at is spared once the 60 goes.
     let (decision, report) = ask(&w, 40, 1, &[]);
-    assert_eq!(decision, Decision::Evict(vec![inst(2)]));
+    assert_eq!(decision, evict(&[2]));
     assert_eq!(report.victims.iter().filter(|v| v.chosen).count(), 1);
     assert_eq!(report.devices[0].verdict, Verdict::FitsAfterEviction);
 }
@@ -182,7 +193,7 @@ fn one_that_spans_two_devices_can_free_both() {
         ],
     );
     let (decision, _) = ask(&w, 65, 2, &[]);
-    assert_eq!(decision, Decision::Evict(vec![inst(0)]));
+    assert_eq!(decision, evict(&[0]));
 }
 
 #[test]
@@ -191,7 +202,7 @@ fn without_any_idea_of_the_need_it_gets_the_device_to_itself() {
     let Decision::Start(placement) = ask(&w, 0, 1, &[]).0 else { panic!() };
     assert_eq!(placement.need.bytes, Bytes(95));
     let w = world(&[(100, 0)], &[(vec![0], 10, Standing::Idle, 0)]);
-    assert_eq!(ask(&w, 0, 1, &[]).0, Decision::Evict(vec![inst(0)]));
+    assert_eq!(ask(&w, 0, 1, &[]).0, evict(&[0]));
 }
 
 #[test]
@@ -229,7 +240,7 @@ fn a_young_model_stays_until_it_has_settled() {
     assert_eq!(until, Some(Moment::from_secs(120)));
     assert!(why.contains("min_residency"), "{why}");
     assert_eq!(report.devices[0].verdict, Verdict::Occupied);
-    let evicted = Decision::Evict(vec![inst(0)]);
+    let evicted = evict(&[0]);
     assert_eq!(at(Moment::from_secs(120), &want).0, evicted, "it is old enough");
     want.priority = 1;
     assert_eq!(at(NOW, &want).0, evicted, "a higher priority need not wait");
@@ -270,7 +281,7 @@ fn what_foreign_processes_took_of_a_promise_is_freed_too() {
     // 60 promised and 50 foreign of 100: 10 too much. A need of 50 takes both instances, not only one.
     let idle = |used| (vec![0], 30, Standing::Idle, used);
     let w = world(&[(100, 50)], &[idle(1), idle(2)]);
-    assert_eq!(ask(&w, 50, 1, &[]).0, Decision::Evict(vec![inst(0), inst(1)]));
+    assert_eq!(ask(&w, 50, 1, &[]).0, evict(&[0, 1]));
 }
 
 #[test]
@@ -281,8 +292,8 @@ fn the_cheaper_return_leaves_even_if_it_was_used_last() {
     w.1[1].demand.loaded(Duration::from_secs(5));
     let model: ModelName = "want".parse().unwrap();
     let by = |e| plan(NOW, rules(e), &w.0, &w.1, &want(&model, 50, 1, &[])).0;
-    assert_eq!(by(Eviction::Lru), Decision::Evict(vec![inst(0)]));
-    assert_eq!(by(Eviction::Cost), Decision::Evict(vec![inst(1)]));
+    assert_eq!(by(Eviction::Lru), evict(&[0]));
+    assert_eq!(by(Eviction::Cost), evict(&[1]));
 }
 
 mod properties;

@@ -17,6 +17,8 @@ fn holder(n: u64, last_used: Moment, demand: Demand) -> Holder {
         ready_since: Some(Moment::START),
         priority: 0,
         demand,
+        sleep: Err("its engine does not sleep"),
+        host_ram: Bytes::ZERO,
     }
 }
 

@@ -87,6 +87,47 @@ impl Engines for Hung {
     fn probe(&self, _: Arc<ModelSpec>, _: Endpoint) -> PortFuture<'_, Result<bool, String>> {
         Box::pin(async { Ok(false) })
     }
+    fn sleep(
+        &self,
+        _: Arc<ModelSpec>,
+        _: Endpoint,
+        _: SleepLevel,
+    ) -> PortFuture<'_, Result<(), String>> {
+        Box::pin(async { panic!("no engine here sleeps") })
+    }
+    fn wake(
+        &self,
+        _: Arc<ModelSpec>,
+        _: Endpoint,
+        _: SleepLevel,
+    ) -> PortFuture<'_, Result<(), String>> {
+        Box::pin(std::future::pending())
+    }
+    fn canary(
+        &self,
+        _: Arc<ModelSpec>,
+        _: Endpoint,
+    ) -> PortFuture<'_, Result<String, CanaryError>> {
+        Box::pin(async { Ok("1 2 3".to_owned()) })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_engine_is_asked_until_it_is_stopped_and_a_panic_is_an_answer() {
+    let (events_tx, mut events) = mpsc::unbounded_channel();
+    let mut executor = Executor::new(hung_ports(), events_tx, Clock::start());
+    let id = InstanceId::new("m".parse().unwrap(), Generation(1), 0);
+    let spec = Arc::new(crate::types::test_spec("m"));
+    let endpoint = || Endpoint::Unix("/e".into());
+    executor.canary(id.clone(), spec.clone(), endpoint());
+    let Some(Event::Sung { result: Ok(answer), .. }) = events.recv().await else { panic!() };
+    assert_eq!(answer, "1 2 3");
+    executor.sleep(id.clone(), spec.clone(), endpoint(), SleepLevel::One);
+    let Some(Event::Slept { result: Err(why), .. }) = events.recv().await else { panic!() };
+    assert!(why.contains("an adapter failed"), "{why}");
+    executor.wake(id.clone(), spec, endpoint(), SleepLevel::One);
+    executor.stop(id);
+    let Some(Event::Stopped { .. }) = events.recv().await else { panic!("the wake was answered") };
 }
 
 #[tokio::test(start_paused = true)]

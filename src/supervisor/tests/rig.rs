@@ -40,7 +40,11 @@ impl Host {
             drain_timeout: Duration::from_secs(30),
             headroom: Bytes(0),
             release: ReleaseRule::exact(Duration::from_secs(30)),
-            rules: Rules { policy: policy::named(Eviction::Cost), min_residency: MIN_RESIDENCY },
+            rules: Rules {
+                policy: policy::named(Eviction::Cost),
+                min_residency: MIN_RESIDENCY,
+                sleep: SLEEP,
+            },
             seed: 1,
         };
         let state = State::new(settings, &specs);

@@ -105,7 +105,7 @@ proptest! {
             }
             Decision::Evict(set) => {
                 prop_assert!(!enough(&w, &[], bytes, devices), "it evicts without need");
-                let all: Vec<&InstanceId> = set.iter().collect();
+                let all: Vec<&InstanceId> = set.iter().map(|v| &v.instance).collect();
                 prop_assert!(enough(&w, &all, bytes, devices), "the victims are too few");
                 // More victims never make less room, so one less is the only subset to look at.
                 for spared in &all {
@@ -140,7 +140,7 @@ proptest! {
             let sum = |bits: usize| -> u128 {
                 costs.iter().enumerate().filter(|(n, _)| bits & (1 << n) != 0).map(|(_, c)| c.0).sum()
             };
-            let chosen = |h: &Holder| set.contains(&h.instance);
+            let chosen = |h: &Holder| set.iter().any(|v| v.instance == h.instance);
             let paid = movable.iter().enumerate().filter(|(_, h)| chosen(h)).fold(0, |b, (n, _)| b | 1 << n);
             for bits in 0..1_usize << movable.len() {
                 let some = movable.iter().enumerate().filter(|(n, _)| bits & (1 << n) != 0);
@@ -174,6 +174,7 @@ fn of_many_nobody_leaves_in_vain() {
         for eviction in [Eviction::Cost, Eviction::Lru] {
             let (decision, _) = plan(NOW, rules(eviction), &w.0, &w.1, &want);
             let Decision::Evict(set) = decision else { continue };
+            let set: Vec<InstanceId> = set.into_iter().map(|v| v.instance).collect();
             let only = |ids: &[&InstanceId]| {
                 let row = &w.0.rows()[0];
                 let left = w.1.iter().filter(|h| ids.contains(&&h.instance));

@@ -1,0 +1,208 @@
+//! The part of the core that wakes instances, and asks them whether they still are who they were. See `sleep`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::effect::{Effect, Notice, StopReason};
+use super::instance::{Canary, Instance, Life};
+use super::ports::CanaryError;
+use super::state::{Model, State};
+use crate::plan::{self, Decision, Holder, Needs, Want};
+use crate::types::{Bytes, GpuId, InstanceId, ModelName, Moment, Need, NeedSource, SleepLevel};
+
+/// How long a wake may take, its canary included. More than the ports' own times.
+const WAKE_TIME: Duration = Duration::from_secs(120);
+/// How long the answer to a canary may take, beside a load or a wake. More than the port's own time.
+const CANARY_TIME: Duration = Duration::from_secs(45);
+
+impl State {
+    /// Wakes a sleeping model for which there is room, or makes room for it.
+    pub(super) fn try_wake(&mut self, now: Moment, name: &ModelName, out: &mut Vec<Effect>) {
+        let holders = self.holders();
+        let Some(model) = self.models.get(name) else { return };
+        let Some(instance) = model.instance.as_ref().filter(|i| i.is_asleep()) else { return };
+        let (id, gpus) = (instance.id.clone(), instance.placement.gpus.clone());
+        let need = self.wake_need(model, instance);
+        let needs = Needs { other: need, by_name: BTreeMap::new(), budget: None };
+        let want = Want {
+            model: name,
+            needs: &needs,
+            gpu_count: u32::try_from(gpus.len()).unwrap_or(1),
+            allowed: &gpus,
+            priority: model.spec.priority,
+            on_full: model.spec.on_full,
+            waking: Some(&id),
+        };
+        let (decision, report) =
+            plan::plan(now, self.settings.rules, &self.ledger, &holders, &want);
+        let nothing_soon = !self.ledger.rows().iter().any(|r| r.gated && gpus.contains(&r.id));
+        let elsewhere = nothing_soon && self.finds_room_elsewhere(now, model, &holders);
+        let Some(model) = self.models.get_mut(name) else { return };
+        model.report = Some(Arc::new(report));
+        match decision {
+            Decision::Start(_) => self.wake(now, name, need.bytes, out),
+            Decision::Evict(victims) => self.evict(now, name, &victims, out),
+            // Its memory lies where others stay, and a cold start has a place.
+            Decision::Wait { .. } | Decision::Full(_) if elsewhere => {
+                self.dismiss(name, StopReason::Moved, out);
+            }
+            Decision::Wait { why, until } => {
+                model.plan_at = until;
+                model.wait(why, out);
+            }
+            Decision::Full(why) => {
+                model.turn_away(&why, out);
+                model.wait(why, out);
+            }
+            // Its devices are not what they were.
+            Decision::Refuse { .. } => self.dismiss(name, StopReason::Moved, out),
+        }
+    }
+
+    fn finds_room_elsewhere(&self, now: Moment, model: &Model, holders: &[Holder]) -> bool {
+        let needs = self.needs(model);
+        let want = model.want(&needs);
+        let (decision, _) = plan::plan(now, self.settings.rules, &self.ledger, holders, &want);
+        matches!(decision, Decision::Start(_) | Decision::Evict(_))
+    }
+
+    /// What it takes again on each of its devices: never less than it was seen to take.
+    fn wake_need(&self, model: &Model, instance: &Instance) -> Need {
+        let placed = instance.placement.need;
+        let name = |gpu: &GpuId| self.ledger.name(gpu);
+        let peak = instance.placement.gpus.first().and_then(name).and_then(|n| model.known.peak(n));
+        let bytes = match (placed.source, peak) {
+            // It was given all that there was, and took this.
+            (NeedSource::Exclusive, Some(peak)) => peak,
+            (_, peak) => placed.bytes.max(peak.unwrap_or(Bytes::ZERO)),
+        };
+        Need { bytes, source: NeedSource::Measured }
+    }
+
+    fn wake(&mut self, now: Moment, name: &ModelName, need: Bytes, out: &mut Vec<Effect>) {
+        let Some(model) = self.models.get_mut(name) else { return };
+        let Some(instance) = model.instance.as_mut() else { return };
+        let Life::Asleep { level, host_ram, .. } = instance.life else { return };
+        let Some(endpoint) = instance.endpoint() else { return };
+        let (id, spec) = (instance.id.clone(), instance.spec.clone());
+        let time = match level {
+            SleepLevel::One => WAKE_TIME,
+            SleepLevel::Two => spec.load_timeout + CANARY_TIME,
+        };
+        instance.life = Life::Waking { level, host_ram, since: now, deadline: now + time };
+        instance.last_used = now;
+        model.waiting_for = None;
+        self.ledger.wake(&id, need);
+        out.push(Effect::Notice(Notice::Waking { instance: id.clone() }));
+        out.push(Effect::Wake { instance: id, spec, endpoint, level });
+    }
+
+    pub(super) fn woken(
+        &mut self,
+        id: &InstanceId,
+        result: Result<(), String>,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(instance) = self.instance_mut(id) else { return };
+        if !matches!(instance.life, Life::Waking { .. }) {
+            return;
+        }
+        match (result, instance.endpoint()) {
+            (Ok(()), Some(endpoint)) => {
+                let spec = instance.spec.clone();
+                out.push(Effect::Canary { instance: id.clone(), spec, endpoint });
+            }
+            (Ok(()), None) => {}
+            (Err(why), _) => self.wake_failed(id, why, false, out),
+        }
+    }
+
+    /// An engine that may sleep has loaded: what it answers now is what it has to answer after each wake. Asked before the
+    /// first request is let in, because in company the same prompt may get another text.
+    pub(super) fn ask_canary(&mut self, now: Moment, id: &InstanceId, out: &mut Vec<Effect>) {
+        let Some(instance) = self.instance_mut(id) else { return };
+        let (Life::Loading { deadline }, Some(endpoint)) =
+            (instance.life.clone(), instance.endpoint())
+        else {
+            return;
+        };
+        instance.canary = Canary::Asked;
+        // The load is over; its time-out is not to end the canary.
+        instance.life = Life::Loading { deadline: deadline.max(now + CANARY_TIME) };
+        let spec = instance.spec.clone();
+        out.push(Effect::Canary { instance: id.clone(), spec, endpoint });
+    }
+
+    pub(super) fn sung(
+        &mut self,
+        now: Moment,
+        id: &InstanceId,
+        result: Result<String, CanaryError>,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(instance) = self.instance_mut(id) else { return };
+        match (&instance.life, &instance.canary, result) {
+            (Life::Loading { .. }, Canary::Asked, Ok(answer)) => {
+                instance.canary = Canary::Answered(answer);
+                self.healthy(now, id, out);
+            }
+            // Nobody knows what it answered after its load.
+            (Life::Loading { .. }, Canary::Asked, Err(CanaryError::Asleep)) => {
+                let (instance, reason) = (id.clone(), StopReason::Orphaned);
+                out.push(Effect::Notice(Notice::Stopping { instance, reason }));
+                self.begin_stop(id, None, out);
+            }
+            (Life::Loading { .. }, Canary::Asked, Err(CanaryError::Failed(why))) => {
+                instance.canary = Canary::Unfit;
+                out.push(Effect::Notice(Notice::Sleepless { instance: id.clone(), why }));
+                self.healthy(now, id, out);
+            }
+            (Life::Waking { since, .. }, Canary::Answered(before), Ok(answer)) => {
+                let since = *since;
+                if *before == answer {
+                    self.awake(now, id, since, out);
+                } else {
+                    let why = format!("its canary answered {answer:?}, after its load {before:?}");
+                    self.wake_failed(id, why, true, out);
+                }
+            }
+            (Life::Waking { .. }, _, Err(error)) => {
+                let why = format!("its canary did not answer: {error}");
+                self.wake_failed(id, why, true, out);
+            }
+            // Of a life that is over.
+            (_, _, Ok(_) | Err(_)) => {}
+        }
+    }
+
+    fn awake(&mut self, now: Moment, id: &InstanceId, since: Moment, out: &mut Vec<Effect>) {
+        let Some(model) = self.models.get_mut(&id.model) else { return };
+        let Some(instance) = model.instance.as_mut() else { return };
+        instance.life = Life::Ready;
+        instance.last_used = now;
+        instance.ready_since = Some(now);
+        let wake_ms = u64::try_from(now.since(since).as_millis()).unwrap_or(u64::MAX);
+        model.sleeps.failures = 0;
+        model.sleeps.counts.wakes += 1;
+        model.sleeps.counts.wake_ms = Some(wake_ms);
+        out.push(Effect::Notice(Notice::Woken { instance: id.clone(), wake_ms }));
+        self.ledger.confirm(id);
+        out.push(Effect::Observe);
+    }
+}
+
+impl Model {
+    /// What it wants for a start.
+    pub(super) fn want<'a>(&'a self, needs: &'a Needs) -> Want<'a> {
+        Want {
+            model: &self.spec.name,
+            needs,
+            gpu_count: self.spec.gpu_count,
+            allowed: &self.spec.gpus,
+            priority: self.spec.priority,
+            on_full: self.spec.on_full,
+            waking: None,
+        }
+    }
+}
