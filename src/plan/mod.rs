@@ -14,6 +14,7 @@ mod holder;
 mod ledger;
 mod planner;
 pub mod policy;
+mod pressure;
 mod sleep;
 
 pub use footprint::{
@@ -24,4 +25,5 @@ pub use holder::{Holder, Standing};
 pub use ledger::{Hold, Ledger, Missing, ReleaseRule, Row, Stage, Usage};
 pub use planner::{Decision, Rules, Want, plan};
 pub use policy::Demand;
+pub use pressure::{Relief, relieve};
 pub use sleep::{Leave, SleepRules, Sleeper, Victim, idle_leave};

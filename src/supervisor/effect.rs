@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::ports::{Endpoint, LaunchOrder, Launched};
 use crate::plan::Measured;
 use crate::types::{
-    Bytes, Denied, Fault, GpuId, InstanceId, ModelName, ModelSpec, SleepLevel, WaiterId,
+    Bytes, Denied, Fault, FaultCode, GpuId, InstanceId, ModelName, ModelSpec, SleepLevel, WaiterId,
 };
 
 /// One thing to do.
@@ -199,10 +199,12 @@ pub enum Notice {
         /// Why.
         fault: Fault,
     },
-    /// Its image is another one than the plan was made for; it is planned again.
-    ImageChanged {
+    /// Its image is another one than the plan was made for, or had to be pulled first; it is planned again.
+    PlannedAgain {
         /// Which.
         instance: InstanceId,
+        /// [`FaultCode::ImageChanged`] or [`FaultCode::ImagePulled`].
+        why: FaultCode,
     },
     /// Its memory was measured, or measured better.
     Measured {
@@ -240,6 +242,8 @@ pub enum StopReason {
     Failed,
     /// The daemon stops.
     Shutdown,
+    /// Others use up the headroom of its device.
+    Pressure,
     /// Left behind by an earlier daemon and of no use to this one.
     Orphaned,
     /// It sleeps where there is no room to wake, and starts elsewhere.
@@ -256,6 +260,7 @@ impl StopReason {
             Self::Unloaded => "unloaded",
             Self::Failed => "failed",
             Self::Shutdown => "shutdown",
+            Self::Pressure => "pressure",
             Self::Orphaned => "orphaned",
             Self::Moved => "moved",
         }
