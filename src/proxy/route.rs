@@ -246,6 +246,35 @@ mod tests {
         }
     }
 
+    /// vLLM's development routes run code in the engine: with them on, no client may come near them.
+    #[test]
+    fn routes_for_development_are_nobodys() {
+        let headers = head(&[("content-length", "2")]);
+        for path in [
+            "/sleep?level=1",
+            "/sleep?level=2&mode=abort",
+            "/wake_up",
+            "/wake_up?tags=weights",
+            "/is_sleeping",
+            "/collective_rpc",
+            "/pause",
+            "/resume",
+            "/server_info",
+            "/reset_prefix_cache",
+            "/v1/../collective_rpc",
+            "/v1/completions/../../sleep",
+            "//sleep",
+            "/%73leep",
+        ] {
+            for method in [Method::GET, Method::POST, Method::HEAD] {
+                let uri: Uri = path.parse().unwrap();
+                let got = route(&method, &uri, Version::HTTP_11, &headers);
+                let status = got.unwrap_err().status.as_u16();
+                assert!(status == 404 || status == 400, "{method} {path}: {status}");
+            }
+        }
+    }
+
     #[test]
     fn methods_and_lengths() {
         let error = get("/v1/chat/completions").unwrap_err();

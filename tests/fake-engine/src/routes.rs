@@ -167,7 +167,7 @@ async fn route(
             failure(flavor, 501, "This server does not support metrics endpoint.")
         }
         _ => match flavor {
-            Flavor::Vllm => vllm(engine, head).await,
+            Flavor::Vllm => vllm(engine, head, body).await,
             Flavor::LlamaCpp => llamacpp(engine, head),
         },
     }
@@ -234,7 +234,11 @@ fn metrics(engine: &Engine) -> String {
         .collect()
 }
 
-async fn vllm(engine: &Arc<Engine>, head: &hyper::http::request::Parts) -> Response<Body> {
+async fn vllm(
+    engine: &Arc<Engine>,
+    head: &hyper::http::request::Parts,
+    body: &[u8],
+) -> Response<Body> {
     let pairs = pairs(head.uri.query().unwrap_or(""));
     let query: BTreeMap<String, String> = pairs.iter().cloned().collect();
     let dev = engine.config.dev_mode;
@@ -256,6 +260,10 @@ async fn vllm(engine: &Arc<Engine>, head: &hyper::http::request::Parts) -> Respo
                 pairs.into_iter().filter(|(key, _)| key == "tags").map(|(_, tag)| tag).collect();
             sleep::wake(engine, &tags).await
         }
+        ("POST", "/collective_rpc") if dev => match sleep::rpc(engine, body) {
+            Outcome::Done => return json(200, &json!({"results": [null]})),
+            refused => refused,
+        },
         ("POST", "/pause") if dev => sleep::hold(engine, &query).await,
         ("POST", "/resume") if dev => sleep::resume(engine),
         _ => return not_found(Flavor::Vllm),

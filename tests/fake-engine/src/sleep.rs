@@ -2,11 +2,15 @@
 //!
 //! `/sleep?level=0|1|2&mode=abort|wait|keep`, `/wake_up[?tags=…]`, `/is_sleeping`, `/pause`, `/resume`,
 //! `/is_paused`. Without `--enable-sleep-mode` the answers are the same and the memory stays, as in
-//! the real engine: only the driver tells the truth. One change of sleep at a time.
+//! the real engine: only the driver tells the truth. One change of sleep at a time; who sleeps already
+//! sleeps no deeper. Level 2 drops the weights: until `/collective_rpc` has loaded them again, a wake is
+//! followed by gibberish.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+
+use serde_json::Value;
 
 use crate::knobs::Wake;
 use crate::state::{Engine, Phase, add, pause};
@@ -61,6 +65,9 @@ pub(crate) async fn sleep(engine: &Arc<Engine>, query: &BTreeMap<String, String>
         Err(outcome) => return outcome,
     };
     let _turn = engine.sleep_lock.lock().await;
+    if engine.control.borrow().asleep.is_some() {
+        return Outcome::Done;
+    }
     let knobs = engine.knobs();
     if mode == Mode::Wait {
         // New requests wait while the running ones end.
@@ -79,6 +86,9 @@ pub(crate) async fn sleep(engine: &Arc<Engine>, query: &BTreeMap<String, String>
         return Outcome::Done;
     }
     let at = usize::from(level - 1);
+    if level == 2 {
+        engine.control.send_modify(|control| control.gibberish = true);
+    }
     pause(knobs.sleep_time[at]).await;
     if engine.config.sleep_mode {
         let overhead = knobs.vram.map_or(0, |vram| vram.overhead);
@@ -127,6 +137,18 @@ pub(crate) async fn wake(engine: &Arc<Engine>, tags: &[String]) -> Outcome {
     }
     add(&engine.counters.wakes, 1);
     engine.control.send_modify(|control| control.asleep = None);
+    Outcome::Done
+}
+
+/// `/collective_rpc`: runs a method in all workers; here that which loads the weights in place.
+pub(crate) fn rpc(engine: &Arc<Engine>, body: &[u8]) -> Outcome {
+    let call: Value = serde_json::from_slice(body).unwrap_or_default();
+    if call["method"] != "reload_weights" {
+        return Outcome::BadQuery("the only method here is reload_weights");
+    }
+    // A knob says that the weights come back wrong.
+    let broken = engine.knobs().wake[1] == Wake::Gibberish;
+    engine.control.send_modify(|control| control.gibberish = broken);
     Outcome::Done
 }
 
