@@ -187,12 +187,7 @@ impl Executor {
     ) {
         let (engines, id) = (self.ports.engines.clone(), instance.clone());
         let work = async move { engines.sleep(spec, endpoint, level).await };
-        self.ask(
-            instance,
-            work,
-            |failed| Err(failed),
-            move |result| Event::Slept { instance: id, result },
-        );
+        self.ask(instance, work, Err, move |result| Event::Slept { instance: id, result });
     }
 
     pub(super) fn wake(
@@ -204,12 +199,7 @@ impl Executor {
     ) {
         let (engines, id) = (self.ports.engines.clone(), instance.clone());
         let work = async move { engines.wake(spec, endpoint, level).await };
-        self.ask(
-            instance,
-            work,
-            |failed| Err(failed),
-            move |result| Event::Woken { instance: id, result },
-        );
+        self.ask(instance, work, Err, move |result| Event::Woken { instance: id, result });
     }
 
     pub(super) fn canary(

@@ -39,7 +39,7 @@ async fn two_models_that_exclude_each_other_take_turns_without_loading_again() {
     let house = House::new(&TWO, &[], Bytes::gib(26));
     for turn in 0..3 {
         for model in TWO {
-            let lease = house.acquire(model).await;
+            let _lease = house.acquire(model).await;
             assert_eq!(house.held(model), Bytes::gib(13), "turn {turn}");
         }
     }

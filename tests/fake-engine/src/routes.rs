@@ -262,7 +262,7 @@ async fn vllm(
         }
         ("POST", "/collective_rpc") if dev => match sleep::rpc(engine, body) {
             Outcome::Done => return json(200, &json!({"results": [null]})),
-            refused => refused,
+            refused @ (Outcome::BadQuery(_) | Outcome::Failed) => refused,
         },
         ("POST", "/pause") if dev => sleep::hold(engine, &query).await,
         ("POST", "/resume") if dev => sleep::resume(engine),
