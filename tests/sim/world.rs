@@ -150,6 +150,7 @@ impl World {
             headroom: Bytes(HEADROOM),
             release: ReleaseRule::exact(Duration::from_secs(30)),
             rules: Rules { policy: policy::named(eviction), min_residency: MIN_RESIDENCY },
+            measure_after: None,
             seed,
         };
         let state = State::new(settings, &specs);
