@@ -285,6 +285,7 @@ fn supervise(config: &Config, ports: Ports, proven: Proven, recalled: Recalled) 
                 residual_max: config.memory.sleep_residual_max,
             },
         },
+        measure_after: config.policy.measure_after,
         seed: uuid::Uuid::new_v4().as_u64_pair().0,
     };
     let (mut supervisor, handle) =

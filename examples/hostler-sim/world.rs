@@ -83,6 +83,7 @@ impl World {
                 min_residency: host.min_residency,
                 sleep: SleepRules::NEVER,
             },
+            measure_after: None,
             seed: 1,
         };
         let loads = models.iter().map(|m| Ok((m.name.parse()?, m.load)));

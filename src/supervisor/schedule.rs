@@ -26,6 +26,8 @@ impl State {
         self.finish_drains(out);
         self.unload_idle(now, out);
         self.serve_ready(now, out);
+        self.finish_discoveries(out);
+        self.discover(now);
         self.start_wanted(now, out);
         self.finish_unloads(out);
         self.finish_shutdown(now, out);
@@ -36,7 +38,7 @@ impl State {
     pub fn next_deadline(&self) -> Option<Moment> {
         let models = self.models.values().flat_map(|model| {
             let instance = model.instance.as_ref();
-            let demand = model.wanted || !model.queue.is_empty();
+            let demand = model.is_demanded();
             let retry = model.failure.as_ref().map(|f| f.retry_at);
             [
                 model.queue.next_deadline(),
@@ -63,7 +65,7 @@ impl State {
         let shutdown = self.shutdown.filter(|_| !self.exited);
         let shutdown = shutdown.map(|s| if s.cut { s.deadline + STOP_GRACE } else { s.deadline });
         let orphans = self.orphans.values().copied();
-        models.chain(orphans).chain([shutdown]).flatten().min()
+        models.chain(orphans).chain([shutdown, self.discovery_at()]).flatten().min()
     }
 
     fn expire(&mut self, now: Moment, out: &mut Vec<Effect>) {
@@ -164,6 +166,7 @@ impl State {
             for waiter in model.queue.drain() {
                 // An operator's wish counts as use: what was just asked for does not idle out at once.
                 instance.last_used = now;
+                instance.used = true;
                 match waiter.purpose {
                     Purpose::Ready => out.push(Effect::Done { waiter: waiter.id }),
                     Purpose::Lease { .. } => {
@@ -191,7 +194,7 @@ impl State {
         let mut wanted: Vec<(Reverse<i8>, Moment, ModelName)> = Vec::new();
         for model in self.models.values_mut() {
             let asleep = model.instance.as_ref().map(Instance::is_asleep);
-            if asleep == Some(false) || (!model.wanted && model.queue.is_empty()) {
+            if asleep == Some(false) || !model.is_demanded() {
                 model.waiting_for = None;
                 continue;
             }
@@ -230,6 +233,7 @@ impl State {
         match decision {
             Decision::Start(placement) => self.start(now, name, placement, out),
             Decision::Evict(victims) => self.evict(now, name, &victims, out),
+            Decision::Wait { .. } if !model.is_asked_for() => model.discovery.give_up(),
             Decision::Wait { why, until } => {
                 model.plan_at = until;
                 model.wait(why, out);
@@ -287,6 +291,7 @@ impl State {
             ready_since: None,
             measuring: Measuring::new(self.ledger.sample(&id, &placement.gpus)),
             canary: Canary::None,
+            used: false,
         });
         self.ledger.reserve(id.clone(), &placement);
         out.push(Effect::Notice(Notice::Starting {
@@ -378,10 +383,11 @@ impl State {
 /// When an instance has been unused for its idle time-out, or has slept for its own.
 fn idle_at(model: &Model, instance: &Instance) -> Option<Moment> {
     if let Life::Asleep { since, .. } = instance.life {
-        let timeout = instance.spec.sleep_timeout.filter(|_| !model.wanted)?;
+        let timeout = instance.spec.sleep_timeout.filter(|_| !model.is_demanded())?;
         return Some(since + timeout);
     }
-    let usable = instance.is_ready() && instance.in_flight == 0 && !model.pinned;
+    let measured = !model.discovery.is_wanted();
+    let usable = instance.is_ready() && instance.in_flight == 0 && !model.pinned && measured;
     let timeout = instance.spec.idle_timeout.filter(|_| usable)?;
     Some(instance.last_used + timeout)
 }

@@ -15,12 +15,7 @@ use crate::types::{
     Verdict, WaiterId, test_spec,
 };
 
-use rig::{Host, fault, launched, name, spec};
-
-/// Short, so that tests about other things need not wait for it.
-const MIN_RESIDENCY: Duration = Duration::from_millis(500);
-/// For models that may sleep.
-const SLEEP: SleepRules = SleepRules { host_ram_budget: Bytes(50), residual_max: Bytes(10) };
+use rig::{Host, MIN_RESIDENCY, fault, launched, name, spec};
 
 #[test]
 fn many_requests_for_a_cold_model_make_one_container() {
@@ -427,6 +422,7 @@ fn what_was_measured_replaces_what_was_guessed() {
     assert_eq!(again, Need { bytes: Bytes(42), source: NeedSource::Measured });
 }
 
+mod discovering;
 mod measuring;
 mod pulls;
 mod races;

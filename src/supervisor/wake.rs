@@ -31,7 +31,7 @@ impl State {
             gpu_count: u32::try_from(gpus.len()).unwrap_or(1),
             allowed: &gpus,
             priority: model.spec.priority,
-            on_full: model.spec.on_full,
+            on_full: model.on_full(),
             waking: Some(&id),
         };
         let (decision, report) =
@@ -201,7 +201,7 @@ impl Model {
             gpu_count: self.spec.gpu_count,
             allowed: &self.spec.gpus,
             priority: self.spec.priority,
-            on_full: self.spec.on_full,
+            on_full: self.on_full(),
             waking: None,
         }
     }

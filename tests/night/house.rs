@@ -88,6 +88,7 @@ impl House {
                 min_residency: Duration::ZERO,
                 sleep: SleepRules { host_ram_budget, residual_max: Bytes::gib(2) },
             },
+            measure_after: None,
             seed: 1,
         };
         let specs = models.iter().map(|m| (m.parse().unwrap(), Arc::new(spec(m)))).collect();

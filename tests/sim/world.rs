@@ -20,6 +20,8 @@ use crate::rng::Rng;
 
 mod checks;
 
+pub use checks::{lines, pid};
+
 const MODELS: u64 = 6;
 const GPUS: u64 = 2;
 const TOTAL: u64 = 100;
@@ -156,6 +158,7 @@ impl World {
                 min_residency: MIN_RESIDENCY,
                 sleep: SleepRules::NEVER,
             },
+            measure_after: None,
             seed,
         };
         let state = State::new(settings, &specs);
@@ -626,13 +629,6 @@ fn index(gpu: &GpuId) -> u64 {
     gpu.as_str().trim_start_matches("GPU-").parse().unwrap()
 }
 
-/// Every incarnation has one process.
-fn pid(id: &InstanceId) -> u32 {
-    u32::try_from(id.generation.0).unwrap() * 10
-        + u32::from(id.model.as_str().as_bytes()[1] - b'0')
-        + 100
-}
-
 fn launched(id: &InstanceId) -> Launched {
     let endpoint = Endpoint::Tcp(SocketAddr::from(([127, 0, 0, 1], 1)));
     Launched {
@@ -641,9 +637,4 @@ fn launched(id: &InstanceId) -> Launched {
         endpoint,
         image_id: "1".into(),
     }
-}
-
-/// Formats a history.
-pub fn lines(history: &[Line]) -> String {
-    history.iter().map(|line| format!("{line}\n")).collect()
 }

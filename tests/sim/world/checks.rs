@@ -82,3 +82,15 @@ impl World {
         Ok(())
     }
 }
+
+/// Every incarnation has one process.
+pub fn pid(id: &InstanceId) -> u32 {
+    u32::try_from(id.generation.0).unwrap() * 10
+        + u32::from(id.model.as_str().as_bytes()[1] - b'0')
+        + 100
+}
+
+/// Formats a history.
+pub fn lines(history: &[Line]) -> String {
+    history.iter().map(|line| format!("{line}\n")).collect()
+}

@@ -1,0 +1,38 @@
+//! What one instance holds, by its promise and by what was seen of it.
+
+use super::{Hold, Stage};
+use crate::types::{Bytes, GpuId, Known};
+
+impl Hold {
+    /// What this hold takes on one device: the larger of promise and observation.
+    #[must_use]
+    pub fn charge(&self, gpu: &GpuId) -> Bytes {
+        if let Stage::Quarantined { bytes, .. } = self.stage {
+            return bytes;
+        }
+        self.promised.max(self.seen(gpu))
+    }
+
+    pub(super) fn seen(&self, gpu: &GpuId) -> Bytes {
+        self.observed.get(gpu).and_then(Known::get).unwrap_or(Bytes::ZERO)
+    }
+
+    /// Observed on all its devices together; unknown if any of them is.
+    #[must_use]
+    pub fn observed_total(&self) -> Known<Bytes> {
+        let mut sum = Bytes::ZERO;
+        for gpu in &self.gpus {
+            match self.observed.get(gpu) {
+                Some(Known::Known(bytes)) => sum += *bytes,
+                Some(Known::Unknown) | None => return Known::Unknown,
+            }
+        }
+        Known::Known(sum)
+    }
+
+    /// The most observed on any one of its devices; `None` if nothing was measured.
+    #[must_use]
+    pub fn observed_peak(&self) -> Option<Bytes> {
+        self.observed.values().filter_map(Known::get).max().filter(|b| *b > Bytes::ZERO)
+    }
+}
