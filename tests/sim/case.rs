@@ -44,7 +44,8 @@ impl Case {
     pub fn draw(seed: u64, rng: &mut Rng) -> Self {
         let count = 1 + rng.below(4) as usize;
         let equal = rng.chance(60);
-        let one = |rng: &mut Rng| if equal { 100 } else { [100, 60, 100, 40][rng.below(4) as usize] };
+        let one =
+            |rng: &mut Rng| if equal { 100 } else { [100, 60, 100, 40][rng.below(4) as usize] };
         let totals: Vec<u64> = (0..count).map(|_| one(rng)).collect();
         let models = 3 + rng.below(6);
         let ranked = rng.chance(50);

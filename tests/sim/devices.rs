@@ -19,6 +19,8 @@ use crate::world::{Happening, World};
 pub struct Lag {
     pub bytes: u64,
     pub until: Moment,
+    /// Of a container that the core takes for foreign: counted as that.
+    pub foreign: bool,
 }
 
 #[derive(Debug)]
@@ -36,11 +38,25 @@ pub struct Device {
 
 impl Device {
     pub fn new(total: u64) -> Self {
-        Self { total, foreign: 0, foreign_pid: 1, lag: vec![], lost: false, told_foreign: 0, read: false }
+        Self {
+            total,
+            foreign: 0,
+            foreign_pid: 1,
+            lag: vec![],
+            lost: false,
+            told_foreign: 0,
+            read: false,
+        }
     }
 
     pub fn lagging(&self, now: Moment) -> u64 {
         self.lag.iter().filter(|l| l.until > now).map(|l| l.bytes).sum()
+    }
+
+    /// Of that, what the core knows to be its own.
+    pub fn lagging_ours(&self, now: Moment) -> u64 {
+        let ours = self.lag.iter().filter(|l| l.until > now && !l.foreign);
+        ours.map(|l| l.bytes).sum()
     }
 
     /// Nothing that is not the core's is in the way here.
@@ -92,7 +108,8 @@ impl World {
     pub(crate) fn observed(&mut self, told: (Vec<InstanceId>, Observation, Shown)) -> Step {
         let (deaths, observation, shown) = told;
         self.observing = false;
-        self.observe_at = self.observe_at.max(self.now + Duration::from_millis(self.case.observe_ms));
+        self.observe_at =
+            self.observe_at.max(self.now + Duration::from_millis(self.case.observe_ms));
         if std::mem::take(&mut self.observe_again) {
             self.observe_at = self.now;
         }
@@ -121,8 +138,15 @@ impl World {
 
     fn shown(&self, usage: &std::collections::BTreeMap<InstanceId, Usage>) -> Shown {
         let foreign = |at: usize| {
-            let damaged = self.on(at).filter(|c| c.damaged).map(|c| c.held).sum::<u64>();
-            (!self.devices[at].lost).then_some(self.devices[at].foreign + damaged)
+            let ours = self.on(at).filter(|c| !c.damaged);
+            let known = if self.case.numbers {
+                let damaged = self.on(at).filter(|c| c.damaged).map(|c| c.held).sum::<u64>();
+                self.devices[at].foreign + damaged
+            } else {
+                // Foreign use cannot be told from what an engine has not taken of its promise, nor from what lags.
+                self.used(at).saturating_sub(ours.map(Container::claim).sum())
+            };
+            (!self.devices[at].lost).then_some(known)
         };
         let held = |id: &InstanceId| (id.clone(), self.containers[id].held);
         Shown {
@@ -196,5 +220,4 @@ impl World {
             self.later(back, Happening::DeviceBack(at));
         }
     }
-
 }

@@ -158,13 +158,15 @@ impl World {
         let lags = self.strikes(Kind::ReleaseLags);
         let never = self.strikes(Kind::ReleaseNever);
         let ms = if lags { 20_000 + self.rng.below(40_000) } else { self.rng.below(800) };
-        let until = if never { Moment::from_secs(1 << 40) } else { self.now + Duration::from_millis(ms) };
+        let until =
+            if never { Moment::from_secs(1 << 40) } else { self.now + Duration::from_millis(ms) };
         let reused = self.strikes(Kind::PidReuse);
         let Some(c) = self.containers.get_mut(id).filter(|c| c.lives()) else { return };
         c.life = Life::Dead;
+        let foreign = c.damaged;
         let bytes = std::mem::take(&mut c.held);
         for at in c.gpus.clone() {
-            self.devices[at].lag.push(Lag { bytes, until });
+            self.devices[at].lag.push(Lag { bytes, until, foreign });
             if reused {
                 self.devices[at].foreign_pid = pid(id);
             }

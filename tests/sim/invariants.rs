@@ -90,13 +90,19 @@ impl Rule {
 }
 
 impl World {
-    /// After every event.
-    pub(crate) fn check(&mut self) -> Step {
+    /// After every event; `told`: something may have changed that a status shows.
+    pub(crate) fn check(&mut self, told: bool) -> Step {
         let Some(core) = &self.core else { return Ok(()) };
         if let Some(due) = core.next_deadline() {
             let what = || format!("due at {due:?}, still pending");
             Rule::DeadlinesKept.check(due > self.now || self.exited, what)?;
         }
+        self.reference.check(self.now)?;
+        self.check_progress()?;
+        if !told {
+            return Ok(());
+        }
+        let Some(core) = &self.core else { return Ok(()) };
         let status = core.status(self.now);
         for model in &status.models {
             let serves = matches!(model.phase, Phase::Ready | Phase::Draining | Phase::Stopping);
@@ -106,8 +112,7 @@ impl World {
             let what = || format!("{} lets {} wait although ready", model.name, model.queued);
             Rule::HonestStatus.check(!waits, what)?;
         }
-        self.reference.check(self.now)?;
-        self.check_progress()
+        Ok(())
     }
 
     /// At each start, on each of its devices.
@@ -116,7 +121,7 @@ impl World {
             let at = self.index(id);
             let device = &self.devices[at];
             let ours: u64 = self.on(at).map(|c| c.claim()).sum();
-            let lag = device.lagging(self.now);
+            let lag = if self.case.numbers { device.lagging_ours(self.now) } else { 0 };
             let rest = lag + device.told_foreign + self.case.headroom();
             let sum = ours + rest + order.placement.need.bytes.0;
             Rule::Capacity.check(sum <= device.total, || {
@@ -226,4 +231,3 @@ impl World {
         self.containers.values().any(|c| c.damaged)
     }
 }
-

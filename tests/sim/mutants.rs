@@ -1,12 +1,12 @@
 //! The core, as it is or broken on purpose: each way to break it must be caught by the invariant it is meant for.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hostler::supervisor::effect::{Effect, Notice, StopReason};
 use hostler::supervisor::event::Event;
-use hostler::supervisor::ports::{Endpoint, Launched};
+use hostler::supervisor::ports::{Endpoint, LaunchOrder, Launched};
 use hostler::supervisor::state::{Settings, State};
 use hostler::types::{
     Bytes, Denied, Generation, InstanceId, ModelSpec, Moment, OnFull, Status, WaiterId,
@@ -30,6 +30,8 @@ pub enum Mutant {
     LaunchTwice,
     /// A model gets a second container under another name.
     LaunchBeside,
+    /// A model that has become ready is launched again.
+    LaunchAgain,
     /// What an earlier daemon left is ignored.
     ForgetFound,
     /// Promises grow on the way.
@@ -69,14 +71,15 @@ pub enum Mutant {
 }
 
 /// All of them, with what has to catch each.
-pub const ALL: [(Mutant, &[Rule]); 24] = [
+pub const ALL: [(Mutant, &[Rule]); 25] = [
     (Mutant::DropGrant, &[Rule::AnsweredInTime]),
     (Mutant::GrantTwice, &[Rule::AnsweredOnce]),
     (Mutant::GrantAfterStop, &[Rule::LeaseOnReady]),
     (Mutant::GrantEarly, &[Rule::LeaseOnReady]),
     (Mutant::LaunchTwice, &[Rule::OneCreate]),
     (Mutant::LaunchBeside, &[Rule::OneCreate]),
-    (Mutant::ForgetFound, &[Rule::OneContainer]),
+    (Mutant::LaunchAgain, &[Rule::OneContainer]),
+    (Mutant::ForgetFound, &[Rule::OneCreate]),
     (Mutant::Overcommit, &[Rule::Capacity]),
     (Mutant::NoHeadroom, &[Rule::Capacity]),
     (Mutant::StopBusy, &[Rule::NoInFlightStop]),
@@ -89,7 +92,7 @@ pub const ALL: [(Mutant, &[Rule]); 24] = [
     (Mutant::Deaf, &[Rule::DeadlinesKept]),
     (Mutant::Patient, &[Rule::AnsweredInTime]),
     (Mutant::Blind, &[Rule::Progress]),
-    (Mutant::DropLaunch, &[Rule::DeadlinesKept, Rule::CleanShutdown]),
+    (Mutant::DropLaunch, &[Rule::Progress]),
     (Mutant::Unfair, &[Rule::NoStarvation]),
     (Mutant::KeepAlways, &[Rule::CleanShutdown]),
     (Mutant::LieInRefusal, &[Rule::HonestRefusal]),
@@ -104,7 +107,7 @@ pub struct Core {
     kept: Vec<Effect>,
     waiting: BTreeMap<WaiterId, String>,
     readings: u32,
-    done: BTreeSet<InstanceId>,
+    orders: BTreeMap<InstanceId, LaunchOrder>,
 }
 
 impl Core {
@@ -116,8 +119,8 @@ impl Core {
             specs.values_mut().for_each(|spec| mutant.spec(Arc::make_mut(spec)));
         }
         let state = State::new(settings, &specs);
-        let (kept, waiting, done) = (Vec::new(), BTreeMap::new(), BTreeSet::new());
-        Self { state, mutant, kept, waiting, readings: 0, done }
+        let (kept, waiting, orders) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
+        Self { state, mutant, kept, waiting, readings: 0, orders }
     }
 
     pub fn state(&self) -> &State {
@@ -204,6 +207,18 @@ impl Core {
                 beside.instance.generation = Generation(order.instance.generation.0 + 1_000);
                 vec![Effect::Launch(order), Effect::Launch(beside)]
             }
+            (Mutant::LaunchAgain, Effect::Launch(order)) => {
+                self.orders.insert(order.instance.clone(), order.clone());
+                vec![Effect::Launch(order)]
+            }
+            (Mutant::LaunchAgain, Effect::Notice(Notice::Ready { instance, load_ms })) => {
+                let mut order = self.orders.get(&instance).cloned();
+                if let Some(order) = &mut order {
+                    order.instance.generation = Generation(instance.generation.0 + 1_000);
+                }
+                let ready = Effect::Notice(Notice::Ready { instance, load_ms });
+                [ready].into_iter().chain(order.map(Effect::Launch)).collect()
+            }
             (Mutant::Overcommit, Effect::Launch(mut order)) => {
                 order.placement.need.bytes = Bytes(order.placement.need.bytes.0 * 3);
                 vec![Effect::Launch(order)]
@@ -217,13 +232,10 @@ impl Core {
                 let stop = Effect::Stop { instance: instance.clone() };
                 vec![Effect::Grant { waiter, instance, endpoint }, stop]
             }
-            (Mutant::EvictForNobody, ready @ Effect::Notice(Notice::Ready { .. })) => {
-                let Effect::Notice(Notice::Ready { instance, .. }) = ready.clone() else {
-                    return vec![ready];
-                };
-                self.done.insert(instance.clone());
-                let reason = StopReason::Evicted;
-                vec![ready, Effect::Notice(Notice::Stopping { instance, reason })]
+            (Mutant::EvictForNobody, Effect::Notice(Notice::Ready { instance, load_ms })) => {
+                let ready = Notice::Ready { instance: instance.clone(), load_ms };
+                let stopping = Notice::Stopping { instance, reason: StopReason::Evicted };
+                vec![Effect::Notice(ready), Effect::Notice(stopping)]
             }
             (Mutant::LieInRefusal, Effect::Deny { waiter, .. }) => {
                 vec![Effect::Deny { waiter, denied: Denied::ShuttingDown }]

@@ -66,7 +66,8 @@ impl World {
         }
         let took = Duration::from_millis(1_000 + self.rng.below(60_000));
         let fails = self.strikes(Kind::PullFails);
-        let then = if fails { Happening::PullFails(id.clone()) } else { Happening::Pulled(id.clone()) };
+        let then =
+            if fails { Happening::PullFails(id.clone()) } else { Happening::Pulled(id.clone()) };
         self.later(took, then);
         self.tell(Event::Progress { instance: id.clone(), phase: Phase::Pulling })
     }

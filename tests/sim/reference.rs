@@ -216,8 +216,11 @@ impl Reference {
 
     fn launch(&mut self, now: Moment, id: &InstanceId) -> Step {
         let other = self.containers.keys().find(|other| other.model == id.model);
-        let what = || format!("{id} while {other:?} has not come to its end");
-        Rule::OneCreate.check(other.is_none(), what)?;
+        if let Some(other) = other {
+            let loads = self.containers[other].stage == Stage::Coming;
+            let rule = if loads { Rule::OneCreate } else { Rule::OneContainer };
+            return rule.broken(format!("{id} while {other} has not come to its end"));
+        }
         self.comes(now, id);
         let cold = |m: &ModelName| !self.containers.keys().any(|c| c.model == *m);
         let overtaken = |m: &ModelName| {
@@ -295,9 +298,8 @@ impl Reference {
             }
             return Ok(());
         }
-        let waits = |m: &ModelName| {
-            self.waiting.values().filter(|a| a.model.as_ref() == Some(m)).count()
-        };
+        let waits =
+            |m: &ModelName| self.waiting.values().filter(|a| a.model.as_ref() == Some(m)).count();
         let Some(asked) = self.waiting.get(&waiter) else {
             return Rule::AnsweredOnce.broken(format!("{waiter:?} is refused without waiting"));
         };

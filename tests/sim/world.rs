@@ -131,7 +131,9 @@ impl World {
             history: History::new(record),
             case,
         };
-        world.history.note(world.now, || format!("{:?} {:?}", world.case.totals, world.case.weather));
+        world
+            .history
+            .note(world.now, || format!("{:?} {:?}", world.case.totals, world.case.weather));
         world.later(Duration::ZERO, Happening::Boot);
         world.later(Duration::ZERO, Happening::Client);
         world.later(Duration::from_secs(1), Happening::Weather);
@@ -269,7 +271,9 @@ impl World {
         let Some(core) = &mut self.core else { return Ok(()) };
         self.history.event(self.now, &event);
         self.reference.event(self.now, &event);
+        let quiet = matches!(event, Event::Tick | Event::Observed(_));
         let effects = core.handle(self.now, event);
+        let told = !quiet || !effects.is_empty();
         for effect in effects {
             self.history.effect(&effect);
             self.reference.effect(self.now, &effect)?;
@@ -278,7 +282,7 @@ impl World {
         if self.exited {
             return self.gone();
         }
-        self.check()
+        self.check(told)
     }
 
     /// The daemon has ended in order.
@@ -346,6 +350,17 @@ impl World {
         Ok(())
     }
 
+    /// Until nothing is under way, at most so long.
+    fn rest(&mut self, most: Duration) -> Step {
+        let end = self.now + most;
+        let moves = |c: &Container| c.life != Life::Ready || c.stopping || c.ready.is_none();
+        self.run_for(Duration::from_secs(5))?;
+        while self.now < end && (self.reference.anybody() || self.containers.values().any(moves)) {
+            self.step()?;
+        }
+        Ok(())
+    }
+
     /// Faults cease, nobody comes any more, time goes on: everything must come to rest.
     pub fn settle(&mut self) -> Step {
         self.settling = true;
@@ -359,13 +374,13 @@ impl World {
             self.lease_ends(number)?;
         }
         // What hangs for longest: a pull, a load's time, a stop, a failure's delay.
-        self.run_for(Duration::from_secs(150))?;
+        self.rest(Duration::from_secs(200))?;
         // One for each, who must not find it worse than on a new host.
         for n in 0..self.case.specs.len() as u64 {
             self.ask(format!("m{n}"))?;
             self.run_for(Duration::from_secs(4))?;
         }
-        self.run_for(Duration::from_secs(150))?;
+        self.rest(Duration::from_secs(200))?;
         // A load that evicts nobody, or only the less important, waits for ever unless an operator makes room.
         for _ in 0..10 {
             if self.reference.operators() > 0 {
