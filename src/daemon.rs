@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::adapters::engine::Profiles;
 use crate::adapters::gpu::{Host, Nvml};
 use crate::adapters::podman::Podman;
+use crate::adapters::state_file::StateFile;
 use crate::adapters::systemd::{self, Handed};
 use crate::adapters::weights;
 use crate::config::{Config, GpuBackend, OnStop};
@@ -36,10 +37,12 @@ use crate::types::{Anatomy, ModelSpec};
 
 mod exit;
 mod options;
+mod recall;
 mod validate;
 
 pub use exit::{Exit, StartFailure};
 pub use options::Options;
+use recall::Recalled;
 use validate::{Checks, Proven};
 
 /// How long clients that wait on the sockets are served the reason of a failed start. It also bounds how often a start
@@ -68,7 +71,9 @@ pub async fn run(options: Options, sockets: Vec<(String, Handed)>) -> Exit {
     if let Err(failure) = make_engine_dir(&config) {
         return fail(sockets, &failure).await;
     }
-    let ports = ports(&config);
+    let file = recall::footprints(options.user);
+    let book = recall::book(&file);
+    let ports = ports(&config, file);
     let cdi_dirs = validate::cdi_dirs();
     let checks = Checks { config: &config, ports: &ports, cdi_dirs: &cdi_dirs };
     let proven = match checks.run().await {
@@ -83,7 +88,8 @@ pub async fn run(options: Options, sockets: Vec<(String, Handed)>) -> Exit {
     } else {
         sockets
     };
-    serve(&config, ports, proven, sockets).await
+    let images = recall::images(&config, &*ports.containers).await;
+    serve(&config, ports, proven, Recalled { book, images }, sockets).await
 }
 
 /// Tells everybody why there is no daemon: the journal, systemd, and the clients that wait on the sockets.
@@ -166,7 +172,7 @@ fn make_engine_dir(config: &Config) -> Result<(), StartFailure> {
         })
 }
 
-fn ports(config: &Config) -> Ports {
+fn ports(config: &Config, file: StateFile) -> Ports {
     let gpus: Arc<dyn Gpus> = match config.gpu.backend {
         GpuBackend::Nvml => {
             Arc::new(Nvml::start(config.gpu.nvml_library.clone(), config.gpu.devices.clone()))
@@ -185,11 +191,18 @@ fn ports(config: &Config) -> Ports {
         podman.engine_dir.clone(),
         podman.pull,
     );
-    Ports { containers: Arc::new(containers), gpus, engines: Arc::new(Profiles) }
+    let (containers, shelf) = (Arc::new(containers), Arc::new(file));
+    Ports { containers, gpus, engines: Arc::new(Profiles), shelf }
 }
 
-async fn serve(config: &Config, ports: Ports, proven: Proven, sockets: Vec<Listener>) -> Exit {
-    let running = supervise(config, ports, proven);
+async fn serve(
+    config: &Config,
+    ports: Ports,
+    proven: Proven,
+    recalled: Recalled,
+    sockets: Vec<Listener>,
+) -> Exit {
+    let running = supervise(config, ports, proven, recalled);
     let limits = Limits {
         max_body: config.server.max_body,
         max_connections: config.server.max_connections,
@@ -240,7 +253,7 @@ async fn serve(config: &Config, ports: Ports, proven: Proven, sockets: Vec<Liste
     Exit::Ok
 }
 
-fn supervise(config: &Config, ports: Ports, proven: Proven) -> Running {
+fn supervise(config: &Config, ports: Ports, proven: Proven, recalled: Recalled) -> Running {
     let Proven { devices, found, podman } = proven;
     for device in &devices.devices {
         let (id, name, total, used) = (&device.id, &device.name, device.total, device.used);
@@ -269,8 +282,9 @@ fn supervise(config: &Config, ports: Ports, proven: Proven) -> Running {
         },
         seed: uuid::Uuid::new_v4().as_u64_pair().0,
     };
-    let (supervisor, handle) =
+    let (mut supervisor, handle) =
         Supervisor::new(settings, &models, ports, Clock::start(), found, devices);
+    supervisor.remember(recalled.book, recalled.images);
     supervisor.spawn(handle)
 }
 

@@ -187,7 +187,11 @@ impl World {
                 Effect::Notice(Notice::Stopping { reason: StopReason::Evicted, .. }) => {
                     self.outcome.evictions += 1;
                 }
-                Effect::Notice(_) | Effect::Reap { .. } | Effect::Done { .. } | Effect::Exit => {}
+                Effect::Notice(_)
+                | Effect::Reap { .. }
+                | Effect::Save(_)
+                | Effect::Done { .. }
+                | Effect::Exit => {}
             }
         }
         Ok(())
@@ -226,6 +230,7 @@ impl World {
         });
         let observation = Observation {
             taken: self.now,
+            unix_s: 1_800_000_000,
             devices: Ok(GpuSnapshot { devices, lost: vec![], driver: String::new() }),
             usage: usage.collect(),
         };

@@ -93,6 +93,8 @@ struct Device {
 pub struct Row {
     /// Identity.
     pub id: GpuId,
+    /// Product name: devices of one name and size are equal.
+    pub name: String,
     /// Memory that models could ever use.
     pub total: Bytes,
     /// Kept free.
@@ -121,6 +123,8 @@ pub struct Ledger {
     headroom: Bytes,
     rule: ReleaseRule,
     devices: BTreeMap<GpuId, Device>,
+    /// Version of the driver at the last reading.
+    driver: String,
     holds: BTreeMap<InstanceId, Hold>,
     /// The last reading failed: numbers are stale and nothing new may be promised.
     stale: Option<String>,
@@ -131,7 +135,8 @@ impl Ledger {
     #[must_use]
     pub fn new(headroom: Bytes, rule: ReleaseRule) -> Self {
         let stale = Some("device memory has not been measured yet".to_owned());
-        Self { headroom, rule, devices: BTreeMap::new(), holds: BTreeMap::new(), stale }
+        let (devices, holds) = (BTreeMap::new(), BTreeMap::new());
+        Self { headroom, rule, devices, driver: String::new(), holds, stale }
     }
 
     /// Promises memory to an instance that is about to start.
@@ -186,6 +191,7 @@ impl Ledger {
         usage: &BTreeMap<InstanceId, Usage>,
     ) {
         self.stale = None;
+        self.driver.clone_from(&snapshot.driver);
         for reading in &snapshot.devices {
             let earlier = self.devices.get(&reading.id).map(|d| d.unexplained_at_rest);
             let mut device =
@@ -282,6 +288,7 @@ impl Ledger {
         let [reserved, confirmed, releasing, quarantined] = sums;
         Row {
             id: id.clone(),
+            name: device.reading.name.clone(),
             total: device.reading.total,
             headroom: self.headroom,
             reserved,
@@ -366,6 +373,7 @@ impl Hold {
 }
 
 mod release;
+mod sample;
 
 pub use release::Missing;
 

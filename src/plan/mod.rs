@@ -15,8 +15,8 @@ mod planner;
 pub mod policy;
 
 pub use footprint::{
-    Book, BookError, Confidence, DeviceSample, Disturbance, Footprint, Key, Measured, Sample,
-    SampleRule, Sampler, Source, Verdict, need, need_from_peak,
+    Book, BookError, Confidence, DeviceSample, Disturbance, Footprint, Key, Measured, Needs,
+    Sample, SampleRule, Sampler, Source, Verdict, budget, need,
 };
 pub use ledger::{Hold, Ledger, Missing, ReleaseRule, Row, Stage, Usage};
 pub use planner::{Decision, Holder, Rules, Standing, Want, plan};

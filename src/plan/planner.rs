@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::eviction::{Candidate, Choice};
+use super::footprint::Needs;
 use super::ledger::{Ledger, Row};
 use super::policy::{Demand, Policy};
 use crate::types::{
@@ -25,7 +26,7 @@ pub struct Want<'a> {
     /// Who.
     pub model: &'a ModelName,
     /// How much on each device.
-    pub need: Need,
+    pub needs: &'a Needs,
     /// On how many devices; at least 1.
     pub gpu_count: u32,
     /// Devices it may use; empty: all.
@@ -126,7 +127,6 @@ pub fn plan(
     want: &Want<'_>,
 ) -> (Decision, Report) {
     let rows: Vec<Row> = ledger.rows().into_iter().filter(|row| want.allows(&row.id)).collect();
-    let want = &want.possible(&rows);
     let stays = |h: &Holder| want.stays(now, rules, h);
     let movable: Vec<&Holder> = holders.iter().filter(|h| stays(h).is_none()).collect();
     let costs = rules.policy.weigh(now, &movable);
@@ -135,7 +135,7 @@ pub fn plan(
         pairs.map(|(holder, cost)| Candidate { holder, cost }).collect();
     let mut report = Report {
         model: want.model.clone(),
-        need: want.need,
+        need: want.shown(&rows),
         devices: rows.iter().map(|row| want.judge(row, holders, &candidates)).collect(),
         victims: want.list_victims(&rows, holders, stays),
     };
@@ -169,7 +169,7 @@ struct Room<'a> {
 impl Room<'_> {
     fn decide(&self, want: &Want<'_>, report: &mut Report) -> Decision {
         let count = want.gpu_count.max(1) as usize;
-        let ever: Vec<&Row> = self.rows.iter().filter(|row| want.fits(row.empty())).collect();
+        let ever: Vec<&Row> = self.rows.iter().filter(|row| want.fits(row, row.empty())).collect();
         if groups(&ever).iter().all(|group| group.len() < count) {
             let largest = self.rows.iter().map(Row::empty).max().unwrap_or(Bytes::ZERO);
             // Fewer equal devices than asked for can never serve it either.
@@ -215,7 +215,7 @@ impl Room<'_> {
 fn groups<'a>(rows: &[&'a Row]) -> Vec<Vec<&'a Row>> {
     let mut groups: Vec<Vec<&Row>> = Vec::new();
     for row in rows {
-        match groups.iter_mut().find(|g| g[0].total == row.total) {
+        match groups.iter_mut().find(|g| (g[0].total, &g[0].name) == (row.total, &row.name)) {
             Some(group) => group.push(row),
             None => groups.push(vec![row]),
         }
@@ -235,31 +235,29 @@ fn tightest<'a>(rows: &[&'a Row], count: usize) -> Option<Vec<&'a Row>> {
 }
 
 impl Want<'_> {
-    /// What was measured has fitted: the margin on it is not a reason to refuse it for ever.
-    fn possible(&self, rows: &[Row]) -> Self {
-        let mut want = self.clone();
-        if let Some(largest) = rows.iter().map(Row::empty).max().filter(|b| *b > Bytes::ZERO)
-            && want.need.source == NeedSource::Measured
-        {
-            want.need.bytes = want.need.bytes.min(largest);
-        }
-        want
-    }
-
     fn allows(&self, gpu: &GpuId) -> bool {
         self.allowed.is_empty() || self.allowed.contains(gpu)
     }
 
-    fn exclusive(&self) -> bool {
-        self.need.source == NeedSource::Exclusive
+    fn on(&self, row: &Row) -> Need {
+        self.needs.on(&row.name, row.empty())
     }
 
-    fn fits(&self, offered: Bytes) -> bool {
-        offered > Bytes::ZERO && offered >= self.need.bytes
+    /// The need that a report shows where it differs by device: the largest that is known.
+    fn shown(&self, rows: &[Row]) -> Need {
+        rows.iter().map(|row| self.on(row)).max_by_key(|n| n.bytes).unwrap_or(self.needs.other)
+    }
+
+    fn exclusive(&self, row: &Row) -> bool {
+        self.on(row).source == NeedSource::Exclusive
+    }
+
+    fn fits(&self, row: &Row, offered: Bytes) -> bool {
+        offered > Bytes::ZERO && offered >= self.on(row).bytes
     }
 
     fn fits_now(&self, row: &Row, holders: &[Holder]) -> bool {
-        self.missing(row, holders) == Bytes::ZERO && self.fits(row.free)
+        self.missing(row, holders) == Bytes::ZERO && self.fits(row, row.free)
     }
 
     /// It fits now, or will when what is being released has come back.
@@ -271,16 +269,16 @@ impl Want<'_> {
             h.standing != Standing::Leaving && h.charge_on(&row.id).is_some_and(|c| c > Bytes::ZERO)
         };
         row.soon > row.free
-            && self.fits(row.soon)
-            && !(self.exclusive() && holders.iter().any(|h| stays(&h)))
+            && self.fits(row, row.soon)
+            && !(self.exclusive(row) && holders.iter().any(|h| stays(&h)))
     }
 
     /// What must be freed on a device before it can be used. Without any idea of the need that is everything of ours.
     fn missing(&self, row: &Row, holders: &[Holder]) -> Bytes {
-        if self.exclusive() {
+        if self.exclusive(row) {
             holders.iter().filter_map(|h| h.charge_on(&row.id)).sum()
         } else {
-            (self.need.bytes + row.spoken_for()).saturating_sub(row.total)
+            (self.on(row).bytes + row.spoken_for()).saturating_sub(row.total)
         }
     }
 
@@ -288,16 +286,19 @@ impl Want<'_> {
         let mut gpus: Vec<GpuId> = chosen.iter().map(|row| row.id.clone()).collect();
         gpus.sort();
         let smallest = |f: fn(&Row) -> Bytes| chosen.iter().map(|r| f(r)).min();
-        let mut need = self.need;
-        if self.exclusive() {
+        // Equal devices have equal needs.
+        let mut need = chosen.first().map_or(self.needs.other, |row| self.on(row));
+        let device_total = smallest(|r| r.total).unwrap_or(Bytes::ZERO);
+        if need.source == NeedSource::Exclusive {
             need.bytes = smallest(|r| r.free).unwrap_or(Bytes::ZERO);
         }
-        Placement { gpus, need, device_total: smallest(|r| r.total).unwrap_or(Bytes::ZERO) }
+        let budget = self.needs.budget.map_or(need.bytes, |budget| budget.min(need.bytes));
+        Placement { gpus, need, budget, device_total }
     }
 
     fn judge(&self, row: &Row, holders: &[Holder], candidates: &[Candidate<'_>]) -> DeviceVerdict {
         let could: Bytes = candidates.iter().filter_map(|c| c.holder.charge_on(&row.id)).sum();
-        let verdict = if !self.fits(row.empty()) {
+        let verdict = if !self.fits(row, row.empty()) {
             Verdict::TooSmall
         } else if row.gated {
             Verdict::Gated
@@ -305,7 +306,7 @@ impl Want<'_> {
             Verdict::Fits
         } else if could > Bytes::ZERO && could >= self.missing(row, holders) {
             Verdict::FitsAfterEviction
-        } else if self.fits(row.empty().saturating_sub(row.foreign)) {
+        } else if self.fits(row, row.empty().saturating_sub(row.foreign)) {
             Verdict::Occupied
         } else {
             Verdict::Foreign

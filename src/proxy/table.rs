@@ -115,6 +115,7 @@ pub(super) mod tests {
             instance: None,
             gpus: vec![],
             planned: None,
+            footprint: None,
             observed: Known::Unknown,
             in_flight: 0,
             queued: 0,

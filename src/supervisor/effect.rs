@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::ports::{Endpoint, LaunchOrder, Launched};
+use crate::plan::Measured;
 use crate::types::{Bytes, Denied, Fault, GpuId, InstanceId, ModelName, ModelSpec, WaiterId};
 
 /// One thing to do.
@@ -31,6 +32,8 @@ pub enum Effect {
     },
     /// Read the devices now. Answered by `Observed`.
     Observe,
+    /// Write down what was measured: the whole book, in its form on disk. Answered by `Saved`; of several, the last counts.
+    Save(Vec<u8>),
     /// Give a caller its lease.
     Grant {
         /// Who.
@@ -109,6 +112,25 @@ pub enum Notice {
         instance: InstanceId,
         /// Why.
         fault: Fault,
+    },
+    /// Its image is another one than the plan was made for; it is planned again.
+    ImageChanged {
+        /// Which.
+        instance: InstanceId,
+    },
+    /// Its memory was measured, or measured better.
+    Measured {
+        /// Which.
+        instance: InstanceId,
+        /// The numbers.
+        measured: Measured,
+    },
+    /// Its memory cannot be measured in this life.
+    Unmeasured {
+        /// Which.
+        instance: InstanceId,
+        /// Why.
+        why: String,
     },
     /// It has to wait.
     Waiting {

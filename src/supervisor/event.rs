@@ -89,6 +89,8 @@ pub enum Event {
     },
     /// Device memory was read.
     Observed(Observation),
+    /// What was measured was written down, or could not be.
+    Saved(Result<(), String>),
     /// Time has passed.
     Tick,
 }
@@ -98,6 +100,8 @@ pub enum Event {
 pub struct Observation {
     /// When the reading was begun.
     pub taken: Moment,
+    /// The same in seconds since 1970, for people.
+    pub unix_s: u64,
     /// Device memory, or why it could not be read.
     pub devices: Result<GpuSnapshot, String>,
     /// What each live instance holds on its devices, by the same reading.

@@ -7,18 +7,20 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use tokio::sync::mpsc;
-use tokio::task::AbortHandle;
+use tokio::sync::{mpsc, watch};
+use tokio::task::{AbortHandle, JoinHandle};
 
 use super::event::{Event, Observation};
-use super::ports::{Containers, Engines, Gpus, LaunchOrder, Launched, Progress};
+use super::ports::{Containers, Engines, Gpus, LaunchOrder, Launched, Progress, Shelf};
 use crate::plan::Usage;
 use crate::types::{Fault, FaultCode, GpuId, InstanceId, ModelSpec, Moment};
 
 /// How often a loading engine is asked whether it is ready. Cheap: one local connection.
 const PROBE_INTERVAL: Duration = Duration::from_millis(50);
+/// How long the end of the daemon waits for the disk.
+const CLOSE_TIME: Duration = Duration::from_secs(5);
 /// Lines of a dead container's log that go into the error.
 const LOG_TAIL_LINES: usize = 20;
 /// How long podman is asked about a death: that the engine is dead is known, and must not wait for a podman that hangs.
@@ -33,6 +35,8 @@ pub struct Ports {
     pub gpus: Arc<dyn Gpus>,
     /// Engine profiles.
     pub engines: Arc<dyn Engines>,
+    /// The disk.
+    pub shelf: Arc<dyn Shelf>,
 }
 
 impl std::fmt::Debug for Ports {
@@ -79,12 +83,19 @@ pub(super) struct Executor {
     clock: Clock,
     probes: BTreeMap<InstanceId, AbortHandle>,
     observing: Arc<AtomicBool>,
+    writer: Option<Writer>,
+}
+
+/// The task that writes footprints down, one generation after the other; of those that came meanwhile, the newest.
+struct Writer {
+    newest: watch::Sender<Vec<u8>>,
+    task: JoinHandle<()>,
 }
 
 impl Executor {
     pub(super) fn new(ports: Ports, events: mpsc::UnboundedSender<Event>, clock: Clock) -> Self {
         let observing = Arc::new(AtomicBool::new(false));
-        Self { ports, events, clock, probes: BTreeMap::new(), observing }
+        Self { ports, events, clock, probes: BTreeMap::new(), observing, writer: None }
     }
 
     pub(super) fn launch(&self, order: LaunchOrder) {
@@ -113,6 +124,31 @@ impl Executor {
         let (ports, id) = (self.ports.clone(), instance.clone());
         let work = async move { ports.containers.stop(id).await };
         self.answer(work, move |result| Event::Stopped { instance, result });
+    }
+
+    pub(super) fn save(&mut self, footprints: Vec<u8>) {
+        let (ports, events) = (self.ports.clone(), self.events.clone());
+        let writer = self.writer.get_or_insert_with(|| {
+            let (newest, mut changes) = watch::channel(Vec::new());
+            let task = tokio::spawn(async move {
+                while changes.changed().await.is_ok() {
+                    let bytes = changes.borrow_and_update().clone();
+                    let _ = events.send(Event::Saved(ports.shelf.save(bytes).await));
+                }
+            });
+            Writer { newest, task }
+        });
+        let _ = writer.newest.send(footprints);
+    }
+
+    /// Lets what is being written be written.
+    pub(super) async fn close(self) {
+        if let Some(Writer { newest, task }) = self.writer {
+            drop(newest);
+            if tokio::time::timeout(CLOSE_TIME, task).await.is_err() {
+                tracing::warn!("the disk takes too long to take the last footprints, ignoring");
+            }
+        }
     }
 
     pub(super) fn reap(&self, container: String) {
@@ -211,7 +247,7 @@ async fn probe_until_ready(
 }
 
 async fn observe(ports: &Ports, clock: Clock, subjects: Vec<Subject>) -> Vec<Event> {
-    let taken = clock.now();
+    let (taken, unix_s) = (clock.now(), unix_s());
     let mut events = Vec::new();
     let snapshot = ports.gpus.snapshot().await.map(Arc::new);
     let mut usage = BTreeMap::new();
@@ -236,8 +272,14 @@ async fn observe(ports: &Ports, clock: Clock, subjects: Vec<Subject>) -> Vec<Eve
         Ok(snapshot) => Ok(Arc::unwrap_or_clone(snapshot)),
         Err(err) => Err(err.to_string()),
     };
-    events.push(Event::Observed(Observation { taken, devices, usage }));
+    events.push(Event::Observed(Observation { taken, unix_s, devices, usage }));
     events
+}
+
+/// Seconds since 1970, by the system's clock.
+pub(super) fn unix_s() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
 }
 
 /// What is known about the end of an engine.

@@ -1,6 +1,7 @@
 //! One container incarnation, as the core sees it.
 
 use super::effect::StopReason;
+use super::measure::Measuring;
 use super::ports::Launched;
 use crate::types::{Fault, InstanceId, ModelSpec, Moment, Phase, Placement};
 use std::sync::Arc;
@@ -23,6 +24,7 @@ pub(super) struct Instance {
     pub(super) load_began: Option<Moment>,
     /// When it passed its probe; `None`: not yet.
     pub(super) ready_since: Option<Moment>,
+    pub(super) measuring: Measuring,
 }
 
 /// Where an incarnation is in its life.

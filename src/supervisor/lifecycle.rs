@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use super::effect::{Effect, Notice, StopReason};
 use super::instance::{Instance, Life};
+use super::measure::Measuring;
 use super::ports::{Found, FoundIdentity, Launched};
 use super::queue::Purpose;
 use super::state::{Failure, Model, State};
+use crate::plan::Sample;
 use crate::types::{Denied, Fault, FaultCode, GpuId, InstanceId, ModelName, Moment, Phase};
 
 /// The longest delay between two attempts.
@@ -30,11 +32,14 @@ impl State {
     }
 
     pub(super) fn launched(&mut self, id: &InstanceId, launched: Launched, out: &mut Vec<Effect>) {
-        let Some(instance) = self.instance_mut(id) else {
+        let model = self.models.get_mut(&id.model);
+        let known = model.map(|m| (&mut m.known, m.instance.as_mut().filter(|i| i.id == *id)));
+        let Some((known, Some(instance))) = known else {
             // Of an earlier incarnation that is already written off: it must not live on.
             out.push(Effect::Stop { instance: id.clone() });
             return;
         };
+        known.image_id = Some(launched.image_id.clone()).filter(|image| !image.is_empty());
         match &instance.life {
             Life::Starting { deadline } => {
                 instance.life = Life::Loading { deadline: *deadline };
@@ -66,14 +71,21 @@ impl State {
     ) {
         let Some(instance) = self.instance_mut(id) else { return };
         let left_behind = fault.left_behind;
+        let changed = fault.code == FaultCode::ImageChanged;
         let fault = match &instance.life {
             // Nobody wants it any more: that it failed is not worth a delay.
             Life::Abandoned { fault: earlier } => earlier.clone(),
+            // What the plan was made from is not true any more: it is made again, at once.
+            Life::Pulling | Life::Starting { .. } if changed => None,
             Life::Pulling | Life::Starting { .. } => Some(fault),
             Life::Loading { .. } | Life::Ready | Life::Draining { .. } | Life::Stopping { .. } => {
                 return;
             }
         };
+        if changed && let Some(model) = self.models.get_mut(&id.model) {
+            model.known.image_id = None;
+            out.push(Effect::Notice(Notice::ImageChanged { instance: id.clone() }));
+        }
         self.finish(now, id, fault, false, out);
         if left_behind {
             // As one of an earlier daemon: charged, gated and stopped until it is gone, and no successor starts before.
@@ -92,6 +104,7 @@ impl State {
         instance.life = Life::Ready;
         instance.last_used = now;
         instance.ready_since = Some(now);
+        instance.measuring.ready(now);
         let took = now.since(instance.ordered);
         if let Some(began) = instance.load_began {
             model.demand.loaded(now.since(began));
@@ -268,6 +281,7 @@ impl State {
         let id = identity.instance;
         let Some(model) = self.models.get_mut(&id.model) else { return };
         let spec = model.spec.clone();
+        model.known.image_id = Some(launched.image_id.clone()).filter(|id| !id.is_empty());
         model.instance = Some(Instance {
             id: id.clone(),
             spec: spec.clone(),
@@ -279,6 +293,7 @@ impl State {
             ordered: now,
             load_began: None,
             ready_since: None,
+            measuring: Measuring::new(Sample::new()),
         });
         out.push(Effect::Notice(Notice::Adopted { instance: id.clone() }));
         out.push(Effect::AwaitReady { instance: id, spec, launched });

@@ -11,8 +11,8 @@
 //! completions come back as events that name their instance; an event of an earlier incarnation is dropped.
 //!
 //! # Architecture Invariant
-//! `state`, `lifecycle`, `schedule`, `refusal`, `instance`, `queue`, `event`, `effect` and `picture` name no clock, no tokio, no file
-//! system, no network and no tracing: a simulation drives them with made-up time, and one seed gives one history.
+//! `state`, `lifecycle`, `schedule`, `refusal`, `measure`, `instance`, `queue`, `event`, `effect` and `picture` name no clock, no tokio, no
+//! file system, no network and no tracing: a simulation drives them with made-up time, and one seed gives one history.
 
 pub mod effect;
 pub mod event;
@@ -20,6 +20,7 @@ mod execute;
 pub mod handle;
 mod instance;
 mod lifecycle;
+mod measure;
 mod picture;
 pub mod ports;
 mod queue;

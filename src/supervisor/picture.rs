@@ -32,6 +32,7 @@ impl State {
             gpus: instance.map(|i| i.placement.gpus.clone()).unwrap_or_default(),
             planned: instance.map(|i| i.placement.need),
             observed: hold.map_or(Known::Unknown, Hold::observed_total),
+            footprint: self.measured_need(model),
             in_flight: instance.map_or(0, |i| i.in_flight),
             queued: u32::try_from(model.queue.len()).unwrap_or(u32::MAX),
             pinned: model.pinned,

@@ -252,6 +252,15 @@ pub enum GpuError {
     Other(String),
 }
 
+/// Where what was measured outlives the daemon.
+pub trait Shelf: Send + Sync + 'static {
+    /// Puts a new generation of the footprints there; one call at a time.
+    ///
+    /// # Errors
+    /// Why it could not, for people; the generation before it is still there.
+    fn save(&self, footprints: Vec<u8>) -> PortFuture<'_, Result<(), String>>;
+}
+
 /// Engines: how to run them and how to ask whether they are ready.
 pub trait Engines: Send + Sync + 'static {
     /// The container for an order. Pure.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::effect::{Effect, Notice, StopReason};
 use super::instance::{Instance, Life};
 use super::lifecycle::load_timeout;
+use super::measure::Measuring;
 use super::queue::Purpose;
 use super::state::{Model, Shutdown, State};
 use crate::plan::{self, Decision, Holder, Standing, Want};
@@ -199,10 +200,11 @@ impl State {
 
     fn try_start(&mut self, now: Moment, name: &ModelName, out: &mut Vec<Effect>) {
         let holders = self.holders();
+        let Some(needs) = self.models.get(name).map(|m| self.needs(m)) else { return };
         let Some(model) = self.models.get_mut(name) else { return };
         let want = Want {
             model: name,
-            need: plan::need_from_peak(&model.spec, model.measured),
+            needs: &needs,
             gpu_count: model.spec.gpu_count,
             allowed: &model.spec.gpus,
             priority: model.spec.priority,
@@ -210,6 +212,7 @@ impl State {
         };
         let (decision, report) =
             plan::plan(now, self.settings.rules, &self.ledger, &holders, &want);
+        let need = report.need.bytes;
         model.report = Some(Arc::new(report));
         match decision {
             Decision::Start(placement) => self.start(now, name, placement, out),
@@ -232,7 +235,6 @@ impl State {
                 model.wait(why, out);
             }
             Decision::Refuse { largest } => {
-                let need = want.need.bytes;
                 model.refuse(need, largest, out);
             }
         }
@@ -247,7 +249,7 @@ impl State {
     ) {
         let id = self.next_instance(name);
         let Some(model) = self.models.get_mut(name) else { return };
-        let spec = model.spec.clone();
+        let (spec, image_id) = (model.spec.clone(), model.known.image_id.clone());
         model.waiting_for = None;
         model.instance = Some(Instance {
             id: id.clone(),
@@ -260,6 +262,7 @@ impl State {
             ordered: now,
             load_began: Some(now),
             ready_since: None,
+            measuring: Measuring::new(self.ledger.sample(&id, &placement.gpus)),
         });
         self.ledger.reserve(id.clone(), &placement);
         out.push(Effect::Notice(Notice::Starting {
@@ -271,7 +274,7 @@ impl State {
             instance: id,
             spec,
             placement,
-            image_id: None,
+            image_id,
         }));
     }
 

@@ -18,10 +18,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::effect::{Effect, StopReason};
-use super::event::{Event, Observation};
+use super::event::Event;
 use super::instance::{Instance, Life};
+use super::measure::Knowledge;
 use super::queue::{Purpose, Queue, Waiter};
-use crate::plan::{Demand, Ledger, ReleaseRule, Rules};
+use crate::plan::{Book, Demand, Ledger, ReleaseRule, Rules};
 use crate::types::{
     Bytes, Denied, Fault, Generation, GpuId, InstanceId, ModelName, ModelSpec, Moment, Report,
     WaiterId,
@@ -69,8 +70,8 @@ pub(super) struct Model {
     /// Never evicted, never idled out.
     pub(super) pinned: bool,
     pub(super) failure: Option<Failure>,
-    /// Peak per device, observed on an earlier incarnation of this specification.
-    pub(super) measured: Option<Bytes>,
+    /// What is known of its memory.
+    pub(super) known: Knowledge,
     pub(super) last_load: Option<Duration>,
     pub(super) last_used: Option<Moment>,
     /// How it was used, and how long its loads take.
@@ -100,6 +101,8 @@ pub struct State {
     pub(super) models: BTreeMap<ModelName, Model>,
     pub(super) aliases: BTreeMap<ModelName, ModelName>,
     pub(super) ledger: Ledger,
+    /// What was measured, by this daemon and earlier ones.
+    pub(super) book: Book,
     /// What an earlier daemon left is known; nothing is started before, lest a model get a second container.
     pub(super) surveyed: bool,
     /// Instances of nobody that are being removed: what an earlier daemon or a failed launch left. The value is when a failed stop is tried again.
@@ -130,6 +133,7 @@ impl State {
             models,
             aliases,
             ledger,
+            book: Book::default(),
             surveyed: false,
             orphans: BTreeMap::new(),
             shutdown: None,
@@ -137,6 +141,16 @@ impl State {
             problems: BTreeMap::new(),
             next_generation: 1,
             random,
+        }
+    }
+
+    /// Begins with what an earlier daemon measured, and with the images that the models' references mean now.
+    pub fn remember(&mut self, book: Book, images: BTreeMap<ModelName, String>) {
+        self.book = book;
+        for (name, id) in images {
+            if let Some(model) = self.models.get_mut(&name) {
+                model.known.image_id = Some(id);
+            }
         }
     }
 
@@ -161,7 +175,8 @@ impl State {
             Event::Healthy { instance } => self.healthy(now, &instance, &mut out),
             Event::Died { instance, fault } => self.died(&instance, fault, &mut out),
             Event::Stopped { instance, result } => self.stopped(now, &instance, result, &mut out),
-            Event::Observed(observation) => self.observed(now, &observation),
+            Event::Observed(observation) => self.observed(now, &observation, &mut out),
+            Event::Saved(result) => self.saved(now, result),
             Event::Tick => {}
         }
         self.schedule(now, &mut out);
@@ -271,35 +286,6 @@ impl State {
         }
     }
 
-    fn observed(&mut self, now: Moment, observation: &Observation) {
-        match &observation.devices {
-            Ok(snapshot) => {
-                self.ledger.observe(observation.taken, snapshot, &observation.usage);
-                self.problems.remove("gpu_unreadable");
-            }
-            Err(why) => {
-                self.ledger.mark_stale(why);
-                self.problems.entry("gpu_unreadable").or_insert((why.clone(), now));
-            }
-        }
-        let lost: Vec<String> = self.ledger.lost().map(|(g, why)| format!("{g}: {why}")).collect();
-        if lost.is_empty() {
-            self.problems.remove("gpu_lost");
-        } else {
-            self.problems.entry("gpu_lost").or_insert((lost.join("; "), now));
-        }
-        let missing: Vec<String> = self.ledger.missing().iter().map(ToString::to_string).collect();
-        if missing.is_empty() {
-            self.problems.remove("memory_quarantined");
-        } else {
-            let since = self.problems.get("memory_quarantined").map_or(now, |p| p.1);
-            self.problems.insert("memory_quarantined", (missing.join("; "), since));
-        }
-        for model in self.models.values_mut() {
-            model.learn(&self.ledger);
-        }
-    }
-
     pub(super) fn next_instance(&mut self, model: &ModelName) -> InstanceId {
         let generation = Generation(self.next_generation);
         self.next_generation += 1;
@@ -347,6 +333,7 @@ pub struct Live<'a> {
 impl Model {
     fn new(spec: Arc<ModelSpec>) -> Self {
         let pinned = spec.pin;
+        let known = Knowledge::of(&spec);
         Self {
             spec,
             instance: None,
@@ -355,7 +342,7 @@ impl Model {
             wanted: pinned,
             pinned,
             failure: None,
-            measured: None,
+            known,
             last_load: None,
             last_used: None,
             demand: Demand::default(),
@@ -377,12 +364,5 @@ impl Model {
             fault: failure.fault.clone(),
             retry_after: failure.retry_at.since(now),
         })
-    }
-
-    /// Remembers the most that a ready instance was seen to hold.
-    fn learn(&mut self, ledger: &Ledger) {
-        let Some(instance) = self.instance.as_ref().filter(|i| i.is_ready()) else { return };
-        let peak = ledger.hold(&instance.id).and_then(crate::plan::Hold::observed_peak);
-        self.measured = self.measured.max(peak);
     }
 }

@@ -15,10 +15,11 @@ use tokio::task::JoinHandle;
 use super::effect::{Effect, Notice};
 use super::event::{Event, Observation};
 pub use super::execute::{Clock, Ports};
-use super::execute::{Executor, Subject};
+use super::execute::{Executor, Subject, unix_s};
 use super::handle::{Ask, Handle, Lease};
 use super::ports::Found;
 use super::state::{Settings, State};
+use crate::plan::Book;
 use crate::types::{Denied, GpuSnapshot, ModelName, ModelSpec, Moment, Status, WaiterId};
 
 /// How often the world is read without a cause.
@@ -82,7 +83,8 @@ impl Supervisor {
         let handle = Handle { asks: release.clone(), status: watch, next: next_waiter.clone() };
         // Nothing can have closed the channel yet.
         let usage = BTreeMap::new();
-        let first = Observation { taken: Moment::START, devices: Ok(devices), usage };
+        let first =
+            Observation { taken: Moment::START, unix_s: unix_s(), devices: Ok(devices), usage };
         // First, because what was found is judged by the devices that there are.
         let _ = event_tx.send(Event::Observed(first));
         let _ = event_tx.send(Event::Found(found));
@@ -101,6 +103,11 @@ impl Supervisor {
             exit: false,
         };
         (supervisor, handle)
+    }
+
+    /// Begins with what an earlier daemon measured, and with the IDs of the models' images.
+    pub fn remember(&mut self, book: Book, images: BTreeMap<ModelName, String>) {
+        self.state.remember(book, images);
     }
 
     /// Starts the task.
@@ -123,6 +130,7 @@ impl Supervisor {
             });
             self.turns.fetch_add(1, Ordering::Relaxed);
         }
+        self.executor.close().await;
         // Whoever still waits learns it from the closed channel.
     }
 
@@ -191,6 +199,7 @@ impl Supervisor {
             }
             Effect::Stop { instance } => self.executor.stop(instance),
             Effect::Reap { container } => self.executor.reap(container),
+            Effect::Save(footprints) => self.executor.save(footprints),
             Effect::Observe => self.observe_at = Moment::START,
             Effect::Grant { waiter, instance, endpoint } => {
                 // Made first: if nobody takes it, dropping it gives it back.
@@ -267,6 +276,20 @@ fn log(notice: &Notice) {
         Notice::StopFailed { instance, fault } => {
             let model = &instance.model;
             tracing::warn!(%model, %instance, "{model}: {instance} could not be stopped, retrying: {fault}");
+        }
+        Notice::ImageChanged { instance } => {
+            let model = &instance.model;
+            tracing::info!(%model, %instance, "{model}: its image is another one than before, planning again");
+        }
+        Notice::Measured { instance, measured } => {
+            let (model, m) = (&instance.model, measured);
+            let (median, peak, samples) = (m.median, m.peak, m.samples);
+            let confidence = m.confidence;
+            tracing::info!(%model, %instance, "{model}: measured {median} on each device, at most {peak} ({samples} samples, {confidence:?} confidence)");
+        }
+        Notice::Unmeasured { instance, why } => {
+            let model = &instance.model;
+            tracing::info!(%model, %instance, "{model}: its memory cannot be measured this time: {why}");
         }
         Notice::Waiting { model, why } => {
             tracing::info!(%model, "{model}: waiting for room: {why}");

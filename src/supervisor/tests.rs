@@ -15,172 +15,10 @@ use crate::types::{
     Verdict, WaiterId, test_spec,
 };
 
+use rig::{Host, fault, launched, name, spec};
+
 /// Short, so that tests about other things need not wait for it.
 const MIN_RESIDENCY: Duration = Duration::from_millis(500);
-
-/// A host with one device of 100 bytes, and the core on it.
-struct Host {
-    state: State,
-    now: Moment,
-    out: Vec<Effect>,
-    used: u64,
-}
-
-fn name(text: &str) -> ModelName {
-    text.parse().unwrap()
-}
-
-fn spec(model: &str, vram: u64) -> ModelSpec {
-    let mut spec = test_spec(model);
-    spec.vram = Some(Bytes(vram));
-    spec.idle_timeout = Some(Duration::from_secs(100));
-    spec
-}
-
-fn fault(text: &str) -> Fault {
-    Fault::new(FaultCode::EngineExited, text)
-}
-
-fn launched(id: &InstanceId) -> Launched {
-    let endpoint = Endpoint::Unix(format!("/run/{id}").into());
-    Launched { container: id.to_string(), cgroup: "/c".into(), endpoint, image_id: "1".into() }
-}
-
-impl Host {
-    fn bare(specs: Vec<ModelSpec>) -> Self {
-        let specs: BTreeMap<ModelName, Arc<ModelSpec>> =
-            specs.into_iter().map(|s| (s.name.clone(), Arc::new(s))).collect();
-        let settings = Settings {
-            max_wait: Duration::from_secs(240),
-            max_queue: 3,
-            drain_timeout: Duration::from_secs(30),
-            headroom: Bytes(0),
-            release: ReleaseRule::exact(Duration::from_secs(30)),
-            rules: Rules { policy: policy::named(Eviction::Cost), min_residency: MIN_RESIDENCY },
-            seed: 1,
-        };
-        let state = State::new(settings, &specs);
-        Self { state, now: Moment::from_secs(1), out: vec![], used: 0 }
-    }
-
-    fn new(specs: Vec<ModelSpec>) -> Self {
-        let mut host = Self::bare(specs);
-        host.tell(Event::Found(vec![]));
-        host.observe();
-        host
-    }
-
-    fn tell(&mut self, event: Event) {
-        self.out = self.state.handle(self.now, event);
-    }
-
-    fn observe(&mut self) {
-        let device = GpuReading {
-            id: GpuId::host(),
-            name: "X".into(),
-            total: Bytes(100),
-            used: Bytes(self.used),
-            processes: vec![],
-        };
-        let devices =
-            Ok(GpuSnapshot { devices: vec![device], lost: vec![], driver: String::new() });
-        let usage = BTreeMap::new();
-        self.tell(Event::Observed(Observation { taken: self.now, devices, usage }));
-    }
-
-    fn pass(&mut self, seconds: u64) {
-        self.now = self.now + Duration::from_secs(seconds);
-        self.tell(Event::Tick);
-    }
-
-    fn acquire(&mut self, waiter: u64, model: &str) {
-        let waiter = WaiterId(waiter);
-        self.tell(Event::Acquire { waiter, model: model.to_owned() });
-    }
-
-    fn order(&self) -> Option<LaunchOrder> {
-        self.out
-            .iter()
-            .find_map(|e| if let Effect::Launch(order) = e { Some(order.clone()) } else { None })
-    }
-
-    fn launch(&self) -> InstanceId {
-        self.order().expect("a launch").instance
-    }
-
-    fn stops(&self) -> Vec<InstanceId> {
-        let stop = |e: &Effect| {
-            if let Effect::Stop { instance } = e { Some(instance.clone()) } else { None }
-        };
-        self.out.iter().filter_map(stop).collect()
-    }
-
-    fn grants(&self) -> Vec<u64> {
-        let grant = |e: &Effect| {
-            if let Effect::Grant { waiter, .. } = e { Some(waiter.0) } else { None }
-        };
-        self.out.iter().filter_map(grant).collect()
-    }
-
-    fn done(&self) -> Vec<u64> {
-        let done = |e: &Effect| if let Effect::Done { waiter } = e { Some(waiter.0) } else { None };
-        self.out.iter().filter_map(done).collect()
-    }
-
-    fn denials(&self) -> Vec<(u64, &'static str)> {
-        let deny = |e: &Effect| {
-            if let Effect::Deny { waiter, denied } = e {
-                Some((waiter.0, denied.code()))
-            } else {
-                None
-            }
-        };
-        self.out.iter().filter_map(deny).collect()
-    }
-
-    fn denied(&self) -> &Denied {
-        let deny = |e: &'_ Effect| matches!(e, Effect::Deny { .. });
-        match self.out.iter().find(|e| deny(e)) {
-            Some(Effect::Deny { denied, .. }) => denied,
-            other => panic!("no denial: {other:?}"),
-        }
-    }
-
-    fn phase(&self, model: &str) -> Phase {
-        let status = self.state.status(self.now);
-        status.models.iter().find(|m| m.name == name(model)).unwrap().phase
-    }
-
-    fn exited(&self) -> bool {
-        self.out.iter().any(|e| matches!(e, Effect::Exit))
-    }
-
-    fn start(&mut self, id: &InstanceId) {
-        self.tell(Event::Launched { instance: id.clone(), launched: launched(id) });
-    }
-
-    fn heal(&mut self, id: &InstanceId) {
-        self.tell(Event::Healthy { instance: id.clone() });
-    }
-
-    fn release(&mut self, id: &InstanceId) {
-        self.tell(Event::Release { instance: id.clone() });
-    }
-
-    fn stopped(&mut self, id: &InstanceId) {
-        self.tell(Event::Stopped { instance: id.clone(), result: Ok(()) });
-    }
-
-    /// Loads a model by a request, whose lease is kept.
-    fn ready(&mut self, waiter: u64, model: &str) -> InstanceId {
-        self.acquire(waiter, model);
-        let id = self.launch();
-        self.start(&id);
-        self.heal(&id);
-        assert_eq!(self.grants(), [waiter]);
-        id
-    }
-}
 
 #[test]
 fn many_requests_for_a_cold_model_make_one_container() {
@@ -437,7 +275,8 @@ fn a_kept_container_outlives_the_daemon() {
 
 fn found(id: &InstanceId, spec: &ModelSpec, alive: bool) -> Found {
     let need = Need { bytes: Bytes(40), source: NeedSource::Declared };
-    let placement = Placement { gpus: vec![GpuId::host()], need, device_total: Bytes(100) };
+    let placement =
+        Placement { gpus: vec![GpuId::host()], need, budget: need.bytes, device_total: Bytes(100) };
     let spec_hash = spec.spec_hash();
     let identity = FoundIdentity { instance: id.clone(), spec_hash, placement };
     Found {
@@ -545,7 +384,12 @@ fn unreadable_devices_stop_new_starts_and_nothing_else() {
     let _a = host.ready(1, "a");
     let devices = Err("nvml hangs".to_owned());
     let usage = BTreeMap::new();
-    host.tell(Event::Observed(Observation { taken: host.now, devices, usage }));
+    host.tell(Event::Observed(Observation {
+        taken: host.now,
+        unix_s: 1_800_000_000,
+        devices,
+        usage,
+    }));
     let status = host.state.status(host.now);
     assert_eq!(status.problems[0].code, "gpu_unreadable");
     assert_eq!(status.gpus[0].free, Known::Unknown);
@@ -563,7 +407,12 @@ fn unreadable_devices_stop_new_starts_and_nothing_else() {
         driver: String::new(),
     };
     let usage = BTreeMap::new();
-    host.tell(Event::Observed(Observation { taken: host.now, devices: Ok(lost), usage }));
+    host.tell(Event::Observed(Observation {
+        taken: host.now,
+        unix_s: 1_800_000_000,
+        devices: Ok(lost),
+        usage,
+    }));
     assert_eq!(host.state.status(host.now).problems[0].code, "gpu_lost");
 }
 
@@ -586,6 +435,7 @@ fn what_was_measured_replaces_what_was_guessed() {
     let seen = BTreeMap::from([(GpuId::host(), Known::Known(Bytes(40)))]);
     host.tell(Event::Observed(Observation {
         taken: host.now,
+        unix_s: 1_800_000_000,
         devices: Ok(GpuSnapshot { devices: vec![device], lost: vec![], driver: String::new() }),
         usage: BTreeMap::from([(id.clone(), Usage { pids: vec![7], bytes: seen })]),
     }));
@@ -616,5 +466,7 @@ fn a_pull_that_never_reports_its_end_still_loads() {
     assert!(host.stops().is_empty());
 }
 
+mod measuring;
 mod races;
+mod rig;
 mod room;

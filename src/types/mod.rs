@@ -35,4 +35,4 @@ pub use spec::{
     EngineKind, Eviction, ImageRef, ModelSpec, Need, NeedSource, OnFull, Placement, SpecHash,
     Transport, Weights,
 };
-pub use status::{GpuStatus, ModelStatus, Problem, Status};
+pub use status::{GpuStatus, MeasuredNeed, ModelStatus, Problem, Status};

@@ -275,6 +275,9 @@ pub struct Placement {
     pub gpus: Vec<GpuId>,
     /// Promised on each of them.
     pub need: Need,
+    /// What an engine that takes all it is given is told to take of each of them: never more than is promised, and not grown by
+    /// what it was then seen to hold.
+    pub budget: Bytes,
     /// The smallest device's total memory; what a share of the whole card is computed from.
     pub device_total: Bytes,
 }

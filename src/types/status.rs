@@ -36,6 +36,8 @@ pub struct ModelStatus {
     pub planned: Option<Need>,
     /// Measured per instance, summed over its devices.
     pub observed: Known<Bytes>,
+    /// What it was measured to need on one device, where it would be placed now or is.
+    pub footprint: Option<MeasuredNeed>,
     /// Leases held now.
     pub in_flight: u32,
     /// Requests that wait for it now.
@@ -52,6 +54,23 @@ pub struct ModelStatus {
     pub waiting_for: Option<String>,
     /// The last plan made for it, with the reasons for every device and every possible victim.
     pub report: Option<Arc<Report>>,
+}
+
+/// A footprint, as readers see it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct MeasuredNeed {
+    /// Median of the samples, on the device where it holds most.
+    pub bytes: Bytes,
+    /// The most that was seen.
+    pub peak: Bytes,
+    /// Samples that the median is of.
+    pub samples: u32,
+    /// `low`, `medium` or `high`.
+    pub confidence: &'static str,
+    /// `process`: the driver says whose the memory is; `delta`: it was inferred from the device's totals.
+    pub attribution: &'static str,
+    /// Seconds since 1970.
+    pub measured_at: u64,
 }
 
 /// One device's ledger.

@@ -177,6 +177,7 @@ fn two_models() -> Status {
         instance: None,
         gpus: vec![],
         planned: None,
+        footprint: None,
         observed: Known::Unknown,
         in_flight: 0,
         queued: 0,

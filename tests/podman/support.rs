@@ -29,6 +29,7 @@ pub fn spec(image: &str, script: &str) -> ContainerSpec {
         placement: Placement {
             gpus: vec![GpuId::host()],
             need: Need { bytes: Bytes::mib(64), source: NeedSource::Declared },
+            budget: Bytes::mib(64),
             device_total: Bytes::gib(1),
         },
         image: ImageRef::parse(image).unwrap(),

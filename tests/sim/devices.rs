@@ -98,7 +98,8 @@ impl World {
         if self.strikes(Kind::NvmlFails) {
             devices = Err("nvml did not answer".to_owned());
         }
-        let observation = Observation { taken: self.now, devices, usage };
+        let observation =
+            Observation { taken: self.now, unix_s: self.now.0.as_secs(), devices, usage };
         self.observing = true;
         let told = Happening::Observed(Box::new((deaths, observation, shown)));
         self.later(Duration::from_millis(ms), told);
@@ -131,7 +132,7 @@ impl World {
             self.devices[at].lost = false;
             snapshot = self.snapshot();
         }
-        let observation = Observation { taken: self.now, devices: Ok(snapshot), usage };
+        let observation = Observation { taken: self.now, unix_s: 0, devices: Ok(snapshot), usage };
         self.note_shown(&observation, shown);
         self.tell(Event::Observed(observation))
     }

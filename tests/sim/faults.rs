@@ -63,9 +63,11 @@ pub enum Kind {
     LongStream,
     /// An operator loads or unloads.
     Operator,
+    /// What was measured cannot be written down.
+    SaveFails,
 }
 
-const ALL: [(Kind, u64); 28] = [
+const ALL: [(Kind, u64); 29] = [
     (Kind::CreateFails, 20),
     (Kind::CreateFailsDirty, 10),
     (Kind::PodmanHangs, 10),
@@ -94,6 +96,7 @@ const ALL: [(Kind, u64); 28] = [
     (Kind::Burst, 8),
     (Kind::LongStream, 8),
     (Kind::Operator, 6),
+    (Kind::SaveFails, 50),
 ];
 
 /// How often each kind strikes, in percent of the occasions.

@@ -171,6 +171,7 @@ impl Reference {
             | Event::Progress { .. }
             | Event::Launched { .. }
             | Event::Observed(_)
+            | Event::Saved(_)
             | Event::Tick => {}
         }
     }
@@ -209,6 +210,7 @@ impl Reference {
             Effect::AwaitReady { .. }
             | Effect::Reap { .. }
             | Effect::Observe
+            | Effect::Save(_)
             | Effect::Notice(_)
             | Effect::Exit => Ok(()),
         }

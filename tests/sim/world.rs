@@ -38,6 +38,7 @@ pub enum Happening {
     Reaped(InstanceId),
     Observed(Box<(Vec<InstanceId>, Observation, Shown)>),
     DeviceBack(usize),
+    Saved,
     /// Once a second.
     Weather,
     Boot,
@@ -197,6 +198,11 @@ impl World {
                 self.devices[at].lost = false;
                 Ok(())
             }
+            Happening::Saved => {
+                let fails = self.strikes(Kind::SaveFails);
+                let result = if fails { Err("the disk is full".to_owned()) } else { Ok(()) };
+                self.tell(Event::Saved(result))
+            }
             Happening::Weather => self.weather(),
             Happening::Boot => self.boot(),
         }
@@ -321,6 +327,10 @@ impl World {
             Effect::Notice(Notice::Stopping { instance, reason: StopReason::Evicted }) => {
                 self.stats.evictions += 1;
                 self.check_eviction(&instance)
+            }
+            Effect::Save(_) => {
+                self.later(Duration::from_millis(5), Happening::Saved);
+                Ok(())
             }
             Effect::Exit => {
                 self.exited = true;

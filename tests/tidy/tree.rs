@@ -30,10 +30,11 @@ fn walk(dir: &Path, found: &mut Vec<File>) {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
         let kind = path.symlink_metadata().unwrap().file_type();
+        if ["target", ".git"].contains(&name.as_str()) {
+            continue;
+        }
         if kind.is_dir() {
-            if !["target", ".git"].contains(&name.as_str()) && !name.starts_with("target-") {
-                walk(&path, found);
-            }
+            walk(&path, found);
         } else if kind.is_file()
             && let Ok(text) = fs::read_to_string(&path)
         {

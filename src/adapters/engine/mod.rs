@@ -186,6 +186,7 @@ mod tests {
         Placement {
             gpus: gpus.iter().map(|g| GpuId::new(g)).collect(),
             need: Need { bytes: need, source: NeedSource::Declared },
+            budget: need,
             device_total: total,
         }
     }

@@ -39,7 +39,7 @@ pub(super) fn command(
         add(&["--tensor-parallel-size", &spec.gpu_count.to_string()]);
     }
     if !on_host(placement) {
-        add(&["--gpu-memory-utilization", &share(placement.need.bytes, placement.device_total)]);
+        add(&["--gpu-memory-utilization", &share(placement.budget, placement.device_total)]);
     }
     argv.extend(spec.args.iter().cloned());
     argv
@@ -72,7 +72,7 @@ pub(super) fn env(spec: &ModelSpec, placement: &Placement) -> Vec<(&'static str,
         );
     }
     if on_host(placement) {
-        let cache = kv_cache_gib(placement.need.bytes, spec.anatomy.as_ref().map(|a| a.weights));
+        let cache = kv_cache_gib(placement.budget, spec.anatomy.as_ref().map(|a| a.weights));
         env.push(("VLLM_CPU_KVCACHE_SPACE", cache.to_string()));
     }
     env

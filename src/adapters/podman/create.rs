@@ -157,6 +157,7 @@ pub(super) mod tests {
             placement: Placement {
                 gpus: vec![GpuId::host()],
                 need: Need { bytes: Bytes::gib(2), source: NeedSource::Declared },
+                budget: Bytes::gib(2),
                 device_total: Bytes::gib(8),
             },
             image: ImageRef::parse("localhost/e:1").unwrap(),

@@ -63,7 +63,8 @@ pub fn identity(labels: &BTreeMap<String, String>) -> Option<FoundIdentity> {
     let need =
         Need { bytes: Bytes(text(NEED)?.parse().ok()?), source: parse_source(text(NEED_SOURCE)?)? };
     let device_total = Bytes(text(DEVICE_TOTAL)?.parse().ok()?);
-    let placement = Placement { gpus, need, device_total };
+    // It was told long ago what to take.
+    let placement = Placement { gpus, need, budget: need.bytes, device_total };
     Some(FoundIdentity { instance, spec_hash: SpecHash(hash.to_owned()), placement })
 }
 

@@ -9,10 +9,12 @@ mod book;
 mod key;
 mod sampler;
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::estimate::estimate;
-use crate::types::{Bytes, ModelSpec, Need, NeedSource};
+use crate::types::{Bytes, EngineKind, ModelSpec, Need, NeedSource};
 
 pub use book::{Book, BookError};
 pub use key::Key;
@@ -88,38 +90,74 @@ impl Footprint {
     }
 }
 
+/// What a model needs, by the product that its device is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Needs {
+    /// On devices that it was not measured on.
+    pub other: Need,
+    /// On devices of these names.
+    pub by_name: BTreeMap<String, Need>,
+    /// What an engine that takes all it is given is told to take; `None`: as much as is promised.
+    pub budget: Option<Bytes>,
+}
+
+impl Needs {
+    /// The need on a device called `name` that offers `empty` when nothing runs on it.
+    ///
+    /// What was measured has fitted: the margin on it is not a reason to refuse it. An estimate may err: where it is more
+    /// than the device has, the model gets the whole device to itself, and the engine has the last word.
+    #[must_use]
+    pub fn on(&self, name: &str, empty: Bytes) -> Need {
+        let need = self.by_name.get(name).copied().unwrap_or(self.other);
+        match need.source {
+            NeedSource::Measured if empty > Bytes::ZERO => {
+                Need { bytes: need.bytes.min(empty), ..need }
+            }
+            NeedSource::Estimated if need.bytes > empty => EXCLUSIVE,
+            NeedSource::Measured
+            | NeedSource::Estimated
+            | NeedSource::Declared
+            | NeedSource::Exclusive => need,
+        }
+    }
+}
+
+const EXCLUSIVE: Need = Need { bytes: Bytes::ZERO, source: NeedSource::Exclusive };
+
 /// The memory to promise to one instance on each of its devices.
 ///
-/// `measured` is the footprint of an earlier incarnation under the *same* [`Key`]. In order: the larger of declared and
+/// `measured` is the footprint of an earlier incarnation under the *same* [`Key`]; `peak` the most that one was seen to hold
+/// in this run of the daemon, which counts like a measurement of high confidence. In order: the larger of declared and
 /// measured; measured; an [`estimate`] from what the model's files say; else the whole device. What was measured counts
-/// with the margin of [`Footprint::promise`]. An admin's declaration is never undercut, because vLLM is told to use exactly that much, and
-/// never believed against a larger measurement.
+/// with the margin of [`Footprint::promise`]. An admin's declaration is never undercut, and never believed against a larger
+/// measurement.
+///
+/// vLLM takes what it is told to take ([`budget`]), so what it was seen to hold says nothing where nobody said how much: it
+/// gets the whole device each time, and does not grow by a margin at each load.
 #[must_use]
-pub fn need(spec: &ModelSpec, measured: Option<&Footprint>) -> Need {
-    choose(spec, measured.map(Footprint::promise))
-}
-
-/// [`need`] for a peak per device that was watched over a whole life of the same specification, in this run of the
-/// daemon: trusted like a measurement of high confidence.
-#[must_use]
-pub fn need_from_peak(spec: &ModelSpec, peak: Option<Bytes>) -> Need {
-    choose(spec, peak.map(|p| p.scale(Confidence::High.percent(), 100)))
-}
-
-/// `measured` has its margin already.
-fn choose(spec: &ModelSpec, measured: Option<Bytes>) -> Need {
-    match (spec.vram, measured, &spec.anatomy) {
-        (Some(declared), Some(seen), _) if seen > declared => {
-            Need { bytes: seen, source: NeedSource::Measured }
+pub fn need(spec: &ModelSpec, measured: Option<&Footprint>, peak: Option<Bytes>) -> Need {
+    let seen = measured.map(|m| m.peak_per_device).max(peak);
+    let promise = measured.map(Footprint::promise);
+    let promise = promise.max(peak.map(|p| p.scale(Confidence::High.percent(), 100)));
+    let told = budget(spec).filter(|_| spec.vram.is_some() || spec.engine == EngineKind::Vllm);
+    let source = if spec.vram.is_some() { NeedSource::Declared } else { NeedSource::Estimated };
+    match (told, seen.zip(promise)) {
+        (Some(told), Some((seen, promise))) if seen > told => {
+            Need { bytes: promise, source: NeedSource::Measured }
         }
-        (Some(declared), _, _) => Need { bytes: declared, source: NeedSource::Declared },
-        (None, Some(seen), _) => Need { bytes: seen, source: NeedSource::Measured },
-        (None, None, Some(anatomy)) => {
-            let bytes = estimate(anatomy, spec).bytes_per_device;
-            Need { bytes, source: NeedSource::Estimated }
-        }
-        (None, None, None) => Need { bytes: Bytes::ZERO, source: NeedSource::Exclusive },
+        (Some(told), _) => Need { bytes: told, source },
+        (None, _) if spec.engine == EngineKind::Vllm => EXCLUSIVE,
+        (None, Some((_, promise))) => Need { bytes: promise, source: NeedSource::Measured },
+        (None, None) => budget(spec).map_or(EXCLUSIVE, |bytes| Need { bytes, source }),
     }
+}
+
+/// What an engine that takes all it is given is told to take of each device: what the admin declared, or what is
+/// estimated. It does not follow from measurements: it is their cause. `None`: all that is free.
+#[must_use]
+pub fn budget(spec: &ModelSpec) -> Option<Bytes> {
+    let estimated = || spec.anatomy.as_ref().map(|a| estimate(a, spec).bytes_per_device);
+    spec.vram.or_else(estimated)
 }
 
 /// A footprint with nothing special about it.
@@ -142,26 +180,33 @@ mod tests {
     use super::*;
     use crate::types::{Anatomy, test_spec};
 
-    #[test]
-    fn the_sources_in_order() {
-        let mut spec = test_spec("m");
-        assert_eq!(need(&spec, None).source, NeedSource::Exclusive);
+    fn with_files(spec: &mut ModelSpec) -> Bytes {
         let source = "a test".to_owned();
         let anatomy = Anatomy { weights: Bytes::gib(10), cache: None, source };
         spec.anatomy = Some(anatomy.clone());
-        let estimated = need(&spec, None);
-        assert_eq!(estimated.source, NeedSource::Estimated);
-        assert_eq!(estimated.bytes, estimate(&anatomy, &spec).bytes_per_device);
-        assert!(estimated.bytes > Bytes::gib(10));
+        estimate(&anatomy, spec).bytes_per_device
+    }
+
+    fn measured(bytes: u64) -> Need {
+        Need { bytes: Bytes(bytes), source: NeedSource::Measured }
+    }
+
+    #[test]
+    fn the_sources_in_order() {
+        let mut spec = test_spec("m");
+        assert_eq!(need(&spec, None, None), EXCLUSIVE);
+        let estimated = with_files(&mut spec);
+        assert!(estimated > Bytes::gib(10));
+        let expected = Need { bytes: estimated, source: NeedSource::Estimated };
+        assert_eq!(need(&spec, None, None), expected);
         let seen = test_footprint("m", 1000);
-        let measured = need(&spec, Some(&seen));
-        assert_eq!(measured, Need { bytes: Bytes(1050), source: NeedSource::Measured });
-        spec.vram = Some(Bytes(2000));
-        let declared = need(&spec, Some(&seen));
-        assert_eq!(declared, Need { bytes: Bytes(2000), source: NeedSource::Declared });
+        assert_eq!(need(&spec, Some(&seen), None), measured(1050));
+        spec.vram = Some(Bytes(1000));
+        let declared = Need { bytes: Bytes(1000), source: NeedSource::Declared };
+        assert_eq!(need(&spec, Some(&seen), None), declared, "it keeps to what was declared");
         // A declaration is not believed against what was seen.
-        assert_eq!(need(&spec, Some(&test_footprint("m", 3000))).source, NeedSource::Measured);
-        assert_eq!(need(&spec, None).bytes, Bytes(2000));
+        assert_eq!(need(&spec, Some(&test_footprint("m", 1001)), None), measured(1051));
+        assert_eq!(need(&spec, None, Some(Bytes(2000))), measured(2100));
     }
 
     #[test]
@@ -172,19 +217,43 @@ mod tests {
             [(Confidence::High, 1050), (Confidence::Medium, 1100), (Confidence::Low, 1250)];
         for (confidence, bytes) in expected {
             seen.confidence = confidence;
-            let measured = Need { bytes: Bytes(bytes), source: NeedSource::Measured };
-            assert_eq!(need(&spec, Some(&seen)), measured);
+            assert_eq!(need(&spec, Some(&seen), None), measured(bytes));
+            // Whatever was written down, more than that was seen since.
+            assert_eq!(need(&spec, Some(&seen), Some(Bytes(2000))), measured(2100));
         }
     }
 
     #[test]
-    fn a_bare_peak_counts_like_a_good_measurement() {
+    fn what_takes_all_it_is_given_does_not_grow_by_a_margin_at_each_load() {
         let mut spec = test_spec("m");
-        for vram in [None, Some(Bytes(1040)), Some(Bytes(2000))] {
-            spec.vram = vram;
-            let seen = test_footprint("m", 1000);
-            assert_eq!(need_from_peak(&spec, Some(Bytes(1000))), need(&spec, Some(&seen)));
-            assert_eq!(need_from_peak(&spec, None), need(&spec, None));
+        spec.engine = EngineKind::Vllm;
+        // Nobody said how much: the whole device, and all of it was seen to be taken.
+        assert_eq!(need(&spec, Some(&test_footprint("m", 1000)), None), EXCLUSIVE);
+        for load in 0..20 {
+            // It takes 1 % more than it is told: a context, graphs.
+            spec.vram = Some(Bytes(1000));
+            let told = budget(&spec).unwrap();
+            assert_eq!(told, Bytes(1000));
+            let seen = test_footprint("m", told.scale(101, 100).0);
+            assert_eq!(need(&spec, Some(&seen), None), measured(1060), "load {load}");
         }
+        spec.vram = None;
+        let estimated = with_files(&mut spec);
+        let less = test_footprint("m", 1000);
+        assert_eq!(need(&spec, Some(&less), None).bytes, estimated, "it will take all of it");
+    }
+
+    #[test]
+    fn a_device_can_do_with_a_margin_less_and_an_estimate_may_err() {
+        let at = |source, bytes| {
+            let other = Need { bytes: Bytes(bytes), source };
+            let by_name = BTreeMap::from([("small".to_owned(), measured(10))]);
+            Needs { other, by_name, budget: None }
+        };
+        let needs = at(NeedSource::Measured, 105);
+        assert_eq!(needs.on("large", Bytes(100)), measured(100));
+        assert_eq!(needs.on("small", Bytes(100)), measured(10));
+        assert_eq!(at(NeedSource::Estimated, 105).on("large", Bytes(100)), EXCLUSIVE);
+        assert_eq!(at(NeedSource::Declared, 105).on("large", Bytes(100)).bytes, Bytes(105));
     }
 }

@@ -13,7 +13,7 @@ fn id(n: u64) -> InstanceId {
 
 fn placement(bytes: u64) -> Placement {
     let need = Need { bytes: Bytes(bytes), source: NeedSource::Declared };
-    Placement { gpus: vec![gpu()], need, device_total: Bytes(1000) }
+    Placement { gpus: vec![gpu()], need, budget: need.bytes, device_total: Bytes(1000) }
 }
 
 fn reading(used: u64) -> GpuSnapshot {

@@ -28,7 +28,8 @@ fn world(devices: &[(u64, u64)], holders: &[HolderCase]) -> (Ledger, Vec<Holder>
         let id = inst(n as u64);
         let need = Need { bytes: Bytes(*charge), source: NeedSource::Declared };
         let ids: Vec<GpuId> = gpus.iter().map(|g| gpu(*g)).collect();
-        let placement = Placement { gpus: ids.clone(), need, device_total: Bytes(0) };
+        let placement =
+            Placement { gpus: ids.clone(), need, budget: need.bytes, device_total: Bytes(0) };
         ledger.reserve(id.clone(), &placement);
         match standing {
             Standing::Idle | Standing::Busy | Standing::Pinned => ledger.confirm(&id),
@@ -77,8 +78,10 @@ fn rules(eviction: Eviction) -> Rules {
 
 fn want<'a>(model: &'a ModelName, bytes: u64, count: u32, allowed: &'a [GpuId]) -> Want<'a> {
     let source = if bytes == 0 { NeedSource::Exclusive } else { NeedSource::Declared };
-    let need = Need { bytes: Bytes(bytes), source };
-    Want { model, need, gpu_count: count, allowed, priority: 0, on_full: OnFull::Evict }
+    let other = Need { bytes: Bytes(bytes), source };
+    // A test's few bytes; never given back.
+    let needs = Box::leak(Box::new(Needs { other, by_name: BTreeMap::new(), budget: None }));
+    Want { model, needs, gpu_count: count, allowed, priority: 0, on_full: OnFull::Evict }
 }
 
 fn ask(

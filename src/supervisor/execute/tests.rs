@@ -22,6 +22,17 @@ fn hung<T: Send + 'static>() -> PortFuture<'static, Result<T, Fault>> {
     late(Err(Fault::new(FaultCode::PodmanUnreachable, "podman hangs")))
 }
 
+impl Shelf for Hung {
+    fn save(&self, _: Vec<u8>) -> PortFuture<'_, Result<(), String>> {
+        Box::pin(std::future::pending())
+    }
+}
+
+fn hung_ports() -> Ports {
+    let hung = || Arc::new(Hung);
+    Ports { containers: hung(), gpus: hung(), engines: hung(), shelf: hung() }
+}
+
 impl Containers for Hung {
     fn launch(&self, _: ContainerSpec, _: Progress) -> PortFuture<'_, Result<Launched, Fault>> {
         hung()
@@ -80,7 +91,7 @@ impl Engines for Hung {
 
 #[tokio::test(start_paused = true)]
 async fn a_podman_that_hangs_does_not_hide_deaths_that_the_kernel_tells() {
-    let ports = Ports { containers: Arc::new(Hung), gpus: Arc::new(Hung), engines: Arc::new(Hung) };
+    let ports = hung_ports();
     let subject = |n| {
         let id = InstanceId::new("m".parse().unwrap(), Generation(n), 0);
         let endpoint = Endpoint::Unix("/e".into());

@@ -24,7 +24,12 @@ fn reading(host: &mut Host, used: &[u64], usage: &[(&InstanceId, u64, u64)]) {
     };
     let usage = usage.iter().map(one).collect();
     let devices = Ok(GpuSnapshot { devices, lost: vec![], driver: String::new() });
-    host.tell(Event::Observed(Observation { taken: host.now, devices, usage }));
+    host.tell(Event::Observed(Observation {
+        taken: host.now,
+        unix_s: 1_800_000_000,
+        devices,
+        usage,
+    }));
 }
 
 #[test]
@@ -69,6 +74,7 @@ fn what_was_just_adopted_is_not_evicted_for_memory_that_is_its_own() {
     };
     host.tell(Event::Observed(Observation {
         taken: host.now,
+        unix_s: 1_800_000_000,
         devices: Ok(GpuSnapshot { devices: vec![device], lost: vec![], driver: String::new() }),
         usage: BTreeMap::from([(id, Usage { pids: vec![7], bytes: seen })]),
     }));
@@ -137,6 +143,7 @@ fn a_model_that_used_the_whole_device_fits_it_again() {
     };
     host.tell(Event::Observed(Observation {
         taken: host.now,
+        unix_s: 1_800_000_000,
         devices: Ok(GpuSnapshot { devices: vec![device], lost: vec![], driver: String::new() }),
         usage: BTreeMap::from([(id.clone(), Usage { pids: vec![7], bytes: seen })]),
     }));

@@ -1,0 +1,205 @@
+//! The part of the core that measures: readings of devices become the ledger's numbers, samples of running instances, and
+//! footprints that outlive them.
+
+use std::collections::BTreeMap;
+
+use super::effect::{Effect, Notice};
+use super::event::Observation;
+use super::instance::Life;
+use super::state::{Model, State};
+use crate::plan::{self, Confidence, Key, Measured, Needs, Sample, SampleRule, Sampler, Source};
+use crate::types::{Bytes, MeasuredNeed, ModelSpec, Moment};
+
+/// What is known of one model's memory, beside the book.
+#[derive(Debug)]
+pub(super) struct Knowledge {
+    /// The image that its reference means, as last heard; `None`: not heard yet, or it is another by now.
+    pub(super) image_id: Option<String>,
+    /// Its key, without image, device and driver.
+    key: Key,
+    /// The most that this daemon saw it hold, by product name of the device, whatever image it was.
+    peaks: BTreeMap<String, Bytes>,
+}
+
+impl Knowledge {
+    pub(super) fn of(spec: &ModelSpec) -> Self {
+        Self { image_id: None, key: Key::new(spec, "", "", ""), peaks: BTreeMap::new() }
+    }
+
+    fn key(&self, image_id: &str, gpu_name: &str, driver: &str) -> Key {
+        Key {
+            image_digest: image_id.to_owned(),
+            gpu_name: gpu_name.to_owned(),
+            driver: driver.to_owned(),
+            ..self.key.clone()
+        }
+    }
+}
+
+/// The measuring of one instance.
+#[derive(Clone, Debug)]
+pub(super) struct Measuring {
+    sampler: Sampler,
+    /// What was recorded and said last.
+    told: Option<Measured>,
+    gave_up: bool,
+}
+
+impl Measuring {
+    /// `before`: its devices before its start; empty for one that was adopted.
+    pub(super) fn new(before: Sample) -> Self {
+        let sampler = Sampler::new(SampleRule::default(), before);
+        Self { sampler, told: None, gave_up: false }
+    }
+
+    pub(super) fn ready(&mut self, now: Moment) {
+        self.sampler.ready(now);
+    }
+
+    /// Whether these numbers are news: each sample changes them a little.
+    fn is_news(&self, measured: &Measured) -> bool {
+        self.told.is_none_or(|told| {
+            measured.confidence > told.confidence || measured.peak > told.peak.scale(101, 100)
+        })
+    }
+}
+
+impl State {
+    pub(super) fn observed(
+        &mut self,
+        now: Moment,
+        observation: &Observation,
+        out: &mut Vec<Effect>,
+    ) {
+        match &observation.devices {
+            Ok(snapshot) => {
+                self.ledger.observe(observation.taken, snapshot, &observation.usage);
+                self.problems.remove("gpu_unreadable");
+            }
+            Err(why) => {
+                self.ledger.mark_stale(why);
+                self.problems.entry("gpu_unreadable").or_insert((why.clone(), now));
+            }
+        }
+        let lost: Vec<String> = self.ledger.lost().map(|(g, why)| format!("{g}: {why}")).collect();
+        if lost.is_empty() {
+            self.problems.remove("gpu_lost");
+        } else {
+            self.problems.entry("gpu_lost").or_insert((lost.join("; "), now));
+        }
+        let missing: Vec<String> = self.ledger.missing().iter().map(ToString::to_string).collect();
+        if missing.is_empty() {
+            self.problems.remove("memory_quarantined");
+        } else {
+            let since = self.problems.get("memory_quarantined").map_or(now, |p| p.1);
+            self.problems.insert("memory_quarantined", (missing.join("; "), since));
+        }
+        self.measure(observation, out);
+    }
+
+    fn measure(&mut self, observation: &Observation, out: &mut Vec<Effect>) {
+        let Self { models, ledger, book, .. } = self;
+        let mut save = false;
+        for model in models.values_mut() {
+            let Some(instance) = &mut model.instance else { continue };
+            let measured = match instance.life {
+                Life::Loading { .. } | Life::Ready | Life::Draining { .. } => true,
+                Life::Pulling
+                | Life::Starting { .. }
+                | Life::Abandoned { .. }
+                | Life::Stopping { .. } => false,
+            };
+            // A reading that was begun before it was ready shows it loading.
+            let early = instance.ready_since.is_some_and(|ready| observation.taken < ready);
+            if !measured || early || !observation.usage.contains_key(&instance.id) {
+                continue;
+            }
+            let Some(name) = instance.placement.gpus.first().and_then(|g| ledger.name(g)) else {
+                continue;
+            };
+            if let Some(peak) = ledger.hold(&instance.id).and_then(plan::Hold::observed_peak) {
+                let most = model.known.peaks.entry(name.to_owned()).or_default();
+                *most = peak.max(*most);
+            }
+            let sample = ledger.sample(&instance.id, &instance.placement.gpus);
+            let state = &mut instance.measuring;
+            match state.sampler.sample(observation.taken, &sample) {
+                plan::Verdict::More | plan::Verdict::Voided(_) => {}
+                plan::Verdict::GaveUp(why) if state.told.is_none() && !state.gave_up => {
+                    state.gave_up = true;
+                    let (instance, why) = (instance.id.clone(), why.to_string());
+                    out.push(Effect::Notice(Notice::Unmeasured { instance, why }));
+                }
+                plan::Verdict::GaveUp(_) => {}
+                plan::Verdict::Steady(measured) => {
+                    let image = instance.launched.as_ref().map(|l| l.image_id.as_str());
+                    let Some(image) = image.filter(|id| !id.is_empty()) else { continue };
+                    let key = model.known.key(image, name, ledger.driver());
+                    let changed = book.record(measured.footprint(key, observation.unix_s));
+                    if changed && state.is_news(&measured) {
+                        state.told = Some(measured);
+                        save = true;
+                        let instance = instance.id.clone();
+                        out.push(Effect::Notice(Notice::Measured { instance, measured }));
+                    }
+                }
+            }
+        }
+        if save {
+            out.push(Effect::Save(book.encode()));
+        }
+    }
+
+    pub(super) fn saved(&mut self, now: Moment, result: Result<(), String>) {
+        match result {
+            Ok(()) => drop(self.problems.remove("state_unwritable")),
+            Err(why) => {
+                let since = self.problems.get("state_unwritable").map_or(now, |p| p.1);
+                self.problems.insert("state_unwritable", (why, since));
+            }
+        }
+    }
+
+    /// What a model needs, by the product that its device is.
+    pub(super) fn needs(&self, model: &Model) -> Needs {
+        let known = |name: &str| {
+            let image = model.known.image_id.as_deref();
+            let key = image.map(|image| model.known.key(image, name, self.ledger.driver()));
+            let footprint = key.and_then(|key| self.book.get(&key));
+            let peak = model.known.peaks.get(name).copied();
+            let any = footprint.is_some() || peak.is_some();
+            any.then(|| (name.to_owned(), plan::need(&model.spec, footprint, peak)))
+        };
+        Needs {
+            other: plan::need(&model.spec, None, None),
+            by_name: self.ledger.names().into_iter().filter_map(known).collect(),
+            budget: plan::budget(&model.spec),
+        }
+    }
+
+    /// The footprint of a model on the devices it is on, or else on the first that it was measured on.
+    pub(super) fn measured_need(&self, model: &Model) -> Option<MeasuredNeed> {
+        let image = model.known.image_id.as_deref()?;
+        let on = model.instance.as_ref().and_then(|i| i.placement.gpus.first());
+        let on = on.and_then(|gpu| self.ledger.name(gpu));
+        let names = on.into_iter().chain(self.ledger.names());
+        let driver = self.ledger.driver();
+        let mut found = names.filter_map(|n| self.book.get(&model.known.key(image, n, driver)));
+        let footprint = found.next()?;
+        Some(MeasuredNeed {
+            bytes: footprint.bytes_per_device,
+            peak: footprint.peak_per_device,
+            samples: footprint.samples,
+            confidence: match footprint.confidence {
+                Confidence::Low => "low",
+                Confidence::Medium => "medium",
+                Confidence::High => "high",
+            },
+            attribution: match footprint.source {
+                Source::Process => "process",
+                Source::Delta => "delta",
+            },
+            measured_at: footprint.measured_at_unix_s,
+        })
+    }
+}

@@ -1,0 +1,195 @@
+//! From readings to footprints, and from footprints to promises.
+
+use super::*;
+use crate::plan::{Book, Confidence, Source};
+use crate::types::ProcessMemory;
+
+const GPU: &str = "GPU-0";
+
+/// A reading of one device in which `own` belongs to the instance (`None`: the driver does not say) and the rest to others.
+fn reading(host: &mut Host, of: &InstanceId, own: Option<u64>, used: u64) {
+    let known = |bytes: Option<u64>| bytes.map_or(Known::Unknown, |b| Known::Known(Bytes(b)));
+    let device = GpuReading {
+        id: GpuId::new(GPU),
+        name: "X".into(),
+        total: Bytes(100 << 30),
+        used: Bytes(used),
+        processes: vec![ProcessMemory { pid: 9, bytes: known(own) }],
+    };
+    let bytes = BTreeMap::from([(GpuId::new(GPU), known(own))]);
+    let usage = BTreeMap::from([(of.clone(), Usage { pids: vec![9], bytes })]);
+    let devices = Ok(GpuSnapshot { devices: vec![device], lost: vec![], driver: "580".into() });
+    host.now = host.now + Duration::from_secs(2);
+    let (taken, unix_s) = (host.now, 1_800_000_000);
+    host.tell(Event::Observed(Observation { taken, unix_s, devices, usage }));
+}
+
+fn gib(n: u64) -> u64 {
+    n << 30
+}
+
+fn nobody() -> InstanceId {
+    InstanceId::new(name("nobody"), Generation(1), 1)
+}
+
+/// A model that nobody declared anything of, loaded on an empty device; its lease is returned.
+fn loaded(host: &mut Host) -> InstanceId {
+    reading(host, &nobody(), Some(0), 0);
+    let id = host.ready(1, "m");
+    host.release(&id);
+    id
+}
+
+fn undeclared() -> Host {
+    let mut m = spec("m", 0);
+    m.vram = None;
+    let mut host = Host::bare(vec![m]);
+    host.tell(Event::Found(vec![]));
+    host
+}
+
+fn saved(host: &Host) -> Option<Book> {
+    let save = |e: &Effect| if let Effect::Save(bytes) = e { Some(bytes.clone()) } else { None };
+    host.out.iter().find_map(save).map(|bytes| Book::decode(&bytes).unwrap())
+}
+
+fn unmeasured(host: &Host) -> Option<String> {
+    host.out.iter().find_map(|e| {
+        if let Effect::Notice(Notice::Unmeasured { why, .. }) = e {
+            Some(why.clone())
+        } else {
+            None
+        }
+    })
+}
+
+/// Samples until something is written down.
+fn measure(host: &mut Host, id: &InstanceId, own: Option<u64>, used: u64) -> Option<Book> {
+    for _ in 0..6 {
+        reading(host, id, own, used);
+        if let Some(book) = saved(host) {
+            return Some(book);
+        }
+    }
+    None
+}
+
+#[test]
+fn a_running_model_is_measured_and_its_next_start_is_promised_that() {
+    let mut host = undeclared();
+    let id = loaded(&mut host);
+    let book = measure(&mut host, &id, Some(gib(30)), gib(40)).expect("a footprint");
+    let first = book.iter().next().unwrap();
+    assert_eq!(book.len(), 1);
+    assert_eq!((first.bytes_per_device, first.source), (Bytes(gib(30)), Source::Process));
+    let key = (first.key.image_digest.as_str(), first.key.gpu_name.as_str(), &*first.key.driver);
+    assert_eq!(key, ("1", "X", "580"));
+    // More samples, more confidence: written down once more, and then no more.
+    let writes = (0..30).filter(|_| {
+        reading(&mut host, &id, Some(gib(30)), gib(40));
+        saved(&host).is_some()
+    });
+    assert!((1..3).contains(&writes.count()));
+    let status = host.state.status(host.now).models[0].footprint.clone().unwrap();
+    assert_eq!((status.bytes, status.confidence), (Bytes(gib(30)), "high"));
+    // The next start needs no whole device.
+    host.tell(Event::Unload { waiter: WaiterId(7), model: name("m") });
+    host.stopped(&id);
+    reading(&mut host, &nobody(), Some(0), gib(10));
+    host.acquire(2, "m");
+    let order = host.order().expect("a launch");
+    let expected = Need { bytes: Bytes(gib(30)).scale(105, 100), source: NeedSource::Measured };
+    assert_eq!(order.placement.need, expected);
+    assert_eq!(order.image_id.as_deref(), Some("1"), "it was measured with this image");
+}
+
+#[test]
+fn what_an_earlier_daemon_measured_is_true_of_the_same_image_only() {
+    let mut host = undeclared();
+    let id = loaded(&mut host);
+    let book = measure(&mut host, &id, Some(gib(30)), gib(40)).unwrap();
+    for (image, source) in [("1", NeedSource::Measured), ("2", NeedSource::Exclusive)] {
+        let mut next = undeclared();
+        next.state.remember(book.clone(), BTreeMap::from([(name("m"), image.to_owned())]));
+        reading(&mut next, &nobody(), Some(0), 0);
+        next.acquire(1, "m");
+        assert_eq!(next.order().unwrap().placement.need.source, source, "image {image}");
+    }
+}
+
+#[test]
+fn a_changed_image_is_planned_for_again_at_once() {
+    let mut host = undeclared();
+    host.state.remember(Book::default(), BTreeMap::from([(name("m"), "old".to_owned())]));
+    reading(&mut host, &nobody(), Some(0), 0);
+    host.acquire(1, "m");
+    let order = host.order().unwrap();
+    assert_eq!(order.image_id.as_deref(), Some("old"));
+    let fault = Fault::new(FaultCode::ImageChanged, "another image");
+    host.tell(Event::LaunchFailed { instance: order.instance, fault });
+    assert_eq!(host.denials(), []);
+    reading(&mut host, &nobody(), Some(0), 0);
+    let again = host.order().expect("a second launch");
+    assert_eq!(again.image_id, None);
+    host.start(&again.instance);
+    host.heal(&again.instance);
+    assert_eq!(host.grants(), [1]);
+}
+
+#[test]
+fn a_driver_that_attributes_nothing_leaves_little_confidence() {
+    let mut host = undeclared();
+    let id = loaded(&mut host);
+    let book = measure(&mut host, &id, None, gib(30)).expect("a footprint");
+    let first = book.iter().next().unwrap();
+    assert_eq!((first.source, first.confidence), (Source::Delta, Confidence::Low));
+    assert_eq!(first.bytes_per_device, Bytes(gib(30)));
+}
+
+#[test]
+fn while_others_grow_nothing_is_measured() {
+    let mut host = undeclared();
+    let id = loaded(&mut host);
+    for n in 0..20 {
+        reading(&mut host, &id, Some(gib(30)), gib(30 + n));
+        assert!(saved(&host).is_none(), "reading {n}");
+        if unmeasured(&host).is_some() {
+            return;
+        }
+    }
+    panic!("it never gave up, and never said so");
+}
+
+#[test]
+fn a_reading_from_before_it_was_ready_does_not_count() {
+    let mut host = undeclared();
+    let id = loaded(&mut host);
+    let device = |used| GpuReading {
+        id: GpuId::new(GPU),
+        name: "X".into(),
+        total: Bytes(gib(100)),
+        used: Bytes(used),
+        processes: vec![],
+    };
+    for n in 0..20 {
+        let bytes = BTreeMap::from([(GpuId::new(GPU), Known::Known(Bytes(gib(1))))]);
+        let usage = BTreeMap::from([(id.clone(), Usage { pids: vec![9], bytes })]);
+        let devices = vec![device(gib(1))];
+        let devices = Ok(GpuSnapshot { devices, lost: vec![], driver: String::new() });
+        let taken = Moment(Duration::from_millis(n));
+        host.tell(Event::Observed(Observation { taken, unix_s: 1, devices, usage }));
+        assert!(saved(&host).is_none());
+    }
+}
+
+#[test]
+fn a_disk_that_takes_nothing_is_a_problem_until_it_does() {
+    let mut host = undeclared();
+    let codes = |host: &Host| -> Vec<&str> {
+        host.state.status(host.now).problems.iter().map(|p| p.code).collect()
+    };
+    host.tell(Event::Saved(Err("the disk is full".into())));
+    assert!(codes(&host).contains(&"state_unwritable"));
+    host.tell(Event::Saved(Ok(())));
+    assert!(!codes(&host).contains(&"state_unwritable"));
+}
