@@ -149,7 +149,11 @@ impl World {
             };
             (!self.devices[at].lost).then_some(known)
         };
-        let held = |id: &InstanceId| (id.clone(), self.containers[id].held);
+        // Without numbers it is seen to be there, and nothing more.
+        let held = |id: &InstanceId| match self.case.numbers {
+            true => (id.clone(), self.containers[id].held),
+            false => (id.clone(), 0),
+        };
         Shown {
             foreign: (0..self.devices.len()).map(foreign).collect(),
             held: usage.keys().map(held).collect(),

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hostler::plan::Book;
 use hostler::supervisor::effect::{Effect, Notice, StopReason};
 use hostler::supervisor::event::Event;
 use hostler::supervisor::ports::{Endpoint, LaunchOrder, Launched};
 use hostler::supervisor::state::{Settings, State};
 use hostler::types::{
-    Bytes, Denied, Generation, InstanceId, ModelSpec, Moment, OnFull, Status, WaiterId,
+    Bytes, Denied, Generation, InstanceId, ModelName, ModelSpec, Moment, OnFull, Status, WaiterId,
 };
 
 use crate::case::Case;
@@ -111,14 +112,20 @@ pub struct Core {
 }
 
 impl Core {
-    pub fn new(case: &Case, mutant: Option<Mutant>) -> Self {
+    pub fn new(
+        case: &Case,
+        mutant: Option<Mutant>,
+        book: Book,
+        images: BTreeMap<ModelName, String>,
+    ) -> Self {
         let mut settings = case.settings.clone();
         let mut specs = case.specs.clone();
         if let Some(mutant) = mutant {
             mutant.settings(&mut settings);
             specs.values_mut().for_each(|spec| mutant.spec(Arc::make_mut(spec)));
         }
-        let state = State::new(settings, &specs);
+        let mut state = State::new(settings, &specs);
+        state.remember(book, images);
         let (kept, waiting, orders) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
         Self { state, mutant, kept, waiting, readings: 0, orders }
     }

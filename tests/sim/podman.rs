@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use hostler::supervisor::event::Event;
 use hostler::supervisor::ports::{Endpoint, Found, FoundIdentity, LaunchOrder, Launched};
-use hostler::types::{Fault, FaultCode, InstanceId, Phase};
+use hostler::types::{Fault, FaultCode, InstanceId, ModelName, Phase};
 
 use crate::engines::{Container, Life, broke};
 use crate::faults::Kind;
@@ -98,7 +98,7 @@ impl World {
         let Some(container) = self.containers.get(id).filter(|c| c.life == Life::Creating) else {
             return Ok(());
         };
-        let image = self.image(id);
+        let image = self.image(&id.model);
         if container.order.image_id.as_ref().is_some_and(|wanted| *wanted != image) {
             return self.launch_fails(id, FaultCode::ImageChanged);
         }
@@ -117,8 +117,8 @@ impl World {
     }
 
     /// Which image a model's reference means now.
-    fn image(&self, id: &InstanceId) -> String {
-        format!("image{}", self.images.get(&id.model).copied().unwrap_or(0))
+    pub(crate) fn image(&self, model: &ModelName) -> String {
+        format!("image{}", self.images.get(model).copied().unwrap_or(0))
     }
 
     fn launched(&self, id: &InstanceId) -> Launched {
@@ -126,7 +126,7 @@ impl World {
             container: id.to_string(),
             cgroup: "/nowhere".into(),
             endpoint: Endpoint::Unix("/nowhere/e.sock".into()),
-            image_id: self.image(id),
+            image_id: self.image(&id.model),
         }
     }
 

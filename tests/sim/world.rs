@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hostler::plan::Book;
 use hostler::supervisor::effect::{Effect, Notice, StopReason};
 use hostler::supervisor::event::{Event, Observation};
 use hostler::types::{FaultCode, InstanceId, ModelName, Moment, WaiterId};
@@ -94,6 +95,9 @@ pub struct World {
     pub(crate) quiet: Option<(Moment, ModelName)>,
     /// Nobody comes any more.
     settling: bool,
+    /// The state file, and what is to be written to it.
+    saved: Vec<u8>,
+    unsaved: Vec<u8>,
     agenda: BTreeMap<(Moment, u64), Happening>,
     entries: u64,
     mutant: Option<Mutant>,
@@ -125,6 +129,8 @@ impl World {
             stalled: None,
             quiet: None,
             settling: false,
+            saved: Vec::new(),
+            unsaved: Vec::new(),
             agenda: BTreeMap::new(),
             entries: 0,
             mutant,
@@ -200,8 +206,11 @@ impl World {
             }
             Happening::Saved => {
                 let fails = self.strikes(Kind::SaveFails);
-                let result = if fails { Err("the disk is full".to_owned()) } else { Ok(()) };
-                self.tell(Event::Saved(result))
+                if fails {
+                    return self.tell(Event::Saved(Err("the disk is full".to_owned())));
+                }
+                self.saved = std::mem::take(&mut self.unsaved);
+                self.tell(Event::Saved(Ok(())))
             }
             Happening::Weather => self.weather(),
             Happening::Boot => self.boot(),
@@ -266,7 +275,11 @@ impl World {
         }
         self.case.settings.seed += 1;
         self.reference = Reference::new(&self.case);
-        self.core = Some(Core::new(&self.case, self.mutant));
+        // A file that is not there, or damaged, costs relearning.
+        let book = Book::decode(&self.saved).unwrap_or_default();
+        let names = self.case.specs.keys().cloned();
+        let images = names.map(|name| (name.clone(), self.image(&name))).collect();
+        self.core = Some(Core::new(&self.case, self.mutant, book, images));
         self.observe_at = self.now;
         self.first_reading()?;
         let found = self.list();
@@ -328,7 +341,8 @@ impl World {
                 self.stats.evictions += 1;
                 self.check_eviction(&instance)
             }
-            Effect::Save(_) => {
+            Effect::Save(bytes) => {
+                self.unsaved = bytes;
                 self.later(Duration::from_millis(5), Happening::Saved);
                 Ok(())
             }
