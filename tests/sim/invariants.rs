@@ -151,7 +151,7 @@ impl World {
         let asks = self.case.specs.values().filter(|s| {
             s.on_full == OnFull::Evict
                 && self.reference.wanted(&s.name)
-                && !self.containers.keys().any(|c| c.model == s.name)
+                && !self.containers.iter().any(|(id, c)| id.model == s.name && !c.damaged)
                 && self.case.allowed(s).iter().any(shares)
         });
         let best = asks.map(|s| s.priority).max();
@@ -167,7 +167,9 @@ impl World {
 
     /// Everybody who waits although nothing has been in the way for long enough.
     fn check_progress(&mut self) -> Step {
-        let clear = self.case.specs.keys().find(|m| self.nothing_in_the_way(m)).cloned();
+        let anybody = self.reference.anybody();
+        let mut models = self.case.specs.keys().filter(|_| anybody);
+        let clear = models.find(|m| self.nothing_in_the_way(m)).cloned();
         if clear.is_none() || self.quiet.as_ref().map(|q| &q.1) != clear.as_ref() {
             self.quiet = clear.map(|model| (self.now, model));
         }

@@ -22,7 +22,7 @@ use mutants::Mutant;
 use world::{Stats, World};
 
 /// Steps of one history before the world is left to settle.
-const STEPS: u32 = 400;
+const STEPS: u32 = 300;
 
 /// Runs one seed to its end, or to the first thing that is wrong.
 fn run(seed: u64, record: bool, mutant: Option<Mutant>) -> (World, Result<(), Broken>) {

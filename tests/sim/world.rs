@@ -389,6 +389,7 @@ impl World {
     pub fn settle(&mut self) -> Step {
         self.settling = true;
         self.case.weather.clear();
+        self.case.observe_ms = 2_500;
         let now = self.now;
         for device in &mut self.devices {
             (device.foreign, device.lost) = (0, false);
