@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use super::ports::{Endpoint, LaunchOrder, Launched};
 use crate::plan::Measured;
-use crate::types::{Bytes, Denied, Fault, GpuId, InstanceId, ModelName, ModelSpec, WaiterId};
+use crate::types::{
+    Bytes, Denied, Fault, FaultCode, GpuId, InstanceId, ModelName, ModelSpec, WaiterId,
+};
 
 /// One thing to do.
 #[derive(Clone, Debug)]
@@ -113,10 +115,12 @@ pub enum Notice {
         /// Why.
         fault: Fault,
     },
-    /// Its image is another one than the plan was made for; it is planned again.
-    ImageChanged {
+    /// Its image is another one than the plan was made for, or had to be pulled first; it is planned again.
+    PlannedAgain {
         /// Which.
         instance: InstanceId,
+        /// [`FaultCode::ImageChanged`] or [`FaultCode::ImagePulled`].
+        why: FaultCode,
     },
     /// Its memory was measured, or measured better.
     Measured {
@@ -154,6 +158,8 @@ pub enum StopReason {
     Failed,
     /// The daemon stops.
     Shutdown,
+    /// Others use up the headroom of its device.
+    Pressure,
     /// Left behind by an earlier daemon and of no use to this one.
     Orphaned,
 }
@@ -168,6 +174,7 @@ impl StopReason {
             Self::Unloaded => "unloaded",
             Self::Failed => "failed",
             Self::Shutdown => "shutdown",
+            Self::Pressure => "pressure",
             Self::Orphaned => "orphaned",
         }
     }

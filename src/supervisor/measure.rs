@@ -81,20 +81,15 @@ impl State {
                 self.problems.entry("gpu_unreadable").or_insert((why.clone(), now));
             }
         }
-        let lost: Vec<String> = self.ledger.lost().map(|(g, why)| format!("{g}: {why}")).collect();
-        if lost.is_empty() {
-            self.problems.remove("gpu_lost");
-        } else {
-            self.problems.entry("gpu_lost").or_insert((lost.join("; "), now));
-        }
-        let missing: Vec<String> = self.ledger.missing().iter().map(ToString::to_string).collect();
-        if missing.is_empty() {
-            self.problems.remove("memory_quarantined");
-        } else {
-            let since = self.problems.get("memory_quarantined").map_or(now, |p| p.1);
-            self.problems.insert("memory_quarantined", (missing.join("; "), since));
-        }
+        let lost = self.ledger.lost().map(|(g, why)| format!("{g}: {why}")).collect();
+        self.note("gpu_lost", now, lost);
+        let missing = self.ledger.missing().iter().map(ToString::to_string).collect();
+        self.note("memory_quarantined", now, missing);
         self.measure(observation, out);
+        if observation.devices.is_ok() {
+            self.fail_on_lost(out);
+            self.yield_to_others(now, out);
+        }
     }
 
     fn measure(&mut self, observation: &Observation, out: &mut Vec<Effect>) {
@@ -151,13 +146,7 @@ impl State {
     }
 
     pub(super) fn saved(&mut self, now: Moment, result: Result<(), String>) {
-        match result {
-            Ok(()) => drop(self.problems.remove("state_unwritable")),
-            Err(why) => {
-                let since = self.problems.get("state_unwritable").map_or(now, |p| p.1);
-                self.problems.insert("state_unwritable", (why, since));
-            }
-        }
+        self.note("state_unwritable", now, result.err().into_iter().collect());
     }
 
     /// What a model needs, by the product that its device is.

@@ -11,7 +11,7 @@
 //! completions come back as events that name their instance; an event of an earlier incarnation is dropped.
 //!
 //! # Architecture Invariant
-//! `state`, `lifecycle`, `schedule`, `refusal`, `measure`, `instance`, `queue`, `event`, `effect` and `picture` name no clock, no tokio, no
+//! `state`, `lifecycle`, `schedule`, `refusal`, `measure`, `pressure`, `instance`, `queue`, `event`, `effect` and `picture` name no clock, no tokio, no
 //! file system, no network and no tracing: a simulation drives them with made-up time, and one seed gives one history.
 
 pub mod effect;
@@ -23,6 +23,7 @@ mod lifecycle;
 mod measure;
 mod picture;
 pub mod ports;
+mod pressure;
 mod queue;
 mod refusal;
 mod schedule;

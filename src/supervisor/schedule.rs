@@ -317,7 +317,7 @@ impl State {
         }
     }
 
-    fn holders(&self) -> Vec<Holder> {
+    pub(super) fn holders(&self) -> Vec<Holder> {
         let of = |model: &Model, i: &Instance| Holder {
             instance: i.id.clone(),
             charges: self.charges(&i.id),

@@ -5,10 +5,10 @@
 //! ```text
 //!            demand, room            Launched            Healthy
 //!  (none) ───────────────▶ Starting ──────────▶ Loading ────────▶ Ready ──── idle, evicted ────┐
-//!    ▲                    ▲   │  │ unload,          │ died,        │ │ unload, shutdown        │
-//!    │            Pulling ┘   │  │ deadline         │ deadline     │ ▼                         │
-//!    │                        │  ▼                  ▼              │ Draining ── none in flight ┤
-//!    │      LaunchFailed      │ Abandoned ──▶ Stopping ◀── died ───┘                           │
+//!    ▲ ▲                      │  │ unload,          │ died,        │ │ unload, shutdown        │
+//!    │ └─ Pulling ◀─ missing ─┘  │ deadline         │ deadline     │ ▼                         │
+//!    │                           ▼                  ▼              │ Draining ── none in flight ┤
+//!    │      LaunchFailed       Abandoned ──▶ Stopping ◀── died ────┘                           │
 //!    ├────────────────────────┘                 │  ▲  ▲ retry on failure                        │
 //!    └────────────── Stopped(Ok) ───────────────┘  └──┴────────────────────────────────────────┘
 //! ```
@@ -110,6 +110,11 @@ pub struct State {
     pub(super) shutdown: Option<Shutdown>,
     pub(super) exited: bool,
     pub(super) problems: BTreeMap<&'static str, (String, Moment)>,
+    /// Devices under pressure, and lost ones, with how many readings in a row said so.
+    pub(super) pressed: BTreeMap<GpuId, u32>,
+    pub(super) losses: BTreeMap<GpuId, u32>,
+    /// Stops that failed and are tried again, and why.
+    pub(super) stuck: BTreeMap<InstanceId, String>,
     next_generation: u64,
     random: u64,
 }
@@ -139,6 +144,9 @@ impl State {
             shutdown: None,
             exited: false,
             problems: BTreeMap::new(),
+            pressed: BTreeMap::new(),
+            losses: BTreeMap::new(),
+            stuck: BTreeMap::new(),
             next_generation: 1,
             random,
         }

@@ -277,9 +277,9 @@ fn log(notice: &Notice) {
             let model = &instance.model;
             tracing::warn!(%model, %instance, "{model}: {instance} could not be stopped, retrying: {fault}");
         }
-        Notice::ImageChanged { instance } => {
-            let model = &instance.model;
-            tracing::info!(%model, %instance, "{model}: its image is another one than before, planning again");
+        Notice::PlannedAgain { instance, why } => {
+            let (model, why) = (&instance.model, why.as_str());
+            tracing::info!(%model, %instance, why, "{model}: planning again ({why})");
         }
         Notice::Measured { instance, measured } => {
             let (model, m) = (&instance.model, measured);

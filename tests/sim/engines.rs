@@ -40,6 +40,8 @@ pub struct Container {
 pub enum Life {
     /// podman is at work; no process yet.
     Creating,
+    /// podman fetches its image; nothing of it is anywhere.
+    Pulling,
     /// Its processes run.
     Loading,
     /// The engine answers.
@@ -58,7 +60,7 @@ impl Container {
     pub fn claim(&self) -> u64 {
         let promised = self.order.placement.need.bytes.0;
         match self.life {
-            Life::Dead => 0,
+            Life::Dead | Life::Pulling => 0,
             _ if self.damaged => 0,
             Life::Creating | Life::Loading | Life::Ready => promised.max(self.seen.unwrap_or(0)),
         }
@@ -143,7 +145,7 @@ impl World {
                 c.probed = false;
                 self.tell(Event::Died { instance, fault: broke("it ended while it loaded") })
             }
-            Life::Creating | Life::Loading => Ok(()),
+            Life::Creating | Life::Pulling | Life::Loading => Ok(()),
         }
     }
 

@@ -151,7 +151,10 @@ impl World {
         let asks = self.case.specs.values().filter(|s| {
             s.on_full == OnFull::Evict
                 && self.reference.wanted(&s.name)
-                && !self.containers.iter().any(|(id, c)| id.model == s.name && !c.damaged)
+                && !self
+                    .containers
+                    .iter()
+                    .any(|(id, c)| id.model == s.name && !c.damaged && c.life != Life::Pulling)
                 && self.case.allowed(s).iter().any(shares)
         });
         let best = asks.map(|s| s.priority).max();
@@ -222,7 +225,8 @@ impl World {
         let what = || format!("the shutdown took {took:?}");
         Rule::CleanShutdown.check(took <= grace || stalled, what)?;
         let late = took >= self.case.settings.drain_timeout;
-        let left: Vec<&InstanceId> = self.containers.keys().collect();
+        let there = self.containers.iter().filter(|(_, c)| c.life != Life::Pulling);
+        let left: Vec<&InstanceId> = there.map(|(id, _)| id).collect();
         let what = || format!("it left {left:?}");
         Rule::CleanShutdown.check(keep || late || left.is_empty() || self.damaged(), what)?;
         let waits = self.reference.anybody();

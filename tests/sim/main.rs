@@ -3,6 +3,7 @@
 
 mod case;
 mod clients;
+mod daemon;
 mod devices;
 mod engines;
 mod faults;

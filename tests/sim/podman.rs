@@ -16,7 +16,8 @@ impl World {
         let id = order.instance.clone();
         let what = || format!("{id} is started during a shutdown");
         Rule::CleanShutdown.check(!self.shutting_down, what)?;
-        let mut others = self.containers.iter().filter(|(_, c)| !c.damaged);
+        let there = |c: &Container| !c.damaged && c.life != Life::Pulling;
+        let mut others = self.containers.iter().filter(|(_, c)| there(c));
         if let Some((other, _)) = others.find(|(other, _)| other.model == id.model) {
             return Rule::OneContainer.broken(format!("{id} beside {other}"));
         }
@@ -60,29 +61,23 @@ impl World {
         Duration::from_millis(50 + self.rng.below(most))
     }
 
+    /// The image is not there. Its pull is all that comes of this launch: the core plans again when it has ended.
     pub(crate) fn pulling(&mut self, id: &InstanceId) -> Step {
-        if !self.is_creating(id) {
-            return Ok(());
-        }
         let took = Duration::from_millis(1_000 + self.rng.below(60_000));
         let fails = self.strikes(Kind::PullFails);
-        let then =
-            if fails { Happening::PullFails(id.clone()) } else { Happening::Pulled(id.clone()) };
-        self.later(took, then);
+        let code = if fails { FaultCode::PullFailed } else { FaultCode::ImagePulled };
+        let Some(container) = self.containers.get_mut(id).filter(|c| c.life == Life::Creating)
+        else {
+            return Ok(());
+        };
+        container.life = Life::Pulling;
+        self.later(took, Happening::PullEnds(id.clone(), code));
         self.tell(Event::Progress { instance: id.clone(), phase: Phase::Pulling })
     }
 
-    pub(crate) fn pulled(&mut self, id: &InstanceId) -> Step {
-        if !self.is_creating(id) {
-            return Ok(());
-        }
-        let took = self.podman_time(1_500);
-        self.later(took, Happening::Created(id.clone()));
-        self.tell(Event::Progress { instance: id.clone(), phase: Phase::Starting })
-    }
-
     pub(crate) fn launch_fails(&mut self, id: &InstanceId, code: FaultCode) -> Step {
-        if !self.is_creating(id) {
+        let begun = |c: &Container| matches!(c.life, Life::Creating | Life::Pulling);
+        if !self.containers.get(id).is_some_and(begun) {
             return Ok(());
         }
         self.containers.remove(id);
@@ -135,8 +130,9 @@ impl World {
         let took = if slow { Duration::from_secs(10) } else { Duration::ZERO };
         let took = took + self.podman_time(1_000);
         if let Some(container) = self.containers.get_mut(id) {
+            let creates = matches!(container.life, Life::Creating | Life::Pulling);
             let what = || format!("{id} is stopped in the middle of its creation");
-            Rule::StopAfterCreate.check(container.life != Life::Creating, what)?;
+            Rule::StopAfterCreate.check(!creates, what)?;
             container.stopping = true;
             container.probed = false;
         }
@@ -179,6 +175,7 @@ impl World {
 
     /// The daemon is gone in the middle of its calls.
     pub(crate) fn cut_calls(&mut self) {
+        self.containers.retain(|_, c| c.life != Life::Pulling);
         let ids: Vec<InstanceId> = self.containers.keys().cloned().collect();
         for id in ids {
             let was_stopping = self.containers.get(&id).is_some_and(|c| c.stopping);

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use hostler::supervisor::effect::{Effect, Notice, StopReason};
-use hostler::supervisor::event::Event;
-use hostler::types::{Denied, InstanceId, ModelName, Moment, OnFull, WaiterId};
+use hostler::supervisor::event::{Event, Observation};
+use hostler::types::{Denied, GpuId, InstanceId, ModelName, Moment, OnFull, Phase, WaiterId};
 
 use crate::case::{Case, Specs};
 use crate::invariants::{Rule, Step};
@@ -30,11 +30,14 @@ struct Told {
     stage: Stage,
     leases: u32,
     used: Moment,
+    gpus: Vec<GpuId>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Coming,
+    /// Its image comes first.
+    Pulling,
     Ready,
     Died,
     Stopped,
@@ -59,6 +62,8 @@ pub struct Reference {
     failing: BTreeMap<ModelName, Moment>,
     unloading: Option<ModelName>,
     shutdown: Option<Moment>,
+    /// By the last reading: what runs there is lost with them.
+    lost: Vec<GpuId>,
     /// The most that anybody was overtaken.
     pub overtaken: u32,
 }
@@ -89,6 +94,7 @@ impl Reference {
             failing: BTreeMap::new(),
             unloading: None,
             shutdown: None,
+            lost: Vec::new(),
             overtaken: 0,
             specs,
         }
@@ -157,15 +163,21 @@ impl Reference {
             Event::Shutdown { .. } => self.shutdown = self.shutdown.or(Some(now)),
             Event::Found(found) => {
                 for identity in found.iter().filter_map(|f| f.identity.as_ref()) {
-                    self.comes(now, &identity.instance);
+                    self.comes(now, &identity.instance, &identity.placement.gpus);
                 }
             }
             Event::LaunchFailed { instance, fault } if !fault.left_behind => {
                 self.containers.remove(instance);
             }
+            Event::Progress { instance, phase: Phase::Pulling } => {
+                self.becomes(now, instance, Stage::Pulling);
+            }
             Event::Healthy { instance } => self.becomes(now, instance, Stage::Ready),
             Event::Died { instance, .. } => self.becomes(now, instance, Stage::Died),
             Event::Stopped { instance, result: Ok(()) } => drop(self.containers.remove(instance)),
+            Event::Observed(Observation { devices: Ok(snapshot), .. }) => {
+                self.lost = snapshot.lost.iter().map(|(gpu, _)| gpu.clone()).collect();
+            }
             Event::Stopped { .. }
             | Event::LaunchFailed { .. }
             | Event::Progress { .. }
@@ -176,8 +188,8 @@ impl Reference {
         }
     }
 
-    fn comes(&mut self, now: Moment, id: &InstanceId) {
-        let told = Told { stage: Stage::Coming, leases: 0, used: now };
+    fn comes(&mut self, now: Moment, id: &InstanceId, gpus: &[GpuId]) {
+        let told = Told { stage: Stage::Coming, leases: 0, used: now, gpus: gpus.to_vec() };
         self.containers.insert(id.clone(), told);
     }
 
@@ -191,7 +203,7 @@ impl Reference {
     /// What the core says.
     pub fn effect(&mut self, now: Moment, effect: &Effect) -> Step {
         match effect {
-            Effect::Launch(order) => self.launch(now, &order.instance),
+            Effect::Launch(order) => self.launch(now, &order.instance, &order.placement.gpus),
             Effect::Stop { instance } => self.stop(now, instance),
             Effect::Grant { waiter, instance, .. } => self.grant(now, *waiter, instance),
             Effect::Deny { waiter, denied } => self.deny(now, *waiter, denied),
@@ -216,14 +228,14 @@ impl Reference {
         }
     }
 
-    fn launch(&mut self, now: Moment, id: &InstanceId) -> Step {
+    fn launch(&mut self, now: Moment, id: &InstanceId, gpus: &[GpuId]) -> Step {
         let other = self.containers.keys().find(|other| other.model == id.model);
         if let Some(other) = other {
             let loads = self.containers[other].stage == Stage::Coming;
             let rule = if loads { Rule::OneCreate } else { Rule::OneContainer };
             return rule.broken(format!("{id} while {other} has not come to its end"));
         }
-        self.comes(now, id);
+        self.comes(now, id, gpus);
         let cold = |m: &ModelName| !self.containers.keys().any(|c| c.model == *m);
         let overtaken = |m: &ModelName| {
             *m != id.model
@@ -250,12 +262,17 @@ impl Reference {
         let over = self.shutdown.is_some_and(|at| now >= at + self.drain);
         let Some(told) = self.containers.get_mut(id) else { return Ok(()) };
         let free = told.leases == 0 || told.stage != Stage::Ready || over;
+        let free = free || told.gpus.iter().any(|gpu| self.lost.contains(gpu));
         told.stage = Stage::Stopped;
         let leases = told.leases;
         Rule::NoInFlightStop.check(free, || format!("{id} is stopped with {leases} leases"))
     }
 
     fn stopping(&mut self, now: Moment, id: &InstanceId, reason: StopReason) -> Step {
+        // Nothing of it is there yet: nothing has to be told.
+        if self.containers.get(id).is_some_and(|t| t.stage == Stage::Pulling) {
+            self.containers.remove(id);
+        }
         match reason {
             StopReason::Idle => {
                 let pinned = self.pinned(&id.model);
@@ -265,6 +282,11 @@ impl Reference {
                 let idle = told.is_some_and(|t| t.leases == 0 && now.since(t.used) >= after);
                 self.loaded.remove(&id.model);
                 Rule::IdleKept.check(idle, || format!("{id} was in use until {told:?}"))
+            }
+            StopReason::Pressure => {
+                self.loaded.remove(&id.model);
+                let pinned = self.pinned(&id.model);
+                Rule::PinKept.check(!pinned, || format!("{id} is pinned and yields"))
             }
             StopReason::Evicted => {
                 self.loaded.remove(&id.model);

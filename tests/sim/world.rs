@@ -4,10 +4,8 @@
 //! is woken when it asked to be, as its task would wake it, and is told of facts when a daemon would learn of them.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
-use hostler::plan::Book;
 use hostler::supervisor::effect::{Effect, Notice, StopReason};
 use hostler::supervisor::event::{Event, Observation};
 use hostler::types::{FaultCode, InstanceId, ModelName, Moment, WaiterId};
@@ -29,8 +27,7 @@ pub enum Happening {
     ClientLeaves(WaiterId),
     LeaseEnds(u64),
     Pulling(InstanceId),
-    Pulled(InstanceId),
-    PullFails(InstanceId),
+    PullEnds(InstanceId, FaultCode),
     Created(InstanceId),
     EngineReady(InstanceId),
     EngineDies(InstanceId),
@@ -87,20 +84,20 @@ pub struct World {
     pub(crate) observe_at: Moment,
     pub(crate) shutting_down: bool,
     /// When it began, and whether containers stay.
-    shutdown: (Moment, bool),
+    pub(crate) shutdown: (Moment, bool),
     pub(crate) exited: bool,
     /// When everything stood still last.
     pub(crate) stalled: Option<Moment>,
     /// Since when nothing has been in the way of whom.
     pub(crate) quiet: Option<(Moment, ModelName)>,
     /// Nobody comes any more.
-    settling: bool,
+    pub(crate) settling: bool,
     /// The state file, and what is to be written to it.
-    saved: Vec<u8>,
-    unsaved: Vec<u8>,
+    pub(crate) saved: Vec<u8>,
+    pub(crate) unsaved: Vec<u8>,
     agenda: BTreeMap<(Moment, u64), Happening>,
     entries: u64,
-    mutant: Option<Mutant>,
+    pub(crate) mutant: Option<Mutant>,
     pub stats: Stats,
     pub history: History,
 }
@@ -186,8 +183,7 @@ impl World {
             Happening::ClientLeaves(waiter) => self.client_leaves(waiter),
             Happening::LeaseEnds(number) => self.lease_ends(number),
             Happening::Pulling(id) => self.pulling(&id),
-            Happening::Pulled(id) => self.pulled(&id),
-            Happening::PullFails(id) => self.launch_fails(&id, FaultCode::PullFailed),
+            Happening::PullEnds(id, code) => self.launch_fails(&id, code),
             Happening::Created(id) => self.created(&id),
             Happening::EngineReady(id) => self.engine_ready(&id),
             Happening::EngineDies(id) => self.engine_dies(&id),
@@ -247,45 +243,6 @@ impl World {
         Ok(())
     }
 
-    pub(crate) fn shut_down(&mut self, keep: bool) -> Step {
-        self.shutting_down = true;
-        self.shutdown = (self.now, keep);
-        self.tell(Event::Shutdown { keep })
-    }
-
-    /// The daemon is gone, and with it every request; the next one comes up soon.
-    fn down(&mut self) {
-        self.core = None;
-        self.leases.clear();
-        (self.observing, self.observe_again, self.quiet) = (false, false, None);
-        self.cut_calls();
-        let again = Duration::from_millis(self.rng.below(4_000));
-        self.later(again, Happening::Boot);
-    }
-
-    fn boot(&mut self) -> Step {
-        self.stats.daemons += 1;
-        self.stats.overtaken = self.stats.overtaken.max(self.reference.overtaken);
-        (self.shutting_down, self.exited) = (false, false);
-        if self.strikes(Kind::Reconfigured) {
-            let n = self.rng.below(self.case.specs.len() as u64);
-            if let Some(spec) = self.case.specs.get_mut(&model(n)) {
-                Arc::make_mut(spec).args.push("--other".into());
-            }
-        }
-        self.case.settings.seed += 1;
-        self.reference = Reference::new(&self.case);
-        // A file that is not there, or damaged, costs relearning.
-        let book = Book::decode(&self.saved).unwrap_or_default();
-        let names = self.case.specs.keys().cloned();
-        let images = names.map(|name| (name.clone(), self.image(&name))).collect();
-        self.core = Some(Core::new(&self.case, self.mutant, book, images));
-        self.observe_at = self.now;
-        self.first_reading()?;
-        let found = self.list();
-        self.tell(Event::Found(found))
-    }
-
     pub(crate) fn tell(&mut self, event: Event) -> Step {
         let Some(core) = &mut self.core else { return Ok(()) };
         self.history.event(self.now, &event);
@@ -302,14 +259,6 @@ impl World {
             return self.gone();
         }
         self.check(told)
-    }
-
-    /// The daemon has ended in order.
-    fn gone(&mut self) -> Step {
-        let (began, keep) = self.shutdown;
-        self.check_exit(keep, began)?;
-        self.down();
-        Ok(())
     }
 
     fn obey(&mut self, effect: Effect) -> Step {
@@ -364,75 +313,5 @@ impl World {
         container.leases += 1;
         self.granted(id);
         Rule::LeaseOnReady.check(serves, || format!("a lease on {id}, which is {life:?}"))
-    }
-
-    fn run_for(&mut self, time: Duration) -> Step {
-        let end = self.now + time;
-        while self.now < end {
-            self.step()?;
-        }
-        Ok(())
-    }
-
-    /// Until nothing is under way, at most so long.
-    fn rest(&mut self, most: Duration) -> Step {
-        let end = self.now + most;
-        let moves = |c: &Container| c.life != Life::Ready || c.stopping || c.ready.is_none();
-        self.run_for(Duration::from_secs(5))?;
-        while self.now < end && (self.reference.anybody() || self.containers.values().any(moves)) {
-            self.step()?;
-        }
-        Ok(())
-    }
-
-    /// Faults cease, nobody comes any more, time goes on: everything must come to rest.
-    pub fn settle(&mut self) -> Step {
-        self.settling = true;
-        self.case.weather.clear();
-        self.case.observe_ms = 2_500;
-        let now = self.now;
-        for device in &mut self.devices {
-            (device.foreign, device.lost) = (0, false);
-            device.lag.retain(|lag| lag.until <= now);
-        }
-        for number in self.leases.keys().copied().collect::<Vec<_>>() {
-            self.lease_ends(number)?;
-        }
-        // What hangs for longest: a pull, a load's time, a stop, a failure's delay.
-        self.rest(Duration::from_secs(200))?;
-        // One for each, who must not find it worse than on a new host.
-        for n in 0..self.case.specs.len() as u64 {
-            self.ask(format!("m{n}"))?;
-            self.run_for(Duration::from_secs(4))?;
-        }
-        self.rest(Duration::from_secs(200))?;
-        // A load that evicts nobody, or only the less important, waits for ever unless an operator makes room.
-        for _ in 0..10 {
-            if self.reference.operators() > 0 {
-                self.unload_ready()?;
-                self.run_for(Duration::from_secs(50))?;
-            }
-        }
-        let (anybody, operators) = (self.reference.anybody(), self.reference.operators());
-        Rule::AnsweredInTime.check(!anybody, || "somebody was never answered".into())?;
-        let what = || format!("{operators} operators were never answered");
-        Rule::AnsweredOnce.check(operators == 0, what)?;
-        self.end()
-    }
-
-    fn end(&mut self) -> Step {
-        let lives = self.stats.daemons;
-        self.shut_down(false)?;
-        let began = self.now;
-        while self.stats.daemons == lives {
-            self.step()?;
-            let took = self.now.since(began);
-            let late = took > Duration::from_secs(120);
-            Rule::CleanShutdown.check(!late, || "the shutdown never ended".into())?;
-        }
-        self.stats.overtaken = self.stats.overtaken.max(self.reference.overtaken);
-        let left: Vec<&InstanceId> = self.containers.keys().collect();
-        let cold = left.iter().all(|id| self.reference.pinned(&id.model));
-        Rule::CleanShutdown.check(cold, || format!("it left {left:?}"))
     }
 }

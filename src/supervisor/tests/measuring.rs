@@ -128,7 +128,6 @@ fn a_changed_image_is_planned_for_again_at_once() {
     let fault = Fault::new(FaultCode::ImageChanged, "another image");
     host.tell(Event::LaunchFailed { instance: order.instance, fault });
     assert_eq!(host.denials(), []);
-    reading(&mut host, &nobody(), Some(0), 0);
     let again = host.order().expect("a second launch");
     assert_eq!(again.image_id, None);
     host.start(&again.instance);
