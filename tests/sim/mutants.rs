@@ -12,7 +12,7 @@ use hostler::supervisor::event::Event;
 use hostler::supervisor::ports::{Endpoint, LaunchOrder, Launched};
 use hostler::supervisor::state::{Settings, State};
 use hostler::types::{
-    Bytes, Denied, Generation, InstanceId, ModelName, ModelSpec, Moment, OnFull, Status, WaiterId,
+    Bytes, Denied, Generation, InstanceId, ModelName, ModelSpec, Moment, Status, WaiterId,
 };
 
 use crate::case::Case;
@@ -170,11 +170,8 @@ impl Core {
     }
 
     fn corrupt(&mut self, mutant: Mutant, effect: Effect) -> Vec<Effect> {
-        match &effect {
-            Effect::Grant { waiter, .. } | Effect::Deny { waiter, .. } => {
-                self.waiting.remove(waiter);
-            }
-            _ => {}
+        if let Effect::Grant { waiter, .. } | Effect::Deny { waiter, .. } = &effect {
+            self.waiting.remove(waiter);
         }
         match (mutant, effect) {
             (Mutant::DropGrant, Effect::Grant { waiter, .. }) if waiter.0 % 8 == 0 => vec![],
@@ -245,21 +242,26 @@ fn grant(waiter: WaiterId, instance: &InstanceId, launched: &Launched) -> Effect
 
 impl Mutant {
     fn settings(self, settings: &mut Settings) {
-        match self {
-            Self::NoHeadroom => settings.headroom = Bytes(0),
-            Self::NoResidency => settings.rules.min_residency = Duration::ZERO,
-            Self::Patient => settings.max_wait = Duration::from_secs(10_000),
-            _ => {}
+        if self == Self::NoHeadroom {
+            settings.headroom = Bytes(0);
+        }
+        if self == Self::NoResidency {
+            settings.rules.min_residency = Duration::ZERO;
+        }
+        if self == Self::Patient {
+            settings.max_wait = Duration::from_secs(10_000);
         }
     }
 
     fn spec(self, spec: &mut ModelSpec) {
-        match self {
-            Self::NoPriority => spec.priority = 0,
-            Self::NoPins => spec.pin = false,
-            Self::IdleEarly => spec.idle_timeout = Some(Duration::from_millis(1)),
-            Self::NoResidency => spec.on_full = OnFull::Evict,
-            _ => {}
+        if self == Self::NoPriority {
+            spec.priority = 0;
+        }
+        if self == Self::NoPins {
+            spec.pin = false;
+        }
+        if self == Self::IdleEarly {
+            spec.idle_timeout = Some(Duration::from_millis(1));
         }
     }
 }
