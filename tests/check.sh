@@ -20,19 +20,19 @@ cargo clippy --workspace --all-targets --locked -- -D warnings
 # With nextest, .config/nextest.toml bounds how many hosts run at once; without, the number of threads does.
 host=(--test host --test end)
 if cargo nextest --version >/dev/null 2>&1; then
-  step "unit, tidy, configuration, simulation and API tests"
-  cargo nextest run --workspace --locked -E 'not (binary(host) + package(testhost))'
+  step "unit, tidy, configuration and API tests"
+  cargo nextest run --workspace --locked -E 'not (binary(host) + binary(sim) + package(testhost))'
   cargo test --workspace --locked --doc --quiet
   step "host tests"
   cargo nextest run --workspace --locked -E 'binary(host) + package(testhost)'
   ignored=$(cargo nextest list --workspace --locked --run-ignored only --message-format oneline 2>/dev/null)
 else
-  step "unit, tidy, configuration, simulation and API tests (cargo-nextest would be quicker)"
+  step "unit, tidy, configuration and API tests (cargo-nextest would be quicker)"
   mapfile -t others < <(cargo metadata --locked --no-deps --format-version 1 | python3 -c '
 import json, sys
 for package in json.load(sys.stdin)["packages"]:
     for target in package["targets"]:
-        if target["kind"] == ["test"] and target["name"] not in ("host", "end"):
+        if target["kind"] == ["test"] and target["name"] not in ("host", "end", "sim"):
             print("--test", target["name"], sep="\n")')
   cargo test --workspace --locked --lib --bins "${others[@]}"
   cargo test --workspace --locked --doc --quiet
@@ -40,6 +40,9 @@ for package in json.load(sys.stdin)["packages"]:
   cargo test --workspace --locked "${host[@]}" -- --test-threads 2
   ignored=$(cargo test --workspace --locked --lib --bins --tests -- --list --ignored 2>/dev/null | grep ': test$' || true)
 fi
+
+step "simulation: the core through 20,000 histories"
+tests/sim.sh
 
 step "the podman adapter against the host's podman"
 tests/host/podman-contract.sh

@@ -2,10 +2,15 @@
 //! devices. Discovery never disrupts: an operator's makes room as any start does, by idle models alone; the background's
 //! makes none.
 
+use std::time::Duration;
+
 use super::effect::{Effect, StopReason};
 use super::instance::Instance;
 use super::state::{Model, State};
 use crate::types::{Denied, ModelName, Moment, OnFull, WaiterId};
+
+/// Between two that the background picks: the first may have found no room.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Who wants to know what a model needs.
 #[derive(Debug, Default)]
@@ -108,15 +113,21 @@ impl State {
         }
     }
 
-    /// Picks the next model to measure when the host has been quiet for long enough.
-    pub(super) fn discover(&mut self, now: Moment) {
+    /// Picks the next model to measure when the host has been quiet for long enough; whether there is one.
+    pub(super) fn discover(&mut self, now: Moment) -> bool {
         if self.discovery_at().is_none_or(|at| at > now) {
-            return;
+            return false;
         }
         let next = self.unmeasured().map(|m| m.spec.name.clone()).next();
-        if let Some(model) = next.and_then(|name| self.models.get_mut(&name)) {
-            model.discovery.background = true;
-        }
+        let Some(model) = next.and_then(|name| self.models.get_mut(&name)) else { return false };
+        model.discovery.background = true;
+        self.discover_from = now + PAUSE;
+        true
+    }
+
+    /// The daemon has come up: the host has been quiet since then at the longest.
+    pub(super) fn discover_later(&mut self, now: Moment) {
+        self.discover_from = now + self.settings.measure_after.unwrap_or_default();
     }
 
     /// When that will be, if nothing happens; `None`: not as things are.
@@ -134,7 +145,7 @@ impl State {
             return None;
         }
         let last = self.models.values().filter_map(|m| m.last_used).max();
-        Some(last.unwrap_or(Moment::START) + after)
+        Some(last.map_or(self.discover_from, |last| self.discover_from.max(last + after)))
     }
 
     /// Models that could be measured and are not. One whose image is not here is not pulled for it.

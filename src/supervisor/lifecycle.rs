@@ -270,6 +270,7 @@ impl State {
     /// Decides about what an earlier daemon left on the host: what fits the configuration is adopted, the rest goes.
     pub(super) fn take_over(&mut self, now: Moment, found: Vec<Found>, out: &mut Vec<Effect>) {
         self.surveyed = true;
+        self.discover_later(now);
         let mut running: Vec<(FoundIdentity, Launched)> = Vec::new();
         for item in found {
             match (item.identity, item.running) {

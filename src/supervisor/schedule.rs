@@ -27,9 +27,11 @@ impl State {
         self.unload_idle(now, out);
         self.serve_ready(now, out);
         self.finish_discoveries(out);
-        self.discover(now);
         self.start_wanted(now, out);
         self.finish_unloads(out);
+        if self.discover(now) {
+            self.start_wanted(now, out);
+        }
         self.finish_shutdown(now, out);
     }
 

@@ -121,6 +121,8 @@ pub struct State {
     /// Devices under pressure, and lost ones, with how many readings in a row said so.
     pub(super) pressed: BTreeMap<GpuId, u32>,
     pub(super) losses: BTreeMap<GpuId, u32>,
+    /// The background picks no model to measure before.
+    pub(super) discover_from: Moment,
     /// Stops that failed and are tried again, and why.
     pub(super) stuck: BTreeMap<InstanceId, String>,
     next_generation: u64,
@@ -154,6 +156,7 @@ impl State {
             problems: BTreeMap::new(),
             pressed: BTreeMap::new(),
             losses: BTreeMap::new(),
+            discover_from: Moment::START,
             stuck: BTreeMap::new(),
             next_generation: 1,
             random,

@@ -1,27 +1,60 @@
 //! The production core (`State`, and the planner under it) in a made-up world, from one seed.
 //!
-//! The world has devices, foreign processes, containers that start slowly, fail, hang, die, stop late or refuse to stop,
-//! a driver that gives memory back late, and clients that come, wait, leave and come back. After every step the
-//! invariants of `world::check` hold; at the end every request has been answered and nothing is left.
+//! The world has devices, a driver, foreign processes, podman, engines, clients, operators, and a daemon that is restarted
+//! and killed. After every event the `invariants` hold, and a `reference` that knows nothing but what was told and said
+//! agrees; at the end everybody has been answered and nothing is left. `mutants` shows that a broken core is caught.
 //!
-//! `SEEDS=n` explores more seeds, `SEED=s` replays one and prints its history.
+//! `SEEDS=n make sim` explores the first n seeds (from `FROM=m`), `SEED=s make sim` replays one, line by line, the same each
+//! time. Seeds that once broke something are in `corpus.txt` and always run first. Not every seed has every fault.
+//!
+//! # Which faults
+//! Simulated, because the core decides (the kinds of `faults`): podman killed in the middle of a launch, with and without
+//! something left; podman that hangs; create, start, image and pull failures; deaths of loading and of serving engines, told
+//! late; engines that hang; stops that fail and that take long; releases that lag and that never come; NVML that fails, is
+//! slow, loses a device, has no numbers per process; foreign processes that grow, at rest and during loads, and that get the
+//! PID of a dead engine; unloads and idle times that race requests; bursts for one cold model; evictions wanted while long
+//! requests run; clients that leave while they wait; a machine that stands still; daemons killed at any point and restarted
+//! (keeping or stopping what runs), with another configuration and with damaged labels; state that cannot be written.
+//!
+//! Not simulated, because others decide: what podman, conmon and the user manager do to real processes, scopes, names, locks
+//! and networks, CDI files, reboots, polkit, D-Bus, the watchdog (`tests/host`, `tests/podman`); what NVML's library answers
+//! (`tests/gpu`); bytes on sockets, slow and hostile clients (`tests/api`, `src/proxy`); the state file's damage
+//! (`tests/state`); configurations (`tests/roots`).
 #![expect(clippy::unwrap_used, reason = "a panic is how a test reports its failure")]
 
+mod case;
+mod clients;
+mod daemon;
+mod devices;
+mod engines;
+mod faults;
+mod history;
+mod invariants;
+mod mutants;
+mod podman;
+mod reference;
 mod rng;
 mod world;
 
-use world::World;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use invariants::Broken;
+use mutants::Mutant;
+use world::{Stats, World};
 
 /// Steps of one history before the world is left to settle.
 const STEPS: u32 = 300;
 
-fn run(seed: u64) -> Result<World, String> {
-    let mut world = World::new(seed);
+/// Runs one seed to its end, or to the first thing that is wrong.
+fn run(seed: u64, record: bool, mutant: Option<Mutant>) -> (World, Result<(), Broken>) {
+    let mut world = World::new(seed, record, mutant);
+    let mut outcome = Ok(());
     for _ in 0..STEPS {
-        world.step().map_err(|why| format!("{why}\n{}", world.tail()))?;
+        outcome = outcome.and_then(|()| world.step());
     }
-    world.settle().map_err(|why| format!("{why}\n{}", world.tail()))?;
-    Ok(world)
+    let outcome = outcome.and_then(|()| world.settle());
+    (world, outcome)
 }
 
 fn number(name: &str) -> Option<u64> {
@@ -29,45 +62,121 @@ fn number(name: &str) -> Option<u64> {
     Some(text.parse().unwrap_or_else(|_| panic!("{name}={text} is not a number")))
 }
 
-#[test]
-fn no_seed_breaks_an_invariant() {
-    let seeds = match number("SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..number("SEEDS").unwrap_or(500),
-    };
-    let (mut grants, mut denials, mut loads, mut evictions) = (0, 0, 0, 0);
-    for seed in seeds.clone() {
-        match run(seed) {
-            Ok(world) => {
-                grants += world.stats.grants;
-                denials += world.stats.denials;
-                loads += world.stats.loads;
-                evictions += world.stats.evictions;
-                if number("SEED").is_some() {
-                    println!("{}", world::lines(&world.history));
+/// Runs seeds on all cores. The first that fails, counted from the front, whatever the threads do.
+fn explore(seeds: &[u64]) -> (Stats, Option<u64>) {
+    let (next, failed) = (AtomicUsize::new(0), AtomicUsize::new(usize::MAX));
+    let total = Mutex::new(Stats::default());
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                let mut stats = Stats::default();
+                loop {
+                    let at = next.fetch_add(1, Ordering::Relaxed);
+                    if at >= seeds.len() || at > failed.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    let (world, outcome) = run(seeds[at], false, None);
+                    if outcome.is_err() {
+                        failed.fetch_min(at, Ordering::Relaxed);
+                    }
+                    stats.add(&world.stats);
                 }
-            }
-            Err(why) => panic!("seed {seed}: {why}\nreplay with SEED={seed} make sim"),
+                total.lock().unwrap().add(&stats);
+            });
+        }
+    });
+    let total = *total.lock().unwrap();
+    (total, seeds.get(failed.into_inner()).copied())
+}
+
+fn show(seed: u64) -> String {
+    let (world, outcome) = run(seed, true, None);
+    match outcome {
+        Ok(()) => world.history.text(),
+        Err(broken) => {
+            let tail = world.history.tail(80);
+            format!("seed {seed} breaks {broken}\n{tail}\nreplay with SEED={seed} make sim")
         }
     }
-    println!(
-        "{} seeds: {grants} grants, {denials} denials, {loads} loads, {evictions} evictions",
-        seeds.end - seeds.start
-    );
+}
+
+/// Seeds that have broken something once.
+fn corpus() -> Vec<u64> {
+    let lines = include_str!("corpus.txt").lines();
+    let numbers = lines.filter_map(|line| line.split('#').next()?.trim().parse().ok());
+    numbers.collect()
+}
+
+#[test]
+fn no_seed_breaks_an_invariant() {
+    if let Some(seed) = number("SEED") {
+        let (world, outcome) = run(seed, true, None);
+        print!("{}", world.history.text());
+        assert!(outcome.is_ok(), "seed {seed} breaks {}", outcome.unwrap_err());
+        return;
+    }
+    let began = std::time::Instant::now();
+    let count = number("SEEDS").unwrap_or(200);
+    let from = number("FROM").unwrap_or(0);
+    let mut seeds = corpus();
+    seeds.extend(from..from + count);
+    let (stats, failed) = explore(&seeds);
+    if let Some(seed) = failed {
+        panic!("{}", show(seed));
+    }
+    println!("{} seeds in {:.1?}: {stats:?}", seeds.len(), began.elapsed());
     // A world in which nothing happens proves nothing.
-    let many = seeds.end - seeds.start;
-    if many >= 100 {
-        assert!(grants > 20 * many, "{grants} grants");
-        assert!(denials > many, "{denials} denials");
-        assert!(evictions > many, "{evictions} evictions");
+    if count >= 100 {
+        assert!(stats.grants > 20 * count, "{stats:?}");
+        assert!(stats.denials > count, "{stats:?}");
+        assert!(stats.evictions > count, "{stats:?}");
+        assert!(stats.daemons > count + count / 10, "{stats:?}");
+    }
+}
+
+/// Counts what is broken, with the first seed of each: for work on the simulation itself.
+#[test]
+#[ignore = "a survey, for work on the simulation: it passes whatever it finds"]
+fn survey() {
+    let mut found: std::collections::BTreeMap<invariants::Rule, (u64, u64, String)> =
+        std::collections::BTreeMap::new();
+    let mut overtaken = std::collections::BTreeMap::<u32, u64>::new();
+    for seed in 0..number("SEEDS").unwrap_or(300) {
+        let (world, outcome) = run(seed, false, None);
+        *overtaken.entry(world.stats.overtaken).or_default() += 1;
+        if let Err(broken) = outcome {
+            found.entry(broken.rule).or_insert((0, seed, broken.what)).0 += 1;
+        }
+    }
+    println!("passed over: {overtaken:?}");
+    for (rule, (count, seed, what)) in found {
+        println!("{rule:?}: {count}, first {seed}: {what}");
     }
 }
 
 #[test]
 fn one_seed_gives_one_history() {
     for seed in [1, 77, 4242] {
-        let (a, b) = (run(seed).unwrap(), run(seed).unwrap());
-        assert_eq!(world::lines(&a.history), world::lines(&b.history));
+        assert_eq!(show(seed), show(seed));
     }
-    assert_ne!(world::lines(&run(1).unwrap().history), world::lines(&run(2).unwrap().history));
+    assert_ne!(show(1), show(2));
+}
+
+/// A broken core is caught, by the invariant that is there for it.
+#[test]
+fn each_invariant_catches_its_mutant() {
+    let mut missed = Vec::new();
+    for (mutant, rules) in mutants::ALL {
+        let mut others = std::collections::BTreeSet::new();
+        let caught = (0..number("SEEDS").unwrap_or(150)).any(|seed| {
+            let broken = run(seed, false, Some(mutant)).1.err().map(|b| b.rule);
+            others.extend(broken);
+            broken.is_some_and(|rule| rules.contains(&rule))
+        });
+        if !caught {
+            missed.push((mutant, others));
+        }
+    }
+    assert!(missed.is_empty(), "not caught: {missed:?}");
 }

@@ -19,7 +19,6 @@ const LONG: &[(&str, usize)] = &[
     ("tests/nvml-stub/src/abi.rs", 465),
     ("tests/nvml-stub/src/claims.rs", 408),
     ("tests/nvml-stub/tests/through_the_real_client.rs", 449),
-    ("tests/sim/world.rs", 640),
 ];
 
 /// Runs a rule over files and fails with everything it found.

@@ -99,7 +99,7 @@ fn a_quiet_host_measures_what_it_does_not_know_one_after_the_other() {
     host.pass(500);
     assert!(host.order().is_none(), "not yet");
     let due = host.state.next_deadline().unwrap();
-    assert_eq!(due, Moment::from_secs(600), "it wakes up for it");
+    assert_eq!(due, Moment::from_secs(601), "it wakes up for it");
     host.now = due;
     host.tell(Event::Tick);
     let a = host.launch();
@@ -134,7 +134,7 @@ fn discovery_makes_nobody_leave_or_wait() {
     assert_eq!(host.phase("b"), Phase::Stopped, "it does not wait either");
     // And a request in the middle of a discovery gets the room.
     let mut host = self::host(Some(600));
-    host.now = Moment::from_secs(600);
+    host.now = Moment::from_secs(601);
     host.tell(Event::Tick);
     let a = host.launch();
     host.start(&a);

@@ -1,0 +1,134 @@
+//! What a seed draws before anything happens: the devices, the models, the settings.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hostler::plan::{ReleaseRule, Rules, SleepRules, policy};
+use hostler::supervisor::state::Settings;
+use hostler::types::{
+    Bytes, EngineKind, Eviction, GpuId, ImageRef, ModelName, ModelSpec, OnFull, Transport, Weights,
+};
+
+use crate::faults::Weather;
+use crate::rng::Rng;
+
+/// Configured models by name.
+pub type Specs = BTreeMap<ModelName, Arc<ModelSpec>>;
+
+/// One world before its first moment.
+#[derive(Clone, Debug)]
+pub struct Case {
+    /// Memory of each device.
+    pub totals: Vec<u64>,
+    pub specs: Specs,
+    pub settings: Settings,
+    pub weather: Weather,
+    /// Between two clients, on average half of it.
+    pub gap_ms: u64,
+    /// Between two readings of the devices.
+    pub observe_ms: u64,
+    /// The driver says which process holds how much.
+    pub numbers: bool,
+}
+
+pub fn model(n: u64) -> ModelName {
+    format!("m{n}").parse().unwrap()
+}
+
+pub fn gpu(n: usize) -> GpuId {
+    GpuId::new(["GPU-0", "GPU-1", "GPU-2", "GPU-3"][n])
+}
+
+impl Case {
+    pub fn draw(seed: u64, rng: &mut Rng) -> Self {
+        let count = 1 + rng.below(4) as usize;
+        let equal = rng.chance(60);
+        let one =
+            |rng: &mut Rng| if equal { 100 } else { [100, 60, 100, 40][rng.below(4) as usize] };
+        let totals: Vec<u64> = (0..count).map(|_| one(rng)).collect();
+        let models = 3 + rng.below(6);
+        let ranked = rng.chance(50);
+        let specs =
+            (0..models).map(|n| (model(n), Arc::new(spec(n, count, ranked, rng)))).collect();
+        let eviction = if rng.chance(70) { Eviction::Cost } else { Eviction::Lru };
+        let min_residency = Duration::from_secs([0, 2, 5, 10][rng.below(4) as usize]);
+        let settings = Settings {
+            max_wait: Duration::from_secs([20, 60, 120][rng.below(3) as usize]),
+            max_queue: [4, 12, 64][rng.below(3) as usize],
+            drain_timeout: Duration::from_secs(15),
+            headroom: Bytes(rng.below(3)),
+            release: ReleaseRule::exact(Duration::from_secs(30)),
+            rules: Rules {
+                policy: policy::named(eviction),
+                min_residency,
+                sleep: SleepRules::NEVER,
+            },
+            measure_after: rng.chance(30).then_some(Duration::from_secs(15)),
+            seed,
+        };
+        Self {
+            totals,
+            specs,
+            settings,
+            weather: Weather::draw(rng),
+            gap_ms: [200, 1_000, 3_000, 10_000][rng.below(4) as usize],
+            observe_ms: 500 + rng.below(2_000),
+            numbers: rng.chance(80),
+        }
+    }
+
+    pub fn headroom(&self) -> u64 {
+        self.settings.headroom.0
+    }
+
+    /// Devices that a model may use.
+    pub fn allowed(&self, spec: &ModelSpec) -> Vec<usize> {
+        let may = |n: &usize| spec.gpus.is_empty() || spec.gpus.contains(&gpu(*n));
+        (0..self.totals.len()).filter(may).collect()
+    }
+
+    /// Whether a model finds room on a host where nothing else runs.
+    pub fn fits(&self, spec: &ModelSpec) -> bool {
+        let need = spec.vram.map_or(1, |b| b.0) + self.headroom();
+        let allowed = self.allowed(spec);
+        let equal = |total: u64| allowed.iter().filter(|n| self.totals[**n] == total).count();
+        let big = allowed.iter().map(|n| self.totals[*n]).filter(|total| *total >= need);
+        big.max_by_key(|total| equal(*total)).is_some_and(|t| equal(t) >= spec.gpu_count as usize)
+    }
+}
+
+fn spec(n: u64, gpus: usize, ranked: bool, rng: &mut Rng) -> ModelSpec {
+    let size = [5, 10, 25, 40, 60, 90, 120][rng.below(7) as usize];
+    let bound = rng.chance(15);
+    ModelSpec {
+        name: model(n),
+        aliases: vec![format!("alias{n}").parse().unwrap()],
+        engine: if rng.chance(50) { EngineKind::Vllm } else { EngineKind::Llamacpp },
+        image: ImageRef::parse("localhost/fake").unwrap(),
+        weights: Weights::Builtin,
+        anatomy: None,
+        transport: Transport::Unix,
+        // Now and then nobody knows what it needs.
+        vram: if rng.chance(10) { None } else { Some(Bytes(size)) },
+        context: None,
+        parallel: None,
+        gpu_count: if rng.chance(20) { 2 } else { 1 },
+        gpus: if bound { vec![gpu(rng.below(gpus as u64) as usize)] } else { vec![] },
+        args: vec![],
+        env: BTreeMap::new(),
+        shm_size: Bytes(0),
+        idle_timeout: if rng.chance(60) { Some(Duration::from_secs(20)) } else { None },
+        load_timeout: Duration::from_secs(40),
+        stop_timeout: Duration::from_secs(10),
+        pin: n == 0 && rng.chance(30),
+        priority: if ranked { [0, 0, 0, -5, 5][rng.below(5) as usize] } else { 0 },
+        on_full: match rng.below(10) {
+            0 => OnFull::Wait,
+            1 => OnFull::Refuse,
+            _ => OnFull::Evict,
+        },
+        sleep_level: None,
+        sleep_timeout: None,
+    }
+}

@@ -1,0 +1,105 @@
+//! Clients and operators.
+
+use std::time::Duration;
+
+use hostler::supervisor::event::Event;
+use hostler::types::{Generation, InstanceId, Phase, WaiterId};
+
+use crate::case::model;
+use crate::faults::Kind;
+use crate::invariants::Step;
+use crate::world::{Happening, World};
+
+impl World {
+    fn next_waiter(&mut self) -> WaiterId {
+        self.waiters += 1;
+        WaiterId(self.waiters)
+    }
+
+    /// Somebody comes, or very many do.
+    pub(crate) fn client(&mut self) -> Step {
+        // Low numbers are asked for more often; the last one is not configured.
+        let most = self.case.specs.len() as u64 + 1;
+        let (a, b) = (self.rng.below(most), self.rng.below(most));
+        let n = if self.rng.chance(10) { most - 1 } else { a.min(b) };
+        let name = if self.rng.chance(20) { format!("alias{n}") } else { format!("m{n}") };
+        let count = if self.strikes(Kind::Burst) { 2 + self.rng.below(20) } else { 1 };
+        for _ in 0..count {
+            self.ask(name.clone())?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn ask(&mut self, model: String) -> Step {
+        if self.core.is_none() {
+            return Ok(());
+        }
+        let waiter = self.next_waiter();
+        if self.rng.chance(15) {
+            let patience = Duration::from_millis(self.rng.below(80_000));
+            self.later(patience, Happening::ClientLeaves(waiter));
+        }
+        self.tell(Event::Acquire { waiter, model })
+    }
+
+    pub(crate) fn client_leaves(&mut self, waiter: WaiterId) -> Step {
+        if !self.reference.is_waiting(waiter) {
+            return Ok(());
+        }
+        self.tell(Event::Cancel { waiter })
+    }
+
+    pub(crate) fn granted(&mut self, id: &InstanceId) {
+        self.stats.grants += 1;
+        let long = self.strikes(Kind::LongStream);
+        let ms = if long { self.rng.below(200_000) } else { 20 + self.rng.below(4_000) };
+        self.lease_count += 1;
+        self.leases.insert(self.lease_count, id.clone());
+        self.later(Duration::from_millis(ms), Happening::LeaseEnds(self.lease_count));
+    }
+
+    pub(crate) fn lease_ends(&mut self, number: u64) -> Step {
+        let Some(instance) = self.leases.remove(&number) else { return Ok(()) };
+        if let Some(container) = self.containers.get_mut(&instance) {
+            container.leases = container.leases.saturating_sub(1);
+        }
+        self.tell(Event::Release { instance })
+    }
+
+    pub(crate) fn operator(&mut self) -> Step {
+        if self.core.is_none() {
+            return Ok(());
+        }
+        let waiter = self.next_waiter();
+        let model = model(self.rng.below(self.case.specs.len() as u64 + 1));
+        match self.rng.below(5) {
+            0 | 1 => self.tell(Event::Load { waiter, model }),
+            2 => self.tell(Event::Measure { waiter, model }),
+            _ => self.tell(Event::Unload { waiter, model }),
+        }
+    }
+
+    /// An operator makes room for those who would wait for it for ever.
+    pub(crate) fn unload_ready(&mut self) -> Step {
+        let Some(core) = &self.core else { return Ok(()) };
+        let status = core.status(self.now);
+        for ready in status.models.into_iter().filter(|m| m.phase == Phase::Ready) {
+            let waiter = self.next_waiter();
+            self.tell(Event::Unload { waiter, model: ready.name })?;
+        }
+        Ok(())
+    }
+
+    /// Completions of an incarnation that nobody remembers.
+    pub(crate) fn stale(&mut self) -> Step {
+        let ghost = InstanceId::new(model(0), Generation(0), 1);
+        let fault = crate::engines::broke("long ago");
+        match self.rng.below(5) {
+            0 => self.tell(Event::Healthy { instance: ghost }),
+            1 => self.tell(Event::Release { instance: ghost }),
+            2 => self.tell(Event::Died { instance: ghost, fault }),
+            3 => self.tell(Event::LaunchFailed { instance: ghost, fault }),
+            _ => self.tell(Event::Stopped { instance: ghost, result: Err(fault) }),
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! What may go wrong in a history: each seed draws which kinds of fault it has, and how often they strike.
+//!
+//! Not every seed has every fault: a world in which everything breaks hides what breaks with one thing alone.
+
+use crate::rng::Rng;
+
+/// A kind of fault. The module text of `main.rs` says which row of the list of faults each stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// podman could not create or start the container; nothing of it is left.
+    CreateFails,
+    /// The same, and something of it may be left: it runs.
+    CreateFailsDirty,
+    /// podman answers after a minute instead of a second.
+    PodmanHangs,
+    /// The image has to be pulled first, which takes long.
+    PullSlow,
+    /// A pull fails.
+    PullFails,
+    /// The image's name comes to mean another image.
+    ImageChanges,
+    /// The engine ends while it loads.
+    ExitsLoading,
+    /// The engine never becomes ready.
+    HangsLoading,
+    /// A ready engine ends.
+    DiesServing,
+    /// The engine takes a little more memory than it was promised.
+    TakesMore,
+    /// A stop fails, now and then for ever.
+    StopFails,
+    /// The engine ignores SIGTERM for long.
+    StopSlow,
+    /// The driver gives memory back only after half a minute or more.
+    ReleaseLags,
+    /// The driver never gives it back.
+    ReleaseNever,
+    /// NVML does not answer.
+    NvmlFails,
+    /// NVML answers after seconds.
+    NvmlSlow,
+    /// A device is lost, and comes back.
+    DeviceLost,
+    /// A foreign process takes memory.
+    ForeignGrows,
+    /// A foreign process gets the PID of an engine that is gone.
+    PidReuse,
+    /// A completion of an incarnation that nobody remembers.
+    Stale,
+    /// The daemon is killed.
+    Crash,
+    /// The daemon is restarted in order.
+    Restart,
+    /// A container's labels are damaged while no daemon runs.
+    LabelsDamaged,
+    /// The configuration is another one after a restart.
+    Reconfigured,
+    /// The whole machine stands still.
+    Stall,
+    /// Very many clients come at once.
+    Burst,
+    /// A request runs for minutes.
+    LongStream,
+    /// An operator loads or unloads.
+    Operator,
+    /// What was measured cannot be written down.
+    SaveFails,
+}
+
+const ALL: [(Kind, u64); 29] = [
+    (Kind::CreateFails, 20),
+    (Kind::CreateFailsDirty, 10),
+    (Kind::PodmanHangs, 10),
+    (Kind::PullSlow, 20),
+    (Kind::PullFails, 30),
+    (Kind::ImageChanges, 20),
+    (Kind::ExitsLoading, 20),
+    (Kind::HangsLoading, 10),
+    (Kind::DiesServing, 20),
+    (Kind::TakesMore, 30),
+    (Kind::StopFails, 20),
+    (Kind::StopSlow, 30),
+    (Kind::ReleaseLags, 30),
+    (Kind::ReleaseNever, 4),
+    (Kind::NvmlFails, 15),
+    (Kind::NvmlSlow, 20),
+    (Kind::DeviceLost, 3),
+    (Kind::ForeignGrows, 8),
+    (Kind::PidReuse, 50),
+    (Kind::Stale, 5),
+    (Kind::Crash, 1),
+    (Kind::Restart, 1),
+    (Kind::LabelsDamaged, 20),
+    (Kind::Reconfigured, 40),
+    (Kind::Stall, 2),
+    (Kind::Burst, 8),
+    (Kind::LongStream, 8),
+    (Kind::Operator, 6),
+    (Kind::SaveFails, 50),
+];
+
+/// How often each kind strikes, in percent of the occasions.
+#[derive(Clone, Debug)]
+pub struct Weather([u64; ALL.len()]);
+
+impl Weather {
+    /// Each kind is in about four of ten histories, and none is in one of eight.
+    pub fn draw(rng: &mut Rng) -> Self {
+        let calm = rng.chance(12);
+        let rate = |most: u64| match rng.chance(40) && !calm {
+            true => 1 + rng.below(most),
+            false => 0,
+        };
+        let mut rate = rate;
+        Self(ALL.map(|(_, most)| rate(most)))
+    }
+
+    /// Nothing goes wrong any more.
+    pub fn clear(&mut self) {
+        self.0.fill(0);
+    }
+
+    /// Whether it goes wrong this time.
+    pub fn strikes(&self, kind: Kind, rng: &mut Rng) -> bool {
+        debug_assert_eq!(ALL[kind as usize].0, kind);
+        let rate = self.0[kind as usize];
+        rate > 0 && rng.chance(rate)
+    }
+}

@@ -1,0 +1,267 @@
+//! The core, as it is or broken on purpose: each way to break it must be caught by the invariant it is meant for.
+//!
+//! Starvation has no mutant: no small damage makes the core unfair for long enough. `reference` is shown it directly.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hostler::plan::Book;
+use hostler::supervisor::effect::{Effect, Notice, StopReason};
+use hostler::supervisor::event::Event;
+use hostler::supervisor::ports::{Endpoint, LaunchOrder, Launched};
+use hostler::supervisor::state::{Settings, State};
+use hostler::types::{
+    Bytes, Denied, Generation, InstanceId, ModelName, ModelSpec, Moment, Status, WaiterId,
+};
+
+use crate::case::Case;
+use crate::invariants::Rule;
+
+/// A way to break the core.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mutant {
+    /// An answer is lost.
+    DropGrant,
+    /// An answer is given twice.
+    GrantTwice,
+    /// An answer is kept back until its engine has been ordered to stop.
+    GrantAfterStop,
+    /// An answer is given when the engine is not ready yet.
+    GrantEarly,
+    /// A launch is ordered twice.
+    LaunchTwice,
+    /// A model gets a second container under another name.
+    LaunchBeside,
+    /// A model that has become ready is launched again.
+    LaunchAgain,
+    /// What an earlier daemon left is ignored.
+    ForgetFound,
+    /// Promises grow on the way.
+    Overcommit,
+    /// The headroom is forgotten.
+    NoHeadroom,
+    /// What serves is stopped.
+    StopBusy,
+    /// What has just been ordered is stopped.
+    StopCreating,
+    /// Whatever becomes ready is evicted for nobody.
+    EvictForNobody,
+    /// Priorities are not looked at.
+    NoPriority,
+    /// Nor is how long an instance has been ready.
+    NoResidency,
+    /// Nor pins.
+    NoPins,
+    /// What is ready is idled out at once.
+    IdleEarly,
+    /// Nothing is done in time.
+    Deaf,
+    /// Requests wait longer than they should.
+    Patient,
+    /// Readings after the first do not arrive.
+    Blind,
+    /// A launch is ordered, and nobody carries it out.
+    DropLaunch,
+    /// A shutdown does not stop what runs.
+    KeepAlways,
+    /// Refusals name whatever comes to mind.
+    LieInRefusal,
+    /// Requests on what does not serve are counted.
+    LieInStatus,
+}
+
+/// All of them, with what has to catch each.
+pub const ALL: [(Mutant, &[Rule]); 24] = [
+    (Mutant::DropGrant, &[Rule::AnsweredInTime]),
+    (Mutant::GrantTwice, &[Rule::AnsweredOnce]),
+    (Mutant::GrantAfterStop, &[Rule::LeaseOnReady]),
+    (Mutant::GrantEarly, &[Rule::LeaseOnReady]),
+    (Mutant::LaunchTwice, &[Rule::OneCreate]),
+    (Mutant::LaunchBeside, &[Rule::OneCreate]),
+    (Mutant::LaunchAgain, &[Rule::OneContainer]),
+    (Mutant::ForgetFound, &[Rule::OneCreate]),
+    (Mutant::Overcommit, &[Rule::Capacity]),
+    (Mutant::NoHeadroom, &[Rule::Capacity]),
+    (Mutant::StopBusy, &[Rule::NoInFlightStop]),
+    (Mutant::StopCreating, &[Rule::StopAfterCreate]),
+    (Mutant::EvictForNobody, &[Rule::EvictedForOne]),
+    (Mutant::NoPriority, &[Rule::PriorityKept]),
+    (Mutant::NoResidency, &[Rule::ResidencyKept]),
+    (Mutant::NoPins, &[Rule::PinKept]),
+    (Mutant::IdleEarly, &[Rule::IdleKept]),
+    (Mutant::Deaf, &[Rule::DeadlinesKept]),
+    (Mutant::Patient, &[Rule::AnsweredInTime]),
+    (Mutant::Blind, &[Rule::Progress]),
+    (Mutant::DropLaunch, &[Rule::Progress]),
+    (Mutant::KeepAlways, &[Rule::CleanShutdown]),
+    (Mutant::LieInRefusal, &[Rule::HonestRefusal]),
+    (Mutant::LieInStatus, &[Rule::HonestStatus]),
+];
+
+/// The production core, with whatever is wrong with it.
+pub struct Core {
+    state: State,
+    mutant: Option<Mutant>,
+    /// A grant that is kept back.
+    kept: Vec<Effect>,
+    waiting: BTreeMap<WaiterId, String>,
+    readings: u32,
+    orders: BTreeMap<InstanceId, LaunchOrder>,
+}
+
+impl Core {
+    pub fn new(
+        case: &Case,
+        mutant: Option<Mutant>,
+        book: Book,
+        images: BTreeMap<ModelName, String>,
+    ) -> Self {
+        let mut settings = case.settings.clone();
+        let mut specs = case.specs.clone();
+        if let Some(mutant) = mutant {
+            mutant.settings(&mut settings);
+            specs.values_mut().for_each(|spec| mutant.spec(Arc::make_mut(spec)));
+        }
+        let mut state = State::new(settings, &specs);
+        state.remember(book, images);
+        let (kept, waiting, orders) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
+        Self { state, mutant, kept, waiting, readings: 0, orders }
+    }
+
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    pub fn next_deadline(&self) -> Option<Moment> {
+        self.state.next_deadline()
+    }
+
+    pub fn status(&self, now: Moment) -> Status {
+        let mut status = self.state.status(now);
+        if self.mutant == Some(Mutant::LieInStatus) {
+            status.models.iter_mut().for_each(|m| m.in_flight += 1);
+        }
+        status
+    }
+
+    pub fn handle(&mut self, now: Moment, event: Event) -> Vec<Effect> {
+        let Some(mutant) = self.mutant else { return self.state.handle(now, event) };
+        self.remember(&event);
+        let event = match (mutant, event) {
+            (Mutant::ForgetFound, Event::Found(_)) => Event::Found(vec![]),
+            (Mutant::KeepAlways, Event::Shutdown { .. }) => Event::Shutdown { keep: true },
+            (Mutant::Deaf, Event::Tick) => return vec![],
+            (Mutant::Blind, Event::Observed(_)) if self.readings > 1 => return vec![],
+            (_, event) => event,
+        };
+        let out = self.state.handle(now, event);
+        out.into_iter().flat_map(|effect| self.corrupt(mutant, effect)).collect()
+    }
+
+    fn remember(&mut self, event: &Event) {
+        if let Event::Acquire { waiter, model } = event {
+            self.waiting.insert(*waiter, model.clone());
+        }
+        if let Event::Cancel { waiter } = event {
+            self.waiting.remove(waiter);
+        }
+        self.readings += u32::from(matches!(event, Event::Observed(_)));
+    }
+
+    fn corrupt(&mut self, mutant: Mutant, effect: Effect) -> Vec<Effect> {
+        if let Effect::Grant { waiter, .. } | Effect::Deny { waiter, .. } = &effect {
+            self.waiting.remove(waiter);
+        }
+        match (mutant, effect) {
+            (Mutant::DropGrant, Effect::Grant { waiter, .. }) if waiter.0 % 8 == 0 => vec![],
+            (Mutant::GrantTwice, grant @ Effect::Grant { .. }) => vec![grant.clone(), grant],
+            (Mutant::GrantAfterStop, grant @ Effect::Grant { .. }) => {
+                self.kept.push(grant);
+                vec![]
+            }
+            (Mutant::GrantAfterStop, Effect::Stop { instance }) => {
+                let kept = std::mem::take(&mut self.kept).into_iter();
+                [Effect::Stop { instance }].into_iter().chain(kept).collect()
+            }
+            (Mutant::GrantEarly, Effect::AwaitReady { instance, spec, launched }) => {
+                let name = instance.model.as_str();
+                let waiter = self.waiting.iter().find(|(_, m)| *m == name).map(|(w, _)| *w);
+                let early = waiter.map(|waiter| grant(waiter, &instance, &launched));
+                let ready = Effect::AwaitReady { instance, spec, launched };
+                [ready].into_iter().chain(early).collect()
+            }
+            (Mutant::LaunchTwice, launch @ Effect::Launch(_)) => vec![launch.clone(), launch],
+            (Mutant::LaunchBeside, Effect::Launch(order)) => {
+                let mut beside = order.clone();
+                beside.instance.generation = Generation(order.instance.generation.0 + 1_000);
+                vec![Effect::Launch(order), Effect::Launch(beside)]
+            }
+            (Mutant::LaunchAgain, Effect::Launch(order)) => {
+                self.orders.insert(order.instance.clone(), order.clone());
+                vec![Effect::Launch(order)]
+            }
+            (Mutant::LaunchAgain, Effect::Notice(Notice::Ready { instance, load_ms })) => {
+                let mut order = self.orders.get(&instance).cloned();
+                if let Some(order) = &mut order {
+                    order.instance.generation = Generation(instance.generation.0 + 1_000);
+                }
+                let ready = Effect::Notice(Notice::Ready { instance, load_ms });
+                [ready].into_iter().chain(order.map(Effect::Launch)).collect()
+            }
+            (Mutant::Overcommit, Effect::Launch(mut order)) => {
+                order.placement.need.bytes = Bytes(order.placement.need.bytes.0 * 3);
+                vec![Effect::Launch(order)]
+            }
+            (Mutant::DropLaunch, Effect::Launch(_)) => vec![],
+            (Mutant::StopCreating, Effect::Launch(order)) => {
+                let instance = order.instance.clone();
+                vec![Effect::Launch(order), Effect::Stop { instance }]
+            }
+            (Mutant::StopBusy, Effect::Grant { waiter, instance, endpoint }) => {
+                let stop = Effect::Stop { instance: instance.clone() };
+                vec![Effect::Grant { waiter, instance, endpoint }, stop]
+            }
+            (Mutant::EvictForNobody, Effect::Notice(Notice::Ready { instance, load_ms })) => {
+                let ready = Notice::Ready { instance: instance.clone(), load_ms };
+                let stopping = Notice::Stopping { instance, reason: StopReason::Evicted };
+                vec![Effect::Notice(ready), Effect::Notice(stopping)]
+            }
+            (Mutant::LieInRefusal, Effect::Deny { waiter, .. }) => {
+                vec![Effect::Deny { waiter, denied: Denied::ShuttingDown }]
+            }
+            (_, effect) => vec![effect],
+        }
+    }
+}
+
+fn grant(waiter: WaiterId, instance: &InstanceId, launched: &Launched) -> Effect {
+    let endpoint: Endpoint = launched.endpoint.clone();
+    Effect::Grant { waiter, instance: instance.clone(), endpoint }
+}
+
+impl Mutant {
+    fn settings(self, settings: &mut Settings) {
+        if self == Self::NoHeadroom {
+            settings.headroom = Bytes(0);
+        }
+        if self == Self::NoResidency {
+            settings.rules.min_residency = Duration::ZERO;
+        }
+        if self == Self::Patient {
+            settings.max_wait = Duration::from_secs(10_000);
+        }
+    }
+
+    fn spec(self, spec: &mut ModelSpec) {
+        if self == Self::NoPriority {
+            spec.priority = 0;
+        }
+        if self == Self::NoPins {
+            spec.pin = false;
+        }
+        if self == Self::IdleEarly {
+            spec.idle_timeout = Some(Duration::from_millis(1));
+        }
+    }
+}
