@@ -1,6 +1,7 @@
 //! Models that sleep instead of being stopped. The host has 50 bytes for their weights; asleep they may keep 10.
 
 mod night;
+mod storm;
 
 use super::*;
 use crate::supervisor::ports::CanaryError;
