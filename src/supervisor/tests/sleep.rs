@@ -17,9 +17,9 @@ fn an_idle_model_sleeps_and_wakes_for_the_next_request() {
     assert_eq!(night.phase(&id), Phase::Dozing);
     assert_eq!(night.free(), Known::Known(Bytes(40)), "nothing is free on its word");
     night.slept(&id);
+    night.holds(&id, 5);
     night.observe_from(Duration::from_millis(1));
     assert_eq!(night.phase(&id), Phase::Dozing, "begun before it slept");
-    night.holds(&id, 5);
     night.observe();
     assert_eq!((night.phase(&id), night.free()), (Phase::Asleep, Known::Known(Bytes(95))));
     let status = night.counts("m");

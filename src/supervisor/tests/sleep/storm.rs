@@ -195,7 +195,14 @@ impl Storm {
                 self.processes.remove(&instance);
                 self.tell(Event::Stopped { instance, result: Ok(()) });
             }
-            other => panic!("nobody does {other:?}"),
+            other @ (Effect::Reap { .. }
+            | Effect::Observe
+            | Effect::Save(_)
+            | Effect::Grant { .. }
+            | Effect::Deny { .. }
+            | Effect::Done { .. }
+            | Effect::Notice(_)
+            | Effect::Exit) => panic!("nobody does {other:?}"),
         }
     }
 
