@@ -281,6 +281,7 @@ fn supervise(config: &Config, ports: Ports, proven: Proven, recalled: Recalled) 
             policy: policy::named(config.policy.eviction),
             min_residency: config.policy.min_residency,
         },
+        measure_after: config.policy.measure_after,
         seed: uuid::Uuid::new_v4().as_u64_pair().0,
     };
     let (mut supervisor, handle) =

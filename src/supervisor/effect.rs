@@ -154,6 +154,8 @@ pub enum StopReason {
     Evicted,
     /// An operator asked.
     Unloaded,
+    /// It was loaded to be measured, and is.
+    Measured,
     /// It failed.
     Failed,
     /// The daemon stops.
@@ -172,6 +174,7 @@ impl StopReason {
             Self::Idle => "idle",
             Self::Evicted => "evicted",
             Self::Unloaded => "unloaded",
+            Self::Measured => "measured",
             Self::Failed => "failed",
             Self::Shutdown => "shutdown",
             Self::Pressure => "pressure",

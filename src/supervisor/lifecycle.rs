@@ -6,7 +6,6 @@ use super::effect::{Effect, Notice, StopReason};
 use super::instance::{Instance, Life};
 use super::measure::Measuring;
 use super::ports::{Found, FoundIdentity, Launched};
-use super::queue::Purpose;
 use super::state::{Failure, Model, State};
 use crate::plan::Sample;
 use crate::types::{Denied, Fault, FaultCode, GpuId, InstanceId, ModelName, Moment, Phase};
@@ -313,6 +312,7 @@ impl State {
             load_began: None,
             ready_since: None,
             measuring: Measuring::new(Sample::new()),
+            used: true,
         });
         out.push(Effect::Notice(Notice::Adopted { instance: id.clone() }));
         out.push(Effect::AwaitReady { instance: id, spec, launched });
@@ -351,18 +351,13 @@ impl Model {
             Notice::Failed { instance: instance.id.clone(), fault: fault.clone(), retry_ms };
         out.push(Effect::Notice(notice));
         if delay > Duration::ZERO {
-            for waiter in self.queue.drain() {
-                let denied = Denied::LoadFailed {
-                    model: self.spec.name.clone(),
-                    fault: fault.clone(),
-                    retry_after: delay,
-                };
-                out.push(Effect::Deny { waiter: waiter.id, denied });
-                if waiter.purpose == Purpose::Ready {
-                    // The operator has been told; only a pin is tried again without being asked.
-                    self.wanted = self.pinned;
-                }
-            }
+            // The operator is told too; only a pin is tried again without being asked.
+            let denied = Denied::LoadFailed {
+                model: self.spec.name.clone(),
+                fault: fault.clone(),
+                retry_after: delay,
+            };
+            self.deny_all(&denied, out);
         }
         self.failure = Some(Failure { fault, count, retry_at: now + delay });
     }

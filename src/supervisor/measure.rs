@@ -42,18 +42,25 @@ pub(super) struct Measuring {
     sampler: Sampler,
     /// What was recorded and said last.
     told: Option<Measured>,
-    gave_up: bool,
+    /// Why there will be no numbers.
+    gave_up: Option<String>,
 }
 
 impl Measuring {
     /// `before`: its devices before its start; empty for one that was adopted.
     pub(super) fn new(before: Sample) -> Self {
         let sampler = Sampler::new(SampleRule::default(), before);
-        Self { sampler, told: None, gave_up: false }
+        Self { sampler, told: None, gave_up: None }
     }
 
     pub(super) fn ready(&mut self, now: Moment) {
         self.sampler.ready(now);
+    }
+
+    /// How it ended: measured, or why it will not be; `None`: it goes on.
+    pub(super) fn outcome(&self) -> Option<Result<(), &str>> {
+        let measured = self.told.map(|_| Ok(()));
+        measured.or_else(|| self.gave_up.as_deref().map(Err))
     }
 
     /// Whether these numbers are news: each sample changes them a little.
@@ -120,9 +127,10 @@ impl State {
             let state = &mut instance.measuring;
             match state.sampler.sample(observation.taken, &sample) {
                 plan::Verdict::More | plan::Verdict::Voided(_) => {}
-                plan::Verdict::GaveUp(why) if state.told.is_none() && !state.gave_up => {
-                    state.gave_up = true;
-                    let (instance, why) = (instance.id.clone(), why.to_string());
+                plan::Verdict::GaveUp(why) if state.outcome().is_none() => {
+                    let why = why.to_string();
+                    state.gave_up = Some(why.clone());
+                    let instance = instance.id.clone();
                     out.push(Effect::Notice(Notice::Unmeasured { instance, why }));
                 }
                 plan::Verdict::GaveUp(_) => {}

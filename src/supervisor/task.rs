@@ -170,6 +170,10 @@ impl Supervisor {
                 let waiter = self.operator(answer);
                 self.apply(Event::Load { waiter, model });
             }
+            Ask::Measure { model, answer } => {
+                let waiter = self.operator(answer);
+                self.apply(Event::Measure { waiter, model });
+            }
             Ask::Unload { model, answer } => {
                 let waiter = self.operator(answer);
                 self.apply(Event::Unload { waiter, model });

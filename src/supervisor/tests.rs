@@ -425,6 +425,7 @@ fn what_was_measured_replaces_what_was_guessed() {
     assert_eq!(again, Need { bytes: Bytes(42), source: NeedSource::Measured });
 }
 
+mod discovering;
 mod measuring;
 mod pulls;
 mod races;

@@ -60,6 +60,7 @@ impl Case {
             headroom: Bytes(rng.below(3)),
             release: ReleaseRule::exact(Duration::from_secs(30)),
             rules: Rules { policy: policy::named(eviction), min_residency },
+            measure_after: None,
             seed,
         };
         Self {

@@ -154,6 +154,8 @@ impl Reference {
                 self.loaded.insert(model.clone());
                 self.failing.remove(model);
             }
+            // The world's operators do not measure; an unanswered one would be seen.
+            Event::Measure { waiter, model } => drop(self.operators.insert(*waiter, model.clone())),
             Event::Unload { waiter, model } => {
                 self.operators.insert(*waiter, model.clone());
                 self.loaded.remove(model);
@@ -294,6 +296,7 @@ impl Reference {
             }
             StopReason::Unloaded
             | StopReason::Failed
+            | StopReason::Measured
             | StopReason::Shutdown
             | StopReason::Orphaned => Ok(()),
         }
@@ -341,6 +344,8 @@ impl Reference {
                 waits(model) + loads > self.max_queue
             }
             Denied::Unloaded { model } => self.unloading.as_ref() == Some(model),
+            // An answer for operators only.
+            Denied::Unmeasurable { .. } => false,
             Denied::ShuttingDown => self.shutdown.is_some(),
         };
         self.waiting.remove(&waiter);
