@@ -23,9 +23,9 @@ impl State {
         self.fail_late_loads(now, out);
         self.retry_stops(now, out);
         self.finish_drains(out);
+        self.finish_discoveries(out);
         self.unload_idle(now, out);
         self.serve_ready(now, out);
-        self.finish_discoveries(out);
         self.start_wanted(now, out);
         self.finish_unloads(out);
         if self.discover(now) {
@@ -204,7 +204,7 @@ impl State {
     }
 
     fn try_start(&mut self, now: Moment, name: &ModelName, out: &mut Vec<Effect>) {
-        let holders = self.holders();
+        let holders = self.holders(Some(name));
         let Some(needs) = self.models.get(name).map(|m| self.needs(m)) else { return };
         let Some(model) = self.models.get_mut(name) else { return };
         let want = Want {
@@ -324,7 +324,10 @@ impl State {
         }
     }
 
-    pub(super) fn holders(&self) -> Vec<Holder> {
+    /// Who holds memory, as the model `asking` has to see it.
+    pub(super) fn holders(&self, asking: Option<&ModelName>) -> Vec<Holder> {
+        let asking = asking.and_then(|name| self.models.get(name));
+        let to_measure = asking.is_some_and(|m| !m.wanted && m.queue.is_empty());
         let of = |model: &Model, i: &Instance| Holder {
             instance: i.id.clone(),
             charges: self.charges(&i.id),
@@ -332,6 +335,7 @@ impl State {
                 Life::Pulling | Life::Starting { .. } | Life::Loading { .. } => Standing::Starting,
                 Life::Ready if model.pinned => Standing::Pinned,
                 Life::Ready if i.in_flight > 0 => Standing::Busy,
+                Life::Ready if to_measure && model.discovery.is_wanted() => Standing::Measuring,
                 Life::Ready => Standing::Idle,
                 Life::Draining { .. } | Life::Abandoned { .. } | Life::Stopping { .. } => {
                     Standing::Leaving

@@ -32,7 +32,9 @@ fn world(devices: &[(u64, u64)], holders: &[HolderCase]) -> (Ledger, Vec<Holder>
             Placement { gpus: ids.clone(), need, budget: need.bytes, device_total: Bytes(0) };
         ledger.reserve(id.clone(), &placement);
         match standing {
-            Standing::Idle | Standing::Busy | Standing::Pinned => ledger.confirm(&id),
+            Standing::Idle | Standing::Busy | Standing::Measuring | Standing::Pinned => {
+                ledger.confirm(&id);
+            }
             Standing::Starting => {}
             Standing::Leaving => ledger.release(&id),
         }
