@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::ledger::{self, Usage};
-use crate::script::{Gpu, GpuFault, Kind, ProcessMemory, Script, ScriptError};
+use crate::script::{Gpu, GpuFault, Kind, MIG_SLOTS, ProcessMemory, Script, ScriptError};
 use crate::{StateDir, claims};
 
 type Return = c_uint;
@@ -113,7 +113,7 @@ fn script() -> Result<Script, Return> {
     }
 }
 
-fn handle(gpu: &Gpu) -> Result<Device, Return> {
+fn handle_of(gpu: &Gpu) -> Result<Device, Return> {
     hang(gpu.hang_ms);
     if gpu.fault == GpuFault::Lost {
         return Err(GPU_IS_LOST);
@@ -133,8 +133,8 @@ fn device(handle: Device) -> Result<(usize, Gpu), Return> {
         let uuids = UUIDS.lock().unwrap_or_else(PoisonError::into_inner);
         handle.addr().checked_sub(1).and_then(|i| uuids.get(i).cloned()).ok_or(INVALID_ARGUMENT)?
     };
-    let index = script.gpus.iter().position(|gpu| gpu.uuid == uuid).ok_or(GPU_IS_LOST)?;
-    let gpu = script.gpus[index].clone();
+    let (index, gpu) = script.find(&uuid).ok_or(GPU_IS_LOST)?;
+    let gpu = gpu.clone();
     hang(gpu.hang_ms);
     if gpu.fault == GpuFault::Lost { Err(GPU_IS_LOST) } else { Ok((index, gpu)) }
 }
@@ -335,7 +335,7 @@ exports! {
     nvmlDeviceGetHandleByIndex_v2(index: c_uint, out: *mut Device) {
         let script = script()?;
         let gpu = script.gpus.get(index as usize).ok_or(INVALID_ARGUMENT)?;
-        let handle = handle(gpu)?;
+        let handle = handle_of(gpu)?;
         unsafe { put(out, handle) }
     }
     nvmlDeviceGetHandleByUUID(uuid: *const c_char, out: *mut Device) {
@@ -344,7 +344,7 @@ exports! {
             return Err(INVALID_ARGUMENT);
         }
         let uuid = unsafe { CStr::from_ptr(uuid) }.to_str().map_err(|_| INVALID_ARGUMENT)?;
-        let handle = handle(script.gpu(uuid).ok_or(NOT_FOUND)?)?;
+        let handle = handle_of(script.gpu(uuid).ok_or(NOT_FOUND)?)?;
         unsafe { put(out, handle) }
     }
     nvmlDeviceGetUUID(handle: Device, out: *mut c_char, length: c_uint) {
@@ -421,6 +421,22 @@ exports! {
         let (_, gpu) = device(handle)?;
         let mode = c_uint::from(gpu.mig.ok_or(NOT_SUPPORTED)?);
         unsafe { put(current, mode).and_then(|()| put(pending, mode)) }
+    }
+    nvmlDeviceGetMaxMigDeviceCount(handle: Device, out: *mut c_uint) {
+        let (_, gpu) = device(handle)?;
+        let slots = if gpu.mig.is_some() { MIG_SLOTS } else { 0 };
+        unsafe { put(out, c_uint::try_from(slots).map_err(|_| UNKNOWN)?) }
+    }
+    nvmlDeviceGetMigDeviceHandleByIndex(handle: Device, index: c_uint, out: *mut Device) {
+        let (_, gpu) = device(handle)?;
+        if !gpu.in_mig_mode() {
+            return Err(NOT_SUPPORTED);
+        }
+        if index as usize >= MIG_SLOTS {
+            return Err(INVALID_ARGUMENT);
+        }
+        let slice = handle_of(gpu.slices().get(index as usize).ok_or(NOT_FOUND)?)?;
+        unsafe { put(out, slice) }
     }
 }
 

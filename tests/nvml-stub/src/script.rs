@@ -50,6 +50,9 @@ impl Default for Script {
     }
 }
 
+/// MIG devices that one device can be divided into.
+pub const MIG_SLOTS: usize = 7;
+
 /// One device. Memory adds up as NVML's second version has it: total = reserved + used + free.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -82,6 +85,10 @@ pub struct Gpu {
     /// MIG: absent = the device has none, else whether it is on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mig: Option<bool>,
+    /// The MIG devices that it is divided into, `MIG-…`; there only while MIG is on. At most [`MIG_SLOTS`]; their own
+    /// `mig` and `mig_devices` mean nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mig_devices: Vec<Gpu>,
     /// Degrees Celsius.
     #[serde(default = "stub_temperature")]
     pub temperature_c: u32,
@@ -116,6 +123,18 @@ fn stub_capability() -> [i32; 2] {
 }
 
 impl Gpu {
+    /// In MIG mode: no process can have memory of the device itself, only of its MIG devices.
+    #[must_use]
+    pub fn in_mig_mode(&self) -> bool {
+        self.mig == Some(true)
+    }
+
+    /// Its MIG devices, while there are any.
+    #[must_use]
+    pub fn slices(&self) -> &[Self] {
+        if self.in_mig_mode() { &self.mig_devices } else { &[] }
+    }
+
     /// A healthy, empty device of `total` bytes.
     pub fn new(uuid: impl Into<String>, total: u64) -> Self {
         Self {
@@ -129,6 +148,7 @@ impl Gpu {
             fault: GpuFault::None,
             process_memory: ProcessMemory::Known,
             mig: None,
+            mig_devices: Vec::new(),
             temperature_c: stub_temperature(),
             power_mw: stub_power(),
             utilization_percent: 0,
@@ -318,15 +338,28 @@ impl Script {
         script.save(dir)
     }
 
-    /// The device with this UUID.
+    /// The device or MIG device with this UUID.
     #[must_use]
     pub fn gpu(&self, uuid: &str) -> Option<&Gpu> {
-        self.gpus.iter().find(|gpu| gpu.uuid == uuid)
+        self.find(uuid).map(|(_, gpu)| gpu)
     }
 
-    /// The device with this UUID, to change.
+    /// The same, with the position of the device that it is or is a part of.
+    pub(crate) fn find(&self, uuid: &str) -> Option<(usize, &Gpu)> {
+        let mut all = self.gpus.iter().enumerate().flat_map(|(index, gpu)| {
+            std::iter::once(gpu).chain(gpu.slices()).map(move |device| (index, device))
+        });
+        all.find(|(_, device)| device.uuid == uuid)
+    }
+
+    /// The device or MIG device with this UUID, to change.
     pub fn gpu_mut(&mut self, uuid: &str) -> Option<&mut Gpu> {
-        self.gpus.iter_mut().find(|gpu| gpu.uuid == uuid)
+        let (index, _) = self.find(uuid)?;
+        let gpu = self.gpus.get_mut(index)?;
+        if gpu.uuid == uuid {
+            return Some(gpu);
+        }
+        gpu.mig_devices.iter_mut().find(|slice| slice.uuid == uuid)
     }
 }
 
