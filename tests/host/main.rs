@@ -15,6 +15,7 @@ mod desktop;
 mod endpoint;
 mod engine;
 mod harness;
+mod memory;
 mod nvidia;
 mod platform;
 mod readiness;
