@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use nvidia_ml::{Gpu, Script, Size};
+use nvidia_ml::{Gpu, GpuFault, Kind, Process, ProcessMemory, Script, Size};
 use serde_json::{Value, json};
 
-use crate::harness::{Fake, Scene, skip_unless_wanted, status};
+use crate::harness::{FAKE_IMAGE, Fake, SOON, Scene, skip_unless_wanted, status};
 use testhost::{Look, wait_for};
 
 const MIB: u64 = 1 << 20;
@@ -32,71 +32,201 @@ fn rows(scene: &Scene) -> BTreeMap<String, Value> {
     rows.into_iter().map(|row| (row["name"].as_str().unwrap_or_default().to_owned(), row)).collect()
 }
 
+/// Waits until every model has a footprint; the rows then. `meanwhile` is done at each look.
+fn wait_measured(scene: &Scene, mut meanwhile: impl FnMut()) -> BTreeMap<String, Value> {
+    wait_for("all footprints", MEASURED, || {
+        meanwhile();
+        let rows = rows(scene);
+        let left = rows.values().filter(|row| row["footprint"].is_null());
+        let left: Vec<String> = left.map(|r| format!("{} is {}", r["name"], r["phase"])).collect();
+        Ok(if left.is_empty() { Look::Done(rows) } else { Look::NotYet(left.join(", ")) })
+    })
+    .unwrap()
+}
+
+/// The largest error of these footprints, which is said; at most 2 % are allowed.
+fn check_errors(rows: &BTreeMap<String, Value>, truth: &BTreeMap<String, u64>) {
+    let errors = rows.iter().flat_map(|(name, row)| {
+        let footprint = &row["footprint"];
+        [error(&footprint["bytes"], truth[name]), error(&footprint["peak"], truth[name])]
+    });
+    let worst = errors.fold(0.0, f64::max);
+    eprintln!("{} footprints, the largest error is {:.3} %", rows.len(), worst * 100.0);
+    assert!(worst <= 0.02, "{worst} in {rows:#?}");
+}
+
+/// Breathes in or out on each device, as desktops do, by less than what makes a sample void.
+fn breathe(scene: &Scene, base: u64, breath: &mut u64) {
+    *breath = 40 * MIB - *breath;
+    scene.edit(|script| script.gpus.iter_mut().for_each(|g| g.foreign = Size(base + *breath)));
+}
+
+fn journal(scene: &Scene) -> String {
+    scene.host.journal("hostler.service").unwrap()
+}
+
 #[test]
 fn twenty_loads_are_measured_as_they_are_and_remembered() {
     skip_unless_wanted!();
     let gpus: Vec<Gpu> = (0..4).map(|index| Gpu::new(uuid(index), 80 * GIB)).collect();
     let mut script = Script::with_gpus(gpus);
-    for gpu in &mut script.gpus {
-        (gpu.reserved, gpu.foreign) = (Size(600 * MIB), Size(GIB));
-    }
-    // From 300 MiB to 20.8 GiB.
+    script.gpus.iter_mut().for_each(|gpu| gpu.reserved = Size(600 * MIB));
+    // From 300 MiB to 20.3 GiB, each a quarter larger than the one before.
+    let sizes = std::iter::successors(Some(300), |mib| Some(mib * 5 / 4)).take(20);
     let truth: BTreeMap<String, u64> =
-        (0..20_i32).map(|n| (format!("m{n:02}"), (300.0 * 1.25_f64.powi(n)) as u64 * MIB)).collect();
-    let models: Vec<Fake> = truth
-        .iter()
-        .map(|(name, bytes)| {
-            let (kv, overhead) = (bytes / 4, bytes / 16);
-            let vram = format!("weights={},kv={kv},overhead={overhead}", bytes - kv - overhead);
-            let weights = format!("weights = {{ path = \"/var/lib/hostler/models/{name}.bin\" }}");
-            Fake::new(name, &vram).line(&weights).line("pin = true")
-        })
-        .collect();
-    let started = Instant::now();
+        sizes.enumerate().map(|(n, mib)| (format!("m{n:02}"), mib * MIB)).collect();
+    let file = |name: &str| format!("/var/lib/hostler/models/{name}.bin");
+    let fake = |(name, bytes): (&String, &u64)| {
+        let (kv, overhead) = (bytes / 4, bytes / 16);
+        let vram = format!("weights={},kv={kv},overhead={overhead}", bytes - kv - overhead);
+        let weights = format!("weights = {{ path = {:?} }}", file(name));
+        Fake::new(name, &vram).line(&weights).line("pin = true")
+    };
+    let models: Vec<Fake> = truth.iter().map(fake).collect();
     let scene = Scene::new(&script, "", &models).unwrap();
-    for (name, bytes) in &truth {
-        let file = format!("/var/lib/hostler/models/{name}.bin");
-        scene.host.root(&format!("truncate --size={} {file}", bytes * 3 / 4)).unwrap();
-    }
-    eprintln!("host: {:?}", started.elapsed());
-    scene.host.root("systemctl start hostler.service").unwrap();
-    eprintln!("ready: {:?}", started.elapsed());
+    let size = |(name, bytes): (&String, &u64)| {
+        format!("truncate --size={} {};", bytes * 3 / 4, file(name))
+    };
+    scene.host.root(&truth.iter().map(size).collect::<String>()).unwrap();
+
     let mut breath = 0;
-    wait_for("all footprints", MEASURED, || {
-        // Others on the devices breathe, as desktops do.
-        breath = 40 * MIB - breath;
-        scene.edit(|script| script.gpus.iter_mut().for_each(|g| g.foreign = Size(GIB + breath)));
-        let rows = rows(&scene);
-        let left = rows.values().filter(|row| row["footprint"].is_null());
-        let left: Vec<String> = left.map(|r| format!("{} {} {}", r["name"], r["phase"], r["waiting_for"])).collect();
-        Ok(if left.is_empty() { Look::Done(()) } else { Look::NotYet(left.join("\n")) })
-    })
-    .unwrap_or_else(|e| panic!("{e}\n{}", scene.host.journal("hostler.service").unwrap()));
-    eprintln!("measured: {:?}", started.elapsed());
-    let mut worst = 0.0_f64;
-    for (name, row) in rows(&scene) {
-        let footprint = &row["footprint"];
-        assert_eq!(footprint["attribution"], "process", "{row}");
-        worst = worst.max(error(&footprint["bytes"], truth[&name]));
-        worst = worst.max(error(&footprint["peak"], truth[&name]));
+    let measured = wait_measured(&scene, || breathe(&scene, GIB, &mut breath));
+    check_errors(&measured, &truth);
+    for row in measured.values() {
+        assert_eq!(row["planned"]["source"], "estimated", "{row}");
+        assert_eq!(row["footprint"]["attribution"], "process", "{row}");
+        assert!(row["footprint"]["samples"].as_u64() >= Some(5), "{row}");
     }
-    eprintln!("worst error of 20 footprints: {:.3} %", worst * 100.0);
-    assert!(worst <= 0.02, "{worst}");
+
+    // The next daemon knows: it promises what was measured, with the margin of the confidence.
     scene.host.root("systemctl stop hostler.service").unwrap();
-    eprintln!("stopped: {:?}", started.elapsed());
-    let text = scene.host.root("cat /var/lib/hostler/state/footprints").unwrap();
-    eprintln!("{}", &text[..600]);
-    scene.host.root("systemctl start hostler.service").unwrap();
-    wait_for("all planned", MEASURED, || {
+    let kept = scene.host.root("cat /var/lib/hostler/state/footprints").unwrap();
+    assert!(truth.keys().all(|name| kept.contains(&format!("\"model\":{name:?}"))), "{kept}");
+    let planned = wait_for("all to be started anew", MEASURED, || {
         let rows = rows(&scene);
-        let left: Vec<&str> = rows.iter().filter(|(_, row)| row["planned"].is_null()).map(|(n, _)| n.as_str()).collect();
-        Ok(if left.is_empty() { Look::Done(()) } else { Look::NotYet(left.join("\n")) })
-    })
-    .unwrap();
-    eprintln!("planned: {:?}", started.elapsed());
-    for (name, row) in rows(&scene) {
-        assert_eq!(row["planned"]["source"], json!("measured"), "{row}");
-        eprintln!("{name} {} {} {}", row["planned"], row["footprint"], truth[&name]);
+        let left = rows.values().filter(|row| row["planned"].is_null());
+        let left: Vec<String> = left.map(|row| row["name"].to_string()).collect();
+        Ok(if left.is_empty() { Look::Done(rows) } else { Look::NotYet(left.join(", ")) })
+    });
+    for (name, row) in planned.unwrap() {
+        assert_eq!(row["planned"]["source"], "measured", "{row}");
+        let promised = row["planned"]["bytes"].as_u64().unwrap();
+        let (least, most) = (truth[&name], truth[&name] * 12 / 10);
+        assert!((least..=most).contains(&promised), "{row}");
     }
+    scene.never_over_committed();
+}
+
+#[test]
+fn without_numbers_of_processes_the_difference_of_the_device_counts_with_low_confidence() {
+    skip_unless_wanted!();
+    let mut script = Script::with_gpus((0..2).map(|n| Gpu::new(uuid(n), 24 * GIB)).collect());
+    script.gpus[0].process_memory = ProcessMemory::NotAvailable;
+    script.gpus[1].fault = GpuFault::ProcessesNotSupported;
+    let truth = BTreeMap::from([("numberless".into(), 5 * GIB), ("listless".into(), 7 * GIB)]);
+    let models = [("numberless", 0), ("listless", 1)].map(|(name, n): (&str, usize)| {
+        let on = format!("gpus = [{:?}]", uuid(n));
+        Fake::new(name, &truth[name].to_string()).line(&on).line("pin = true")
+    });
+    let scene = Scene::new(&script, "", &models).unwrap();
+    let mut breath = 0;
+    let measured = wait_measured(&scene, || breathe(&scene, GIB, &mut breath));
+    check_errors(&measured, &truth);
+    for row in measured.values() {
+        assert_eq!(row["observed"], Value::Null, "unknown is not zero: {row}");
+        assert_eq!(row["footprint"]["attribution"], "delta", "{row}");
+        assert_eq!(row["footprint"]["confidence"], "low", "{row}");
+    }
+    // A quarter more is promised where so little is known.
+    scene.host.root("systemctl restart hostler.service").unwrap();
+    scene.host.root("systemctl stop hostler.service").unwrap();
+    let row = scene.wait_model("listless", "started anew", SOON, |row| !row["planned"].is_null());
+    let peak = measured["listless"]["footprint"]["peak"].as_u64().unwrap();
+    assert_eq!(row["planned"], json!({"bytes": peak * 5 / 4, "source": "measured"}));
+    scene.never_over_committed();
+}
+
+#[test]
+fn what_others_take_meanwhile_never_gets_into_a_footprint() {
+    skip_unless_wanted!();
+    let mut script = Script::with_gpus((0..2).map(|n| Gpu::new(uuid(n), 80 * GIB)).collect());
+    script.gpus[1].process_memory = ProcessMemory::NotAvailable;
+    let models = [("told", 0), ("guessed", 1)].map(|(name, n): (&str, usize)| {
+        let on = format!("gpus = [{:?}]", uuid(n));
+        Fake::new(name, "4GiB").line(&on).line("pin = true")
+    });
+    let scene = Scene::new(&script, "", &models).unwrap();
+    scene.wait_model("told", "ready", SOON, |row| row["phase"] == "ready");
+    scene.wait_model("guessed", "ready", SOON, |row| row["phase"] == "ready");
+
+    // Somebody else's memory grows for as long as a measurement would take; one of them is even listed with its numbers.
+    let begun = Instant::now();
+    let mut grown = 0;
+    let growing = wait_for("the growth to be over", SOON, || {
+        grown += 25 * MIB;
+        scene.edit(|script| {
+            script.gpus[0].foreign = Size(grown);
+            script.gpus[1].foreign = Size(grown);
+            let process = Process { pid: 4_000_000, bytes: Size(grown), kind: Kind::Graphics };
+            script.gpus[0].processes = vec![process];
+        });
+        for row in rows(&scene).values() {
+            assert_eq!(row["footprint"], Value::Null, "measured in the middle of it: {row}");
+        }
+        let over = begun.elapsed() >= Duration::from_millis(10_500);
+        Ok(if over { Look::Done(()) } else { Look::NotYet(String::new()) })
+    });
+    growing.unwrap();
+    let told = scene.wait_model("told", "measured", SOON, |row| !row["footprint"].is_null());
+    assert_eq!(told["footprint"]["bytes"], json!(4 * GIB), "{told}");
+
+    // Where nobody tells whose memory it is, nothing is said for certain any more.
+    let guessed = scene.wait_model("guessed", "looked at", SOON, |_| true);
+    assert_eq!(guessed["footprint"], Value::Null, "{guessed}");
+    let journal = journal(&scene);
+    assert!(journal.contains("guessed: its memory cannot be measured this time"), "{journal}");
+    scene.never_over_committed();
+}
+
+#[test]
+fn an_image_rebuilt_under_the_same_tag_is_measured_anew() {
+    skip_unless_wanted!();
+    const TAG: &str = "localhost/site/engine:latest";
+    let script = Script::with_gpus(vec![Gpu::new(uuid(0), 24 * GIB)]);
+    let built = Fake::new("built", "").without("VRAM").image(TAG);
+    // Neither says what it needs, so each has the device to itself at first.
+    let models = [built, Fake::new("other", "1GiB")];
+    let scene = Scene::new(&script, "[policy]\nmin_residency = \"0s\"", &models).unwrap();
+    let build = |vram: &str| {
+        let file = format!("FROM {FAKE_IMAGE}\nENV FAKE_VRAM={vram}\n");
+        let script = format!("printf '{file}' | podman build --quiet --tag {TAG} --file - /tmp");
+        scene.host.user("hostler", &script).unwrap()
+    };
+    let first = build("4GiB");
+    scene.serve("built");
+    let measured = |row: &Value| !row["footprint"].is_null();
+    let before = scene.wait_model("built", "measured", MEASURED, measured);
+    assert_eq!(before["footprint"]["bytes"], json!(4 * GIB), "{before}");
+
+    assert_ne!(first, build("6GiB"));
+    scene.serve("other");
+    scene.wait_stopped("built");
+    scene.serve("built");
+    let anew = scene.wait_model("built", "looked at", SOON, |_| true);
+    assert_eq!(anew["footprint"], Value::Null, "that was another image: {anew}");
+    assert!(journal(&scene).contains("built: its image is another one than before"));
+    let after = scene.wait_model("built", "measured", MEASURED, measured);
+    assert_eq!(after["footprint"]["bytes"], json!(6 * GIB), "{after}");
+
+    // Both are kept, each under its own image.
+    let kept = scene.host.root("cat /var/lib/hostler/state/footprints").unwrap();
+    let kept: Value = serde_json::from_str(kept.split_once('\n').unwrap().1).unwrap();
+    let kept = kept.as_array().unwrap().iter().filter(|f| f["key"]["model"] == "built");
+    let kept: BTreeMap<_, _> = kept
+        .map(|f| (f["key"]["image_digest"].to_string(), f["bytes_per_device"].clone()))
+        .collect();
+    let mut bytes: Vec<u64> = kept.values().filter_map(Value::as_u64).collect();
+    bytes.sort_unstable();
+    assert_eq!(bytes, [4 * GIB, 6 * GIB], "{kept:?}");
     scene.never_over_committed();
 }

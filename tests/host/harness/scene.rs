@@ -26,6 +26,7 @@ const WATCH_INTERVAL: Duration = Duration::from_millis(25);
 #[derive(Clone, Debug)]
 pub struct Fake {
     name: String,
+    image: String,
     env: Vec<(String, String)>,
     lines: String,
 }
@@ -33,7 +34,8 @@ pub struct Fake {
 impl Fake {
     /// A model that loads in moments and holds so much, in the engine's own words: `4GiB` or `weights=3GiB,kv=1GiB`.
     pub fn new(name: &str, vram: &str) -> Self {
-        let fake = Self { name: name.to_owned(), env: Vec::new(), lines: String::new() };
+        let (name, image) = (name.to_owned(), FAKE_IMAGE.to_owned());
+        let fake = Self { name, image, env: Vec::new(), lines: String::new() };
         fake.env("FLAVOR", "llamacpp").env("LOAD", "100ms").env("VRAM", vram)
     }
 
@@ -50,6 +52,12 @@ impl Fake {
         self
     }
 
+    /// Takes another image.
+    pub fn image(mut self, reference: &str) -> Self {
+        reference.clone_into(&mut self.image);
+        self
+    }
+
     /// Adds a line to the model's configuration.
     pub fn line(mut self, line: &str) -> Self {
         self.lines += &format!("{line}\n");
@@ -59,8 +67,9 @@ impl Fake {
     fn toml(&self) -> String {
         let env: Vec<String> = self.env.iter().map(|(k, v)| format!("FAKE_{k} = {v:?}")).collect();
         format!(
-            "[models.{}]\nengine = \"llamacpp\"\nimage = {FAKE_IMAGE:?}\nenv = {{ {} }}\n{}\n",
+            "[models.{}]\nengine = \"llamacpp\"\nimage = {:?}\nenv = {{ {} }}\n{}\n",
             self.name,
+            self.image,
             env.join(", "),
             self.lines
         )
