@@ -20,5 +20,6 @@ mod nvidia;
 mod platform;
 mod readiness;
 mod restart;
+mod room;
 mod units;
 mod weights;

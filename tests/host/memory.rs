@@ -180,11 +180,12 @@ fn what_others_take_meanwhile_never_gets_into_a_footprint() {
     let told = scene.wait_model("told", "measured", SOON, |row| !row["footprint"].is_null());
     assert_eq!(told["footprint"]["bytes"], json!(4 * GIB), "{told}");
 
-    // Where nobody tells whose memory it is, nothing is said for certain any more.
+    // Where nobody tells whose memory it is, a number that is steady again need not be the engine's: there is none.
     let guessed = scene.wait_model("guessed", "looked at", SOON, |_| true);
     assert_eq!(guessed["footprint"], Value::Null, "{guessed}");
     let journal = journal(&scene);
-    assert!(journal.contains("guessed: its memory cannot be measured this time"), "{journal}");
+    let said = "guessed: its memory cannot be measured this time: the use of ";
+    assert!(journal.contains(said), "{journal}");
     scene.never_over_committed();
 }
 
