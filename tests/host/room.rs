@@ -111,9 +111,7 @@ fn memory_that_comes_back_late_is_waited_for_then_quarantined_and_never_promised
     scene.serve("held");
     scene.serve("undead");
     let (held, undead) = (row(&scene, "held"), row(&scene, "undead"));
-    let pids = scene.host.root("pgrep -ax fake-engine").unwrap();
-    let pid = pids.lines().find(|line| line.contains("--alias undead ")).unwrap();
-    let pid: u32 = pid.split(' ').next().unwrap().parse().unwrap();
+    let pid = scene.engine("undead");
 
     // On the one device the driver keeps the memory for nobody, on the other one for a process that should be dead.
     let (next, heir) = (scene.ask("next"), scene.ask("heir"));
@@ -212,12 +210,9 @@ fn a_model_is_placed_on_a_mig_device_by_its_uuid() {
         let truth = scene.truth(uuid);
         assert_eq!((truth.used, truth.processes.len()), (gib * GIB, 1));
         // What came into the container is what the specification says of that very name.
-        let instance = row["instance"].as_str().unwrap();
-        let pid =
-            scene.host.root(&format!("pgrep -fx '.*fake-engine .*--alias {name} .*' | tail -n 1"));
-        let pid = pid.unwrap().trim().to_owned();
+        let pid = scene.engine(name);
         let env = scene.host.root(&format!("tr '\\0' '\\n' </proc/{pid}/environ")).unwrap();
-        assert!(env.contains(&format!("NVIDIA_VISIBLE_DEVICES={uuid}\n")), "{instance}: {env}");
+        assert!(env.contains(&format!("NVIDIA_VISIBLE_DEVICES={uuid}\n")), "{env}");
     }
     scene.never_over_committed();
 }

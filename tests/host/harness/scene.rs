@@ -135,6 +135,15 @@ impl Scene {
         served(&self.ask(model).wait());
     }
 
+    /// The PID in the host of a model's engine; not of the init that waits for it.
+    pub fn engine(&self, model: &str) -> u32 {
+        let all = self.host.root("pgrep --list-full --exact fake-engine").unwrap();
+        let named = format!("--alias {model} ");
+        let line = all.lines().find(|line| line.contains(&named));
+        let pid = line.and_then(|line| line.split(' ').next()?.parse().ok());
+        pid.unwrap_or_else(|| panic!("no engine of {model} in {all}"))
+    }
+
     /// Waits until a model's row of the status is as wanted.
     pub fn wait_model(
         &self,
