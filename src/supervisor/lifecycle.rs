@@ -83,7 +83,7 @@ impl State {
             }
         };
         if changed && let Some(model) = self.models.get_mut(&id.model) {
-            model.known.image_id = None;
+            model.known.image_changed();
             out.push(Effect::Notice(Notice::ImageChanged { instance: id.clone() }));
         }
         self.finish(now, id, fault, false, out);

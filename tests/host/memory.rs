@@ -215,6 +215,10 @@ fn an_image_rebuilt_under_the_same_tag_is_measured_anew() {
     scene.serve("built");
     let anew = scene.wait_model("built", "looked at", SOON, |_| true);
     assert_eq!(anew["footprint"], Value::Null, "that was another image: {anew}");
+    assert_eq!(
+        anew["planned"]["source"], "exclusive",
+        "nor does it say what this one needs: {anew}"
+    );
     assert!(journal(&scene).contains("built: its image is another one than before"));
     let after = scene.wait_model("built", "measured", MEASURED, measured);
     assert_eq!(after["footprint"]["bytes"], json!(6 * GIB), "{after}");
