@@ -9,24 +9,15 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use crate::codes::{
+    DRIVER_NOT_LOADED, GPU_IS_LOST, INSUFFICIENT_SIZE, INVALID_ARGUMENT, NO_PERMISSION, NOT_FOUND,
+    NOT_SUPPORTED, Return, SUCCESS, UNINITIALIZED, UNKNOWN, VERSION_MISMATCH,
+};
 use crate::ledger::{self, Usage};
 use crate::script::{Gpu, GpuFault, Kind, MIG_SLOTS, ProcessMemory, Script, ScriptError};
 use crate::{StateDir, claims};
 
-type Return = c_uint;
 type Device = *mut std::ffi::c_void;
-
-const SUCCESS: Return = 0;
-const UNINITIALIZED: Return = 1;
-const INVALID_ARGUMENT: Return = 2;
-const NOT_SUPPORTED: Return = 3;
-const NO_PERMISSION: Return = 4;
-const NOT_FOUND: Return = 6;
-const INSUFFICIENT_SIZE: Return = 7;
-const DRIVER_NOT_LOADED: Return = 9;
-const GPU_IS_LOST: Return = 15;
-const VERSION_MISMATCH: Return = 25;
-const UNKNOWN: Return = 999;
 
 const VALUE_NOT_AVAILABLE: u64 = u64::MAX;
 
@@ -438,27 +429,6 @@ exports! {
         let slice = handle_of(gpu.slices().get(index as usize).ok_or(NOT_FOUND)?)?;
         unsafe { put(out, slice) }
     }
-}
-
-#[unsafe(no_mangle)]
-extern "C" fn nvmlErrorString(code: Return) -> *const c_char {
-    let text = match code {
-        SUCCESS => c"The operation was successful",
-        UNINITIALIZED => c"Uninitialized",
-        INVALID_ARGUMENT => c"Invalid Argument",
-        NOT_SUPPORTED => c"Not Supported",
-        NO_PERMISSION => c"Insufficient Permissions",
-        NOT_FOUND => c"Not Found",
-        INSUFFICIENT_SIZE => c"Insufficient Size",
-        DRIVER_NOT_LOADED => c"Driver Not Loaded",
-        10 => c"Timeout",
-        GPU_IS_LOST => c"GPU is lost",
-        18 => c"Driver/library version mismatch",
-        20 => c"Insufficient Memory",
-        VERSION_MISMATCH => c"Argument version mismatch",
-        _ => c"Unknown Error",
-    };
-    text.as_ptr()
 }
 
 #[cfg(test)]

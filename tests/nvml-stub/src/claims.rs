@@ -177,8 +177,7 @@ fn check_fits(
     wanted: u64,
     own: u64,
 ) -> Result<(), ClaimError> {
-    let gpu = script.gpu(uuid).filter(|gpu| !gpu.in_mig_mode());
-    let gpu = gpu.ok_or_else(|| ClaimError::NoSuchGpu(uuid.to_owned()))?;
+    let gpu = script.usable(uuid).ok_or_else(|| ClaimError::NoSuchGpu(uuid.to_owned()))?;
     if gpu.fault == GpuFault::Lost {
         return Err(ClaimError::GpuLost(uuid.to_owned()));
     }

@@ -27,6 +27,7 @@
 
 mod abi;
 pub mod claims;
+mod codes;
 mod ledger;
 mod lock;
 mod record;

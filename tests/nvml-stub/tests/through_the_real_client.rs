@@ -401,39 +401,6 @@ fn every_device_fault_has_its_error_and_spares_the_others() {
 }
 
 #[test]
-fn mig_devices_are_devices_of_their_own_inside_another() {
-    const SLICE: &str = "MIG-11111111-0000-0000-0000-000000000000";
-    let world = World::new(|script| {
-        script.gpus[0].mig = Some(true);
-        script.gpus[0].mig_devices = vec![Gpu::new(SLICE, 10 * GIB), Gpu::new("MIG-2", 5 * GIB)];
-        // Divided, but with MIG switched off: they are not there.
-        script.gpus[1].mig = Some(false);
-        script.gpus[1].mig_devices = vec![Gpu::new("MIG-3", GIB)];
-    });
-    let nvml = world.nvml().unwrap();
-    assert_eq!(nvml.device_count().unwrap(), 2);
-    let whole = nvml.device_by_index(0).unwrap();
-    assert_eq!(whole.mig_device_count().unwrap(), 7);
-    let slice = whole.mig_device_by_index(0).unwrap();
-    assert_eq!(slice.uuid().unwrap(), SLICE);
-    assert!(matches!(whole.mig_device_by_index(2), Err(NvmlError::NotFound)));
-    let other = nvml.device_by_index(1).unwrap();
-    assert!(matches!(other.mig_device_by_index(0), Err(NvmlError::NotSupported)));
-    assert!(matches!(nvml.device_by_uuid("MIG-3"), Err(NvmlError::NotFound)));
-
-    let holder = Holder::new(&[SLICE, "4GiB"]);
-    let slice = nvml.device_by_uuid(SLICE).unwrap();
-    assert_eq!(slice.memory_info().unwrap().total, 10 * GIB);
-    assert_eq!((used(&slice), used(&whole)), (4 * GIB, 4 * GIB));
-    assert_eq!(used(&nvml.device_by_uuid("MIG-2").unwrap()), 0);
-    let pids: Vec<u32> = slice.running_compute_processes().unwrap().iter().map(|p| p.pid).collect();
-    assert_eq!(pids, [holder.child.id()]);
-    // CUDA does not offer the whole device any more.
-    let refused = Claim::take(&world.dir, A, 1);
-    assert!(matches!(refused, Err(ClaimError::NoSuchGpu(_))), "{refused:?}");
-}
-
-#[test]
 fn hangs_last_as_long_as_told() {
     let world = World::new(|script| script.init_hang_ms = 120);
     let timed = |what: &dyn Fn()| {
