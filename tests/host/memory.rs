@@ -235,3 +235,40 @@ fn an_image_rebuilt_under_the_same_tag_is_measured_anew() {
     assert_eq!(bytes, [4 * GIB, 6 * GIB], "{kept:?}");
     scene.never_over_committed();
 }
+
+#[test]
+fn vllm_takes_what_it_is_promised_and_is_measured_by_whoever_finds_it() {
+    skip_unless_wanted!();
+    let mut script = Script::with_gpus(vec![Gpu::new(uuid(0), 24 * GIB)]);
+    (script.gpus[0].reserved, script.gpus[0].foreign) = (Size(600 * MIB), Size(500 * MIB));
+    let greedy = |name: &str, gib: u64| {
+        let vram = "weights=4GiB,kv=auto,overhead=512MiB";
+        Fake::new(name, vram).vllm().line(&format!("vram = \"{gib}GiB\"")).line("pin = true")
+    };
+    let scene = Scene::new(&script, "", &[greedy("eight", 8), greedy("ten", 10)]).unwrap();
+    let before = ["eight", "ten"]
+        .map(|name| scene.wait_model(name, "ready", SOON, |row| row["phase"] == "ready"));
+
+    // A share of the device, of four digits: never more than was promised, and hardly less.
+    let mut held: Vec<u64> = scene.truth(&uuid(0)).processes.iter().map(|p| p.bytes.0).collect();
+    held.sort_unstable();
+    assert_eq!(held.len(), 2);
+    for (held, promised) in held.iter().zip([8 * GIB, 10 * GIB]) {
+        assert!((promised - 3 * MIB..=promised).contains(held), "{held} of {promised}");
+    }
+
+    // A daemon that did not start them measures them all the same.
+    scene.host.root("systemctl kill --signal=KILL hostler.service").unwrap();
+    let measured = wait_measured(&scene, || ());
+    let truth = BTreeMap::from([("eight".to_owned(), held[0]), ("ten".to_owned(), held[1])]);
+    check_errors(&measured, &truth);
+    for (before, after) in before.iter().zip(measured.values()) {
+        assert_eq!(before["footprint"], Value::Null, "{before}");
+        assert_eq!(before["instance"], after["instance"], "it was not started anew");
+    }
+    // What keeps to its word is promised the same again, not a margin more.
+    scene.host.root("systemctl stop hostler.service").unwrap();
+    let row = scene.wait_model("ten", "started anew", SOON, |row| !row["planned"].is_null());
+    assert_eq!(row["planned"], json!({"bytes": 10 * GIB, "source": "declared"}), "{row}");
+    scene.never_over_committed();
+}

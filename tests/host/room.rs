@@ -29,7 +29,9 @@ fn row(scene: &Scene, name: &str) -> Value {
 #[test]
 fn who_fits_stays_the_cheapest_leaves_and_who_cannot_be_placed_is_told_why() {
     skip_unless_wanted!();
-    let script = Script::with_gpus(vec![Gpu::new(A, 24 * GIB)]);
+    let mut script = Script::with_gpus(vec![Gpu::new(A, 24 * GIB)]);
+    // As usual: memory is back a moment after its process has ended.
+    script.gpus[0].release_lag_ms = 1_500;
     let models = [
         sized("slow", 10).env("LOAD", "2500ms"),
         sized("quick", 10),
@@ -50,7 +52,9 @@ fn who_fits_stays_the_cheapest_leaves_and_who_cannot_be_placed_is_told_why() {
     assert_eq!(scene.truth(A).processes.len(), 2);
 
     // What was used last leaves all the same: it is back in a moment, and the other one is not.
+    let asked = Instant::now();
     scene.serve("third");
+    assert!(asked.elapsed() >= Duration::from_millis(1_500), "started into memory of the dead");
     assert_eq!(row(&scene, "quick")["instance"], Value::Null);
     assert_eq!(row(&scene, "slow")["instance"], slow["instance"], "it was left alone");
     let journal = scene.host.journal("hostler.service").unwrap();

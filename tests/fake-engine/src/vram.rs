@@ -74,7 +74,8 @@ impl Memory {
             let usage = usage.ok_or_else(|| no_devices(uuid))?;
             let fixed = vram.weights + vram.overhead;
             let share = config.utilization.unwrap_or(0.9);
-            let desired = portion(usage.total, share);
+            // CUDA's total is without what the driver keeps for itself.
+            let desired = portion(usage.total.saturating_sub(usage.reserved), share);
             needs.kv = match (config.kv_bytes, vram.kv) {
                 (Some(bytes), _) | (None, Kv::Bytes(bytes)) => bytes,
                 (None, Kv::Auto) => desired.saturating_sub(fixed),

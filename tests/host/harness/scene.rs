@@ -26,6 +26,7 @@ const WATCH_INTERVAL: Duration = Duration::from_millis(25);
 #[derive(Clone, Debug)]
 pub struct Fake {
     name: String,
+    engine: &'static str,
     image: String,
     env: Vec<(String, String)>,
     lines: String,
@@ -35,7 +36,7 @@ impl Fake {
     /// A model that loads in moments and holds so much, in the engine's own words: `4GiB` or `weights=3GiB,kv=1GiB`.
     pub fn new(name: &str, vram: &str) -> Self {
         let (name, image) = (name.to_owned(), FAKE_IMAGE.to_owned());
-        let fake = Self { name, image, env: Vec::new(), lines: String::new() };
+        let fake = Self { name, engine: "llamacpp", image, env: Vec::new(), lines: String::new() };
         fake.env("FLAVOR", "llamacpp").env("LOAD", "100ms").env("VRAM", vram)
     }
 
@@ -50,6 +51,12 @@ impl Fake {
     pub fn without(mut self, knob: &str) -> Self {
         self.env.retain(|(name, _)| name != knob);
         self
+    }
+
+    /// Behaves as vLLM.
+    pub fn vllm(mut self) -> Self {
+        self.engine = "vllm";
+        self.env("FLAVOR", "vllm")
     }
 
     /// Takes another image.
@@ -67,8 +74,9 @@ impl Fake {
     fn toml(&self) -> String {
         let env: Vec<String> = self.env.iter().map(|(k, v)| format!("FAKE_{k} = {v:?}")).collect();
         format!(
-            "[models.{}]\nengine = \"llamacpp\"\nimage = {:?}\nenv = {{ {} }}\n{}\n",
+            "[models.{}]\nengine = {:?}\nimage = {:?}\nenv = {{ {} }}\n{}\n",
             self.name,
+            self.engine,
             self.image,
             env.join(", "),
             self.lines
