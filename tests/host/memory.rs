@@ -138,11 +138,10 @@ fn without_numbers_of_processes_the_difference_of_the_device_counts_with_low_con
         assert_eq!(row["footprint"]["confidence"], "low", "{row}");
     }
     // A quarter more is promised where so little is known.
-    scene.host.root("systemctl restart hostler.service").unwrap();
     scene.host.root("systemctl stop hostler.service").unwrap();
     let row = scene.wait_model("listless", "started anew", SOON, |row| !row["planned"].is_null());
-    let peak = measured["listless"]["footprint"]["peak"].as_u64().unwrap();
-    assert_eq!(row["planned"], json!({"bytes": peak * 5 / 4, "source": "measured"}));
+    assert_eq!(row["planned"]["source"], "measured", "{row}");
+    assert!(error(&row["planned"]["bytes"], truth["listless"] * 5 / 4) <= 0.02, "{row}");
     scene.never_over_committed();
 }
 
@@ -161,9 +160,8 @@ fn what_others_take_meanwhile_never_gets_into_a_footprint() {
 
     // Somebody else's memory grows for as long as a measurement would take; one of them is even listed with its numbers.
     let begun = Instant::now();
-    let mut grown = 0;
     let growing = wait_for("the growth to be over", SOON, || {
-        grown += 25 * MIB;
+        let grown = begun.elapsed().as_secs() * 200 * MIB;
         scene.edit(|script| {
             script.gpus[0].foreign = Size(grown);
             script.gpus[1].foreign = Size(grown);

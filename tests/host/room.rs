@@ -33,14 +33,14 @@ fn who_fits_stays_the_cheapest_leaves_and_who_cannot_be_placed_is_told_why() {
     // As usual: memory is back a moment after its process has ended.
     script.gpus[0].release_lag_ms = 1_500;
     let models = [
-        sized("slow", 10).env("LOAD", "2500ms"),
+        sized("slow", 10).env("LOAD", "3s"),
         sized("quick", 10),
         sized("third", 10),
         sized("huge", 30),
         sized("modest", 10).line("on_full = \"refuse\""),
         sized("humble", 10).line("priority = -5"),
     ];
-    let policy = "[policy]\nmin_residency = \"0s\"\n[server]\nmax_wait = \"6s\"";
+    let policy = "[policy]\nmin_residency = \"0s\"\n[server]\nmax_wait = \"9s\"";
     let scene = Scene::new(&script, policy, &models).unwrap();
 
     // Two fit together, whichever way one looks at it.
@@ -78,7 +78,7 @@ fn who_fits_stays_the_cheapest_leaves_and_who_cannot_be_placed_is_told_why() {
     // Not now: at once for who does not want to wait, after the wait for the other one. Both name who stays, and why.
     for (model, at_least, why) in [
         ("modest", Duration::ZERO, "slow stays: on_full = \"refuse\" evicts nobody"),
-        ("humble", Duration::from_secs(6), "slow stays: its priority is higher"),
+        ("humble", Duration::from_secs(9), "slow stays: its priority is higher"),
     ] {
         let asked = Instant::now();
         let refused = scene.ask(model).wait();
