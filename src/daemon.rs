@@ -210,7 +210,7 @@ async fn serve(
     };
     let server = Server::new(running.handle.clone(), limits, Upstream::default());
     let stop = CancellationToken::new();
-    let server = tokio::spawn(server.serve(sockets, stop.clone(), config.policy.drain_timeout));
+    let mut server = tokio::spawn(server.serve(sockets, stop.clone(), config.policy.drain_timeout));
     let helpers = [
         tokio::spawn(report(running.handle.clone())),
         tokio::spawn(feed_watchdog(running.turns.clone())),
@@ -220,10 +220,11 @@ async fn serve(
     let mut task = running.task;
     let died = tokio::select! {
         () = asked_to_stop() => None,
-        ended = &mut task => Some(ended),
+        ended = &mut task => Some(("supervisor", ended.err())),
+        ended = &mut server => Some(("server", ended.err())),
     };
-    if let Some(ended) = died {
-        tracing::error!("the supervisor ended without having been asked to: {:?}", ended.err());
+    if let Some((what, why)) = died {
+        tracing::error!("the {what} ended without having been asked to: {why:?}");
         return Exit::Internal;
     }
     helpers.iter().for_each(tokio::task::JoinHandle::abort);
@@ -280,6 +281,7 @@ fn supervise(config: &Config, ports: Ports, proven: Proven, recalled: Recalled) 
             policy: policy::named(config.policy.eviction),
             min_residency: config.policy.min_residency,
         },
+        measure_after: config.policy.measure_after,
         seed: uuid::Uuid::new_v4().as_u64_pair().0,
     };
     let (mut supervisor, handle) =

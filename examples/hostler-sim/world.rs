@@ -82,6 +82,7 @@ impl World {
                 policy: policy::named(host.eviction),
                 min_residency: host.min_residency,
             },
+            measure_after: None,
             seed: 1,
         };
         let loads = models.iter().map(|m| Ok((m.name.parse()?, m.load)));

@@ -249,6 +249,12 @@ fn policy(report: &mut Report<'_>, raw: &RawPolicy) -> PolicyConfig {
     PolicyConfig {
         drain_timeout: time("policy.drain_timeout", raw.drain_timeout.as_ref(), 30 * SECOND),
         min_residency: time("policy.min_residency", raw.min_residency.as_ref(), 10 * SECOND),
+        measure_after: Some(time(
+            "policy.measure_after",
+            raw.measure_after.as_ref(),
+            Duration::ZERO,
+        ))
+        .filter(|after| *after > Duration::ZERO),
         eviction: raw.eviction.unwrap_or_default(),
         on_full: raw.on_full.unwrap_or_default(),
         on_stop: match raw.on_stop {

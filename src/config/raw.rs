@@ -228,6 +228,10 @@ pub struct RawPolicy {
     /// evicting, or "refuse" at once with 503. Default "evict".
     #[schemars(with = "OnFull", extend("default" = "evict"))]
     pub on_full: Option<OnFull>,
+    /// When nothing was requested for so long, models that were never measured are loaded and measured, one after the
+    /// other, as far as there is room without evicting anybody; 0s to 1h, "0s": never. Default "0s".
+    #[schemars(with = "DurationText", extend("default" = "0s"))]
+    pub measure_after: Option<Spanned<DurationText>>,
 }
 
 /// What a stop of the service does to its containers.

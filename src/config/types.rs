@@ -93,6 +93,8 @@ pub struct PolicyConfig {
     pub min_residency: Duration,
     /// What happens when there is no room for a model that does not say it itself, default eviction.
     pub on_full: OnFull,
+    /// Models that were never measured are loaded for that when nothing was requested for so long; `None` (default): never.
+    pub measure_after: Option<Duration>,
 }
 
 /// What a stop of the daemon does to its containers.

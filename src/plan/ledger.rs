@@ -97,6 +97,8 @@ pub struct Row {
     pub name: String,
     /// Memory that models could ever use.
     pub total: Bytes,
+    /// In use by anybody at the last reading.
+    pub used: Bytes,
     /// Kept free.
     pub headroom: Bytes,
     /// Charged to instances that start.
@@ -150,6 +152,11 @@ impl Ledger {
             stuck: false,
         };
         self.holds.insert(instance, hold);
+    }
+
+    /// The instance has nothing on its devices and will not have: what was promised to it is free again.
+    pub fn withdraw(&mut self, instance: &InstanceId) {
+        self.holds.remove(instance);
     }
 
     /// The instance is ready: its load is over.
@@ -290,6 +297,7 @@ impl Ledger {
             id: id.clone(),
             name: device.reading.name.clone(),
             total: device.reading.total,
+            used: device.reading.used,
             headroom: self.headroom,
             reserved,
             confirmed,

@@ -13,6 +13,7 @@ mod footprint;
 mod ledger;
 mod planner;
 pub mod policy;
+mod pressure;
 
 pub use footprint::{
     Book, BookError, Confidence, DeviceSample, Disturbance, Footprint, Key, Measured, Needs, Peak,
@@ -21,3 +22,4 @@ pub use footprint::{
 pub use ledger::{Hold, Ledger, Missing, ReleaseRule, Row, Stage, Usage};
 pub use planner::{Decision, Holder, Rules, Standing, Want, plan};
 pub use policy::Demand;
+pub use pressure::{Relief, relieve};

@@ -128,6 +128,7 @@ impl From<Denied> for ApiError {
             | Denied::StillLoading { .. }
             | Denied::LoadFailed { .. }
             | Denied::QueueFull { .. }
+            | Denied::Unmeasurable { .. }
             | Denied::Unloaded { .. }
             | Denied::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
         };
@@ -143,6 +144,7 @@ impl From<Denied> for ApiError {
             }
             Denied::StillLoading { .. }
             | Denied::QueueFull { .. }
+            | Denied::Unmeasurable { .. }
             | Denied::Unloaded { .. }
             | Denied::ShuttingDown => (None, None, false),
         };

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use super::ports::{Endpoint, LaunchOrder, Launched};
 use crate::plan::Measured;
-use crate::types::{Bytes, Denied, Fault, GpuId, InstanceId, ModelName, ModelSpec, WaiterId};
+use crate::types::{
+    Bytes, Denied, Fault, FaultCode, GpuId, InstanceId, ModelName, ModelSpec, WaiterId,
+};
 
 /// One thing to do.
 #[derive(Clone, Debug)]
@@ -113,10 +115,12 @@ pub enum Notice {
         /// Why.
         fault: Fault,
     },
-    /// Its image is another one than the plan was made for; it is planned again.
-    ImageChanged {
+    /// Its image is another one than the plan was made for, or had to be pulled first; it is planned again.
+    PlannedAgain {
         /// Which.
         instance: InstanceId,
+        /// [`FaultCode::ImageChanged`] or [`FaultCode::ImagePulled`].
+        why: FaultCode,
     },
     /// Its memory was measured, or measured better.
     Measured {
@@ -150,10 +154,14 @@ pub enum StopReason {
     Evicted,
     /// An operator asked.
     Unloaded,
+    /// It was loaded to be measured, and is.
+    Measured,
     /// It failed.
     Failed,
     /// The daemon stops.
     Shutdown,
+    /// Others use up the headroom of its device.
+    Pressure,
     /// Left behind by an earlier daemon and of no use to this one.
     Orphaned,
 }
@@ -166,8 +174,10 @@ impl StopReason {
             Self::Idle => "idle",
             Self::Evicted => "evicted",
             Self::Unloaded => "unloaded",
+            Self::Measured => "measured",
             Self::Failed => "failed",
             Self::Shutdown => "shutdown",
+            Self::Pressure => "pressure",
             Self::Orphaned => "orphaned",
         }
     }

@@ -33,6 +33,13 @@ pub enum Event {
         /// Which.
         model: ModelName,
     },
+    /// An operator wants to know what a model needs.
+    Measure {
+        /// Identity of the caller.
+        waiter: WaiterId,
+        /// Which.
+        model: ModelName,
+    },
     /// An operator wants a model gone.
     Unload {
         /// Identity of the caller.

@@ -86,6 +86,13 @@ pub enum Ask {
         /// Answered when it is ready.
         answer: oneshot::Sender<Result<(), Denied>>,
     },
+    /// An operator wants a model measured.
+    Measure {
+        /// Name.
+        model: ModelName,
+        /// Answered when it is.
+        answer: oneshot::Sender<Result<(), Denied>>,
+    },
     /// An operator wants a model unloaded (running requests finish first).
     Unload {
         /// Name.
@@ -151,6 +158,18 @@ impl Handle {
     pub async fn load(&self, model: &ModelName) -> Result<(), Denied> {
         let (answer, receive) = oneshot::channel();
         let ask = Ask::Load { model: model.clone(), answer };
+        self.asks.send(ask).map_err(|_| Denied::ShuttingDown)?;
+        receive.await.unwrap_or(Err(Denied::ShuttingDown))
+    }
+
+    /// Loads a model if need be, waits until its memory is measured, and lets it go where nobody else used it. Room is made by
+    /// idle models alone.
+    ///
+    /// # Errors
+    /// Why it is not measured.
+    pub async fn measure(&self, model: &ModelName) -> Result<(), Denied> {
+        let (answer, receive) = oneshot::channel();
+        let ask = Ask::Measure { model: model.clone(), answer };
         self.asks.send(ask).map_err(|_| Denied::ShuttingDown)?;
         receive.await.unwrap_or(Err(Denied::ShuttingDown))
     }

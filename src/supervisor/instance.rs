@@ -25,6 +25,8 @@ pub(super) struct Instance {
     /// When it passed its probe; `None`: not yet.
     pub(super) ready_since: Option<Moment>,
     pub(super) measuring: Measuring,
+    /// Somebody had it for a purpose beside measuring it.
+    pub(super) used: bool,
 }
 
 /// Where an incarnation is in its life.

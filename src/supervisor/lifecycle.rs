@@ -6,7 +6,6 @@ use super::effect::{Effect, Notice, StopReason};
 use super::instance::{Instance, Life};
 use super::measure::Measuring;
 use super::ports::{Found, FoundIdentity, Launched};
-use super::queue::Purpose;
 use super::state::{Failure, Model, State};
 use crate::plan::Sample;
 use crate::types::{Denied, Fault, FaultCode, GpuId, InstanceId, ModelName, Moment, Phase};
@@ -21,11 +20,16 @@ const FORGIVEN_AFTER: Duration = Duration::from_secs(60);
 impl State {
     pub(super) fn progress(&mut self, now: Moment, id: &InstanceId, phase: Phase) {
         let Some(instance) = self.instance_mut(id) else { return };
-        let starting = matches!(instance.life, Life::Pulling | Life::Starting { .. });
-        if starting && phase == Phase::Pulling {
+        if !matches!(instance.life, Life::Starting { .. }) {
+            return;
+        }
+        if phase == Phase::Pulling {
+            // A pull ends the launch, well or not. Nothing of it is on a device, and it may take an hour: others may have
+            // the room meanwhile.
             instance.life = Life::Pulling;
-        } else if starting && phase == Phase::Starting {
-            // The load's clock starts when the image is here.
+            self.ledger.withdraw(id);
+        } else if phase == Phase::Starting {
+            // The load's clock starts when podman is asked.
             instance.load_began = Some(now);
             instance.life = Life::Starting { deadline: now + instance.spec.load_timeout };
         }
@@ -48,10 +52,9 @@ impl State {
                 out.push(Effect::AwaitReady { instance, spec, launched });
             }
             Life::Pulling => {
-                // A pull that never reported its end; the load's clock has not started, so give it none to lose.
-                let deadline = instance.ordered + instance.spec.load_timeout;
-                instance.life = Life::Starting { deadline };
-                self.launched(id, launched, out);
+                // Its place is given to others: it must not stay.
+                instance.launched = Some(launched);
+                self.begin_stop(id, None, out);
             }
             Life::Abandoned { fault } => {
                 let fault = fault.clone();
@@ -71,27 +74,40 @@ impl State {
     ) {
         let Some(instance) = self.instance_mut(id) else { return };
         let left_behind = fault.left_behind;
-        let changed = fault.code == FaultCode::ImageChanged;
+        let replan = matches!(fault.code, FaultCode::ImageChanged | FaultCode::ImagePulled);
+        if replan && matches!(instance.life, Life::Pulling | Life::Starting { .. }) {
+            self.plan_again(id, fault.code, out);
+            return;
+        }
         let fault = match &instance.life {
             // Nobody wants it any more: that it failed is not worth a delay.
             Life::Abandoned { fault: earlier } => earlier.clone(),
-            // What the plan was made from is not true any more: it is made again, at once.
-            Life::Pulling | Life::Starting { .. } if changed => None,
             Life::Pulling | Life::Starting { .. } => Some(fault),
             Life::Loading { .. } | Life::Ready | Life::Draining { .. } | Life::Stopping { .. } => {
                 return;
             }
         };
-        if changed && let Some(model) = self.models.get_mut(&id.model) {
-            model.known.image_changed();
-            out.push(Effect::Notice(Notice::ImageChanged { instance: id.clone() }));
-        }
         self.finish(now, id, fault, false, out);
         if left_behind {
             // As one of an earlier daemon: charged, gated and stopped until it is gone, and no successor starts before.
             self.ledger.release(id);
             out.push(Effect::Stop { instance: id.clone() });
             self.orphans.insert(id.clone(), None);
+        }
+    }
+
+    /// Nothing was started, because what the plan was made from is not true any more: it is made again, at once.
+    fn plan_again(&mut self, id: &InstanceId, why: FaultCode, out: &mut Vec<Effect>) {
+        self.forget(id);
+        out.push(Effect::Notice(Notice::PlannedAgain { instance: id.clone(), why }));
+    }
+
+    fn forget(&mut self, id: &InstanceId) {
+        self.ledger.withdraw(id);
+        if let Some(model) = self.models.get_mut(&id.model) {
+            model.instance = None;
+            // Whatever its name means when it is here.
+            model.known.image_changed();
         }
     }
 
@@ -139,7 +155,8 @@ impl State {
     ) {
         match result {
             Ok(()) => {
-                self.problems.remove("stop_failed");
+                self.stuck.remove(id);
+                self.note("stop_failed", now, self.stuck.values().cloned().collect());
                 if self.orphans.remove(id).is_some() {
                     self.ledger.gone(id, now);
                     out.push(Effect::Notice(Notice::Stopped { instance: id.clone() }));
@@ -164,7 +181,8 @@ impl State {
                 }
                 self.ledger.stuck(id);
                 let message = format!("{id} could not be stopped, retrying: {fault}");
-                self.problems.entry("stop_failed").or_insert((message, now));
+                self.stuck.insert(id.clone(), message);
+                self.note("stop_failed", now, self.stuck.values().cloned().collect());
                 out.push(Effect::Notice(Notice::StopFailed { instance: id.clone(), fault }));
             }
         }
@@ -177,9 +195,9 @@ impl State {
         };
         let id = instance.id.clone();
         match instance.life {
-            Life::Pulling | Life::Starting { .. } => {
-                instance.life = Life::Abandoned { fault: None };
-            }
+            // Nothing of it is there yet. The pull may go on, and its end is of nobody.
+            Life::Pulling => self.forget(&id),
+            Life::Starting { .. } => instance.life = Life::Abandoned { fault: None },
             Life::Ready if instance.in_flight > 0 => {
                 instance.life = Life::Draining { reason };
                 return;
@@ -294,6 +312,7 @@ impl State {
             load_began: None,
             ready_since: None,
             measuring: Measuring::new(Sample::new()),
+            used: true,
         });
         out.push(Effect::Notice(Notice::Adopted { instance: id.clone() }));
         out.push(Effect::AwaitReady { instance: id, spec, launched });
@@ -332,18 +351,13 @@ impl Model {
             Notice::Failed { instance: instance.id.clone(), fault: fault.clone(), retry_ms };
         out.push(Effect::Notice(notice));
         if delay > Duration::ZERO {
-            for waiter in self.queue.drain() {
-                let denied = Denied::LoadFailed {
-                    model: self.spec.name.clone(),
-                    fault: fault.clone(),
-                    retry_after: delay,
-                };
-                out.push(Effect::Deny { waiter: waiter.id, denied });
-                if waiter.purpose == Purpose::Ready {
-                    // The operator has been told; only a pin is tried again without being asked.
-                    self.wanted = self.pinned;
-                }
-            }
+            // The operator is told too; only a pin is tried again without being asked.
+            let denied = Denied::LoadFailed {
+                model: self.spec.name.clone(),
+                fault: fault.clone(),
+                retry_after: delay,
+            };
+            self.deny_all(&denied, out);
         }
         self.failure = Some(Failure { fault, count, retry_at: now + delay });
     }

@@ -50,18 +50,25 @@ pub(super) struct Measuring {
     sampler: Sampler,
     /// What was recorded and said last.
     told: Option<Measured>,
-    gave_up: bool,
+    /// Why there will be no numbers.
+    gave_up: Option<String>,
 }
 
 impl Measuring {
     /// `before`: its devices before its start; empty for one that was adopted.
     pub(super) fn new(before: Sample) -> Self {
         let sampler = Sampler::new(SampleRule::default(), before);
-        Self { sampler, told: None, gave_up: false }
+        Self { sampler, told: None, gave_up: None }
     }
 
     pub(super) fn ready(&mut self, now: Moment) {
         self.sampler.ready(now);
+    }
+
+    /// How it ended: measured, or why it will not be; `None`: it goes on.
+    pub(super) fn outcome(&self) -> Option<Result<(), &str>> {
+        let measured = self.told.map(|_| Ok(()));
+        measured.or_else(|| self.gave_up.as_deref().map(Err))
     }
 
     /// Whether these numbers are news: each sample changes them a little.
@@ -89,20 +96,15 @@ impl State {
                 self.problems.entry("gpu_unreadable").or_insert((why.clone(), now));
             }
         }
-        let lost: Vec<String> = self.ledger.lost().map(|(g, why)| format!("{g}: {why}")).collect();
-        if lost.is_empty() {
-            self.problems.remove("gpu_lost");
-        } else {
-            self.problems.entry("gpu_lost").or_insert((lost.join("; "), now));
-        }
-        let missing: Vec<String> = self.ledger.missing().iter().map(ToString::to_string).collect();
-        if missing.is_empty() {
-            self.problems.remove("memory_quarantined");
-        } else {
-            let since = self.problems.get("memory_quarantined").map_or(now, |p| p.1);
-            self.problems.insert("memory_quarantined", (missing.join("; "), since));
-        }
+        let lost = self.ledger.lost().map(|(g, why)| format!("{g}: {why}")).collect();
+        self.note("gpu_lost", now, lost);
+        let missing = self.ledger.missing().iter().map(ToString::to_string).collect();
+        self.note("memory_quarantined", now, missing);
         self.measure(observation, out);
+        if observation.devices.is_ok() {
+            self.fail_on_lost(out);
+            self.yield_to_others(now, out);
+        }
     }
 
     fn measure(&mut self, observation: &Observation, out: &mut Vec<Effect>) {
@@ -134,9 +136,10 @@ impl State {
             let state = &mut instance.measuring;
             match state.sampler.sample(observation.taken, &sample) {
                 plan::Verdict::More | plan::Verdict::Voided(_) => {}
-                plan::Verdict::GaveUp(why) if state.told.is_none() && !state.gave_up => {
-                    state.gave_up = true;
-                    let (instance, why) = (instance.id.clone(), why.to_string());
+                plan::Verdict::GaveUp(why) if state.outcome().is_none() => {
+                    let why = why.to_string();
+                    state.gave_up = Some(why.clone());
+                    let instance = instance.id.clone();
                     out.push(Effect::Notice(Notice::Unmeasured { instance, why }));
                 }
                 plan::Verdict::GaveUp(_) => {}
@@ -160,13 +163,7 @@ impl State {
     }
 
     pub(super) fn saved(&mut self, now: Moment, result: Result<(), String>) {
-        match result {
-            Ok(()) => drop(self.problems.remove("state_unwritable")),
-            Err(why) => {
-                let since = self.problems.get("state_unwritable").map_or(now, |p| p.1);
-                self.problems.insert("state_unwritable", (why, since));
-            }
-        }
+        self.note("state_unwritable", now, result.err().into_iter().collect());
     }
 
     /// What a model needs, by the product that its device is.

@@ -11,9 +11,10 @@
 //! completions come back as events that name their instance; an event of an earlier incarnation is dropped.
 //!
 //! # Architecture Invariant
-//! `state`, `lifecycle`, `schedule`, `refusal`, `measure`, `instance`, `queue`, `event`, `effect` and `picture` name no clock, no tokio, no
+//! `state`, `lifecycle`, `schedule`, `refusal`, `measure`, `discover`, `pressure`, `instance`, `queue`, `event`, `effect` and `picture` name no clock, no tokio, no
 //! file system, no network and no tracing: a simulation drives them with made-up time, and one seed gives one history.
 
+mod discover;
 pub mod effect;
 pub mod event;
 mod execute;
@@ -23,6 +24,7 @@ mod lifecycle;
 mod measure;
 mod picture;
 pub mod ports;
+mod pressure;
 mod queue;
 mod refusal;
 mod schedule;

@@ -139,7 +139,8 @@ pub struct PodmanInfo {
 pub trait Containers: Send + Sync + 'static {
     /// Creates and starts a container and verifies its effective hardening. An ambiguous outcome (the API died in the
     /// middle) is resolved by looking the instance's label up. On failure nothing is left behind, or the fault says that
-    /// something may be ([`Fault::left_behind`]).
+    /// something may be ([`Fault::left_behind`]). An image that is missing is pulled, and the launch ends with
+    /// [`crate::types::FaultCode::ImagePulled`] without a container.
     fn launch(
         &self,
         spec: ContainerSpec,

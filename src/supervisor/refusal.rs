@@ -41,14 +41,20 @@ impl Model {
 
     /// There is no room, and nobody is to wait for it. A pin stays wanted: it is loaded when there is room.
     pub(super) fn turn_away(&mut self, why: &str, out: &mut Vec<Effect>) {
+        let denied = Denied::NoRoom {
+            model: self.spec.name.clone(),
+            why: why.to_owned(),
+            report: self.report.clone(),
+            retry_after: self.last_load.unwrap_or(LOAD_GUESS),
+        };
+        self.deny_all(&denied, out);
+    }
+
+    /// Refuses everybody who waits. Of what operators wished only a pin is left.
+    pub(super) fn deny_all(&mut self, denied: &Denied, out: &mut Vec<Effect>) {
+        self.discovery.end(denied, out);
         for waiter in self.queue.drain() {
-            let denied = Denied::NoRoom {
-                model: self.spec.name.clone(),
-                why: why.to_owned(),
-                report: self.report.clone(),
-                retry_after: self.last_load.unwrap_or(LOAD_GUESS),
-            };
-            out.push(Effect::Deny { waiter: waiter.id, denied });
+            out.push(Effect::Deny { waiter: waiter.id, denied: denied.clone() });
             if waiter.purpose == Purpose::Ready {
                 self.wanted = self.pinned;
             }
@@ -58,17 +64,7 @@ impl Model {
     pub(super) fn refuse(&mut self, need: Bytes, largest: Bytes, out: &mut Vec<Effect>) {
         let model = self.spec.name.clone();
         self.waiting_for = Some(format!("{need} on one device; the largest offers {largest}"));
-        for waiter in self.queue.drain() {
-            let denied = Denied::NeverFits {
-                model: model.clone(),
-                need,
-                largest,
-                report: self.report.clone(),
-            };
-            out.push(Effect::Deny { waiter: waiter.id, denied });
-            if waiter.purpose == Purpose::Ready {
-                self.wanted = self.pinned;
-            }
-        }
+        let denied = Denied::NeverFits { model, need, largest, report: self.report.clone() };
+        self.deny_all(&denied, out);
     }
 }

@@ -25,6 +25,8 @@ impl State {
         self.finish_drains(out);
         self.unload_idle(now, out);
         self.serve_ready(now, out);
+        self.finish_discoveries(out);
+        self.discover(now);
         self.start_wanted(now, out);
         self.finish_unloads(out);
         self.finish_shutdown(now, out);
@@ -35,7 +37,7 @@ impl State {
     pub fn next_deadline(&self) -> Option<Moment> {
         let models = self.models.values().flat_map(|model| {
             let instance = model.instance.as_ref();
-            let demand = model.wanted || !model.queue.is_empty();
+            let demand = model.is_demanded();
             let retry = model.failure.as_ref().map(|f| f.retry_at);
             [
                 model.queue.next_deadline(),
@@ -58,7 +60,7 @@ impl State {
         let shutdown = self.shutdown.filter(|_| !self.exited);
         let shutdown = shutdown.map(|s| if s.cut { s.deadline + STOP_GRACE } else { s.deadline });
         let orphans = self.orphans.values().copied();
-        models.chain(orphans).chain([shutdown]).flatten().min()
+        models.chain(orphans).chain([shutdown, self.discovery_at()]).flatten().min()
     }
 
     fn expire(&mut self, now: Moment, out: &mut Vec<Effect>) {
@@ -150,6 +152,7 @@ impl State {
             for waiter in model.queue.drain() {
                 // An operator's wish counts as use: what was just asked for does not idle out at once.
                 instance.last_used = now;
+                instance.used = true;
                 match waiter.purpose {
                     Purpose::Ready => out.push(Effect::Done { waiter: waiter.id }),
                     Purpose::Lease { .. } => {
@@ -176,7 +179,7 @@ impl State {
         }
         let mut wanted: Vec<(Reverse<i8>, Moment, ModelName)> = Vec::new();
         for model in self.models.values_mut() {
-            if model.instance.is_some() || (!model.wanted && model.queue.is_empty()) {
+            if model.instance.is_some() || !model.is_demanded() {
                 model.waiting_for = None;
                 continue;
             }
@@ -208,7 +211,7 @@ impl State {
             gpu_count: model.spec.gpu_count,
             allowed: &model.spec.gpus,
             priority: model.spec.priority,
-            on_full: model.spec.on_full,
+            on_full: model.on_full(),
         };
         let (decision, report) =
             plan::plan(now, self.settings.rules, &self.ledger, &holders, &want);
@@ -226,6 +229,7 @@ impl State {
                     self.dismiss(&victim.model, StopReason::Evicted, out);
                 }
             }
+            Decision::Wait { .. } if !model.is_asked_for() => model.discovery.give_up(),
             Decision::Wait { why, until } => {
                 model.plan_at = until;
                 model.wait(why, out);
@@ -263,6 +267,7 @@ impl State {
             load_began: Some(now),
             ready_since: None,
             measuring: Measuring::new(self.ledger.sample(&id, &placement.gpus)),
+            used: false,
         });
         self.ledger.reserve(id.clone(), &placement);
         out.push(Effect::Notice(Notice::Starting {
@@ -317,7 +322,7 @@ impl State {
         }
     }
 
-    fn holders(&self) -> Vec<Holder> {
+    pub(super) fn holders(&self) -> Vec<Holder> {
         let of = |model: &Model, i: &Instance| Holder {
             instance: i.id.clone(),
             charges: self.charges(&i.id),
@@ -346,7 +351,8 @@ impl State {
 
 /// When an instance has been unused for its idle time-out.
 fn idle_at(model: &Model, instance: &Instance) -> Option<Moment> {
-    let usable = instance.is_ready() && instance.in_flight == 0 && !model.pinned;
+    let measured = !model.discovery.is_wanted();
+    let usable = instance.is_ready() && instance.in_flight == 0 && !model.pinned && measured;
     let timeout = instance.spec.idle_timeout.filter(|_| usable)?;
     Some(instance.last_used + timeout)
 }

@@ -5,10 +5,10 @@
 //! ```text
 //!            demand, room            Launched            Healthy
 //!  (none) ───────────────▶ Starting ──────────▶ Loading ────────▶ Ready ──── idle, evicted ────┐
-//!    ▲                    ▲   │  │ unload,          │ died,        │ │ unload, shutdown        │
-//!    │            Pulling ┘   │  │ deadline         │ deadline     │ ▼                         │
-//!    │                        │  ▼                  ▼              │ Draining ── none in flight ┤
-//!    │      LaunchFailed      │ Abandoned ──▶ Stopping ◀── died ───┘                           │
+//!    ▲ ▲                      │  │ unload,          │ died,        │ │ unload, shutdown        │
+//!    │ └─ Pulling ◀─ missing ─┘  │ deadline         │ deadline     │ ▼                         │
+//!    │                           ▼                  ▼              │ Draining ── none in flight ┤
+//!    │      LaunchFailed       Abandoned ──▶ Stopping ◀── died ────┘                           │
 //!    ├────────────────────────┘                 │  ▲  ▲ retry on failure                        │
 //!    └────────────── Stopped(Ok) ───────────────┘  └──┴────────────────────────────────────────┘
 //! ```
@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::discover::Discovery;
 use super::effect::{Effect, StopReason};
 use super::event::Event;
 use super::instance::{Instance, Life};
@@ -43,6 +44,8 @@ pub struct Settings {
     pub release: ReleaseRule,
     /// Who may be evicted, and who is first.
     pub rules: Rules,
+    /// Models that were never measured are loaded for that when nothing was requested for so long; `None`: never.
+    pub measure_after: Option<Duration>,
     /// Makes instance names of two daemons differ; any number.
     pub seed: u64,
 }
@@ -70,6 +73,8 @@ pub(super) struct Model {
     /// Never evicted, never idled out.
     pub(super) pinned: bool,
     pub(super) failure: Option<Failure>,
+    /// Who wants it measured.
+    pub(super) discovery: Discovery,
     /// What is known of its memory.
     pub(super) known: Knowledge,
     pub(super) last_load: Option<Duration>,
@@ -110,6 +115,11 @@ pub struct State {
     pub(super) shutdown: Option<Shutdown>,
     pub(super) exited: bool,
     pub(super) problems: BTreeMap<&'static str, (String, Moment)>,
+    /// Devices under pressure, and lost ones, with how many readings in a row said so.
+    pub(super) pressed: BTreeMap<GpuId, u32>,
+    pub(super) losses: BTreeMap<GpuId, u32>,
+    /// Stops that failed and are tried again, and why.
+    pub(super) stuck: BTreeMap<InstanceId, String>,
     next_generation: u64,
     random: u64,
 }
@@ -139,6 +149,9 @@ impl State {
             shutdown: None,
             exited: false,
             problems: BTreeMap::new(),
+            pressed: BTreeMap::new(),
+            losses: BTreeMap::new(),
+            stuck: BTreeMap::new(),
             next_generation: 1,
             random,
         }
@@ -162,6 +175,9 @@ impl State {
             Event::Cancel { waiter } => self.cancel(waiter),
             Event::Release { instance } => self.give_back(now, &instance),
             Event::Load { waiter, model } => self.load(now, waiter, &model, &mut out),
+            Event::Measure { waiter, model } => {
+                self.measure_on_demand(now, waiter, &model, &mut out);
+            }
             Event::Unload { waiter, model } => self.unload(waiter, &model, &mut out),
             Event::Shutdown { keep } => self.begin_shutdown(now, keep, &mut out),
             Event::Found(found) => self.take_over(now, found, &mut out),
@@ -183,7 +199,7 @@ impl State {
         out
     }
 
-    fn resolve(&mut self, name: &str) -> Option<&mut Model> {
+    pub(super) fn resolve(&mut self, name: &str) -> Option<&mut Model> {
         // A name that does not parse cannot be configured.
         let name: ModelName = name.parse().ok()?;
         let name = self.aliases.get(&name).cloned().unwrap_or(name);
@@ -259,6 +275,7 @@ impl State {
         model.pinned = false;
         model.unloading.push(waiter);
         let name = model.spec.name.clone();
+        model.discovery.end(&Denied::Unloaded { model: name.clone() }, out);
         for waiting in model.queue.drain() {
             let denied = Denied::Unloaded { model: name.clone() };
             out.push(Effect::Deny { waiter: waiting.id, denied });
@@ -274,6 +291,7 @@ impl State {
             Some(Shutdown { keep, deadline: now + self.settings.drain_timeout, cut: false });
         for model in self.models.values_mut() {
             model.wanted = false;
+            model.discovery.end(&Denied::ShuttingDown, out);
             for waiting in model.queue.drain() {
                 out.push(Effect::Deny { waiter: waiting.id, denied: Denied::ShuttingDown });
             }
@@ -342,6 +360,7 @@ impl Model {
             wanted: pinned,
             pinned,
             failure: None,
+            discovery: Discovery::default(),
             known,
             last_load: None,
             last_used: None,

@@ -170,6 +170,10 @@ impl Supervisor {
                 let waiter = self.operator(answer);
                 self.apply(Event::Load { waiter, model });
             }
+            Ask::Measure { model, answer } => {
+                let waiter = self.operator(answer);
+                self.apply(Event::Measure { waiter, model });
+            }
             Ask::Unload { model, answer } => {
                 let waiter = self.operator(answer);
                 self.apply(Event::Unload { waiter, model });
@@ -277,9 +281,9 @@ fn log(notice: &Notice) {
             let model = &instance.model;
             tracing::warn!(%model, %instance, "{model}: {instance} could not be stopped, retrying: {fault}");
         }
-        Notice::ImageChanged { instance } => {
-            let model = &instance.model;
-            tracing::info!(%model, %instance, "{model}: its image is another one than before, planning again");
+        Notice::PlannedAgain { instance, why } => {
+            let (model, why) = (&instance.model, why.as_str());
+            tracing::info!(%model, %instance, why, "{model}: planning again ({why})");
         }
         Notice::Measured { instance, measured } => {
             let (model, m) = (&instance.model, measured);

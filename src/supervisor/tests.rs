@@ -144,31 +144,6 @@ fn an_engine_that_dies_while_it_serves_is_replaced_at_once() {
 }
 
 #[test]
-fn a_load_that_takes_too_long_has_failed() {
-    let mut host = Host::new(vec![spec("m", 10)]);
-    host.acquire(1, "m");
-    let id = host.launch();
-    host.tell(Event::Progress { instance: id.clone(), phase: Phase::Pulling });
-    assert_eq!(host.phase("m"), Phase::Pulling);
-    host.pass(230);
-    host.tell(Event::Progress { instance: id.clone(), phase: Phase::Starting });
-    host.start(&id);
-    host.pass(10);
-    assert_eq!(host.denials(), [(1, "model_loading")], "max_wait is shorter than the load");
-    assert_eq!(host.phase("m"), Phase::Loading, "the load goes on");
-    host.pass(589);
-    assert!(host.stops().is_empty(), "the pull does not count");
-    host.pass(1);
-    assert_eq!(host.stops(), std::slice::from_ref(&id));
-    host.heal(&id);
-    assert!(host.grants().is_empty(), "too late");
-    host.stopped(&id);
-    let error = host.state.status(host.now).models[0].error.clone().unwrap();
-    assert_eq!(error.code, FaultCode::LoadTimeout);
-    assert!(error.message.contains("load_timeout"));
-}
-
-#[test]
 fn a_launch_that_hangs_is_stopped_when_it_comes_back() {
     let mut host = Host::new(vec![spec("m", 10)]);
     host.acquire(1, "m");
@@ -450,23 +425,10 @@ fn what_was_measured_replaces_what_was_guessed() {
     assert_eq!(again, Need { bytes: Bytes(42), source: NeedSource::Measured });
 }
 
-#[test]
-fn a_pull_that_never_reports_its_end_still_loads() {
-    let mut host = Host::new(vec![spec("m", 10)]);
-    host.acquire(1, "m");
-    let id = host.launch();
-    host.tell(Event::Progress { instance: id.clone(), phase: Phase::Pulling });
-    host.start(&id);
-    host.heal(&id);
-    assert_eq!(host.grants(), [1]);
-    host.tell(Event::Died { instance: id.clone(), fault: fault("x") });
-    host.tell(Event::Died { instance: id.clone(), fault: fault("x") });
-    assert!(host.stops().is_empty(), "one stop is enough");
-    host.tell(Event::Unload { waiter: WaiterId(9), model: name("m") });
-    assert!(host.stops().is_empty());
-}
-
+mod discovering;
 mod measuring;
+mod pulls;
 mod races;
 mod rig;
 mod room;
+mod yielding;

@@ -77,6 +77,14 @@ pub enum Denied {
         #[serde(skip)]
         retry_after: Duration,
     },
+    /// An operator wanted it measured, and that is not possible this time.
+    #[error("the memory of model {model} could not be measured: {why}")]
+    Unmeasurable {
+        /// The model.
+        model: ModelName,
+        /// What was in the way.
+        why: String,
+    },
     /// An operator unloaded the model while this request waited for it.
     #[error("model {model} was unloaded by an operator while this request waited")]
     Unloaded {
@@ -99,6 +107,7 @@ impl Denied {
             Self::StillLoading { .. } => "model_loading",
             Self::LoadFailed { .. } => "model_load_failed",
             Self::QueueFull { .. } => "queue_full",
+            Self::Unmeasurable { .. } => "model_unmeasurable",
             Self::Unloaded { .. } => "model_unloaded",
             Self::ShuttingDown => "shutting_down",
         }
@@ -108,7 +117,7 @@ impl Denied {
     #[must_use]
     pub const fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::UnknownModel { .. } | Self::NeverFits { .. } => None,
+            Self::UnknownModel { .. } | Self::NeverFits { .. } | Self::Unmeasurable { .. } => None,
             Self::NoRoom { retry_after, .. }
             | Self::StillLoading { retry_after, .. }
             | Self::LoadFailed { retry_after, .. }

@@ -10,6 +10,8 @@ use serde::Serialize;
 pub enum FaultCode {
     /// The image is not in the service user's storage and may not or could not be pulled.
     ImageMissing,
+    /// The image was missing and is here now; nothing was started. The core plans again: a pull may take an hour.
+    ImagePulled,
     /// The image's name means another image than the plan was made for; the core plans again.
     ImageChanged,
     /// Pulling the image failed on the way.
@@ -30,6 +32,8 @@ pub enum FaultCode {
     HardeningMismatch,
     /// The engine ended by itself.
     EngineExited,
+    /// A device that it runs on is lost.
+    GpuLost,
     /// The engine was not ready within the model's load timeout.
     LoadTimeout,
     /// The container could not be stopped or removed.
@@ -44,6 +48,7 @@ impl FaultCode {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::ImageMissing => "image_missing",
+            Self::ImagePulled => "image_pulled",
             Self::ImageChanged => "image_changed",
             Self::PullFailed => "pull_failed",
             Self::WeightsMissing => "weights_missing",
@@ -54,6 +59,7 @@ impl FaultCode {
             Self::StartFailed => "start_failed",
             Self::HardeningMismatch => "hardening_mismatch",
             Self::EngineExited => "engine_exited",
+            Self::GpuLost => "gpu_lost",
             Self::LoadTimeout => "load_timeout",
             Self::StopFailed => "stop_failed",
             Self::Internal => "internal",
@@ -111,6 +117,7 @@ mod tests {
     fn the_wire_word_is_the_printed_word() {
         for code in [
             FaultCode::ImageMissing,
+            FaultCode::ImagePulled,
             FaultCode::ImageChanged,
             FaultCode::PullFailed,
             FaultCode::WeightsMissing,
@@ -121,6 +128,7 @@ mod tests {
             FaultCode::StartFailed,
             FaultCode::HardeningMismatch,
             FaultCode::EngineExited,
+            FaultCode::GpuLost,
             FaultCode::LoadTimeout,
             FaultCode::StopFailed,
             FaultCode::Internal,

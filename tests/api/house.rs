@@ -62,7 +62,10 @@ impl Supervisor {
                     }
                     Ask::Cancel { .. } => drop(report.send(Happened::Cancelled)),
                     Ask::Release { .. } => drop(report.send(Happened::Released)),
-                    other @ (Ask::Load { .. } | Ask::Unload { .. } | Ask::Shutdown { .. }) => {
+                    other @ (Ask::Load { .. }
+                    | Ask::Measure { .. }
+                    | Ask::Unload { .. }
+                    | Ask::Shutdown { .. }) => {
                         panic!("the proxy must not ask for {other:?}")
                     }
                 }

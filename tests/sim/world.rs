@@ -45,6 +45,8 @@ struct Container {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Life {
     Creating,
+    /// Its image is on the way; nothing of it is on a device.
+    Pulling,
     Loading,
     Ready,
     Dead,
@@ -148,6 +150,7 @@ impl World {
             headroom: Bytes(HEADROOM),
             release: ReleaseRule::exact(Duration::from_secs(30)),
             rules: Rules { policy: policy::named(eviction), min_residency: MIN_RESIDENCY },
+            measure_after: None,
             seed,
         };
         let state = State::new(settings, &specs);
@@ -372,8 +375,18 @@ impl World {
                 self.tell(Event::Launched { instance, launched })
             }
             (Life::Creating, false) if self.rng.chance(30) => {
-                let phase = if self.rng.chance(50) { Phase::Pulling } else { Phase::Starting };
+                let pulls = self.rng.chance(50);
+                let phase = if pulls { Phase::Pulling } else { Phase::Starting };
+                if pulls {
+                    container.life = Life::Pulling;
+                }
                 self.tell(Event::Progress { instance, phase })
+            }
+            (Life::Pulling, well) => {
+                self.containers.remove(id);
+                let pulled = Fault::new(FaultCode::ImagePulled, "it is here now");
+                let fault = if well { pulled } else { fault };
+                self.tell(Event::LaunchFailed { instance, fault })
             }
             (Life::Creating, false) if self.rng.chance(30) => {
                 // podman failed on the way, and nobody could clean up: it runs, and has memory.
@@ -424,7 +437,11 @@ impl World {
 
     fn used(&self, n: u64) -> u64 {
         let on = |c: &&Container| c.order.placement.gpus.contains(&gpu(n));
-        let running = self.containers.values().filter(on).filter(|c| c.life != Life::Creating);
+        let running = self
+            .containers
+            .values()
+            .filter(on)
+            .filter(|c| !matches!(c.life, Life::Creating | Life::Pulling));
         let lagging = self.lagging.iter().filter(|l| l.0 == n && l.2 > self.now);
         self.foreign[n as usize]
             + running.map(|c| c.appetite).sum::<u64>()
@@ -446,7 +463,10 @@ impl World {
                 c.order.placement.gpus.iter().map(held).collect();
             (id.clone(), Usage { pids: vec![pid(id)], bytes: gpus })
         };
-        let running = self.containers.iter().filter(|(_, c)| c.life != Life::Creating);
+        let running = self
+            .containers
+            .iter()
+            .filter(|(_, c)| !matches!(c.life, Life::Creating | Life::Pulling));
         let snapshot = GpuSnapshot { devices, lost: vec![], driver: String::new() };
         Observation {
             taken: self.now,
@@ -459,7 +479,11 @@ impl World {
     /// Everybody who has memory on a device, as the driver lists them; what lags is nobody's.
     fn processes(&self, n: u64) -> Vec<ProcessMemory> {
         let on = |c: &&Container| c.order.placement.gpus.contains(&gpu(n));
-        let running = self.containers.values().filter(on).filter(|c| c.life != Life::Creating);
+        let running = self
+            .containers
+            .values()
+            .filter(on)
+            .filter(|c| !matches!(c.life, Life::Creating | Life::Pulling));
         let held = running.map(|c| (pid(&c.order.instance), c.appetite));
         let foreign = std::iter::once((1, self.foreign[n as usize]));
         let all = held.chain(foreign).filter(|(_, bytes)| *bytes > 0);
@@ -529,7 +553,9 @@ impl World {
         if self.shutting_down {
             return Err(format!("{} is started during a shutdown", order.instance));
         }
-        let same = |c: &&Container| c.order.instance.model == order.instance.model;
+        let same = |c: &&Container| {
+            c.order.instance.model == order.instance.model && c.life != Life::Pulling
+        };
         if let Some(other) = self.containers.values().find(same) {
             return Err(format!("{} beside {}", order.instance, other.order.instance));
         }

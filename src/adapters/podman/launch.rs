@@ -39,13 +39,18 @@ impl Inner {
     ) -> Result<Launched, Fault> {
         let thing = format!("model {} (container {})", spec.instance.model, spec.instance);
         check_sources(spec)?;
-        let id = self.provide_image(&spec.image, &thing, progress).await?;
+        let (id, mut pulled) = self.provide_image(&spec.image, &thing, progress).await?;
+        for (image, _) in &spec.image_volumes {
+            pulled |= self.provide_image(image, &thing, progress).await?.1;
+        }
+        if pulled {
+            // Whoever planned this has given the room to others meanwhile.
+            let text = format!("{thing}: its images had to be pulled first; they are here now");
+            return Err(Fault::new(FaultCode::ImagePulled, text));
+        }
         if spec.image_id.as_ref().is_some_and(|planned| *planned != id) {
             let text = format!("{thing}: {} is another image than before", spec.image);
             return Err(Fault::new(FaultCode::ImageChanged, text));
-        }
-        for (image, _) in &spec.image_volumes {
-            self.provide_image(image, &thing, progress).await?;
         }
         progress(Phase::Starting);
         let dir = match spec.transport {
@@ -244,13 +249,13 @@ impl Inner {
         image: &ImageRef,
         thing: &str,
         progress: &Progress,
-    ) -> Result<String, Fault> {
+    ) -> Result<(String, bool), Fault> {
         let look = async || {
             let found = self.api.image_id(image).await;
             found.map_err(|e| e.fault(FaultCode::CreateFailed, thing))
         };
         if let Some(id) = look().await? {
-            return Ok(id);
+            return Ok((id, false));
         }
         if image.is_local() {
             return Err(image_missing(image, "images of localhost/ are never pulled"));
@@ -269,11 +274,12 @@ impl Inner {
                 _ => Fault::new(FaultCode::PullFailed, format!("{thing}: {e}")),
             });
         }
-        look().await?.ok_or_else(|| {
+        let id = look().await?.ok_or_else(|| {
             let text =
                 format!("{thing}: podman pulled {image} without an error, but does not have it");
             Fault::new(FaultCode::PullFailed, text)
-        })
+        })?;
+        Ok((id, true))
     }
 }
 

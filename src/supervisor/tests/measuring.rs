@@ -128,7 +128,6 @@ fn a_changed_image_is_planned_for_again_at_once() {
     let fault = Fault::new(FaultCode::ImageChanged, "another image");
     host.tell(Event::LaunchFailed { instance: order.instance, fault });
     assert_eq!(host.denials(), []);
-    reading(&mut host, &nobody(), Some(0), 0);
     let again = host.order().expect("a second launch");
     assert_eq!(again.image_id, None);
     host.start(&again.instance);
@@ -232,7 +231,6 @@ fn what_another_image_held_does_not_tell_what_this_one_needs() {
     let order = host.order().unwrap();
     let fault = Fault::new(FaultCode::ImageChanged, "another image");
     host.tell(Event::LaunchFailed { instance: order.instance, fault });
-    reading(&mut host, &nobody(), Some(0), 0);
     let again = host.order().expect("a second launch");
     assert_eq!(again.placement.need.source, NeedSource::Exclusive);
 }

@@ -41,6 +41,7 @@ impl Host {
             headroom: Bytes(0),
             release: ReleaseRule::exact(Duration::from_secs(30)),
             rules: Rules { policy: policy::named(Eviction::Cost), min_residency: MIN_RESIDENCY },
+            measure_after: None,
             seed: 1,
         };
         let state = State::new(settings, &specs);

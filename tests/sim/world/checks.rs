@@ -62,7 +62,10 @@ impl World {
         let need = order.placement.need.bytes;
         for gpu in &order.placement.gpus {
             let n = index(gpu);
-            let on = |c: &&Container| c.order.placement.gpus.contains(gpu);
+            // Whose image is on the way has no place any more.
+            let on = |c: &&Container| {
+                c.order.placement.gpus.contains(gpu) && c.life != super::Life::Pulling
+            };
             let promised: u64 = self
                 .containers
                 .values()

@@ -1,0 +1,59 @@
+//! Who yields when others take the memory.
+//!
+//! Purpose: at rest, without anybody who wants to start: a device whose headroom is being used up is relieved by idle
+//! instances, in the order of their cost. What is promised but not used does not count: nobody misses it yet. Invariants: nobody who serves or is pinned, and no process that is not ours;
+//! where a start or stop is under way nothing is judged, for its numbers are not settled.
+
+use super::eviction::{Candidate, Choice};
+use super::ledger::{Ledger, Row};
+use super::planner::{Holder, Rules, Standing};
+use crate::types::{Bytes, GpuId, InstanceId, Moment};
+
+/// One device under pressure.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Relief {
+    /// Which.
+    pub gpu: GpuId,
+    /// How much of its headroom is in use.
+    pub missing: Bytes,
+    /// Who yields: the cheapest set that frees so much, or everybody idle there where that is not enough; empty: nobody is
+    /// idle.
+    pub victims: Vec<InstanceId>,
+}
+
+/// The devices on which more than `slack` is missing, with those who yield.
+#[must_use]
+pub fn relieve(
+    now: Moment,
+    rules: Rules,
+    ledger: &Ledger,
+    holders: &[Holder],
+    slack: Bytes,
+) -> Vec<Relief> {
+    if ledger.stale().is_some() {
+        return Vec::new();
+    }
+    let rows = ledger.rows();
+    let pressed = rows.iter().filter(|row| !row.gated && missing(row) > slack);
+    pressed.map(|row| relief(now, rules, holders, row)).collect()
+}
+
+fn missing(row: &Row) -> Bytes {
+    (row.used + row.headroom).saturating_sub(row.total)
+}
+
+fn relief(now: Moment, rules: Rules, holders: &[Holder], row: &Row) -> Relief {
+    let holds = |h: &&Holder| h.charge_on(&row.id).is_some_and(|c| c > Bytes::ZERO);
+    let idle = holders.iter().filter(|h| h.standing == Standing::Idle).filter(holds);
+    let idle: Vec<&Holder> = idle.collect();
+    let costs = rules.policy.weigh(now, &idle);
+    let candidates: Vec<Candidate<'_>> =
+        idle.iter().zip(costs).map(|(holder, cost)| Candidate { holder, cost }).collect();
+    let choice = Choice { candidates: &candidates, missing: &missing, count: 1 };
+    let victims = choice.cheapest(&[vec![row]]).unwrap_or_else(|| {
+        let mut all: Vec<InstanceId> = idle.iter().map(|h| h.instance.clone()).collect();
+        all.sort();
+        all
+    });
+    Relief { gpu: row.id.clone(), missing: missing(row), victims }
+}

@@ -1,0 +1,148 @@
+//! The part of the core that loads models only to measure them: because an operator asks, or because nobody needs the
+//! devices. Discovery never disrupts: an operator's makes room as any start does, by idle models alone; the background's
+//! makes none.
+
+use super::effect::{Effect, StopReason};
+use super::instance::Instance;
+use super::state::{Model, State};
+use crate::types::{Denied, ModelName, Moment, OnFull, WaiterId};
+
+/// Who wants to know what a model needs.
+#[derive(Debug, Default)]
+pub(super) struct Discovery {
+    /// Operators.
+    pub(super) waiters: Vec<WaiterId>,
+    /// The daemon itself.
+    pub(super) background: bool,
+    /// It was tried in the background; once is enough, for what fails will fail again.
+    pub(super) tried: bool,
+}
+
+impl Discovery {
+    pub(super) fn is_wanted(&self) -> bool {
+        self.background || !self.waiters.is_empty()
+    }
+
+    /// There is no room for what nobody asked for.
+    pub(super) fn give_up(&mut self) {
+        self.background = false;
+        self.tried = true;
+    }
+
+    /// It will not be measured: everybody who waits is told.
+    pub(super) fn end(&mut self, denied: &Denied, out: &mut Vec<Effect>) {
+        self.tried |= self.background;
+        self.background = false;
+        for waiter in self.waiters.drain(..) {
+            out.push(Effect::Deny { waiter, denied: denied.clone() });
+        }
+    }
+}
+
+impl Model {
+    /// Somebody beside the background's discovery wants it.
+    pub(super) fn is_asked_for(&self) -> bool {
+        self.wanted || !self.queue.is_empty() || !self.discovery.waiters.is_empty()
+    }
+
+    /// Anybody wants it.
+    pub(super) fn is_demanded(&self) -> bool {
+        self.is_asked_for() || self.discovery.background
+    }
+
+    /// What nobody asked for makes nobody leave.
+    pub(super) fn on_full(&self) -> OnFull {
+        if self.is_asked_for() { self.spec.on_full } else { OnFull::Wait }
+    }
+}
+
+impl State {
+    /// An operator wants a model measured.
+    pub(super) fn measure_on_demand(
+        &mut self,
+        now: Moment,
+        waiter: WaiterId,
+        name: &ModelName,
+        out: &mut Vec<Effect>,
+    ) {
+        let shutting_down = self.shutdown.is_some();
+        let Some(model) = self.resolve(name.as_str()) else {
+            let denied = Denied::UnknownModel { model: name.to_string() };
+            out.push(Effect::Deny { waiter, denied });
+            return;
+        };
+        if shutting_down {
+            out.push(Effect::Deny { waiter, denied: Denied::ShuttingDown });
+            return;
+        }
+        if let Some(failure) = &mut model.failure {
+            failure.retry_at = now;
+        }
+        model.discovery.waiters.push(waiter);
+    }
+
+    /// Answers those whose model is measured now, or cannot be; lets it go where nobody else used it.
+    pub(super) fn finish_discoveries(&mut self, out: &mut Vec<Effect>) {
+        let mut idle = Vec::new();
+        for model in self.models.values_mut().filter(|m| m.discovery.is_wanted()) {
+            let Some(instance) = model.instance.as_ref().filter(|i| i.is_ready()) else { continue };
+            match instance.measuring.outcome() {
+                None => continue,
+                Some(Ok(())) => {
+                    let done = |waiter| Effect::Done { waiter };
+                    out.extend(model.discovery.waiters.drain(..).map(done));
+                    model.discovery.background = false;
+                }
+                Some(Err(why)) => {
+                    let (name, why) = (model.spec.name.clone(), why.to_owned());
+                    model.discovery.end(&Denied::Unmeasurable { model: name, why }, out);
+                }
+            }
+            let unused = !instance.used && !model.pinned && !model.wanted;
+            if unused && model.queue.is_empty() {
+                idle.push(model.spec.name.clone());
+            }
+        }
+        for name in idle {
+            self.dismiss(&name, StopReason::Measured, out);
+        }
+    }
+
+    /// Picks the next model to measure when the host has been quiet for long enough.
+    pub(super) fn discover(&mut self, now: Moment) {
+        if self.discovery_at().is_none_or(|at| at > now) {
+            return;
+        }
+        let next = self.unmeasured().map(|m| m.spec.name.clone()).next();
+        if let Some(model) = next.and_then(|name| self.models.get_mut(&name)) {
+            model.discovery.background = true;
+        }
+    }
+
+    /// When that will be, if nothing happens; `None`: not as things are.
+    pub(super) fn discovery_at(&self) -> Option<Moment> {
+        let after = self.settings.measure_after?;
+        let busy = |m: &Model| {
+            let unsettled = |i: &Instance| !i.is_ready() || i.in_flight > 0;
+            !m.queue.is_empty()
+                || m.discovery.is_wanted()
+                || m.instance.as_ref().is_some_and(unsettled)
+        };
+        let settled = self.ledger.stale().is_none() && !self.ledger.rows().iter().any(|r| r.gated);
+        let quiet = self.surveyed && self.shutdown.is_none() && settled;
+        if !quiet || self.models.values().any(busy) || self.unmeasured().next().is_none() {
+            return None;
+        }
+        let last = self.models.values().filter_map(|m| m.last_used).max();
+        Some(last.unwrap_or(Moment::START) + after)
+    }
+
+    /// Models that could be measured and are not. One whose image is not here is not pulled for it.
+    fn unmeasured(&self) -> impl Iterator<Item = &Model> {
+        self.models.values().filter(|m| {
+            let possible =
+                m.instance.is_none() && m.failure.is_none() && m.known.image_id.is_some();
+            possible && !m.discovery.tried && self.measured_need(m).is_none()
+        })
+    }
+}

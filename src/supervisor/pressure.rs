@@ -1,0 +1,82 @@
+//! The part of the core that gives way: to processes of others that grow, and to devices that are lost.
+
+use super::effect::{Effect, StopReason};
+use super::instance::Life;
+use super::state::State;
+use crate::plan;
+use crate::types::{Fault, FaultCode, GpuId, InstanceId, Moment};
+
+/// So many readings in a row have to say so: a single one may have caught a process on its way out, or a driver at a bad
+/// moment.
+const READINGS: u32 = 2;
+
+impl State {
+    /// After a reading: idle models yield where others use up the headroom.
+    pub(super) fn yield_to_others(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        let slack = self.settings.release.slack;
+        let reliefs = plan::relieve(now, self.settings.rules, &self.ledger, &self.holders(), slack);
+        self.pressed.retain(|gpu, _| reliefs.iter().any(|r| r.gpu == *gpu));
+        let mut pinched = Vec::new();
+        for relief in reliefs {
+            let readings = self.pressed.entry(relief.gpu.clone()).or_default();
+            *readings = readings.saturating_add(1);
+            if *readings < READINGS {
+                continue;
+            }
+            if relief.victims.is_empty() {
+                pinched.push(format!(
+                    "{}: {} of its headroom is in use, and no model there is idle",
+                    relief.gpu, relief.missing
+                ));
+            }
+            for victim in relief.victims {
+                if let Some(model) = self.models.get_mut(&victim.model) {
+                    model.wanted = false;
+                }
+                self.dismiss(&victim.model, StopReason::Pressure, out);
+            }
+        }
+        self.note("memory_pressure", now, pinched);
+    }
+
+    /// After a reading: what runs on a lost device has failed; what runs elsewhere has not.
+    pub(super) fn fail_on_lost(&mut self, out: &mut Vec<Effect>) {
+        let lost: Vec<(GpuId, String)> =
+            self.ledger.lost().map(|(gpu, why)| (gpu.clone(), why.to_owned())).collect();
+        self.losses.retain(|gpu, _| lost.iter().any(|(l, _)| l == gpu));
+        for (gpu, why) in lost {
+            let readings = self.losses.entry(gpu.clone()).or_default();
+            *readings = readings.saturating_add(1);
+            if *readings >= READINGS {
+                for id in self.running_on(&gpu) {
+                    let text = format!("its device {gpu} is lost: {why}");
+                    self.begin_stop(&id, Some(Fault::new(FaultCode::GpuLost, text)), out);
+                }
+            }
+        }
+    }
+
+    fn running_on(&self, gpu: &GpuId) -> Vec<InstanceId> {
+        let instances = self.models.values().filter_map(|m| m.instance.as_ref());
+        let there = instances.filter(|i| i.placement.gpus.contains(gpu));
+        let running = there.filter(|i| match i.life {
+            Life::Loading { .. } | Life::Ready | Life::Draining { .. } => true,
+            // A launch cannot be interrupted; it will fail, or be stopped once it is through.
+            Life::Pulling
+            | Life::Starting { .. }
+            | Life::Abandoned { .. }
+            | Life::Stopping { .. } => false,
+        });
+        running.map(|i| i.id.clone()).collect()
+    }
+
+    /// Keeps one problem up to date: `what` is wrong now; nothing: it is not.
+    pub(super) fn note(&mut self, code: &'static str, now: Moment, what: Vec<String>) {
+        if what.is_empty() {
+            self.problems.remove(code);
+        } else {
+            let since = self.problems.get(code).map_or(now, |p| p.1);
+            self.problems.insert(code, (what.join("; "), since));
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! Loads whose only purpose is a measurement.
+
+use super::*;
+
+fn gib(n: u64) -> u64 {
+    n << 30
+}
+
+fn reading(host: &mut Host, of: Option<&InstanceId>, used: u64) {
+    let gpu = GpuId::new("GPU-0");
+    let device = GpuReading {
+        id: gpu.clone(),
+        name: "X".into(),
+        total: Bytes(gib(100)),
+        used: Bytes(gib(used)),
+        processes: vec![],
+    };
+    let bytes = BTreeMap::from([(gpu, Known::Known(Bytes(gib(used))))]);
+    let usage = of.map(|id| (id.clone(), Usage { pids: vec![9], bytes: bytes.clone() }));
+    let usage = usage.into_iter().collect();
+    host.now = host.now + Duration::from_secs(2);
+    let (taken, devices) = (host.now, vec![device]);
+    let devices = Ok(GpuSnapshot { devices, lost: vec![], driver: String::new() });
+    host.tell(Event::Observed(Observation { taken, unix_s: 1, devices, usage }));
+}
+
+/// Two models of 60 GiB each, with their images here.
+fn host(measure_after: Option<u64>) -> Host {
+    let mut host = Host::bare(vec![spec("a", gib(60)), spec("b", gib(60))]);
+    host.state.settings.measure_after = measure_after.map(Duration::from_secs);
+    let images = ["a", "b"].map(|m| (name(m), "1".to_owned())).into();
+    host.state.remember(crate::plan::Book::default(), images);
+    host.tell(Event::Found(vec![]));
+    reading(&mut host, None, 0);
+    host
+}
+
+fn measure(host: &mut Host, id: &InstanceId) {
+    for _ in 0..6 {
+        reading(host, Some(id), 40);
+        if !host.stops().is_empty() || !host.done().is_empty() {
+            return;
+        }
+    }
+    panic!("it was never measured");
+}
+
+#[test]
+fn an_operators_measurement_loads_measures_and_lets_go() {
+    let mut host = host(None);
+    host.tell(Event::Measure { waiter: WaiterId(7), model: name("a") });
+    let id = host.launch();
+    host.start(&id);
+    host.heal(&id);
+    assert!(host.done().is_empty(), "ready is not measured");
+    measure(&mut host, &id);
+    assert_eq!((host.done(), host.stops()), (vec![7], vec![id.clone()]));
+    host.stopped(&id);
+    // Known now: nothing has to be loaded for it… but it is asked for again, so it is measured again.
+    assert_eq!(host.phase("a"), Phase::Stopped);
+}
+
+#[test]
+fn what_somebody_uses_stays_after_the_measurement() {
+    let mut host = host(None);
+    host.tell(Event::Measure { waiter: WaiterId(7), model: name("a") });
+    let id = host.launch();
+    host.start(&id);
+    host.acquire(1, "a");
+    host.heal(&id);
+    assert_eq!(host.grants(), [1]);
+    host.release(&id);
+    measure(&mut host, &id);
+    assert_eq!((host.done(), host.stops()), (vec![7], vec![]));
+}
+
+#[test]
+fn a_measurement_that_cannot_be_is_told() {
+    let mut host = host(None);
+    host.tell(Event::Measure { waiter: WaiterId(6), model: name("nobody") });
+    assert_eq!(host.denials(), [(6, "model_not_found")]);
+    host.tell(Event::Measure { waiter: WaiterId(7), model: name("a") });
+    let id = host.launch();
+    host.tell(Event::LaunchFailed { instance: id, fault: fault("broken") });
+    assert_eq!(host.denials(), [(7, "model_load_failed")]);
+    host.pass(100);
+    assert!(host.order().is_none(), "it is not tried again by itself");
+    host.tell(Event::Measure { waiter: WaiterId(8), model: name("a") });
+    host.tell(Event::Unload { waiter: WaiterId(9), model: name("a") });
+    assert_eq!(host.denials(), [(8, "model_unloaded")]);
+    host.tell(Event::Measure { waiter: WaiterId(10), model: name("b") });
+    host.tell(Event::Shutdown { keep: false });
+    assert_eq!(host.denials(), [(10, "shutting_down")]);
+}
+
+#[test]
+fn a_quiet_host_measures_what_it_does_not_know_one_after_the_other() {
+    let mut host = host(Some(600));
+    host.pass(500);
+    assert!(host.order().is_none(), "not yet");
+    let due = host.state.next_deadline().unwrap();
+    assert_eq!(due, Moment::from_secs(600), "it wakes up for it");
+    host.now = due;
+    host.tell(Event::Tick);
+    let a = host.launch();
+    assert_eq!(a.model, name("a"));
+    host.start(&a);
+    host.heal(&a);
+    measure(&mut host, &a);
+    assert_eq!(host.stops(), std::slice::from_ref(&a));
+    host.stopped(&a);
+    reading(&mut host, None, 0);
+    let b = host.launch();
+    assert_eq!(b.model, name("b"), "the next one");
+    host.start(&b);
+    host.heal(&b);
+    measure(&mut host, &b);
+    host.stopped(&b);
+    reading(&mut host, None, 0);
+    host.pass(10_000);
+    assert!(host.order().is_none(), "all are known");
+}
+
+#[test]
+fn discovery_makes_nobody_leave_or_wait() {
+    let mut host = host(Some(600));
+    let a = host.ready(1, "a");
+    host.release(&a);
+    reading(&mut host, Some(&a), 60);
+    // Idle, but it would have to leave for `b`.
+    host.state.settings.measure_after = Some(Duration::from_secs(50));
+    host.pass(60);
+    assert!(host.order().is_none() && host.stops().is_empty(), "{:?}", host.out);
+    assert_eq!(host.phase("b"), Phase::Stopped, "it does not wait either");
+    // And a request in the middle of a discovery gets the room.
+    let mut host = self::host(Some(600));
+    host.now = Moment::from_secs(600);
+    host.tell(Event::Tick);
+    let a = host.launch();
+    host.start(&a);
+    host.heal(&a);
+    reading(&mut host, Some(&a), 60);
+    host.pass(60);
+    host.acquire(1, "b");
+    assert_eq!(host.stops(), [a]);
+}

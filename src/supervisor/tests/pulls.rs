@@ -1,0 +1,70 @@
+//! Images that have to be pulled, and loads that take long.
+
+use super::*;
+
+fn pulled() -> Fault {
+    Fault::new(FaultCode::ImagePulled, "it is here now")
+}
+
+#[test]
+fn a_pull_keeps_nobody_from_the_device() {
+    let mut host = Host::new(vec![spec("m", 100), spec("other", 100)]);
+    host.acquire(1, "m");
+    let id = host.launch();
+    host.tell(Event::Progress { instance: id.clone(), phase: Phase::Pulling });
+    let other = host.ready(2, "other");
+    host.release(&other);
+    host.pass(1);
+    // The image is here, and the room is somebody else's: he is asked to leave, as for any start.
+    host.tell(Event::LaunchFailed { instance: id, fault: pulled() });
+    assert_eq!((host.order().is_none(), host.stops()), (true, vec![other.clone()]));
+    host.stopped(&other);
+    host.observe();
+    let id = host.launch();
+    host.start(&id);
+    host.heal(&id);
+    assert_eq!(host.grants(), [1]);
+}
+
+#[test]
+fn an_unload_does_not_wait_for_a_pull() {
+    let mut host = Host::new(vec![spec("m", 100)]);
+    host.acquire(1, "m");
+    let id = host.launch();
+    host.tell(Event::Progress { instance: id.clone(), phase: Phase::Pulling });
+    host.tell(Event::Unload { waiter: WaiterId(7), model: name("m") });
+    assert_eq!(host.done(), [7]);
+    assert_eq!(host.phase("m"), Phase::Stopped);
+    host.tell(Event::LaunchFailed { instance: id.clone(), fault: pulled() });
+    assert!(host.out.is_empty(), "{:?}", host.out);
+    // And if it runs for all that, it does not stay.
+    host.start(&id);
+    assert_eq!(host.stops(), [id]);
+}
+
+#[test]
+fn a_load_that_takes_too_long_has_failed() {
+    let mut host = Host::new(vec![spec("m", 10)]);
+    host.acquire(1, "m");
+    let first = host.launch();
+    host.tell(Event::Progress { instance: first.clone(), phase: Phase::Pulling });
+    assert_eq!(host.phase("m"), Phase::Pulling);
+    host.pass(230);
+    host.tell(Event::LaunchFailed { instance: first, fault: pulled() });
+    let id = host.launch();
+    host.tell(Event::Progress { instance: id.clone(), phase: Phase::Starting });
+    host.start(&id);
+    host.pass(10);
+    assert_eq!(host.denials(), [(1, "model_loading")], "max_wait is shorter than the load");
+    assert_eq!(host.phase("m"), Phase::Loading, "the load goes on");
+    host.pass(589);
+    assert!(host.stops().is_empty(), "the pull does not count");
+    host.pass(1);
+    assert_eq!(host.stops(), std::slice::from_ref(&id));
+    host.heal(&id);
+    assert!(host.grants().is_empty(), "too late");
+    host.stopped(&id);
+    let error = host.state.status(host.now).models[0].error.clone().unwrap();
+    assert_eq!(error.code, FaultCode::LoadTimeout);
+    assert!(error.message.contains("load_timeout"));
+}

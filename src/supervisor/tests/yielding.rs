@@ -1,0 +1,124 @@
+//! Giving way: to others' memory, and to lost devices.
+
+use super::*;
+
+fn gib(n: u64) -> u64 {
+    n << 30
+}
+
+/// A reading of two devices of 100 GiB: (in use, lost), with what each instance holds on the first.
+fn reading(host: &mut Host, used: [u64; 2], lost: bool, holds: &[(&InstanceId, u64)]) {
+    let gpu = |n: usize| GpuId::new(&format!("GPU-{n}"));
+    let device = |n: usize| GpuReading {
+        id: gpu(n),
+        name: "X".into(),
+        total: Bytes(gib(100)),
+        used: Bytes(gib(used[n])),
+        processes: vec![],
+    };
+    let (devices, lost) = if lost {
+        (vec![device(1)], vec![(gpu(0), "fell off the bus".to_owned())])
+    } else {
+        (vec![device(0), device(1)], vec![])
+    };
+    let usage = |(id, bytes): &(&InstanceId, u64)| {
+        let on = host.state.live().find(|l| l.id == *id).map(|l| l.gpus[0].clone());
+        let bytes = BTreeMap::from([(on.unwrap(), Known::Known(Bytes(gib(*bytes))))]);
+        ((*id).clone(), Usage { pids: vec![9], bytes })
+    };
+    let usage = holds.iter().map(usage).collect();
+    host.now = host.now + Duration::from_secs(2);
+    let taken = host.now;
+    let devices = Ok(GpuSnapshot { devices, lost, driver: String::new() });
+    host.tell(Event::Observed(Observation { taken, unix_s: 1, devices, usage }));
+}
+
+/// Three models of 30 GiB on the first device, `c` used last.
+fn three() -> (Host, [InstanceId; 3]) {
+    let specs = ["a", "b", "c"].map(|m| {
+        let mut spec = spec(m, gib(30));
+        spec.gpus = vec![GpuId::new("GPU-0")];
+        spec
+    });
+    let mut host = Host::bare(specs.to_vec());
+    host.tell(Event::Found(vec![]));
+    reading(&mut host, [0, 0], false, &[]);
+    let mut ids = Vec::new();
+    for (n, m) in (0..).zip(["a", "b", "c"]) {
+        let id = host.ready(n, m);
+        ids.push(id);
+        let holds: Vec<(&InstanceId, u64)> = ids.iter().map(|id| (id, 30)).collect();
+        reading(&mut host, [30 * (n + 1), 0], false, &holds);
+        host.pass(60);
+    }
+    (host, ids.try_into().unwrap())
+}
+
+fn problem(host: &Host, code: &str) -> bool {
+    host.state.status(host.now).problems.iter().any(|p| p.code == code)
+}
+
+#[test]
+fn idle_models_yield_to_others_and_nobody_else_does() {
+    let (mut host, [a, b, c]) = three();
+    host.release(&a);
+    host.release(&b);
+    let holds = [(&a, 30), (&b, 30), (&c, 30)];
+    // Within what there is.
+    for _ in 0..3 {
+        reading(&mut host, [99, 0], false, &holds);
+        assert!(host.stops().is_empty());
+    }
+    // One reading is none.
+    reading(&mut host, [101, 0], false, &holds);
+    assert!(host.stops().is_empty());
+    reading(&mut host, [101, 0], false, &holds);
+    let first = host.stops();
+    assert_eq!(first.len(), 1, "one is enough: {first:?}");
+    assert!(first == [a.clone()] || first == [b.clone()], "{first:?}");
+    // While it goes, the numbers are not settled.
+    reading(&mut host, [101, 0], false, &holds);
+    assert!(host.stops().is_empty());
+    host.stopped(&first[0]);
+    let left = if first[0] == a { &b } else { &a };
+    reading(&mut host, [71, 0], false, &[(left, 30), (&c, 30)]);
+    // They want still more: the second idle one goes; who serves, stays, and that is said.
+    for _ in 0..2 {
+        reading(&mut host, [105, 0], false, &[(left, 30), (&c, 30)]);
+    }
+    assert_eq!(host.stops(), std::slice::from_ref(left));
+    host.stopped(left);
+    reading(&mut host, [75, 0], false, &[(&c, 30)]);
+    for _ in 0..3 {
+        reading(&mut host, [110, 0], false, &[(&c, 30)]);
+        assert!(host.stops().is_empty());
+    }
+    assert!(problem(&host, "memory_pressure"));
+    reading(&mut host, [40, 0], false, &[(&c, 30)]);
+    assert!(!problem(&host, "memory_pressure"));
+}
+
+#[test]
+fn a_lost_device_fails_its_models_only() {
+    let mut elsewhere = spec("elsewhere", gib(30));
+    elsewhere.gpus = vec![GpuId::new("GPU-1")];
+    let mut here = spec("here", gib(30));
+    here.gpus = vec![GpuId::new("GPU-0")];
+    let mut host = Host::bare(vec![elsewhere, here]);
+    host.tell(Event::Found(vec![]));
+    reading(&mut host, [0, 0], false, &[]);
+    let here = host.ready(1, "here");
+    let there = host.ready(2, "elsewhere");
+    let holds = [(&here, 30), (&there, 30)];
+    reading(&mut host, [30, 30], false, &holds);
+    reading(&mut host, [30, 30], true, &[(&there, 30)]);
+    assert!(host.stops().is_empty(), "one reading is none");
+    reading(&mut host, [30, 30], true, &[(&there, 30)]);
+    assert_eq!(host.stops(), std::slice::from_ref(&here));
+    assert!(problem(&host, "gpu_lost"));
+    host.stopped(&here);
+    let status = host.state.status(host.now);
+    let failed = status.models.iter().find(|m| m.name == name("here")).unwrap();
+    assert_eq!(failed.error.as_ref().unwrap().code, FaultCode::GpuLost);
+    assert_eq!(host.phase("elsewhere"), Phase::Ready);
+}
