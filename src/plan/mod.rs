@@ -16,7 +16,7 @@ pub mod policy;
 mod pressure;
 
 pub use footprint::{
-    Book, BookError, Confidence, DeviceSample, Disturbance, Footprint, Key, Measured, Needs,
+    Book, BookError, Confidence, DeviceSample, Disturbance, Footprint, Key, Measured, Needs, Peak,
     Sample, SampleRule, Sampler, Source, Verdict, budget, need,
 };
 pub use ledger::{Hold, Ledger, Missing, ReleaseRule, Row, Stage, Usage};

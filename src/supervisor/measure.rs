@@ -7,8 +7,10 @@ use super::effect::{Effect, Notice};
 use super::event::Observation;
 use super::instance::Life;
 use super::state::{Model, State};
-use crate::plan::{self, Confidence, Key, Measured, Needs, Sample, SampleRule, Sampler, Source};
-use crate::types::{Bytes, MeasuredNeed, ModelSpec, Moment};
+use crate::plan::{
+    self, Confidence, Key, Measured, Needs, Peak, Sample, SampleRule, Sampler, Source,
+};
+use crate::types::{MeasuredNeed, ModelSpec, Moment};
 
 /// What is known of one model's memory, beside the book.
 #[derive(Debug)]
@@ -18,12 +20,18 @@ pub(super) struct Knowledge {
     /// Its key, without image, device and driver.
     key: Key,
     /// The most that this daemon saw it hold, by product name of the device, whatever image it was.
-    peaks: BTreeMap<String, Bytes>,
+    peaks: BTreeMap<String, Peak>,
 }
 
 impl Knowledge {
     pub(super) fn of(spec: &ModelSpec) -> Self {
         Self { image_id: None, key: Key::new(spec, "", "", ""), peaks: BTreeMap::new() }
+    }
+
+    /// Its reference means another image by now, nobody knows which.
+    pub(super) fn image_changed(&mut self) {
+        self.image_id = None;
+        self.peaks.values_mut().for_each(|peak| peak.whole = false);
     }
 
     fn key(&self, image_id: &str, gpu_name: &str, driver: &str) -> Key {
@@ -121,7 +129,8 @@ impl State {
             };
             if let Some(peak) = ledger.hold(&instance.id).and_then(plan::Hold::observed_peak) {
                 let most = model.known.peaks.entry(name.to_owned()).or_default();
-                *most = peak.max(*most);
+                most.bytes = peak.max(most.bytes);
+                most.whole |= instance.ready_since.is_some();
             }
             let sample = ledger.sample(&instance.id, &instance.placement.gpus);
             let state = &mut instance.measuring;
