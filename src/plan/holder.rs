@@ -40,6 +40,8 @@ pub enum Standing {
     Idle,
     /// Serves requests.
     Busy,
+    /// Idle, but loaded to be measured, and the one that asks is too: they would evict each other for ever.
+    Measuring,
     /// Pinned.
     Pinned,
     /// Its load is under way.
@@ -55,6 +57,7 @@ impl Standing {
         match self {
             Self::Idle | Self::Asleep => None,
             Self::Busy => Some("it serves requests"),
+            Self::Measuring => Some("it is being measured"),
             Self::Pinned => Some("it is pinned"),
             Self::Starting => Some("it is loading"),
             Self::Leaving => Some("it is leaving already"),

@@ -18,7 +18,7 @@ mod pressure;
 mod sleep;
 
 pub use footprint::{
-    Book, BookError, Confidence, DeviceSample, Disturbance, Footprint, Key, Measured, Needs,
+    Book, BookError, Confidence, DeviceSample, Disturbance, Footprint, Key, Measured, Needs, Peak,
     Sample, SampleRule, Sampler, Source, Verdict, budget, need,
 };
 pub use holder::{Holder, Standing};

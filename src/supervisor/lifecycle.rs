@@ -117,7 +117,7 @@ impl State {
         if let Some(model) = self.models.get_mut(&id.model) {
             model.instance = None;
             // Whatever its name means when it is here.
-            model.known.image_id = None;
+            model.known.image_changed();
         }
     }
 

@@ -7,7 +7,9 @@ use super::effect::{Effect, Notice};
 use super::event::Observation;
 use super::instance::Life;
 use super::state::{Model, State};
-use crate::plan::{self, Confidence, Key, Measured, Needs, Sample, SampleRule, Sampler, Source};
+use crate::plan::{
+    self, Confidence, Key, Measured, Needs, Peak, Sample, SampleRule, Sampler, Source,
+};
 use crate::types::{Bytes, MeasuredNeed, ModelSpec, Moment};
 
 /// What is known of one model's memory, beside the book.
@@ -18,7 +20,7 @@ pub(super) struct Knowledge {
     /// Its key, without image, device and driver.
     key: Key,
     /// The most that this daemon saw it hold, by product name of the device, whatever image it was.
-    peaks: BTreeMap<String, Bytes>,
+    peaks: BTreeMap<String, Peak>,
 }
 
 impl Knowledge {
@@ -28,7 +30,13 @@ impl Knowledge {
 
     /// The most that it was seen to hold on a device of that name.
     pub(super) fn peak(&self, gpu_name: &str) -> Option<Bytes> {
-        self.peaks.get(gpu_name).copied()
+        self.peaks.get(gpu_name).map(|peak| peak.bytes)
+    }
+
+    /// Its reference means another image by now, nobody knows which.
+    pub(super) fn image_changed(&mut self) {
+        self.image_id = None;
+        self.peaks.values_mut().for_each(|peak| peak.whole = false);
     }
 
     fn key(&self, image_id: &str, gpu_name: &str, driver: &str) -> Key {
@@ -130,7 +138,8 @@ impl State {
             };
             if let Some(peak) = ledger.hold(&instance.id).and_then(plan::Hold::observed_peak) {
                 let most = model.known.peaks.entry(name.to_owned()).or_default();
-                *most = peak.max(*most);
+                most.bytes = peak.max(most.bytes);
+                most.whole |= instance.ready_since.is_some();
             }
             let sample = ledger.sample(&instance.id, &instance.placement.gpus);
             let state = &mut instance.measuring;

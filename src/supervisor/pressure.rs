@@ -14,7 +14,8 @@ impl State {
     /// After a reading: idle models yield where others use up the headroom.
     pub(super) fn yield_to_others(&mut self, now: Moment, out: &mut Vec<Effect>) {
         let slack = self.settings.release.slack;
-        let reliefs = plan::relieve(now, self.settings.rules, &self.ledger, &self.holders(), slack);
+        let reliefs =
+            plan::relieve(now, self.settings.rules, &self.ledger, &self.holders(None), slack);
         self.pressed.retain(|gpu, _| reliefs.iter().any(|r| r.gpu == *gpu));
         let mut pinched = Vec::new();
         for relief in reliefs {

@@ -24,9 +24,9 @@ impl State {
         self.stop_late_sleepers(now, out);
         self.retry_stops(now, out);
         self.finish_drains(out);
+        self.finish_discoveries(out);
         self.unload_idle(now, out);
         self.serve_ready(now, out);
-        self.finish_discoveries(out);
         self.start_wanted(now, out);
         self.finish_unloads(out);
         if self.discover(now) {
@@ -153,7 +153,7 @@ impl State {
             }
             let instance = self.models.get(&name).and_then(|m| m.instance.as_ref());
             let Some(id) = instance.map(|i| i.id.clone()) else { continue };
-            let leave = plan::idle_leave(self.settings.rules.sleep, &self.holders(), &id);
+            let leave = plan::idle_leave(self.settings.rules.sleep, &self.holders(None), &id);
             self.leave(now, &name, leave, StopReason::Idle, out);
         }
     }
@@ -224,7 +224,7 @@ impl State {
     }
 
     fn try_start(&mut self, now: Moment, name: &ModelName, out: &mut Vec<Effect>) {
-        let holders = self.holders();
+        let holders = self.holders(Some(name));
         let Some(needs) = self.models.get(name).map(|m| self.needs(m)) else { return };
         let Some(model) = self.models.get_mut(name) else { return };
         let want = model.want(&needs);
@@ -348,7 +348,10 @@ impl State {
         }
     }
 
-    pub(super) fn holders(&self) -> Vec<Holder> {
+    /// Who holds memory, as the model `asking` has to see it.
+    pub(super) fn holders(&self, asking: Option<&ModelName>) -> Vec<Holder> {
+        let asking = asking.and_then(|name| self.models.get(name));
+        let to_measure = asking.is_some_and(|m| !m.wanted && m.queue.is_empty());
         let of = |model: &Model, i: &Instance| Holder {
             instance: i.id.clone(),
             charges: self.charges(&i.id),
@@ -359,6 +362,7 @@ impl State {
                 | Life::Waking { .. } => Standing::Starting,
                 Life::Ready if model.pinned => Standing::Pinned,
                 Life::Ready if i.in_flight > 0 => Standing::Busy,
+                Life::Ready if to_measure && model.discovery.is_wanted() => Standing::Measuring,
                 Life::Ready => Standing::Idle,
                 Life::Asleep { .. } => Standing::Asleep,
                 Life::Dozing { .. }

@@ -19,7 +19,7 @@ const CANARY_TIME: Duration = Duration::from_secs(45);
 impl State {
     /// Wakes a sleeping model for which there is room, or makes room for it.
     pub(super) fn try_wake(&mut self, now: Moment, name: &ModelName, out: &mut Vec<Effect>) {
-        let holders = self.holders();
+        let holders = self.holders(Some(name));
         let Some(model) = self.models.get(name) else { return };
         let Some(instance) = model.instance.as_ref().filter(|i| i.is_asleep()) else { return };
         let (id, gpus) = (instance.id.clone(), instance.placement.gpus.clone());

@@ -4,7 +4,7 @@
 #   image.sh OUT.tar           an archive for `podman load`, localhost/hostler/fake-engine:latest
 #   image.sh --binary OUT      the program alone
 #
-# Needs cargo, tar and coreutils; no podman, no network, no root. The image is FROM scratch: the
+# Prints the path of what it made. Needs cargo, tar and coreutils; no podman, no network, no root. The image is FROM scratch: the
 # program, the names `vllm` and `llama-server` (also /app/llama-server) for it, and an empty /tmp. The same program gives the
 # same bytes. CARGO_TARGET_DIR chooses where it is built (default: target/static).
 set -eu
@@ -76,6 +76,8 @@ JSON
 # Written beside the goal and renamed: an interrupted build leaves no half archive.
 (cd "$work/image" && tar --create --file "$work/out.tar" --format ustar --sort name --mtime '@0' \
     --owner 0 --group 0 --numeric-owner -- *)
+# Several may make it at once, each its own copy.
 mkdir -p "$(dirname -- "$out")"
-mv "$work/out.tar" "$out.part"
-mv "$out.part" "$out"
+mv "$work/out.tar" "$out.part.$$"
+mv "$out.part.$$" "$out"
+echo "$out"

@@ -124,7 +124,6 @@ impl World {
     /// The first reading of a daemon's life.
     pub(crate) fn first_reading(&mut self) -> Step {
         let usage = std::collections::BTreeMap::new();
-        let shown = self.shown(&usage);
         let mut snapshot = self.snapshot();
         // A daemon does not come up before all its devices have answered.
         for (id, _) in std::mem::take(&mut snapshot.lost) {
@@ -132,6 +131,7 @@ impl World {
             self.devices[at].lost = false;
             snapshot = self.snapshot();
         }
+        let shown = self.shown(&usage);
         let observation = Observation { taken: self.now, unix_s: 0, devices: Ok(snapshot), usage };
         self.note_shown(&observation, shown);
         self.tell(Event::Observed(observation))

@@ -57,7 +57,7 @@ pub struct Reference {
     waiting: BTreeMap<WaiterId, Asked>,
     operators: BTreeMap<WaiterId, ModelName>,
     /// Operators who want a model measured: their end says nothing of a load.
-    measuring: BTreeSet<WaiterId>,
+    measuring: BTreeMap<WaiterId, ModelName>,
     containers: BTreeMap<InstanceId, Told>,
     pinned: BTreeSet<ModelName>,
     loaded: BTreeSet<ModelName>,
@@ -90,7 +90,7 @@ impl Reference {
             drain: case.settings.drain_timeout,
             waiting: BTreeMap::new(),
             operators: BTreeMap::new(),
-            measuring: BTreeSet::new(),
+            measuring: BTreeMap::new(),
             containers: BTreeMap::new(),
             pinned: specs.values().filter(|s| s.pin).map(|s| s.name.clone()).collect(),
             loaded: BTreeSet::new(),
@@ -121,7 +121,8 @@ impl Reference {
 
     /// Somebody or something may want it loaded.
     pub fn wanted(&self, model: &ModelName) -> bool {
-        self.pinned(model) || self.loaded.contains(model) || self.waits(model)
+        let measured = self.measuring.values().any(|m| m == model);
+        measured || self.pinned(model) || self.loaded.contains(model) || self.waits(model)
     }
 
     pub fn pinned(&self, model: &ModelName) -> bool {
@@ -158,7 +159,7 @@ impl Reference {
                 self.failing.remove(model);
             }
             Event::Measure { waiter, model } => {
-                self.measuring.insert(*waiter);
+                self.measuring.insert(*waiter, model.clone());
                 self.failing.remove(model);
             }
             Event::Unload { waiter, model } => {
@@ -218,8 +219,8 @@ impl Reference {
             Effect::Grant { waiter, instance, .. } => self.grant(now, *waiter, instance),
             Effect::Deny { waiter, denied } => self.deny(now, *waiter, denied),
             Effect::Done { waiter } => {
-                let known =
-                    self.measuring.remove(waiter) || self.operators.remove(waiter).is_some();
+                let known = self.measuring.remove(waiter).is_some()
+                    || self.operators.remove(waiter).is_some();
                 Rule::AnsweredOnce.check(known, || format!("{waiter:?} is told twice"))
             }
             Effect::Notice(Notice::Stopping { instance, reason }) => {
@@ -335,7 +336,7 @@ impl Reference {
     }
 
     fn deny(&mut self, now: Moment, waiter: WaiterId, denied: &Denied) -> Step {
-        if self.measuring.remove(&waiter) {
+        if self.measuring.remove(&waiter).is_some() {
             return Ok(());
         }
         if let Some(model) = self.operators.remove(&waiter) {

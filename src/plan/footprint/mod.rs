@@ -90,6 +90,15 @@ impl Footprint {
     }
 }
 
+/// The most that a model was seen to hold on any of its devices in this run of the daemon.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Peak {
+    /// So much.
+    pub bytes: Bytes,
+    /// It was ready by then, with the image that it has now: there was nothing more to load.
+    pub whole: bool,
+}
+
 /// What a model needs, by the product that its device is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Needs {
@@ -126,29 +135,33 @@ const EXCLUSIVE: Need = Need { bytes: Bytes::ZERO, source: NeedSource::Exclusive
 
 /// The memory to promise to one instance on each of its devices.
 ///
-/// `measured` is the footprint of an earlier incarnation under the *same* [`Key`]; `peak` the most that one was seen to hold
-/// in this run of the daemon, which counts like a measurement of high confidence. In order: the larger of declared and
-/// measured; measured; an [`estimate`] from what the model's files say; else the whole device. What was measured counts
-/// with the margin of [`Footprint::promise`]. An admin's declaration is never undercut, and never believed against a larger
+/// `measured` is the footprint of an earlier incarnation under the *same* [`Key`]; `peak` the most that any was seen to hold
+/// in this run of the daemon. In order: the larger of declared and measured; measured; an [`estimate`] from what the model's
+/// files say; else the whole device. What was measured counts with the margin of [`Footprint::promise`]. A peak of an engine
+/// that was ready counts like a measurement of high confidence; one of a load that went no further, or of another image,
+/// only says that it is not less. An admin's declaration is never undercut, and never believed against a larger
 /// measurement.
 ///
 /// vLLM takes what it is told to take ([`budget`]), so what it was seen to hold says nothing where nobody said how much: it
 /// gets the whole device each time, and does not grow by a margin at each load.
 #[must_use]
-pub fn need(spec: &ModelSpec, measured: Option<&Footprint>, peak: Option<Bytes>) -> Need {
-    let seen = measured.map(|m| m.peak_per_device).max(peak);
+pub fn need(spec: &ModelSpec, measured: Option<&Footprint>, peak: Option<Peak>) -> Need {
+    let seen = measured.map(|m| m.peak_per_device).max(peak.map(|p| p.bytes));
     let promise = measured.map(Footprint::promise);
-    let promise = promise.max(peak.map(|p| p.scale(Confidence::High.percent(), 100)));
-    let told = budget(spec).filter(|_| spec.vram.is_some() || spec.engine == EngineKind::Vllm);
+    let promise = promise.max(peak.map(|p| p.bytes.scale(Confidence::High.percent(), 100)));
+    let takes_all = spec.engine == EngineKind::Vllm;
+    let whole = measured.is_some() || peak.is_some_and(|p| p.whole);
+    let told = budget(spec).filter(|_| spec.vram.is_some() || takes_all || !whole);
     let source = if spec.vram.is_some() { NeedSource::Declared } else { NeedSource::Estimated };
     match (told, seen.zip(promise)) {
         (Some(told), Some((seen, promise))) if seen > told => {
             Need { bytes: promise, source: NeedSource::Measured }
         }
         (Some(told), _) => Need { bytes: told, source },
-        (None, _) if spec.engine == EngineKind::Vllm => EXCLUSIVE,
-        (None, Some((_, promise))) => Need { bytes: promise, source: NeedSource::Measured },
-        (None, None) => budget(spec).map_or(EXCLUSIVE, |bytes| Need { bytes, source }),
+        (None, Some((_, promise))) if whole && !takes_all => {
+            Need { bytes: promise, source: NeedSource::Measured }
+        }
+        (None, _) => EXCLUSIVE,
     }
 }
 
@@ -180,6 +193,10 @@ mod tests {
     use super::*;
     use crate::types::{Anatomy, test_spec};
 
+    fn peak(bytes: u64, whole: bool) -> Option<Peak> {
+        Some(Peak { bytes: Bytes(bytes), whole })
+    }
+
     fn with_files(spec: &mut ModelSpec) -> Bytes {
         let source = "a test".to_owned();
         let anatomy = Anatomy { weights: Bytes::gib(10), cache: None, source };
@@ -206,7 +223,24 @@ mod tests {
         assert_eq!(need(&spec, Some(&seen), None), declared, "it keeps to what was declared");
         // A declaration is not believed against what was seen.
         assert_eq!(need(&spec, Some(&test_footprint("m", 1001)), None), measured(1051));
-        assert_eq!(need(&spec, None, Some(Bytes(2000))), measured(2100));
+        assert_eq!(need(&spec, None, peak(2000, true)), measured(2100));
+    }
+
+    #[test]
+    fn what_was_seen_of_a_part_is_not_the_whole() {
+        let mut spec = test_spec("m");
+        assert_eq!(need(&spec, None, peak(1000, true)), measured(1050));
+        assert_eq!(need(&spec, None, peak(1000, false)), EXCLUSIVE);
+        let estimated = with_files(&mut spec);
+        let expected = Need { bytes: estimated, source: NeedSource::Estimated };
+        assert_eq!(need(&spec, None, peak(1000, false)), expected);
+        let more = estimated.0 * 2;
+        let not_less = measured(Bytes(more).scale(105, 100).0);
+        assert_eq!(need(&spec, None, peak(more, false)), not_less);
+        assert_eq!(
+            need(&spec, Some(&test_footprint("m", 1000)), peak(2000, false)),
+            measured(2100)
+        );
     }
 
     #[test]
@@ -219,7 +253,7 @@ mod tests {
             seen.confidence = confidence;
             assert_eq!(need(&spec, Some(&seen), None), measured(bytes));
             // Whatever was written down, more than that was seen since.
-            assert_eq!(need(&spec, Some(&seen), Some(Bytes(2000))), measured(2100));
+            assert_eq!(need(&spec, Some(&seen), peak(2000, true)), measured(2100));
         }
     }
 

@@ -120,6 +120,8 @@ impl Measured {
 pub enum Disturbance {
     /// Memory of others changed on this device by so much.
     Others(GpuId, Bytes),
+    /// The device's use changed by so much after the engine was ready, and the driver does not say whose that is.
+    Somebody(GpuId, Bytes),
     /// The driver no longer says what the processes hold.
     Unattributed,
     /// Other devices answered than before.
@@ -134,6 +136,10 @@ impl fmt::Display for Disturbance {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Others(gpu, by) => write!(f, "memory of others on {gpu} changed by {by}"),
+            Self::Somebody(gpu, by) => write!(
+                f,
+                "the use of {gpu} changed by {by}, and the driver does not say what processes hold"
+            ),
             Self::Unattributed => {
                 write!(f, "the driver no longer says what the engine's processes hold")
             }
@@ -170,7 +176,8 @@ pub struct Sampler {
     source: Option<Source>,
     /// Counted samples, oldest first: when, and the most on any device.
     window: VecDeque<(Moment, Bytes)>,
-    /// The devices of the window, with the least that others held on each since it began.
+    /// The devices of the window, with the least that others held on each since it began; where nothing is attributed,
+    /// with what was in use when it began.
     quiet: BTreeMap<GpuId, Known<Bytes>>,
     peak: Bytes,
     voids: u32,
@@ -249,6 +256,7 @@ impl Sampler {
             // nothing now.
             self.source = Some(Source::Process);
             self.window.clear();
+            self.quiet.clear();
             self.peak = Bytes::ZERO;
         }
         Ok(most)
@@ -275,13 +283,25 @@ impl Sampler {
 
     /// Whether everybody else on the devices was quiet since the window began.
     fn listen(&mut self, sample: &Sample) -> Result<(), Disturbance> {
+        let delta = self.source == Some(Source::Delta);
         if self.quiet.is_empty() {
-            self.quiet = sample.iter().map(|(gpu, d)| (gpu.clone(), d.foreign)).collect();
+            let heard =
+                |d: &DeviceSample| if delta { Known::Known(d.device_used) } else { d.foreign };
+            self.quiet = sample.iter().map(|(gpu, d)| (gpu.clone(), heard(d))).collect();
         }
         if !self.quiet.keys().eq(sample.keys()) {
             return Err(Disturbance::Devices);
         }
         for (gpu, device) in sample {
+            if delta {
+                // The engine's own change looks like anybody's.
+                let used = self.quiet.get(gpu).and_then(Known::get).unwrap_or(device.device_used);
+                let changed = Bytes(used.0.abs_diff(device.device_used.0));
+                if changed > self.rule.foreign_slack {
+                    return Err(Disturbance::Somebody(gpu.clone(), changed));
+                }
+                continue;
+            }
             let Known::Known(foreign) = device.foreign else { continue };
             let least = self.quiet.get(gpu).and_then(Known::get).unwrap_or(foreign);
             let grown = foreign.saturating_sub(least);

@@ -32,7 +32,11 @@ fn world(devices: &[(u64, u64)], holders: &[HolderCase]) -> (Ledger, Vec<Holder>
             Placement { gpus: ids.clone(), need, budget: need.bytes, device_total: Bytes(0) };
         ledger.reserve(id.clone(), &placement);
         match standing {
-            Standing::Idle | Standing::Busy | Standing::Pinned | Standing::Asleep => {
+            Standing::Idle
+            | Standing::Busy
+            | Standing::Measuring
+            | Standing::Pinned
+            | Standing::Asleep => {
                 ledger.confirm(&id);
             }
             Standing::Starting => {}

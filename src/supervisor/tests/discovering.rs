@@ -144,3 +144,24 @@ fn discovery_makes_nobody_leave_or_wait() {
     host.acquire(1, "b");
     assert_eq!(host.stops(), [a]);
 }
+
+#[test]
+fn two_that_are_measured_take_turns() {
+    let mut host = host(None);
+    host.tell(Event::Measure { waiter: WaiterId(7), model: name("a") });
+    host.tell(Event::Measure { waiter: WaiterId(8), model: name("b") });
+    let a = host.state.status(host.now).models[0].instance.clone().unwrap();
+    host.start(&a);
+    host.heal(&a);
+    host.pass(60);
+    assert!(host.stops().is_empty(), "it is not evicted for the other's measurement");
+    measure(&mut host, &a);
+    assert_eq!((host.done(), host.stops()), (vec![7], vec![a.clone()]));
+    host.stopped(&a);
+    reading(&mut host, None, 0);
+    let b = host.launch();
+    host.start(&b);
+    host.heal(&b);
+    measure(&mut host, &b);
+    assert_eq!(host.done(), [8]);
+}

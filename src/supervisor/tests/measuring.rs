@@ -192,3 +192,45 @@ fn a_disk_that_takes_nothing_is_a_problem_until_it_does() {
     host.tell(Event::Saved(Ok(())));
     assert!(!codes(&host).contains(&"state_unwritable"));
 }
+
+/// What the next start of an undeclared model is promised, after one that was seen to hold 5 GiB and did not get further.
+fn promised_next(ready: bool, fault: Fault) -> Need {
+    let mut host = undeclared();
+    reading(&mut host, &nobody(), Some(0), 0);
+    host.acquire(1, "m");
+    let id = host.launch();
+    host.start(&id);
+    if ready {
+        host.heal(&id);
+    }
+    reading(&mut host, &id, Some(gib(5)), gib(5));
+    host.tell(Event::Died { instance: id.clone(), fault });
+    host.stopped(&id);
+    reading(&mut host, &nobody(), Some(0), 0);
+    host.pass(5);
+    host.acquire(2, "m");
+    host.order().expect("a launch").placement.need
+}
+
+#[test]
+fn a_load_that_failed_half_way_does_not_tell_what_the_model_needs() {
+    assert_eq!(promised_next(false, fault("half")).source, NeedSource::Exclusive);
+    let expected = Need { bytes: Bytes(gib(5)).scale(105, 100), source: NeedSource::Measured };
+    assert_eq!(promised_next(true, fault("later")), expected, "it was all there");
+}
+
+#[test]
+fn what_another_image_held_does_not_tell_what_this_one_needs() {
+    let mut host = undeclared();
+    let id = loaded(&mut host);
+    measure(&mut host, &id, Some(gib(30)), gib(40)).expect("a footprint");
+    host.tell(Event::Unload { waiter: WaiterId(7), model: name("m") });
+    host.stopped(&id);
+    reading(&mut host, &nobody(), Some(0), gib(10));
+    host.acquire(2, "m");
+    let order = host.order().unwrap();
+    let fault = Fault::new(FaultCode::ImageChanged, "another image");
+    host.tell(Event::LaunchFailed { instance: order.instance, fault });
+    let again = host.order().expect("a second launch");
+    assert_eq!(again.placement.need.source, NeedSource::Exclusive);
+}

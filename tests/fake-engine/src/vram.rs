@@ -74,7 +74,8 @@ impl Memory {
             let usage = usage.ok_or_else(|| no_devices(uuid))?;
             let fixed = vram.weights + vram.overhead;
             let share = config.utilization.unwrap_or(0.9);
-            let desired = portion(usage.total, share);
+            // CUDA's total is without what the driver keeps for itself.
+            let desired = portion(usage.total.saturating_sub(usage.reserved), share);
             needs.kv = match (config.kv_bytes, vram.kv) {
                 (Some(bytes), _) | (None, Kv::Bytes(bytes)) => bytes,
                 (None, Kv::Auto) => desired.saturating_sub(fixed),
@@ -219,7 +220,11 @@ pub(crate) fn visible(script: &Script, visibility: &Visibility) -> Vec<String> {
         .filter(|(index, _)| {
             visibility.nodes.as_ref().is_none_or(|dir| dir.join(format!("nvidia{index}")).exists())
         })
-        .map(|(index, gpu)| (index, gpu.uuid.as_str()))
+        .flat_map(|(index, gpu)| {
+            // Of a device in MIG mode, its MIG devices are in sight.
+            let itself = (!gpu.in_mig_mode()).then_some(gpu);
+            itself.into_iter().chain(gpu.slices()).map(move |gpu| (index, gpu.uuid.as_str()))
+        })
         .collect();
     // By index of the machine first, then CUDA renumbers what is left.
     let mounted: Vec<&str> = match visibility.nvidia.as_deref() {
@@ -279,6 +284,19 @@ mod tests {
             assert!(seen(Some(nothing), None).is_empty(), "{nothing}");
         }
         assert!(seen(None, Some("")).is_empty());
+    }
+
+    #[test]
+    fn of_a_divided_device_the_parts_are_seen() {
+        let mut gpu = Gpu::new("GPU-a1", 4);
+        gpu.mig = Some(true);
+        gpu.mig_devices = vec![Gpu::new("MIG-1", 2), Gpu::new("MIG-2", 2)];
+        let script = Script::with_gpus(vec![gpu, Gpu::new("GPU-b2", 1)]);
+        let nvidia = Some("MIG-2".to_owned());
+        let one = Visibility { nvidia, cuda: None, nodes: None };
+        assert_eq!(visible(&script, &one), ["MIG-2"]);
+        let all = visible(&script, &Visibility::default());
+        assert_eq!(all, ["MIG-1", "MIG-2", "GPU-b2"]);
     }
 
     #[test]

@@ -3,11 +3,13 @@
 mod gpu;
 mod http;
 mod refused;
+mod scene;
 mod serve;
 
 pub use gpu::{describe as put_cdi, install_library as put_nvml, play as play_gpus};
 pub use http::{Answer, count_request, curl, get, post};
 pub use refused::{Refusal, recovers, refused};
+pub use scene::{FAKE_IMAGE, Fake, Scene, served};
 pub use serve::{
     COUNT, Counting, FIRST, SOON, check_count, config, containers, count, count_a_little, engine,
     events, left_over, model, property, serving, show_status, status, wait_busy, wait_phase,

@@ -9,24 +9,15 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use crate::codes::{
+    DRIVER_NOT_LOADED, GPU_IS_LOST, INSUFFICIENT_SIZE, INVALID_ARGUMENT, NO_PERMISSION, NOT_FOUND,
+    NOT_SUPPORTED, Return, SUCCESS, UNINITIALIZED, UNKNOWN, VERSION_MISMATCH,
+};
 use crate::ledger::{self, Usage};
-use crate::script::{Gpu, GpuFault, Kind, ProcessMemory, Script, ScriptError};
+use crate::script::{Gpu, GpuFault, Kind, MIG_SLOTS, ProcessMemory, Script, ScriptError};
 use crate::{StateDir, claims};
 
-type Return = c_uint;
 type Device = *mut std::ffi::c_void;
-
-const SUCCESS: Return = 0;
-const UNINITIALIZED: Return = 1;
-const INVALID_ARGUMENT: Return = 2;
-const NOT_SUPPORTED: Return = 3;
-const NO_PERMISSION: Return = 4;
-const NOT_FOUND: Return = 6;
-const INSUFFICIENT_SIZE: Return = 7;
-const DRIVER_NOT_LOADED: Return = 9;
-const GPU_IS_LOST: Return = 15;
-const VERSION_MISMATCH: Return = 25;
-const UNKNOWN: Return = 999;
 
 const VALUE_NOT_AVAILABLE: u64 = u64::MAX;
 
@@ -113,7 +104,7 @@ fn script() -> Result<Script, Return> {
     }
 }
 
-fn handle(gpu: &Gpu) -> Result<Device, Return> {
+fn handle_of(gpu: &Gpu) -> Result<Device, Return> {
     hang(gpu.hang_ms);
     if gpu.fault == GpuFault::Lost {
         return Err(GPU_IS_LOST);
@@ -133,8 +124,8 @@ fn device(handle: Device) -> Result<(usize, Gpu), Return> {
         let uuids = UUIDS.lock().unwrap_or_else(PoisonError::into_inner);
         handle.addr().checked_sub(1).and_then(|i| uuids.get(i).cloned()).ok_or(INVALID_ARGUMENT)?
     };
-    let index = script.gpus.iter().position(|gpu| gpu.uuid == uuid).ok_or(GPU_IS_LOST)?;
-    let gpu = script.gpus[index].clone();
+    let (index, gpu) = script.find(&uuid).ok_or(GPU_IS_LOST)?;
+    let gpu = gpu.clone();
     hang(gpu.hang_ms);
     if gpu.fault == GpuFault::Lost { Err(GPU_IS_LOST) } else { Ok((index, gpu)) }
 }
@@ -335,7 +326,7 @@ exports! {
     nvmlDeviceGetHandleByIndex_v2(index: c_uint, out: *mut Device) {
         let script = script()?;
         let gpu = script.gpus.get(index as usize).ok_or(INVALID_ARGUMENT)?;
-        let handle = handle(gpu)?;
+        let handle = handle_of(gpu)?;
         unsafe { put(out, handle) }
     }
     nvmlDeviceGetHandleByUUID(uuid: *const c_char, out: *mut Device) {
@@ -344,7 +335,7 @@ exports! {
             return Err(INVALID_ARGUMENT);
         }
         let uuid = unsafe { CStr::from_ptr(uuid) }.to_str().map_err(|_| INVALID_ARGUMENT)?;
-        let handle = handle(script.gpu(uuid).ok_or(NOT_FOUND)?)?;
+        let handle = handle_of(script.gpu(uuid).ok_or(NOT_FOUND)?)?;
         unsafe { put(out, handle) }
     }
     nvmlDeviceGetUUID(handle: Device, out: *mut c_char, length: c_uint) {
@@ -422,27 +413,22 @@ exports! {
         let mode = c_uint::from(gpu.mig.ok_or(NOT_SUPPORTED)?);
         unsafe { put(current, mode).and_then(|()| put(pending, mode)) }
     }
-}
-
-#[unsafe(no_mangle)]
-extern "C" fn nvmlErrorString(code: Return) -> *const c_char {
-    let text = match code {
-        SUCCESS => c"The operation was successful",
-        UNINITIALIZED => c"Uninitialized",
-        INVALID_ARGUMENT => c"Invalid Argument",
-        NOT_SUPPORTED => c"Not Supported",
-        NO_PERMISSION => c"Insufficient Permissions",
-        NOT_FOUND => c"Not Found",
-        INSUFFICIENT_SIZE => c"Insufficient Size",
-        DRIVER_NOT_LOADED => c"Driver Not Loaded",
-        10 => c"Timeout",
-        GPU_IS_LOST => c"GPU is lost",
-        18 => c"Driver/library version mismatch",
-        20 => c"Insufficient Memory",
-        VERSION_MISMATCH => c"Argument version mismatch",
-        _ => c"Unknown Error",
-    };
-    text.as_ptr()
+    nvmlDeviceGetMaxMigDeviceCount(handle: Device, out: *mut c_uint) {
+        let (_, gpu) = device(handle)?;
+        let slots = if gpu.mig.is_some() { MIG_SLOTS } else { 0 };
+        unsafe { put(out, c_uint::try_from(slots).map_err(|_| UNKNOWN)?) }
+    }
+    nvmlDeviceGetMigDeviceHandleByIndex(handle: Device, index: c_uint, out: *mut Device) {
+        let (_, gpu) = device(handle)?;
+        if !gpu.in_mig_mode() {
+            return Err(NOT_SUPPORTED);
+        }
+        if index as usize >= MIG_SLOTS {
+            return Err(INVALID_ARGUMENT);
+        }
+        let slice = handle_of(gpu.slices().get(index as usize).ok_or(NOT_FOUND)?)?;
+        unsafe { put(out, slice) }
+    }
 }
 
 #[cfg(test)]

@@ -46,8 +46,8 @@ pub enum ClaimError {
         /// Bytes of the device.
         total: u64,
     },
-    /// The script has no such device.
-    #[error("no device {0} in the script")]
+    /// The script has no such device, or one that is in MIG mode.
+    #[error("no device {0} to be used in the script")]
     NoSuchGpu(String),
     /// The script says the device is lost.
     #[error("device {0} is lost")]
@@ -177,7 +177,7 @@ fn check_fits(
     wanted: u64,
     own: u64,
 ) -> Result<(), ClaimError> {
-    let gpu = script.gpu(uuid).ok_or_else(|| ClaimError::NoSuchGpu(uuid.to_owned()))?;
+    let gpu = script.usable(uuid).ok_or_else(|| ClaimError::NoSuchGpu(uuid.to_owned()))?;
     if gpu.fault == GpuFault::Lost {
         return Err(ClaimError::GpuLost(uuid.to_owned()));
     }

@@ -66,6 +66,7 @@ pub(crate) fn of(gpu: &Gpu, seen: &[Seen], now: u64) -> Usage {
     }
     let on_paper: u64 = gpu.processes.iter().map(|process| process.bytes.0).sum();
     let claimed: u64 = claimants.values().sum();
+    let slices: u64 = gpu.slices().iter().map(|slice| of(slice, seen, now).used).sum();
     let mut processes = gpu.processes.clone();
     processes.extend(
         claimants
@@ -77,7 +78,7 @@ pub(crate) fn of(gpu: &Gpu, seen: &[Seen], now: u64) -> Usage {
     Usage {
         total: gpu.total.0,
         reserved: gpu.reserved.0,
-        used: gpu.foreign.0 + on_paper + claimed + lingering,
+        used: gpu.foreign.0 + on_paper + claimed + lingering + slices,
         lingering,
         processes,
     }

@@ -27,6 +27,7 @@
 
 mod abi;
 pub mod claims;
+mod codes;
 mod ledger;
 mod lock;
 mod record;
@@ -38,7 +39,9 @@ use std::path::{Path, PathBuf};
 
 pub use claims::{Claim, ClaimError};
 pub use ledger::{Usage, usage};
-pub use script::{Code, Gpu, GpuFault, Kind, Process, ProcessMemory, Script, ScriptError};
+pub use script::{
+    Code, Gpu, GpuFault, Kind, MIG_SLOTS, Process, ProcessMemory, Script, ScriptError,
+};
 pub use size::{Size, SizeError};
 
 /// The environment variable that names the state directory.

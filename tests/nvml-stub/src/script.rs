@@ -50,6 +50,9 @@ impl Default for Script {
     }
 }
 
+/// MIG devices that one device can be divided into.
+pub const MIG_SLOTS: usize = 7;
+
 /// One device. Memory adds up as NVML's second version has it: total = reserved + used + free.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -82,6 +85,10 @@ pub struct Gpu {
     /// MIG: absent = the device has none, else whether it is on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mig: Option<bool>,
+    /// The MIG devices that it is divided into, `MIG-…`; there only while MIG is on. At most [`MIG_SLOTS`]; their own
+    /// `mig` and `mig_devices` mean nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mig_devices: Vec<Gpu>,
     /// Degrees Celsius.
     #[serde(default = "stub_temperature")]
     pub temperature_c: u32,
@@ -116,6 +123,18 @@ fn stub_capability() -> [i32; 2] {
 }
 
 impl Gpu {
+    /// In MIG mode: no process can have memory of the device itself, only of its MIG devices.
+    #[must_use]
+    pub fn in_mig_mode(&self) -> bool {
+        self.mig == Some(true)
+    }
+
+    /// Its MIG devices, while there are any.
+    #[must_use]
+    pub fn slices(&self) -> &[Self] {
+        if self.in_mig_mode() { &self.mig_devices } else { &[] }
+    }
+
     /// A healthy, empty device of `total` bytes.
     pub fn new(uuid: impl Into<String>, total: u64) -> Self {
         Self {
@@ -129,6 +148,7 @@ impl Gpu {
             fault: GpuFault::None,
             process_memory: ProcessMemory::Known,
             mig: None,
+            mig_devices: Vec::new(),
             temperature_c: stub_temperature(),
             power_mw: stub_power(),
             utilization_percent: 0,
@@ -318,15 +338,33 @@ impl Script {
         script.save(dir)
     }
 
-    /// The device with this UUID.
+    /// The device or MIG device with this UUID.
     #[must_use]
     pub fn gpu(&self, uuid: &str) -> Option<&Gpu> {
-        self.gpus.iter().find(|gpu| gpu.uuid == uuid)
+        self.find(uuid).map(|(_, gpu)| gpu)
     }
 
-    /// The device with this UUID, to change.
+    /// The same, if processes can have memory of it: not of a whole device in MIG mode.
+    pub(crate) fn usable(&self, uuid: &str) -> Option<&Gpu> {
+        self.gpu(uuid).filter(|gpu| !gpu.in_mig_mode())
+    }
+
+    /// The same, with the position of the device that it is or is a part of.
+    pub(crate) fn find(&self, uuid: &str) -> Option<(usize, &Gpu)> {
+        let mut all = self.gpus.iter().enumerate().flat_map(|(index, gpu)| {
+            std::iter::once(gpu).chain(gpu.slices()).map(move |device| (index, device))
+        });
+        all.find(|(_, device)| device.uuid == uuid)
+    }
+
+    /// The device or MIG device with this UUID, to change.
     pub fn gpu_mut(&mut self, uuid: &str) -> Option<&mut Gpu> {
-        self.gpus.iter_mut().find(|gpu| gpu.uuid == uuid)
+        let (index, _) = self.find(uuid)?;
+        let gpu = self.gpus.get_mut(index)?;
+        if gpu.uuid == uuid {
+            return Some(gpu);
+        }
+        gpu.mig_devices.iter_mut().find(|slice| slice.uuid == uuid)
     }
 }
 
@@ -341,48 +379,4 @@ fn unique() -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_script_as_a_person_writes_it() {
-        let script: Script = toml::from_str(
-            r#"
-            init = "driver-not-loaded"
-            fault = { number = 26 }
-            [[gpu]]
-            uuid = "GPU-0"
-            total = "24GiB"
-            reserved = "500MiB"
-            fault = "memory-not-supported"
-            process_memory = "not-available"
-            mig = false
-            processes = [{ pid = 7, bytes = 1024, kind = "graphics" }]
-            "#,
-        )
-        .unwrap();
-        assert_eq!((script.init.number(), script.fault.number()), (9, 26));
-        assert_eq!(script.gpus[0].total, Size(24 << 30));
-        assert_eq!(script.gpus[0].fault, GpuFault::MemoryNotSupported);
-        assert_eq!(script.gpus[0].processes[0].kind, Kind::Graphics);
-    }
-
-    #[test]
-    fn a_script_survives_the_disk() {
-        let root = tempfile::tempdir().unwrap();
-        let dir = StateDir::new(root.path().join("state"));
-        let mut script = Script::with_gpus(vec![Gpu::new("GPU-0", 1 << 30)]);
-        script.fault = Code::Other { number: 26 };
-        script.gpus[0].mig = Some(true);
-        script.gpus[0].processes.push(Process { pid: 1, bytes: Size(2), kind: Kind::Compute });
-        script.save(&dir).unwrap();
-        assert_eq!(Script::load(&dir).unwrap(), script);
-    }
-
-    #[test]
-    fn a_typo_is_an_error_that_names_the_key_and_the_line() {
-        let error = toml::from_str::<Script>("[[gpu]]\nuuid='a'\ntotal=1\nfalut='lost'\n");
-        let text = error.unwrap_err().to_string();
-        assert!(text.contains("falut") && text.contains("line 4"), "{text}");
-    }
-}
+mod tests;

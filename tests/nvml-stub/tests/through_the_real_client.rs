@@ -385,11 +385,11 @@ fn every_device_fault_has_its_error_and_spares_the_others() {
     assert_eq!(used(&a), 0);
 
     fault(GpuFault::None);
+    let _holder = Holder::new(&[A, "2GiB"]);
     world.edit(A, |gpu| {
         gpu.process_memory = ProcessMemory::NotAvailable;
         gpu.mig = Some(true);
     });
-    let _holder = Holder::new(&[A, "2GiB"]);
     let list = a.running_compute_processes().unwrap();
     assert!(matches!(list[0].used_gpu_memory, UsedGpuMemory::Unavailable));
     assert_eq!(used(&a), 2 * GIB);

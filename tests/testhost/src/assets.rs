@@ -1,5 +1,5 @@
-//! Real engines and models, made by the scripts of `contrib/engines/` and cached outside the tree. Owner: those scripts; each
-//! prints the path of what it made, or found made.
+//! Engines and models, made by the scripts of `contrib/engines/` and `tests/fake-engine/`, cached outside the tree. Owner:
+//! those scripts; each prints the path of what it made, or found made.
 
 use crate::{Result, place};
 use std::path::PathBuf;
@@ -7,6 +7,13 @@ use std::path::PathBuf;
 /// An image archive with the real llama-server: `localhost/hostler/llama-server:latest`.
 pub fn llama_server_image() -> Result<PathBuf> {
     place::script("contrib/engines/llama-server/build.sh", &[]).map(PathBuf::from)
+}
+
+/// An image archive with the stand-in engine: `localhost/hostler/fake-engine:latest`. It is built anew where its sources have
+/// changed since.
+pub fn fake_engine_image() -> Result<PathBuf> {
+    let archive = place::cache().join("engines/fake-engine.tar");
+    place::script("tests/fake-engine/image.sh", &[&archive.to_string_lossy()]).map(PathBuf::from)
 }
 
 /// A model that, asked greedily for anything, says exactly " 1 2 3 … 512": a lost, doubled or reordered piece shows at once.

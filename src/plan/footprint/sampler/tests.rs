@@ -223,6 +223,22 @@ fn without_attribution_the_difference_counts_at_low_confidence() {
 }
 
 #[test]
+fn without_attribution_a_change_after_ready_may_be_anybodys() {
+    for later in [Bytes::gib(11), Bytes::gib(9)] {
+        let mut bench = Bench::ready();
+        for _ in 0..3 {
+            assert_eq!(bench.unattributed(Bytes::gib(10)), Verdict::More);
+        }
+        // Small steps add up, and what follows is steady again: at a number that need not be the engine's.
+        bench.unattributed(Bytes::gib(10) + Bytes::mib(60));
+        for _ in 0..20 {
+            let gave_up = bench.unattributed(later);
+            assert!(matches!(gave_up, Verdict::GaveUp(Disturbance::Somebody(..))), "{gave_up:?}");
+        }
+    }
+}
+
+#[test]
 fn without_attribution_and_without_a_reading_before_there_are_no_numbers() {
     let mut bench = Bench::new(Sample::new());
     assert_eq!(bench.unattributed(Bytes::gib(1)), Verdict::More, "it may come yet");
@@ -309,6 +325,7 @@ fn reasons_are_for_people() {
     let others = Disturbance::Others(GpuId::new("a"), Bytes::mib(65));
     assert_eq!(others.to_string(), "memory of others on a changed by 65.0 MiB");
     for why in [
+        Disturbance::Somebody(GpuId::new("a"), Bytes::mib(65)),
         Disturbance::Unattributed,
         Disturbance::Devices,
         Disturbance::Restless,
