@@ -1,4 +1,4 @@
-//! What the reference itself sees.
+//! The reference sees what it is for.
 
 use super::*;
 
