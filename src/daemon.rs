@@ -241,6 +241,8 @@ async fn serve(
     );
     // The listeners close at once; what arrives now waits in systemd's sockets for the next daemon.
     stop.cancel();
+    // Those that were accepted before are served like any other.
+    tokio::time::sleep(proxy::LAST_REQUESTS).await;
     running.handle.shutdown(keep);
     let drained = server.await.unwrap_or_default();
     if drained.aborted > 0 {

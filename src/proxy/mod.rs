@@ -40,5 +40,5 @@ mod table;
 
 pub use forward::Upstream;
 pub use refuse::refuse;
-pub use server::{Drained, Limits, Server};
+pub use server::{Drained, LAST_REQUESTS, Limits, Server};
 pub use stream::Listener;

@@ -19,8 +19,9 @@ use super::stream::{Listener, Stream, accept};
 use crate::supervisor::handle::Handle;
 use crate::types::Bytes;
 
-/// hyper ends a connection whose first request has not arrived yet at once; so long it is given to arrive.
-const LAST_REQUESTS: Duration = Duration::from_millis(250);
+/// hyper ends a connection whose first request has not arrived yet at once; so long it is given to arrive. Until then it is
+/// also served: no shutdown of the supervisor should begin before.
+pub const LAST_REQUESTS: Duration = Duration::from_millis(250);
 
 /// Bounds on what clients may take.
 #[derive(Clone, Debug, PartialEq, Eq)]

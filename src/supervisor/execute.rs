@@ -26,7 +26,7 @@ const CLOSE_TIME: Duration = Duration::from_secs(5);
 /// Lines of a dead container's log that go into the error.
 const LOG_TAIL_LINES: usize = 20;
 /// How long podman is asked about a death: that the engine is dead is known, and must not wait for a podman that hangs.
-const OBITUARY_TIME: Duration = Duration::from_secs(2);
+const OBITUARY_TIME: Duration = Duration::from_secs(5);
 
 /// One adapter per port.
 #[derive(Clone)]

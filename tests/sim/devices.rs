@@ -213,7 +213,9 @@ impl World {
     pub(crate) fn device_weather(&mut self) {
         let at = self.rng.below(self.devices.len() as u64) as usize;
         if self.strikes(Kind::ForeignGrows) {
-            let room = self.devices[at].total - (self.used(at) - self.devices[at].foreign);
+            let ours = self.used(at) - self.devices[at].foreign;
+            // Where the driver attributes nothing, promises and others' memory may overlap: then there is none.
+            let room = self.devices[at].total.saturating_sub(ours);
             let most = self.rng.below(60) + 1;
             let bytes = if self.rng.chance(40) { 0 } else { self.rng.below(room.min(most) + 1) };
             self.devices[at].foreign = bytes;

@@ -76,7 +76,12 @@ fn explore(seeds: &[u64]) -> (Stats, Option<u64>) {
                     if at >= seeds.len() || at > failed.load(Ordering::Relaxed) {
                         break;
                     }
-                    let (world, outcome) = run(seeds[at], false, None);
+                    let ran = std::panic::catch_unwind(|| run(seeds[at], false, None));
+                    let Ok((world, outcome)) = ran else {
+                        eprintln!("seed {} panics", seeds[at]);
+                        failed.fetch_min(at, Ordering::Relaxed);
+                        continue;
+                    };
                     if outcome.is_err() {
                         failed.fetch_min(at, Ordering::Relaxed);
                     }
