@@ -341,8 +341,10 @@ async fn podman_is_told_apart_from_its_absence() {
     assert!(info.rootless);
     let image = ImageRef::parse(&host.image).unwrap();
     assert_eq!(host.podman.image_id(image).await.map(|id| id.map(|id| id.len())), Ok(Some(64)));
-    let image = ImageRef::parse("quay.example/no@sha256:00").unwrap();
-    assert_eq!(host.podman.image_id(image).await, Ok(None));
+    for absent in ["quay.example/no@sha256:00", "localhost/no:1"] {
+        let image = ImageRef::parse(absent).unwrap();
+        assert_eq!(host.podman.image_id(image).await, Ok(None), "{absent}");
+    }
 }
 
 #[tokio::test]

@@ -57,6 +57,8 @@ impl Cause {
             ("no container with name or ID", Cause::NoSuchContainer),
             ("image not known", Cause::ImageUnknown),
             ("no such image", Cause::ImageUnknown),
+            // Also of a reference that cannot name any image.
+            ("failed to find image", Cause::ImageUnknown),
             ("manifest unknown", Cause::ImageRefused),
             ("name unknown", Cause::ImageRefused),
             ("unauthorized", Cause::ImageRefused),
@@ -245,6 +247,10 @@ mod tests {
                 Cause::NoSuchContainer,
             ),
             ("localhost/nope:1: image not known", Cause::ImageUnknown),
+            (
+                "failed to find image x@sha256:00: parsing reference: invalid reference format",
+                Cause::ImageUnknown,
+            ),
             (
                 "setting up CDI devices: unresolvable CDI devices nvidia.com/gpu=0",
                 Cause::CdiUnresolvable,
