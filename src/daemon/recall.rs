@@ -9,7 +9,7 @@ use crate::adapters::state_file::StateFile;
 use crate::config::Config;
 use crate::plan::Book;
 use crate::supervisor::ports::Containers;
-use crate::types::ModelName;
+use crate::types::{ImageRef, ModelName};
 
 /// Name of the file with the footprints.
 const FOOTPRINTS: &str = "footprints";
@@ -54,13 +54,23 @@ pub fn book(file: &StateFile) -> Book {
 /// What the models' image references mean now, as far as podman knows them.
 pub async fn images(config: &Config, containers: &dyn Containers) -> BTreeMap<ModelName, String> {
     let mut images = BTreeMap::new();
+    // Models share images: podman is asked once for each.
+    let mut asked: BTreeMap<&ImageRef, Option<String>> = BTreeMap::new();
     for (name, spec) in &config.models {
-        match containers.image_id(spec.image.clone()).await {
-            Ok(id) => drop(id.map(|id| images.insert(name.clone(), id))),
-            Err(fault) => {
-                tracing::warn!(model = %name, "{name}: its image is not known, ignoring: {fault}");
+        let id = match asked.get(&spec.image) {
+            Some(id) => id.clone(),
+            None => {
+                let found = containers.image_id(spec.image.clone()).await;
+                let id = found.unwrap_or_else(|fault| {
+                    let image = &spec.image;
+                    tracing::warn!(%image, "the image {image} is not known, ignoring: {fault}");
+                    None
+                });
+                asked.insert(&spec.image, id.clone());
+                id
             }
-        }
+        };
+        images.extend(id.map(|id| (name.clone(), id)));
     }
     images
 }

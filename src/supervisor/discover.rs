@@ -70,20 +70,9 @@ impl State {
         name: &ModelName,
         out: &mut Vec<Effect>,
     ) {
-        let shutting_down = self.shutdown.is_some();
-        let Some(model) = self.resolve(name.as_str()) else {
-            let denied = Denied::UnknownModel { model: name.to_string() };
-            out.push(Effect::Deny { waiter, denied });
-            return;
-        };
-        if shutting_down {
-            out.push(Effect::Deny { waiter, denied: Denied::ShuttingDown });
-            return;
+        if let Some(model) = self.wished(now, waiter, name, out) {
+            model.discovery.waiters.push(waiter);
         }
-        if let Some(failure) = &mut model.failure {
-            failure.retry_at = now;
-        }
-        model.discovery.waiters.push(waiter);
     }
 
     /// Answers those whose model is measured now, or cannot be; lets it go where nobody else used it.

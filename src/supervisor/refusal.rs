@@ -1,15 +1,43 @@
-//! The part of the core that says no: to those who waited too long, and to those for whom there is no room.
+//! The part of the core that says no: to those who waited too long, to those for whom there is no room, and to operators who
+//! wish for what cannot be.
 
 use std::time::Duration;
 
 use super::effect::{Effect, Notice};
 use super::instance::{Instance, Life};
 use super::queue::Purpose;
-use super::state::Model;
-use crate::types::{Bytes, Denied, Moment};
+use super::state::{Model, State};
+use crate::types::{Bytes, Denied, ModelName, Moment, WaiterId};
 
 /// What a load is taken to last before one was seen.
 const LOAD_GUESS: Duration = Duration::from_secs(30);
+
+impl State {
+    /// The model that an operator wants loaded, whatever for; `None`: the operator is refused.
+    pub(super) fn wished(
+        &mut self,
+        now: Moment,
+        waiter: WaiterId,
+        name: &ModelName,
+        out: &mut Vec<Effect>,
+    ) -> Option<&mut Model> {
+        let shutting_down = self.shutdown.is_some();
+        let Some(model) = self.resolve(name.as_str()) else {
+            let denied = Denied::UnknownModel { model: name.to_string() };
+            out.push(Effect::Deny { waiter, denied });
+            return None;
+        };
+        if shutting_down {
+            out.push(Effect::Deny { waiter, denied: Denied::ShuttingDown });
+            return None;
+        }
+        // An operator's word overrides the delay after a failure.
+        if let Some(failure) = &mut model.failure {
+            failure.retry_at = now;
+        }
+        Some(model)
+    }
+}
 
 impl Model {
     /// Why a request that has waited its time gets nothing.

@@ -256,20 +256,7 @@ impl State {
     }
 
     fn load(&mut self, now: Moment, waiter: WaiterId, name: &ModelName, out: &mut Vec<Effect>) {
-        let shutting_down = self.shutdown.is_some();
-        let Some(model) = self.resolve(name.as_str()) else {
-            let denied = Denied::UnknownModel { model: name.to_string() };
-            out.push(Effect::Deny { waiter, denied });
-            return;
-        };
-        if shutting_down {
-            out.push(Effect::Deny { waiter, denied: Denied::ShuttingDown });
-            return;
-        }
-        // An operator's word overrides the delay after a failure.
-        if let Some(failure) = &mut model.failure {
-            failure.retry_at = now;
-        }
+        let Some(model) = self.wished(now, waiter, name, out) else { return };
         model.wanted = true;
         model.queue.push(Waiter { id: waiter, purpose: Purpose::Ready, since: now });
     }
