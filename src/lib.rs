@@ -24,6 +24,7 @@
 
 pub mod adapters;
 pub mod config;
+pub mod control;
 pub mod daemon;
 pub mod observe;
 pub mod plan;

@@ -199,6 +199,15 @@ fn tightest<'a>(rows: &[&'a Row], count: usize) -> Option<Vec<&'a Row>> {
     .min_by(|a, b| (a[0].free, &a[0].id).cmp(&(b[0].free, &b[0].id)))
 }
 
+impl<'a> Want<'a> {
+    /// The same for its instance that sleeps on `gpus`, and can wake only there.
+    #[must_use]
+    pub fn to_wake(self, instance: &'a InstanceId, gpus: &'a [GpuId]) -> Self {
+        let gpu_count = u32::try_from(gpus.len()).unwrap_or(1);
+        Self { gpu_count, allowed: gpus, waking: Some(instance), ..self }
+    }
+}
+
 impl Want<'_> {
     fn allows(&self, gpu: &GpuId) -> bool {
         self.allowed.is_empty() || self.allowed.contains(gpu)

@@ -12,7 +12,7 @@ use super::measure::Measuring;
 use super::queue::Purpose;
 use super::state::{Model, Shutdown, State};
 use crate::plan::{self, Decision, Holder, Standing, Victim};
-use crate::types::{Bytes, InstanceId, ModelName, Moment, Placement};
+use crate::types::{Bytes, Evict, InstanceId, ModelName, Moment, Placement};
 
 /// How long after the end of the drain a shutdown still waits for podman.
 const STOP_GRACE: Duration = Duration::from_secs(45);
@@ -29,6 +29,7 @@ impl State {
         self.serve_ready(now, out);
         self.start_wanted(now, out);
         self.finish_unloads(out);
+        self.finish_sleeps(out);
         if self.discover(now) {
             self.start_wanted(now, out);
         }
@@ -170,7 +171,10 @@ impl State {
                 instance.last_used = now;
                 instance.used = true;
                 match waiter.purpose {
-                    Purpose::Ready => out.push(Effect::Done { waiter: waiter.id }),
+                    Purpose::Ready { pin } => {
+                        model.pinned |= pin;
+                        out.push(Effect::Done { waiter: waiter.id });
+                    }
                     Purpose::Lease { .. } => {
                         instance.in_flight += 1;
                         model.last_used = Some(now);
@@ -227,7 +231,7 @@ impl State {
         let holders = self.holders(Some(name));
         let Some(needs) = self.models.get(name).map(|m| self.needs(m)) else { return };
         let Some(model) = self.models.get_mut(name) else { return };
-        let want = model.want(&needs);
+        let want = model.want(&needs, model.wish());
         let (decision, report) =
             plan::plan(now, self.settings.rules, &self.ledger, &holders, &want);
         let need = report.need.bytes;
@@ -351,6 +355,12 @@ impl State {
     /// Who holds memory, as the model `asking` has to see it.
     pub(super) fn holders(&self, asking: Option<&ModelName>) -> Vec<Holder> {
         let asking = asking.and_then(|name| self.models.get(name));
+        let wish = asking.and_then(Model::wish).and_then(|wish| wish.evict);
+        self.holders_for(asking, wish == Some(Evict::Any))
+    }
+
+    /// The same where busy ones too may leave, after the requests that they serve.
+    pub(super) fn holders_for(&self, asking: Option<&Model>, busy_too: bool) -> Vec<Holder> {
         let to_measure = asking.is_some_and(|m| !m.wanted && m.queue.is_empty());
         let of = |model: &Model, i: &Instance| Holder {
             instance: i.id.clone(),
@@ -361,7 +371,7 @@ impl State {
                 | Life::Loading { .. }
                 | Life::Waking { .. } => Standing::Starting,
                 Life::Ready if model.pinned => Standing::Pinned,
-                Life::Ready if i.in_flight > 0 => Standing::Busy,
+                Life::Ready if i.in_flight > 0 && !busy_too => Standing::Busy,
                 Life::Ready if to_measure && model.discovery.is_wanted() => Standing::Measuring,
                 Life::Ready => Standing::Idle,
                 Life::Asleep { .. } => Standing::Asleep,

@@ -8,7 +8,7 @@ use super::effect::{Effect, Notice, StopReason};
 use super::instance::{Canary, Instance, Life};
 use super::ports::CanaryError;
 use super::state::{Model, State};
-use crate::plan::{self, Decision, Holder, Needs, Want};
+use crate::plan::{self, Decision, Holder, Needs};
 use crate::types::{Bytes, GpuId, InstanceId, ModelName, Moment, Need, NeedSource, SleepLevel};
 
 /// How long a wake may take, its canary included. More than the ports' own times.
@@ -23,17 +23,10 @@ impl State {
         let Some(model) = self.models.get(name) else { return };
         let Some(instance) = model.instance.as_ref().filter(|i| i.is_asleep()) else { return };
         let (id, gpus) = (instance.id.clone(), instance.placement.gpus.clone());
-        let need = self.wake_need(model, instance);
-        let needs = Needs { other: need, by_name: BTreeMap::new(), budget: None };
-        let want = Want {
-            model: name,
-            needs: &needs,
-            gpu_count: u32::try_from(gpus.len()).unwrap_or(1),
-            allowed: &gpus,
-            priority: model.spec.priority,
-            on_full: model.on_full(),
-            waking: Some(&id),
-        };
+        let needs = self.wake_needs(model, instance);
+        let need = needs.other;
+        let wish = model.wish();
+        let want = model.want(&needs, wish).to_wake(&id, &gpus);
         let (decision, report) =
             plan::plan(now, self.settings.rules, &self.ledger, &holders, &want);
         let nothing_soon = !self.ledger.rows().iter().any(|r| r.gated && gpus.contains(&r.id));
@@ -62,13 +55,13 @@ impl State {
 
     fn finds_room_elsewhere(&self, now: Moment, model: &Model, holders: &[Holder]) -> bool {
         let needs = self.needs(model);
-        let want = model.want(&needs);
+        let want = model.want(&needs, model.wish());
         let (decision, _) = plan::plan(now, self.settings.rules, &self.ledger, holders, &want);
         matches!(decision, Decision::Start(_) | Decision::Evict(_))
     }
 
     /// What it takes again on each of its devices: never less than it was seen to take.
-    fn wake_need(&self, model: &Model, instance: &Instance) -> Need {
+    pub(super) fn wake_needs(&self, model: &Model, instance: &Instance) -> Needs {
         let placed = instance.placement.need;
         let name = |gpu: &GpuId| self.ledger.name(gpu);
         let peak = instance.placement.gpus.first().and_then(name).and_then(|n| model.known.peak(n));
@@ -77,7 +70,8 @@ impl State {
             (NeedSource::Exclusive, Some(peak)) => peak,
             (_, peak) => placed.bytes.max(peak.unwrap_or(Bytes::ZERO)),
         };
-        Need { bytes, source: NeedSource::Measured }
+        let other = Need { bytes, source: NeedSource::Measured };
+        Needs { other, by_name: BTreeMap::new(), budget: None }
     }
 
     fn wake(&mut self, now: Moment, name: &ModelName, need: Bytes, out: &mut Vec<Effect>) {
@@ -189,20 +183,5 @@ impl State {
         out.push(Effect::Notice(Notice::Woken { instance: id.clone(), wake_ms }));
         self.ledger.confirm(id);
         out.push(Effect::Observe);
-    }
-}
-
-impl Model {
-    /// What it wants for a start.
-    pub(super) fn want<'a>(&'a self, needs: &'a Needs) -> Want<'a> {
-        Want {
-            model: &self.spec.name,
-            needs,
-            gpu_count: self.spec.gpu_count,
-            allowed: &self.spec.gpus,
-            priority: self.spec.priority,
-            on_full: self.on_full(),
-            waking: None,
-        }
     }
 }

@@ -8,6 +8,7 @@
 
 mod anatomy;
 mod bytes;
+mod check;
 mod denied;
 mod fault;
 mod gpu;
@@ -19,9 +20,11 @@ mod report;
 mod sleep;
 mod spec;
 mod status;
+mod wish;
 
 pub use anatomy::{Anatomy, CacheLayers, CacheShape, Reach};
 pub use bytes::{Bytes, BytesError};
+pub use check::{Check, CheckVerdict};
 pub use denied::Denied;
 pub use fault::{Fault, FaultCode};
 pub use gpu::{GpuReading, GpuSnapshot, Known, ProcessMemory};
@@ -37,4 +40,7 @@ pub use spec::{
     EngineKind, Eviction, ImageRef, ModelSpec, Need, NeedSource, OnFull, Placement, SpecHash,
     Transport, Weights,
 };
-pub use status::{GpuStatus, MeasuredNeed, ModelStatus, Problem, SleepStatus, Status};
+pub use status::{
+    GpuProcess, GpuStatus, LoadProgress, MeasuredNeed, ModelStatus, Problem, SleepStatus, Status,
+};
+pub use wish::{Evict, Haste, Leaving, Outcome, Preview, PreviewGpu, Wish};
