@@ -7,7 +7,7 @@ use super::effect::{Effect, StopReason};
 use super::instance::{Instance, Life};
 use super::queue::{Purpose, Waiter};
 use super::state::{Model, State};
-use crate::plan::{self, Decision, Leave, Needs, Want};
+use crate::plan::{self, Decision, Leave, Plan};
 use crate::types::{
     Denied, Evict, Haste, Leaving, ModelName, Moment, OnFull, Outcome, Preview, PreviewGpu,
     SleepLevel, WaiterId, Wish,
@@ -19,27 +19,20 @@ impl Model {
         self.wish.as_ref().filter(|_| self.queue.has_operators())
     }
 
-    /// A plan's question, with what operators wish of it.
-    pub(super) fn want<'a>(&'a self, needs: &'a Needs, wish: Option<&'a Wish>) -> Want<'a> {
-        let allowed = match wish {
-            Some(wish) if !wish.gpus.is_empty() => &wish.gpus,
-            Some(_) | None => &self.spec.gpus,
-        };
-        let evict = wish.and_then(|wish| wish.evict);
-        Want {
-            model: &self.spec.name,
-            needs,
-            gpu_count: self.spec.gpu_count,
-            allowed,
-            // Above all that a configuration can say, so neither priorities nor ages spare anybody.
-            priority: if evict == Some(Evict::Any) { i8::MAX } else { self.spec.priority },
-            on_full: match evict {
-                None => self.on_full(),
-                Some(Evict::None) => OnFull::Refuse,
-                Some(Evict::Idle | Evict::Any) => OnFull::Evict,
-            },
-            waking: None,
+    /// What happens where there is no room. What nobody asked for makes nobody leave.
+    pub(super) fn on_full(&self, wish: Option<&Wish>) -> OnFull {
+        match wish.and_then(|wish| wish.evict) {
+            Some(Evict::None) => OnFull::Refuse,
+            Some(Evict::Idle | Evict::Any) => OnFull::Evict,
+            None if wish.is_some() || self.is_asked_for() => self.spec.on_full,
+            None => OnFull::Wait,
         }
+    }
+
+    /// Whom it may make leave, and who is young enough to stay. An operator's "any" is above all that a configuration can say.
+    pub(super) fn priority(&self, wish: Option<&Wish>) -> i8 {
+        let any = wish.is_some_and(|wish| wish.evict == Some(Evict::Any));
+        if any { i8::MAX } else { self.spec.priority }
     }
 }
 
@@ -219,7 +212,7 @@ impl State {
             model.unloading.retain(|w| *w != waiter);
             model.dozing.retain(|w| *w != waiter);
             let measured = model.discovery.waiters.len();
-            model.discovery.waiters.retain(|w| *w != waiter);
+            model.discovery.waiters.retain(|(w, _)| *w != waiter);
             let measured = measured != model.discovery.waiters.len();
             if before && !model.queue.has_operators() {
                 model.wanted = model.pinned;
@@ -262,17 +255,7 @@ impl State {
                 report: None,
             });
         }
-        let holders = self.holders_for(Some(model), wish.evict == Some(Evict::Any));
-        let asleep = instance.filter(|i| i.is_asleep());
-        let needs = asleep.map_or_else(|| self.needs(model), |i| self.wake_needs(model, i));
-        let mut want = model.want(&needs, Some(wish));
-        // Nobody may wait for it yet, so what it does when it is full is its configuration's word.
-        want.on_full = if wish.evict.is_none() { model.spec.on_full } else { want.on_full };
-        if let Some(instance) = asleep {
-            want = want.to_wake(&instance.id, &instance.placement.gpus);
-        }
-        let (decision, report) =
-            plan::plan(now, self.settings.rules, &self.ledger, &holders, &want);
+        let Plan { decision, report, .. } = self.dry_run(now, model, wish);
         Ok(shown(decision, report))
     }
 }
