@@ -11,7 +11,7 @@ use super::jobs::Kind;
 use super::options::{self, Options};
 use super::polkit::Action;
 use super::{Context, document, path};
-use crate::types::{Denied, Evict, ModelName};
+use crate::types::{Denied, Evict, GpuId, ModelName, ModelStatus, Wish};
 
 /// The object at the root.
 #[derive(Debug)]
@@ -37,8 +37,8 @@ impl Manager {
     #[zbus(out_args("models"))]
     fn list_models(&self) -> Vec<ModelRow> {
         let status = self.context.handle.status();
-        let row = |m: &crate::types::ModelStatus| {
-            let gpus: Vec<&str> = m.gpus.iter().map(crate::types::GpuId::as_str).collect();
+        let row = |m: &ModelStatus| {
+            let gpus: Vec<&str> = m.gpus.iter().map(GpuId::as_str).collect();
             (
                 m.name.to_string(),
                 path::model(m.name.as_str()),
@@ -242,6 +242,21 @@ impl Manager {
 /// What the manager and the models have in common. Arguments are checked before the caller is, so that a wrong call is told what is
 /// wrong with it whoever makes it.
 impl Context {
+    fn wish(&self, options: &Options) -> Result<Wish, Error> {
+        let wish = options::wish(options)?;
+        let status = self.handle.status();
+        let missing = |id: &&GpuId| !status.gpus.iter().any(|gpu| gpu.id == **id);
+        match wish.gpus.iter().find(missing) {
+            None => Ok(wish),
+            Some(id) => {
+                let ids: Vec<&str> = status.gpus.iter().map(|gpu| gpu.id.as_str()).collect();
+                let ids = ids.join(", ");
+                let id: String = id.as_str().chars().take(100).collect();
+                Err(Error::invalid(format!("there is no device {id:?}; there are: {ids}")))
+            }
+        }
+    }
+
     pub(super) async fn load(
         self: &Arc<Self>,
         bus: &Connection,
@@ -249,7 +264,7 @@ impl Context {
         name: &str,
         options: &Options,
     ) -> Result<OwnedObjectPath, Error> {
-        let wish = options::wish(options)?;
+        let wish = self.wish(options)?;
         let model = self.model(name)?.name;
         self.gate.check(bus, call, Action::LoadModel).await?;
         if wish.evict == Some(Evict::Any) {
@@ -291,7 +306,7 @@ impl Context {
         name: &str,
         options: &Options,
     ) -> Result<(bool, Vec<(String, u64)>, String), Error> {
-        let wish = options::wish(options)?;
+        let wish = self.wish(options)?;
         let model = self.model(name)?.name;
         let preview = self.handle.preview(&model, wish).await?;
         let gpus = preview.gpus.iter().map(|g| (g.gpu.as_str().to_owned(), g.bytes.0)).collect();

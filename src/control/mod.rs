@@ -15,6 +15,11 @@
 //! Memory is bytes, times are microseconds. What is unknown, or has no end, is 2^64 − 1, as in systemd's own interfaces; a
 //! timestamp that never was is 0.
 
+#![expect(
+    clippy::disallowed_types,
+    reason = "zbus makes interfaces, options and signals of HashMaps; none of them is walked in an order that is seen"
+)]
+
 use std::future::Future;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;

@@ -1,11 +1,13 @@
 //! The private bus, the daemon's half on it, and the other ends of everything.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
 use hostler::control::bus::{self, Bus};
 use hostler::control::polkit::Gate;
 use hostler::control::{Context, Facts, Host, HostFuture};
@@ -29,7 +31,7 @@ impl Daemon {
             .args(["--session", "--nofork", "--nopidfile", "--print-address", "--address", address])
             .stdout(Stdio::piped())
             .spawn()
-            .expect("dbus-daemon: run tests/host/prereqs.sh");
+            .unwrap_or_else(|err| panic!("dbus-daemon: {err}; run tests/host/prereqs.sh"));
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         Self { child, address: line.trim().to_owned() }
@@ -136,6 +138,92 @@ impl House {
     pub async fn manager(&self, args: &[&str]) -> Result<String, String> {
         let call = ["call", "org.hostler1", "/org/hostler1", "org.hostler1.Manager"];
         self.busctl(&[&call, args].concat()).await
+    }
+}
+
+impl House {
+    /// `busctl get-property`.
+    pub async fn get(&self, object: &str, interface: &str, property: &str) -> String {
+        let get = ["get-property", "org.hostler1", object, interface, property];
+        self.busctl(&get).await.unwrap()
+    }
+
+    /// `busctl call` of the ready model.
+    pub async fn model(&self, args: &[&str]) -> Result<String, String> {
+        let call = ["call", "org.hostler1", "/org/hostler1/model/org_2fm", "org.hostler1.Model"];
+        self.busctl(&[&call, args].concat()).await
+    }
+
+    /// Everything that the daemon says from now on.
+    pub async fn monitor(&self) -> Monitor {
+        let client = self.client().await;
+        let rule = zbus::MatchRule::builder()
+            .msg_type(zbus::message::Type::Signal)
+            .sender("org.hostler1")
+            .build()
+            .unwrap();
+        let stream = zbus::MessageStream::for_match_rule(rule, &client, None).await.unwrap();
+        Monitor { stream, seen: Vec::new() }
+    }
+}
+
+/// Signals, as lines.
+pub struct Monitor {
+    stream: zbus::MessageStream,
+    seen: Vec<String>,
+}
+
+impl Monitor {
+    /// Waits for a signal that was not waited for before.
+    pub async fn until(&mut self, want: &str) {
+        let wait = async {
+            loop {
+                if let Some(at) = self.seen.iter().position(|line| line.starts_with(want)) {
+                    self.seen.remove(at);
+                    return;
+                }
+                let message = self.stream.next().await.unwrap().unwrap();
+                self.seen.extend(lines(&message));
+            }
+        };
+        let found = tokio::time::timeout(Duration::from_secs(20), wait).await;
+        assert!(found.is_ok(), "no {want:?} in {:#?}", self.seen);
+    }
+}
+
+/// A signal as one line, `PropertiesChanged` as one for each property: `+` with its value, `-` without.
+fn lines(message: &zbus::Message) -> Vec<String> {
+    let header = message.header();
+    let member = header.member().unwrap().to_string();
+    let body = message.body();
+    match member.as_str() {
+        "PropertiesChanged" => {
+            type Changed = (String, BTreeMap<String, zbus::OwnedVariant>, Vec<String>);
+            let (interface, values, stale): Changed = body.deserialize().unwrap();
+            let values = values.keys().map(|name| format!("+{name}"));
+            let stale = stale.iter().map(|name| format!("-{name}"));
+            values.chain(stale).map(|what| format!("{member} {interface} {what}")).collect()
+        }
+        "InterfacesAdded" => {
+            type Added =
+                (zbus::OwnedObjectPath, BTreeMap<String, BTreeMap<String, zbus::OwnedVariant>>);
+            let (object, _): Added = body.deserialize().unwrap();
+            vec![format!("{member} {object}")]
+        }
+        "InterfacesRemoved" => {
+            let (object, _): (zbus::OwnedObjectPath, Vec<String>) = body.deserialize().unwrap();
+            vec![format!("{member} {object}")]
+        }
+        "JobNew" => {
+            let (object, kind, model): (zbus::OwnedObjectPath, String, String) =
+                body.deserialize().unwrap();
+            vec![format!("{member} {object} {kind} {model}")]
+        }
+        _ => {
+            let (object, a, b, c): (zbus::OwnedObjectPath, String, String, String) =
+                body.deserialize().unwrap();
+            vec![format!("{member} {object} {a} {b} {c}")]
+        }
     }
 }
 

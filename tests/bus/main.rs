@@ -2,5 +2,6 @@
 //! administrator has (`busctl`, `gdbus`) as clients. What systemd, polkit and the real supervisor make of it is tested on the real host.
 #![expect(clippy::unwrap_used, reason = "a panic is how a test reports its failure")]
 
+mod calls;
 mod house;
 mod surface;

@@ -22,7 +22,7 @@ const HEAD: &str =
 
 /// An interface's part of an introspection.
 fn part<'a>(xml: &'a str, interface: &str) -> &'a str {
-    let start = xml.find(&format!("<interface name=\"{interface}\">")).expect(interface);
+    let start = xml.find(&format!("<interface name=\"{interface}\">")).unwrap();
     let end = xml[start..].find("</interface>").unwrap();
     let line = xml[..start].rfind('\n').map_or(0, |at| at + 1);
     &xml[line..start + end + "</interface>".len()]
