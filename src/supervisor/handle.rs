@@ -6,6 +6,7 @@
 //! [`Denied::ShuttingDown`], it never hangs.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -65,6 +66,8 @@ pub enum Ask {
     Acquire {
         /// As the client wrote it: a name or an alias.
         model: String,
+        /// The longest it waits; `None`: as configured.
+        wait: Option<Duration>,
         /// Identity for [`Ask::Cancel`].
         waiter: WaiterId,
         /// Where the answer goes.
@@ -174,9 +177,21 @@ impl Handle {
     /// # Errors
     /// The reason why there is none.
     pub async fn acquire(&self, model: &str) -> Result<Lease, Denied> {
+        self.acquire_within(model, None).await
+    }
+
+    /// The same for a caller with a patience of its own; `None`: the configured one.
+    ///
+    /// # Errors
+    /// The reason why there is no lease.
+    pub async fn acquire_within(
+        &self,
+        model: &str,
+        wait: Option<Duration>,
+    ) -> Result<Lease, Denied> {
         let mut leave = self.waiter();
         let (answer, receive) = oneshot::channel();
-        let ask = Ask::Acquire { model: model.to_owned(), waiter: leave.waiter, answer };
+        let ask = Ask::Acquire { model: model.to_owned(), wait, waiter: leave.waiter, answer };
         self.asks.send(ask).map_err(|_| Denied::ShuttingDown)?;
         let result = receive.await;
         leave.answered = true;
