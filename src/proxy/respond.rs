@@ -136,7 +136,8 @@ pub(super) fn health() -> Whole {
 
 /// `GET /ready`: 200, or 503 with what is wrong, which strangers are not told.
 pub(super) fn ready(status: &Status, known: bool) -> Whole {
-    let ready = status.problems.is_empty() && !status.shutting_down;
+    let hindered = status.problems.iter().any(crate::types::Problem::hinders_requests);
+    let ready = !hindered && !status.shutting_down;
     let word = match (ready, status.shutting_down) {
         (true, _) => "ready",
         (false, true) => "shutting_down",

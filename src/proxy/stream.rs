@@ -48,6 +48,21 @@ impl Listener {
         }
     }
 
+    /// Where it listens, for people: an address with its port, or a path.
+    #[must_use]
+    pub fn shown(&self) -> String {
+        let unknown = |_| "unknown".to_owned();
+        match self {
+            Self::Tcp(listener) => {
+                listener.local_addr().map_or_else(unknown, |address| address.to_string())
+            }
+            Self::Unix(listener) => listener.local_addr().map_or_else(unknown, |address| {
+                let path = address.as_pathname().map(|path| path.display().to_string());
+                path.unwrap_or_else(|| "a socket without a name".to_owned())
+            }),
+        }
+    }
+
     pub(super) fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<Stream>> {
         match self {
             Self::Tcp(l) => l.poll_accept(cx).map_ok(|(s, _)| Stream::tcp(s)),
