@@ -9,6 +9,7 @@
 )]
 
 mod activation;
+mod bus;
 mod confinement;
 mod crash;
 mod desktop;
@@ -19,6 +20,7 @@ mod memory;
 mod nvidia;
 mod platform;
 mod readiness;
+mod reload;
 mod restart;
 mod room;
 mod units;
