@@ -66,7 +66,9 @@ impl Root {
                 tracing::error!(
                     "the configuration was not reloaded, everything stays as it was: {why}"
                 );
-                self.handle.problem("reload_failed", Some(why.clone()));
+                // One line: it becomes a part of the status line.
+                let line = why.lines().collect::<Vec<_>>().join("; ");
+                self.handle.problem("reload_failed", Some(line));
             }
         }
         systemd::ready(&validate::summary(&self.handle.status()));

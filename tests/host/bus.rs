@@ -1,7 +1,5 @@
 //! Control as an administrator has it: the real system bus, the real polkit, `busctl`.
 
-use std::io::Read as _;
-use std::process::Stdio;
 use std::time::Duration;
 
 use nvidia_ml::{Gpu, Script};
@@ -18,7 +16,8 @@ const GPU: &str = "GPU-00000000-0000-0000-0000-000000000000";
 
 fn scene() -> Scene {
     let script = Script::with_gpus(vec![Gpu::new(GPU.to_owned(), 16 << 30)]);
-    let models = [Fake::new("small", "4GiB"), Fake::new("other", "2GiB")];
+    let model = |name: &str| Fake::new(name, "2GiB").line("vram = \"3GiB\"");
+    let models = [model("small"), model("other")];
     Scene::new(&script, "", &models).unwrap()
 }
 
@@ -74,12 +73,17 @@ fn busctl_sees_and_does_what_there_is() {
             .unwrap());
         assert_eq!(served.lines().count().to_string(), shipped, "{served}");
     }
-    let mut monitor = host
-        .command("busctl")
-        .args(["monitor", "--json=short", "org.hostler1"])
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    host.root(
+        "systemd-run --quiet --unit=heard --property=StandardOutput=file:/run/heard busctl monitor --json=short org.hostler1",
+    )
+    .unwrap();
+    wait_for("the monitor to listen", SOON, || {
+        let heard = host.root(&format!(
+            "busctl call {MANAGER} ListJobs >/dev/null; cat /run/heard 2>/dev/null; true"
+        ))?;
+        Ok(if heard.contains("ListJobs") { Look::Done(()) } else { Look::NotYet(heard) })
+    })
+    .unwrap();
     assert_eq!(ok(call(host, &format!("get-property {SMALL} Phase"))), "s \"stopped\"");
     let job = ok(call(host, &format!("call {MANAGER} Load sa{{sv}} small 1 pin b true")));
     wait_job(host, &job, "done");
@@ -105,10 +109,7 @@ fn busctl_sees_and_does_what_there_is() {
     assert!(json.contains("\\\"state\\\":\\\"running\\\""), "{json}");
     let unknown = call(host, &format!("call {MANAGER} Load sa{{sv}} nope 0"));
     assert!(unknown.stdout.contains("model \"nope\" is not configured"), "{}", unknown.stdout);
-    monitor.kill().unwrap();
-    let mut heard = String::new();
-    monitor.stdout.take().unwrap().read_to_string(&mut heard).unwrap();
-    monitor.wait().unwrap();
+    let heard = host.root("systemctl stop heard.service; cat /run/heard").unwrap();
     for signal in ["JobNew", "JobRemoved", "ModelStateChanged", "PropertiesChanged"] {
         assert!(heard.contains(&format!("\"member\":\"{signal}\"")), "no {signal} in {heard}");
     }
@@ -142,7 +143,7 @@ fn polkit_says_who_may() {
         for change in &changes {
             let run = call_as(host, user, change);
             assert!(!run.status.success(), "{user} may {change}: {}", run.stdout);
-            let refused = ["authentication required", "Access denied"];
+            let refused = ["authentication required", "needs authentication", "Access denied"];
             assert!(refused.iter().any(|r| run.stdout.contains(r)), "{change}: {}", run.stdout);
         }
     }

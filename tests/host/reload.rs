@@ -14,7 +14,7 @@ use crate::harness::{
 const NAMES: [&str; 5] = ["one", "two", "three", "four", "five"];
 
 fn models() -> Vec<Fake> {
-    let model = |name: &&str| Fake::new(name, "2GiB").env("RATE", "100");
+    let model = |name: &&str| Fake::new(name, "2GiB").env("RATE", "100").line("vram = \"3GiB\"");
     NAMES.iter().map(model).collect()
 }
 
@@ -125,7 +125,7 @@ fn models_come_and_go_and_what_cannot_change_is_named() {
     // "two" is removed while it serves; "six" is new.
     let mut changed = models();
     changed.remove(1);
-    changed.push(Fake::new("six", "2GiB"));
+    changed.push(Fake::new("six", "2GiB").line("vram = \"3GiB\""));
     let slow = crate::harness::post(
         host,
         "/v1/chat/completions",
