@@ -10,6 +10,7 @@
 
 mod activation;
 mod bus;
+mod cli;
 mod confinement;
 mod crash;
 mod desktop;
