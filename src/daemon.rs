@@ -21,8 +21,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::adapters::engine::Profiles;
 use crate::adapters::gpu::{Host, Nvml};
-use crate::adapters::podman::Podman;
+use crate::adapters::podman::api::Deadlines;
+use crate::adapters::podman::{Helpers, Podman};
 use crate::adapters::state_file::StateFile;
+use crate::adapters::systemd::manager::{self, StopJob, UserManager};
 use crate::adapters::systemd::{self, Handed};
 use crate::adapters::weights;
 use crate::config::{Config, GpuBackend, OnStop};
@@ -71,9 +73,16 @@ pub async fn run(options: Options, sockets: Vec<(String, Handed)>) -> Exit {
     if let Err(failure) = make_engine_dir(&config) {
         return fail(sockets, &failure).await;
     }
-    let file = recall::footprints(options.user);
+    let (file, journal) = (recall::footprints(options.user), recall::journal(options.user));
     let book = recall::book(&file);
-    let ports = ports(&config, file);
+    let record = recall::record(&journal);
+    let generation = record.generation();
+    let helpers = Helpers {
+        record,
+        journal: Some(Arc::new(journal)),
+        scopes: Some(Arc::new(UserManager::at(&manager_socket(options.user)))),
+    };
+    let ports = ports(&config, file, helpers);
     let cdi_dirs = validate::cdi_dirs();
     let checks = Checks { config: &config, ports: &ports, cdi_dirs: &cdi_dirs };
     let proven = match checks.run().await {
@@ -89,7 +98,8 @@ pub async fn run(options: Options, sockets: Vec<(String, Handed)>) -> Exit {
         sockets
     };
     let images = recall::images(&config, &*ports.containers).await;
-    serve(&config, ports, proven, Recalled { book, images }, sockets).await
+    let recalled = Recalled { book, images, generation };
+    serve(&config, ports, proven, recalled, sockets, options.user).await
 }
 
 /// Tells everybody why there is no daemon: the journal, systemd, and the clients that wait on the sockets.
@@ -172,7 +182,16 @@ fn make_engine_dir(config: &Config) -> Result<(), StartFailure> {
         })
 }
 
-fn ports(config: &Config, file: StateFile) -> Ports {
+/// The bus of the manager that podman's containers belong to. The service user's is passed on by a unit of that manager,
+/// because the daemon's sandbox hides `/run/user`.
+fn manager_socket(user: bool) -> PathBuf {
+    match runtime_dir().filter(|_| user) {
+        Some(dir) => dir.join("bus"),
+        None => "/run/hostler/bus.sock".into(),
+    }
+}
+
+fn ports(config: &Config, file: StateFile, helpers: Helpers) -> Ports {
     let gpus: Arc<dyn Gpus> = match config.gpu.backend {
         GpuBackend::Nvml => {
             Arc::new(Nvml::start(config.gpu.nvml_library.clone(), config.gpu.devices.clone()))
@@ -185,11 +204,13 @@ fn ports(config: &Config, file: StateFile) -> Ports {
         }
     };
     let podman = &config.podman;
-    let containers = Podman::new(
+    let containers = Podman::with(
         podman.socket.clone(),
         podman.namespace.clone(),
         podman.engine_dir.clone(),
         podman.pull,
+        Deadlines::default(),
+        helpers,
     );
     let (containers, shelf) = (Arc::new(containers), Arc::new(file));
     Ports { containers, gpus, engines: Arc::new(Profiles), shelf }
@@ -201,6 +222,7 @@ async fn serve(
     proven: Proven,
     recalled: Recalled,
     sockets: Vec<Listener>,
+    user: bool,
 ) -> Exit {
     let running = supervise(config, ports, proven, recalled);
     let limits = Limits {
@@ -228,7 +250,7 @@ async fn serve(
         return Exit::Internal;
     }
     helpers.iter().for_each(tokio::task::JoinHandle::abort);
-    let keep = config.policy.on_stop == OnStop::Keep;
+    let keep = config.policy.on_stop == OnStop::Keep || restarts(user).await;
     systemd::stopping(if keep {
         "Draining; models are kept"
     } else {
@@ -292,7 +314,7 @@ fn supervise(config: &Config, ports: Ports, proven: Proven, recalled: Recalled) 
     };
     let (mut supervisor, handle) =
         Supervisor::new(settings, &models, ports, Clock::start(), found, devices);
-    supervisor.remember(recalled.book, recalled.images);
+    supervisor.remember(recalled.book, recalled.images, recalled.generation);
     supervisor.spawn(handle)
 }
 
@@ -312,6 +334,17 @@ fn anatomy(spec: &ModelSpec) -> Option<Anatomy> {
                 tracing::info!(%model, "the need of {model} cannot be estimated: {why}; its first load gets whole devices, set vram to avoid it");
             }
             None
+        }
+    }
+}
+
+/// Whether systemd is about to start the daemon again: then its models stay, whatever `on_stop` says about a stop.
+async fn restarts(user: bool) -> bool {
+    match manager::stop_job(user).await {
+        Ok(job) => job == StopJob::Restart,
+        Err(why) => {
+            tracing::warn!("{why}; this is taken for a stop, by on_stop in [policy]");
+            false
         }
     }
 }

@@ -115,6 +115,13 @@ pub enum Event {
         /// `Ok`: no process and no container is left.
         result: Result<(), Fault>,
     },
+    /// What podman and the kernel have of ours, or why that is not known.
+    Swept {
+        /// When that was asked.
+        taken: Moment,
+        /// The answer.
+        list: Result<Vec<Found>, Fault>,
+    },
     /// Device memory was read.
     Observed(Observation),
     /// What was measured was written down, or could not be.

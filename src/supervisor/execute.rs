@@ -4,7 +4,7 @@
 //! Invariants: decides nothing; every effect that promises an answer gets one, also if an adapter panics; nothing here
 //! is awaited by the owner.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
@@ -26,7 +26,7 @@ const CLOSE_TIME: Duration = Duration::from_secs(5);
 /// Lines of a dead container's log that go into the error.
 const LOG_TAIL_LINES: usize = 20;
 /// How long podman is asked about a death: that the engine is dead is known, and must not wait for a podman that hangs.
-const OBITUARY_TIME: Duration = Duration::from_secs(5);
+const OBITUARY_TIME: Duration = Duration::from_secs(1);
 
 /// One adapter per port.
 #[derive(Clone)]
@@ -85,6 +85,9 @@ pub(super) struct Executor {
     clock: Clock,
     probes: BTreeMap<InstanceId, AbortHandle>,
     observing: Arc<AtomicBool>,
+    sweeping: Arc<AtomicBool>,
+    /// Whose death is being looked into.
+    dying: BTreeSet<InstanceId>,
     writer: Option<Writer>,
 }
 
@@ -96,8 +99,9 @@ struct Writer {
 
 impl Executor {
     pub(super) fn new(ports: Ports, events: mpsc::UnboundedSender<Event>, clock: Clock) -> Self {
-        let observing = Arc::new(AtomicBool::new(false));
-        Self { ports, events, clock, probes: BTreeMap::new(), observing, writer: None }
+        let (probes, dying) = (BTreeMap::new(), BTreeSet::new());
+        let (observing, sweeping) = (Arc::default(), Arc::default());
+        Self { ports, events, clock, probes, observing, sweeping, dying, writer: None }
     }
 
     pub(super) fn launch(&self, order: LaunchOrder) {
@@ -241,18 +245,46 @@ impl Executor {
 
     /// Reads the world once. `false`: a reading is still under way, and is not doubled.
     pub(super) fn observe(&self, subjects: Vec<Subject>) -> bool {
-        if self.observing.swap(true, Ordering::AcqRel) {
-            return false;
-        }
+        let Some(one) = Once::begin(&self.observing) else { return false };
         let (ports, events, clock) = (self.ports.clone(), self.events.clone(), self.clock);
-        let observing = Observing(self.observing.clone());
         tokio::spawn(async move {
-            for event in observe(&ports, clock, subjects).await {
-                let _ = events.send(event);
-            }
-            drop(observing);
+            let _ = events.send(observe(&ports, clock, subjects).await);
+            drop(one);
         });
         true
+    }
+
+    /// Asks podman for all that is ours. Not while the last answer is still to come.
+    pub(super) fn sweep(&self) {
+        let Some(one) = Once::begin(&self.sweeping) else { return };
+        let (ports, events, taken) = (self.ports.clone(), self.events.clone(), self.clock.now());
+        tokio::spawn(async move {
+            let list = ports.containers.list().await;
+            let _ = events.send(Event::Swept { taken, list });
+            drop(one);
+        });
+    }
+
+    /// Looks who of these has died. The kernel alone is asked, so that neither a podman nor a driver that hangs hides a death.
+    pub(super) fn watch<'a>(
+        &mut self,
+        watched: impl Iterator<Item = (&'a InstanceId, &'a Launched)>,
+    ) {
+        let mut alive = BTreeSet::new();
+        for (id, launched) in watched {
+            alive.insert(id.clone());
+            let dead =
+                self.ports.containers.pids(&launched.cgroup).is_ok_and(|pids| pids.is_empty());
+            if dead && self.dying.insert(id.clone()) {
+                let (ports, events, instance) =
+                    (self.ports.clone(), self.events.clone(), id.clone());
+                tokio::spawn(async move {
+                    let fault = obituary(&ports, &instance, "ended while it served").await;
+                    let _ = events.send(Event::Died { instance, fault });
+                });
+            }
+        }
+        self.dying.retain(|id| alive.contains(id));
     }
 
     /// Runs a port call and sends its event; a panic becomes a fault.
@@ -273,10 +305,16 @@ impl Executor {
     }
 }
 
-/// Clears the flag however the reading ends.
-struct Observing(Arc<AtomicBool>);
+/// One at a time: the flag is cleared however the work ends.
+struct Once(Arc<AtomicBool>);
 
-impl Drop for Observing {
+impl Once {
+    fn begin(flag: &Arc<AtomicBool>) -> Option<Self> {
+        (!flag.swap(true, Ordering::AcqRel)).then(|| Self(flag.clone()))
+    }
+}
+
+impl Drop for Once {
     fn drop(&mut self) {
         self.0.store(false, Ordering::Release);
     }
@@ -309,9 +347,8 @@ async fn probe_until_ready(
     }
 }
 
-async fn observe(ports: &Ports, clock: Clock, subjects: Vec<Subject>) -> Vec<Event> {
+async fn observe(ports: &Ports, clock: Clock, subjects: Vec<Subject>) -> Event {
     let (taken, unix_s) = (clock.now(), unix_s());
-    let mut events = Vec::new();
     let snapshot = ports.gpus.snapshot().await.map(Arc::new);
     let mut usage = BTreeMap::new();
     for subject in subjects {
@@ -323,10 +360,11 @@ async fn observe(ports: &Ports, clock: Clock, subjects: Vec<Subject>) -> Vec<Eve
                 continue;
             }
         };
+        // Whoever watches it will say that it is dead.
         if pids.is_empty() && subject.watched {
-            let fault = obituary(ports, &subject.id, "ended while it served").await;
-            events.push(Event::Died { instance: subject.id, fault });
-        } else if let Ok(snapshot) = &snapshot {
+            continue;
+        }
+        if let Ok(snapshot) = &snapshot {
             let bytes = ports.gpus.usage(pids.clone(), subject.gpus, snapshot.clone()).await;
             usage.insert(subject.id, Usage { pids, bytes });
         }
@@ -335,8 +373,7 @@ async fn observe(ports: &Ports, clock: Clock, subjects: Vec<Subject>) -> Vec<Eve
         Ok(snapshot) => Ok(Arc::unwrap_or_clone(snapshot)),
         Err(err) => Err(err.to_string()),
     };
-    events.push(Event::Observed(Observation { taken, unix_s, devices, usage }));
-    events
+    Event::Observed(Observation { taken, unix_s, devices, usage })
 }
 
 /// Seconds since 1970, by the system's clock.

@@ -340,7 +340,7 @@ impl State {
         out.push(Effect::AwaitReady { instance: id, spec, launched });
     }
 
-    fn orphan(&mut self, id: InstanceId, out: &mut Vec<Effect>) {
+    pub(super) fn orphan(&mut self, id: InstanceId, out: &mut Vec<Effect>) {
         let reason = StopReason::Orphaned;
         out.push(Effect::Notice(Notice::Stopping { instance: id.clone(), reason }));
         out.push(Effect::Stop { instance: id.clone() });

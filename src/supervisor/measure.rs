@@ -172,7 +172,8 @@ impl State {
     }
 
     pub(super) fn saved(&mut self, now: Moment, result: Result<(), String>) {
-        self.note("state_unwritable", now, result.err().into_iter().collect());
+        let why = result.err().map(|e| format!("what was measured is not written down: {e}"));
+        self.note("state_unwritable", now, why.into_iter().collect());
     }
 
     /// What a model needs, by the product that its device is.

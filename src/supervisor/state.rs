@@ -24,6 +24,7 @@ use super::instance::Instance;
 use super::measure::Knowledge;
 use super::queue::{Purpose, Queue, Waiter};
 use super::sleep::Sleeps;
+use super::sweep::Strays;
 use crate::plan::{Book, Demand, Ledger, ReleaseRule, Rules};
 use crate::types::{
     Bytes, Denied, Fault, Generation, GpuId, InstanceId, ModelName, ModelSpec, Moment, Report,
@@ -115,6 +116,8 @@ pub struct State {
     pub(super) surveyed: bool,
     /// Instances of nobody that are being removed: what an earlier daemon or a failed launch left. The value is when a failed stop is tried again.
     pub(super) orphans: BTreeMap<InstanceId, Option<Moment>>,
+    /// Containers with our labels of which nothing is known.
+    pub(super) strays: Strays,
     pub(super) shutdown: Option<Shutdown>,
     pub(super) exited: bool,
     pub(super) problems: BTreeMap<&'static str, (String, Moment)>,
@@ -151,6 +154,7 @@ impl State {
             book: Book::default(),
             surveyed: false,
             orphans: BTreeMap::new(),
+            strays: Strays::new(),
             shutdown: None,
             exited: false,
             problems: BTreeMap::new(),
@@ -200,6 +204,7 @@ impl State {
             Event::Sung { instance, result } => self.sung(now, &instance, result, &mut out),
             Event::Died { instance, fault } => self.died(&instance, fault, &mut out),
             Event::Stopped { instance, result } => self.stopped(now, &instance, result, &mut out),
+            Event::Swept { taken, list } => self.swept(now, taken, list, &mut out),
             Event::Observed(observation) => self.observed(now, &observation, &mut out),
             Event::Saved(result) => self.saved(now, result),
             Event::Tick => {}

@@ -429,4 +429,5 @@ mod races;
 mod rig;
 mod room;
 mod sleep;
+mod sweep;
 mod yielding;

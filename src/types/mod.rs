@@ -16,6 +16,7 @@ mod moment;
 mod name;
 mod phase;
 mod report;
+pub mod sealed;
 mod sleep;
 mod spec;
 mod status;

@@ -224,6 +224,11 @@ pub struct ModelSpec {
 #[serde(transparent)]
 pub struct SpecHash(pub String);
 
+impl SpecHash {
+    /// The hash of no specification: what has it fits nothing.
+    pub const NONE: Self = Self(String::new());
+}
+
 impl ModelSpec {
     /// Hashes what shapes the container; policy (idle time, pin, priority, time-outs) is left out, so that changing it
     /// restarts nothing.

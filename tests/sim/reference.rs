@@ -168,6 +168,7 @@ impl Reference {
                 self.pinned.remove(model);
                 self.unloading = Some(model.clone());
             }
+            Event::Swept { .. } => {}
             Event::Shutdown { .. } => self.shutdown = self.shutdown.or(Some(now)),
             Event::Found(found) => {
                 for identity in found.iter().filter_map(|f| f.identity.as_ref()) {
