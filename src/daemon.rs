@@ -24,7 +24,6 @@ use crate::adapters::gpu::{Host, Nvml};
 use crate::adapters::podman::api::Deadlines;
 use crate::adapters::podman::{Helpers, Podman};
 use crate::adapters::state_file::StateFile;
-use crate::adapters::systemd::manager::{self, StopJob, UserManager};
 use crate::adapters::systemd::{self, Handed};
 use crate::adapters::weights;
 use crate::config::{Config, GpuBackend, OnStop};
@@ -32,12 +31,14 @@ use crate::plan::estimate::estimate;
 use crate::plan::{ReleaseRule, Rules, SleepRules, policy};
 use crate::proxy::{self, Limits, Listener, Server, Upstream};
 use crate::supervisor::handle::Handle;
+use crate::supervisor::health::HealthRules;
 use crate::supervisor::ports::Gpus;
 use crate::supervisor::state::Settings;
 use crate::supervisor::task::{Clock, Ports, Running, Supervisor};
 use crate::types::{Anatomy, ModelSpec};
 
 mod exit;
+mod manager;
 mod options;
 mod recall;
 mod validate;
@@ -80,7 +81,7 @@ pub async fn run(options: Options, sockets: Vec<(String, Handed)>) -> Exit {
     let helpers = Helpers {
         record,
         journal: Some(Arc::new(journal)),
-        scopes: Some(Arc::new(UserManager::at(&manager_socket(options.user)))),
+        scopes: Some(Arc::new(manager::of_containers(options.user))),
     };
     let ports = ports(&config, file, helpers);
     let cdi_dirs = validate::cdi_dirs();
@@ -182,15 +183,6 @@ fn make_engine_dir(config: &Config) -> Result<(), StartFailure> {
         })
 }
 
-/// The bus of the manager that podman's containers belong to. The service user's is passed on by a unit of that manager,
-/// because the daemon's sandbox hides `/run/user`.
-fn manager_socket(user: bool) -> PathBuf {
-    match runtime_dir().filter(|_| user) {
-        Some(dir) => dir.join("bus"),
-        None => "/run/hostler/bus.sock".into(),
-    }
-}
-
 fn ports(config: &Config, file: StateFile, helpers: Helpers) -> Ports {
     let gpus: Arc<dyn Gpus> = match config.gpu.backend {
         GpuBackend::Nvml => {
@@ -250,7 +242,7 @@ async fn serve(
         return Exit::Internal;
     }
     helpers.iter().for_each(tokio::task::JoinHandle::abort);
-    let keep = config.policy.on_stop == OnStop::Keep || restarts(user).await;
+    let keep = config.policy.on_stop == OnStop::Keep || manager::restarts(user).await;
     systemd::stopping(if keep {
         "Draining; models are kept"
     } else {
@@ -310,6 +302,13 @@ fn supervise(config: &Config, ports: Ports, proven: Proven, recalled: Recalled) 
             },
         },
         measure_after: config.policy.measure_after,
+        health: HealthRules {
+            timeout: config.health.timeout,
+            failures: config.health.failures,
+            probe: config.health.probe,
+            breaker_failures: config.health.breaker_failures,
+            breaker_open: config.health.breaker_open,
+        },
         seed: uuid::Uuid::new_v4().as_u64_pair().0,
     };
     let (mut supervisor, handle) =
@@ -334,17 +333,6 @@ fn anatomy(spec: &ModelSpec) -> Option<Anatomy> {
                 tracing::info!(%model, "the need of {model} cannot be estimated: {why}; its first load gets whole devices, set vram to avoid it");
             }
             None
-        }
-    }
-}
-
-/// Whether systemd is about to start the daemon again: then its models stay, whatever `on_stop` says about a stop.
-async fn restarts(user: bool) -> bool {
-    match manager::stop_job(user).await {
-        Ok(job) => job == StopJob::Restart,
-        Err(why) => {
-            tracing::warn!("{why}; this is taken for a stop, by on_stop in [policy]");
-            false
         }
     }
 }

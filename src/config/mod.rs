@@ -16,6 +16,7 @@
 mod check;
 mod error;
 mod flags;
+mod health;
 mod load;
 mod memory;
 mod model;
@@ -26,6 +27,7 @@ mod tree;
 mod types;
 
 pub use error::{ConfigError, ConfigErrors, Position};
+pub use health::HealthConfig;
 pub use load::{Dirs, load, load_file, read};
 pub use parse::parse;
 pub use raw::schema;

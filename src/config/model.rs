@@ -17,6 +17,7 @@ use crate::types::{
 
 use super::check::{self, HOUR, SECOND};
 use super::flags;
+use super::health;
 use super::memory;
 use super::parse::MEMORY_MAX;
 use super::raw::{DurationText, RawModel, RawWeights};
@@ -34,6 +35,14 @@ pub(super) struct Devices {
     pub(super) budget: Option<Bytes>,
     /// In `[memory]`.
     pub(super) host_ram_budget: Bytes,
+}
+
+/// What holds for models that do not say it themselves.
+#[derive(Clone, Copy)]
+pub(super) struct Fallback {
+    pub(super) on_full: OnFull,
+    /// `None`: never.
+    pub(super) health_interval: Option<Duration>,
 }
 
 /// One model as written, with where.
@@ -69,12 +78,12 @@ impl Entry {
 /// Who has a name, and where that is said.
 type Names = BTreeMap<ModelName, (usize, bool)>;
 
-/// Checks all models and the names among them; `on_full` is for models that do not say it.
+/// Checks all models and the names among them.
 pub(super) fn models(
     report: &mut Report<'_>,
     entries: Vec<Entry>,
     devices: &Devices,
-    on_full: OnFull,
+    fallback: Fallback,
 ) -> BTreeMap<ModelName, Arc<ModelSpec>> {
     let mut names = Names::new();
     let named: Vec<_> = entries
@@ -89,7 +98,7 @@ pub(super) fn models(
         // After all names, so that an alias is blamed for a clash with a name, whichever comes first.
         let aliases = aliases(report, &entry, &mut names);
         // A model without a usable name is checked nevertheless.
-        let spec = spec(report, entry, name.clone(), aliases, devices, on_full);
+        let spec = spec(report, entry, name.clone(), aliases, devices, fallback);
         if let (Some(name), Some(spec)) = (name, spec) {
             specs.insert(name, Arc::new(spec));
         }
@@ -173,7 +182,7 @@ fn spec(
     name: Option<ModelName>,
     aliases: Vec<ModelName>,
     devices: &Devices,
-    on_full: OnFull,
+    fallback: Fallback,
 ) -> Option<ModelSpec> {
     let key = |key: &str| entry.key(key);
     let raw = &entry.raw;
@@ -211,6 +220,9 @@ fn spec(
     let load_timeout = time("load_timeout", &raw.load_timeout, 24 * HOUR);
     let stop_timeout = time("stop_timeout", &raw.stop_timeout, 600 * SECOND);
     let idle_timeout = idle_timeout(report, &entry);
+    let often = raw.health_interval.as_ref();
+    let health_interval =
+        health::interval(report, &key("health_interval"), often, fallback.health_interval);
     let (sleep_level, sleep_timeout) = memory::sleep(report, &entry, engine, devices);
     Some(ModelSpec {
         name: name?,
@@ -230,10 +242,11 @@ fn spec(
         shm_size: shm_size.unwrap_or(shm_default),
         idle_timeout,
         load_timeout: load_timeout.unwrap_or(600 * SECOND),
+        health_interval,
         stop_timeout: stop_timeout.unwrap_or(10 * SECOND),
         pin: raw.pin.unwrap_or(false),
         priority: priority.unwrap_or(0),
-        on_full: raw.on_full.unwrap_or(on_full),
+        on_full: raw.on_full.unwrap_or(fallback.on_full),
         sleep_level,
         sleep_timeout,
     })

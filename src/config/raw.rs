@@ -13,6 +13,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 use toml::Spanned;
 
+use super::health::RawHealth;
 use crate::types::{EngineKind, Eviction, OnFull, Transport};
 
 /// A text that [`super::check`] understands; as a type of its own, so that a wrong TOML type is answered with an example.
@@ -128,6 +129,9 @@ pub struct RawFile {
     /// What happens without being asked.
     #[schemars(with = "RawPolicy")]
     pub policy: Table<RawPolicy>,
+    /// How engines that serve are asked whether they still can.
+    #[schemars(with = "RawHealth")]
+    pub health: Table<RawHealth>,
     /// The checks before the service reports that it is ready.
     #[schemars(with = "RawStartup")]
     pub startup: Table<RawStartup>,
@@ -319,6 +323,9 @@ pub struct RawModel {
     /// From the container's start to a healthy engine, 1s to 24h; a load that takes longer has failed. Default "10m".
     #[schemars(with = "DurationText", extend("default" = "10m"))]
     pub load_timeout: Option<Spanned<DurationText>>,
+    /// How often it is asked whether it is well, 1s to 1h, or "never". Default: as in [health].
+    #[schemars(with = "DurationText")]
+    pub health_interval: Option<Spanned<DurationText>>,
     /// From SIGTERM to SIGKILL when the engine is stopped, 1s to 10m. Default "10s".
     #[schemars(with = "DurationText", extend("default" = "10s"))]
     pub stop_timeout: Option<Spanned<DurationText>>,

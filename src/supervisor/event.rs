@@ -101,6 +101,13 @@ pub enum Event {
         /// The answer, or why there is none.
         result: Result<String, CanaryError>,
     },
+    /// A ready engine was asked whether it is well.
+    Checked {
+        /// Whose.
+        instance: InstanceId,
+        /// `Err`: how it is not.
+        result: Result<(), Fault>,
+    },
     /// No process of the engine lives any more, without having been asked to go.
     Died {
         /// Whose.

@@ -19,14 +19,8 @@ use super::ports::{
 use crate::plan::Usage;
 use crate::types::{Fault, FaultCode, GpuId, InstanceId, ModelSpec, Moment, SleepLevel};
 
-/// How often a loading engine is asked whether it is ready. Cheap: one local connection.
-const PROBE_INTERVAL: Duration = Duration::from_millis(50);
 /// How long the end of the daemon waits for the disk.
 const CLOSE_TIME: Duration = Duration::from_secs(5);
-/// Lines of a dead container's log that go into the error.
-const LOG_TAIL_LINES: usize = 20;
-/// How long podman is asked about a death: that the engine is dead is known, and must not wait for a podman that hangs.
-const OBITUARY_TIME: Duration = Duration::from_secs(1);
 
 /// One adapter per port.
 #[derive(Clone)]
@@ -175,7 +169,7 @@ impl Executor {
         let (ports, events) = (self.ports.clone(), self.events.clone());
         let id = instance.clone();
         let task = tokio::spawn(async move {
-            let event = probe_until_ready(&ports, id, spec, launched).await;
+            let event = tend::probe_until_ready(&ports, id, spec, launched).await;
             let _ = events.send(event);
         });
         self.probes.retain(|_, probe| !probe.is_finished());
@@ -254,39 +248,6 @@ impl Executor {
         true
     }
 
-    /// Asks podman for all that is ours. Not while the last answer is still to come.
-    pub(super) fn sweep(&self) {
-        let Some(one) = Once::begin(&self.sweeping) else { return };
-        let (ports, events, taken) = (self.ports.clone(), self.events.clone(), self.clock.now());
-        tokio::spawn(async move {
-            let list = ports.containers.list().await;
-            let _ = events.send(Event::Swept { taken, list });
-            drop(one);
-        });
-    }
-
-    /// Looks who of these has died. The kernel alone is asked, so that neither a podman nor a driver that hangs hides a death.
-    pub(super) fn watch<'a>(
-        &mut self,
-        watched: impl Iterator<Item = (&'a InstanceId, &'a Launched)>,
-    ) {
-        let mut alive = BTreeSet::new();
-        for (id, launched) in watched {
-            alive.insert(id.clone());
-            let dead =
-                self.ports.containers.pids(&launched.cgroup).is_ok_and(|pids| pids.is_empty());
-            if dead && self.dying.insert(id.clone()) {
-                let (ports, events, instance) =
-                    (self.ports.clone(), self.events.clone(), id.clone());
-                tokio::spawn(async move {
-                    let fault = obituary(&ports, &instance, "ended while it served").await;
-                    let _ = events.send(Event::Died { instance, fault });
-                });
-            }
-        }
-        self.dying.retain(|id| alive.contains(id));
-    }
-
     /// Runs a port call and sends its event; a panic becomes a fault.
     fn answer<T: Send + 'static>(
         &self,
@@ -317,33 +278,6 @@ impl Once {
 impl Drop for Once {
     fn drop(&mut self) {
         self.0.store(false, Ordering::Release);
-    }
-}
-
-/// Until the engine is ready or dead. The deadline is the core's: it stops the instance, which ends this.
-async fn probe_until_ready(
-    ports: &Ports,
-    instance: InstanceId,
-    spec: Arc<ModelSpec>,
-    launched: Launched,
-) -> Event {
-    let mut strange: Option<String> = None;
-    loop {
-        match ports.engines.probe(spec.clone(), launched.endpoint.clone()).await {
-            Ok(true) => return Event::Healthy { instance },
-            Ok(false) => {}
-            Err(answer) => {
-                if strange.as_ref() != Some(&answer) {
-                    tracing::warn!(%instance, %answer, "unexpected answer to a health probe, retrying");
-                    strange = Some(answer);
-                }
-            }
-        }
-        if ports.containers.pids(&launched.cgroup).is_ok_and(|pids| pids.is_empty()) {
-            let fault = obituary(ports, &instance, "ended while it loaded").await;
-            return Event::Died { instance, fault };
-        }
-        tokio::time::sleep(PROBE_INTERVAL).await;
     }
 }
 
@@ -382,20 +316,7 @@ pub(super) fn unix_s() -> u64 {
     since.map_or(0, |since| since.as_secs())
 }
 
-/// What is known about the end of an engine.
-async fn obituary(ports: &Ports, instance: &InstanceId, how: &str) -> Fault {
-    let code = ports.containers.exit_code(instance.clone());
-    let log = ports.containers.log_tail(instance.clone(), LOG_TAIL_LINES);
-    let (code, log) = tokio::join!(
-        tokio::time::timeout(OBITUARY_TIME, code),
-        tokio::time::timeout(OBITUARY_TIME, log)
-    );
-    let (code, log) = (code.unwrap_or_default(), log.unwrap_or_default());
-    let code = code.map_or_else(|| "exit code unknown".to_owned(), |c| format!("exit code {c}"));
-    let last = log.last().map(|line| format!("; its last words: {line}")).unwrap_or_default();
-    let message = format!("the engine of {instance} {how} ({code}){last}");
-    Fault::new(FaultCode::EngineExited, message).with_log(log)
-}
+mod tend;
 
 #[cfg(test)]
 mod tests;

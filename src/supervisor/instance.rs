@@ -1,6 +1,7 @@
 //! One container incarnation, as the core sees it.
 
 use super::effect::StopReason;
+use super::health::Health;
 use super::measure::Measuring;
 use super::ports::Launched;
 use crate::types::{Bytes, Fault, InstanceId, ModelSpec, Moment, Phase, Placement, SleepLevel};
@@ -25,6 +26,7 @@ pub(super) struct Instance {
     /// When it passed its probe; `None`: not yet.
     pub(super) ready_since: Option<Moment>,
     pub(super) measuring: Measuring,
+    pub(super) health: Health,
     /// Somebody had it for a purpose beside measuring it.
     pub(super) used: bool,
     /// What it answers when nothing is wrong with it; asked only of those that may sleep.
@@ -145,6 +147,11 @@ impl Instance {
                 | Life::Asleep { .. }
                 | Life::Waking { .. }
         )
+    }
+
+    /// When a stop that failed is tried again.
+    pub(super) fn stop_retry_at(&self) -> Option<Moment> {
+        if let Life::Stopping { retry_at, .. } = self.life { retry_at } else { None }
     }
 
     /// When its load has failed, while there is such a time.

@@ -285,6 +285,16 @@ pub trait Engines: Send + Sync + 'static {
         endpoint: Endpoint,
     ) -> PortFuture<'_, Result<bool, String>>;
 
+    /// Asks an engine that is ready whether it is well, and with `token` for one token of its work. `Err`: it did not answer
+    /// within `timeout`, or not as a healthy engine does. That it has no such route is no error.
+    fn check(
+        &self,
+        spec: Arc<ModelSpec>,
+        endpoint: Endpoint,
+        token: bool,
+        timeout: Duration,
+    ) -> PortFuture<'_, Result<(), String>>;
+
     /// Puts an engine that serves nobody to sleep. `Ok`: it says that it sleeps, which is no proof. At most a minute.
     fn sleep(
         &self,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::effect::{Effect, Notice, StopReason};
+use super::health::Health;
 use super::instance::{Canary, Instance, Life};
 use super::lifecycle::load_timeout;
 use super::measure::Measuring;
@@ -23,6 +24,7 @@ impl State {
         self.fail_late_loads(now, out);
         self.stop_late_sleepers(now, out);
         self.retry_stops(now, out);
+        self.check_health(now, out);
         self.finish_drains(out);
         self.finish_discoveries(out);
         self.unload_idle(now, out);
@@ -32,6 +34,7 @@ impl State {
         if self.discover(now) {
             self.start_wanted(now, out);
         }
+        self.note_breakers(now);
         self.finish_shutdown(now, out);
     }
 
@@ -46,19 +49,9 @@ impl State {
                 model.queue.next_deadline(),
                 instance.and_then(Instance::load_deadline),
                 instance.and_then(Instance::sleep_deadline),
+                instance.and_then(Instance::check_at),
                 instance.and_then(|i| idle_at(model, i)),
-                instance.and_then(|i| match i.life {
-                    Life::Stopping { retry_at, .. } => retry_at,
-                    Life::Pulling
-                    | Life::Starting { .. }
-                    | Life::Loading { .. }
-                    | Life::Ready
-                    | Life::Dozing { .. }
-                    | Life::Asleep { .. }
-                    | Life::Waking { .. }
-                    | Life::Draining { .. }
-                    | Life::Abandoned { .. } => None,
-                }),
+                instance.and_then(Instance::stop_retry_at),
                 // Once it is over, it is room that the model waits for.
                 retry.filter(|_| demand && instance.is_none() && model.waiting_for.is_none()),
                 model.plan_at,
@@ -280,6 +273,7 @@ impl State {
         let Some(model) = self.models.get_mut(name) else { return };
         let (spec, image_id) = (model.spec.clone(), model.known.image_id.clone());
         model.waiting_for = None;
+        model.restarts += u64::from(model.failure.is_some());
         model.instance = Some(Instance {
             id: id.clone(),
             spec: spec.clone(),
@@ -292,6 +286,7 @@ impl State {
             load_began: Some(now),
             ready_since: None,
             measuring: Measuring::new(self.ledger.sample(&id, &placement.gpus)),
+            health: Health::default(),
             canary: Canary::None,
             used: false,
         });

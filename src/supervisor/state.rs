@@ -20,6 +20,7 @@ use std::time::Duration;
 use super::discover::Discovery;
 use super::effect::{Effect, StopReason};
 use super::event::Event;
+use super::health::HealthRules;
 use super::instance::Instance;
 use super::measure::Knowledge;
 use super::queue::{Purpose, Queue, Waiter};
@@ -48,6 +49,8 @@ pub struct Settings {
     pub rules: Rules,
     /// Models that were never measured are loaded for that when nothing was requested for so long; `None`: never.
     pub measure_after: Option<Duration>,
+    /// How engines are kept well.
+    pub health: HealthRules,
     /// Makes instance names of two daemons differ; any number.
     pub seed: u64,
 }
@@ -75,6 +78,8 @@ pub(super) struct Model {
     /// Never evicted, never idled out.
     pub(super) pinned: bool,
     pub(super) failure: Option<Failure>,
+    /// Starts that replaced an instance which had failed.
+    pub(super) restarts: u64,
     /// Who wants it measured.
     pub(super) discovery: Discovery,
     /// What is known of its memory.
@@ -202,6 +207,7 @@ impl State {
             Event::Slept { instance, result } => self.slept(now, &instance, result, &mut out),
             Event::Woken { instance, result } => self.woken(&instance, result, &mut out),
             Event::Sung { instance, result } => self.sung(now, &instance, result, &mut out),
+            Event::Checked { instance, result } => self.checked(now, &instance, result, &mut out),
             Event::Died { instance, fault } => self.died(&instance, fault, &mut out),
             Event::Stopped { instance, result } => self.stopped(now, &instance, result, &mut out),
             Event::Swept { taken, list } => self.swept(now, taken, list, &mut out),
@@ -361,6 +367,7 @@ impl Model {
             wanted: pinned,
             pinned,
             failure: None,
+            restarts: 0,
             discovery: Discovery::default(),
             known,
             last_load: None,

@@ -227,6 +227,9 @@ impl Supervisor {
             Effect::Canary { instance, spec, endpoint } => {
                 self.executor.canary(instance, spec, endpoint);
             }
+            Effect::Check { instance, spec, endpoint, token, timeout } => {
+                self.executor.check(instance, spec, endpoint, token, timeout);
+            }
             Effect::Stop { instance } => self.executor.stop(instance),
             Effect::Reap { container } => self.executor.reap(container),
             Effect::Save(footprints) => self.executor.save(footprints),

@@ -38,4 +38,6 @@ pub use spec::{
     EngineKind, Eviction, ImageRef, ModelSpec, Need, NeedSource, OnFull, Placement, SpecHash,
     Transport, Weights,
 };
-pub use status::{GpuStatus, MeasuredNeed, ModelStatus, Problem, SleepStatus, Status};
+pub use status::{
+    Breaker, GpuStatus, HealthStatus, MeasuredNeed, ModelStatus, Problem, SleepStatus, Status,
+};

@@ -8,7 +8,9 @@ use std::time::Duration;
 use hostler::proxy::{Drained, Limits, Listener, Server, Upstream};
 use hostler::supervisor::handle::{Ask, Handle, Lease};
 use hostler::supervisor::ports::Endpoint;
-use hostler::types::{Denied, Generation, InstanceId, Known, ModelStatus, Phase, Status};
+use hostler::types::{
+    Denied, Generation, HealthStatus, InstanceId, Known, ModelStatus, Phase, Status,
+};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -191,6 +193,7 @@ fn two_models() -> Status {
         waiting_for: None,
         report: None,
         sleep: None,
+        health: HealthStatus::default(),
     };
     Status { models: vec![model("m", &["gpt-4o"]), model("org/big", &[])], ..Status::default() }
 }

@@ -168,7 +168,7 @@ impl Reference {
                 self.pinned.remove(model);
                 self.unloading = Some(model.clone());
             }
-            Event::Swept { .. } => {}
+            Event::Swept { .. } | Event::Checked { .. } => {}
             Event::Shutdown { .. } => self.shutdown = self.shutdown.or(Some(now)),
             Event::Found(found) => {
                 for identity in found.iter().filter_map(|f| f.identity.as_ref()) {
@@ -236,6 +236,7 @@ impl Reference {
             | Effect::Sleep { .. }
             | Effect::Wake { .. }
             | Effect::Canary { .. }
+            | Effect::Check { .. }
             | Effect::Reap { .. }
             | Effect::Observe
             | Effect::Save(_)

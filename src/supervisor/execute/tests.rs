@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::tend::OBITUARY_TIME;
 use super::*;
 use crate::supervisor::ports::{ContainerSpec, Endpoint, Found, GpuError, PodmanInfo, PortFuture};
 use crate::types::{Bytes, Generation, GpuSnapshot, ImageRef, Known, Transport};
@@ -102,6 +103,15 @@ impl Engines for Hung {
         _: SleepLevel,
     ) -> PortFuture<'_, Result<(), String>> {
         Box::pin(std::future::pending())
+    }
+    fn check(
+        &self,
+        _: Arc<ModelSpec>,
+        _: Endpoint,
+        _: bool,
+        _: Duration,
+    ) -> PortFuture<'_, Result<(), String>> {
+        Box::pin(async { Ok(()) })
     }
     fn canary(
         &self,

@@ -77,3 +77,20 @@ fn a_podman_that_does_not_answer_is_a_problem_until_it_does() {
     swept(&mut host, Ok(vec![found(&own, &spec("m", 40), true)]));
     assert!(host.state.status(host.now).problems.is_empty());
 }
+
+#[test]
+fn a_shutdown_does_not_wait_for_ever_for_podman() {
+    let mut host = Host::new(vec![spec("a", 40)]);
+    let a = host.ready(1, "a");
+    host.release(&a);
+    host.tell(Event::Shutdown { keep: false });
+    let result = Err(fault("podman is gone"));
+    host.tell(Event::Stopped { instance: a.clone(), result });
+    assert_eq!(host.state.status(host.now).problems[0].code, "stop_failed");
+    host.pass(5);
+    assert_eq!(host.stops(), [a], "tried again");
+    host.pass(25);
+    assert!(!host.exited());
+    host.pass(45);
+    assert!(host.exited());
+}
