@@ -20,33 +20,30 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::adapters::engine::Profiles;
-use crate::adapters::gpu::{Host, Nvml};
-use crate::adapters::podman::api::Deadlines;
-use crate::adapters::podman::{Helpers, Podman};
+use crate::adapters::podman::Helpers;
 use crate::adapters::state_file::StateFile;
 use crate::adapters::systemd::{self, Handed};
 use crate::adapters::weights;
+use crate::checks::{self, Checks, Probes};
 use crate::config::{Config, GpuBackend, OnStop};
 use crate::plan::estimate::estimate;
 use crate::plan::{ReleaseRule, Rules, SleepRules, policy};
 use crate::proxy::{self, Limits, Listener, Server, Upstream};
 use crate::supervisor::handle::Handle;
 use crate::supervisor::health::HealthRules;
-use crate::supervisor::ports::Gpus;
 use crate::supervisor::state::Settings;
 use crate::supervisor::task::{Clock, Ports, Running, Supervisor};
 use crate::types::{Anatomy, ModelSpec};
 
-mod exit;
 mod manager;
 mod options;
 mod recall;
 mod validate;
 
-pub use exit::{Exit, StartFailure};
+pub use crate::checks::{Exit, StartFailure};
 pub use options::Options;
 use recall::Recalled;
-use validate::{Checks, Proven};
+use validate::Proven;
 
 /// How long clients that wait on the sockets are served the reason of a failed start. It also bounds how often a start
 /// that cannot succeed is tried while clients keep coming.
@@ -84,9 +81,15 @@ pub async fn run(options: Options, sockets: Vec<(String, Handed)>) -> Exit {
         scopes: Some(Arc::new(manager::of_containers(options.user))),
     };
     let ports = ports(&config, file, helpers);
-    let cdi_dirs = validate::cdi_dirs();
-    let checks = Checks { config: &config, ports: &ports, cdi_dirs: &cdi_dirs };
-    let proven = match checks.run().await {
+    let (cdi_dirs, user) = (checks::cdi_dirs(), options.service_user());
+    let checks = Checks {
+        config: &config,
+        containers: &*ports.containers,
+        gpus: &*ports.gpus,
+        cdi_dirs: &cdi_dirs,
+        user: &user,
+    };
+    let proven = match validate::gate(&checks).await {
         Ok(proven) => proven,
         Err(failure) => return fail(sockets, &failure).await,
     };
@@ -184,27 +187,13 @@ fn make_engine_dir(config: &Config) -> Result<(), StartFailure> {
 }
 
 fn ports(config: &Config, file: StateFile, helpers: Helpers) -> Ports {
-    let gpus: Arc<dyn Gpus> = match config.gpu.backend {
-        GpuBackend::Nvml => {
-            Arc::new(Nvml::start(config.gpu.nvml_library.clone(), config.gpu.devices.clone()))
-        }
-        GpuBackend::Host => {
-            tracing::info!(
-                "[gpu] backend = \"host\": models are placed in host memory, no GPU is used"
-            );
-            Arc::new(Host::new(config.gpu.budget))
-        }
-    };
-    let podman = &config.podman;
-    let containers = Podman::with(
-        podman.socket.clone(),
-        podman.namespace.clone(),
-        podman.engine_dir.clone(),
-        podman.pull,
-        Deadlines::default(),
-        helpers,
-    );
-    let (containers, shelf) = (Arc::new(containers), Arc::new(file));
+    if config.gpu.backend == GpuBackend::Host {
+        tracing::info!(
+            "[gpu] backend = \"host\": models are placed in host memory, no GPU is used"
+        );
+    }
+    let Probes { containers, gpus } = Probes::with(config, helpers);
+    let shelf = Arc::new(file);
     Ports { containers, gpus, engines: Arc::new(Profiles), shelf }
 }
 

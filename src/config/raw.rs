@@ -231,7 +231,8 @@ pub struct RawPodman {
 #[derive(Debug, Default, serde::Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RawPolicy {
-    /// What stopping the service does to its containers: "stop", or "keep" them for the next start. Default "stop".
+    /// What stopping the service does to its containers: "stop", or "keep" them for the next start. A
+    /// restart always keeps them. Default "stop".
     #[schemars(with = "RawOnStop", extend("default" = "stop"))]
     pub on_stop: Option<RawOnStop>,
     /// How long a stop waits for running requests, 0s to 1h. Default "30s".

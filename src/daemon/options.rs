@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Parser;
 
+use crate::checks;
 use crate::config::{self, Config, ConfigErrors, Defaults, Dirs};
 use crate::observe::log::Format;
 
@@ -59,7 +60,16 @@ impl Options {
         Ok(config)
     }
 
-    fn dirs(&self) -> Dirs {
+    /// The user whose containers the daemon runs.
+    #[must_use]
+    pub fn service_user(&self) -> String {
+        let own = || std::env::var("USER").unwrap_or_else(|_| "the user".to_owned());
+        if self.user { own() } else { checks::SERVICE_USER.to_owned() }
+    }
+
+    /// Where the configuration is.
+    #[must_use]
+    pub fn dirs(&self) -> Dirs {
         if !self.user {
             return Dirs::system();
         }
@@ -68,7 +78,9 @@ impl Options {
         Dirs::user(&config.unwrap_or_else(|| PathBuf::from("/etc")))
     }
 
-    fn defaults(&self) -> Defaults {
+    /// What is not configured.
+    #[must_use]
+    pub fn defaults(&self) -> Defaults {
         match super::runtime_dir().filter(|_| self.user) {
             Some(dir) => Defaults::user(&dir),
             None => Defaults::system(),

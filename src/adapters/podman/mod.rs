@@ -22,6 +22,7 @@ mod cgroup;
 mod create;
 pub mod error;
 mod harden;
+mod info;
 mod inspect;
 pub mod journal;
 mod labels;

@@ -26,7 +26,7 @@ fn what_podman_made_after_it_was_given_up_is_collected_by_label_and_age() {
     assert!(host.stops().is_empty());
     host.pass(STRAY_AGE.as_secs());
     swept(&mut host, Ok(list()));
-    assert_eq!(host.stops(), [late.clone()]);
+    assert_eq!(host.stops(), std::slice::from_ref(&late));
     let reap = |e: &Effect| matches!(e, Effect::Reap { container } if container == "c0ffee");
     assert!(host.out.iter().any(reap));
     // In good hands now.
@@ -47,7 +47,7 @@ fn one_that_runs_is_charged_until_it_is_gone() {
     swept(&mut host, Ok(vec![found(&stray, &m, true)]));
     host.pass(STRAY_AGE.as_secs());
     swept(&mut host, Ok(vec![found(&stray, &m, true)]));
-    assert_eq!(host.stops(), [stray.clone()]);
+    assert_eq!(host.stops(), std::slice::from_ref(&stray));
     host.observe();
     host.acquire(1, "n");
     assert!(host.order().is_none(), "its memory is not free yet");
