@@ -35,6 +35,7 @@ use crate::supervisor::state::Settings;
 use crate::supervisor::task::{Clock, Ports, Running, Supervisor};
 use crate::types::{Anatomy, ModelSpec};
 
+mod door;
 mod manager;
 mod options;
 mod recall;
@@ -101,6 +102,9 @@ pub async fn run(options: Options, sockets: Vec<(String, Handed)>) -> Exit {
     } else {
         sockets
     };
+    if let Err(failure) = door::guarded(&config, &sockets) {
+        return fail(sockets, &failure).await;
+    }
     let images = recall::images(&config, &*ports.containers).await;
     let recalled = Recalled { book, images, generation };
     serve(&config, ports, proven, recalled, sockets, options.user).await
@@ -212,6 +216,7 @@ async fn serve(
         ..Limits::default()
     };
     let server = Server::new(running.handle.clone(), limits, Upstream::default());
+    server.rules().store(Arc::new(door::rules(config)));
     let stop = CancellationToken::new();
     let mut server = tokio::spawn(server.serve(sockets, stop.clone(), config.policy.drain_timeout));
     let helpers = [

@@ -16,6 +16,7 @@ use crate::types::{
 };
 
 use super::check::{self, HOUR, SECOND};
+use super::door::door;
 use super::flags;
 use super::health;
 use super::memory;
@@ -224,6 +225,7 @@ fn spec(
     let health_interval =
         health::interval(report, &key("health_interval"), often, fallback.health_interval);
     let (sleep_level, sleep_timeout) = memory::sleep(report, &entry, engine, devices);
+    let door = door(report, &entry);
     Some(ModelSpec {
         name: name?,
         aliases,
@@ -249,6 +251,7 @@ fn spec(
         on_full: raw.on_full.unwrap_or(fallback.on_full),
         sleep_level,
         sleep_timeout,
+        door,
     })
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::Parser;
 
 use crate::checks;
-use crate::config::{self, Config, ConfigErrors, Defaults, Dirs};
+use crate::config::{self, Config, ConfigErrors, Defaults, Dirs, KeySource};
 use crate::observe::log::Format;
 
 /// Hostler's daemon: serves one OpenAI-compatible endpoint and runs rootless podman model containers behind it, on
@@ -56,6 +56,12 @@ impl Options {
         };
         if !self.listen.is_empty() {
             config.server.listen.clone_from(&self.listen);
+        }
+        let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+        // Whoever checks by hand is not given the service's credentials.
+        let given = credentials.is_some() || !self.check_config;
+        if given || !matches!(config.auth, Some(KeySource::Credential(_))) {
+            config::load_keys(Path::new("/"), credentials.as_deref(), &mut config)?;
         }
         Ok(config)
     }
