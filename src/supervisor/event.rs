@@ -77,6 +77,11 @@ pub enum Event {
         /// Why.
         fault: Fault,
     },
+    /// A loading engine has written something.
+    LoadProgress {
+        /// Whose.
+        instance: InstanceId,
+    },
     /// The engine passed its probe.
     Healthy {
         /// Whose.

@@ -169,7 +169,7 @@ impl Executor {
         let (ports, events) = (self.ports.clone(), self.events.clone());
         let id = instance.clone();
         let task = tokio::spawn(async move {
-            let event = tend::probe_until_ready(&ports, id, spec, launched).await;
+            let event = tend::load(&ports, &events, id, spec, launched).await;
             let _ = events.send(event);
         });
         self.probes.retain(|_, probe| !probe.is_finished());

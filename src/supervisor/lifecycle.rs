@@ -8,8 +8,8 @@ use super::instance::{Canary, Instance, Life};
 use super::measure::Measuring;
 use super::ports::{Found, FoundIdentity, Launched};
 use super::state::State;
-use crate::plan::Sample;
-use crate::types::{Fault, FaultCode, GpuId, InstanceId, ModelName, Moment, Phase};
+use crate::plan::{Pace, Sample};
+use crate::types::{Bytes, Fault, FaultCode, GpuId, InstanceId, ModelName, Moment, Phase};
 
 /// A stop that failed is tried again after this.
 const STOP_RETRY_DELAY: Duration = Duration::from_secs(5);
@@ -30,7 +30,8 @@ impl State {
         } else if phase == Phase::Starting {
             // The load's clock starts when podman is asked.
             instance.load_began = Some(now);
-            instance.life = Life::Starting { deadline: now + instance.spec.load_timeout };
+            instance.pace = instance.pace.from(now);
+            instance.life = Life::Starting { deadline: instance.pace.deadline() };
         }
     }
 
@@ -138,6 +139,7 @@ impl State {
         let took = now.since(instance.ordered);
         if let Some(began) = instance.load_began {
             model.demand.loaded(now.since(began));
+            model.loads.record(now.since(began));
             model.last_load = Some(took);
         }
         model.waiting_for = None;
@@ -215,7 +217,7 @@ impl State {
             Life::Pulling => self.forget(&id),
             Life::Starting { .. } => instance.life = Life::Abandoned { fault: None },
             Life::Ready if instance.in_flight > 0 => {
-                instance.life = Life::Draining { reason };
+                instance.life = Life::Draining { reason, until: None };
                 return;
             }
             Life::Loading { .. }
@@ -327,6 +329,8 @@ impl State {
             spec: spec.clone(),
             placement: identity.placement,
             life: Life::Loading { deadline: now + spec.load_timeout },
+            pace: Pace::new(now, None, spec.load_timeout),
+            grown_to: Bytes::ZERO,
             launched: Some(launched.clone()),
             in_flight: 0,
             last_used: now,
@@ -348,14 +352,4 @@ impl State {
         out.push(Effect::Stop { instance: id.clone() });
         self.orphans.insert(id, None);
     }
-}
-
-/// The fault of a load that took too long.
-pub(super) fn load_timeout(instance: &Instance) -> Fault {
-    let message = format!(
-        "{} was not ready within its load_timeout of {} s; raise load_timeout if the engine is only slow",
-        instance.spec.name,
-        instance.spec.load_timeout.as_secs()
-    );
-    Fault::new(FaultCode::LoadTimeout, message)
 }

@@ -193,11 +193,14 @@ impl State {
         let (spec, image_id) = (model.spec.clone(), model.known.image_id.clone());
         model.waiting_for = None;
         model.restarts += u64::from(model.failure.is_some());
+        let pace = model.pace(now);
         model.instance = Some(Instance {
             id: id.clone(),
             spec: spec.clone(),
             placement: placement.clone(),
-            life: Life::Starting { deadline: now + spec.load_timeout },
+            life: Life::Starting { deadline: pace.deadline() },
+            pace,
+            grown_to: Bytes::ZERO,
             launched: None,
             in_flight: 0,
             last_used: now,

@@ -26,7 +26,7 @@ use super::measure::Knowledge;
 use super::queue::{Purpose, Queue, Waiter};
 use super::sleep::Sleeps;
 use super::sweep::Strays;
-use crate::plan::{Book, Demand, Ledger, ReleaseRule, Rules};
+use crate::plan::{Book, Demand, Ledger, Loads, ReleaseRule, Rules};
 use crate::types::{
     Bytes, Denied, Fault, Generation, GpuId, InstanceId, ModelName, ModelSpec, Moment, Report,
     WaiterId,
@@ -85,6 +85,8 @@ pub(super) struct Model {
     /// What is known of its memory.
     pub(super) known: Knowledge,
     pub(super) last_load: Option<Duration>,
+    /// How long its loads took.
+    pub(super) loads: Loads,
     pub(super) last_used: Option<Moment>,
     /// How it was used, and how long its loads take.
     pub(super) demand: Demand,
@@ -206,6 +208,7 @@ impl State {
             Event::LaunchFailed { instance, fault } => {
                 self.launch_failed(now, &instance, fault, &mut out);
             }
+            Event::LoadProgress { instance } => self.load_progress(now, &instance),
             Event::Healthy { instance } => self.healthy(now, &instance, &mut out),
             Event::Slept { instance, result } => self.slept(now, &instance, result, &mut out),
             Event::Woken { instance, result } => self.woken(&instance, result, &mut out),
@@ -381,6 +384,7 @@ impl Model {
             discovery: Discovery::default(),
             known,
             last_load: None,
+            loads: Loads::default(),
             last_used: None,
             demand: Demand::default(),
             waiting_for: None,
@@ -388,19 +392,5 @@ impl Model {
             report: None,
             sleeps: Sleeps::default(),
         }
-    }
-
-    /// Why a new request is refused at once, if so.
-    fn refusal(&self, now: Moment) -> Option<Denied> {
-        let failure = self.failure.as_ref().filter(|f| f.retry_at > now)?;
-        // A failure of the engine that is being replaced is not one of the next.
-        if self.instance.is_some() {
-            return None;
-        }
-        Some(Denied::LoadFailed {
-            model: self.spec.name.clone(),
-            fault: failure.fault.clone(),
-            retry_after: failure.retry_at.since(now),
-        })
     }
 }

@@ -7,6 +7,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::mpsc;
+
 use super::{Executor, Once, Ports};
 use crate::supervisor::event::Event;
 use crate::supervisor::ports::{Endpoint, Launched};
@@ -14,6 +16,8 @@ use crate::types::{Fault, FaultCode, InstanceId, ModelSpec};
 
 /// How often a loading engine is asked whether it is ready. Cheap: one local connection.
 const PROBE_INTERVAL: Duration = Duration::from_millis(50);
+/// How often it is looked whether a loading engine has written something.
+const LOG_INTERVAL: Duration = Duration::from_secs(5);
 /// Lines of a dead container's log that go into the error.
 const LOG_TAIL_LINES: usize = 20;
 /// How long podman is asked about a death: that the engine is dead is known, and must not wait for a podman that hangs.
@@ -75,8 +79,33 @@ impl Executor {
     }
 }
 
+/// Until the engine is ready or dead; what it writes meanwhile is told.
+pub(super) async fn load(
+    ports: &Ports,
+    events: &mpsc::UnboundedSender<Event>,
+    instance: InstanceId,
+    spec: Arc<ModelSpec>,
+    launched: Launched,
+) -> Event {
+    let told = async {
+        let mut last = Vec::new();
+        loop {
+            tokio::time::sleep(LOG_INTERVAL).await;
+            let line = ports.containers.log_tail(instance.clone(), 1).await;
+            if !line.is_empty() && line != last {
+                let _ = events.send(Event::LoadProgress { instance: instance.clone() });
+                last = line;
+            }
+        }
+    };
+    tokio::select! {
+        event = probe_until_ready(ports, instance.clone(), spec, launched) => event,
+        event = told => event,
+    }
+}
+
 /// Until the engine is ready or dead. The deadline is the core's: it stops the instance, which ends this.
-pub(super) async fn probe_until_ready(
+async fn probe_until_ready(
     ports: &Ports,
     instance: InstanceId,
     spec: Arc<ModelSpec>,
