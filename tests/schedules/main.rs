@@ -29,7 +29,7 @@ use shuttle::thread;
 const TOTAL: u64 = 100;
 const SIZE: u64 = 60;
 /// What is due later than this does not come about by itself.
-const SOON: Duration = Duration::from_secs(100);
+const SOON: Duration = Duration::from_secs(30);
 const NEVER: Duration = Duration::from_secs(100_000);
 
 enum Message {
