@@ -112,8 +112,10 @@ pub(super) mod tests {
         ModelStatus {
             name: name.parse().unwrap(),
             aliases: vec![],
+            engine: "llamacpp",
             phase: Phase::Stopped,
             instance: None,
+            container: None,
             gpus: vec![],
             planned: None,
             footprint: None,
@@ -121,6 +123,9 @@ pub(super) mod tests {
             in_flight: 0,
             queued: 0,
             pinned: false,
+            idle_timeout: None,
+            progress: None,
+            restarts: 0,
             last_used: None,
             load_ms: None,
             error: None,
@@ -154,6 +159,7 @@ pub(super) mod tests {
             quarantined: Bytes::ZERO,
             foreign: Known::Known(Bytes::gib(1)),
             free: Known::Known(Bytes::gib(4)),
+            processes: vec![],
         };
         let lost = GpuStatus {
             id: GpuId::new("GPU-b"),

@@ -175,6 +175,7 @@ impl Model {
         let served = instance.ready_since.is_some_and(|at| now.since(at) >= FORGIVEN_AFTER);
         let earlier = self.failure.as_ref().map_or(0, |f| f.count);
         let count = if served { 1 } else { earlier + 1 };
+        self.restarts = self.restarts.saturating_add(1);
         // The first death of an engine that was ready is made good at once; requests that came since then wait for it.
         let delay = if was_ready && count == 1 {
             Duration::ZERO
@@ -210,7 +211,6 @@ impl Model {
         let ready = instance.and_then(|i| i.ready_since);
         let served = ready.is_some_and(|at| now.since(at) >= FORGIVEN_AFTER);
         HealthStatus {
-            restarts: self.restarts,
             failures_in_a_row: self.failure.as_ref().filter(|_| !served).map_or(0, |f| f.count),
             breaker: rules.breaker(now, self.failure.as_ref(), served),
             checks_failed: instance.map_or(0, |i| i.health.failures),

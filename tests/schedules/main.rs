@@ -220,7 +220,7 @@ fn client(
     let (answer, granted) = channel();
     tell.send(Message::Asks(waiter, model, answer)).unwrap();
     if patient {
-        let instance = granted.recv().expect("it is granted");
+        let instance = granted.recv().unwrap();
         let world_now = world.lock().unwrap();
         assert!(
             world_now.alive.contains_key(&instance),
