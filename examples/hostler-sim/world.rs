@@ -11,6 +11,7 @@ use hostler::config::{self, Defaults, Source};
 use hostler::plan::{ReleaseRule, Rules, SleepRules, Usage, policy};
 use hostler::supervisor::effect::{Effect, Notice, StopReason};
 use hostler::supervisor::event::{Event, Observation};
+use hostler::supervisor::health::HealthRules;
 use hostler::supervisor::ports::{Endpoint, Launched};
 use hostler::supervisor::state::{Settings, State};
 use hostler::types::{
@@ -84,6 +85,7 @@ impl World {
                 sleep: SleepRules::NEVER,
             },
             measure_after: None,
+            health: HealthRules::default(),
             seed: 1,
         };
         let loads = models.iter().map(|m| Ok((m.name.parse()?, m.load)));
@@ -193,6 +195,7 @@ impl World {
                 Effect::Sleep { .. }
                 | Effect::Wake { .. }
                 | Effect::Canary { .. }
+                | Effect::Check { .. }
                 | Effect::Notice(_)
                 | Effect::Reap { .. }
                 | Effect::Save(_)

@@ -16,8 +16,9 @@ use crate::types::Bytes;
 
 use super::check::{self, HOUR, SECOND};
 use super::error::ConfigErrors;
+use super::health;
 use super::memory::memory;
-use super::model::{self, Devices, Entry};
+use super::model::{self, Devices, Entry, Fallback};
 use super::raw::{
     DurationText, RawBackend, RawFile, RawGpu, RawModel, RawOnStop, RawPodman, RawPolicy,
     RawStartup, Table,
@@ -79,7 +80,9 @@ pub fn parse(sources: &[Source], defaults: &Defaults) -> Result<Config, ConfigEr
     let podman = podman(&mut report, raw.podman.0, defaults);
     let policy = policy(&mut report, &raw.policy.0);
     let startup = startup(&mut report, &raw.startup.0);
-    let models = model::models(&mut report, entries, &devices, policy.on_full);
+    let health = health::health(&mut report, &raw.health.0);
+    let fallback = Fallback { on_full: policy.on_full, health_interval: health.interval };
+    let models = model::models(&mut report, entries, &devices, fallback);
     match gpu {
         Some(gpu) if !report.has_errors() => Ok(Config {
             server,
@@ -89,6 +92,7 @@ pub fn parse(sources: &[Source], defaults: &Defaults) -> Result<Config, ConfigEr
             memory,
             podman,
             policy,
+            health,
             startup,
             models: models.own,
             externals: models.external,
@@ -258,6 +262,13 @@ mod tests {
         same("RawPolicy", "drain_timeout", config.policy.drain_timeout);
         same("RawPolicy", "min_residency", config.policy.min_residency);
         same("RawStartup", "timeout", config.startup.timeout);
+        same("RawHealth", "interval", config.health.interval.unwrap());
+        same("RawHealth", "timeout", config.health.timeout);
+        same("RawHealth", "breaker_open", config.health.breaker_open);
+        let health = &schema["$defs"]["RawHealth"]["properties"];
+        assert_eq!(health["failures"]["default"], config.health.failures);
+        assert_eq!(health["breaker_failures"]["default"], config.health.breaker_failures);
+        assert_eq!(health["probe"]["default"], config.health.probe);
         assert_eq!(default("RawServer", "max_body").parse(), Ok(config.server.max_body));
         assert_eq!(default("RawGpu", "headroom").parse(), Ok(config.gpu.headroom));
         let memory = |key: &str| default("RawMemory", key).parse();

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::health::HealthConfig;
 use crate::types::{Bytes, Eviction, ExternalSpec, GpuId, ModelName, ModelSpec, OnFull};
 
 /// The whole configuration, checked, with all defaults filled in.
@@ -27,6 +28,8 @@ pub struct Config {
     pub podman: PodmanConfig,
     /// `[policy]`.
     pub policy: PolicyConfig,
+    /// `[health]`.
+    pub health: HealthConfig,
     /// `[startup]`.
     pub startup: StartupConfig,
     /// All models by name. Aliases are unique among all names and aliases.

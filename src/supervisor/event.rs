@@ -107,6 +107,11 @@ pub enum Event {
         /// Why.
         fault: Fault,
     },
+    /// A loading engine has written something.
+    LoadProgress {
+        /// Whose.
+        instance: InstanceId,
+    },
     /// The engine passed its probe.
     Healthy {
         /// Whose.
@@ -133,6 +138,13 @@ pub enum Event {
         /// The answer, or why there is none.
         result: Result<String, CanaryError>,
     },
+    /// A ready engine was asked whether it is well.
+    Checked {
+        /// Whose.
+        instance: InstanceId,
+        /// `Err`: how it is not.
+        result: Result<(), Fault>,
+    },
     /// No process of the engine lives any more, without having been asked to go.
     Died {
         /// Whose.
@@ -146,6 +158,13 @@ pub enum Event {
         instance: InstanceId,
         /// `Ok`: no process and no container is left.
         result: Result<(), Fault>,
+    },
+    /// What podman and the kernel have of ours, or why that is not known.
+    Swept {
+        /// When that was asked.
+        taken: Moment,
+        /// The answer.
+        list: Result<Vec<Found>, Fault>,
     },
     /// Device memory was read.
     Observed(Observation),

@@ -107,6 +107,7 @@ impl State {
         self.note("memory_quarantined", now, missing);
         self.judge_sleepers(now, observation, out);
         self.measure(observation, out);
+        self.note_growth(now, observation);
         if observation.devices.is_ok() {
             self.fail_on_lost(out);
             self.yield_to_others(now, out);
@@ -172,7 +173,8 @@ impl State {
     }
 
     pub(super) fn saved(&mut self, now: Moment, result: Result<(), String>) {
-        self.note("state_unwritable", now, result.err().into_iter().collect());
+        let why = result.err().map(|e| format!("what was measured is not written down: {e}"));
+        self.note("state_unwritable", now, why.into_iter().collect());
     }
 
     /// What a model needs, by the product that its device is.

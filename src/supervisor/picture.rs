@@ -53,6 +53,7 @@ impl State {
             waiting_for: model.waiting_for.clone(),
             report: model.report.clone(),
             sleep: model.sleep_status(),
+            health: model.health_status(now, self.settings.health),
         }
     }
 }

@@ -40,6 +40,20 @@ impl State {
 }
 
 impl Model {
+    /// Why a new request is refused at once, if so.
+    pub(super) fn refusal(&self, now: Moment) -> Option<Denied> {
+        let failure = self.failure.as_ref().filter(|f| f.retry_at > now)?;
+        // A failure of the engine that is being replaced is not one of the next.
+        if self.instance.is_some() {
+            return None;
+        }
+        Some(Denied::LoadFailed {
+            model: self.spec.name.clone(),
+            fault: failure.fault.clone(),
+            retry_after: failure.retry_at.since(now),
+        })
+    }
+
     /// Why a request that has waited its time gets nothing.
     pub(super) fn too_long(&self, now: Moment) -> Denied {
         let model = self.spec.name.clone();

@@ -20,11 +20,13 @@ use std::time::Duration;
 use super::discover::Discovery;
 use super::effect::{Effect, StopReason};
 use super::event::Event;
+use super::health::HealthRules;
 use super::instance::Instance;
 use super::measure::Knowledge;
 use super::queue::{Purpose, Queue, Waiter};
 use super::sleep::Sleeps;
-use crate::plan::{Book, Demand, Ledger, ReleaseRule, Rules};
+use super::sweep::Strays;
+use crate::plan::{Book, Demand, Ledger, Loads, ReleaseRule, Rules};
 use crate::types::{
     Bytes, Denied, Fault, Generation, GpuId, InstanceId, ModelName, ModelSpec, Moment, Report,
     WaiterId, Wish,
@@ -47,6 +49,8 @@ pub struct Settings {
     pub rules: Rules,
     /// Models that were never measured are loaded for that when nothing was requested for so long; `None`: never.
     pub measure_after: Option<Duration>,
+    /// How engines are kept well.
+    pub health: HealthRules,
     /// Makes instance names of two daemons differ; any number.
     pub seed: u64,
 }
@@ -87,6 +91,8 @@ pub(super) struct Model {
     /// What is known of its memory.
     pub(super) known: Knowledge,
     pub(super) last_load: Option<Duration>,
+    /// How long its loads took.
+    pub(super) loads: Loads,
     pub(super) last_used: Option<Moment>,
     /// How it was used, and how long its loads take.
     pub(super) demand: Demand,
@@ -123,6 +129,8 @@ pub struct State {
     pub(super) surveyed: bool,
     /// Instances of nobody that are being removed: what an earlier daemon or a failed launch left. The value is when a failed stop is tried again.
     pub(super) orphans: BTreeMap<InstanceId, Option<Moment>>,
+    /// Containers with our labels of which nothing is known.
+    pub(super) strays: Strays,
     pub(super) shutdown: Option<Shutdown>,
     pub(super) exited: bool,
     pub(super) problems: BTreeMap<&'static str, (String, Moment)>,
@@ -159,6 +167,7 @@ impl State {
             book: Book::default(),
             surveyed: false,
             orphans: BTreeMap::new(),
+            strays: Strays::new(),
             shutdown: None,
             exited: false,
             problems: BTreeMap::new(),
@@ -212,12 +221,15 @@ impl State {
             Event::LaunchFailed { instance, fault } => {
                 self.launch_failed(now, &instance, fault, &mut out);
             }
+            Event::LoadProgress { instance } => self.load_progress(now, &instance),
             Event::Healthy { instance } => self.healthy(now, &instance, &mut out),
             Event::Slept { instance, result } => self.slept(now, &instance, result, &mut out),
             Event::Woken { instance, result } => self.woken(&instance, result, &mut out),
             Event::Sung { instance, result } => self.sung(now, &instance, result, &mut out),
+            Event::Checked { instance, result } => self.checked(now, &instance, result, &mut out),
             Event::Died { instance, fault } => self.died(&instance, fault, &mut out),
             Event::Stopped { instance, result } => self.stopped(now, &instance, result, &mut out),
+            Event::Swept { taken, list } => self.swept(now, taken, list, &mut out),
             Event::Observed(observation) => self.observed(now, &observation, &mut out),
             Event::Saved(result) => self.saved(now, result),
             Event::Configure(new) => self.reconfigure(now, *new, &mut out),
@@ -360,6 +372,7 @@ impl Model {
             discovery: Discovery::default(),
             known,
             last_load: None,
+            loads: Loads::default(),
             last_used: None,
             demand: Demand::default(),
             waiting_for: None,
@@ -367,19 +380,5 @@ impl Model {
             report: None,
             sleeps: Sleeps::default(),
         }
-    }
-
-    /// Why a new request is refused at once, if so.
-    fn refusal(&self, now: Moment) -> Option<Denied> {
-        let failure = self.failure.as_ref().filter(|f| f.retry_at > now)?;
-        // A failure of the engine that is being replaced is not one of the next.
-        if self.instance.is_some() {
-            return None;
-        }
-        Some(Denied::LoadFailed {
-            model: self.spec.name.clone(),
-            fault: failure.fault.clone(),
-            retry_after: failure.retry_at.since(now),
-        })
     }
 }

@@ -19,6 +19,7 @@ mod moment;
 mod name;
 mod phase;
 mod report;
+pub mod sealed;
 mod sleep;
 mod spec;
 mod status;
@@ -45,6 +46,7 @@ pub use spec::{
     Transport, Weights,
 };
 pub use status::{
-    GpuProcess, GpuStatus, LoadProgress, MeasuredNeed, ModelStatus, Problem, SleepStatus, Status,
+    Breaker, GpuProcess, GpuStatus, HealthStatus, LoadProgress, MeasuredNeed, ModelStatus, Problem,
+    SleepStatus, Status,
 };
 pub use wish::{Evict, Haste, Leaving, Outcome, Preview, PreviewGpu, Wish};

@@ -10,6 +10,7 @@ use hostler::adapters::engine::Profiles;
 use hostler::config::{self, Defaults, Source};
 use hostler::plan::{ReleaseRule, Rules, SleepRules, policy};
 use hostler::supervisor::handle::{Handle, Lease};
+use hostler::supervisor::health::HealthRules;
 use hostler::supervisor::ports::{
     ContainerSpec, Containers, Endpoint, Found, GpuError, Gpus, Launched, PodmanHost, PodmanInfo,
     PortFuture, Progress, SOCKET_DIR, SOCKET_NAME, Shelf,
@@ -89,6 +90,7 @@ impl House {
                 sleep: SleepRules { host_ram_budget, residual_max: Bytes::gib(2) },
             },
             measure_after: None,
+            health: HealthRules::default(),
             seed: 1,
         };
         let specs = models.iter().map(|m| (m.parse().unwrap(), Arc::new(spec(m)))).collect();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hostler::plan::{ReleaseRule, Rules, SleepRules, policy};
+use hostler::supervisor::health::HealthRules;
 use hostler::supervisor::state::Settings;
 use hostler::types::{
     Bytes, EngineKind, Eviction, GpuId, ImageRef, ModelName, ModelSpec, OnFull, Transport, Weights,
@@ -65,6 +66,7 @@ impl Case {
                 sleep: SleepRules::NEVER,
             },
             measure_after: rng.chance(30).then_some(Duration::from_secs(15)),
+            health: HealthRules::default(),
             seed,
         };
         Self {
@@ -120,6 +122,7 @@ fn spec(n: u64, gpus: usize, ranked: bool, rng: &mut Rng) -> ModelSpec {
         shm_size: Bytes(0),
         idle_timeout: if rng.chance(60) { Some(Duration::from_secs(20)) } else { None },
         load_timeout: Duration::from_secs(40),
+        health_interval: None,
         stop_timeout: Duration::from_secs(10),
         pin: n == 0 && rng.chance(30),
         priority: if ranked { [0, 0, 0, -5, 5][rng.below(5) as usize] } else { 0 },

@@ -29,6 +29,8 @@ struct Asked {
 struct Told {
     stage: Stage,
     leases: u32,
+    /// When an operator wanted it gone.
+    unloaded: Option<Moment>,
     used: Moment,
     gpus: Vec<GpuId>,
 }
@@ -167,7 +169,10 @@ impl Reference {
                 self.loaded.remove(model);
                 self.pinned.remove(model);
                 self.unloading = Some(model.clone());
+                let own = self.containers.iter_mut().filter(|(id, _)| id.model == *model);
+                own.for_each(|(_, told)| told.unloaded = told.unloaded.or(Some(now)));
             }
+            Event::Swept { .. } | Event::Checked { .. } | Event::LoadProgress { .. } => {}
             Event::Shutdown { .. } => self.shutdown = self.shutdown.or(Some(now)),
             Event::Found(found) => {
                 for identity in found.iter().filter_map(|f| f.identity.as_ref()) {
@@ -205,7 +210,13 @@ impl Reference {
     }
 
     fn comes(&mut self, now: Moment, id: &InstanceId, gpus: &[GpuId]) {
-        let told = Told { stage: Stage::Coming, leases: 0, used: now, gpus: gpus.to_vec() };
+        let told = Told {
+            stage: Stage::Coming,
+            leases: 0,
+            unloaded: None,
+            used: now,
+            gpus: gpus.to_vec(),
+        };
         self.containers.insert(id.clone(), told);
     }
 
@@ -240,6 +251,7 @@ impl Reference {
             | Effect::Sleep { .. }
             | Effect::Wake { .. }
             | Effect::Canary { .. }
+            | Effect::Check { .. }
             | Effect::Reap { .. }
             | Effect::Observe
             | Effect::Save(_)
@@ -283,6 +295,7 @@ impl Reference {
         let Some(told) = self.containers.get_mut(id) else { return Ok(()) };
         let free = told.leases == 0 || told.stage != Stage::Ready || over;
         let free = free || told.gpus.iter().any(|gpu| self.lost.contains(gpu));
+        let free = free || told.unloaded.is_some_and(|at| now >= at + self.drain);
         told.stage = Stage::Stopped;
         let leases = told.leases;
         Rule::NoInFlightStop.check(free, || format!("{id} is stopped with {leases} leases"))

@@ -1,6 +1,7 @@
 //! A host in miniature, and the core on it.
 
 use super::*;
+use crate::supervisor::health::HealthRules;
 
 /// Short, so that tests about other things need not wait for it.
 pub(super) const MIN_RESIDENCY: Duration = Duration::from_millis(500);
@@ -52,6 +53,7 @@ impl Host {
                 sleep: SLEEP,
             },
             measure_after: None,
+            health: HealthRules::default(),
             seed: 1,
         };
         let state = State::new(settings, &specs);

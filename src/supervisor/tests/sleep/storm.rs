@@ -91,6 +91,7 @@ impl Storm {
     fn tell(&mut self, event: Event) {
         for effect in self.state.handle(self.now, event) {
             match effect {
+                Effect::Check { instance, .. } => panic!("{instance} is asked without an interval"),
                 Effect::Grant { waiter, instance, .. } => {
                     assert!(self.waiting.remove(&waiter).is_some(), "{waiter:?} is answered twice");
                     let mode = self.processes.get(&instance).map(|p| p.mode);
@@ -196,6 +197,7 @@ impl Storm {
                 self.tell(Event::Stopped { instance, result: Ok(()) });
             }
             other @ (Effect::Reap { .. }
+            | Effect::Check { .. }
             | Effect::Observe
             | Effect::Save(_)
             | Effect::Grant { .. }
@@ -298,6 +300,7 @@ fn asked_of(effect: &Effect) -> Option<&InstanceId> {
         | Effect::Sleep { instance, .. }
         | Effect::Wake { instance, .. }
         | Effect::Canary { instance, .. }
+        | Effect::Check { instance, .. }
         | Effect::Stop { instance } => Some(instance),
         Effect::Reap { .. }
         | Effect::Observe
