@@ -8,7 +8,7 @@ use super::measure::Measuring;
 use super::ports::{Found, FoundIdentity, Launched};
 use super::state::{Failure, Model, State};
 use crate::plan::Sample;
-use crate::types::{Denied, Fault, FaultCode, GpuId, InstanceId, ModelName, Moment, Phase};
+use crate::types::{Bytes, Denied, Fault, FaultCode, GpuId, InstanceId, ModelName, Moment, Phase};
 
 /// The longest delay between two attempts.
 const RETRY_DELAY_MAX: Duration = Duration::from_secs(60);
@@ -334,6 +334,7 @@ impl State {
             ready_since: None,
             measuring: Measuring::new(Sample::new()),
             canary: Canary::None,
+            host_ram: Bytes::ZERO,
             used: true,
         });
         out.push(Effect::Notice(Notice::Adopted { instance: id.clone() }));

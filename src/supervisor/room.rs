@@ -204,6 +204,7 @@ impl State {
             ready_since: None,
             measuring: Measuring::new(self.ledger.sample(&id, &placement.gpus)),
             canary: Canary::None,
+            host_ram: Bytes::ZERO,
             used: false,
         });
         self.ledger.reserve(id.clone(), &placement);
@@ -248,7 +249,7 @@ impl State {
             priority: i.spec.priority,
             demand: model.demand,
             sleep: self.sleeper(model, i),
-            host_ram: i.host_ram(),
+            host_ram: i.host_ram,
         };
         self.models.values().filter_map(|m| m.instance.as_ref().map(|i| of(m, i))).collect()
     }

@@ -22,10 +22,11 @@ impl State {
         self.retry_stops(now, out);
         self.finish_drains(out);
         self.finish_discoveries(out);
-        self.unload_idle(now, out);
         self.serve_ready(now, out);
         self.start_wanted(now, out);
         self.finish_unloads(out);
+        // Last, for one that sleeps may just have lost those who wanted it awake.
+        self.unload_idle(now, out);
         if self.discover(now) {
             self.start_wanted(now, out);
         }

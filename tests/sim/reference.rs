@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use hostler::supervisor::effect::{Effect, Notice, StopReason};
 use hostler::supervisor::event::{Event, Observation};
+use hostler::supervisor::ports::CanaryError;
 use hostler::types::{Denied, GpuId, InstanceId, ModelName, Moment, OnFull, Phase, WaiterId};
 
 use crate::case::{Case, Specs};
@@ -31,6 +32,10 @@ struct Told {
     leases: u32,
     used: Moment,
     gpus: Vec<GpuId>,
+    /// What it answered after its load, if it is asked that.
+    canary: Option<String>,
+    /// Since when it has slept.
+    asleep: Option<Moment>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +44,10 @@ enum Stage {
     /// Its image comes first.
     Pulling,
     Ready,
+    /// Was told to sleep, and has not answered as before since.
+    Asleep,
+    /// Woke, and answered otherwise.
+    Changed,
     Died,
     Stopped,
 }
@@ -180,7 +189,13 @@ impl Reference {
             Event::Progress { instance, phase: Phase::Pulling } => {
                 self.becomes(now, instance, Stage::Pulling);
             }
-            Event::Healthy { instance } => self.becomes(now, instance, Stage::Ready),
+            Event::Healthy { instance } => {
+                // One that may sleep is asked for its canary first.
+                if self.specs.get(&instance.model).is_some_and(|s| s.sleep_level.is_none()) {
+                    self.becomes(now, instance, Stage::Ready);
+                }
+            }
+            Event::Sung { instance, result } => self.sung(now, instance, result),
             Event::Died { instance, .. } => self.becomes(now, instance, Stage::Died),
             Event::Stopped { instance, result: Ok(()) } => drop(self.containers.remove(instance)),
             Event::Observed(Observation { devices: Ok(snapshot), .. }) => {
@@ -193,14 +208,15 @@ impl Reference {
             | Event::Observed(_)
             | Event::Slept { .. }
             | Event::Woken { .. }
-            | Event::Sung { .. }
             | Event::Saved(_)
             | Event::Tick => {}
         }
     }
 
     fn comes(&mut self, now: Moment, id: &InstanceId, gpus: &[GpuId]) {
-        let told = Told { stage: Stage::Coming, leases: 0, used: now, gpus: gpus.to_vec() };
+        let gpus = gpus.to_vec();
+        let told =
+            Told { stage: Stage::Coming, leases: 0, used: now, gpus, canary: None, asleep: None };
         self.containers.insert(id.clone(), told);
     }
 
@@ -208,6 +224,26 @@ impl Reference {
         let Some(told) = self.containers.get_mut(id) else { return };
         if told.stage != Stage::Stopped {
             (told.stage, told.used) = (stage, now);
+            told.asleep = told.asleep.filter(|_| stage != Stage::Ready);
+        }
+    }
+
+    fn sung(&mut self, now: Moment, id: &InstanceId, result: &Result<String, CanaryError>) {
+        let Some(told) = self.containers.get_mut(id) else { return };
+        let serves = match (result, &told.canary, told.stage) {
+            (Ok(answer), None, _) => {
+                told.canary = Some(answer.clone());
+                true
+            }
+            (Ok(answer), Some(before), _) => answer == before,
+            // It has none that a wake could be judged by.
+            (Err(CanaryError::Failed(_)), None, Stage::Coming) => true,
+            (Err(_), _, _) => false,
+        };
+        if serves {
+            self.becomes(now, id, Stage::Ready);
+        } else if result.is_ok() {
+            self.becomes(now, id, Stage::Changed);
         }
     }
 
@@ -231,8 +267,17 @@ impl Reference {
                 self.failing.insert(instance.model.clone(), until);
                 Ok(())
             }
+            Effect::Sleep { instance, .. } => self.sleep(now, instance),
+            Effect::Notice(Notice::FallingAsleep { instance, reason, .. }) => {
+                self.stopping(now, instance, *reason)
+            }
+            Effect::Notice(Notice::Asleep { instance, .. }) => {
+                if let Some(told) = self.containers.get_mut(instance) {
+                    told.asleep = Some(now);
+                }
+                Ok(())
+            }
             Effect::AwaitReady { .. }
-            | Effect::Sleep { .. }
             | Effect::Wake { .. }
             | Effect::Canary { .. }
             | Effect::Reap { .. }
@@ -251,7 +296,8 @@ impl Reference {
             return rule.broken(format!("{id} while {other} has not come to its end"));
         }
         self.comes(now, id, gpus);
-        let cold = |m: &ModelName| !self.containers.keys().any(|c| c.model == *m);
+        let there = |t: &Told| t.stage != Stage::Asleep;
+        let cold = |m: &ModelName| !self.containers.iter().any(|(c, t)| c.model == *m && there(t));
         let overtaken = |m: &ModelName| {
             *m != id.model
                 && cold(m)
@@ -283,6 +329,17 @@ impl Reference {
         Rule::NoInFlightStop.check(free, || format!("{id} is stopped with {leases} leases"))
     }
 
+    fn sleep(&mut self, now: Moment, id: &InstanceId) -> Step {
+        let Some(told) = self.containers.get_mut(id) else { return Ok(()) };
+        let (stage, leases) = (told.stage, told.leases);
+        let idle = stage == Stage::Ready && leases == 0;
+        Rule::SleepsIdle.check(idle, || format!("{id} sleeps while {stage:?}, {leases} leases"))?;
+        let known = told.canary.is_some();
+        Rule::SameAfterWake.check(known, || format!("nobody knows what {id} answers"))?;
+        self.becomes(now, id, Stage::Asleep);
+        Ok(())
+    }
+
     fn stopping(&mut self, now: Moment, id: &InstanceId, reason: StopReason) -> Step {
         // Nothing of it is there yet: nothing has to be told.
         if self.containers.get(id).is_some_and(|t| t.stage == Stage::Pulling) {
@@ -292,9 +349,13 @@ impl Reference {
             StopReason::Idle => {
                 let pinned = self.pinned(&id.model);
                 Rule::PinKept.check(!pinned, || format!("{id} is pinned and idled out"))?;
-                let after = self.specs[&id.model].idle_timeout.unwrap_or(Duration::MAX);
                 let told = self.containers.get(id);
-                let idle = told.is_some_and(|t| t.leases == 0 && now.since(t.used) >= after);
+                let spec = &self.specs[&id.model];
+                let asleep = told.and_then(|t| t.asleep);
+                let after = if asleep.is_some() { spec.sleep_timeout } else { spec.idle_timeout };
+                let after = after.unwrap_or(Duration::MAX);
+                let idle = told
+                    .is_some_and(|t| t.leases == 0 && now.since(asleep.unwrap_or(t.used)) >= after);
                 self.loaded.remove(&id.model);
                 Rule::IdleKept.check(idle, || format!("{id} was in use until {told:?}"))
             }
@@ -325,6 +386,9 @@ impl Reference {
         Rule::AnsweredOnce.check(asked.is_some(), what)?;
         let model = asked.and_then(|a| a.model);
         let stage = self.containers.get(id).map(|t| t.stage);
+        let same = stage != Some(Stage::Changed);
+        let what = || format!("{waiter:?} gets a lease on {id}, which does not answer as before");
+        Rule::SameAfterWake.check(same, what)?;
         let right = stage == Some(Stage::Ready) && model.as_ref() == Some(&id.model);
         let what = || format!("{waiter:?} of {model:?} gets a lease on {id}, {stage:?}");
         Rule::LeaseOnReady.check(right, what)?;
