@@ -288,6 +288,7 @@ fn supervise(config: &Config, ports: Ports, proven: Proven, recalled: Recalled) 
             },
         },
         measure_after: config.policy.measure_after,
+        measure_hours: config.policy.measure_hours,
         seed: uuid::Uuid::new_v4().as_u64_pair().0,
     };
     let (mut supervisor, handle) =

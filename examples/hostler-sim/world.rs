@@ -14,8 +14,8 @@ use hostler::supervisor::event::{Event, Observation};
 use hostler::supervisor::ports::{Endpoint, Launched};
 use hostler::supervisor::state::{Settings, State};
 use hostler::types::{
-    Bytes, Eviction, GpuId, GpuReading, GpuSnapshot, InstanceId, Known, ModelName, ModelSpec,
-    Moment, ProcessMemory, WaiterId,
+    Bytes, Eviction, GpuId, GpuReading, GpuSnapshot, Hours, InstanceId, Known, ModelName,
+    ModelSpec, Moment, ProcessMemory, WaiterId,
 };
 
 use crate::Model;
@@ -84,6 +84,7 @@ impl World {
                 sleep: SleepRules::NEVER,
             },
             measure_after: None,
+            measure_hours: Hours::ALL,
             seed: 1,
         };
         let loads = models.iter().map(|m| Ok((m.name.parse()?, m.load)));

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::effect::{Effect, StopReason};
 use super::instance::Instance;
 use super::state::{Model, State};
-use crate::types::{Denied, ModelName, Moment, OnFull, WaiterId};
+use crate::types::{Denied, Hours, ModelName, Moment, OnFull, WaiterId};
 
 /// Between two that the background picks: the first may have found no room.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -130,9 +130,13 @@ impl State {
         self.discover_from = now + self.settings.measure_after.unwrap_or_default();
     }
 
-    /// When that will be, if nothing happens; `None`: not as things are.
+    /// When that will be, if nothing happens; `None`: not as things are, or not at this hour.
     pub(super) fn discovery_at(&self) -> Option<Moment> {
         let after = self.settings.measure_after?;
+        let hours = self.settings.measure_hours;
+        if hours != Hours::ALL && !self.local_time.is_some_and(|now| hours.contain(now)) {
+            return None;
+        }
         let busy = |m: &Model| {
             let settled = |i: &Instance| i.is_asleep() || (i.is_ready() && i.in_flight == 0);
             !m.queue.is_empty()

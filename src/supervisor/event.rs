@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::ports::{CanaryError, Found, Launched};
 use crate::plan::Usage;
-use crate::types::{Fault, GpuSnapshot, InstanceId, ModelName, Moment, Phase, WaiterId};
+use crate::types::{DayMinute, Fault, GpuSnapshot, InstanceId, ModelName, Moment, Phase, WaiterId};
 
 /// Everything that can happen to the core. Completions name their instance, so a stale one is recognised.
 #[derive(Clone, Debug)]
@@ -119,6 +119,8 @@ pub enum Event {
     Observed(Observation),
     /// What was measured was written down, or could not be.
     Saved(Result<(), String>),
+    /// What the clock on the wall shows.
+    LocalTime(DayMinute),
     /// Time has passed.
     Tick,
 }

@@ -26,8 +26,8 @@ use super::queue::{Purpose, Queue, Waiter};
 use super::sleep::Sleeps;
 use crate::plan::{Book, Demand, Ledger, ReleaseRule, Rules};
 use crate::types::{
-    Bytes, Denied, Fault, Generation, GpuId, InstanceId, ModelName, ModelSpec, Moment, Report,
-    WaiterId,
+    Bytes, DayMinute, Denied, Fault, Generation, GpuId, Hours, InstanceId, ModelName, ModelSpec,
+    Moment, Report, WaiterId,
 };
 
 /// What the core needs of the configuration, beside the models.
@@ -47,6 +47,8 @@ pub struct Settings {
     pub rules: Rules,
     /// Models that were never measured are loaded for that when nothing was requested for so long; `None`: never.
     pub measure_after: Option<Duration>,
+    /// That begins only at these hours, local time.
+    pub measure_hours: Hours,
     /// Makes instance names of two daemons differ; any number.
     pub seed: u64,
 }
@@ -123,6 +125,8 @@ pub struct State {
     pub(super) losses: BTreeMap<GpuId, u32>,
     /// The background picks no model to measure before.
     pub(super) discover_from: Moment,
+    /// The clock on the wall, as last told; `None`: not told yet.
+    pub(super) local_time: Option<DayMinute>,
     /// Stops that failed and are tried again, and why.
     pub(super) stuck: BTreeMap<InstanceId, String>,
     next_generation: u64,
@@ -157,6 +161,7 @@ impl State {
             pressed: BTreeMap::new(),
             losses: BTreeMap::new(),
             discover_from: Moment::START,
+            local_time: None,
             stuck: BTreeMap::new(),
             next_generation: 1,
             random,
@@ -202,6 +207,7 @@ impl State {
             Event::Stopped { instance, result } => self.stopped(now, &instance, result, &mut out),
             Event::Observed(observation) => self.observed(now, &observation, &mut out),
             Event::Saved(result) => self.saved(now, result),
+            Event::LocalTime(minute) => self.local_time = Some(minute),
             Event::Tick => {}
         }
         self.schedule(now, &mut out);

@@ -20,7 +20,9 @@ use super::handle::{Ask, Handle, Lease};
 use super::ports::Found;
 use super::state::{Settings, State};
 use crate::plan::Book;
-use crate::types::{Denied, GpuSnapshot, ModelName, ModelSpec, Moment, Status, WaiterId};
+use crate::types::{
+    DayMinute, Denied, GpuSnapshot, Hours, ModelName, ModelSpec, Moment, Status, WaiterId,
+};
 
 /// How often the world is read without a cause.
 const OBSERVE_INTERVAL: Duration = Duration::from_secs(2);
@@ -49,6 +51,8 @@ pub struct Supervisor {
     status: watch::Sender<Arc<Status>>,
     turns: Arc<AtomicU64>,
     observe_at: Moment,
+    local_time_matters: bool,
+    told_time: Option<DayMinute>,
     exit: bool,
 }
 
@@ -77,6 +81,7 @@ impl Supervisor {
     ) -> (Self, Handle) {
         let (release, asks) = mpsc::unbounded_channel();
         let (event_tx, events) = mpsc::unbounded_channel();
+        let local_time_matters = settings.measure_hours != Hours::ALL;
         let state = State::new(settings, specs);
         let (status, watch) = watch::channel(Arc::new(state.status(clock.now())));
         let next_waiter = Arc::new(AtomicU64::new(1));
@@ -100,6 +105,8 @@ impl Supervisor {
             status,
             turns: Arc::new(AtomicU64::new(0)),
             observe_at: Moment::START,
+            local_time_matters,
+            told_time: None,
             exit: false,
         };
         (supervisor, handle)
@@ -236,6 +243,16 @@ impl Supervisor {
         }
     }
 
+    /// Once a minute, where it matters.
+    fn tell_local_time(&mut self) {
+        if self.local_time_matters
+            && let Some(minute) = local_time().filter(|m| self.told_time != Some(*m))
+        {
+            self.told_time = Some(minute);
+            self.apply(Event::LocalTime(minute));
+        }
+    }
+
     fn observe_if_due(&mut self) {
         let now = self.clock.now();
         if self.observe_at > now {
@@ -248,9 +265,17 @@ impl Supervisor {
             watched: live.watched,
         });
         let begun = self.executor.observe(subjects.collect());
+        self.tell_local_time();
         // A reading that was begun before the event that asked for one does not count.
         self.observe_at = now + if begun { OBSERVE_INTERVAL } else { OBSERVE_RETRY };
     }
+}
+
+/// The clock on the wall, in the time zone of the host.
+fn local_time() -> Option<DayMinute> {
+    let now = jiff::Zoned::now();
+    let part = |n: i8| u16::try_from(n).ok();
+    DayMinute::new(part(now.hour())?, part(now.minute())?)
 }
 
 /// The owner's one line for each thing that an operator wants to know. The text is whole without the fields, because

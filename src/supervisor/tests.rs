@@ -10,9 +10,9 @@ use super::ports::{Endpoint, Found, FoundIdentity, LaunchOrder, Launched};
 use super::state::{Settings, State};
 use crate::plan::{ReleaseRule, Rules, SleepRules, Usage, policy};
 use crate::types::{
-    Bytes, Denied, Eviction, Fault, FaultCode, Generation, GpuId, GpuReading, GpuSnapshot,
-    InstanceId, Known, ModelName, ModelSpec, Moment, Need, NeedSource, OnFull, Phase, Placement,
-    Verdict, WaiterId, test_spec,
+    Bytes, DayMinute, Denied, Eviction, Fault, FaultCode, Generation, GpuId, GpuReading,
+    GpuSnapshot, Hours, InstanceId, Known, ModelName, ModelSpec, Moment, Need, NeedSource, OnFull,
+    Phase, Placement, Verdict, WaiterId, test_spec,
 };
 
 use rig::{Host, MIN_RESIDENCY, SLEEP, fault, launched, name, spec};

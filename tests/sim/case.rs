@@ -7,7 +7,7 @@ use std::time::Duration;
 use hostler::plan::{ReleaseRule, Rules, SleepRules, policy};
 use hostler::supervisor::state::Settings;
 use hostler::types::{
-    Bytes, EngineKind, Eviction, GpuId, ImageRef, ModelName, ModelSpec, OnFull, SleepLevel,
+    Bytes, EngineKind, Eviction, GpuId, Hours, ImageRef, ModelName, ModelSpec, OnFull, SleepLevel,
     Transport, Weights,
 };
 
@@ -70,6 +70,7 @@ impl Case {
                 sleep: SleepRules::NEVER,
             },
             measure_after: rng.chance(30).then_some(Duration::from_secs(15)),
+            measure_hours: Hours::ALL,
             seed,
         };
         let mut case = Self {

@@ -209,6 +209,7 @@ impl Reference {
             | Event::Slept { .. }
             | Event::Woken { .. }
             | Event::Saved(_)
+            | Event::LocalTime(_)
             | Event::Tick => {}
         }
     }

@@ -52,6 +52,7 @@ impl Host {
                 sleep: SLEEP,
             },
             measure_after: None,
+            measure_hours: Hours::ALL,
             seed: 1,
         };
         let state = State::new(settings, &specs);
