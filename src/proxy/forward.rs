@@ -15,25 +15,30 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper::header::{self, HeaderName, HeaderValue};
-use hyper::{HeaderMap, Method, Request, Response, StatusCode};
+use hyper::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
+use super::endpoints::{Events, Task};
 use super::error::ApiError;
+use super::gate::Slot;
 use super::record::REQUEST_ID;
 use super::relay::{Driver, Relay, chain};
-use super::route::Task;
+use super::route::{Act, Recall};
 use super::stream::Stream;
 use crate::supervisor::handle::Lease;
 use crate::supervisor::ports::Endpoint;
 
 /// Headers of the client's that an engine may see. Keys and cookies are not among them: they are between the client and us.
-const PASSED: [HeaderName; 5] = [
+const PASSED: [HeaderName; 8] = [
     header::CONTENT_TYPE,
     header::ACCEPT,
     header::USER_AGENT,
     HeaderName::from_static("traceparent"),
     HeaderName::from_static("tracestate"),
+    HeaderName::from_static("anthropic-version"),
+    HeaderName::from_static("anthropic-beta"),
+    HeaderName::from_static("openai-beta"),
 ];
 
 /// Headers of the engine's that are about its connection, not about its answer.
@@ -64,9 +69,44 @@ impl Default for Upstream {
     }
 }
 
+/// What an engine is asked, and in which form it may answer.
+#[derive(Clone, Debug)]
+pub(super) struct Target {
+    pub method: Method,
+    pub uri: Uri,
+    pub events: Events,
+}
+
+impl From<Task> for Target {
+    fn from(task: Task) -> Self {
+        Self { method: Method::POST, uri: Uri::from_static(task.path()), events: task.events() }
+    }
+}
+
+impl From<&Recall> for Target {
+    fn from(recall: &Recall) -> Self {
+        let (method, end) = match recall.act {
+            Act::Retrieve => (Method::GET, ""),
+            Act::Cancel => (Method::POST, "/cancel"),
+        };
+        // An identifier is letters, digits, `_` and `-`; were it not so, the engine would refuse the bare path.
+        let uri = Uri::try_from(format!("/v1/responses/{}{end}", recall.id));
+        let uri = uri.unwrap_or_else(|_| Uri::from_static("/v1/responses"));
+        Self { method, uri, events: Events::Responses }
+    }
+}
+
+/// What a request holds while an engine works for it. The order of the fields is the order of their ends.
+#[derive(Debug)]
+pub(super) struct Grant {
+    pub lease: Lease,
+    /// Its turn, where turns are counted.
+    pub _slot: Option<Slot>,
+}
+
 /// What is to be sent.
 pub(super) struct Order<'a> {
-    pub task: Task,
+    pub target: Target,
     /// The client's, to pick from.
     pub headers: &'a HeaderMap,
     pub id: HeaderValue,
@@ -108,17 +148,18 @@ impl Failure {
 /// # Errors
 /// When there is no head; the lease has been returned then.
 pub(super) async fn forward(
-    lease: Lease,
+    grant: Grant,
     order: Order<'_>,
     upstream: &Upstream,
 ) -> Result<Response<Relay>, Failure> {
-    let stream = connect(lease.endpoint(), upstream.connect_timeout).await?;
+    let stream = connect(grant.lease.endpoint(), upstream.connect_timeout).await?;
     let handshake = http1::handshake::<_, Full<Bytes>>(TokioIo::new(stream)).await;
     let (mut sender, connection) = handshake.map_err(|e| Failure::NoAnswer(chain(&e)))?;
     let driver = Driver::spawn(async move {
         // Whoever waits for the answer gets the error too.
         let _ = connection.await;
     });
+    let events = order.target.events;
     let sent = tokio::time::timeout(upstream.header_timeout, sender.send_request(request(order)));
     let response = match sent.await {
         Ok(Ok(response)) => response,
@@ -128,10 +169,16 @@ pub(super) async fn forward(
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Err(Failure::Upgrade);
     }
-    Ok(answer(response, driver, lease))
+    Ok(answer(response, driver, grant, events))
 }
 
-fn answer(response: Response<Incoming>, driver: Driver, lease: Lease) -> Response<Relay> {
+/// An engine's answer without what is about its connection. `events`: what it carries, if it is a stream of events.
+pub(super) fn answer(
+    response: Response<Incoming>,
+    driver: Driver,
+    grant: Grant,
+    events: Events,
+) -> Response<Relay> {
     let (mut head, body) = response.into_parts();
     head.version = hyper::Version::HTTP_11;
     head.extensions.clear();
@@ -139,9 +186,9 @@ fn answer(response: Response<Incoming>, driver: Driver, lease: Lease) -> Respons
     let content_type = head.headers.get(header::CONTENT_TYPE).map_or(&b""[..], |v| v.as_bytes());
     let essence = content_type.split(|b| *b == b';').next().unwrap_or_default().trim_ascii();
     // To a stream of a stated length nothing can be appended.
-    let events = essence.eq_ignore_ascii_case(b"text/event-stream")
+    let streams = essence.eq_ignore_ascii_case(b"text/event-stream")
         && !head.headers.contains_key(header::CONTENT_LENGTH);
-    Response::from_parts(head, Relay::new(body, driver, lease, events))
+    Response::from_parts(head, Relay::new(body, driver, grant, streams.then_some(events)))
 }
 
 /// Removes what is about the engine's connection, including what its `Connection` header names.
@@ -160,25 +207,30 @@ fn strip(headers: &mut HeaderMap) {
 
 fn request(order: Order<'_>) -> Request<Full<Bytes>> {
     let length = order.body.len();
+    let posts = order.target.method == Method::POST;
     let mut request = Request::new(Full::new(order.body));
-    *request.method_mut() = Method::POST;
-    *request.uri_mut() = hyper::Uri::from_static(order.task.path());
+    *request.method_mut() = order.target.method;
+    *request.uri_mut() = order.target.uri;
     let headers = request.headers_mut();
     headers.insert(header::HOST, HeaderValue::from_static("localhost"));
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if posts {
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    }
     for name in PASSED {
         if let Some(value) = order.headers.get(&name) {
             headers.insert(name, value.clone());
         }
     }
     headers.insert(REQUEST_ID, order.id);
-    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    if posts {
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    }
     request
 }
 
 /// Connects. A Unix listener whose queue is full says so at once, where TCP would wait: then it is tried until the deadline.
 /// Any other failure is tried once more, after a moment.
-async fn connect(endpoint: &Endpoint, timeout: Duration) -> Result<Stream, Failure> {
+pub(super) async fn connect(endpoint: &Endpoint, timeout: Duration) -> Result<Stream, Failure> {
     let deadline = Instant::now() + timeout;
     let mut pause = Duration::from_millis(1);
     let mut failed = false;
@@ -226,7 +278,7 @@ mod tests {
         ]);
         let id = HeaderValue::from_static("ours");
         let body = Bytes::from_static(b"{}");
-        let request = request(Order { task: Task::Chat, headers: &headers, id, body });
+        let request = request(Order { target: Task::Chat.into(), headers: &headers, id, body });
         let mut got: Vec<String> = request
             .headers()
             .iter()

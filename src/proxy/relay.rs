@@ -11,8 +11,9 @@ use bytes::Bytes;
 use hyper::body::{Body, Incoming, SizeHint};
 use tokio::task::JoinHandle;
 
+use super::endpoints::Events;
 use super::error::ApiError;
-use crate::supervisor::handle::Lease;
+use super::forward::Grant;
 
 /// An answer that broke off.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -44,14 +45,15 @@ impl Drop for Driver {
 struct Held {
     body: Incoming,
     _driver: Driver,
-    _lease: Lease,
+    _grant: Grant,
 }
 
 /// The bytes of an engine's answer.
 #[derive(Debug)]
 pub(super) struct Relay {
     held: Option<Held>,
-    events: bool,
+    /// What it carries, if it is a stream of server-sent events.
+    events: Option<Events>,
     sent: u64,
     /// The last bytes sent, to know whether an event is still open.
     tail: [u8; 4],
@@ -59,9 +61,9 @@ pub(super) struct Relay {
 }
 
 impl Relay {
-    /// `events`: the answer is a stream of server-sent events, to which an error event can be appended.
-    pub fn new(body: Incoming, driver: Driver, lease: Lease, events: bool) -> Self {
-        let held = Held { body, _driver: driver, _lease: lease };
+    /// `events`: the answer is a stream of server-sent events, to which an error event can be appended, and carries these.
+    pub fn new(body: Incoming, driver: Driver, grant: Grant, events: Option<Events>) -> Self {
+        let held = Held { body, _driver: driver, _grant: grant };
         Self { held: Some(held), events, sent: 0, tail: [0; 4], mended: None }
     }
 
@@ -83,15 +85,20 @@ impl Relay {
                 Some(Err(error)) => {
                     self.held = None;
                     let broken = Broken { after: self.sent, cause: chain(&error) };
-                    if !self.events {
+                    let Some(events) = self.events else {
                         return Poll::Ready(Some(Err(broken)));
-                    }
-                    let event = self.error_event(&broken);
+                    };
+                    let event = self.error_event(&broken, events);
                     self.mended = Some(broken);
                     return Poll::Ready(Some(Ok(event)));
                 }
             }
         }
+    }
+
+    /// Whether it is a stream of server-sent events.
+    pub fn is_events(&self) -> bool {
+        self.events.is_some()
     }
 
     /// Whether all bytes were given out.
@@ -121,7 +128,7 @@ impl Relay {
     }
 
     /// Ends an event that is still open, and no more: an empty event of its own makes some clients fail.
-    fn error_event(&self, broken: &Broken) -> Bytes {
+    fn error_event(&self, broken: &Broken, events: Events) -> Bytes {
         let end = match &self.tail {
             _ if self.sent == 0 => "",
             [.., b'\n', b'\n'] | [b'\r', b'\n', b'\r', b'\n'] => "",
@@ -131,9 +138,7 @@ impl Relay {
         let error =
             ApiError::new(hyper::StatusCode::BAD_GATEWAY, "engine_failed", broken.to_string());
         let mut event = Vec::from(end.as_bytes());
-        event.extend_from_slice(b"data: ");
-        event.extend_from_slice(&error.json());
-        event.extend_from_slice(b"\n\n");
+        event.extend_from_slice(&error.event(events));
         event.into()
     }
 }
@@ -159,11 +164,12 @@ mod tests {
     #[test]
     fn an_error_event_closes_what_is_open_and_nothing_else() {
         let prefix = |sent: &[&str]| {
-            let mut relay = Relay { held: None, events: true, sent: 0, tail: [0; 4], mended: None };
+            let mut relay = Relay { held: None, events: None, sent: 0, tail: [0; 4], mended: None };
             for chunk in sent {
                 relay.note(&Bytes::copy_from_slice(chunk.as_bytes()));
             }
-            let event = relay.error_event(&Broken { after: relay.sent, cause: "x".into() });
+            let event =
+                relay.error_event(&Broken { after: relay.sent, cause: "x".into() }, Events::Chat);
             let text = String::from_utf8(event.to_vec()).unwrap();
             assert!(text.ends_with("}}\n\n"), "{text}");
             text.split("data: ").next().unwrap().to_owned()

@@ -5,9 +5,11 @@
 #![expect(clippy::unwrap_used, reason = "a panic in a test is its failure report")]
 
 mod answers;
+mod doors;
 mod drain;
 mod engine;
 mod faults;
+mod feedback;
 mod house;
 mod leaving;
 mod limits;
@@ -15,5 +17,7 @@ mod load;
 mod log;
 mod refuse;
 mod smuggling;
+mod sockets;
 mod streaming;
+mod surface;
 mod wire;
