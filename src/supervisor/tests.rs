@@ -15,7 +15,7 @@ use crate::types::{
     Phase, Placement, Verdict, WaiterId, test_spec,
 };
 
-use rig::{Host, MIN_RESIDENCY, SLEEP, fault, launched, name, spec};
+use rig::{Host, MIN_RESIDENCY, fault, launched, name, spec};
 
 #[test]
 fn many_requests_for_a_cold_model_make_one_container() {
