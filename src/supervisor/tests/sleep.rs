@@ -334,8 +334,8 @@ fn the_hosts_memory_of_one_that_is_stopped_is_free_only_when_it_is_gone() {
     for gone in [false, true] {
         let mut night = Night::new(vec![sleeper("a", 40, 40), sleeper("b", 40, 30)]);
         let a = night.loaded(1, "a", 40);
-        let b = night.loaded(2, "b", 40);
         night.lulled(&a, 1);
+        let b = night.loaded(2, "b", 40);
         night.host.tell(Event::Unload { waiter: WaiterId(3), model: name("a") });
         assert_eq!(night.host.stops(), std::slice::from_ref(&a));
         assert_eq!(night.counts("a").host_ram, Bytes(40));
