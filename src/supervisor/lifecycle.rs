@@ -173,6 +173,7 @@ impl State {
             Ok(()) => {
                 self.stuck.remove(id);
                 self.note("stop_failed", now, self.stuck.values().cloned().collect());
+                self.running_orphans.remove(id);
                 if self.orphans.remove(id).is_some() {
                     self.ledger.gone(id, now);
                     out.push(Effect::Notice(Notice::Stopped { instance: id.clone() }));
@@ -293,6 +294,7 @@ impl State {
                 self.adopt(now, identity, launched, out);
             } else {
                 self.ledger.release(&id);
+                self.running_orphans.insert(id.clone(), launched);
                 self.orphan(id, out);
             }
         }

@@ -22,6 +22,7 @@ use super::effect::{Effect, StopReason};
 use super::event::Event;
 use super::instance::Instance;
 use super::measure::Knowledge;
+use super::ports::Launched;
 use super::queue::{Purpose, Queue, Waiter};
 use super::sleep::Sleeps;
 use crate::plan::{Book, Demand, Ledger, ReleaseRule, Rules};
@@ -117,6 +118,8 @@ pub struct State {
     pub(super) surveyed: bool,
     /// Instances of nobody that are being removed: what an earlier daemon or a failed launch left. The value is when a failed stop is tried again.
     pub(super) orphans: BTreeMap<InstanceId, Option<Moment>>,
+    /// Where those of them run that were found running: their processes are accounted for, and named if they survive.
+    pub(super) running_orphans: BTreeMap<InstanceId, Launched>,
     pub(super) shutdown: Option<Shutdown>,
     pub(super) exited: bool,
     pub(super) problems: BTreeMap<&'static str, (String, Moment)>,
@@ -155,6 +158,7 @@ impl State {
             book: Book::default(),
             surveyed: false,
             orphans: BTreeMap::new(),
+            running_orphans: BTreeMap::new(),
             shutdown: None,
             exited: false,
             problems: BTreeMap::new(),
@@ -335,29 +339,6 @@ impl State {
     pub(super) fn instance_mut(&mut self, id: &InstanceId) -> Option<&mut Instance> {
         self.models.get_mut(&id.model)?.instance.as_mut().filter(|i| i.id == *id)
     }
-
-    /// Instances whose processes may live, with their devices: what an observation has to look at.
-    pub fn live(&self) -> impl Iterator<Item = Live<'_>> {
-        let instances = self.models.values().filter_map(|m| m.instance.as_ref());
-        instances.filter_map(|i| {
-            let launched = i.launched.as_ref()?;
-            let watched = i.has_served();
-            Some(Live { id: &i.id, launched, gpus: &i.placement.gpus, watched })
-        })
-    }
-}
-
-/// One instance that an observation has to look at.
-#[derive(Clone, Copy, Debug)]
-pub struct Live<'a> {
-    /// Which.
-    pub id: &'a InstanceId,
-    /// Where it is.
-    pub launched: &'a super::ports::Launched,
-    /// On which devices.
-    pub gpus: &'a [GpuId],
-    /// Its end is to be reported by the observer; a loading one is watched by its probe.
-    pub watched: bool,
 }
 
 impl Model {

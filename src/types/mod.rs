@@ -33,7 +33,7 @@ pub use ids::{Generation, GpuId, InstanceId, InstanceIdError, WaiterId};
 pub use moment::Moment;
 pub use name::{ModelName, NameError};
 pub use phase::Phase;
-pub use report::{DeviceVerdict, Report, Verdict, VictimVerdict};
+pub use report::{DeviceHolder, DeviceVerdict, Report, Verdict, VictimVerdict};
 pub use sleep::SleepLevel;
 #[cfg(test)]
 pub use spec::test_spec;
