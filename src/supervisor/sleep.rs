@@ -40,7 +40,7 @@ pub(super) struct Sleeps {
 }
 
 impl Instance {
-    fn sleep_level(&self) -> Option<SleepLevel> {
+    pub(super) fn sleep_level(&self) -> Option<SleepLevel> {
         match self.life {
             Life::Dozing { level, .. }
             | Life::Asleep { level, .. }

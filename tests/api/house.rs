@@ -64,9 +64,9 @@ impl Supervisor {
                     }
                     Ask::Cancel { .. } => drop(report.send(Happened::Cancelled)),
                     Ask::Release { .. } => drop(report.send(Happened::Released)),
-                    other @ (Ask::Load { .. }
-                    | Ask::Measure { .. }
-                    | Ask::Unload { .. }
+                    other @ (Ask::Operate { .. }
+                    | Ask::Preview { .. }
+                    | Ask::Trouble { .. }
                     | Ask::Shutdown { .. }) => {
                         panic!("the proxy must not ask for {other:?}")
                     }
@@ -212,8 +212,10 @@ fn two_models() -> Status {
     let model = |name: &str, aliases: &[&str]| ModelStatus {
         name: name.parse().unwrap(),
         aliases: aliases.iter().map(|a| a.parse().unwrap()).collect(),
+        engine: "llamacpp",
         phase: Phase::Stopped,
         instance: None,
+        container: None,
         gpus: vec![],
         planned: None,
         footprint: None,
@@ -221,6 +223,9 @@ fn two_models() -> Status {
         in_flight: 0,
         queued: 0,
         pinned: false,
+        idle_timeout: None,
+        progress: None,
+        restarts: 0,
         last_used: None,
         load_ms: None,
         error: None,

@@ -161,7 +161,7 @@ impl Reference {
                     told.used = now;
                 }
             }
-            Event::Load { waiter, model } => {
+            Event::Load { waiter, model, .. } => {
                 self.operators.insert(*waiter, model.clone());
                 self.loaded.insert(model.clone());
                 self.failing.remove(model);
@@ -170,7 +170,7 @@ impl Reference {
                 self.measuring.insert(*waiter, model.clone());
                 self.failing.remove(model);
             }
-            Event::Unload { waiter, model } => {
+            Event::Unload { waiter, model, .. } => {
                 self.operators.insert(*waiter, model.clone());
                 self.loaded.remove(model);
                 self.pinned.remove(model);
@@ -209,6 +209,10 @@ impl Reference {
             | Event::Woken { .. }
             | Event::Saved(_)
             | Event::LocalTime(_)
+            | Event::Pin { .. }
+            | Event::Sleep { .. }
+            | Event::Wake { .. }
+            | Event::Trouble { .. }
             | Event::Tick => {}
         }
     }
@@ -358,8 +362,8 @@ impl Reference {
                 waits(model) + loads > self.max_queue
             }
             Denied::Unloaded { model } => self.unloading.as_ref() == Some(model),
-            // Only who wants to measure is told that.
-            Denied::Unmeasurable { .. } => false,
+            // Only operators are told that.
+            Denied::Unmeasurable { .. } | Denied::Conflict { .. } => false,
             Denied::ShuttingDown => self.shutdown.is_some(),
         };
         self.waiting.remove(&waiter);

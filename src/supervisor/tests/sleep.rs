@@ -207,7 +207,11 @@ fn an_unload_ends_every_phase_of_sleep() {
             night.host.acquire(2, "m");
         }
         assert_eq!(night.phase(&id), phase);
-        night.host.tell(Event::Unload { waiter: WaiterId(3), model: name("m") });
+        night.host.tell(Event::Unload {
+            waiter: WaiterId(3),
+            model: name("m"),
+            haste: Haste::Drain,
+        });
         assert_eq!(night.host.stops(), std::slice::from_ref(&id));
         night.slept(&id);
         night.woken(&id);
@@ -336,7 +340,11 @@ fn the_hosts_memory_of_one_that_is_stopped_is_free_only_when_it_is_gone() {
         let a = night.loaded(1, "a", 40);
         night.lulled(&a, 1);
         let b = night.loaded(2, "b", 40);
-        night.host.tell(Event::Unload { waiter: WaiterId(3), model: name("a") });
+        night.host.tell(Event::Unload {
+            waiter: WaiterId(3),
+            model: name("a"),
+            haste: Haste::Drain,
+        });
         assert_eq!(night.host.stops(), std::slice::from_ref(&a));
         assert_eq!(night.counts("a").host_ram, Bytes(40));
         if gone {
@@ -357,7 +365,7 @@ fn what_was_last_seen_loading_does_not_sleep() {
     let mut a = sleeper("a", 100, 10);
     a.vram = None;
     let mut night = Night::new(vec![a, sleeper("b", 20, 10)]);
-    night.host.tell(Event::Load { waiter: WaiterId(1), model: name("a") });
+    night.host.tell(Event::Load { waiter: WaiterId(1), model: name("a"), wish: Wish::default() });
     let id = night.host.launch();
     night.host.start(&id);
     night.holds(&id, 40);

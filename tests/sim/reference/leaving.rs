@@ -78,6 +78,7 @@ impl Reference {
                 Rule::PinKept.check(!kept, || format!("{id} is wanted and only measured"))
             }
             StopReason::Unloaded
+            | StopReason::Asked
             | StopReason::Failed
             | StopReason::Moved
             | StopReason::Shutdown
