@@ -15,8 +15,8 @@ use hostler::supervisor::health::HealthRules;
 use hostler::supervisor::ports::{Endpoint, Launched};
 use hostler::supervisor::state::{Settings, State};
 use hostler::types::{
-    Bytes, Eviction, GpuId, GpuReading, GpuSnapshot, InstanceId, Known, ModelName, ModelSpec,
-    Moment, ProcessMemory, WaiterId,
+    Bytes, Eviction, GpuId, GpuReading, GpuSnapshot, Hours, InstanceId, Known, ModelName,
+    ModelSpec, Moment, ProcessMemory, WaiterId,
 };
 
 use crate::Model;
@@ -86,6 +86,7 @@ impl World {
             },
             measure_after: None,
             health: HealthRules::default(),
+            measure_hours: Hours::ALL,
             seed: 1,
         };
         let loads = models.iter().map(|m| Ok((m.name.parse()?, m.load)));

@@ -12,7 +12,7 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::types::Bytes;
+use crate::types::{Bytes, Hours};
 
 use super::check::{self, HOUR, SECOND};
 use super::error::ConfigErrors;
@@ -206,22 +206,36 @@ fn policy(report: &mut Report<'_>, raw: &RawPolicy) -> PolicyConfig {
     let mut time = |key: &str, value: Option<&Spanned<DurationText>>, default: Duration| {
         check::duration(report, key, value, (Duration::ZERO, HOUR)).unwrap_or(default)
     };
-    PolicyConfig {
+    let measure_after =
+        Some(time("policy.measure_after", raw.measure_after.as_ref(), Duration::ZERO))
+            .filter(|after| *after > Duration::ZERO);
+    let mut config = PolicyConfig {
         drain_timeout: time("policy.drain_timeout", raw.drain_timeout.as_ref(), 30 * SECOND),
         min_residency: time("policy.min_residency", raw.min_residency.as_ref(), 10 * SECOND),
-        measure_after: Some(time(
-            "policy.measure_after",
-            raw.measure_after.as_ref(),
-            Duration::ZERO,
-        ))
-        .filter(|after| *after > Duration::ZERO),
+        measure_after,
+        measure_hours: Hours::ALL,
         eviction: raw.eviction.unwrap_or_default(),
         on_full: raw.on_full.unwrap_or_default(),
         on_stop: match raw.on_stop {
             Some(RawOnStop::Stop) | None => OnStop::Stop,
             Some(RawOnStop::Keep) => OnStop::Keep,
         },
+    };
+    config.measure_hours = measure_hours(report, raw, measure_after);
+    config
+}
+
+fn measure_hours(report: &mut Report<'_>, raw: &RawPolicy, after: Option<Duration>) -> Hours {
+    let (key, value) = ("policy.measure_hours", raw.measure_hours.as_ref());
+    let Some((hours, value)) = check::hours(report, key, value).zip(value) else {
+        return Hours::ALL;
+    };
+    if after.is_none() && hours != Hours::ALL {
+        let message = "without measure_after nothing is measured at any hour; add for example \
+                       measure_after = \"10m\"";
+        report.at(value.span().start, key, message.to_owned());
     }
+    hours
 }
 
 fn startup(report: &mut Report<'_>, raw: &RawStartup) -> StartupConfig {

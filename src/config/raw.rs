@@ -241,6 +241,10 @@ pub struct RawPolicy {
     /// other, as far as there is room without evicting anybody; 0s to 1h, "0s": never. Default "0s".
     #[schemars(with = "DurationText", extend("default" = "0s"))]
     pub measure_after: Option<Spanned<DurationText>>,
+    /// When that may begin: hours of the day in the host's local time, also over midnight ("22:00-06:00"); needs
+    /// measure_after. Default "00:00-24:00".
+    #[schemars(with = "String", extend("default" = "00:00-24:00"))]
+    pub measure_hours: Option<Spanned<String>>,
 }
 
 /// What a stop of the service does to its containers.

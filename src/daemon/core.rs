@@ -29,6 +29,7 @@ pub fn settings(config: &Config) -> Settings {
             },
         },
         measure_after: config.policy.measure_after,
+        measure_hours: config.policy.measure_hours,
         health: HealthRules {
             timeout: config.health.timeout,
             failures: config.health.failures,

@@ -6,7 +6,7 @@ use super::ports::{CanaryError, Found, Launched};
 pub use super::reconfigure::Reconfiguration;
 use crate::plan::Usage;
 use crate::types::{
-    Fault, GpuSnapshot, Haste, InstanceId, ModelName, Moment, Phase, WaiterId, Wish,
+    DayMinute, Fault, GpuSnapshot, Haste, InstanceId, ModelName, Moment, Phase, WaiterId, Wish,
 };
 
 /// Everything that can happen to the core. Completions name their instance, so a stale one is recognised.
@@ -172,6 +172,8 @@ pub enum Event {
     Saved(Result<(), String>),
     /// The configuration is another.
     Configure(Box<Reconfiguration>),
+    /// What the clock on the wall shows.
+    LocalTime(DayMinute),
     /// Something of the daemon that is not the supervisor's is wrong, or is well again (`None`).
     Trouble {
         /// Stable word to search for.

@@ -36,6 +36,8 @@ pub(super) struct Instance {
     pub(super) used: bool,
     /// What it answers when nothing is wrong with it; asked only of those that may sleep.
     pub(super) canary: Canary,
+    /// Host memory charged to its sleep, from the plan until it has woken, or is gone: its processes keep it until then.
+    pub(super) host_ram: Bytes,
 }
 
 /// The answer that a wake is judged by.
@@ -72,8 +74,6 @@ pub(super) enum Life {
     Dozing {
         /// How deep.
         level: SleepLevel,
-        /// Host memory charged to that.
-        host_ram: Bytes,
         /// It is stopped then.
         deadline: Moment,
     },
@@ -81,8 +81,6 @@ pub(super) enum Life {
     Asleep {
         /// How deep.
         level: SleepLevel,
-        /// Host memory charged to that.
-        host_ram: Bytes,
         /// Since when.
         since: Moment,
     },
@@ -90,8 +88,6 @@ pub(super) enum Life {
     Waking {
         /// How deep it slept.
         level: SleepLevel,
-        /// Host memory charged to its sleep.
-        host_ram: Bytes,
         /// Since when.
         since: Moment,
         /// It is stopped then.

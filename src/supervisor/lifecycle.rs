@@ -175,6 +175,7 @@ impl State {
             Ok(()) => {
                 self.stuck.remove(id);
                 self.note("stop_failed", now, self.stuck.values().cloned().collect());
+                self.running_orphans.remove(id);
                 if self.orphans.remove(id).is_some() {
                     self.ledger.gone(id, now);
                     out.push(Effect::Notice(Notice::Stopped { instance: id.clone() }));
@@ -296,6 +297,7 @@ impl State {
                 self.adopt(now, identity, launched, out);
             } else {
                 self.ledger.release(&id);
+                self.running_orphans.insert(id.clone(), launched);
                 self.orphan(id, out);
             }
         }
@@ -340,6 +342,7 @@ impl State {
             measuring: Measuring::new(Sample::new()),
             health: Health::default(),
             canary: Canary::None,
+            host_ram: Bytes::ZERO,
             used: true,
         });
         out.push(Effect::Notice(Notice::Adopted { instance: id.clone() }));

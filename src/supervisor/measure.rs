@@ -57,13 +57,15 @@ pub(super) struct Measuring {
     told: Option<Measured>,
     /// Why there will be no numbers.
     gave_up: Option<String>,
+    /// It was looked at since it became ready: what is known of it is not a part of its load.
+    pub(super) whole: bool,
 }
 
 impl Measuring {
     /// `before`: its devices before its start; empty for one that was adopted.
     pub(super) fn new(before: Sample) -> Self {
         let sampler = Sampler::new(SampleRule::default(), before);
-        Self { sampler, told: None, gave_up: None }
+        Self { sampler, told: None, gave_up: None, whole: false }
     }
 
     pub(super) fn ready(&mut self, now: Moment) {
@@ -134,6 +136,7 @@ impl State {
             if !measured || early || !observation.usage.contains_key(&instance.id) {
                 continue;
             }
+            instance.measuring.whole |= instance.ready_since.is_some();
             let Some(name) = instance.placement.gpus.first().and_then(|g| ledger.name(g)) else {
                 continue;
             };

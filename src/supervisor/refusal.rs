@@ -116,8 +116,9 @@ impl Model {
 
     pub(super) fn refuse(&mut self, need: Bytes, largest: Bytes, out: &mut Vec<Effect>) {
         let model = self.spec.name.clone();
-        self.waiting_for = Some(format!("{need} on one device; the largest offers {largest}"));
-        let denied = Denied::NeverFits { model, need, largest, report: self.report.clone() };
+        let (devices, report) = (self.spec.gpu_count, self.report.clone());
+        let denied = Denied::NeverFits { model, need, devices, largest, report };
+        self.waiting_for = Some(denied.to_string());
         self.deny_all(&denied, out);
     }
 }

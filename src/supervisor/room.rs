@@ -223,6 +223,7 @@ impl State {
             measuring: Measuring::new(self.ledger.sample(&id, &placement.gpus)),
             health: Health::default(),
             canary: Canary::None,
+            host_ram: Bytes::ZERO,
             used: false,
         });
         self.ledger.reserve(id.clone(), &placement);
@@ -273,7 +274,7 @@ impl State {
             priority: i.spec.priority,
             demand: model.demand,
             sleep: self.sleeper(model, i),
-            host_ram: i.host_ram(),
+            host_ram: i.host_ram,
         };
         self.models.values().filter_map(|m| m.instance.as_ref().map(|i| of(m, i))).collect()
     }

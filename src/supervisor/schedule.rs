@@ -23,11 +23,12 @@ impl State {
         self.replace_changed(out);
         self.finish_drains(now, out);
         self.finish_discoveries(out);
-        self.unload_idle(now, out);
         self.serve_ready(now, out);
         self.start_wanted(now, out);
         self.finish_unloads(out);
         self.finish_sleeps(out);
+        // Last, for one that sleeps may just have lost those who wanted it awake.
+        self.unload_idle(now, out);
         if self.discover(now) {
             self.start_wanted(now, out);
         }

@@ -23,13 +23,14 @@ use super::event::Event;
 use super::health::HealthRules;
 use super::instance::Instance;
 use super::measure::Knowledge;
+use super::ports::Launched;
 use super::queue::{Purpose, Queue, Waiter};
 use super::sleep::Sleeps;
 use super::sweep::Strays;
 use crate::plan::{Book, Demand, Ledger, Loads, ReleaseRule, Rules};
 use crate::types::{
-    Bytes, Denied, Fault, Generation, GpuId, InstanceId, ModelName, ModelSpec, Moment, Report,
-    WaiterId, Wish,
+    Bytes, DayMinute, Denied, Fault, Generation, GpuId, Hours, InstanceId, ModelName, ModelSpec,
+    Moment, Report, WaiterId, Wish,
 };
 
 /// What the core needs of the configuration, beside the models.
@@ -51,6 +52,8 @@ pub struct Settings {
     pub measure_after: Option<Duration>,
     /// How engines are kept well.
     pub health: HealthRules,
+    /// That begins only at these hours, local time.
+    pub measure_hours: Hours,
     /// Makes instance names of two daemons differ; any number.
     pub seed: u64,
 }
@@ -131,6 +134,8 @@ pub struct State {
     pub(super) orphans: BTreeMap<InstanceId, Option<Moment>>,
     /// Containers with our labels of which nothing is known.
     pub(super) strays: Strays,
+    /// Where those of them run that were found running: their processes are accounted for, and named if they survive.
+    pub(super) running_orphans: BTreeMap<InstanceId, Launched>,
     pub(super) shutdown: Option<Shutdown>,
     pub(super) exited: bool,
     pub(super) problems: BTreeMap<&'static str, (String, Moment)>,
@@ -139,6 +144,8 @@ pub struct State {
     pub(super) losses: BTreeMap<GpuId, u32>,
     /// The background picks no model to measure before.
     pub(super) discover_from: Moment,
+    /// The clock on the wall, as last told; `None`: not told yet.
+    pub(super) local_time: Option<DayMinute>,
     /// Stops that failed and are tried again, and why.
     pub(super) stuck: BTreeMap<InstanceId, String>,
     next_generation: u64,
@@ -168,12 +175,14 @@ impl State {
             surveyed: false,
             orphans: BTreeMap::new(),
             strays: Strays::new(),
+            running_orphans: BTreeMap::new(),
             shutdown: None,
             exited: false,
             problems: BTreeMap::new(),
             pressed: BTreeMap::new(),
             losses: BTreeMap::new(),
             discover_from: Moment::START,
+            local_time: None,
             stuck: BTreeMap::new(),
             next_generation: 1,
             random,
@@ -233,6 +242,7 @@ impl State {
             Event::Observed(observation) => self.observed(now, &observation, &mut out),
             Event::Saved(result) => self.saved(now, result),
             Event::Configure(new) => self.reconfigure(now, *new, &mut out),
+            Event::LocalTime(minute) => self.local_time = Some(minute),
             Event::Trouble { code, message } => {
                 self.note(code, now, message.into_iter().collect());
             }
@@ -328,29 +338,6 @@ impl State {
     pub(super) fn instance_mut(&mut self, id: &InstanceId) -> Option<&mut Instance> {
         self.models.get_mut(&id.model)?.instance.as_mut().filter(|i| i.id == *id)
     }
-
-    /// Instances whose processes may live, with their devices: what an observation has to look at.
-    pub fn live(&self) -> impl Iterator<Item = Live<'_>> {
-        let instances = self.models.values().filter_map(|m| m.instance.as_ref());
-        instances.filter_map(|i| {
-            let launched = i.launched.as_ref()?;
-            let watched = i.has_served();
-            Some(Live { id: &i.id, launched, gpus: &i.placement.gpus, watched })
-        })
-    }
-}
-
-/// One instance that an observation has to look at.
-#[derive(Clone, Copy, Debug)]
-pub struct Live<'a> {
-    /// Which.
-    pub id: &'a InstanceId,
-    /// Where it is.
-    pub launched: &'a super::ports::Launched,
-    /// On which devices.
-    pub gpus: &'a [GpuId],
-    /// Its end is to be reported by the observer; a loading one is watched by its probe.
-    pub watched: bool,
 }
 
 impl Model {

@@ -21,7 +21,7 @@ use super::ports::Found;
 use super::state::{Settings, State};
 use crate::plan::Book;
 use crate::types::{
-    Denied, Generation, GpuSnapshot, ModelName, ModelSpec, Moment, Status, WaiterId,
+    DayMinute, Denied, Generation, GpuSnapshot, ModelName, ModelSpec, Moment, Status, WaiterId,
 };
 
 /// How often the world is read without a cause.
@@ -56,6 +56,7 @@ pub struct Supervisor {
     observe_at: Moment,
     watch_at: Moment,
     sweep_at: Moment,
+    told_time: Option<DayMinute>,
     exit: bool,
 }
 
@@ -108,6 +109,7 @@ impl Supervisor {
             observe_at: Moment::START,
             watch_at: Moment::START,
             sweep_at: clock.now() + SWEEP_INTERVAL,
+            told_time: None,
             exit: false,
         };
         (supervisor, handle)
@@ -252,6 +254,16 @@ impl Supervisor {
         }
     }
 
+    /// Once a minute, where it matters.
+    fn tell_local_time(&mut self) {
+        if self.state.asks_the_hour()
+            && let Some(minute) = local_time().filter(|m| self.told_time != Some(*m))
+        {
+            self.told_time = Some(minute);
+            self.apply(Event::LocalTime(minute));
+        }
+    }
+
     fn look_if_due(&mut self) {
         let now = self.clock.now();
         if self.watch_at <= now {
@@ -273,9 +285,17 @@ impl Supervisor {
             watched: live.watched,
         });
         let begun = self.executor.observe(subjects.collect());
+        self.tell_local_time();
         // A reading that was begun before the event that asked for one does not count.
         self.observe_at = now + if begun { OBSERVE_INTERVAL } else { OBSERVE_RETRY };
     }
+}
+
+/// The clock on the wall, in the time zone of the host.
+fn local_time() -> Option<DayMinute> {
+    let now = jiff::Zoned::now();
+    let part = |n: i8| u16::try_from(n).ok();
+    DayMinute::new(part(now.hour())?, part(now.minute())?)
 }
 
 /// The owner's one line for each thing that an operator wants to know. The text is whole without the fields, because

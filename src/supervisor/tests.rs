@@ -10,12 +10,12 @@ use super::ports::{Endpoint, Found, FoundIdentity, LaunchOrder, Launched};
 use super::state::{Settings, State};
 use crate::plan::{ReleaseRule, Rules, SleepRules, Usage, policy};
 use crate::types::{
-    Bytes, Denied, Eviction, Fault, FaultCode, Generation, GpuId, GpuReading, GpuSnapshot, Haste,
-    InstanceId, Known, ModelName, ModelSpec, Moment, Need, NeedSource, OnFull, Phase, Placement,
-    Verdict, WaiterId, Wish, test_spec,
+    Bytes, DayMinute, Denied, Eviction, Fault, FaultCode, Generation, GpuId, GpuReading,
+    GpuSnapshot, Haste, Hours, InstanceId, Known, ModelName, ModelSpec, Moment, Need, NeedSource,
+    OnFull, Phase, Placement, Verdict, WaiterId, Wish, test_spec,
 };
 
-use rig::{Host, MIN_RESIDENCY, SLEEP, fault, launched, name, spec};
+use rig::{Host, MIN_RESIDENCY, fault, launched, name, spec};
 
 #[test]
 fn many_requests_for_a_cold_model_make_one_container() {

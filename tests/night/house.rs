@@ -18,8 +18,8 @@ use hostler::supervisor::ports::{
 use hostler::supervisor::state::Settings;
 use hostler::supervisor::task::{Clock, Ports, Running, Supervisor};
 use hostler::types::{
-    Bytes, Eviction, Fault, GpuId, GpuReading, GpuSnapshot, ImageRef, InstanceId, Known, ModelSpec,
-    ModelStatus, Phase, ProcessMemory, Status, Transport,
+    Bytes, Eviction, Fault, GpuId, GpuReading, GpuSnapshot, Hours, ImageRef, InstanceId, Known,
+    ModelSpec, ModelStatus, Phase, ProcessMemory, Status, Transport,
 };
 use nvidia_ml::{Gpu, Script, StateDir};
 use tokio::task::JoinHandle;
@@ -91,6 +91,7 @@ impl House {
             },
             measure_after: None,
             health: HealthRules::default(),
+            measure_hours: Hours::ALL,
             seed: 1,
         };
         let specs = models.iter().map(|m| (m.parse().unwrap(), Arc::new(spec(m)))).collect();

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use hostler::supervisor::effect::{Effect, Notice, StopReason};
+use hostler::supervisor::effect::{Effect, Notice};
 use hostler::supervisor::event::{Event, Observation};
 use hostler::types::{Denied, GpuId, InstanceId, ModelName, Moment, OnFull, Phase, WaiterId};
 
@@ -33,6 +33,10 @@ struct Told {
     unloaded: Option<Moment>,
     used: Moment,
     gpus: Vec<GpuId>,
+    /// What it answered after its load, if it is asked that.
+    canary: Option<String>,
+    /// Since when it has slept.
+    asleep: Option<Moment>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +45,10 @@ enum Stage {
     /// Its image comes first.
     Pulling,
     Ready,
+    /// Was told to sleep, and has not answered as before since.
+    Asleep,
+    /// Woke, and answered otherwise.
+    Changed,
     Died,
     Stopped,
 }
@@ -185,7 +193,13 @@ impl Reference {
             Event::Progress { instance, phase: Phase::Pulling } => {
                 self.becomes(now, instance, Stage::Pulling);
             }
-            Event::Healthy { instance } => self.becomes(now, instance, Stage::Ready),
+            Event::Healthy { instance } => {
+                // One that may sleep is asked for its canary first.
+                if self.specs.get(&instance.model).is_some_and(|s| s.sleep_level.is_none()) {
+                    self.becomes(now, instance, Stage::Ready);
+                }
+            }
+            Event::Sung { instance, result } => self.sung(now, instance, result),
             Event::Died { instance, .. } => self.becomes(now, instance, Stage::Died),
             Event::Stopped { instance, result: Ok(()) } => drop(self.containers.remove(instance)),
             Event::Observed(Observation { devices: Ok(snapshot), .. }) => {
@@ -198,8 +212,8 @@ impl Reference {
             | Event::Observed(_)
             | Event::Slept { .. }
             | Event::Woken { .. }
-            | Event::Sung { .. }
             | Event::Saved(_)
+            | Event::LocalTime(_)
             | Event::Pin { .. }
             | Event::Sleep { .. }
             | Event::Wake { .. }
@@ -216,6 +230,8 @@ impl Reference {
             unloaded: None,
             used: now,
             gpus: gpus.to_vec(),
+            canary: None,
+            asleep: None,
         };
         self.containers.insert(id.clone(), told);
     }
@@ -224,6 +240,7 @@ impl Reference {
         let Some(told) = self.containers.get_mut(id) else { return };
         if told.stage != Stage::Stopped {
             (told.stage, told.used) = (stage, now);
+            told.asleep = told.asleep.filter(|_| stage != Stage::Ready);
         }
     }
 
@@ -247,8 +264,17 @@ impl Reference {
                 self.failing.insert(instance.model.clone(), until);
                 Ok(())
             }
+            Effect::Sleep { instance, .. } => self.sleep(now, instance),
+            Effect::Notice(Notice::FallingAsleep { instance, reason, .. }) => {
+                self.stopping(now, instance, *reason)
+            }
+            Effect::Notice(Notice::Asleep { instance, .. }) => {
+                if let Some(told) = self.containers.get_mut(instance) {
+                    told.asleep = Some(now);
+                }
+                Ok(())
+            }
             Effect::AwaitReady { .. }
-            | Effect::Sleep { .. }
             | Effect::Wake { .. }
             | Effect::Canary { .. }
             | Effect::Check { .. }
@@ -268,7 +294,8 @@ impl Reference {
             return rule.broken(format!("{id} while {other} has not come to its end"));
         }
         self.comes(now, id, gpus);
-        let cold = |m: &ModelName| !self.containers.keys().any(|c| c.model == *m);
+        let there = |t: &Told| t.stage != Stage::Asleep;
+        let cold = |m: &ModelName| !self.containers.iter().any(|(c, t)| c.model == *m && there(t));
         let overtaken = |m: &ModelName| {
             *m != id.model
                 && cold(m)
@@ -301,50 +328,15 @@ impl Reference {
         Rule::NoInFlightStop.check(free, || format!("{id} is stopped with {leases} leases"))
     }
 
-    fn stopping(&mut self, now: Moment, id: &InstanceId, reason: StopReason) -> Step {
-        // Nothing of it is there yet: nothing has to be told.
-        if self.containers.get(id).is_some_and(|t| t.stage == Stage::Pulling) {
-            self.containers.remove(id);
-        }
-        match reason {
-            StopReason::Idle => {
-                let pinned = self.pinned(&id.model);
-                Rule::PinKept.check(!pinned, || format!("{id} is pinned and idled out"))?;
-                let after = self.specs[&id.model].idle_timeout.unwrap_or(Duration::MAX);
-                let told = self.containers.get(id);
-                let idle = told.is_some_and(|t| t.leases == 0 && now.since(t.used) >= after);
-                self.loaded.remove(&id.model);
-                Rule::IdleKept.check(idle, || format!("{id} was in use until {told:?}"))
-            }
-            StopReason::Pressure => {
-                self.loaded.remove(&id.model);
-                let pinned = self.pinned(&id.model);
-                Rule::PinKept.check(!pinned, || format!("{id} is pinned and yields"))
-            }
-            StopReason::Evicted => {
-                self.loaded.remove(&id.model);
-                Ok(())
-            }
-            StopReason::Measured => {
-                let kept = self.pinned(&id.model) || self.loaded.contains(&id.model);
-                Rule::PinKept.check(!kept, || format!("{id} is wanted and only measured"))
-            }
-            StopReason::Unloaded
-            | StopReason::Asked
-            | StopReason::Reconfigured
-            | StopReason::Failed
-            | StopReason::Moved
-            | StopReason::Shutdown
-            | StopReason::Orphaned => Ok(()),
-        }
-    }
-
     fn grant(&mut self, now: Moment, waiter: WaiterId, id: &InstanceId) -> Step {
         let asked = self.waiting.remove(&waiter);
         let what = || format!("{waiter:?} is answered without waiting");
         Rule::AnsweredOnce.check(asked.is_some(), what)?;
         let model = asked.and_then(|a| a.model);
         let stage = self.containers.get(id).map(|t| t.stage);
+        let same = stage != Some(Stage::Changed);
+        let what = || format!("{waiter:?} gets a lease on {id}, which does not answer as before");
+        Rule::SameAfterWake.check(same, what)?;
         let right = stage == Some(Stage::Ready) && model.as_ref() == Some(&id.model);
         let what = || format!("{waiter:?} of {model:?} gets a lease on {id}, {stage:?}");
         Rule::LeaseOnReady.check(right, what)?;
@@ -399,4 +391,5 @@ impl Reference {
     }
 }
 
+mod leaving;
 mod tests;
