@@ -204,6 +204,7 @@ impl Reference {
             | Event::Sleep { .. }
             | Event::Wake { .. }
             | Event::Trouble { .. }
+            | Event::Configure(_)
             | Event::Tick => {}
         }
     }
@@ -330,6 +331,7 @@ impl Reference {
             }
             StopReason::Unloaded
             | StopReason::Asked
+            | StopReason::Reconfigured
             | StopReason::Failed
             | StopReason::Moved
             | StopReason::Shutdown
