@@ -109,9 +109,8 @@ pub async fn run(options: Options, sockets: Vec<(String, Handed)>) -> Exit {
         return fail(sockets, &failure).await;
     }
     let images = recall::images(&config, &*ports.containers).await;
-    let user = options.user;
     let recalled = Recalled { book, images, generation };
-    serve(options, config, ports, proven, recalled, sockets, user).await
+    serve(options, config, ports, proven, recalled, sockets).await
 }
 
 /// Tells everybody why there is no daemon: the journal, systemd, and the clients that wait on the sockets.
@@ -212,8 +211,8 @@ async fn serve(
     proven: Proven,
     recalled: Recalled,
     sockets: Vec<Listener>,
-    user: bool,
 ) -> Exit {
+    let user = options.user;
     let facts = Facts {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         podman: proven.podman.clone(),

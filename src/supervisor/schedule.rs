@@ -19,8 +19,8 @@ impl State {
         self.fail_late_loads(now, out);
         self.stop_late_sleepers(now, out);
         self.retry_stops(now, out);
-        self.check_health(now, out);
         self.replace_changed(out);
+        self.check_health(now, out);
         self.finish_drains(now, out);
         self.finish_discoveries(out);
         self.serve_ready(now, out);

@@ -20,6 +20,7 @@ mod faults;
 mod harness;
 mod memory;
 mod nvidia;
+mod operator;
 mod platform;
 mod readiness;
 mod reload;

@@ -1,7 +1,6 @@
 //! The reference: what clients and operators may observe, from nothing but what the core is told and what it says.
 //!
 //! It knows no memory, no plan and no time-outs of podman; it is simple enough to be seen to be right.
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -29,7 +28,6 @@ struct Asked {
 struct Told {
     stage: Stage,
     leases: u32,
-    /// When an operator wanted it gone.
     unloaded: Option<Moment>,
     used: Moment,
     gpus: Vec<GpuId>,
@@ -177,8 +175,8 @@ impl Reference {
                 self.loaded.remove(model);
                 self.pinned.remove(model);
                 self.unloading = Some(model.clone());
-                let own = self.containers.iter_mut().filter(|(id, _)| id.model == *model);
-                own.for_each(|(_, told)| told.unloaded = told.unloaded.or(Some(now)));
+                let mut own = self.containers.iter_mut().filter(|(id, _)| id.model == *model);
+                own.next().map(|(_, told)| told.unloaded.get_or_insert(now));
             }
             Event::Swept { .. } | Event::Checked { .. } | Event::LoadProgress { .. } => {}
             Event::Shutdown { .. } => self.shutdown = self.shutdown.or(Some(now)),
@@ -321,8 +319,8 @@ impl Reference {
         let over = self.shutdown.is_some_and(|at| now >= at + self.drain);
         let Some(told) = self.containers.get_mut(id) else { return Ok(()) };
         let free = told.leases == 0 || told.stage != Stage::Ready || over;
-        let free = free || told.gpus.iter().any(|gpu| self.lost.contains(gpu));
-        let free = free || told.unloaded.is_some_and(|at| now >= at + self.drain);
+        let drained = told.unloaded.is_some_and(|at| now >= at + self.drain);
+        let free = free || drained || told.gpus.iter().any(|gpu| self.lost.contains(gpu));
         told.stage = Stage::Stopped;
         let leases = told.leases;
         Rule::NoInFlightStop.check(free, || format!("{id} is stopped with {leases} leases"))
