@@ -21,12 +21,11 @@ use tokio::time::Instant;
 
 use super::endpoints::{Events, Task};
 use super::error::ApiError;
-use super::gate::Slot;
+use super::grant::Grant;
 use super::record::REQUEST_ID;
 use super::relay::{Driver, Relay, chain};
 use super::route::{Act, Recall};
 use super::stream::Stream;
-use crate::supervisor::handle::Lease;
 use crate::supervisor::ports::Endpoint;
 
 /// Headers of the client's that an engine may see. Keys and cookies are not among them: they are between the client and us.
@@ -96,14 +95,6 @@ impl From<&Recall> for Target {
     }
 }
 
-/// What a request holds while an engine works for it. The order of the fields is the order of their ends.
-#[derive(Debug)]
-pub(super) struct Grant {
-    pub lease: Lease,
-    /// Its turn, where turns are counted.
-    pub _slot: Option<Slot>,
-}
-
 /// What is to be sent.
 pub(super) struct Order<'a> {
     pub target: Target,
@@ -152,7 +143,7 @@ pub(super) async fn forward(
     order: Order<'_>,
     upstream: &Upstream,
 ) -> Result<Response<Relay>, Failure> {
-    let stream = connect(grant.lease.endpoint(), upstream.connect_timeout).await?;
+    let stream = grant.connect(upstream).await?;
     let handshake = http1::handshake::<_, Full<Bytes>>(TokioIo::new(stream)).await;
     let (mut sender, connection) = handshake.map_err(|e| Failure::NoAnswer(chain(&e)))?;
     let driver = Driver::spawn(async move {
@@ -160,7 +151,10 @@ pub(super) async fn forward(
         let _ = connection.await;
     });
     let events = order.target.events;
-    let sent = tokio::time::timeout(upstream.header_timeout, sender.send_request(request(order)));
+    let sent = tokio::time::timeout(
+        upstream.header_timeout,
+        sender.send_request(grant.dress(request(order), events)),
+    );
     let response = match sent.await {
         Ok(Ok(response)) => response,
         Ok(Err(error)) => return Err(Failure::NoAnswer(chain(&error))),

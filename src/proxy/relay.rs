@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 
 use super::endpoints::Events;
 use super::error::ApiError;
-use super::forward::Grant;
+use super::grant::Grant;
 
 /// An answer that broke off.
 #[derive(Clone, Debug, thiserror::Error)]

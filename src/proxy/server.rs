@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::conn;
+use super::external;
 use super::forward::Upstream;
 use super::gate::Gate;
 use super::rules::{Rules, SharedRules};
@@ -93,6 +94,7 @@ impl Server {
             gate: Gate::new(),
             budget: Arc::default(),
             answers: Arc::default(),
+            healths: Arc::default(),
             tunnels: TaskTracker::new(),
             cut: CancellationToken::new(),
             created: unix.as_secs(),
@@ -116,10 +118,14 @@ impl Server {
         drain_timeout: Duration,
     ) -> Drained {
         let mut connections = JoinSet::new();
+        let (rules, healths) = (self.service.rules.clone(), self.service.healths.clone());
+        let watch = tokio::spawn(external::watch(rules, healths, self.draining.clone()));
         self.accept_until(&listeners, &shutdown, &mut connections).await;
         drop(listeners);
         self.ending.cancel();
-        self.drain(connections, drain_timeout).await
+        let drained = self.drain(connections, drain_timeout).await;
+        watch.abort();
+        drained
     }
 
     async fn accept_until(

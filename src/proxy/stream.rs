@@ -6,10 +6,15 @@
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use crate::supervisor::ports::Endpoint;
 
@@ -48,12 +53,50 @@ impl Listener {
         }
     }
 
+    /// Where it listens, for people: an address with its port, or a path.
+    #[must_use]
+    pub fn shown(&self) -> String {
+        let unknown = |_| "unknown".to_owned();
+        match self {
+            Self::Tcp(listener) => {
+                listener.local_addr().map_or_else(unknown, |address| address.to_string())
+            }
+            Self::Unix(listener) => listener.local_addr().map_or_else(unknown, |address| {
+                let path = address.as_pathname().map(|path| path.display().to_string());
+                path.unwrap_or_else(|| "a socket without a name".to_owned())
+            }),
+        }
+    }
+
     pub(super) fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<Stream>> {
         match self {
             Self::Tcp(l) => l.poll_accept(cx).map_ok(|(s, _)| Stream::tcp(s)),
             Self::Unix(l) => l.poll_accept(cx).map_ok(|(s, _)| Stream::Unix(s)),
         }
     }
+}
+
+/// How TLS is spoken, made once: reading the system's certificates takes milliseconds.
+fn tls_config() -> io::Result<Arc<ClientConfig>> {
+    static CONFIG: OnceLock<Arc<ClientConfig>> = OnceLock::new();
+    if let Some(config) = CONFIG.get() {
+        return Ok(config.clone());
+    }
+    let mut roots = RootCertStore::empty();
+    let (good, _bad) =
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if good == 0 {
+        return Err(io::Error::other(
+            "this host has no certificates to trust; install ca-certificates",
+        ));
+    }
+    let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(io::Error::other)?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(CONFIG.get_or_init(|| Arc::new(config)).clone())
 }
 
 /// The next connection on any of the listeners. `turn` moves on with every connection, so that a busy listener cannot starve
@@ -77,6 +120,7 @@ pub(super) async fn accept(listeners: &[Listener], turn: &mut usize) -> io::Resu
 pub(super) enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
+    Tls(Box<TlsStream<TcpStream>>),
 }
 
 impl Stream {
@@ -91,6 +135,21 @@ impl Stream {
         }
     }
 
+    /// Connects to an endpoint on another host. Its certificate is checked by the system's list.
+    ///
+    /// # Errors
+    /// As the kernel, the resolver or TLS says.
+    pub async fn far(host: &str, port: u16, tls: bool) -> io::Result<Self> {
+        let stream = TcpStream::connect((host, port)).await?;
+        if !tls {
+            return Ok(Self::tcp(stream));
+        }
+        let _ = stream.set_nodelay(true);
+        let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
+        let stream = TlsConnector::from(tls_config()?).connect(name, stream).await?;
+        Ok(Self::Tls(Box::new(stream)))
+    }
+
     fn tcp(stream: TcpStream) -> Self {
         // Tokens are small and each is wanted at once. A failure costs latency only.
         let _ = stream.set_nodelay(true);
@@ -103,7 +162,7 @@ impl Stream {
             Self::Tcp(stream) => {
                 let _ = stream.set_zero_linger();
             }
-            Self::Unix(_) => {}
+            Self::Unix(_) | Self::Tls(_) => {}
         }
     }
 }
@@ -117,6 +176,7 @@ impl AsyncRead for Stream {
         match self.get_mut() {
             Self::Tcp(s) => Pin::new(s).poll_read(cx, buf),
             Self::Unix(s) => Pin::new(s).poll_read(cx, buf),
+            Self::Tls(s) => Pin::new(s).poll_read(cx, buf),
         }
     }
 }
@@ -130,6 +190,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(s) => Pin::new(s).poll_write(cx, buf),
             Self::Unix(s) => Pin::new(s).poll_write(cx, buf),
+            Self::Tls(s) => Pin::new(s).poll_write(cx, buf),
         }
     }
 
@@ -137,6 +198,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(s) => Pin::new(s).poll_flush(cx),
             Self::Unix(s) => Pin::new(s).poll_flush(cx),
+            Self::Tls(s) => Pin::new(s).poll_flush(cx),
         }
     }
 
@@ -144,6 +206,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(s) => Pin::new(s).poll_shutdown(cx),
             Self::Unix(s) => Pin::new(s).poll_shutdown(cx),
+            Self::Tls(s) => Pin::new(s).poll_shutdown(cx),
         }
     }
 
@@ -155,6 +218,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(s) => Pin::new(s).poll_write_vectored(cx, bufs),
             Self::Unix(s) => Pin::new(s).poll_write_vectored(cx, bufs),
+            Self::Tls(s) => Pin::new(s).poll_write_vectored(cx, bufs),
         }
     }
 

@@ -16,9 +16,12 @@ use hyper::{HeaderMap, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 
 use super::answer::Source;
+use super::endpoints::Events;
 use super::error::ApiError;
-use super::forward::{self, Failure, Grant};
+use super::external;
+use super::forward::{self, Failure};
 use super::gate::Patience;
+use super::grant::{Engine, Grant};
 use super::inference::Visitor;
 use super::record::{REQUEST_ID, Record};
 use super::relay::{Driver, chain};
@@ -68,7 +71,7 @@ pub(super) async fn open(
     let grant = grant(service, &model, visitor).await;
     record.queue_ends();
     let grant = grant?;
-    let connect = forward::connect(grant.lease.endpoint(), service.upstream.connect_timeout).await;
+    let connect = grant.connect(&service.upstream).await;
     let stream = connect.map_err(|failure| failure.to_api(&model))?;
     let (mut sender, connection) = http1::handshake::<_, Empty<Bytes>>(TokioIo::new(stream))
         .await
@@ -78,6 +81,7 @@ pub(super) async fn open(
         let _ = connection.with_upgrades().await;
     });
     let request = request(&head.headers, &model, record.id());
+    let request = grant.dress(request, Events::Other);
     let sent = tokio::time::timeout(service.upstream.header_timeout, sender.send_request(request));
     let response = match sent.await {
         Ok(Ok(response)) => response,
@@ -85,8 +89,7 @@ pub(super) async fn open(
         Err(_) => return Err(Failure::Timeout(service.upstream.header_timeout).to_api(&model)),
     };
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        let events = super::endpoints::Events::Other;
-        let answer = forward::answer(response, driver, grant, events);
+        let answer = forward::answer(response, driver, grant, Events::Other);
         return Ok(answer.map(|relay| Source::Relay(Box::new(relay), None)));
     }
     let mut accepted = Response::new(Source::Whole(None));
@@ -117,7 +120,14 @@ async fn grant(service: &Arc<Service>, model: &str, visitor: &Visitor) -> Result
     let spec = super::inference::admit_model(visitor, model)?;
     let patience = Patience { wait_max: rules.max_wait, queue_max: rules.max_queue };
     let slot = service.gate.enter(visitor.key(), name, &spec, patience).await?;
-    Ok(Grant { lease: service.supervisor.acquire(model).await?, _slot: slot })
+    let engine = match rules.externals.get(name) {
+        Some(external) => {
+            external::check(&service.healths, name)?;
+            Engine::Far(external.clone())
+        }
+        None => Engine::Own(service.supervisor.acquire(model).await?),
+    };
+    Ok(Grant { engine, _slot: slot })
 }
 
 fn request(client: &HeaderMap, model: &str, id: HeaderValue) -> Request<Empty<Bytes>> {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::ports::{CanaryError, Found, Launched};
+pub use super::reconfigure::Reconfiguration;
 use crate::plan::Usage;
 use crate::types::{
     DayMinute, Fault, GpuSnapshot, Haste, InstanceId, ModelName, Moment, Phase, WaiterId, Wish,
@@ -152,6 +153,8 @@ pub enum Event {
     Saved(Result<(), String>),
     /// What the clock on the wall shows.
     LocalTime(DayMinute),
+    /// The configuration is another.
+    Configure(Box<Reconfiguration>),
     /// Something of the daemon that is not the supervisor's is wrong, or is well again (`None`).
     Trouble {
         /// Stable word to search for.

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,8 +16,8 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::types::{
-    Bytes, Fault, GpuId, GpuSnapshot, ImageRef, InstanceId, Known, ModelSpec, Phase, Placement,
-    SleepLevel, SpecHash, Transport,
+    Bytes, Fault, FaultCode, GpuId, GpuSnapshot, ImageRef, InstanceId, Known, ModelSpec, Phase,
+    Placement, SleepLevel, SpecHash, Transport,
 };
 
 /// A boxed future: ports are used as trait objects.
@@ -185,6 +186,19 @@ pub trait Containers: Send + Sync + 'static {
     /// The last `lines` lines a container wrote, oldest first; empty when it is gone.
     fn log_tail(&self, instance: InstanceId, lines: usize) -> PortFuture<'_, Vec<String>>;
 
+    /// The read end of a pipe into which all that a container writes goes: its last `lines` lines, or all, and with `follow` also
+    /// what comes, until it ends or nobody reads any more.
+    fn open_log(
+        &self,
+        instance: InstanceId,
+        lines: Option<usize>,
+        follow: bool,
+    ) -> PortFuture<'_, Result<OwnedFd, Fault>> {
+        let _ = (lines, follow);
+        let text = format!("this container engine keeps no log of {instance}");
+        Box::pin(std::future::ready(Err(Fault::new(FaultCode::Internal, text))))
+    }
+
     /// The exit code podman recorded, once the container has ended; `None`: still running or unknown.
     fn exit_code(&self, instance: InstanceId) -> PortFuture<'_, Option<i32>>;
 
@@ -199,6 +213,13 @@ pub trait Containers: Send + Sync + 'static {
 
     /// The ID of the image that a name means now: the digest of its configuration. `None`: it is not in the storage.
     fn image_id(&self, image: ImageRef) -> PortFuture<'_, Result<Option<String>, Fault>>;
+
+    /// Runs a throw-away process in a container that is given these devices, and returns what it printed about them, for
+    /// whoever asked to judge. An adapter that runs no containers of its own cannot.
+    fn try_devices(&self, _gpus: Vec<GpuId>) -> PortFuture<'_, Result<Vec<String>, Fault>> {
+        let why = "no container can be run to try the devices";
+        Box::pin(async move { Err(Fault::new(FaultCode::Internal, why)) })
+    }
 
     /// Proves the path that models of this transport use by starting and removing a throw-away container through it:
     /// user namespace, mounts of the socket directory, and for TCP the network and a published port.

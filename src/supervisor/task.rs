@@ -50,7 +50,6 @@ pub struct Supervisor {
     status: watch::Sender<Arc<Status>>,
     turns: Arc<AtomicU64>,
     observe_at: Moment,
-    local_time_matters: bool,
     told_time: Option<DayMinute>,
     exit: bool,
 }
@@ -80,7 +79,6 @@ impl Supervisor {
     ) -> (Self, Handle) {
         let (release, asks) = mpsc::unbounded_channel();
         let (event_tx, events) = mpsc::unbounded_channel();
-        let local_time_matters = settings.measure_hours != Hours::ALL;
         let state = State::new(settings, specs);
         let (status, watch) = watch::channel(Arc::new(state.status(clock.now())));
         let next = Arc::new(AtomicU64::new(1));
@@ -103,7 +101,6 @@ impl Supervisor {
             status,
             turns: Arc::new(AtomicU64::new(0)),
             observe_at: Moment::START,
-            local_time_matters,
             told_time: None,
             exit: false,
         };
@@ -185,6 +182,7 @@ impl Supervisor {
             Ask::Preview { model, wish, answer } => {
                 let _ = answer.send(self.state.preview(self.clock.now(), &model, &wish));
             }
+            Ask::Configure(new) => self.apply(Event::Configure(new)),
             Ask::Trouble { code, message } => self.apply(Event::Trouble { code, message }),
             Ask::Shutdown { keep } => self.apply(Event::Shutdown { keep }),
         }
@@ -240,7 +238,7 @@ impl Supervisor {
 
     /// Once a minute, where it matters.
     fn tell_local_time(&mut self) {
-        if self.local_time_matters
+        if self.state.settings.measure_hours != Hours::ALL
             && let Some(minute) = local_time().filter(|m| self.told_time != Some(*m))
         {
             self.told_time = Some(minute);

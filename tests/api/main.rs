@@ -8,6 +8,7 @@ mod answers;
 mod doors;
 mod drain;
 mod engine;
+mod external;
 mod faults;
 mod feedback;
 mod house;

@@ -213,6 +213,7 @@ impl Reference {
             | Event::Sleep { .. }
             | Event::Wake { .. }
             | Event::Trouble { .. }
+            | Event::Configure(_)
             | Event::Tick => {}
         }
     }

@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -20,8 +21,8 @@ use super::error::{Cause, PodmanError};
 use super::info::Info;
 use super::inspect::{Image, Inspect, Pod};
 use super::labels;
-use super::logs;
 use super::wire::{Wire, encode};
+use super::{follow, logs};
 use crate::supervisor::ports::PodmanInfo;
 use crate::types::ImageRef;
 
@@ -87,6 +88,12 @@ impl Api {
     #[must_use]
     pub fn new(socket: PathBuf, deadlines: Deadlines) -> Self {
         Self { lib: podman_api::Podman::unix(&socket), wire: Wire::new(socket), deadlines }
+    }
+
+    /// The raw client, for calls that only one module makes.
+    #[must_use]
+    pub fn wire(&self) -> &Wire {
+        &self.wire
     }
 
     /// Version, rootlessness, and what it knows of its host.
@@ -190,6 +197,19 @@ impl Api {
         Ok(logs::last_lines(&answer, lines))
     }
 
+    /// A container's log as a pipe; see [`follow`].
+    ///
+    /// # Errors
+    /// As [`PodmanError`] says.
+    pub async fn open_log(
+        &self,
+        id: &str,
+        lines: Option<usize>,
+        follow: bool,
+    ) -> Result<OwnedFd, PodmanError> {
+        follow::open(&self.wire, id, lines, follow).await
+    }
+
     /// Fetches an image; dropping the future cancels it.
     ///
     /// # Errors
@@ -205,7 +225,7 @@ impl Api {
             }
         };
         let limits = self.deadlines;
-        self.wire.lines(&what, &path, limits.pull_idle, limits.pull, &mut line).await
+        self.wire.lines(&what, Method::POST, &path, limits.pull_idle, limits.pull, &mut line).await
     }
 
     /// Creates a pod; returns its ID.

@@ -25,6 +25,8 @@ const BODY_MAX: usize = 16 << 20;
 const LINE_MAX: usize = 64 << 10;
 /// Of an answer without podman's fields, so many characters go into the error.
 const RAW_MAX: usize = 200;
+/// How long the head of a streamed answer may take.
+const HEAD_TIME: Duration = Duration::from_secs(10);
 /// Accepted by podman 4.x, 5.x and 6.x; newer paths change the types of fields.
 const PREFIX: &str = "http://d/v4.0.0/libpod";
 
@@ -35,7 +37,7 @@ pub struct Wire {
 }
 
 /// Ends the connection's task with the call, also when the caller gives up.
-struct Driver(JoinHandle<()>);
+pub(super) struct Driver(JoinHandle<()>);
 
 impl Drop for Driver {
     fn drop(&mut self) {
@@ -90,6 +92,7 @@ impl Wire {
     pub async fn lines(
         &self,
         what: &str,
+        method: Method,
         path: &str,
         idle: Duration,
         deadline: Duration,
@@ -97,7 +100,7 @@ impl Wire {
     ) -> Result<(), PodmanError> {
         let late = |after| PodmanError::Deadline { what: what.into(), after };
         let work = async {
-            let sent = tokio::time::timeout(idle, self.send(what, Method::POST, path, None)).await;
+            let sent = tokio::time::timeout(idle, self.send(what, method, path, None)).await;
             let (response, _driver) = sent.map_err(|_| late(idle))??;
             let status = response.status();
             let mut body = response.into_body();
@@ -125,12 +128,72 @@ impl Wire {
         tokio::time::timeout(deadline, work).await.unwrap_or_else(|_| Err(late(deadline)))
     }
 
+    /// A call whose answer comes piece by piece, for as long as its connection is held.
+    ///
+    /// # Errors
+    /// As [`Wire::call`]; the answer's head is waited for at most [`HEAD_TIME`].
+    pub(super) async fn stream(
+        &self,
+        what: &str,
+        path: &str,
+    ) -> Result<(Incoming, Driver), PodmanError> {
+        let work = async {
+            let (response, driver) = self.send(what, Method::GET, path, None).await?;
+            let status = response.status();
+            let body = response.into_body();
+            if status.as_u16() >= 400 {
+                check(what, status, &read_all(what, body).await?)?;
+                return Err(PodmanError::Garbage { what: what.into(), detail: status.to_string() });
+            }
+            Ok((body, driver))
+        };
+        let late = |_| Err(PodmanError::Deadline { what: what.into(), after: HEAD_TIME });
+        tokio::time::timeout(HEAD_TIME, work).await.unwrap_or_else(late)
+    }
+
+    /// One call with a body of bytes; returns the answer's.
+    ///
+    /// # Errors
+    /// As [`Wire::call`].
+    pub async fn post_bytes(
+        &self,
+        what: &str,
+        path: &str,
+        kind: &str,
+        body: Vec<u8>,
+        deadline: Duration,
+    ) -> Result<Bytes, PodmanError> {
+        let work = async {
+            let sent = self.send_bytes(what, Method::POST, path, kind, body).await;
+            let (response, _driver) = sent?;
+            let status = response.status();
+            let body = read_all(what, response.into_body()).await?;
+            check(what, status, &body)?;
+            Ok(body)
+        };
+        tokio::time::timeout(deadline, work)
+            .await
+            .unwrap_or_else(|_| Err(PodmanError::Deadline { what: what.into(), after: deadline }))
+    }
+
     async fn send(
         &self,
         what: &str,
         method: Method,
         path: &str,
         body: Option<&Value>,
+    ) -> Result<(Response<Incoming>, Driver), PodmanError> {
+        let bytes = body.map(|v| v.to_string().into_bytes()).unwrap_or_default();
+        self.send_bytes(what, method, path, "application/json", bytes).await
+    }
+
+    async fn send_bytes(
+        &self,
+        what: &str,
+        method: Method,
+        path: &str,
+        kind: &str,
+        bytes: Vec<u8>,
     ) -> Result<(Response<Incoming>, Driver), PodmanError> {
         let unreachable = |e: std::io::Error| PodmanError::Unreachable {
             socket: self.socket.clone(),
@@ -144,12 +207,11 @@ impl Wire {
             // Its error reaches the caller through the request.
             let _ = connection.await;
         }));
-        let bytes = body.map(|v| v.to_string().into_bytes()).unwrap_or_default();
         let request = hyper::Request::builder()
             .method(method)
             .uri(format!("{PREFIX}{path}"))
             .header("host", "d")
-            .header("content-type", "application/json")
+            .header("content-type", kind)
             .body(Full::new(Bytes::from(bytes)))
             .map_err(|e| PodmanError::Garbage { what: what.into(), detail: e.to_string() })?;
         let response = sender.send_request(request).await.map_err(|e| lost(what, &e))?;

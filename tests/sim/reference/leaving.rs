@@ -79,6 +79,7 @@ impl Reference {
             }
             StopReason::Unloaded
             | StopReason::Asked
+            | StopReason::Reconfigured
             | StopReason::Failed
             | StopReason::Moved
             | StopReason::Shutdown
