@@ -100,7 +100,9 @@ struct House {
 
 impl House {
     async fn open(plan: &Plan, dir: &std::path::Path) -> Result<Self> {
-        let (socket, tcp) = (dir.join("e.sock"), SocketAddr::from(([127, 0, 0, 1], 18700)));
+        // Another run may be under way on the machine.
+        let base = 20_000 + u16::try_from(std::process::id() % 1000)? * 8;
+        let (socket, tcp) = (dir.join("e.sock"), SocketAddr::from(([127, 0, 0, 1], base)));
         let unix = plan.transport == "unix";
         let listen = if unix { socket.display().to_string() } else { tcp.to_string() };
         let _ = std::fs::remove_file(&socket);
@@ -117,7 +119,7 @@ impl House {
         };
         engine.ready(up).await?;
         // Where there is no proxy, the load asks an engine of its own by TCP.
-        let direct = SocketAddr::from(([127, 0, 0, 1], 18701));
+        let direct = SocketAddr::from(([127, 0, 0, 1], base + 1));
         let mut command = Command::new(&me);
         command.args(["engine", &direct.to_string()]);
         let mut process = Process::start(LOAD_CPU, &command, None)?;
@@ -125,7 +127,7 @@ impl House {
         let mut contenders =
             vec![Contender { who: "direct", address: direct, process: Some(process) }];
         for (i, who) in WHO.into_iter().enumerate().skip(1) {
-            let port = 18702 + u16::try_from(i)?;
+            let port = base + 1 + u16::try_from(i)?;
             let command = match who {
                 "nginx" => rivals::nginx(dir, port, &listen, plan.log)?,
                 "haproxy" => rivals::haproxy(dir, port, &listen)?,

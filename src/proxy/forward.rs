@@ -1,29 +1,27 @@
 //! To the engine, under a lease.
 //!
 //! Purpose: connect, send the request that we rebuilt, wait for the engine's head. Owner: the request's future. Invariants:
-//! a request is sent at most once (only connecting is tried again, when no byte has gone out); dropping the future at any
-//! point closes the engine's connection and returns the lease.
-//!
-//! Connections are not kept: llama-server closes after every stream without a word, and a connection on loopback costs some
-//! tens of microseconds.
+//! a request is sent on a fresh connection at most once; on a kept one it is sent first where there is one, and again only where
+//! that one turns out to have been closed before a byte came back; dropping the future at any point closes the engine's
+//! connection and returns the lease.
 
 use std::io;
+use std::ops::Deref;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::Full;
-use hyper::body::Incoming;
-use hyper::client::conn::http1;
 use hyper::header::{self, HeaderName, HeaderValue};
-use hyper::{HeaderMap, Method, Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
+use hyper::{HeaderMap, Response, StatusCode};
 use tokio::time::Instant;
 
 use super::error::ApiError;
+use super::message::Head;
 use super::record::REQUEST_ID;
-use super::relay::{Driver, Relay, chain};
+use super::relay::Relay;
 use super::route::Task;
 use super::stream::Stream;
+use super::upstream::{Conn, Lost, Pool};
 use crate::supervisor::handle::Lease;
 use crate::supervisor::ports::Endpoint;
 
@@ -61,6 +59,27 @@ pub struct Upstream {
 impl Default for Upstream {
     fn default() -> Self {
         Self { connect_timeout: Duration::from_secs(10), header_timeout: Duration::from_secs(600) }
+    }
+}
+
+/// All engines: patience with them, and connections that wait for their next request.
+#[derive(Debug)]
+pub(super) struct Engines {
+    upstream: Upstream,
+    pub pool: Pool,
+}
+
+impl Engines {
+    pub fn new(upstream: Upstream) -> Arc<Self> {
+        Arc::new(Self { upstream, pool: Pool::default() })
+    }
+}
+
+impl Deref for Engines {
+    type Target = Upstream;
+
+    fn deref(&self) -> &Upstream {
+        &self.upstream
     }
 }
 
@@ -110,38 +129,71 @@ impl Failure {
 pub(super) async fn forward(
     lease: Lease,
     order: Order<'_>,
-    upstream: &Upstream,
+    engines: &Arc<Engines>,
 ) -> Result<Response<Relay>, Failure> {
-    let stream = connect(lease.endpoint(), upstream.connect_timeout).await?;
-    let handshake = http1::handshake::<_, Full<Bytes>>(TokioIo::new(stream)).await;
-    let (mut sender, connection) = handshake.map_err(|e| Failure::NoAnswer(chain(&e)))?;
-    let driver = Driver::spawn(async move {
-        // Whoever waits for the answer gets the error too.
-        let _ = connection.await;
-    });
-    let sent = tokio::time::timeout(upstream.header_timeout, sender.send_request(request(order)));
-    let response = match sent.await {
-        Ok(Ok(response)) => response,
-        Ok(Err(error)) => return Err(Failure::NoAnswer(chain(&error))),
-        Err(_) => return Err(Failure::Timeout(upstream.header_timeout)),
-    };
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        return Err(Failure::Upgrade);
+    let head = head(&order);
+    let patience = engines.header_timeout;
+    if let Some(stream) = engines.pool.take(lease.instance()) {
+        match ask(stream, &head, &order.body, patience).await {
+            // It was closed just now, which nobody could know.
+            Err(Unanswered::Silent(_)) => {}
+            Err(Unanswered::Failed(failure)) => return Err(failure),
+            Ok((conn, head)) => return Ok(answer(conn, head, lease, engines)),
+        }
     }
-    Ok(answer(response, driver, lease))
+    let stream = connect(lease.endpoint(), engines.connect_timeout).await?;
+    match ask(stream, &head, &order.body, patience).await {
+        Ok((conn, head)) => Ok(answer(conn, head, lease, engines)),
+        Err(Unanswered::Silent(error)) => Err(Failure::NoAnswer(error.to_string())),
+        Err(Unanswered::Failed(failure)) => Err(failure),
+    }
 }
 
-fn answer(response: Response<Incoming>, driver: Driver, lease: Lease) -> Response<Relay> {
-    let (mut head, body) = response.into_parts();
-    head.version = hyper::Version::HTTP_11;
-    head.extensions.clear();
+enum Unanswered {
+    /// Not a byte came back.
+    Silent(io::Error),
+    Failed(Failure),
+}
+
+async fn ask(
+    stream: Stream,
+    head: &[u8],
+    body: &Bytes,
+    patience: Duration,
+) -> Result<(Conn, Head), Unanswered> {
+    let mut conn = Conn::new(stream);
+    let asked = async {
+        if let Err(error) = conn.send(&[head, body]).await {
+            // It may have said why before it closed.
+            return conn.head().await.map_err(|_| Lost::Silent(error));
+        }
+        conn.head().await
+    };
+    let head = match tokio::time::timeout(patience, asked).await {
+        Ok(Ok(head)) => head,
+        Ok(Err(Lost::Silent(error))) => return Err(Unanswered::Silent(error)),
+        Ok(Err(Lost::Broken(why))) => return Err(Unanswered::Failed(Failure::NoAnswer(why))),
+        Err(_) => return Err(Unanswered::Failed(Failure::Timeout(patience))),
+    };
+    if head.status == StatusCode::SWITCHING_PROTOCOLS {
+        return Err(Unanswered::Failed(Failure::Upgrade));
+    }
+    Ok((conn, head))
+}
+
+fn answer(conn: Conn, mut head: Head, lease: Lease, engines: &Arc<Engines>) -> Response<Relay> {
     strip(&mut head.headers);
     let content_type = head.headers.get(header::CONTENT_TYPE).map_or(&b""[..], |v| v.as_bytes());
     let essence = content_type.split(|b| *b == b';').next().unwrap_or_default().trim_ascii();
+    let stream = essence.eq_ignore_ascii_case(b"text/event-stream");
     // To a stream of a stated length nothing can be appended.
-    let events = essence.eq_ignore_ascii_case(b"text/event-stream")
-        && !head.headers.contains_key(header::CONTENT_LENGTH);
-    Response::from_parts(head, Relay::new(body, driver, lease, events))
+    let events = stream && !head.headers.contains_key(header::CONTENT_LENGTH);
+    // Engines close behind a stream, whatever they say.
+    let keep = (head.lasting && !stream).then(|| engines.clone());
+    let mut response = Response::new(Relay::new(conn, head.framing, lease, keep, events));
+    *response.status_mut() = head.status;
+    *response.headers_mut() = head.headers;
+    response
 }
 
 /// Removes what is about the engine's connection, including what its `Connection` header names.
@@ -158,22 +210,26 @@ fn strip(headers: &mut HeaderMap) {
     }
 }
 
-fn request(order: Order<'_>) -> Request<Full<Bytes>> {
-    let length = order.body.len();
-    let mut request = Request::new(Full::new(order.body));
-    *request.method_mut() = Method::POST;
-    *request.uri_mut() = hyper::Uri::from_static(order.task.path());
-    let headers = request.headers_mut();
-    headers.insert(header::HOST, HeaderValue::from_static("localhost"));
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    for name in PASSED {
-        if let Some(value) = order.headers.get(&name) {
-            headers.insert(name, value.clone());
+/// The head of the request to the engine, in its bytes.
+fn head(order: &Order<'_>) -> Vec<u8> {
+    let mut head = Vec::with_capacity(512);
+    let mut line = |name: &[u8], value: &[u8]| {
+        for part in [name, b": ", value, b"\r\n"] {
+            head.extend_from_slice(part);
+        }
+    };
+    line(b"host", b"localhost");
+    if !order.headers.contains_key(header::CONTENT_TYPE) {
+        line(b"content-type", b"application/json");
+    }
+    for name in &PASSED {
+        if let Some(value) = order.headers.get(name) {
+            line(name.as_str().as_bytes(), value.as_bytes());
         }
     }
-    headers.insert(REQUEST_ID, order.id);
-    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
-    request
+    line(REQUEST_ID.as_str().as_bytes(), order.id.as_bytes());
+    line(b"content-length", order.body.len().to_string().as_bytes());
+    [b"POST ", order.task.path().as_bytes(), b" HTTP/1.1\r\n", &head, b"\r\n"].concat()
 }
 
 /// Connects. A Unix listener whose queue is full says so at once, where TCP would wait: then it is tried until the deadline.
@@ -226,13 +282,12 @@ mod tests {
         ]);
         let id = HeaderValue::from_static("ours");
         let body = Bytes::from_static(b"{}");
-        let request = request(Order { task: Task::Chat, headers: &headers, id, body });
-        let mut got: Vec<String> = request
-            .headers()
-            .iter()
-            .map(|(n, v)| format!("{n}: {}", v.to_str().unwrap()))
-            .collect();
-        got.sort();
+        let head = head(&Order { task: Task::Chat, headers: &headers, id, body });
+        let text = String::from_utf8(head).unwrap();
+        let (line, rest) = text.split_once("\r\n").unwrap();
+        assert_eq!(line, "POST /v1/chat/completions HTTP/1.1");
+        let mut got: Vec<&str> = rest.strip_suffix("\r\n\r\n").unwrap().split("\r\n").collect();
+        got.sort_unstable();
         let want = [
             "accept: text/event-stream",
             "content-length: 2",
@@ -242,7 +297,6 @@ mod tests {
             "x-request-id: ours",
         ];
         assert_eq!(got, want);
-        assert_eq!(request.uri(), "/v1/chat/completions");
     }
 
     #[test]

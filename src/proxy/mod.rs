@@ -9,6 +9,7 @@
 //!    └─ conn ─ one connection, its clocks    ├─ strict, route ─ PURE: what is asked; what is refused
 //!                                            ├─ intake, peek ─ the body within limits; PURE: its model
 //!                                            ├─ forward, relay ─ to the engine and back, under a lease
+//!                                            │   └─ upstream, message ─ the engine's connection; PURE: its answer
 //!                                            └─ respond, table ─ PURE: answers of our own
 //! ```
 //!
@@ -26,6 +27,7 @@ mod conn;
 mod error;
 mod forward;
 mod intake;
+mod message;
 mod peek;
 mod record;
 mod refuse;
@@ -37,6 +39,7 @@ mod service;
 mod stream;
 mod strict;
 mod table;
+mod upstream;
 
 pub use forward::Upstream;
 pub use refuse::refuse;

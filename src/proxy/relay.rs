@@ -5,13 +5,16 @@
 //! before the lease is returned; a stream that broke off ends with an error event, any other answer that broke off ends in
 //! an error.
 
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use hyper::body::{Body, Incoming, SizeHint};
-use tokio::task::JoinHandle;
+use hyper::body::SizeHint;
 
 use super::error::ApiError;
+use super::forward::Engines;
+use super::message::{Body, Framing};
+use super::upstream::Conn;
 use crate::supervisor::handle::Lease;
 
 /// An answer that broke off.
@@ -22,29 +25,25 @@ pub(super) struct Broken {
     cause: String,
 }
 
-/// The task that moves an engine connection's bytes; it ends, and the connection with it, when this is dropped.
-#[derive(Debug)]
-pub(super) struct Driver(JoinHandle<()>);
-
-impl Driver {
-    /// Runs a connection.
-    pub fn spawn(connection: impl Future<Output = ()> + Send + 'static) -> Self {
-        Self(tokio::spawn(connection))
-    }
-}
-
-impl Drop for Driver {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
 /// What must live as long as the engine works for the request. The order of the fields is the order of their ends.
 #[derive(Debug)]
 struct Held {
-    body: Incoming,
-    _driver: Driver,
-    _lease: Lease,
+    conn: Conn,
+    body: Body,
+    lease: Lease,
+    /// Where the connection goes after a whole answer; `None`: it is closed.
+    keep: Option<Arc<Engines>>,
+}
+
+impl Held {
+    /// The answer is whole: the connection is free, then the lease is.
+    fn end(self) {
+        let Self { conn, body: _, lease, keep } = self;
+        if let (Some(engines), Some(stream)) = (keep, conn.rest()) {
+            engines.pool.put(lease.instance(), stream);
+        }
+        drop(lease);
+    }
 }
 
 /// The bytes of an engine's answer.
@@ -59,50 +58,61 @@ pub(super) struct Relay {
 }
 
 impl Relay {
-    /// `events`: the answer is a stream of server-sent events, to which an error event can be appended.
-    pub fn new(body: Incoming, driver: Driver, lease: Lease, events: bool) -> Self {
-        let held = Held { body, _driver: driver, _lease: lease };
-        Self { held: Some(held), events, sent: 0, tail: [0; 4], mended: None }
+    /// `keep`: the connection may serve another request; `events`: the answer is a stream of server-sent events, to which an error
+    /// event can be appended.
+    pub fn new(
+        conn: Conn,
+        framing: Framing,
+        lease: Lease,
+        keep: Option<Arc<Engines>>,
+        events: bool,
+    ) -> Self {
+        let held = Held { conn, body: framing.into(), lease, keep };
+        let mut relay = Self { held: Some(held), events, sent: 0, tail: [0; 4], mended: None };
+        relay.end_if_whole();
+        relay
+    }
+
+    fn end_if_whole(&mut self) {
+        if let Some(held) = self.held.take_if(|held| held.body.is_whole()) {
+            held.end();
+        }
     }
 
     /// The next bytes.
     pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Broken>>> {
-        loop {
-            let Some(held) = &mut self.held else { return Poll::Ready(None) };
-            match std::task::ready!(std::pin::Pin::new(&mut held.body).poll_frame(cx)) {
-                Some(Ok(frame)) => {
-                    // Trailers are hop-by-hop here: the client was not promised any.
-                    let Ok(data) = frame.into_data() else { continue };
-                    self.note(&data);
-                    return Poll::Ready(Some(Ok(data)));
+        let Some(held) = &mut self.held else { return Poll::Ready(None) };
+        match std::task::ready!(held.conn.poll_data(&mut held.body, cx)) {
+            Ok(data) => {
+                // With the last byte, not after it: the client may ask again at once.
+                self.end_if_whole();
+                if let Some(data) = &data {
+                    self.note(data);
                 }
-                None => {
-                    self.held = None;
-                    return Poll::Ready(None);
+                Poll::Ready(data.map(Ok))
+            }
+            Err(cause) => {
+                self.held = None;
+                let broken = Broken { after: self.sent, cause };
+                if !self.events {
+                    return Poll::Ready(Some(Err(broken)));
                 }
-                Some(Err(error)) => {
-                    self.held = None;
-                    let broken = Broken { after: self.sent, cause: chain(&error) };
-                    if !self.events {
-                        return Poll::Ready(Some(Err(broken)));
-                    }
-                    let event = self.error_event(&broken);
-                    self.mended = Some(broken);
-                    return Poll::Ready(Some(Ok(event)));
-                }
+                let event = self.error_event(&broken);
+                self.mended = Some(broken);
+                Poll::Ready(Some(Ok(event)))
             }
         }
     }
 
     /// Whether all bytes were given out.
-    pub fn is_end(&self) -> bool {
-        self.held.as_ref().is_none_or(|h| h.body.is_end_stream())
+    pub const fn is_end(&self) -> bool {
+        self.held.is_none()
     }
 
     /// What is known of the number of bytes to come.
     pub fn size_hint(&self) -> SizeHint {
         match &self.held {
-            Some(held) => held.body.size_hint(),
+            Some(held) => held.body.left().map_or_else(SizeHint::default, SizeHint::with_exact),
             None => SizeHint::with_exact(0),
         }
     }
@@ -136,20 +146,6 @@ impl Relay {
         event.extend_from_slice(b"\n\n");
         event.into()
     }
-}
-
-/// An error with its causes in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

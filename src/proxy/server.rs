@@ -13,9 +13,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::conn;
-use super::forward::Upstream;
+use super::forward::{Engines, Upstream};
 use super::service::Service;
 use super::stream::{Listener, Stream, accept};
+use super::upstream::SWEEP;
 use crate::supervisor::handle::Handle;
 use crate::types::Bytes;
 
@@ -85,7 +86,7 @@ impl Server {
         let service = Service {
             supervisor,
             limits: limits.clone(),
-            upstream,
+            engines: Engines::new(upstream),
             created: unix.as_secs(),
             ending: ending.clone(),
         };
@@ -115,12 +116,14 @@ impl Server {
     ) {
         let mut turn = 0;
         let mut errors = AcceptErrors::default();
+        let mut sweep = tokio::time::interval(SWEEP);
         loop {
             let room = connections.len() < self.limits.max_connections;
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return,
                 Some(ended) = connections.join_next() => reap(ended),
+                _ = sweep.tick() => self.service.engines.pool.sweep(),
                 accepted = errors.accept(listeners, &mut turn), if room => {
                     if let Some(stream) = accepted {
                         connections.spawn(self.connection(stream));

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::conn::Busy;
 use super::error::ApiError;
-use super::forward::{self, Upstream};
+use super::forward::{self, Engines};
 use super::intake;
 use super::peek::{Peek, PeekError, peek};
 use super::record::{REQUEST_ID, Record};
@@ -34,7 +34,7 @@ const PEEK_INLINE_MAX: usize = 256 << 10;
 pub(super) struct Service {
     pub supervisor: Handle,
     pub limits: Arc<Limits>,
-    pub upstream: Upstream,
+    pub engines: Arc<Engines>,
     /// Unix seconds of the daemon's start.
     pub created: u64,
     /// The server is about to end: clients are told to come back on a new connection.
@@ -123,7 +123,7 @@ impl Service {
         let lease = self.supervisor.acquire(&model).await;
         record.queue_ends();
         let order = forward::Order { task, headers: &headers, id: record.id(), body };
-        match forward::forward(lease?, order, &self.upstream).await {
+        match forward::forward(lease?, order, &self.engines).await {
             Ok(response) => Ok(response.map(|relay| Source::Relay(Box::new(relay)))),
             Err(failure) => {
                 let error = failure.to_api(&model);

@@ -83,6 +83,25 @@ impl Stream {
         Self::Tcp(stream)
     }
 
+    /// Until there may be something to read.
+    pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Tcp(stream) => stream.poll_read_ready(cx),
+            Self::Unix(stream) => stream.poll_read_ready(cx),
+        }
+    }
+
+    /// Reads what is there.
+    ///
+    /// # Errors
+    /// As the kernel says. `WouldBlock`: nothing is there.
+    pub fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => stream.try_read(buffer),
+            Self::Unix(stream) => stream.try_read(buffer),
+        }
+    }
+
     /// Makes the close that follows a reset instead of an orderly end. Unix sockets have no such thing.
     pub fn reset_on_close(&self) {
         match self {

@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a panic in a test is its failure report")]
 
 mod answers;
+mod backends;
 mod drain;
 mod engine;
 mod faults;
@@ -13,6 +14,7 @@ mod leaving;
 mod limits;
 mod load;
 mod log;
+mod raw;
 mod refuse;
 mod smuggling;
 mod streaming;

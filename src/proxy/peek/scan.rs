@@ -105,16 +105,6 @@ impl Scan {
         }
     }
 
-    /// `model`, once it has been read. Whether it comes a second time is not known before the end.
-    pub fn model(&self) -> Option<&str> {
-        self.model.as_deref()
-    }
-
-    /// `stream`, as far as has been read.
-    pub const fn stream(&self) -> bool {
-        self.stream
-    }
-
     /// Takes a piece in.
     ///
     /// # Errors

@@ -1,0 +1,243 @@
+//! A connection to an engine.
+//!
+//! Purpose: send one request that we wrote, read one answer, and know whether another request may follow. Owner: `forward`, then
+//! the answer's [`super::relay::Relay`]. Invariants: while nothing comes, a connection holds no buffer; dropping it closes it; one
+//! is kept for another request only where its last answer ended exactly where it said it would, and never for long.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::io::AsyncWrite;
+use tokio::time::Instant;
+
+use super::message::{self, Body, Head};
+use super::stream::Stream;
+use crate::types::InstanceId;
+
+/// What is read at once. One such buffer serves all connections of a thread: bytes are copied out of it at their exact size.
+const READ: usize = 64 << 10;
+/// Engines close a connection that was idle for 5 s; whoever uses it at that moment loses the race.
+const IDLE_MAX: Duration = Duration::from_secs(3);
+/// Kept for one instance.
+const KEPT_MAX: usize = 1024;
+
+thread_local! {
+    static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ].into());
+}
+
+/// A connection.
+#[derive(Debug)]
+pub(super) struct Conn {
+    stream: Stream,
+    /// What came behind the head.
+    carry: Vec<u8>,
+}
+
+/// Why there is no head.
+#[derive(Debug)]
+pub(super) enum Lost {
+    /// Before a byte came.
+    Silent(io::Error),
+    /// Later, or it was none.
+    Broken(String),
+}
+
+impl Conn {
+    pub const fn new(stream: Stream) -> Self {
+        Self { stream, carry: Vec::new() }
+    }
+
+    /// Sends all of it. Ends early, and well, where the engine answers before it has read everything.
+    ///
+    /// # Errors
+    /// If the engine takes no more.
+    pub async fn send(&mut self, pieces: &[&[u8]]) -> io::Result<()> {
+        let mut slices: Vec<IoSlice<'_>> = pieces.iter().map(|p| IoSlice::new(p)).collect();
+        let mut left = &mut slices[..];
+        std::future::poll_fn(|cx| {
+            while !left.is_empty() {
+                match Pin::new(&mut self.stream).poll_write_vectored(cx, left) {
+                    Poll::Ready(Ok(0)) => {
+                        return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+                    }
+                    Poll::Ready(Ok(count)) => IoSlice::advance_slices(&mut left, count),
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                    Poll::Pending => {
+                        // It waits for nothing but our reading, perhaps.
+                        let early = ready!(poll_carry(&self.stream, &mut self.carry, cx))?;
+                        return Poll::Ready(if early {
+                            Ok(())
+                        } else {
+                            Err(io::ErrorKind::ConnectionReset.into())
+                        });
+                    }
+                }
+            }
+            Poll::Ready(Ok(()))
+        })
+        .await
+    }
+
+    /// Waits for the head of the answer; interim ones are passed over.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub async fn head(&mut self) -> Result<Head, Lost> {
+        let mut any = !self.carry.is_empty();
+        loop {
+            if !self.carry.is_empty()
+                && let Some(head) = message::head(&self.carry).map_err(Lost::Broken)?
+            {
+                self.carry.drain(..head.length);
+                let interim = head.status.is_informational();
+                if !interim || head.status == hyper::StatusCode::SWITCHING_PROTOCOLS {
+                    return Ok(head);
+                }
+                continue;
+            }
+            let more = std::future::poll_fn(|cx| poll_carry(&self.stream, &mut self.carry, cx));
+            match more.await {
+                Ok(true) => any = true,
+                Ok(false) if any => {
+                    return Err(Lost::Broken("it closed the connection within its head".into()));
+                }
+                Ok(false) => return Err(Lost::Silent(io::ErrorKind::UnexpectedEof.into())),
+                Err(error) if any => return Err(Lost::Broken(error.to_string())),
+                Err(error) => return Err(Lost::Silent(error)),
+            }
+        }
+    }
+
+    /// The next bytes of a body; `None`: it is whole.
+    pub fn poll_data(
+        &mut self,
+        body: &mut Body,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Option<Bytes>, String>> {
+        let early = || "the connection was closed early".to_owned();
+        loop {
+            if body.is_whole() {
+                return Poll::Ready(Ok(None));
+            }
+            let mut out = Vec::new();
+            if self.carry.is_empty() {
+                let carry = &mut self.carry;
+                let stream = &self.stream;
+                let read = ready!(poll_buffer(stream, cx, |bytes| {
+                    out.reserve_exact(bytes.len());
+                    let used = body.take(bytes, &mut out)?;
+                    carry.extend_from_slice(&bytes[used..]);
+                    Ok::<_, &'static str>(bytes.len())
+                }));
+                let count = read.map_err(|e| e.to_string())?.map_err(str::to_owned)?;
+                if count == 0 {
+                    return Poll::Ready(match body {
+                        Body::Close => {
+                            *body = Body::Length(0);
+                            Ok(None)
+                        }
+                        Body::Length(_) | Body::Chunked(_) => Err(early()),
+                    });
+                }
+            } else {
+                let carry = std::mem::take(&mut self.carry);
+                let used = body.take(&carry, &mut out)?;
+                self.carry.extend_from_slice(&carry[used..]);
+            }
+            if !out.is_empty() {
+                return Poll::Ready(Ok(Some(out.into())));
+            }
+        }
+    }
+
+    /// The socket, if nothing came that nobody asked for.
+    pub fn rest(self) -> Option<Stream> {
+        self.carry.is_empty().then_some(self.stream)
+    }
+}
+
+/// What comes next, through the thread's buffer; an empty slice: the other side has closed.
+fn poll_buffer<R>(
+    stream: &Stream,
+    cx: &mut Context<'_>,
+    take: impl FnOnce(&[u8]) -> R,
+) -> Poll<io::Result<R>> {
+    BUFFER.with_borrow_mut(|buffer| {
+        loop {
+            ready!(stream.poll_read_ready(cx))?;
+            match stream.try_read(buffer) {
+                Ok(count) => return Poll::Ready(Ok(take(&buffer[..count]))),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    })
+}
+
+/// Adds what comes next to `carry`; `false`: the other side has closed.
+fn poll_carry(
+    stream: &Stream,
+    carry: &mut Vec<u8>,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<bool>> {
+    poll_buffer(stream, cx, |bytes| {
+        carry.extend_from_slice(bytes);
+        !bytes.is_empty()
+    })
+}
+
+/// Connections that wait for their next request, by the instance that they lead to.
+#[derive(Debug, Default)]
+pub(super) struct Pool {
+    kept: Mutex<BTreeMap<InstanceId, Vec<(Stream, Instant)>>>,
+}
+
+impl Pool {
+    fn kept(&self) -> MutexGuard<'_, BTreeMap<InstanceId, Vec<(Stream, Instant)>>> {
+        // Held for a few instructions, by one thread; nothing that is done under it can panic half-way.
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One that is alive as far as can be told.
+    pub fn take(&self, instance: &InstanceId) -> Option<Stream> {
+        let mut kept = self.kept();
+        let streams = kept.get_mut(instance)?;
+        while let Some((stream, since)) = streams.pop() {
+            let blocked = |e: io::Error| e.kind() == io::ErrorKind::WouldBlock;
+            if since.elapsed() < IDLE_MAX && stream.try_read(&mut [0]).is_err_and(blocked) {
+                return Some(stream);
+            }
+        }
+        None
+    }
+
+    /// Keeps one.
+    pub fn put(&self, instance: &InstanceId, stream: Stream) {
+        let mut kept = self.kept();
+        let now = Instant::now();
+        match kept.get_mut(instance) {
+            Some(streams) if streams.len() < KEPT_MAX => streams.push((stream, now)),
+            Some(_) => {}
+            None => {
+                kept.insert(instance.clone(), vec![(stream, now)]);
+            }
+        }
+    }
+
+    /// Closes those that waited too long.
+    pub fn sweep(&self) {
+        self.kept().retain(|_, streams| {
+            streams.retain(|(_, since)| since.elapsed() < IDLE_MAX);
+            !streams.is_empty()
+        });
+    }
+}
+
+/// How often [`Pool::sweep`] is due.
+pub(super) const SWEEP: Duration = Duration::from_secs(1);
