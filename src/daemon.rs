@@ -20,30 +20,28 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::adapters::engine::Profiles;
-use crate::adapters::gpu::{Host, Nvml};
-use crate::adapters::podman::Podman;
 use crate::adapters::state_file::StateFile;
 use crate::adapters::systemd::{self, Handed};
 use crate::adapters::weights;
+use crate::checks::{self, Checks, Probes};
 use crate::config::{Config, GpuBackend, OnStop};
 use crate::plan::estimate::estimate;
 use crate::plan::{ReleaseRule, Rules, SleepRules, policy};
 use crate::proxy::{self, Limits, Listener, Server, Upstream};
 use crate::supervisor::handle::Handle;
-use crate::supervisor::ports::Gpus;
 use crate::supervisor::state::Settings;
 use crate::supervisor::task::{Clock, Ports, Running, Supervisor};
 use crate::types::{Anatomy, ModelSpec};
 
-mod exit;
+mod door;
 mod options;
 mod recall;
 mod validate;
 
-pub use exit::{Exit, StartFailure};
+pub use crate::checks::{Exit, StartFailure};
 pub use options::Options;
 use recall::Recalled;
-use validate::{Checks, Proven};
+use validate::Proven;
 
 /// How long clients that wait on the sockets are served the reason of a failed start. It also bounds how often a start
 /// that cannot succeed is tried while clients keep coming.
@@ -74,9 +72,15 @@ pub async fn run(options: Options, sockets: Vec<(String, Handed)>) -> Exit {
     let file = recall::footprints(options.user);
     let book = recall::book(&file);
     let ports = ports(&config, file);
-    let cdi_dirs = validate::cdi_dirs();
-    let checks = Checks { config: &config, ports: &ports, cdi_dirs: &cdi_dirs };
-    let proven = match checks.run().await {
+    let (cdi_dirs, user) = (checks::cdi_dirs(), options.service_user());
+    let checks = Checks {
+        config: &config,
+        containers: &*ports.containers,
+        gpus: &*ports.gpus,
+        cdi_dirs: &cdi_dirs,
+        user: &user,
+    };
+    let proven = match validate::gate(&checks).await {
         Ok(proven) => proven,
         Err(failure) => return fail(sockets, &failure).await,
     };
@@ -88,6 +92,9 @@ pub async fn run(options: Options, sockets: Vec<(String, Handed)>) -> Exit {
     } else {
         sockets
     };
+    if let Err(failure) = door::guarded(&config, &sockets) {
+        return fail(sockets, &failure).await;
+    }
     let images = recall::images(&config, &*ports.containers).await;
     serve(&config, ports, proven, Recalled { book, images }, sockets).await
 }
@@ -173,25 +180,13 @@ fn make_engine_dir(config: &Config) -> Result<(), StartFailure> {
 }
 
 fn ports(config: &Config, file: StateFile) -> Ports {
-    let gpus: Arc<dyn Gpus> = match config.gpu.backend {
-        GpuBackend::Nvml => {
-            Arc::new(Nvml::start(config.gpu.nvml_library.clone(), config.gpu.devices.clone()))
-        }
-        GpuBackend::Host => {
-            tracing::info!(
-                "[gpu] backend = \"host\": models are placed in host memory, no GPU is used"
-            );
-            Arc::new(Host::new(config.gpu.budget))
-        }
-    };
-    let podman = &config.podman;
-    let containers = Podman::new(
-        podman.socket.clone(),
-        podman.namespace.clone(),
-        podman.engine_dir.clone(),
-        podman.pull,
-    );
-    let (containers, shelf) = (Arc::new(containers), Arc::new(file));
+    if config.gpu.backend == GpuBackend::Host {
+        tracing::info!(
+            "[gpu] backend = \"host\": models are placed in host memory, no GPU is used"
+        );
+    }
+    let Probes { containers, gpus } = Probes::new(config);
+    let shelf = Arc::new(file);
     Ports { containers, gpus, engines: Arc::new(Profiles), shelf }
 }
 
@@ -209,6 +204,7 @@ async fn serve(
         ..Limits::default()
     };
     let server = Server::new(running.handle.clone(), limits, Upstream::default());
+    server.rules().store(Arc::new(door::rules(config)));
     let stop = CancellationToken::new();
     let mut server = tokio::spawn(server.serve(sockets, stop.clone(), config.policy.drain_timeout));
     let helpers = [

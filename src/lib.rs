@@ -12,6 +12,7 @@
 //! | L3 | [`adapters`] | podman, NVML and host memory, engines, systemd, the state on disk |
 //! | L3 | [`proxy`] | the HTTP front door |
 //! | L3 | [`observe`] | logs |
+//! | L4 | [`checks`] | what must be true on the host: the gate of READY, and `hostler doctor` |
 //! | top | [`daemon`] | composition root of `hostlerd` |
 //!
 //! # Architecture Invariants
@@ -23,6 +24,7 @@
 //! * Plan, then execute: a plan leaves no choices to whoever carries it out.
 
 pub mod adapters;
+pub mod checks;
 pub mod config;
 pub mod daemon;
 pub mod observe;

@@ -111,7 +111,7 @@ impl World {
             self.now = request.at;
             let waiter = WaiterId(n);
             self.waiting.insert(waiter, self.now);
-            self.tell(Event::Acquire { waiter, model: request.model.clone() })?;
+            self.tell(Event::Acquire { waiter, model: request.model.clone(), wait: None })?;
         }
         while !self.waiting.is_empty() {
             ensure!(self.advance(None)?, "{} requests are never answered", self.waiting.len());

@@ -131,6 +131,23 @@ pub(super) fn path(
     }
 }
 
+/// The name of a systemd credential.
+pub(super) fn credential(
+    report: &mut Report<'_>,
+    key: &str,
+    value: &Spanned<String>,
+) -> Option<String> {
+    let text = value.get_ref();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    let ok = (1..=128).contains(&text.len()) && text.chars().all(plain) && !text.starts_with('.');
+    if !ok {
+        let message =
+            format!("must be a credential's name, as in LoadCredential=NAME:/path, not {text:?}");
+        report.at(value.span().start, key, message);
+    }
+    ok.then(|| text.clone())
+}
+
 /// The path of a Unix socket.
 pub(super) fn socket_path(
     report: &mut Report<'_>,

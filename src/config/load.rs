@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use super::error::{ConfigError, ConfigErrors};
 use super::parse::parse;
 use super::source::{Source, SourceKind};
-use super::types::{Config, Defaults};
+use super::types::{Config, Defaults, KeySource};
 
 /// The largest configuration file; nobody writes more by hand.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -69,6 +69,36 @@ pub fn load_file(path: &Path, defaults: &Defaults) -> Result<Config, ConfigError
         text: read_text(path),
     };
     parse(&[source], defaults)
+}
+
+/// Reads the keys that `config` names into it. `credentials` is `$CREDENTIALS_DIRECTORY`.
+///
+/// # Errors
+/// All that is wrong with the file of keys.
+pub fn load_keys(
+    root: &Path,
+    credentials: Option<&Path>,
+    config: &mut Config,
+) -> Result<(), ConfigErrors> {
+    let (path, text) = match (&config.auth, credentials) {
+        (None, _) => return Ok(()),
+        (Some(KeySource::File(path)), _) => {
+            (path.display().to_string(), read_text(&Place { root }.on_disk(path)))
+        }
+        (Some(KeySource::Credential(name)), Some(dir)) => {
+            let path = dir.join(name);
+            (path.display().to_string(), read_text(&path))
+        }
+        (Some(KeySource::Credential(name)), None) => {
+            let why = format!(
+                "systemd handed over no credentials; add LoadCredential={name}:/path to the unit"
+            );
+            (format!("credential {name}"), Err(why))
+        }
+    };
+    let source = Source { path, kind: SourceKind::Settings, text };
+    config.keys = super::keys::keys(&source, config)?;
+    Ok(())
 }
 
 /// All sources in `dirs` below `root`, in the order in which they apply. Their paths are those seen from the root.

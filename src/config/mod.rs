@@ -6,7 +6,8 @@
 //! ```text
 //!  load ──▶ Source (path, text) ──▶ tree: one TOML tree a source, what does not fit `raw` reported and cut out
 //!                                     ├─ settings: merged key by key ──▶ parse: sections ─┐
-//!                                     └─ models: never merged ─────────▶ model, flags ────┴─▶ Config | ConfigErrors
+//!                                     └─ models: never merged ─▶ model, flags, door ──────┴─▶ Config | ConfigErrors
+//!  load ──▶ the file of keys ──▶ keys: against the configuration's models ──▶ Config::keys
 //! ```
 //!
 //! # Architecture Invariant
@@ -14,23 +15,27 @@
 //! never clamped or corrected: it is taken as written or refused with the reason.
 
 mod check;
+mod door;
 mod error;
 mod flags;
+mod keys;
 mod load;
 mod memory;
 mod model;
 mod parse;
 mod raw;
+mod server;
 mod source;
 mod tree;
 mod types;
 
 pub use error::{ConfigError, ConfigErrors, Position};
-pub use load::{Dirs, load, load_file, read};
+pub use keys::keys;
+pub use load::{Dirs, load, load_file, load_keys, read};
 pub use parse::parse;
 pub use raw::schema;
 pub use source::{Source, SourceKind};
 pub use types::{
-    Config, Defaults, GpuBackend, GpuConfig, MemoryConfig, OnStop, PodmanConfig, PolicyConfig,
-    ServerConfig, StartupConfig,
+    Config, Defaults, GpuBackend, GpuConfig, KeyConfig, KeySource, MemoryConfig, OnStop,
+    PodmanConfig, PolicyConfig, ServerConfig, StartupConfig,
 };

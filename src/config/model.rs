@@ -16,6 +16,7 @@ use crate::types::{
 };
 
 use super::check::{self, HOUR, SECOND};
+use super::door::door;
 use super::flags;
 use super::memory;
 use super::parse::MEMORY_MAX;
@@ -212,6 +213,7 @@ fn spec(
     let stop_timeout = time("stop_timeout", &raw.stop_timeout, 600 * SECOND);
     let idle_timeout = idle_timeout(report, &entry);
     let (sleep_level, sleep_timeout) = memory::sleep(report, &entry, engine, devices);
+    let door = door(report, &entry);
     Some(ModelSpec {
         name: name?,
         aliases,
@@ -236,6 +238,7 @@ fn spec(
         on_full: raw.on_full.unwrap_or(on_full),
         sleep_level,
         sleep_timeout,
+        door,
     })
 }
 

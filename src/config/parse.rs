@@ -6,7 +6,6 @@
 //! # Architecture Invariant
 //! No file system, no clock, no environment, no network: addresses and paths are judged by their text alone.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use toml::Spanned;
@@ -20,13 +19,13 @@ use super::memory::memory;
 use super::model::{self, Devices, Entry};
 use super::raw::{
     DurationText, RawBackend, RawFile, RawGpu, RawModel, RawOnStop, RawPodman, RawPolicy,
-    RawServer, RawStartup, Table,
+    RawStartup, Table,
 };
+use super::server::{auth, server};
 use super::source::{Report, Source, SourceKind};
 use super::tree;
 use super::types::{
-    Config, Defaults, GpuBackend, GpuConfig, OnStop, PodmanConfig, PolicyConfig, ServerConfig,
-    StartupConfig,
+    Config, Defaults, GpuBackend, GpuConfig, OnStop, PodmanConfig, PolicyConfig, StartupConfig,
 };
 
 /// The largest amount of memory that is believed to be no typing error.
@@ -74,15 +73,24 @@ pub fn parse(sources: &[Source], defaults: &Defaults) -> Result<Config, ConfigEr
         budget: gpu.as_ref().and_then(|gpu| gpu.budget),
         host_ram_budget: memory.host_ram_budget,
     };
-    let server = server(&mut report, raw.server.0);
+    let auth = auth(&mut report, &raw.auth.0);
+    let server = server(&mut report, raw.server.0, auth.is_some());
     let podman = podman(&mut report, raw.podman.0, defaults);
     let policy = policy(&mut report, &raw.policy.0);
     let startup = startup(&mut report, &raw.startup.0);
     let models = model::models(&mut report, entries, &devices, policy.on_full);
     match gpu {
-        Some(gpu) if !report.has_errors() => {
-            Ok(Config { server, gpu, memory, podman, policy, startup, models })
-        }
+        Some(gpu) if !report.has_errors() => Ok(Config {
+            server,
+            auth,
+            keys: Vec::new(),
+            gpu,
+            memory,
+            podman,
+            policy,
+            startup,
+            models,
+        }),
         _ => Err(report.into_errors()),
     }
 }
@@ -107,64 +115,6 @@ fn merge<'t>(under: &mut DeTable<'t>, over: DeTable<'t>) {
             }
         }
     }
-}
-
-fn server(report: &mut Report<'_>, raw: RawServer) -> ServerConfig {
-    let listen = raw.listen.map_or_else(default_listen, |list| listen(report, &list));
-    let max_wait =
-        check::duration(report, "server.max_wait", raw.max_wait.as_ref(), (SECOND, HOUR));
-    let body_limits = (Bytes(1 << 10), Bytes::gib(1));
-    let max_body = check::bytes(report, "server.max_body", raw.max_body.as_ref(), body_limits);
-    let mut count = |key: &str, value: Option<Spanned<i64>>, default: usize| {
-        let number = check::count(report, key, value.as_ref(), 65_536);
-        number.and_then(|n| usize::try_from(n).ok()).unwrap_or(default)
-    };
-    ServerConfig {
-        listen,
-        max_connections: count("server.max_connections", raw.max_connections, 4096),
-        max_queue: count("server.max_queue", raw.max_queue, 512),
-        max_wait: max_wait.unwrap_or(240 * SECOND),
-        max_body: max_body.unwrap_or(Bytes::mib(32)),
-    }
-}
-
-fn default_listen() -> Vec<SocketAddr> {
-    vec![
-        SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, 8711)),
-        SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, 8711)),
-    ]
-}
-
-fn listen(report: &mut Report<'_>, list: &Spanned<Vec<Spanned<String>>>) -> Vec<SocketAddr> {
-    const KEY: &str = "server.listen";
-    let mut addresses = Vec::new();
-    for value in list.get_ref() {
-        let (text, offset) = (value.get_ref(), value.span().start);
-        match text.parse::<SocketAddr>() {
-            Err(_) => {
-                let message = format!(
-                    "{text:?} is not \"IP:PORT\"; write for example \"127.0.0.1:8711\" or \"[::1]:8711\""
-                );
-                report.at(offset, KEY, message);
-            }
-            Ok(address) if !address.ip().is_loopback() => {
-                let message = format!(
-                    "only loopback addresses are allowed, not {text:?}, because requests are not authenticated; \
-                     listen on 127.0.0.1 or [::1] and let a reverse proxy check who may come in"
-                );
-                report.at(offset, KEY, message);
-            }
-            Ok(address) if addresses.contains(&address) => {
-                report.at(offset, KEY, format!("{text:?} is listed twice; remove one"));
-            }
-            Ok(address) => addresses.push(address),
-        }
-    }
-    if list.get_ref().is_empty() {
-        let message = "is empty, so nobody could connect; name an address or remove the key";
-        report.at(list.span().start, KEY, message);
-    }
-    addresses
 }
 
 /// `None`: the backend is not known, which was reported or follows from a file that could not be understood.
@@ -297,6 +247,11 @@ mod tests {
             assert_eq!(seconds(default(table, key)), value.try_into().unwrap(), "{table} {key}");
         };
         same("RawServer", "max_wait", config.server.max_wait);
+        same("RawServer", "max_stream_wait", config.server.max_stream_wait);
+        same("RawServer", "feedback_interval", config.server.feedback_interval);
+        assert_eq!(default("RawServer", "feedback_after"), "1500ms");
+        assert_eq!(config.server.feedback_after, Duration::from_millis(1500));
+        assert_eq!(default("RawServer", "max_buffered").parse(), Ok(config.server.max_buffered));
         same("RawPolicy", "drain_timeout", config.policy.drain_timeout);
         same("RawPolicy", "min_residency", config.policy.min_residency);
         same("RawStartup", "timeout", config.startup.timeout);

@@ -13,7 +13,11 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 use toml::Spanned;
 
-use crate::types::{EngineKind, Eviction, OnFull, Transport};
+use crate::types::{EngineKind, Eviction, Feedback, OnFull, Transport};
+
+mod server;
+
+pub use server::{RawAuth, RawKey, RawKeys, RawServer};
 
 /// A text that [`super::check`] understands; as a type of its own, so that a wrong TOML type is answered with an example.
 macro_rules! text_type {
@@ -83,6 +87,8 @@ macro_rules! written {
 
 written! {
     RawServer: "a table, [server]",
+    RawAuth: "a table, [auth]",
+    RawKey: "a table, [keys.NAME]",
     RawGpu: "a table, [gpu]",
     RawMemory: "a table, [memory]",
     RawPodman: "a table, [podman]",
@@ -116,6 +122,9 @@ pub struct RawFile {
     /// The HTTP endpoint.
     #[schemars(with = "RawServer")]
     pub server: Table<RawServer>,
+    /// Who may come in.
+    #[schemars(with = "RawAuth")]
+    pub auth: Table<RawAuth>,
     /// Which memory models are placed in. Required.
     #[schemars(with = "RawGpu")]
     pub gpu: Option<Spanned<Table<RawGpu>>>,
@@ -134,29 +143,6 @@ pub struct RawFile {
     /// Models by name: `[models.NAME]`, in quotes where the name has dots or slashes: `[models."org/model"]`.
     #[schemars(with = "BTreeMap<String, RawModel>")]
     pub models: BTreeMap<Spanned<String>, Table<RawModel>>,
-}
-
-/// The HTTP endpoint.
-#[derive(Debug, Default, serde::Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct RawServer {
-    /// Addresses "IP:PORT" to listen on when systemd hands over no sockets; loopback only. Default ["127.0.0.1:8711",
-    /// "[::1]:8711"].
-    #[schemars(with = "Vec<String>", extend("default" = ["127.0.0.1:8711", "[::1]:8711"]))]
-    pub listen: Option<Spanned<Vec<Spanned<String>>>>,
-    /// The longest that a request waits for its model to be loaded, 1s to 1h; then it is answered 503 with Retry-After
-    /// while the load goes on. Default "240s", because common HTTP clients give up at 300 s.
-    #[schemars(with = "DurationText", extend("default" = "240s"))]
-    pub max_wait: Option<Spanned<DurationText>>,
-    /// The largest request body, 1KiB to 1GiB. Default "32MiB".
-    #[schemars(with = "BytesText", extend("default" = "32MiB"))]
-    pub max_body: Option<Spanned<BytesText>>,
-    /// Client connections served at once, 1 to 65536. Default 4096.
-    #[schemars(with = "u32", range(min = 1, max = 65536), extend("default" = 4096))]
-    pub max_connections: Option<Spanned<i64>>,
-    /// Requests that may wait for one model, 1 to 65536; further ones are answered 503. Default 512.
-    #[schemars(with = "u32", range(min = 1, max = 65536), extend("default" = 512))]
-    pub max_queue: Option<Spanned<i64>>,
 }
 
 /// Which memory models are placed in.
@@ -339,6 +325,22 @@ pub struct RawModel {
     /// Stopped after so long asleep, 1s to 8760h, or "never". Default "4h".
     #[schemars(with = "DurationText", extend("default" = "4h"))]
     pub sleep_timeout: Option<Spanned<DurationText>>,
+    /// What streams get while they wait for it: "comment" (lines that clients of event streams leave out), "chunk" (empty chunks,
+    /// for clients that stumble over comments) or "off". Default "comment".
+    #[schemars(with = "Feedback", extend("default" = "comment"))]
+    pub loading_feedback: Option<Feedback>,
+    /// Requests that it is given at once, 1 to 65536; others wait for their turn. Default: any number.
+    #[schemars(with = "u32", range(min = 1, max = 65536))]
+    pub max_concurrent: Option<Spanned<i64>>,
+    /// Parameters for requests that do not have them: { temperature = 0.7 }. Default {}.
+    #[schemars(with = "BTreeMap<String, serde_json::Value>", extend("default" = {}))]
+    pub defaults: Option<BTreeMap<Spanned<String>, Spanned<toml::Value>>>,
+    /// Parameters that requests have whatever they say. Default {}.
+    #[schemars(with = "BTreeMap<String, serde_json::Value>", extend("default" = {}))]
+    pub force: Option<BTreeMap<Spanned<String>, Spanned<toml::Value>>>,
+    /// What the engine is told in "model". Default: what the client wrote.
+    #[schemars(with = "String")]
+    pub served_name: Option<Spanned<String>>,
     /// Other names that clients may use for it. Default [].
     #[schemars(with = "Vec<String>", extend("default" = []))]
     pub aliases: Option<Vec<Spanned<String>>>,

@@ -15,6 +15,10 @@ use crate::types::{Bytes, Eviction, GpuId, ModelName, ModelSpec, OnFull};
 pub struct Config {
     /// `[server]`.
     pub server: ServerConfig,
+    /// `[auth]`: where the keys are; `None`: none are asked for.
+    pub auth: Option<KeySource>,
+    /// The keys that were read from there.
+    pub keys: Vec<KeyConfig>,
     /// `[gpu]`.
     pub gpu: GpuConfig,
     /// `[memory]`.
@@ -29,19 +33,67 @@ pub struct Config {
     pub models: BTreeMap<ModelName, Arc<ModelSpec>>,
 }
 
+impl Config {
+    /// A model's own name, for a name or alias of it.
+    #[must_use]
+    pub fn resolve(&self, name: &str) -> Option<&ModelName> {
+        let name: ModelName = name.parse().ok()?;
+        let mut models = self.models.values();
+        models.find(|m| m.name == name || m.aliases.contains(&name)).map(|m| &m.name)
+    }
+}
+
+/// Where the file of keys is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeySource {
+    /// At this path.
+    File(PathBuf),
+    /// In the systemd credential of this name.
+    Credential(String),
+}
+
+/// One key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyConfig {
+    /// What logs and metrics call its holder.
+    pub name: String,
+    /// SHA-256 of the key.
+    pub digest: [u8; 32],
+    /// Models that it may use; empty: all.
+    pub models: Vec<ModelName>,
+    /// Requests in a minute; `None`: any number.
+    pub per_minute: Option<u32>,
+    /// Requests at once; `None`: any number.
+    pub concurrent: Option<u32>,
+    /// Weight where keys share a model, default 1.
+    pub share: u32,
+}
+
 /// The HTTP side.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerConfig {
-    /// Addresses to listen on when systemd hands over no sockets; loopback only.
+    /// Addresses to listen on when systemd hands over no sockets; loopback only, unless keys are asked for.
     pub listen: Vec<SocketAddr>,
     /// The longest a request waits for a model, default 240 s.
     pub max_wait: Duration,
+    /// The longest a stream waits that gets signs of life, default 1 h.
+    pub max_stream_wait: Duration,
+    /// How long a stream waits in silence, default 1.5 s.
+    pub feedback_after: Duration,
+    /// Between two signs of life, default 5 s.
+    pub feedback_interval: Duration,
     /// The largest request body, default 32 MiB.
     pub max_body: Bytes,
+    /// Bytes of bodies held at once over all connections, default 1 GiB.
+    pub max_buffered: Bytes,
     /// Client connections served at once, default 4096.
     pub max_connections: usize,
     /// Requests that may wait for one model, default 512.
     pub max_queue: usize,
+    /// Names that `Host` may have, in lower case; empty: any.
+    pub hosts: Vec<String>,
+    /// Origins of pages that may come from browsers; empty: none.
+    pub origins: Vec<String>,
 }
 
 /// Which memory is managed.

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Parser;
 
-use crate::config::{self, Config, ConfigErrors, Defaults, Dirs};
+use crate::checks;
+use crate::config::{self, Config, ConfigErrors, Defaults, Dirs, KeySource};
 use crate::observe::log::Format;
 
 /// Hostler's daemon: serves one OpenAI-compatible endpoint and runs rootless podman model containers behind it, on
@@ -56,10 +57,25 @@ impl Options {
         if !self.listen.is_empty() {
             config.server.listen.clone_from(&self.listen);
         }
+        let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+        // Whoever checks by hand is not given the service's credentials.
+        let given = credentials.is_some() || !self.check_config;
+        if given || !matches!(config.auth, Some(KeySource::Credential(_))) {
+            config::load_keys(Path::new("/"), credentials.as_deref(), &mut config)?;
+        }
         Ok(config)
     }
 
-    fn dirs(&self) -> Dirs {
+    /// The user whose containers the daemon runs.
+    #[must_use]
+    pub fn service_user(&self) -> String {
+        let own = || std::env::var("USER").unwrap_or_else(|_| "the user".to_owned());
+        if self.user { own() } else { checks::SERVICE_USER.to_owned() }
+    }
+
+    /// Where the configuration is.
+    #[must_use]
+    pub fn dirs(&self) -> Dirs {
         if !self.user {
             return Dirs::system();
         }
@@ -68,7 +84,9 @@ impl Options {
         Dirs::user(&config.unwrap_or_else(|| PathBuf::from("/etc")))
     }
 
-    fn defaults(&self) -> Defaults {
+    /// What is not configured.
+    #[must_use]
+    pub fn defaults(&self) -> Defaults {
         match super::runtime_dir().filter(|_| self.user) {
             Some(dir) => Defaults::user(&dir),
             None => Defaults::system(),

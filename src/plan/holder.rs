@@ -40,7 +40,8 @@ pub enum Standing {
     Idle,
     /// Serves requests.
     Busy,
-    /// Idle, but loaded to be measured, and the one that asks is too: they would evict each other for ever.
+    /// Idle, but loaded to be measured, and the one that asks is too, or it has been evicted before it was measured already:
+    /// they would evict each other for ever.
     Measuring,
     /// Pinned.
     Pinned,

@@ -125,8 +125,10 @@ pub struct Row {
     pub free: Bytes,
     /// The same once what is being released has come back; equal to `free` where nothing is.
     pub soon: Bytes,
-    /// A start or a stop is under way on it, or what has just become ready on it is not measured yet.
+    /// A start or a stop is under way on it, or what has just become ready on it is not measured yet, or it is kept.
     pub gated: bool,
+    /// Kept for models whose turn is before that of the one that is planned for.
+    pub kept: Bytes,
 }
 
 /// Device memory and its holders.
@@ -320,6 +322,7 @@ impl Ledger {
             free: device.reading.total.saturating_sub(spoken_for),
             soon: device.reading.total.saturating_sub(later),
             gated,
+            kept: Bytes::ZERO,
         }
     }
 

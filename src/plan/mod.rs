@@ -7,6 +7,7 @@
 //! # Architecture Invariant
 //! A [`Decision`] leaves no choices to whoever carries it out. If the executor wants an `if`, it belongs here.
 
+mod claims;
 pub mod estimate;
 mod eviction;
 mod footprint;
@@ -17,13 +18,14 @@ pub mod policy;
 mod pressure;
 mod sleep;
 
+pub use claims::Claims;
 pub use footprint::{
     Book, BookError, Confidence, DeviceSample, Disturbance, Footprint, Key, Measured, Needs, Peak,
     Sample, SampleRule, Sampler, Source, Verdict, budget, need,
 };
 pub use holder::{Holder, Standing};
 pub use ledger::{Hold, Ledger, Missing, ReleaseRule, Row, Stage, Usage};
-pub use planner::{Decision, Rules, Want, plan};
+pub use planner::{Decision, Plan, Rules, Want, plan};
 pub use policy::Demand;
 pub use pressure::{Relief, relieve};
 pub use sleep::{Leave, SleepRules, Sleeper, Victim, idle_leave};

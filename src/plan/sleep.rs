@@ -68,6 +68,16 @@ pub enum Leave {
     },
 }
 
+impl Leave {
+    /// What it frees of a charge.
+    fn frees(self, charge: Bytes) -> Bytes {
+        match self {
+            Self::Stop => charge,
+            Self::Sleep { residual, .. } => charge.saturating_sub(residual),
+        }
+    }
+}
+
 /// Somebody who has to leave, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Victim {
@@ -152,6 +162,15 @@ pub(super) fn gentlest(
     judged
 }
 
+/// What the victims free on a device, as each of them leaves.
+pub(super) fn freed(row: &Row, victims: &[Victim], holders: &[Holder]) -> Bytes {
+    let of = |victim: &Victim| {
+        let holder = holders.iter().find(|h| h.instance == victim.instance)?;
+        holder.charge_on(&row.id).map(|charge| victim.leave.frees(charge))
+    };
+    victims.iter().filter_map(of).sum()
+}
+
 fn makes_room(
     choice: &Choice<'_>,
     groups: &[Vec<&Row>],
@@ -160,11 +179,7 @@ fn makes_room(
 ) -> bool {
     let freed = |row: &Row| -> Bytes {
         let of = |(member, leave): (&&Candidate<'_>, &Leave)| {
-            let charge = member.holder.charge_on(&row.id)?;
-            Some(match leave {
-                Leave::Stop => charge,
-                Leave::Sleep { residual, .. } => charge.saturating_sub(*residual),
-            })
+            member.holder.charge_on(&row.id).map(|charge| leave.frees(charge))
         };
         members.iter().zip(leaves).filter_map(of).sum()
     };

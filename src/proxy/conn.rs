@@ -231,7 +231,8 @@ pub(super) async fn run<F, Fut, B>(
         .max_headers(limits.max_headers)
         .max_header_size(buffer)
         .max_buf_size(buffer)
-        .serve_connection(io, service);
+        .serve_connection(io, service)
+        .with_upgrades();
     tokio::pin!(conn);
     let mut ending = false;
     let mut look = Instant::now() + Duration::from_millis(1);

@@ -1,4 +1,4 @@
-//! Refusals in the shape of OpenAI's errors.
+//! Refusals, in the shape of errors that the client's dialect has.
 //!
 //! Purpose: every answer that is not a success is one [`ApiError`], so shape and headers are decided in one place.
 //! Owner: `respond` turns it into bytes. Invariant: [`Denied`] is mapped to HTTP here and nowhere else.
@@ -9,6 +9,7 @@ use hyper::StatusCode;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::endpoints::{Dialect, Events};
 use crate::types::{Denied, ModelName};
 
 /// An error as a client gets it.
@@ -49,6 +50,24 @@ struct Inner<'a> {
     details: Option<&'a Value>,
 }
 
+/// Anthropic's shape; the fields that it does not know are those that OpenAI's shape has.
+#[derive(Serialize)]
+struct Tagged<'a> {
+    r#type: &'static str,
+    error: Inner<'a>,
+}
+
+/// An error event of `/v1/responses` has its fields at the top; most clients look for `error` nevertheless.
+#[derive(Serialize)]
+struct ResponsesEvent<'a> {
+    r#type: &'static str,
+    code: &'static str,
+    message: &'a str,
+    param: Option<&'static str>,
+    sequence_number: u32,
+    error: Inner<'a>,
+}
+
 impl ApiError {
     /// An error with neither headers nor details.
     pub fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
@@ -83,29 +102,79 @@ impl ApiError {
         self
     }
 
+    /// Whether it tells of something that went wrong on the engine's side.
+    pub fn is_engines(&self) -> bool {
+        self.code.starts_with("engine_")
+    }
+
     /// The value of `Retry-After` in seconds: rounded up, so that nobody comes too early, and never 0, which some
     /// clients take for "at once".
     pub fn retry_after_secs(&self) -> Option<u64> {
         self.retry_after.map(|d| d.as_secs().saturating_add(u64::from(d.subsec_nanos() > 0)).max(1))
     }
 
-    /// The body: `{"error":{…}}`.
-    pub fn json(&self) -> Vec<u8> {
-        let shape = Shape {
-            error: Inner {
-                message: &self.message,
-                r#type: if self.status.is_client_error() {
-                    "invalid_request_error"
-                } else {
-                    "server_error"
-                },
-                param: self.param,
-                code: self.code,
-                details: self.details.as_deref(),
-            },
+    /// The body, in the shape that the client's dialect has for errors.
+    pub fn json(&self, dialect: Dialect) -> Vec<u8> {
+        match dialect {
+            Dialect::OpenAi => bytes(&Shape { error: self.inner(self.openai_type()) }),
+            Dialect::Anthropic => {
+                bytes(&Tagged { r#type: "error", error: self.inner(self.anthropic_type()) })
+            }
+            Dialect::Ollama => bytes(&json!({ "error": self.message, "code": self.code })),
+        }
+    }
+
+    /// The error as an event of a stream that has begun. Never followed by a `[DONE]`.
+    pub fn event(&self, events: Events) -> Vec<u8> {
+        let (name, data) = match events {
+            Events::Messages => ("event: error\n", self.json(Dialect::Anthropic)),
+            Events::Responses => {
+                let event = ResponsesEvent {
+                    r#type: "error",
+                    code: self.code,
+                    message: &self.message,
+                    param: self.param,
+                    sequence_number: 0,
+                    error: self.inner(self.openai_type()),
+                };
+                ("event: error\n", bytes(&event))
+            }
+            Events::Chat | Events::Text | Events::Other => ("", self.json(Dialect::OpenAi)),
         };
-        // Strings and JSON values cannot fail to serialise.
-        serde_json::to_vec(&shape).unwrap_or_default()
+        [name.as_bytes(), b"data: ", &data, b"\n\n"].concat()
+    }
+
+    fn inner(&self, r#type: &'static str) -> Inner<'_> {
+        Inner {
+            message: &self.message,
+            r#type,
+            param: self.param,
+            code: self.code,
+            details: self.details.as_deref(),
+        }
+    }
+
+    fn openai_type(&self) -> &'static str {
+        match self.status.as_u16() {
+            401 => "authentication_error",
+            403 => "permission_error",
+            429 => "rate_limit_error",
+            400..=499 => "invalid_request_error",
+            _ => "server_error",
+        }
+    }
+
+    fn anthropic_type(&self) -> &'static str {
+        match self.status.as_u16() {
+            401 => "authentication_error",
+            403 => "permission_error",
+            404 => "not_found_error",
+            413 => "request_too_large",
+            429 => "rate_limit_error",
+            400..=499 => "invalid_request_error",
+            503 => "overloaded_error",
+            _ => "api_error",
+        }
     }
 
     /// The refusal of a name that no model can have, without asking the supervisor; `None` for one that may exist. The
@@ -117,6 +186,11 @@ impl ApiError {
         let cut = name.floor_char_boundary(ModelName::LENGTH_MAX);
         Some(Denied::UnknownModel { model: format!("{}…", &name[..cut]) }.into())
     }
+}
+
+fn bytes(shape: &impl Serialize) -> Vec<u8> {
+    // Strings and JSON values cannot fail to serialise.
+    serde_json::to_vec(shape).unwrap_or_default()
 }
 
 impl From<Denied> for ApiError {
@@ -163,7 +237,7 @@ mod tests {
     use crate::types::{Bytes, Fault, FaultCode, Phase};
 
     fn body(error: &ApiError) -> Value {
-        serde_json::from_slice(&error.json()).unwrap()
+        serde_json::from_slice(&error.json(Dialect::OpenAi)).unwrap()
     }
 
     #[test]
@@ -246,6 +320,50 @@ mod tests {
         let body = body(&error);
         assert_eq!(body["error"]["details"]["fault"], "engine_exited");
         assert_eq!(body["error"]["details"]["log_tail"][0], "no memory");
+    }
+
+    #[test]
+    fn each_dialect_has_its_shape() {
+        let error = ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "model_loading", "wait");
+        let of = |dialect| -> Value { serde_json::from_slice(&error.json(dialect)).unwrap() };
+        let anthropic = of(Dialect::Anthropic);
+        assert_eq!(anthropic["type"], "error");
+        assert_eq!(anthropic["error"]["type"], "overloaded_error");
+        assert_eq!(anthropic["error"]["message"], "wait");
+        assert_eq!(of(Dialect::Ollama)["error"], "wait");
+        let status = |code| StatusCode::from_u16(code).unwrap();
+        for (code, openai, anthropic) in [
+            (400, "invalid_request_error", "invalid_request_error"),
+            (401, "authentication_error", "authentication_error"),
+            (403, "permission_error", "permission_error"),
+            (404, "invalid_request_error", "not_found_error"),
+            (413, "invalid_request_error", "request_too_large"),
+            (429, "rate_limit_error", "rate_limit_error"),
+            (502, "server_error", "api_error"),
+        ] {
+            let error = ApiError::new(status(code), "x", "y");
+            assert_eq!(
+                (error.openai_type(), error.anthropic_type()),
+                (openai, anthropic),
+                "{code}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_event_tells_each_client_in_its_form() {
+        let error = ApiError::new(StatusCode::BAD_GATEWAY, "engine_failed", "it \n broke");
+        let text = |events| String::from_utf8(error.event(events)).unwrap();
+        let chat = text(Events::Chat);
+        assert!(chat.starts_with("data: {\"error\":{\"message\":\"it \\n broke\""), "{chat}");
+        let anthropic = text(Events::Messages);
+        assert!(anthropic.starts_with("event: error\ndata: {\"type\":\"error\",\"error\":{"));
+        let responses = text(Events::Responses);
+        assert!(responses.starts_with("event: error\ndata: {\"type\":\"error\",\"code\":"));
+        assert!(responses.contains("\"error\":{\"message\""));
+        for event in [chat, anthropic, responses] {
+            assert!(event.ends_with("\n\n") && event.matches('\n').count() <= 3, "{event}");
+        }
     }
 
     #[test]

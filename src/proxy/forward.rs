@@ -12,26 +12,31 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::header::{self, HeaderName, HeaderValue};
-use hyper::{HeaderMap, Response, StatusCode};
+use hyper::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use tokio::time::Instant;
 
+use super::endpoints::{Events, Task};
 use super::error::ApiError;
+use super::gate::Slot;
 use super::message::Head;
 use super::record::REQUEST_ID;
 use super::relay::Relay;
-use super::route::Task;
+use super::route::{Act, Recall};
 use super::stream::Stream;
 use super::upstream::{Conn, Lost, Pool};
 use crate::supervisor::handle::Lease;
 use crate::supervisor::ports::Endpoint;
 
 /// Headers of the client's that an engine may see. Keys and cookies are not among them: they are between the client and us.
-const PASSED: [HeaderName; 5] = [
+const PASSED: [HeaderName; 8] = [
     header::CONTENT_TYPE,
     header::ACCEPT,
     header::USER_AGENT,
     HeaderName::from_static("traceparent"),
     HeaderName::from_static("tracestate"),
+    HeaderName::from_static("anthropic-version"),
+    HeaderName::from_static("anthropic-beta"),
+    HeaderName::from_static("openai-beta"),
 ];
 
 /// Headers of the engine's that are about its connection, not about its answer.
@@ -83,9 +88,44 @@ impl Deref for Engines {
     }
 }
 
+/// What an engine is asked, and in which form it may answer.
+#[derive(Clone, Debug)]
+pub(super) struct Target {
+    pub method: Method,
+    pub uri: Uri,
+    pub events: Events,
+}
+
+impl From<Task> for Target {
+    fn from(task: Task) -> Self {
+        Self { method: Method::POST, uri: Uri::from_static(task.path()), events: task.events() }
+    }
+}
+
+impl From<&Recall> for Target {
+    fn from(recall: &Recall) -> Self {
+        let (method, end) = match recall.act {
+            Act::Retrieve => (Method::GET, ""),
+            Act::Cancel => (Method::POST, "/cancel"),
+        };
+        // An identifier is letters, digits, `_` and `-`; were it not so, the engine would refuse the bare path.
+        let uri = Uri::try_from(format!("/v1/responses/{}{end}", recall.id));
+        let uri = uri.unwrap_or_else(|_| Uri::from_static("/v1/responses"));
+        Self { method, uri, events: Events::Responses }
+    }
+}
+
+/// What a request holds while an engine works for it. The order of the fields is the order of their ends.
+#[derive(Debug)]
+pub(super) struct Grant {
+    pub lease: Lease,
+    /// Its turn, where turns are counted.
+    pub _slot: Option<Slot>,
+}
+
 /// What is to be sent.
 pub(super) struct Order<'a> {
-    pub task: Task,
+    pub target: Target,
     /// The client's, to pick from.
     pub headers: &'a HeaderMap,
     pub id: HeaderValue,
@@ -103,6 +143,15 @@ pub(super) enum Failure {
     Upgrade,
     #[error("the engine sent no head within {0:?}")]
     Timeout(Duration),
+}
+
+impl From<Lost> for Failure {
+    fn from(lost: Lost) -> Self {
+        match lost {
+            Lost::Silent(error) => Self::NoAnswer(error.to_string()),
+            Lost::Broken(why) => Self::NoAnswer(why),
+        }
+    }
 }
 
 impl Failure {
@@ -127,23 +176,24 @@ impl Failure {
 /// # Errors
 /// When there is no head; the lease has been returned then.
 pub(super) async fn forward(
-    lease: Lease,
+    grant: Grant,
     order: Order<'_>,
     engines: &Arc<Engines>,
 ) -> Result<Response<Relay>, Failure> {
-    let head = head(&order);
+    let head = written(&request(&order));
+    let events = order.target.events;
     let patience = engines.header_timeout;
-    if let Some(stream) = engines.pool.take(lease.instance()) {
+    if let Some(stream) = engines.pool.take(grant.lease.instance()) {
         match ask(stream, &head, &order.body, patience).await {
             // It was closed just now, which nobody could know.
             Err(Unanswered::Silent(_)) => {}
             Err(Unanswered::Failed(failure)) => return Err(failure),
-            Ok((conn, head)) => return Ok(answer(conn, head, lease, engines)),
+            Ok((conn, head)) => return Ok(answer(conn, head, grant, events, engines)),
         }
     }
-    let stream = connect(lease.endpoint(), engines.connect_timeout).await?;
+    let stream = connect(grant.lease.endpoint(), engines.connect_timeout).await?;
     match ask(stream, &head, &order.body, patience).await {
-        Ok((conn, head)) => Ok(answer(conn, head, lease, engines)),
+        Ok((conn, head)) => Ok(answer(conn, head, grant, events, engines)),
         Err(Unanswered::Silent(error)) => Err(Failure::NoAnswer(error.to_string())),
         Err(Unanswered::Failed(failure)) => Err(failure),
     }
@@ -181,16 +231,23 @@ async fn ask(
     Ok((conn, head))
 }
 
-fn answer(conn: Conn, mut head: Head, lease: Lease, engines: &Arc<Engines>) -> Response<Relay> {
+/// An engine's answer without what is about its connection. `events`: what it carries, if it is a stream of events.
+pub(super) fn answer(
+    conn: Conn,
+    mut head: Head,
+    grant: Grant,
+    events: Events,
+    engines: &Arc<Engines>,
+) -> Response<Relay> {
     strip(&mut head.headers);
     let content_type = head.headers.get(header::CONTENT_TYPE).map_or(&b""[..], |v| v.as_bytes());
     let essence = content_type.split(|b| *b == b';').next().unwrap_or_default().trim_ascii();
     let stream = essence.eq_ignore_ascii_case(b"text/event-stream");
     // To a stream of a stated length nothing can be appended.
-    let events = stream && !head.headers.contains_key(header::CONTENT_LENGTH);
+    let open = stream && !head.headers.contains_key(header::CONTENT_LENGTH);
     // Engines close behind a stream, whatever they say.
     let keep = (head.lasting && !stream).then(|| engines.clone());
-    let mut response = Response::new(Relay::new(conn, head.framing, lease, keep, events));
+    let mut response = Response::new(Relay::new(conn, head.framing, grant, keep, open.then_some(events)));
     *response.status_mut() = head.status;
     *response.headers_mut() = head.headers;
     response
@@ -210,31 +267,48 @@ fn strip(headers: &mut HeaderMap) {
     }
 }
 
-/// The head of the request to the engine, in its bytes.
-fn head(order: &Order<'_>) -> Vec<u8> {
+fn request(order: &Order<'_>) -> Request<()> {
+    let length = order.body.len();
+    let posts = order.target.method == Method::POST;
+    let mut request = Request::new(());
+    *request.method_mut() = order.target.method.clone();
+    *request.uri_mut() = order.target.uri.clone();
+    let headers = request.headers_mut();
+    headers.insert(header::HOST, HeaderValue::from_static("localhost"));
+    if posts {
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    }
+    for name in PASSED {
+        if let Some(value) = order.headers.get(&name) {
+            headers.insert(name, value.clone());
+        }
+    }
+    headers.insert(REQUEST_ID, order.id.clone());
+    if posts {
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    request
+}
+
+/// A request's head in its bytes.
+pub(super) fn written(request: &Request<()>) -> Vec<u8> {
     let mut head = Vec::with_capacity(512);
-    let mut line = |name: &[u8], value: &[u8]| {
-        for part in [name, b": ", value, b"\r\n"] {
+    let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
+    for part in [request.method().as_str(), " ", target, " HTTP/1.1\r\n"] {
+        head.extend_from_slice(part.as_bytes());
+    }
+    for (name, value) in request.headers() {
+        for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
             head.extend_from_slice(part);
         }
-    };
-    line(b"host", b"localhost");
-    if !order.headers.contains_key(header::CONTENT_TYPE) {
-        line(b"content-type", b"application/json");
     }
-    for name in &PASSED {
-        if let Some(value) = order.headers.get(name) {
-            line(name.as_str().as_bytes(), value.as_bytes());
-        }
-    }
-    line(REQUEST_ID.as_str().as_bytes(), order.id.as_bytes());
-    line(b"content-length", order.body.len().to_string().as_bytes());
-    [b"POST ", order.task.path().as_bytes(), b" HTTP/1.1\r\n", &head, b"\r\n"].concat()
+    head.extend_from_slice(b"\r\n");
+    head
 }
 
 /// Connects. A Unix listener whose queue is full says so at once, where TCP would wait: then it is tried until the deadline.
 /// Any other failure is tried once more, after a moment.
-async fn connect(endpoint: &Endpoint, timeout: Duration) -> Result<Stream, Failure> {
+pub(super) async fn connect(endpoint: &Endpoint, timeout: Duration) -> Result<Stream, Failure> {
     let deadline = Instant::now() + timeout;
     let mut pause = Duration::from_millis(1);
     let mut failed = false;
@@ -282,7 +356,8 @@ mod tests {
         ]);
         let id = HeaderValue::from_static("ours");
         let body = Bytes::from_static(b"{}");
-        let head = head(&Order { task: Task::Chat, headers: &headers, id, body });
+        let order = Order { target: Task::Chat.into(), headers: &headers, id, body };
+        let head = written(&request(&order));
         let text = String::from_utf8(head).unwrap();
         let (line, rest) = text.split_once("\r\n").unwrap();
         assert_eq!(line, "POST /v1/chat/completions HTTP/1.1");

@@ -2,7 +2,7 @@
 //!
 //! Purpose: take the body in whole, because the model's name may be its last word and a load may come before the engine can
 //! take a byte. Owner: `service`. Invariants: never more than `max_body` bytes are held; a client that sends nothing for
-//! too long is given up.
+//! too long is given up; all bodies together keep to `share`'s budget.
 
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use hyper::StatusCode;
 use hyper::body::{Body, Frame, Incoming};
 use tokio::time::Instant;
 
+use super::budget::Share;
 use super::error::ApiError;
 use super::server::Limits;
 use super::strict;
@@ -26,11 +27,12 @@ const DISCARD_TIME: Duration = Duration::from_secs(5);
 /// Takes a body in. `asked_first`: its client sends nothing before it is told to go on, so there is nothing to discard.
 ///
 /// # Errors
-/// 413 for one that is too large, 408 for one that does not come, 400 for one that breaks HTTP's rules.
+/// 413 for one that is too large, 503 where all bodies together are, 408 for one that does not come, 400 for one that breaks HTTP's rules.
 pub(super) async fn collect(
     mut body: Incoming,
     limits: &Limits,
     asked_first: bool,
+    share: &mut Share,
 ) -> Result<Bytes, ApiError> {
     let max = usize::try_from(limits.max_body.0).unwrap_or(usize::MAX);
     let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
@@ -70,6 +72,7 @@ pub(super) async fn collect(
             discard(&mut body).await;
             return Err(too_large(limits));
         }
+        share.grow(data.len())?;
         all.extend_from_slice(&data);
         fresh += data.len();
         if fresh >= PROGRESS_MIN {

@@ -6,10 +6,14 @@
 //!
 //! ```text
 //!  server ─ accept, bounds, drain        service ─ one request from head to answer
-//!    └─ conn ─ one connection, its clocks    ├─ strict, route ─ PURE: what is asked; what is refused
-//!                                            ├─ intake, peek ─ the body within limits; PURE: its model
-//!                                            ├─ forward, relay ─ to the engine and back, under a lease
-//!                                            │   └─ upstream, message ─ the engine's connection; PURE: its answer
+//!    └─ conn ─ one connection, its clocks    ├─ strict, route, endpoints, site, keys ─ PURE: what is asked, by whom
+//!                                            ├─ inference ─ a request for an engine
+//!                                            │    ├─ intake, budget; peek, multipart, rewrite ─ the body; PURE: its model
+//!                                            │    ├─ gate, admission ─ a turn; PURE: whose
+//!                                            │    ├─ wait, beat ─ signs of life while a model loads; PURE: their bytes
+//!                                            │    └─ forward, relay, answer ─ to the engine and back, under a lease
+//!                                            │         └─ upstream, message ─ its connection; PURE: its answer
+//!                                            ├─ websocket, recall ─ sockets; answers that are asked for again
 //!                                            └─ respond, table ─ PURE: answers of our own
 //! ```
 //!
@@ -23,25 +27,42 @@
 //!   noticed only by the first write to it that fails, because hyper reads no further while bytes are waiting.
 //! * Prompts, completions, keys and cookies are never logged.
 
+mod admission;
+mod answer;
+mod beat;
+mod budget;
 mod conn;
+mod endpoints;
 mod error;
 mod forward;
+mod gate;
+mod inference;
 mod intake;
+mod keys;
 mod message;
+mod multipart;
 mod peek;
+mod recall;
 mod record;
 mod refuse;
 mod relay;
 mod respond;
+mod rewrite;
 mod route;
+mod rules;
 mod server;
 mod service;
+mod site;
 mod stream;
 mod strict;
 mod table;
 mod upstream;
+mod wait;
+mod websocket;
 
 pub use forward::Upstream;
+pub use keys::Key;
 pub use refuse::refuse;
+pub use rules::{Rules, SharedRules};
 pub use server::{Drained, LAST_REQUESTS, Limits, Server};
 pub use stream::Listener;

@@ -23,6 +23,8 @@ pub(super) struct Record {
     pub model: Option<String>,
     /// HTTP status; `None` while there is none.
     pub status: Option<u16>,
+    /// The name of the key that came with it.
+    pub key: Option<String>,
     /// `error.code` of our own refusals.
     pub error: Option<&'static str>,
     /// What went wrong on the engine's side.
@@ -45,6 +47,7 @@ impl Record {
             id: request_id(headers),
             route: "-",
             model: None,
+            key: None,
             status: None,
             error: None,
             fault: None,
@@ -109,6 +112,7 @@ impl Drop for Record {
                     $level,
                     route = self.route,
                     model,
+                    key = self.key.as_deref(),
                     request_id = id,
                     status = self.status,
                     error = self.error,

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::conn::{self, Busy};
+use super::endpoints::Dialect;
 use super::error::ApiError;
 use super::intake;
 use super::record::{REQUEST_ID, Record};
@@ -85,10 +86,11 @@ async fn answer(
     record.error = Some(error.code);
     let id = record.id();
     let (head, mut body) = request.into_parts();
+    let dialect = Dialect::of(head.uri.path());
     if !head.headers.contains_key(header::EXPECT) {
         intake::discard(&mut body).await;
     }
-    let mut response = respond::error(&error);
+    let mut response = respond::error(&error, dialect);
     if head.method == Method::HEAD {
         response.body_mut().clear();
     }

@@ -11,11 +11,11 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use hyper::body::SizeHint;
 
+use super::endpoints::Events;
 use super::error::ApiError;
-use super::forward::Engines;
+use super::forward::{Engines, Grant};
 use super::message::{Body, Framing};
 use super::upstream::Conn;
-use crate::supervisor::handle::Lease;
 
 /// An answer that broke off.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -30,19 +30,19 @@ pub(super) struct Broken {
 struct Held {
     conn: Conn,
     body: Body,
-    lease: Lease,
+    grant: Grant,
     /// Where the connection goes after a whole answer; `None`: it is closed.
     keep: Option<Arc<Engines>>,
 }
 
 impl Held {
-    /// The answer is whole: the connection is free, then the lease is.
+    /// The answer is whole: the connection is free, then the grant is.
     fn end(self) {
-        let Self { conn, body: _, lease, keep } = self;
+        let Self { conn, body: _, grant, keep } = self;
         if let (Some(engines), Some(stream)) = (keep, conn.rest()) {
-            engines.pool.put(lease.instance(), stream);
+            engines.pool.put(grant.lease.instance(), stream);
         }
-        drop(lease);
+        drop(grant);
     }
 }
 
@@ -50,25 +50,29 @@ impl Held {
 #[derive(Debug)]
 pub(super) struct Relay {
     held: Option<Held>,
-    events: bool,
+    /// What it carries, if it is a stream of server-sent events.
+    events: Option<Events>,
     sent: u64,
     /// The last bytes sent, to know whether an event is still open.
     tail: [u8; 4],
     mended: Option<Broken>,
+    /// To be told when what came before has gone out.
+    broken: Option<Broken>,
 }
 
 impl Relay {
-    /// `keep`: the connection may serve another request; `events`: the answer is a stream of server-sent events, to which an error
-    /// event can be appended.
+    /// `keep`: the connection may serve another request; `events`: what it carries, if it is a stream of server-sent events, to
+    /// which an error event can be appended.
     pub fn new(
         conn: Conn,
         framing: Framing,
-        lease: Lease,
+        grant: Grant,
         keep: Option<Arc<Engines>>,
-        events: bool,
+        events: Option<Events>,
     ) -> Self {
-        let held = Held { conn, body: framing.into(), lease, keep };
-        let mut relay = Self { held: Some(held), events, sent: 0, tail: [0; 4], mended: None };
+        let held = Some(Held { conn, body: framing.into(), grant, keep });
+        let mut relay =
+            Self { held, events, sent: 0, tail: [0; 4], mended: None, broken: None };
         relay.end_if_whole();
         relay
     }
@@ -81,6 +85,9 @@ impl Relay {
 
     /// The next bytes.
     pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Broken>>> {
+        if let Some(broken) = self.broken.take() {
+            return Poll::Ready(Some(Err(broken)));
+        }
         let Some(held) = &mut self.held else { return Poll::Ready(None) };
         match std::task::ready!(held.conn.poll_data(&mut held.body, cx)) {
             Ok(data) => {
@@ -94,19 +101,27 @@ impl Relay {
             Err(cause) => {
                 self.held = None;
                 let broken = Broken { after: self.sent, cause };
-                if !self.events {
-                    return Poll::Ready(Some(Err(broken)));
-                }
-                let event = self.error_event(&broken);
+                let Some(events) = self.events else {
+                    // What was given out before goes to the client first: an error makes hyper forget it.
+                    self.broken = Some(broken);
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                };
+                let event = self.error_event(&broken, events);
                 self.mended = Some(broken);
                 Poll::Ready(Some(Ok(event)))
             }
         }
     }
 
+    /// Whether it is a stream of server-sent events.
+    pub fn is_events(&self) -> bool {
+        self.events.is_some()
+    }
+
     /// Whether all bytes were given out.
     pub const fn is_end(&self) -> bool {
-        self.held.is_none()
+        self.held.is_none() && self.broken.is_none()
     }
 
     /// What is known of the number of bytes to come.
@@ -131,7 +146,7 @@ impl Relay {
     }
 
     /// Ends an event that is still open, and no more: an empty event of its own makes some clients fail.
-    fn error_event(&self, broken: &Broken) -> Bytes {
+    fn error_event(&self, broken: &Broken, events: Events) -> Bytes {
         let end = match &self.tail {
             _ if self.sent == 0 => "",
             [.., b'\n', b'\n'] | [b'\r', b'\n', b'\r', b'\n'] => "",
@@ -141,9 +156,7 @@ impl Relay {
         let error =
             ApiError::new(hyper::StatusCode::BAD_GATEWAY, "engine_failed", broken.to_string());
         let mut event = Vec::from(end.as_bytes());
-        event.extend_from_slice(b"data: ");
-        event.extend_from_slice(&error.json());
-        event.extend_from_slice(b"\n\n");
+        event.extend_from_slice(&error.event(events));
         event.into()
     }
 }
@@ -155,11 +168,19 @@ mod tests {
     #[test]
     fn an_error_event_closes_what_is_open_and_nothing_else() {
         let prefix = |sent: &[&str]| {
-            let mut relay = Relay { held: None, events: true, sent: 0, tail: [0; 4], mended: None };
+            let mut relay = Relay {
+                held: None,
+                events: None,
+                sent: 0,
+                tail: [0; 4],
+                mended: None,
+                broken: None,
+            };
             for chunk in sent {
                 relay.note(&Bytes::copy_from_slice(chunk.as_bytes()));
             }
-            let event = relay.error_event(&Broken { after: relay.sent, cause: "x".into() });
+            let event =
+                relay.error_event(&Broken { after: relay.sent, cause: "x".into() }, Events::Chat);
             let text = String::from_utf8(event.to_vec()).unwrap();
             assert!(text.ends_with("}}\n\n"), "{text}");
             text.split("data: ").next().unwrap().to_owned()

@@ -9,10 +9,11 @@ use hyper::{Response, StatusCode};
 use serde::Serialize;
 use serde_json::json;
 
+use super::endpoints::Dialect;
 use super::error::ApiError;
-use super::route::Format;
+use super::route::{Format, Ollama};
 use super::table::table;
-use crate::types::{ModelName, Status};
+use crate::types::{ModelName, ModelStatus, Phase, Status};
 
 /// OpenAI's clients read it; others ignore it.
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
@@ -20,15 +21,18 @@ const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 /// An answer whose bytes are all known.
 pub(super) type Whole = Response<Bytes>;
 
-/// An error.
-pub(super) fn error(error: &ApiError) -> Whole {
-    let mut response = json_response(error.status, error.json());
+/// An error, in the client's dialect.
+pub(super) fn error(error: &ApiError, dialect: Dialect) -> Whole {
+    let mut response = json_response(error.status, error.json(dialect));
     let headers = response.headers_mut();
     if let Some(secs) = error.retry_after_secs() {
         headers.insert(header::RETRY_AFTER, HeaderValue::from(secs));
     }
     if error.hopeless {
         headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
+    }
+    if error.status == StatusCode::UNAUTHORIZED {
+        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
     if let Some(allow) = error.allow {
         headers.insert(header::ALLOW, HeaderValue::from_static(allow));
@@ -53,10 +57,11 @@ impl<'a> Model<'a> {
     }
 }
 
-/// `GET /v1/models`: all configured names and aliases, loaded or not. `created`: Unix seconds of the daemon's start, for
-/// want of anything that means more.
-pub(super) fn models(status: &Status, created: u64) -> Whole {
-    let names = status.models.iter().flat_map(|m| std::iter::once(&m.name).chain(&m.aliases));
+/// `GET /v1/models`: all configured names and aliases that the client `may` use, loaded or not. `created`: Unix seconds of the
+/// daemon's start, for want of anything that means more.
+pub(super) fn models(status: &Status, created: u64, may: impl Fn(&ModelName) -> bool) -> Whole {
+    let mine = status.models.iter().filter(|m| may(&m.name));
+    let names = mine.flat_map(|m| std::iter::once(&m.name).chain(&m.aliases));
     let data: Vec<Model<'_>> = names.map(|n| Model::new(n.as_str(), created)).collect();
     ok(&json!({ "object": "list", "data": data }))
 }
@@ -64,13 +69,64 @@ pub(super) fn models(status: &Status, created: u64) -> Whole {
 /// `GET /v1/models/{id}`.
 ///
 /// # Errors
-/// 404 for a name that is not configured.
-pub(super) fn model(status: &Status, name: &ModelName, created: u64) -> Result<Whole, ApiError> {
-    let known = status.models.iter().any(|m| m.name == *name || m.aliases.contains(name));
-    if known {
+/// 404 for a name that is not configured, or that the client may not use.
+pub(super) fn model(
+    status: &Status,
+    name: &ModelName,
+    created: u64,
+    may: impl Fn(&ModelName) -> bool,
+) -> Result<Whole, ApiError> {
+    let mut mine = status.models.iter().filter(|m| may(&m.name));
+    if mine.any(|m| m.name == *name || m.aliases.contains(name)) {
         return Ok(ok(&Model::new(name.as_str(), created)));
     }
     Err(crate::types::Denied::UnknownModel { model: name.to_string() }.into())
+}
+
+/// What clients of Ollama ask before they offer a model. Chatting with it is for OpenAI's paths.
+pub(super) fn ollama(
+    what: Ollama,
+    status: &Status,
+    created: u64,
+    may: impl Fn(&ModelName) -> bool,
+) -> Whole {
+    let date =
+        jiff::Timestamp::from_second(i64::try_from(created).unwrap_or(0)).unwrap_or_default();
+    let date = date.to_string();
+    let entry = |name: &str, model: &ModelStatus| {
+        // Sizes that are not known are 0 in this protocol, which has no other word for it.
+        let size = model.observed.get().map_or(0, |b| b.0);
+        json!({
+            "name": name, "model": name, "modified_at": date, "size": size, "size_vram": size, "digest": "",
+            "expires_at": date,
+            "details": {
+                "parent_model": "", "format": "", "family": "", "families": [], "parameter_size": "",
+                "quantization_level": "",
+            },
+        })
+    };
+    let mine = status.models.iter().filter(|m| may(&m.name));
+    match what {
+        Ollama::Version => ok(&json!({ "version": env!("CARGO_PKG_VERSION") })),
+        Ollama::Tags => {
+            let all = mine.flat_map(|m| {
+                std::iter::once(&m.name).chain(&m.aliases).map(move |n| entry(n.as_str(), m))
+            });
+            ok(&json!({ "models": all.collect::<Vec<_>>() }))
+        }
+        Ollama::Ps => {
+            let loaded = mine.filter(|m| matches!(m.phase, Phase::Ready | Phase::Draining));
+            let loaded: Vec<_> = loaded.map(|m| entry(m.name.as_str(), m)).collect();
+            ok(&json!({ "models": loaded }))
+        }
+    }
+}
+
+/// 204.
+pub(super) fn nothing() -> Whole {
+    let mut response = Response::new(Bytes::new());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response
 }
 
 /// `GET /health`: the process serves. Says nothing about models or GPUs, so that nobody restarts a healthy daemon for them.
@@ -78,8 +134,8 @@ pub(super) fn health() -> Whole {
     ok(&json!({ "status": "ok" }))
 }
 
-/// `GET /ready`: 200, or 503 with what is wrong.
-pub(super) fn ready(status: &Status) -> Whole {
+/// `GET /ready`: 200, or 503 with what is wrong, which strangers are not told.
+pub(super) fn ready(status: &Status, known: bool) -> Whole {
     let ready = status.problems.is_empty() && !status.shutting_down;
     let word = match (ready, status.shutting_down) {
         (true, _) => "ready",
@@ -87,7 +143,10 @@ pub(super) fn ready(status: &Status) -> Whole {
         (false, false) => "degraded",
     };
     let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let body = json!({ "status": word, "problems": status.problems });
+    let mut body = json!({ "status": word });
+    if known {
+        body["problems"] = json!(status.problems);
+    }
     json_response(code, serde_json::to_vec(&body).unwrap_or_default())
 }
 
@@ -142,7 +201,7 @@ mod tests {
 
     #[test]
     fn models_and_aliases_are_listed() {
-        let body = value(&models(&status_of_two(), 7));
+        let body = value(&models(&status_of_two(), 7, |_| true));
         assert_eq!(body["object"], "list");
         let ids: Vec<_> = body["data"].as_array().unwrap().iter().map(|m| &m["id"]).collect();
         assert_eq!(ids, ["org/a", "gpt-4o", "b"]);
@@ -152,27 +211,44 @@ mod tests {
 
     #[test]
     fn one_model_by_name_or_alias() {
-        let get = |name: &str| model(&status_of_two(), &name.parse().unwrap(), 7);
+        let get =
+            |name: &str| model(&status_of_two(), &name.parse().unwrap(), 7, |n| n.as_str() != "b");
         assert_eq!(value(&get("gpt-4o").unwrap())["id"], "gpt-4o");
         assert_eq!(value(&get("org/a").unwrap())["id"], "org/a");
         assert_eq!(get("a").unwrap_err().status, 404);
+        assert_eq!(get("b").unwrap_err().status, 404, "it may not be used");
+    }
+
+    #[test]
+    fn ollamas_clients_see_what_there_is() {
+        let mut status = status_of_two();
+        let get = |what, status: &Status| value(&ollama(what, status, 7, |n| n.as_str() != "b"));
+        assert_eq!(get(Ollama::Version, &status)["version"], env!("CARGO_PKG_VERSION"));
+        let tags = get(Ollama::Tags, &status);
+        let names: Vec<_> = tags["models"].as_array().unwrap().iter().map(|m| &m["name"]).collect();
+        assert_eq!(names, ["org/a", "gpt-4o"]);
+        assert_eq!(tags["models"][0]["modified_at"], "1970-01-01T00:00:07Z");
+        assert_eq!(get(Ollama::Ps, &status)["models"], json!([]));
+        status.models[0].phase = Phase::Ready;
+        assert_eq!(get(Ollama::Ps, &status)["models"][0]["model"], "org/a");
     }
 
     #[test]
     fn ready_says_what_is_wrong() {
         let mut status = status_of_two();
-        assert_eq!(ready(&status).status(), 200);
+        assert_eq!(ready(&status, true).status(), 200);
         status.problems.push(Problem {
             code: "gpu_lost",
             message: "GPU-a is lost".into(),
             since: Moment::START,
         });
-        let response = ready(&status);
+        let response = ready(&status, true);
         assert_eq!(response.status(), 503);
         assert_eq!(value(&response)["problems"][0]["code"], "gpu_lost");
+        assert!(value(&ready(&status, false)).get("problems").is_none());
         status.problems.clear();
         status.shutting_down = true;
-        assert_eq!(ready(&status).status(), 503);
+        assert_eq!(ready(&status, true).status(), 503);
     }
 
     #[test]
@@ -181,7 +257,7 @@ mod tests {
             .retry_after(Duration::from_millis(1500));
         e.hopeless = true;
         e.allow = Some("GET");
-        let response = error(&e.closing());
+        let response = error(&e.closing(), Dialect::OpenAi);
         let header = |name: &str| response.headers()[name].to_str().unwrap().to_owned();
         assert_eq!(header("retry-after"), "2");
         assert_eq!(header("x-should-retry"), "false");

@@ -1,11 +1,12 @@
 //! From a request's head to what it asks for. PURE.
 //!
-//! Purpose: the one list of paths and methods. Owner: `service`. Invariants: the answer depends on nothing but the head; a
-//! path that is not listed here can reach neither supervisor nor engine.
+//! Purpose: the one list of paths and methods; those that lead to engines are in `endpoints`. Owner: `service`. Invariants: the
+//! answer depends on nothing but the head; a path that is not listed here can reach neither supervisor nor engine.
 
 use hyper::header;
 use hyper::{HeaderMap, Method, StatusCode, Uri, Version};
 
+use super::endpoints::Task;
 use super::error::ApiError;
 use super::strict;
 use crate::types::{Denied, ModelName};
@@ -18,35 +19,50 @@ pub(super) enum Route {
     /// `GET /v1/models/{id}`.
     Model(ModelName),
     /// A request that an engine answers.
-    Completion(Task),
+    Inference(Task),
+    /// Something about an earlier answer of an engine's.
+    Recall(Recall),
+    /// `GET /v1/realtime?model=…`, a WebSocket: the model as the client wrote it.
+    Realtime(String),
     /// `GET /health`: the process serves.
     Health,
     /// `GET /ready`: nothing is wrong.
     Ready,
     /// `GET /api/v1/status`.
     Status(Format),
+    /// What clients of Ollama ask before they show a list of models; read-only.
+    Ollama(Ollama),
+    /// A browser asks whether another site's page may send what the path knows.
+    Preflight,
 }
 
-/// What an engine is asked to do.
+/// `/v1/responses/{id}` and what is below it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Recall {
+    /// The answer's identifier: letters, digits, `_` and `-`.
+    pub id: String,
+    /// What is wanted.
+    pub act: Act,
+}
+
+/// What can be done with an earlier answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Task {
-    /// `POST /v1/chat/completions`.
-    Chat,
-    /// `POST /v1/completions`.
-    Text,
-    /// `POST /v1/embeddings`.
-    Embeddings,
+pub(super) enum Act {
+    /// `GET /v1/responses/{id}`.
+    Retrieve,
+    /// `POST /v1/responses/{id}/cancel`.
+    Cancel,
 }
 
-impl Task {
-    /// The path on the engine's side, which is ours to write.
-    pub const fn path(self) -> &'static str {
-        match self {
-            Self::Chat => "/v1/chat/completions",
-            Self::Text => "/v1/completions",
-            Self::Embeddings => "/v1/embeddings",
-        }
-    }
+/// Ollama's questions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ollama {
+    /// `GET /api/version`.
+    Version,
+    /// `GET /api/tags`: what is configured.
+    Tags,
+    /// `GET /api/ps`: what is loaded.
+    Ps,
 }
 
 /// How the status is to be written.
@@ -64,12 +80,36 @@ impl Route {
         match self {
             Self::Models => "models",
             Self::Model(_) => "model",
-            Self::Completion(Task::Chat) => "chat_completions",
-            Self::Completion(Task::Text) => "completions",
-            Self::Completion(Task::Embeddings) => "embeddings",
+            Self::Inference(task) => task.name(),
+            Self::Recall(Recall { act: Act::Retrieve, .. }) => "response",
+            Self::Recall(Recall { act: Act::Cancel, .. }) => "response_cancel",
+            Self::Realtime(_) => "realtime",
             Self::Health => "health",
             Self::Ready => "ready",
             Self::Status(_) => "status",
+            Self::Ollama(Ollama::Version) => "ollama_version",
+            Self::Ollama(Ollama::Tags) => "ollama_tags",
+            Self::Ollama(Ollama::Ps) => "ollama_ps",
+            Self::Preflight => "preflight",
+        }
+    }
+
+    /// The methods that it knows, as `Allow` names them, and whether this is one.
+    fn allows(&self, method: &Method) -> (&'static str, bool) {
+        match self {
+            Self::Inference(_) | Self::Recall(Recall { act: Act::Cancel, .. }) => {
+                ("POST", method == Method::POST)
+            }
+            Self::Realtime(_) | Self::Recall(Recall { act: Act::Retrieve, .. }) => {
+                ("GET", method == Method::GET)
+            }
+            Self::Models
+            | Self::Model(_)
+            | Self::Health
+            | Self::Ready
+            | Self::Status(_)
+            | Self::Ollama(_) => ("GET, HEAD", method == Method::GET || method == Method::HEAD),
+            Self::Preflight => ("OPTIONS", true),
         }
     }
 }
@@ -78,7 +118,7 @@ impl Route {
 ///
 /// # Errors
 /// 400 for a head that breaks the rules, 404 for an unknown path, 405 for a method that the path does not know, 411 for a
-/// POST that does not say whether it has a body.
+/// POST that does not say whether it has a body, 426 for a plain request where only a WebSocket is spoken.
 pub(super) fn route(
     method: &Method,
     uri: &Uri,
@@ -86,48 +126,97 @@ pub(super) fn route(
     headers: &HeaderMap,
 ) -> Result<Route, ApiError> {
     strict::check(method, uri, version, headers).map_err(ApiError::malformed)?;
-    let route = match uri.path() {
-        "/v1/chat/completions" => Route::Completion(Task::Chat),
-        "/v1/completions" => Route::Completion(Task::Text),
-        "/v1/embeddings" => Route::Completion(Task::Embeddings),
-        "/v1/models" => Route::Models,
-        "/health" => Route::Health,
-        "/ready" => Route::Ready,
-        "/api/v1/status" => Route::Status(format(headers)),
-        path => match path.strip_prefix("/v1/models/") {
-            Some(id) => Route::Model(model(id)?),
-            // Only a model's name may be escaped: any other escape hides a path from whoever reads it unescaped.
-            None if path.contains('%') => {
-                return Err(ApiError::malformed("the path must not hold percent-escapes"));
-            }
-            None => {
-                return Err(ApiError::new(
-                    StatusCode::NOT_FOUND,
-                    "unknown_path",
-                    "unknown path; known are /v1/models, /v1/chat/completions, /v1/completions, \
-                     /v1/embeddings, /health, /ready and /api/v1/status",
-                ));
-            }
-        },
-    };
-    match route {
-        Route::Completion(_) if method != Method::POST => Err(not_allowed("POST")),
-        Route::Completion(_) if !has_length(headers) => Err(ApiError::new(
+    let route = find(uri, headers)?;
+    let upgrade = headers.contains_key(header::UPGRADE);
+    let socket = matches!(route, Route::Realtime(_));
+    if upgrade && !socket {
+        return Err(ApiError::malformed(
+            "upgrades are offered at /v1/realtime alone; set the client to plain HTTP/1.1",
+        ));
+    }
+    if method == Method::OPTIONS && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD) {
+        return Ok(Route::Preflight);
+    }
+    let (allow, allowed) = route.allows(method);
+    if !allowed {
+        return Err(not_allowed(allow));
+    }
+    if socket {
+        strict::websocket(version, headers).map_err(|why| {
+            ApiError::new(StatusCode::UPGRADE_REQUIRED, "websocket_required", why)
+        })?;
+    }
+    if matches!(route, Route::Inference(_)) && !has_length(headers) {
+        return Err(ApiError::new(
             StatusCode::LENGTH_REQUIRED,
             "length_required",
             "a POST needs Content-Length or Transfer-Encoding: chunked",
-        )),
-        Route::Models | Route::Model(_) | Route::Health | Route::Ready | Route::Status(_)
-            if method != Method::GET && method != Method::HEAD =>
-        {
-            Err(not_allowed("GET, HEAD"))
+        ));
+    }
+    Ok(route)
+}
+
+fn find(uri: &Uri, headers: &HeaderMap) -> Result<Route, ApiError> {
+    let path = uri.path();
+    if let Some(task) = Task::at(path) {
+        return Ok(Route::Inference(task));
+    }
+    Ok(match path {
+        "/v1/models" => Route::Models,
+        "/v1/realtime" => Route::Realtime(realtime_model(uri.query().unwrap_or_default())?),
+        "/health" => Route::Health,
+        "/ready" => Route::Ready,
+        "/api/v1/status" => Route::Status(format(headers)),
+        "/api/version" => Route::Ollama(Ollama::Version),
+        "/api/tags" => Route::Ollama(Ollama::Tags),
+        "/api/ps" => Route::Ollama(Ollama::Ps),
+        path => match (path.strip_prefix("/v1/models/"), path.strip_prefix("/v1/responses/")) {
+            (Some(id), _) => Route::Model(model(id)?),
+            // Only a model's name may be escaped: any other escape hides a path from whoever reads it unescaped.
+            (None, _) if path.contains('%') => {
+                return Err(ApiError::malformed("the path must not hold percent-escapes"));
+            }
+            (None, Some(rest)) => recall(rest).map(Route::Recall).ok_or_else(unknown_path)?,
+            (None, None) => return Err(unknown_path()),
+        },
+    })
+}
+
+fn unknown_path() -> ApiError {
+    ApiError::new(
+        StatusCode::NOT_FOUND,
+        "unknown_path",
+        "unknown path; GET /v1/models lists the models, and docs/api.md the paths: /v1/chat/completions, /v1/completions, \
+         /v1/responses, /v1/embeddings, /v1/messages and others",
+    )
+}
+
+fn recall(rest: &str) -> Option<Recall> {
+    let (id, act) = match rest.split_once('/') {
+        None => (rest, Act::Retrieve),
+        Some((id, "cancel")) => (id, Act::Cancel),
+        Some(_) => return None,
+    };
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
+    let good = (1..=128).contains(&id.len()) && id.bytes().all(plain);
+    good.then(|| Recall { id: id.to_owned(), act })
+}
+
+/// The one `model` of a query; the others are the engine's business and none of ours to pass on.
+fn realtime_model(query: &str) -> Result<String, ApiError> {
+    let bad = |code, message| {
+        let mut error = ApiError::new(StatusCode::BAD_REQUEST, code, message);
+        error.param = Some("model");
+        error
+    };
+    let mut models = query.split('&').filter_map(|pair| pair.strip_prefix("model="));
+    match (models.next(), models.next()) {
+        (None, _) => {
+            Err(bad("missing_required_parameter", "\"model\" is missing: /v1/realtime?model=NAME"))
         }
-        route @ (Route::Completion(_)
-        | Route::Models
-        | Route::Model(_)
-        | Route::Health
-        | Route::Ready
-        | Route::Status(_)) => Ok(route),
+        (Some(_), Some(_)) => Err(bad("duplicate_parameter", "\"model\" is given more than once")),
+        (Some(text), None) => decode(text)
+            .ok_or_else(|| ApiError::malformed("the model's name holds a broken percent-escape")),
     }
 }
 
@@ -187,120 +276,4 @@ fn format(headers: &HeaderMap) -> Format {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use hyper::header::HeaderValue;
-
-    fn head(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        headers.insert(header::HOST, HeaderValue::from_static("localhost"));
-        for (name, value) in pairs {
-            headers.append(*name, HeaderValue::from_static(value));
-        }
-        headers
-    }
-
-    fn get(target: &'static str) -> Result<Route, ApiError> {
-        route(&Method::GET, &Uri::from_static(target), Version::HTTP_11, &head(&[]))
-    }
-
-    #[test]
-    fn known_paths() {
-        assert_eq!(get("/v1/models"), Ok(Route::Models));
-        assert_eq!(get("/health?x=1"), Ok(Route::Health));
-        assert_eq!(get("/ready"), Ok(Route::Ready));
-        assert_eq!(get("/api/v1/status"), Ok(Route::Status(Format::Json)));
-        for task in [Task::Chat, Task::Text, Task::Embeddings] {
-            let uri = Uri::from_static(task.path());
-            let headers = head(&[("content-length", "2")]);
-            let got = route(&Method::POST, &uri, Version::HTTP_11, &headers);
-            assert_eq!(got, Ok(Route::Completion(task)));
-        }
-    }
-
-    #[test]
-    fn a_model_by_name_with_slashes() {
-        let name = |n: &str| Ok(Route::Model(n.parse().unwrap()));
-        assert_eq!(get("/v1/models/a"), name("a"));
-        assert_eq!(get("/v1/models/Qwen/Qwen3-8B"), name("Qwen/Qwen3-8B"));
-        assert_eq!(get("/v1/models/Qwen%2FQwen3:8b"), name("Qwen/Qwen3:8b"));
-        for unknown in ["/v1/models/", "/v1/models/a/", "/v1/models/%41%20"] {
-            assert_eq!(get(unknown).unwrap_err().status, 404, "{unknown}");
-        }
-        for bad in ["%", "%2", "%zz", "%ff", "..%2fchat", "a%2f%2e%2e%2fb", "%2Fa", "a%5cb"] {
-            let uri: Uri = format!("/v1/models/{bad}").parse().unwrap();
-            let got = route(&Method::GET, &uri, Version::HTTP_11, &head(&[]));
-            assert_eq!(got.unwrap_err().status, 400, "{bad}");
-        }
-    }
-
-    #[test]
-    fn unknown_paths_and_hidden_ones() {
-        for unknown in ["/", "/v1", "/v1/chat/completions/", "/V1/models", "/sleep", "/metrics"] {
-            let error = get(unknown).unwrap_err();
-            assert_eq!((error.status.as_u16(), error.close), (404, false), "{unknown}");
-        }
-        for bad in ["/v1%2fmodels", "/v1/%63hat/completions", "/v1/../health", "/%2e%2e/x"] {
-            let error = get(bad).unwrap_err();
-            assert_eq!((error.status.as_u16(), error.close), (400, true), "{bad}");
-        }
-    }
-
-    /// vLLM's development routes run code in the engine: with them on, no client may come near them.
-    #[test]
-    fn routes_for_development_are_nobodys() {
-        let headers = head(&[("content-length", "2")]);
-        for path in [
-            "/sleep?level=1",
-            "/sleep?level=2&mode=abort",
-            "/wake_up",
-            "/wake_up?tags=weights",
-            "/is_sleeping",
-            "/collective_rpc",
-            "/pause",
-            "/resume",
-            "/server_info",
-            "/reset_prefix_cache",
-            "/v1/../collective_rpc",
-            "/v1/completions/../../sleep",
-            "//sleep",
-            "/%73leep",
-        ] {
-            for method in [Method::GET, Method::POST, Method::HEAD] {
-                let uri: Uri = path.parse().unwrap();
-                let got = route(&method, &uri, Version::HTTP_11, &headers);
-                let status = got.unwrap_err().status.as_u16();
-                assert!(status == 404 || status == 400, "{method} {path}: {status}");
-            }
-        }
-    }
-
-    #[test]
-    fn methods_and_lengths() {
-        let error = get("/v1/chat/completions").unwrap_err();
-        assert_eq!((error.status.as_u16(), error.allow), (405, Some("POST")));
-        let post = |target, pairs: &[_]| {
-            route(&Method::POST, &Uri::from_static(target), Version::HTTP_11, &head(pairs))
-        };
-        let error = post("/health", &[]).unwrap_err();
-        assert_eq!((error.status.as_u16(), error.allow), (405, Some("GET, HEAD")));
-        assert_eq!(post("/v1/embeddings", &[]).unwrap_err().status, 411);
-        assert!(post("/v1/embeddings", &[("transfer-encoding", "chunked")]).is_ok());
-        assert_eq!(post("/nowhere", &[]).unwrap_err().status, 404);
-        let uri = Uri::from_static("/ready");
-        let head = route(&Method::HEAD, &uri, Version::HTTP_11, &head(&[]));
-        assert_eq!(head, Ok(Route::Ready));
-    }
-
-    #[test]
-    fn accept_chooses_the_format() {
-        let status = |accept: &'static str| {
-            let uri = Uri::from_static("/api/v1/status");
-            route(&Method::GET, &uri, Version::HTTP_11, &head(&[("accept", accept)])).unwrap()
-        };
-        assert_eq!(status("text/plain"), Route::Status(Format::Text));
-        assert_eq!(status("text/html, text/plain;q=0.5, */*"), Route::Status(Format::Text));
-        assert_eq!(status("application/json, text/plain"), Route::Status(Format::Json));
-        assert_eq!(status("*/*"), Route::Status(Format::Json));
-    }
-}
+mod tests;

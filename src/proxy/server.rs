@@ -11,9 +11,12 @@ use std::time::{Duration, SystemTime};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::conn;
 use super::forward::{Engines, Upstream};
+use super::gate::Gate;
+use super::rules::{Rules, SharedRules};
 use super::service::Service;
 use super::stream::{Listener, Stream, accept};
 use super::upstream::SWEEP;
@@ -87,10 +90,22 @@ impl Server {
             supervisor,
             limits: limits.clone(),
             engines: Engines::new(upstream),
+            rules: Rules::default().shared(),
+            gate: Gate::new(),
+            budget: Arc::default(),
+            answers: Arc::default(),
+            tunnels: TaskTracker::new(),
+            cut: CancellationToken::new(),
             created: unix.as_secs(),
             ending: ending.clone(),
         };
         Self { service: Arc::new(service), limits, ending, draining: CancellationToken::new() }
+    }
+
+    /// The rules that it serves by, which may be replaced at any time; at first those that ask for nothing.
+    #[must_use]
+    pub fn rules(&self) -> SharedRules {
+        self.service.rules.clone()
     }
 
     /// Serves until `shutdown`, then drains: closes the listeners (a socket that systemd holds goes on queueing), gives requests
@@ -118,7 +133,7 @@ impl Server {
         let mut errors = AcceptErrors::default();
         let mut sweep = tokio::time::interval(SWEEP);
         loop {
-            let room = connections.len() < self.limits.max_connections;
+            let room = connections.len() + self.service.tunnels.len() < self.limits.max_connections;
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return,
@@ -150,16 +165,21 @@ impl Server {
             }
         }
         self.draining.cancel();
+        let tunnels = &self.service.tunnels;
+        tunnels.close();
         let finished = tokio::time::timeout_at(deadline, async {
             while let Some(ended) = connections.join_next().await {
                 reap(ended);
             }
+            tunnels.wait().await;
         });
         if finished.await.is_ok() {
             return Drained::default();
         }
-        let aborted = connections.len();
+        let aborted = connections.len() + tunnels.len();
         connections.shutdown().await;
+        self.service.cut.cancel();
+        tunnels.wait().await;
         Drained { aborted }
     }
 }

@@ -4,30 +4,35 @@
 //! asked the supervisor for nothing; every answer carries the request's ID; the future of a request may be dropped at any
 //! point (its client has left) and leaves nothing behind.
 
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
-use bytes::Bytes;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::Incoming;
 use hyper::header::{self, HeaderValue};
-use hyper::{HeaderMap, Method, Request, Response};
+use hyper::http::request::Parts;
+use hyper::{Method, Request, Response, StatusCode};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
+use super::answer::{Answer, Source};
+use super::budget::Budget;
 use super::conn::Busy;
+use super::endpoints::Dialect;
 use super::error::ApiError;
-use super::forward::{self, Engines};
+use super::forward::{self, Engines, Grant, Order, Target};
+use super::gate::Gate;
+use super::inference::{self, Visitor};
 use super::intake;
-use super::peek::{Peek, PeekError, peek};
+use super::keys;
+use super::recall::Answers;
 use super::record::{REQUEST_ID, Record};
-use super::relay::{Broken, Relay};
 use super::respond::{self, Whole};
-use super::route::{Route, Task, route};
+use super::route::{Recall, Route, route};
+use super::rules::SharedRules;
 use super::server::Limits;
+use super::site;
+use super::websocket;
 use crate::supervisor::handle::Handle;
-
-/// Bodies from here on are looked into on a thread of their own: at some GB/s this is a tenth of a millisecond.
-const PEEK_INLINE_MAX: usize = 256 << 10;
 
 /// What all requests share.
 #[derive(Debug)]
@@ -35,6 +40,14 @@ pub(super) struct Service {
     pub supervisor: Handle,
     pub limits: Arc<Limits>,
     pub engines: Arc<Engines>,
+    pub rules: SharedRules,
+    pub gate: Arc<Gate>,
+    pub budget: Arc<Budget>,
+    pub answers: Arc<Answers>,
+    /// WebSockets, which outlive their requests.
+    pub tunnels: TaskTracker,
+    /// Their time is over.
+    pub cut: CancellationToken,
     /// Unix seconds of the daemon's start.
     pub created: u64,
     /// The server is about to end: clients are told to come back on a new connection.
@@ -50,12 +63,15 @@ impl Service {
     ) -> Response<Answer> {
         let mut record = Record::new(request.headers());
         let head = request.method() == Method::HEAD;
-        let result = self.dispatch(request, &mut record).await;
+        let dialect = Dialect::of(request.uri().path());
+        let mut origin = None;
+        let result = self.dispatch(request, &mut record, &mut origin).await;
         let (parts, mut source) = match result {
             Ok(response) => response.into_parts(),
             Err(error) => {
                 record.error = Some(error.code);
-                own(respond::error(&error)).into_parts()
+                record.fault = error.is_engines().then(|| error.message.clone());
+                own(respond::error(&error, dialect)).into_parts()
             }
         };
         if head {
@@ -66,7 +82,10 @@ impl Service {
         let answer = Answer { source, record: Some(record), busy };
         let mut response = Response::from_parts(parts, answer);
         response.headers_mut().insert(REQUEST_ID, id);
-        if self.ending.is_cancelled() {
+        if let Some(origin) = origin {
+            site::share(response.headers_mut(), origin);
+        }
+        if self.ending.is_cancelled() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(header::CONNECTION, close);
         }
@@ -74,13 +93,14 @@ impl Service {
     }
 
     async fn dispatch(
-        &self,
+        self: &Arc<Self>,
         request: Request<Incoming>,
         record: &mut Record,
+        origin: &mut Option<HeaderValue>,
     ) -> Result<Response<Source>, ApiError> {
         let (head, mut body) = request.into_parts();
-        let route = match route(&head.method, &head.uri, head.version, &head.headers) {
-            Ok(route) => route,
+        let (route, visitor) = match self.admit(&head, record, origin) {
+            Ok(admitted) => admitted,
             Err(error) => {
                 // Where the head cannot be trusted, neither can the body's end. A client that asked first sends none.
                 if !error.close && !head.headers.contains_key(header::EXPECT) {
@@ -89,154 +109,109 @@ impl Service {
                 return Err(error);
             }
         };
-        record.route = route.name();
         let status = || self.supervisor.status();
+        let may = |name: &_| visitor.key().is_none_or(|key| key.allows(name));
         match route {
-            Route::Completion(task) => self.complete(task, head.headers, body, record).await,
-            Route::Models => Ok(own(respond::models(&status(), self.created))),
-            Route::Model(name) => respond::model(&status(), &name, self.created).map(own),
+            Route::Inference(task) => {
+                inference::infer(self, task, head, body, visitor, record).await
+            }
+            Route::Recall(recall) => self.recall(recall, &head, body, &visitor, record).await,
+            Route::Realtime(model) => websocket::open(self, head, model, &visitor, record).await,
+            Route::Models => Ok(own(respond::models(&status(), self.created, may))),
+            Route::Model(name) => respond::model(&status(), &name, self.created, may).map(own),
             Route::Health | Route::Ready => {
                 record.routine = true;
+                let known = visitor.rules.keys.is_empty() || visitor.key.is_some();
                 let health = matches!(route, Route::Health);
-                Ok(own(if health { respond::health() } else { respond::ready(&status()) }))
+                Ok(own(if health { respond::health() } else { respond::ready(&status(), known) }))
             }
             Route::Status(format) => Ok(own(respond::status(&status(), format))),
-        }
-    }
-
-    async fn complete(
-        &self,
-        task: Task,
-        headers: HeaderMap,
-        body: Incoming,
-        record: &mut Record,
-    ) -> Result<Response<Source>, ApiError> {
-        let asked_first = headers.contains_key(header::EXPECT);
-        let body = intake::collect(body, &self.limits, asked_first).await?;
-        let Peek { model, stream } = look(body.clone()).await?;
-        tracing::trace!(stream, "routed");
-        record.model = Some(model.clone());
-        if let Some(error) = ApiError::impossible_model(&model) {
-            return Err(error);
-        }
-        record.queue_begins();
-        let lease = self.supervisor.acquire(&model).await;
-        record.queue_ends();
-        let order = forward::Order { task, headers: &headers, id: record.id(), body };
-        match forward::forward(lease?, order, &self.engines).await {
-            Ok(response) => Ok(response.map(|relay| Source::Relay(Box::new(relay)))),
-            Err(failure) => {
-                let error = failure.to_api(&model);
-                record.fault = Some(failure.to_string());
-                Err(error)
+            Route::Ollama(what) => Ok(own(respond::ollama(what, &status(), self.created, may))),
+            Route::Preflight => {
+                let mut response = respond::nothing();
+                if origin.is_some() {
+                    site::preflight(response.headers_mut(), &head.headers);
+                }
+                Ok(own(response))
             }
         }
     }
-}
 
-async fn look(body: Bytes) -> Result<Peek, PeekError> {
-    if body.len() < PEEK_INLINE_MAX {
-        return peek(&body);
+    /// Who asks for what, from the head alone.
+    fn admit(
+        &self,
+        head: &Parts,
+        record: &mut Record,
+        origin: &mut Option<HeaderValue>,
+    ) -> Result<(Route, Visitor), ApiError> {
+        let route = route(&head.method, &head.uri, head.version, &head.headers)?;
+        record.route = route.name();
+        let rules = self.rules.load_full();
+        *origin = site::check(&rules, &head.headers)?;
+        let open = matches!(route, Route::Health | Route::Ready | Route::Preflight);
+        let key = if rules.keys.is_empty() {
+            None
+        } else {
+            match keys::identify(&rules.keys, &head.headers) {
+                Ok(at) => Some(at),
+                // Whoever only asks whether we live need not say who they are.
+                Err(_) if open => None,
+                Err(error) => return Err(error),
+            }
+        };
+        let visitor = Visitor { rules, key };
+        record.key = visitor.name().map(str::to_owned);
+        Ok((route, visitor))
     }
-    let looked = tokio::task::spawn_blocking(move || peek(&body)).await;
-    looked.unwrap_or_else(|e| Err(PeekError::Malformed(format!("it could not be read: {e}"))))
+
+    /// Asks the instance that gave an answer for it. Wakes nobody: an answer that was stored ends with its instance.
+    async fn recall(
+        &self,
+        recall: Recall,
+        head: &Parts,
+        mut body: Incoming,
+        visitor: &Visitor,
+        record: &mut Record,
+    ) -> Result<Response<Source>, ApiError> {
+        intake::discard(&mut body).await;
+        let gone = || {
+            let message = "no such response here: it is not known, was not stored, or its engine has been stopped since";
+            ApiError::new(StatusCode::NOT_FOUND, "response_not_found", message)
+        };
+        let origin = self.answers.find(&recall.id, visitor.name(), Instant::now());
+        let origin = origin.ok_or_else(gone)?;
+        let model = &origin.instance.model;
+        record.model = Some(model.to_string());
+        let alive = self
+            .supervisor
+            .status()
+            .models
+            .iter()
+            .any(|m| m.name == *model && m.instance.as_ref() == Some(&origin.instance));
+        if !alive {
+            return Err(gone());
+        }
+        record.queue_begins();
+        let lease = self.supervisor.acquire(model.as_str()).await;
+        record.queue_ends();
+        let lease = lease?;
+        if *lease.instance() != origin.instance {
+            return Err(gone());
+        }
+        let order = Order {
+            target: Target::from(&recall),
+            headers: &head.headers,
+            id: record.id(),
+            body: bytes::Bytes::new(),
+        };
+        let grant = Grant { lease, _slot: None };
+        match forward::forward(grant, order, &self.engines).await {
+            Ok(response) => Ok(response.map(|relay| Source::Relay(Box::new(relay), None))),
+            Err(failure) => Err(failure.to_api(model.as_str())),
+        }
+    }
 }
 
 fn own(response: Whole) -> Response<Source> {
     response.map(|bytes| Source::Whole(Some(bytes)))
-}
-
-/// Where an answer's bytes come from.
-#[derive(Debug)]
-pub(super) enum Source {
-    /// Ours.
-    Whole(Option<Bytes>),
-    /// An engine's.
-    Relay(Box<Relay>),
-}
-
-/// An answer's body: passes bytes on, counts them, and ends the request's record.
-#[derive(Debug)]
-pub(super) struct Answer {
-    source: Source,
-    record: Option<Record>,
-    busy: Busy,
-}
-
-impl Body for Answer {
-    type Data = Bytes;
-    type Error = Broken;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
-        let this = self.get_mut();
-        let polled = match &mut this.source {
-            Source::Whole(bytes) => Poll::Ready(bytes.take().map(Ok)),
-            Source::Relay(relay) => relay.poll_data(cx),
-        };
-        match polled {
-            Poll::Pending => Poll::Pending,
-            Poll::Ready(Some(Ok(data))) => {
-                if let Some(record) = &mut this.record {
-                    record.sent(data.len());
-                }
-                Poll::Ready(Some(Ok(Frame::data(data))))
-            }
-            Poll::Ready(Some(Err(broken))) => {
-                this.busy.broken();
-                if let Some(mut record) = this.record.take() {
-                    record.fault = Some(broken.to_string());
-                }
-                Poll::Ready(Some(Err(broken)))
-            }
-            Poll::Ready(None) => {
-                this.end();
-                Poll::Ready(None)
-            }
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match &self.source {
-            Source::Whole(bytes) => bytes.is_none(),
-            Source::Relay(relay) => relay.is_end(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match &self.source {
-            Source::Whole(bytes) => {
-                SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64)
-            }
-            Source::Relay(relay) => relay.size_hint(),
-        }
-    }
-}
-
-impl Answer {
-    fn end(&mut self) {
-        let Some(mut record) = self.record.take() else { return };
-        let mended = match &mut self.source {
-            Source::Whole(_) => None,
-            Source::Relay(relay) => relay.take_mended(),
-        };
-        match mended {
-            None => record.complete(),
-            Some(broken) => {
-                self.busy.last();
-                record.fault = Some(broken.to_string());
-            }
-        }
-    }
-}
-
-impl Drop for Answer {
-    fn drop(&mut self) {
-        // hyper asks for no further frame once a body of known length has ended.
-        if self.is_end_stream() {
-            self.end();
-        }
-    }
 }

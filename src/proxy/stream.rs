@@ -4,6 +4,7 @@
 //! (listeners, client streams) and `forward` (engine streams). Invariant: a TCP stream never waits to fill a packet.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -34,6 +35,19 @@ impl From<UnixListener> for Listener {
 }
 
 impl Listener {
+    /// The address that other hosts could reach it by; `None`: there is none.
+    ///
+    /// # Errors
+    /// If the socket does not know its address.
+    pub fn exposed(&self) -> io::Result<Option<SocketAddr>> {
+        match self {
+            Self::Tcp(listener) => {
+                Ok(Some(listener.local_addr()?).filter(|address| !address.ip().is_loopback()))
+            }
+            Self::Unix(_) => Ok(None),
+        }
+    }
+
     pub(super) fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<Stream>> {
         match self {
             Self::Tcp(l) => l.poll_accept(cx).map_ok(|(s, _)| Stream::tcp(s)),

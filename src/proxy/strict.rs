@@ -8,7 +8,7 @@
 //! and closes) and equal repeated `Content-Length` lines (hyper keeps one). Neither can reach an engine: its request is
 //! rebuilt with a length of our own.
 
-use hyper::header::{self, HeaderName};
+use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{HeaderMap, Method, Uri, Version};
 
 /// Fields that decide where a message ends, who it is for, who asks or how it is read; forbidden in trailers.
@@ -94,6 +94,40 @@ pub(super) fn path(path: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
+/// Checks a WebSocket's opening handshake (RFC 6455, 4.2.1), beyond what [`check`] has seen.
+///
+/// # Errors
+/// What is missing.
+pub(super) fn websocket(version: Version, headers: &HeaderMap) -> Result<(), &'static str> {
+    let one = |name: &HeaderName| {
+        let mut values = headers.get_all(name).iter();
+        values.next().filter(|_| values.next().is_none()).map(HeaderValue::as_bytes)
+    };
+    let tokens = headers.get_all(header::CONNECTION).iter();
+    let mut tokens = tokens.flat_map(|v| v.as_bytes().split(|b| *b == b','));
+    if version != Version::HTTP_11
+        || !headers.contains_key(header::UPGRADE)
+        || !tokens.any(|t| t.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
+    {
+        return Err(
+            "this path speaks WebSocket only: send Upgrade: websocket and Connection: Upgrade",
+        );
+    }
+    if one(&header::SEC_WEBSOCKET_VERSION) != Some(b"13") {
+        return Err("Sec-WebSocket-Version must be 13");
+    }
+    // 16 bytes in base64.
+    if one(&header::SEC_WEBSOCKET_KEY).is_none_or(|key| key.len() != 24) {
+        return Err("Sec-WebSocket-Key must be given once, 16 bytes in base64");
+    }
+    if headers.contains_key(header::CONTENT_LENGTH)
+        || headers.contains_key(header::TRANSFER_ENCODING)
+    {
+        return Err("a WebSocket's opening has no body");
+    }
+    Ok(())
+}
+
 fn host(version: Version, headers: &HeaderMap) -> Result<(), &'static str> {
     let mut hosts = headers.get_all(header::HOST).iter();
     match (hosts.next(), hosts.next()) {
@@ -167,14 +201,20 @@ fn framing(headers: &HeaderMap) -> Result<(), &'static str> {
 }
 
 fn connection(headers: &HeaderMap) -> Result<(), &'static str> {
-    if headers.contains_key(header::UPGRADE) {
-        return Err("upgrades (h2c, WebSocket) are not offered; set the client to plain HTTP/1.1");
-    }
+    let mut upgrades = headers.get_all(header::UPGRADE).iter();
+    let upgrade = match (upgrades.next(), upgrades.next()) {
+        (None, _) => false,
+        // Where it is offered is for `route`.
+        (Some(to), None) if to.as_bytes().eq_ignore_ascii_case(b"websocket") => true,
+        _ => return Err("only a WebSocket can be upgraded to; set the client to plain HTTP/1.1"),
+    };
     for value in headers.get_all(header::CONNECTION) {
         for token in value.as_bytes().split(|b| *b == b',') {
             let token = token.trim_ascii();
             let known = [&b"close"[..], b"keep-alive", b"te", b""];
-            if !known.iter().any(|k| token.eq_ignore_ascii_case(k)) {
+            let plain = known.iter().any(|k| token.eq_ignore_ascii_case(k));
+            let upgrades = upgrade && token.eq_ignore_ascii_case(b"upgrade");
+            if !plain && !upgrades {
                 return Err("Connection may hold only \"close\", \"keep-alive\" and \"TE\"");
             }
         }
@@ -190,7 +230,6 @@ fn connection(headers: &HeaderMap) -> Result<(), &'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hyper::header::HeaderValue;
 
     fn with(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();

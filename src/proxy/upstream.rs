@@ -156,6 +156,11 @@ impl Conn {
         }
     }
 
+    /// The socket and what came behind the head.
+    pub fn into_parts(self) -> (Stream, Vec<u8>) {
+        (self.stream, self.carry)
+    }
+
     /// The socket, if nothing came that nobody asked for.
     pub fn rest(self) -> Option<Stream> {
         self.carry.is_empty().then_some(self.stream)

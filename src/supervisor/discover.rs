@@ -15,8 +15,10 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Who wants to know what a model needs.
 #[derive(Debug, Default)]
 pub(super) struct Discovery {
-    /// Operators.
-    pub(super) waiters: Vec<WaiterId>,
+    /// Operators, each with the time of the wish, in the order of these.
+    pub(super) waiters: Vec<(WaiterId, Moment)>,
+    /// When it had to leave before it was measured: it has had a turn, and waits for its next one since then.
+    pub(super) evicted: Option<Moment>,
     /// The daemon itself.
     pub(super) background: bool,
     /// It was tried in the background; once is enough, for what fails will fail again.
@@ -38,7 +40,8 @@ impl Discovery {
     pub(super) fn end(&mut self, denied: &Denied, out: &mut Vec<Effect>) {
         self.tried |= self.background;
         self.background = false;
-        for waiter in self.waiters.drain(..) {
+        self.evicted = None;
+        for (waiter, _) in self.waiters.drain(..) {
             out.push(Effect::Deny { waiter, denied: denied.clone() });
         }
     }
@@ -53,6 +56,13 @@ impl Model {
     /// Anybody wants it.
     pub(super) fn is_demanded(&self) -> bool {
         self.is_asked_for() || self.discovery.background
+    }
+
+    /// Since when somebody has asked for it; `None`: nobody does, or only a pin.
+    pub(super) fn asked_since(&self) -> Option<Moment> {
+        let first = self.discovery.waiters.first().map(|(_, since)| *since);
+        let measured = first.map(|since| self.discovery.evicted.unwrap_or(since));
+        self.queue.oldest().into_iter().chain(measured).min()
     }
 
     /// What nobody asked for makes nobody leave.
@@ -71,7 +81,7 @@ impl State {
         out: &mut Vec<Effect>,
     ) {
         if let Some(model) = self.wished(now, waiter, name, out) {
-            model.discovery.waiters.push(waiter);
+            model.discovery.waiters.push((waiter, now));
         }
     }
 
@@ -83,9 +93,10 @@ impl State {
             match instance.measuring.outcome() {
                 None => continue,
                 Some(Ok(())) => {
-                    let done = |waiter| Effect::Done { waiter };
+                    let done = |(waiter, _)| Effect::Done { waiter };
                     out.extend(model.discovery.waiters.drain(..).map(done));
                     model.discovery.background = false;
+                    model.discovery.evicted = None;
                 }
                 Some(Err(why)) => {
                     let (name, why) = (model.spec.name.clone(), why.to_owned());

@@ -15,6 +15,8 @@ pub enum Event {
         waiter: WaiterId,
         /// Name or alias, as the client wrote it.
         model: String,
+        /// The longest it waits; `None`: as configured.
+        wait: Option<std::time::Duration>,
     },
     /// The caller left.
     Cancel {

@@ -6,6 +6,7 @@
 //! [`Denied::ShuttingDown`], it never hangs.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -64,6 +65,8 @@ pub enum Ask {
     Acquire {
         /// As the client wrote it: a name or an alias.
         model: String,
+        /// The longest it waits; `None`: as configured.
+        wait: Option<Duration>,
         /// Identity for [`Ask::Cancel`].
         waiter: WaiterId,
         /// Where the answer goes.
@@ -133,6 +136,18 @@ impl Handle {
     /// # Errors
     /// The reason why there is none.
     pub async fn acquire(&self, model: &str) -> Result<Lease, Denied> {
+        self.acquire_within(model, None).await
+    }
+
+    /// The same for a caller with a patience of its own; `None`: the configured one.
+    ///
+    /// # Errors
+    /// The reason why there is no lease.
+    pub async fn acquire_within(
+        &self,
+        model: &str,
+        wait: Option<Duration>,
+    ) -> Result<Lease, Denied> {
         struct Leave<'a>(&'a mpsc::UnboundedSender<Ask>, Option<WaiterId>);
         impl Drop for Leave<'_> {
             fn drop(&mut self) {
@@ -143,7 +158,7 @@ impl Handle {
         }
         let waiter = WaiterId(self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
         let (answer, receive) = oneshot::channel();
-        let ask = Ask::Acquire { model: model.to_owned(), waiter, answer };
+        let ask = Ask::Acquire { model: model.to_owned(), wait, waiter, answer };
         self.asks.send(ask).map_err(|_| Denied::ShuttingDown)?;
         let mut leave = Leave(&self.asks, Some(waiter));
         let result = receive.await;

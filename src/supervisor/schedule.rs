@@ -1,18 +1,15 @@
 //! The part of the core that looks at the whole: who may start, who has waited long enough, who is idle, what is next.
 //! Runs after every event, so that no event needs to know what it makes possible.
 
-use std::cmp::Reverse;
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::effect::{Effect, Notice, StopReason};
-use super::instance::{Canary, Instance, Life};
+use super::instance::{Instance, Life};
 use super::lifecycle::load_timeout;
-use super::measure::Measuring;
 use super::queue::Purpose;
 use super::state::{Model, Shutdown, State};
-use crate::plan::{self, Decision, Holder, Standing, Victim};
-use crate::types::{Bytes, InstanceId, ModelName, Moment, Placement};
+use crate::plan::{self};
+use crate::types::{InstanceId, ModelName, Moment};
 
 /// How long after the end of the drain a shutdown still waits for podman.
 const STOP_GRACE: Duration = Duration::from_secs(45);
@@ -186,129 +183,6 @@ impl State {
         }
     }
 
-    fn start_wanted(&mut self, now: Moment, out: &mut Vec<Effect>) {
-        for model in self.models.values_mut() {
-            model.plan_at = None;
-        }
-        if self.shutdown.is_some() || !self.surveyed {
-            return;
-        }
-        let mut wanted: Vec<(Reverse<i8>, Moment, ModelName)> = Vec::new();
-        for model in self.models.values_mut() {
-            let asleep = model.instance.as_ref().map(Instance::is_asleep);
-            if asleep == Some(false) || !model.is_demanded() {
-                model.waiting_for = None;
-                continue;
-            }
-            if asleep.is_none() && model.failure.as_ref().is_some_and(|f| f.retry_at > now) {
-                continue;
-            }
-            if let Some(orphan) = self.orphans.keys().find(|id| id.model == model.spec.name) {
-                model.waiting_for =
-                    Some(format!("{orphan}, left behind earlier, is removed first"));
-                continue;
-            }
-            // The highest priority goes first, then whoever has waited longest.
-            let since = model.queue.oldest().unwrap_or(now);
-            wanted.push((Reverse(model.spec.priority), since, model.spec.name.clone()));
-        }
-        wanted.sort();
-        for (_, _, name) in wanted {
-            // An earlier one may have needed its memory.
-            match self.models.get(&name).and_then(|m| m.instance.as_ref()) {
-                None => self.try_start(now, &name, out),
-                Some(instance) if instance.is_asleep() => self.try_wake(now, &name, out),
-                Some(_) => {}
-            }
-        }
-    }
-
-    fn try_start(&mut self, now: Moment, name: &ModelName, out: &mut Vec<Effect>) {
-        let holders = self.holders(Some(name));
-        let Some(needs) = self.models.get(name).map(|m| self.needs(m)) else { return };
-        let Some(model) = self.models.get_mut(name) else { return };
-        let want = model.want(&needs);
-        let (decision, report) =
-            plan::plan(now, self.settings.rules, &self.ledger, &holders, &want);
-        let need = report.need.bytes;
-        model.report = Some(Arc::new(report));
-        match decision {
-            Decision::Start(placement) => self.start(now, name, placement, out),
-            Decision::Evict(victims) => self.evict(now, name, &victims, out),
-            Decision::Wait { .. } if !model.is_asked_for() => model.discovery.give_up(),
-            Decision::Wait { why, until } => {
-                model.plan_at = until;
-                model.wait(why, out);
-            }
-            Decision::Full(why) => {
-                model.turn_away(&why, out);
-                model.wait(why, out);
-            }
-            Decision::Refuse { largest } => {
-                model.refuse(need, largest, out);
-            }
-        }
-    }
-
-    pub(super) fn evict(
-        &mut self,
-        now: Moment,
-        name: &ModelName,
-        victims: &[Victim],
-        out: &mut Vec<Effect>,
-    ) {
-        if let Some(model) = self.models.get_mut(name) {
-            let names: Vec<String> = victims.iter().map(|v| v.instance.model.to_string()).collect();
-            model.waiting_for = Some(format!("{} to be evicted", names.join(", ")));
-        }
-        for Victim { instance, leave } in victims {
-            if let Some(model) = self.models.get_mut(&instance.model) {
-                model.wanted = false;
-            }
-            self.leave(now, &instance.model, *leave, StopReason::Evicted, out);
-        }
-    }
-
-    fn start(
-        &mut self,
-        now: Moment,
-        name: &ModelName,
-        placement: Placement,
-        out: &mut Vec<Effect>,
-    ) {
-        let id = self.next_instance(name);
-        let Some(model) = self.models.get_mut(name) else { return };
-        let (spec, image_id) = (model.spec.clone(), model.known.image_id.clone());
-        model.waiting_for = None;
-        model.instance = Some(Instance {
-            id: id.clone(),
-            spec: spec.clone(),
-            placement: placement.clone(),
-            life: Life::Starting { deadline: now + spec.load_timeout },
-            launched: None,
-            in_flight: 0,
-            last_used: now,
-            ordered: now,
-            load_began: Some(now),
-            ready_since: None,
-            measuring: Measuring::new(self.ledger.sample(&id, &placement.gpus)),
-            canary: Canary::None,
-            used: false,
-        });
-        self.ledger.reserve(id.clone(), &placement);
-        out.push(Effect::Notice(Notice::Starting {
-            instance: id.clone(),
-            gpus: placement.gpus.clone(),
-            planned: placement.need.bytes,
-        }));
-        out.push(Effect::Launch(super::ports::LaunchOrder {
-            instance: id,
-            spec,
-            placement,
-            image_id,
-        }));
-    }
-
     /// An unload is done when nothing is left to unload.
     fn finish_unloads(&mut self, out: &mut Vec<Effect>) {
         for model in self.models.values_mut().filter(|m| m.instance.is_none()) {
@@ -346,43 +220,6 @@ impl State {
         if self.exited {
             out.push(Effect::Exit);
         }
-    }
-
-    /// Who holds memory, as the model `asking` has to see it.
-    pub(super) fn holders(&self, asking: Option<&ModelName>) -> Vec<Holder> {
-        let asking = asking.and_then(|name| self.models.get(name));
-        let to_measure = asking.is_some_and(|m| !m.wanted && m.queue.is_empty());
-        let of = |model: &Model, i: &Instance| Holder {
-            instance: i.id.clone(),
-            charges: self.charges(&i.id),
-            standing: match i.life {
-                Life::Pulling
-                | Life::Starting { .. }
-                | Life::Loading { .. }
-                | Life::Waking { .. } => Standing::Starting,
-                Life::Ready if model.pinned => Standing::Pinned,
-                Life::Ready if i.in_flight > 0 => Standing::Busy,
-                Life::Ready if to_measure && model.discovery.is_wanted() => Standing::Measuring,
-                Life::Ready => Standing::Idle,
-                Life::Asleep { .. } => Standing::Asleep,
-                Life::Dozing { .. }
-                | Life::Draining { .. }
-                | Life::Abandoned { .. }
-                | Life::Stopping { .. } => Standing::Leaving,
-            },
-            last_used: i.last_used,
-            ready_since: i.ready_since.filter(|_| !i.is_asleep()),
-            priority: i.spec.priority,
-            demand: model.demand,
-            sleep: self.sleeper(model, i),
-            host_ram: i.host_ram(),
-        };
-        self.models.values().filter_map(|m| m.instance.as_ref().map(|i| of(m, i))).collect()
-    }
-
-    fn charges(&self, id: &InstanceId) -> Vec<(crate::types::GpuId, Bytes)> {
-        let Some(hold) = self.ledger.hold(id) else { return Vec::new() };
-        hold.gpus.iter().map(|g| (g.clone(), hold.charge(g))).collect()
     }
 }
 

@@ -177,7 +177,10 @@ impl State {
     pub fn handle(&mut self, now: Moment, event: Event) -> Vec<Effect> {
         let mut out = Vec::new();
         match event {
-            Event::Acquire { waiter, model } => self.acquire(now, waiter, &model, &mut out),
+            Event::Acquire { waiter, model, wait } => {
+                let deadline = now + wait.unwrap_or(self.settings.max_wait);
+                self.acquire(now, waiter, &model, deadline, &mut out);
+            }
             Event::Cancel { waiter } => self.cancel(waiter),
             Event::Release { instance } => self.give_back(now, &instance),
             Event::Load { waiter, model } => self.load(now, waiter, &model, &mut out),
@@ -215,9 +218,16 @@ impl State {
         self.models.get_mut(&name)
     }
 
-    fn acquire(&mut self, now: Moment, waiter: WaiterId, name: &str, out: &mut Vec<Effect>) {
+    fn acquire(
+        &mut self,
+        now: Moment,
+        waiter: WaiterId,
+        name: &str,
+        deadline: Moment,
+        out: &mut Vec<Effect>,
+    ) {
         let deny = |denied| Effect::Deny { waiter, denied };
-        let (max_queue, deadline) = (self.settings.max_queue, now + self.settings.max_wait);
+        let max_queue = self.settings.max_queue;
         let shutting_down = self.shutdown.is_some();
         let Some(model) = self.resolve(name) else {
             out.push(deny(Denied::UnknownModel { model: name.chars().take(200).collect() }));

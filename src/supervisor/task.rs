@@ -157,9 +157,9 @@ impl Supervisor {
 
     fn take(&mut self, ask: Ask) {
         match ask {
-            Ask::Acquire { model, waiter, answer } => {
+            Ask::Acquire { model, wait, waiter, answer } => {
                 self.pending.insert(waiter, Pending::Lease(answer));
-                self.apply(Event::Acquire { waiter, model });
+                self.apply(Event::Acquire { waiter, model, wait });
             }
             Ask::Cancel { waiter } => {
                 self.pending.remove(&waiter);

@@ -1,14 +1,12 @@
 //! The part of the core that wakes instances, and asks them whether they still are who they were. See `sleep`.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::effect::{Effect, Notice, StopReason};
 use super::instance::{Canary, Instance, Life};
 use super::ports::CanaryError;
 use super::state::{Model, State};
-use crate::plan::{self, Decision, Holder, Needs, Want};
+
 use crate::types::{Bytes, GpuId, InstanceId, ModelName, Moment, Need, NeedSource, SleepLevel};
 
 /// How long a wake may take, its canary included. More than the ports' own times.
@@ -17,58 +15,8 @@ const WAKE_TIME: Duration = Duration::from_secs(120);
 const CANARY_TIME: Duration = Duration::from_secs(45);
 
 impl State {
-    /// Wakes a sleeping model for which there is room, or makes room for it.
-    pub(super) fn try_wake(&mut self, now: Moment, name: &ModelName, out: &mut Vec<Effect>) {
-        let holders = self.holders(Some(name));
-        let Some(model) = self.models.get(name) else { return };
-        let Some(instance) = model.instance.as_ref().filter(|i| i.is_asleep()) else { return };
-        let (id, gpus) = (instance.id.clone(), instance.placement.gpus.clone());
-        let need = self.wake_need(model, instance);
-        let needs = Needs { other: need, by_name: BTreeMap::new(), budget: None };
-        let want = Want {
-            model: name,
-            needs: &needs,
-            gpu_count: u32::try_from(gpus.len()).unwrap_or(1),
-            allowed: &gpus,
-            priority: model.spec.priority,
-            on_full: model.on_full(),
-            waking: Some(&id),
-        };
-        let (decision, report) =
-            plan::plan(now, self.settings.rules, &self.ledger, &holders, &want);
-        let nothing_soon = !self.ledger.rows().iter().any(|r| r.gated && gpus.contains(&r.id));
-        let elsewhere = nothing_soon && self.finds_room_elsewhere(now, model, &holders);
-        let Some(model) = self.models.get_mut(name) else { return };
-        model.report = Some(Arc::new(report));
-        match decision {
-            Decision::Start(_) => self.wake(now, name, need.bytes, out),
-            Decision::Evict(victims) => self.evict(now, name, &victims, out),
-            // Its memory lies where others stay, and a cold start has a place.
-            Decision::Wait { .. } | Decision::Full(_) if elsewhere => {
-                self.dismiss(name, StopReason::Moved, out);
-            }
-            Decision::Wait { why, until } => {
-                model.plan_at = until;
-                model.wait(why, out);
-            }
-            Decision::Full(why) => {
-                model.turn_away(&why, out);
-                model.wait(why, out);
-            }
-            // Its devices are not what they were.
-            Decision::Refuse { .. } => self.dismiss(name, StopReason::Moved, out),
-        }
-    }
-
-    fn finds_room_elsewhere(&self, now: Moment, model: &Model, holders: &[Holder]) -> bool {
-        let needs = self.needs(model);
-        let want = model.want(&needs);
-        let (decision, _) = plan::plan(now, self.settings.rules, &self.ledger, holders, &want);
-        matches!(decision, Decision::Start(_) | Decision::Evict(_))
-    }
-
     /// What it takes again on each of its devices: never less than it was seen to take.
-    fn wake_need(&self, model: &Model, instance: &Instance) -> Need {
+    pub(super) fn wake_need(&self, model: &Model, instance: &Instance) -> Need {
         let placed = instance.placement.need;
         let name = |gpu: &GpuId| self.ledger.name(gpu);
         let peak = instance.placement.gpus.first().and_then(name).and_then(|n| model.known.peak(n));
@@ -80,7 +28,13 @@ impl State {
         Need { bytes, source: NeedSource::Measured }
     }
 
-    fn wake(&mut self, now: Moment, name: &ModelName, need: Bytes, out: &mut Vec<Effect>) {
+    pub(super) fn wake(
+        &mut self,
+        now: Moment,
+        name: &ModelName,
+        need: Bytes,
+        out: &mut Vec<Effect>,
+    ) {
         let Some(model) = self.models.get_mut(name) else { return };
         let Some(instance) = model.instance.as_mut() else { return };
         let Life::Asleep { level, host_ram, .. } = instance.life else { return };
@@ -189,20 +143,5 @@ impl State {
         out.push(Effect::Notice(Notice::Woken { instance: id.clone(), wake_ms }));
         self.ledger.confirm(id);
         out.push(Effect::Observe);
-    }
-}
-
-impl Model {
-    /// What it wants for a start.
-    pub(super) fn want<'a>(&'a self, needs: &'a Needs) -> Want<'a> {
-        Want {
-            model: &self.spec.name,
-            needs,
-            gpu_count: self.spec.gpu_count,
-            allowed: &self.spec.gpus,
-            priority: self.spec.priority,
-            on_full: self.on_full(),
-            waking: None,
-        }
     }
 }

@@ -9,6 +9,7 @@
 mod anatomy;
 mod bytes;
 mod denied;
+mod door;
 mod fault;
 mod gpu;
 mod ids;
@@ -23,6 +24,7 @@ mod status;
 pub use anatomy::{Anatomy, CacheLayers, CacheShape, Reach};
 pub use bytes::{Bytes, BytesError};
 pub use denied::Denied;
+pub use door::{DoorSpec, Feedback};
 pub use fault::{Fault, FaultCode};
 pub use gpu::{GpuReading, GpuSnapshot, Known, ProcessMemory};
 pub use ids::{Generation, GpuId, InstanceId, InstanceIdError, WaiterId};

@@ -40,6 +40,8 @@ pub enum Verdict {
     Chosen,
     /// It would fit, another device fits more tightly.
     Fits,
+    /// It is kept for a model whose turn is first: of higher priority, or one that has waited longer.
+    Kept,
     /// Another start or stop is under way here.
     Gated,
     /// It would fit after an eviction.
@@ -74,6 +76,7 @@ impl fmt::Display for Report {
             let word = match d.verdict {
                 Verdict::Chosen => "chosen",
                 Verdict::Fits => "fits",
+                Verdict::Kept => "kept for a model whose turn is first",
                 Verdict::Gated => "another model is starting or stopping there",
                 Verdict::FitsAfterEviction => "fits after an eviction",
                 Verdict::Occupied => "held by models that stay",

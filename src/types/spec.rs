@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{Anatomy, Bytes, GpuId, ModelName, SleepLevel};
+use super::{Anatomy, Bytes, DoorSpec, GpuId, ModelName, SleepLevel};
 
 /// Which engine an image holds; decides its argv, health route and transport.
 #[derive(
@@ -217,6 +217,8 @@ pub struct ModelSpec {
     pub sleep_level: Option<SleepLevel>,
     /// Stopped after so long asleep; `None`: only when its memory is needed.
     pub sleep_timeout: Option<Duration>,
+    /// What the front door does for it.
+    pub door: DoorSpec,
 }
 
 /// Identity of everything in a [`ModelSpec`] that shapes the container; two specs of the same hash may share one.
@@ -315,6 +317,7 @@ pub fn test_spec(name: &str) -> ModelSpec {
         on_full: OnFull::Evict,
         sleep_level: None,
         sleep_timeout: None,
+        door: DoorSpec::default(),
     }
 }
 

@@ -67,7 +67,6 @@ async fn head_answers_without_a_body() {
 async fn wrong_paths_and_methods() {
     let mut house = playing(vec![]).await;
     house.ask(get("/")).await.error(404, "unknown_path");
-    house.ask(post("/v1/messages", BODY)).await.error(404, "unknown_path");
     house.ask(post("/sleep", BODY)).await.error(404, "unknown_path");
     let reply = house.ask(get(CHAT)).await;
     reply.error(405, "method_not_allowed");

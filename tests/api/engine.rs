@@ -159,7 +159,7 @@ async fn read_request<S: Io>(s: &mut S) -> Option<Request> {
         .map(|l| l.split_once(':').unwrap())
         .map(|(n, v)| (n.to_ascii_lowercase(), v.trim().to_owned()))
         .collect();
-    let length: usize = headers["content-length"].parse().unwrap();
+    let length: usize = headers.get("content-length").map_or(0, |n| n.parse().unwrap());
     let mut body = raw.split_off(end + 4);
     while body.len() < length {
         if s.read_buf(&mut body).await.ok()? == 0 {

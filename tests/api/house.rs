@@ -5,10 +5,12 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use hostler::proxy::{Drained, Limits, Listener, Server, Upstream};
+use hostler::proxy::{Drained, Limits, Listener, Rules, Server, Upstream};
 use hostler::supervisor::handle::{Ask, Handle, Lease};
 use hostler::supervisor::ports::Endpoint;
-use hostler::types::{Denied, Generation, InstanceId, Known, ModelStatus, Phase, Status};
+use hostler::types::{
+    Denied, Generation, InstanceId, Known, ModelName, ModelStatus, Phase, Status,
+};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -91,6 +93,22 @@ impl Supervisor {
         }
     }
 
+    /// Refuses all who wait.
+    pub fn deny_held(&self, denied: &Denied) {
+        for answer in std::mem::take(&mut *self.held.lock().unwrap()) {
+            let _ = answer.send(Err(denied.clone()));
+        }
+    }
+
+    /// Changes what is seen of a model.
+    pub fn show(&self, name: &str, change: impl FnOnce(&mut ModelStatus)) {
+        self.status.send_modify(|status| {
+            let mut changed = (**status).clone();
+            change(changed.models.iter_mut().find(|m| m.name.as_str() == name).unwrap());
+            *status = Arc::new(changed);
+        });
+    }
+
     /// Grants a lease to all who wait; `false` for each that has left (its lease comes back).
     pub fn grant_held(&self) -> Vec<bool> {
         let held = std::mem::take(&mut *self.held.lock().unwrap());
@@ -98,9 +116,24 @@ impl Supervisor {
     }
 }
 
+/// Of what every lease is.
+pub fn instance() -> InstanceId {
+    InstanceId::new("m".parse().unwrap(), Generation(1), 1)
+}
+
 fn lease(handle: &Handle, endpoint: &Endpoint) -> Lease {
-    let instance = InstanceId::new("m".parse().unwrap(), Generation(1), 1);
+    let instance = instance();
     Lease::scripted(instance, endpoint.clone(), handle)
+}
+
+/// The rules of a configuration with the two models and nothing else.
+pub fn rules() -> Rules {
+    let name = |n: &str| -> ModelName { n.parse().unwrap() };
+    Rules {
+        models: [name("m"), name("org/big")].map(|m| (m, Arc::default())).into(),
+        aliases: [(name("gpt-4o"), name("m"))].into(),
+        ..Rules::default()
+    }
 }
 
 /// What to build.
@@ -113,6 +146,7 @@ pub struct Setup {
     pub limits: Limits,
     pub upstream: Upstream,
     pub drain: Duration,
+    pub rules: Rules,
 }
 
 impl Default for Setup {
@@ -125,6 +159,7 @@ impl Default for Setup {
             limits: Limits::default(),
             upstream: Upstream::default(),
             drain: Duration::from_secs(10),
+            rules: rules(),
         }
     }
 }
@@ -149,6 +184,7 @@ pub async fn house(setup: Setup) -> House {
     let unix = dir.path().join("http.sock");
     let listeners: Vec<Listener> = vec![tcp.into(), UnixListener::bind(&unix).unwrap().into()];
     let server = Server::new(supervisor.handle.clone(), setup.limits, setup.upstream);
+    server.rules().store(Arc::new(setup.rules));
     let stop = CancellationToken::new();
     let served = tokio::spawn(server.serve(listeners, stop.clone(), setup.drain));
     House { tcp: address, unix, engine, supervisor, stop, served, _dir: dir }

@@ -6,9 +6,11 @@
 
 mod answers;
 mod backends;
+mod doors;
 mod drain;
 mod engine;
 mod faults;
+mod feedback;
 mod house;
 mod leaving;
 mod limits;
@@ -17,5 +19,7 @@ mod log;
 mod raw;
 mod refuse;
 mod smuggling;
+mod sockets;
 mod streaming;
+mod surface;
 mod wire;

@@ -11,8 +11,8 @@ use hostler::config::{self, Defaults, Source};
 use hostler::plan::{ReleaseRule, Rules, SleepRules, policy};
 use hostler::supervisor::handle::{Handle, Lease};
 use hostler::supervisor::ports::{
-    ContainerSpec, Containers, Endpoint, Found, GpuError, Gpus, Launched, PodmanInfo, PortFuture,
-    Progress, SOCKET_DIR, SOCKET_NAME, Shelf,
+    ContainerSpec, Containers, Endpoint, Found, GpuError, Gpus, Launched, PodmanHost, PodmanInfo,
+    PortFuture, Progress, SOCKET_DIR, SOCKET_NAME, Shelf,
 };
 use hostler::supervisor::state::Settings;
 use hostler::supervisor::task::{Clock, Ports, Running, Supervisor};
@@ -241,7 +241,7 @@ impl Containers for World {
     }
 
     fn info(&self) -> PortFuture<'_, Result<PodmanInfo, Fault>> {
-        done(Ok(PodmanInfo { version: "5".into(), rootless: true }))
+        done(Ok(PodmanInfo { version: "5".into(), rootless: true, host: PodmanHost::default() }))
     }
 
     fn image_id(&self, _: ImageRef) -> PortFuture<'_, Result<Option<String>, Fault>> {

@@ -23,7 +23,10 @@ fn outcome(case: &Path) -> String {
         }
         Err(_) => (Dirs::system(), Defaults::system()),
     };
-    match config::load(&case.join("root"), &dirs, &defaults) {
+    let root = case.join("root");
+    let loaded = config::load(&root, &dirs, &defaults)
+        .and_then(|mut config| config::load_keys(&root, None, &mut config).map(|()| config));
+    match loaded {
         Ok(config) => format!("{config:#?}\n"),
         Err(errors) => format!("{errors}\n"),
     }

@@ -129,6 +129,7 @@ fn spec(n: u64, gpus: usize, ranked: bool, rng: &mut Rng) -> ModelSpec {
             _ => OnFull::Evict,
         },
         sleep_level: None,
+        door: hostler::types::DoorSpec::default(),
         sleep_timeout: None,
     }
 }

@@ -39,7 +39,7 @@ impl World {
             let patience = Duration::from_millis(self.rng.below(80_000));
             self.later(patience, Happening::ClientLeaves(waiter));
         }
-        self.tell(Event::Acquire { waiter, model })
+        self.tell(Event::Acquire { waiter, model, wait: None })
     }
 
     pub(crate) fn client_leaves(&mut self, waiter: WaiterId) -> Step {

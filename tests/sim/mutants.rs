@@ -160,7 +160,7 @@ impl Core {
     }
 
     fn remember(&mut self, event: &Event) {
-        if let Event::Acquire { waiter, model } = event {
+        if let Event::Acquire { waiter, model, .. } = event {
             self.waiting.insert(*waiter, model.clone());
         }
         if let Event::Cancel { waiter } = event {

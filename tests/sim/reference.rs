@@ -142,7 +142,7 @@ impl Reference {
     pub fn event(&mut self, now: Moment, event: &Event) {
         self.unloading = None;
         match event {
-            Event::Acquire { waiter, model } => {
+            Event::Acquire { waiter, model, .. } => {
                 let asked = Asked { model: self.resolve(model), at: now, overtaken: 0 };
                 self.waiting.insert(*waiter, asked);
             }

@@ -18,6 +18,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("proxy", &["proxy", "supervisor::handle", "supervisor::ports::Endpoint", "types"]),
     ("control", &["control", "supervisor::handle", "types"]),
     ("observe", &["observe", "supervisor::handle", "types"]),
+    ("checks", &["checks", "adapters", "config", "supervisor::ports", "types"]),
     ("daemon", &[""]),
     ("lib", &[""]),
     ("main", &[""]),

@@ -208,6 +208,7 @@ mod tests {
             on_full: crate::types::OnFull::Evict,
             sleep_level: None,
             sleep_timeout: None,
+            door: crate::types::DoorSpec::default(),
         }
     }
 

@@ -17,6 +17,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::error::{Cause, PodmanError};
+use super::info::Info;
 use super::inspect::{Image, Inspect, Pod};
 use super::labels;
 use super::logs;
@@ -88,19 +89,19 @@ impl Api {
         Self { lib: podman_api::Podman::unix(&socket), wire: Wire::new(socket), deadlines }
     }
 
-    /// Version and rootlessness.
+    /// Version, rootlessness, and what it knows of its host.
     ///
     /// # Errors
     /// As [`PodmanError`] says.
     pub async fn info(&self) -> Result<PodmanInfo, PodmanError> {
         let ping = self.within("ping", self.deadlines.ask, self.lib.ping()).await?;
-        let info = self.within("info", self.deadlines.ask, self.lib.info()).await?;
-        let rootless = info.host.and_then(|h| h.security).and_then(|s| s.rootless);
+        let info: Info = self.get("info", "/info").await?;
         let missing = || PodmanError::Garbage {
             what: "info".into(),
             detail: "host.security.rootless is missing".into(),
         };
-        Ok(PodmanInfo { version: ping.libpod_api_version, rootless: rootless.ok_or_else(missing)? })
+        let rootless = info.host.security.rootless.ok_or_else(missing)?;
+        Ok(PodmanInfo { version: ping.libpod_api_version, rootless, host: info.into() })
     }
 
     /// The ID of an image; `None`: it is not in the storage.

@@ -21,6 +21,7 @@ mod cgroup;
 mod create;
 pub mod error;
 mod harden;
+mod info;
 mod inspect;
 mod labels;
 mod launch;

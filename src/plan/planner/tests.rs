@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::plan::{Demand, ReleaseRule, Usage, policy};
-use crate::types::{Eviction, Generation, GpuReading, GpuSnapshot, Known};
+use crate::plan::{Demand, ReleaseRule, Standing, Usage, policy};
+use crate::types::{Eviction, Generation, GpuReading, GpuSnapshot, Known, Need, NeedSource};
 
 fn gpu(n: usize) -> GpuId {
     GpuId::new(&format!("GPU-{n}"))
@@ -91,7 +91,8 @@ fn want<'a>(model: &'a ModelName, bytes: u64, count: u32, allowed: &'a [GpuId]) 
     // A test's few bytes; never given back.
     let needs = Box::leak(Box::new(Needs { other, by_name: BTreeMap::new(), budget: None }));
     let (on_full, priority) = (OnFull::Evict, 0);
-    Want { model, needs, gpu_count: count, allowed, priority, on_full, waking: None }
+    let kept = Box::leak(Box::default());
+    Want { model, needs, gpu_count: count, allowed, priority, on_full, waking: None, kept }
 }
 
 fn ask(
@@ -102,7 +103,8 @@ fn ask(
 ) -> (Decision, Report) {
     let model: ModelName = "want".parse().unwrap();
     let want = want(&model, bytes, count, allowed);
-    plan(NOW, rules(Eviction::Lru), &world.0, &world.1, &want)
+    let plan = plan(NOW, rules(Eviction::Lru), &world.0, &world.1, &want);
+    (plan.decision, plan.report)
 }
 
 fn evict(victims: &[u64]) -> Decision {
@@ -239,15 +241,15 @@ fn a_young_model_stays_until_it_has_settled() {
     let model: ModelName = "want".parse().unwrap();
     let mut want = want(&model, 50, 1, &[]);
     let at = |now, want: &Want<'_>| plan(now, rules(Eviction::Cost), &w.0, &w.1, want);
-    let (decision, report) = at(NOW, &want);
+    let Plan { decision, report, .. } = at(NOW, &want);
     let Decision::Wait { why, until } = decision else { panic!("{decision:?}") };
     assert_eq!(until, Some(Moment::from_secs(120)));
     assert!(why.contains("min_residency"), "{why}");
     assert_eq!(report.devices[0].verdict, Verdict::Occupied);
     let evicted = evict(&[0]);
-    assert_eq!(at(Moment::from_secs(120), &want).0, evicted, "it is old enough");
+    assert_eq!(at(Moment::from_secs(120), &want).decision, evicted, "it is old enough");
     want.priority = 1;
-    assert_eq!(at(NOW, &want).0, evicted, "a higher priority need not wait");
+    assert_eq!(at(NOW, &want).decision, evicted, "a higher priority need not wait");
 }
 
 #[test]
@@ -267,7 +269,7 @@ fn whoever_evicts_nobody_waits_or_is_refused() {
     let model: ModelName = "want".parse().unwrap();
     let mut want = want(&model, 50, 1, &[]);
     let at = |w: &(Ledger, Vec<Holder>), want: &Want<'_>| {
-        plan(NOW, rules(Eviction::Cost), &w.0, &w.1, want).0
+        plan(NOW, rules(Eviction::Cost), &w.0, &w.1, want).decision
     };
     want.on_full = OnFull::Wait;
     let decision = at(&idle, &want);
@@ -295,9 +297,50 @@ fn the_cheaper_return_leaves_even_if_it_was_used_last() {
     w.1[0].demand.loaded(Duration::from_mins(5));
     w.1[1].demand.loaded(Duration::from_secs(5));
     let model: ModelName = "want".parse().unwrap();
-    let by = |e| plan(NOW, rules(e), &w.0, &w.1, &want(&model, 50, 1, &[])).0;
+    let by = |e| plan(NOW, rules(e), &w.0, &w.1, &want(&model, 50, 1, &[])).decision;
     assert_eq!(by(Eviction::Lru), evict(&[0]));
     assert_eq!(by(Eviction::Cost), evict(&[1]));
+}
+
+#[test]
+fn what_is_on_its_way_is_claimed_and_nothing_else() {
+    let model: ModelName = "want".parse().unwrap();
+    let claim = |w: &(Ledger, Vec<Holder>), bytes, count| {
+        let want = want(&model, bytes, count, &[]);
+        let claim = plan(NOW, rules(Eviction::Cost), &w.0, &w.1, &want).claim;
+        (0..2).filter(|n| claim.touch(&gpu(*n))).collect::<Vec<_>>()
+    };
+    let of = |standing| world(&[(100, 0), (100, 0)], &[(vec![0], 80, standing, 0)]);
+    for standing in [Standing::Leaving, Standing::Idle] {
+        assert_eq!(claim(&of(standing), 50, 2), [0, 1], "{standing:?}");
+        assert!(claim(&of(standing), 50, 1).is_empty(), "it starts on the other");
+    }
+    assert!(claim(&of(Standing::Starting), 50, 2).is_empty(), "it will not leave by itself");
+    assert_eq!(claim(&of(Standing::Starting), 20, 2), [0, 1], "it fits beside it");
+    for standing in [Standing::Busy, Standing::Pinned] {
+        assert!(claim(&of(standing), 50, 2).is_empty(), "{standing:?}");
+    }
+}
+
+#[test]
+fn what_is_kept_for_others_is_neither_taken_nor_freed() {
+    let w = world(&[(100, 0), (100, 0)], &[(vec![0], 40, Standing::Idle, 0)]);
+    let model: ModelName = "want".parse().unwrap();
+    let mut kept = Claims::default();
+    let ask = |kept: &Claims, bytes| {
+        let want = Want { kept, ..want(&model, bytes, 1, &[]) };
+        plan(NOW, rules(Eviction::Cost), &w.0, &w.1, &want)
+    };
+    assert_eq!(started(&ask(&kept, 50).decision), ["GPU-0"]);
+    kept.add(Claims::on([(&gpu(0), Bytes(20))].into_iter()));
+    assert_eq!(started(&ask(&kept, 50).decision), ["GPU-1"]);
+    kept.add(Claims::on([(&gpu(1), Bytes(50))].into_iter()));
+    let waits = ask(&kept, 50);
+    assert!(matches!(waits.decision, Decision::Wait { .. }), "{waits:?}");
+    let verdicts: Vec<Verdict> = waits.report.devices.iter().map(|d| d.verdict).collect();
+    assert_eq!(verdicts, [Verdict::Kept, Verdict::Kept]);
+    assert!(waits.claim.touch(&gpu(1)), "behind the other there is room for it too");
+    assert!(ask(&kept, 60).claim.is_empty());
 }
 
 mod properties;

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::plan::{
-    Decision, Demand, Ledger, Needs, ReleaseRule, Rules, Standing, Usage, Want, plan, policy,
+    Claims, Decision, Demand, Ledger, Needs, ReleaseRule, Rules, Standing, Usage, Want, plan,
+    policy,
 };
 use crate::types::{
     Eviction, Generation, GpuId, GpuReading, GpuSnapshot, Known, ModelName, Moment, Need,
@@ -81,10 +82,12 @@ fn ask(
         priority,
         on_full,
         waking,
+        kept: &Claims::default(),
     };
     let policy = policy::named(Eviction::Lru);
     let rules = Rules { policy, min_residency: Duration::ZERO, sleep };
-    plan(Moment::from_secs(100), rules, ledger, holders, &want)
+    let plan = plan(Moment::from_secs(100), rules, ledger, holders, &want);
+    (plan.decision, plan.report)
 }
 
 /// Who leaves, and at which level if asleep.

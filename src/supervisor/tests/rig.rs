@@ -95,7 +95,7 @@ impl Host {
 
     pub(super) fn acquire(&mut self, waiter: u64, model: &str) {
         let waiter = WaiterId(waiter);
-        self.tell(Event::Acquire { waiter, model: model.to_owned() });
+        self.tell(Event::Acquire { waiter, model: model.to_owned(), wait: None });
     }
 
     pub(super) fn order(&self) -> Option<LaunchOrder> {

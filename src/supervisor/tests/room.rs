@@ -107,3 +107,5 @@ fn what_does_not_evict_waits_or_is_refused_at_once() {
     host.observe();
     assert_eq!(host.launch().model, name("w"));
 }
+
+mod turns;

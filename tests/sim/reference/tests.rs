@@ -16,7 +16,7 @@ fn starvation_is_seen() {
     }
     let mut reference = Reference::new(&case);
     let now = Moment::from_secs(1);
-    reference.event(now, &Event::Acquire { waiter: WaiterId(1), model: "m0".into() });
+    reference.event(now, &Event::Acquire { waiter: WaiterId(1), model: "m0".into(), wait: None });
     let need = Need { bytes: Bytes(10), source: NeedSource::Declared };
     let gpus = vec![crate::case::gpu(0)];
     let placement = Placement { gpus, need, budget: need.bytes, device_total: Bytes(100) };

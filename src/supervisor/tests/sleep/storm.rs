@@ -247,7 +247,7 @@ impl Storm {
                 self.next += 1;
                 let model = ["a", "b", "c", "d"][usize::try_from(self.rng.below(4)).unwrap()];
                 self.waiting.insert(waiter, model.to_owned());
-                self.tell(Event::Acquire { waiter, model: model.to_owned() });
+                self.tell(Event::Acquire { waiter, model: model.to_owned(), wait: None });
             }
             3..7 if !self.leases.is_empty() => {
                 let instance = self.leases.swap_remove(0);

@@ -1,4 +1,4 @@
-//! Why the daemon ended, as an exit status.
+//! Why the daemon ended or would not start, as an exit status, and what to do about each.
 
 use std::fmt;
 use std::process::ExitCode;
@@ -64,6 +64,50 @@ impl Exit {
             Self::Image => "image_missing",
             Self::Listen => "listen_failed",
             Self::Config => "config_invalid",
+        }
+    }
+}
+
+impl Exit {
+    /// What an admin does about it, where the failure's own message does not end with something more exact.
+    #[must_use]
+    pub const fn fix(self) -> &'static str {
+        match self {
+            Self::Ok => "",
+            Self::Internal => "look at \"journalctl -u hostler\" and report it",
+            Self::State => "run packaging/postinst.sh, or change [podman] engine_dir",
+            Self::NvmlMissing => {
+                "install the NVIDIA driver; on a machine without a GPU set [gpu] backend = \"host\""
+            }
+            Self::DriverNotLoaded => "modprobe nvidia; if that fails: dmesg",
+            Self::DriverMismatch => "reboot, or unload and load the nvidia modules",
+            Self::GpuMemory => {
+                "nvidia-smi; dmesg; with unified memory set [gpu] backend = \"host\""
+            }
+            Self::GpuNotFound => {
+                "nvidia-smi -L, then correct devices in [gpu] or gpus of the model"
+            }
+            Self::GpuFailed => "dmesg; nvidia-smi --gpu-reset, or reboot",
+            Self::HostMemory => {
+                "systemctl cat hostler: look for a sandbox that was changed to hide /proc"
+            }
+            Self::Cdi => {
+                "nvidia-ctk cdi generate --device-name-strategy=uuid --output=/etc/cdi/nvidia.yaml"
+            }
+            Self::Podman => {
+                "systemctl --user --machine=hostler@ start hostler-podman.socket; if that fails run packaging/postinst.sh"
+            }
+            Self::PodmanUnfit => {
+                "install podman 4.3 or newer, and point [podman] socket at a rootless one"
+            }
+            Self::Network => {
+                "as the message says; often subordinate ids, catatonit or passt are missing"
+            }
+            Self::Image => "podman load, build or pull it as the service user, or unpin the model",
+            Self::Listen => {
+                "end what listens there, or choose another port; systemctl status hostler.socket"
+            }
+            Self::Config => "hostler config check",
         }
     }
 }

@@ -1,0 +1,240 @@
+//! The checks that READY waits for.
+
+use std::collections::BTreeMap;
+
+use super::exit::{Exit, StartFailure};
+use super::{Check, Checks, Finding, Learned, Outcome};
+use crate::adapters::gpu::cdi;
+use crate::config::GpuBackend;
+use crate::supervisor::ports::GpuError;
+use crate::types::{Fault, GpuId, Transport};
+
+/// The oldest podman API that Hostler speaks to.
+const PODMAN_MIN: (u32, u32) = (4, 3);
+
+impl Checks<'_> {
+    pub(super) async fn devices(&self, learned: &mut Learned) -> Result<Finding, StartFailure> {
+        let snapshot = self.gpus.snapshot().await.map_err(gpu_failure)?;
+        if let Some((id, why)) = snapshot.lost.first() {
+            return Err(gpu_failure(GpuError::Lost(id.clone(), why.clone())));
+        }
+        if snapshot.devices.is_empty() {
+            return Err(gpu_failure(GpuError::NoDevices));
+        }
+        if let Some(empty) = snapshot.devices.iter().find(|d| d.total.0 == 0) {
+            return Err(gpu_failure(GpuError::ZeroMemory(empty.id.clone())));
+        }
+        let known = |id: &GpuId| snapshot.devices.iter().any(|d| d.id == *id);
+        for spec in self.config.models.values() {
+            if let Some(wanted) = spec.gpus.iter().find(|id| !known(id)) {
+                let present: Vec<String> =
+                    snapshot.devices.iter().map(|d| d.id.to_string()).collect();
+                let message = format!(
+                    "model {} is bound to the device {wanted}, which does not exist; there are: {}",
+                    spec.name,
+                    present.join(", ")
+                );
+                return Err(StartFailure::new(Exit::GpuNotFound, message));
+            }
+        }
+        let device = |d: &crate::types::GpuReading| {
+            format!("{} ({}): {} of {} in use", d.id, d.name, d.used, d.total)
+        };
+        let mut measured: Vec<String> = snapshot.devices.iter().map(device).collect();
+        if !snapshot.driver.is_empty() {
+            measured.push(format!("driver {}", snapshot.driver));
+        }
+        learned.devices = Some(snapshot);
+        Ok(Finding::pass(Check::Memory, measured.join("; ")))
+    }
+
+    /// Device memory is known when this is asked; without it nobody knows which devices there are.
+    pub(super) fn cdi(&self, learned: &Learned) -> Result<Finding, StartFailure> {
+        if self.config.gpu.backend == GpuBackend::Host {
+            return Ok(Finding::pass(Check::Cdi, "not needed: backend = \"host\""));
+        }
+        let devices = learned.devices.iter().flat_map(|s| &s.devices);
+        let ids: Vec<GpuId> = devices.map(|d| d.id.clone()).collect();
+        let report = cdi::check(self.cdi_dirs, &ids)
+            .map_err(|err| StartFailure::new(Exit::Cdi, err.to_string()))?;
+        let defined = |d: &cdi::CdiDevice| format!("{} in {}", d.name, d.file.display());
+        let mut measured: Vec<String> = report.devices.iter().map(defined).collect();
+        if measured.is_empty() {
+            measured.push(format!("a specification of kind {}", cdi::KIND));
+        }
+        let mut finding = Finding::pass(Check::Cdi, "");
+        if let Some((file, why)) = report.ignored.first() {
+            measured.push(format!("{} cannot be used ({why})", file.display()));
+            finding.outcome = Outcome::Warn;
+            finding.fix = format!("mend or remove {}", file.display());
+        }
+        finding.measured = measured.join("; ");
+        Ok(finding)
+    }
+
+    pub(super) async fn podman(&self, learned: &mut Learned) -> Result<Finding, StartFailure> {
+        let info = self.containers.info().await;
+        let info = info.map_err(|fault| StartFailure::new(Exit::Podman, fault.message))?;
+        let socket = self.config.podman.socket.display();
+        if !info.rootless {
+            let message = format!(
+                "the podman API at {socket} runs as root; Hostler drives rootless podman only: point [podman] socket at the service user's own API"
+            );
+            return Err(StartFailure::new(Exit::PodmanUnfit, message).lasting());
+        }
+        if version(&info.version).is_none_or(|v| v < PODMAN_MIN) {
+            let message = format!(
+                "podman {} is too old; Hostler needs {}.{} or newer",
+                info.version, PODMAN_MIN.0, PODMAN_MIN.1
+            );
+            return Err(StartFailure::new(Exit::PodmanUnfit, message).lasting());
+        }
+        let measured = format!("podman {}, rootless, at {socket}", info.version);
+        learned.podman = Some(info);
+        Ok(Finding::pass(Check::Podman, measured))
+    }
+
+    pub(super) async fn network(&self) -> Result<Finding, StartFailure> {
+        let mut transports: Vec<Transport> =
+            self.config.models.values().map(|m| m.transport).collect();
+        transports.sort_unstable();
+        transports.dedup();
+        if transports.is_empty() {
+            transports.push(Transport::Unix);
+        }
+        let mut proven = Vec::new();
+        for transport in transports {
+            self.containers
+                .prove_network(transport)
+                .await
+                .map_err(|fault| StartFailure::new(Exit::Network, fault.message))?;
+            proven.push(match transport {
+                Transport::Unix => "a Unix socket mounted into a container without a network",
+                Transport::Tcp => "a port published on loopback",
+            });
+        }
+        let measured = format!("a throw-away container was reached by {}", proven.join(" and "));
+        Ok(Finding::pass(Check::Network, measured))
+    }
+
+    /// A pinned model whose image cannot come by itself would fail at once and for ever. Others fail on demand only.
+    pub(super) async fn images(&self) -> Result<Finding, StartFailure> {
+        let (mut here, mut missing) = (0_usize, Vec::new());
+        // Models share images: podman is asked once for each.
+        let mut asked = BTreeMap::new();
+        for spec in self.config.models.values() {
+            let image = &spec.image;
+            if !asked.contains_key(image) {
+                asked.insert(image, self.containers.image_id(image.clone()).await);
+            }
+            let comes = self.config.podman.pull && !image.is_local();
+            match asked.get(image) {
+                Some(Ok(Some(_))) => here += 1,
+                Some(Err(fault)) if spec.pin && !comes => {
+                    return Err(StartFailure::new(Exit::Podman, fault.message.clone()));
+                }
+                Some(Err(fault)) => missing.push(format!("{image} is not known: {fault}")),
+                _ if spec.pin && !comes => {
+                    let message = format!(
+                        "the image {image} of the pinned model {} is not in the service user's storage; build, load or pull it there",
+                        spec.name
+                    );
+                    return Err(StartFailure::new(Exit::Image, message));
+                }
+                _ if comes => missing.push(format!("{image} of {} will be pulled", spec.name)),
+                _ => missing.push(format!("{image} of {} is missing", spec.name)),
+            }
+        }
+        let mut measured = format!("{here} of {} models have theirs", self.config.models.len());
+        if missing.is_empty() {
+            return Ok(Finding::pass(Check::Images, measured));
+        }
+        measured.push_str(&format!("; {}", missing.join(", ")));
+        let socket = self.config.podman.socket.display();
+        let fix = format!("podman --remote --url unix://{socket} pull (or load) IMAGE");
+        Ok(Finding::bad(Check::Images, Outcome::Warn, measured, &fix))
+    }
+
+    pub(super) async fn found(&self, learned: &mut Learned) -> Result<Finding, StartFailure> {
+        let list = self.containers.list().await;
+        let list = list.map_err(|fault: Fault| StartFailure::new(Exit::Podman, fault.message))?;
+        let running = list.iter().filter(|found| found.running.is_some()).count();
+        let measured = format!("{} of ours, {running} of them running", list.len());
+        learned.found = Some(list);
+        Ok(Finding::pass(Check::Containers, measured))
+    }
+}
+
+/// Faults that cannot go away within a start are not waited out: clients learn the cause at once, and systemd starts the
+/// daemon anew after a while.
+fn gpu_failure(err: GpuError) -> StartFailure {
+    let lasting = match err {
+        GpuError::LibraryMissing(_)
+        | GpuError::VersionMismatch(_)
+        | GpuError::MemoryUnsupported(_)
+        | GpuError::HostMemory(_) => true,
+        GpuError::DriverNotLoaded(_)
+        | GpuError::ZeroMemory(_)
+        | GpuError::NotFound { .. }
+        | GpuError::NoDevices
+        | GpuError::Lost(..)
+        | GpuError::Timeout(_)
+        | GpuError::Other(_) => false,
+    };
+    let exit = match err {
+        GpuError::LibraryMissing(_) => Exit::NvmlMissing,
+        GpuError::DriverNotLoaded(_) => Exit::DriverNotLoaded,
+        GpuError::VersionMismatch(_) => Exit::DriverMismatch,
+        GpuError::ZeroMemory(_) | GpuError::MemoryUnsupported(_) => Exit::GpuMemory,
+        GpuError::NotFound { .. } | GpuError::NoDevices => Exit::GpuNotFound,
+        GpuError::Lost(..) | GpuError::Timeout(_) | GpuError::Other(_) => Exit::GpuFailed,
+        GpuError::HostMemory(_) => Exit::HostMemory,
+    };
+    let failure = StartFailure::new(exit, err.to_string());
+    if lasting { failure.lasting() } else { failure }
+}
+
+/// `"5.4.2"` → `(5, 4)`.
+pub(super) fn version(text: &str) -> Option<(u32, u32)> {
+    let mut parts = text.split(['.', '-']);
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn podman_versions() {
+        assert_eq!(version("5.4.2"), Some((5, 4)));
+        assert_eq!(version("6.0-dev"), Some((6, 0)));
+        assert_eq!(version("four"), None);
+        assert!(version("4.3.1").is_some_and(|v| v >= PODMAN_MIN));
+        assert!(version("4.2.0").is_some_and(|v| v < PODMAN_MIN));
+    }
+
+    #[test]
+    fn every_gpu_error_has_its_exit_status() {
+        let id = GpuId::new("GPU-a");
+        let cases = [
+            (GpuError::LibraryMissing("x".into()), 20),
+            (GpuError::DriverNotLoaded("x".into()), 21),
+            (GpuError::VersionMismatch("x".into()), 22),
+            (GpuError::ZeroMemory(id.clone()), 23),
+            (GpuError::MemoryUnsupported(id.clone()), 23),
+            (GpuError::NotFound { wanted: id.clone(), present: vec![] }, 24),
+            (GpuError::NoDevices, 24),
+            (GpuError::Lost(id, "x".into()), 25),
+            (GpuError::Timeout(Duration::from_secs(3)), 25),
+            (GpuError::Other("x".into()), 25),
+            (GpuError::HostMemory("x".into()), 26),
+        ];
+        for (err, status) in cases {
+            let failure = gpu_failure(err.clone());
+            assert_eq!(failure.exit as u8, status, "{err}");
+            assert!(!failure.exit.fix().is_empty(), "{err}");
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! Checks that only doctor makes: what is wrong here shows later, or as the failure of one of the others.
+//!
+//! Invariant: each says what it measured. What could not be looked at is a warning.
+
+use std::fs;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
+
+use super::gate::version;
+use super::repair::{repair, shown};
+use super::{Check, Checks, Finding, Learned, Outcome, ports};
+use crate::adapters::gpu::cdi;
+use crate::config::GpuBackend;
+use crate::supervisor::ports::PodmanHost;
+use crate::types::{Bytes, GpuId};
+
+/// IDs that containers need: images hold files of users up to 65535.
+const IDS_MIN: u64 = 65_536;
+/// An engine's image of a common size does not fit into less.
+const DISK_WARN: Bytes = Bytes::gib(30);
+/// podman itself gets into trouble with less.
+const DISK_FAIL: Bytes = Bytes::gib(1);
+const NVML_ONLY: &str = "not needed: backend = \"host\"";
+const UNASKED: &str = "could not be looked at: podman does not answer";
+
+impl Checks<'_> {
+    /// A check that is not of the gate.
+    pub(super) async fn host(&self, check: Check, learned: &Learned) -> Finding {
+        let nvml = self.config.gpu.backend == GpuBackend::Nvml;
+        let needs_gpu = matches!(check, Check::DeviceNodes | Check::CdiVersion | Check::Selinux);
+        if needs_gpu && !nvml {
+            return Finding::pass(check, NVML_ONLY);
+        }
+        let podman = learned.podman.as_ref();
+        let judged = match check {
+            Check::DeviceNodes => device_nodes(Path::new("/dev")),
+            Check::Linger => self.linger(),
+            Check::Ports => ports::judge(&self.config.server.listen),
+            Check::Cgroups => podman.map_or_else(unasked, |p| cgroups(&p.host)),
+            Check::Subids => podman.map_or_else(unasked, |p| subids(&p.host)),
+            Check::Events => podman.map_or_else(unasked, |p| self.events(&p.host)),
+            Check::Disk => podman.map_or_else(unasked, |p| disk(&p.host)),
+            Check::Selinux => podman.map_or_else(unasked, |p| selinux(&p.host)),
+            Check::CdiVersion => {
+                podman.map_or_else(unasked, |p| self.cdi_version(&p.version, learned))
+            }
+            // Those of the gate are made there.
+            Check::Memory
+            | Check::Cdi
+            | Check::Podman
+            | Check::Images
+            | Check::Network
+            | Check::Containers => (Outcome::Warn, "is not made here".to_owned()),
+        };
+        let (outcome, measured) = judged;
+        let fix = match outcome {
+            Outcome::Pass => String::new(),
+            Outcome::Warn if measured == UNASKED => "mend podman first".to_owned(),
+            Outcome::Warn | Outcome::Fail => {
+                let commands = repair(check, self.user);
+                if commands.is_empty() { advice(check).to_owned() } else { shown(&commands) }
+            }
+        };
+        Finding { check, outcome, measured, fix }
+    }
+
+    fn linger(&self) -> (Outcome, String) {
+        let file = Path::new("/var/lib/systemd/linger").join(self.user);
+        match file.try_exists() {
+            Ok(true) => (Outcome::Pass, format!("on for {}", self.user)),
+            Ok(false) if self.user == super::SERVICE_USER => {
+                let why = "its containers end, and podman's API is gone, until somebody logs in";
+                (Outcome::Fail, format!("off for {}: {why}", self.user))
+            }
+            Ok(false) => {
+                let user = self.user;
+                (Outcome::Warn, format!("off for {user}: models end with the last session"))
+            }
+            Err(error) => (Outcome::Warn, format!("{}: {error}", file.display())),
+        }
+    }
+
+    /// A system user cannot read the journal: with journald its events and logs are empty, without an error.
+    fn events(&self, podman: &PodmanHost) -> (Outcome, String) {
+        let logger = podman.events_logger.as_deref().unwrap_or("unknown");
+        let system = self.user == super::SERVICE_USER;
+        match logger {
+            "file" => (Outcome::Pass, "file".to_owned()),
+            "journald" if !system => (Outcome::Pass, "journald".to_owned()),
+            _ if system => {
+                (Outcome::Fail, format!("{logger}: a system user's events would be lost"))
+            }
+            _ => (Outcome::Warn, logger.to_owned()),
+        }
+    }
+
+    fn cdi_version(&self, podman: &str, learned: &Learned) -> (Outcome, String) {
+        let devices = learned.devices.iter().flat_map(|s| &s.devices);
+        let ids: Vec<GpuId> = devices.map(|d| d.id.clone()).collect();
+        let Ok(report) = cdi::check(self.cdi_dirs, &ids) else {
+            return (Outcome::Warn, "no usable specification".to_owned());
+        };
+        let newest = report.devices.iter().max_by_key(|d| version(&d.cdi_version));
+        let Some(device) = newest else {
+            return (Outcome::Warn, "no device is defined".to_owned());
+        };
+        judge_cdi(&device.cdi_version, podman, &device.file)
+    }
+}
+
+fn unasked() -> (Outcome, String) {
+    (Outcome::Warn, UNASKED.to_owned())
+}
+
+/// What to do where no command does it.
+const fn advice(check: Check) -> &'static str {
+    match check {
+        Check::Cgroups => "boot with systemd.unified_cgroup_hierarchy=1",
+        Check::Disk => {
+            "podman image prune as the service user, or put /var/lib/hostler on a larger disk"
+        }
+        Check::Events => {
+            "set events_logger = \"file\" in /usr/lib/hostler/containers.conf, and see that hostler-podman.service has it: systemctl --user --machine=hostler@ cat hostler-podman.service"
+        }
+        Check::Ports => "end what listens there, or change the port: systemctl edit hostler.socket",
+        Check::CdiVersion => {
+            "upgrade podman, or write the specification with an older nvidia-container-toolkit (1.18.2 or older for podman before 5.4)"
+        }
+        Check::Memory
+        | Check::DeviceNodes
+        | Check::Cdi
+        | Check::Podman
+        | Check::Subids
+        | Check::Linger
+        | Check::Selinux
+        | Check::Images
+        | Check::Network
+        | Check::Containers => "see \"What the admin sees\" in README.md",
+    }
+}
+
+fn device_nodes(dev: &Path) -> (Outcome, String) {
+    let names = match fs::read_dir(dev) {
+        Ok(entries) => entries.flatten().filter(|e| {
+            let name = e.file_name();
+            name.to_string_lossy().starts_with("nvidia")
+        }),
+        Err(error) => return (Outcome::Warn, format!("{}: {error}", dev.display())),
+    };
+    let (mut nodes, mut closed) = (Vec::new(), Vec::new());
+    for entry in names {
+        let Ok(data) = entry.metadata() else { continue };
+        if !data.file_type().is_char_device() {
+            continue;
+        }
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if data.mode() & 0o006 != 0o006 {
+            closed.push(format!("{name} ({:o})", data.mode() & 0o777));
+        }
+        nodes.push(name);
+    }
+    nodes.sort();
+    if nodes.is_empty() {
+        return (Outcome::Fail, format!("there is no {}/nvidia*", dev.display()));
+    }
+    if !closed.is_empty() {
+        let why = "not open to the users that engines run as";
+        return (Outcome::Fail, format!("{}: {why}", closed.join(", ")));
+    }
+    let measured = nodes.join(", ");
+    if nodes.iter().any(|name| name == "nvidia-uvm") {
+        return (Outcome::Pass, measured);
+    }
+    (Outcome::Warn, format!("{measured}; without nvidia-uvm no engine can use CUDA"))
+}
+
+fn cgroups(podman: &PodmanHost) -> (Outcome, String) {
+    let seen = podman.cgroup_version.as_deref().unwrap_or("unknown");
+    match seen {
+        "v2" => {
+            (Outcome::Pass, format!("v2, controllers: {}", podman.cgroup_controllers.join(" ")))
+        }
+        "unknown" => (Outcome::Warn, "podman does not say which version".to_owned()),
+        _ => (Outcome::Fail, format!("{seen}: rootless containers need v2")),
+    }
+}
+
+fn subids(podman: &PodmanHost) -> (Outcome, String) {
+    let (Some(users), Some(groups)) = (podman.user_ids, podman.group_ids) else {
+        return (Outcome::Warn, "podman does not say how many".to_owned());
+    };
+    let measured = format!("{users} user and {groups} group IDs");
+    // One of them is the user's own.
+    if users.min(groups) > IDS_MIN - 1 {
+        return (Outcome::Pass, measured);
+    }
+    (Outcome::Fail, format!("{measured} in podman's containers; images need {IDS_MIN} of each"))
+}
+
+fn disk(podman: &PodmanHost) -> (Outcome, String) {
+    let (Some(total), Some(used)) = (podman.storage_total, podman.storage_used) else {
+        return (Outcome::Warn, "podman does not say how much there is".to_owned());
+    };
+    let free = total.saturating_sub(used);
+    let place = podman.storage.as_deref().unwrap_or(Path::new("its storage")).display();
+    let measured = format!("{free} of {total} free at {place}");
+    if free < DISK_FAIL {
+        (Outcome::Fail, format!("{measured}: podman needs at least {DISK_FAIL}"))
+    } else if free < DISK_WARN {
+        (Outcome::Warn, format!("{measured}: less than {DISK_WARN}, an engine's image and weights"))
+    } else {
+        (Outcome::Pass, measured)
+    }
+}
+
+fn selinux(podman: &PodmanHost) -> (Outcome, String) {
+    const BOOLEAN: &str = "/sys/fs/selinux/booleans/container_use_devices";
+    if podman.selinux != Some(true) {
+        return (Outcome::Pass, "does not confine podman's containers".to_owned());
+    }
+    match fs::read_to_string(BOOLEAN) {
+        Ok(text) if text.starts_with('1') => {
+            (Outcome::Pass, "container_use_devices is on".to_owned())
+        }
+        Ok(_) => {
+            (Outcome::Fail, "container_use_devices is off: engines cannot open GPUs".to_owned())
+        }
+        Err(error) => (Outcome::Warn, format!("{BOOLEAN}: {error}")),
+    }
+}
+
+/// The newest CDI version that a podman reads, by the library that its releases were built with.
+fn cdi_max(podman: (u32, u32)) -> (u32, u32) {
+    match podman {
+        p if p >= (5, 6) => (1, 0),
+        p if p >= (5, 4) => (0, 8),
+        p if p >= (4, 9) => (0, 6),
+        _ => (0, 5),
+    }
+}
+
+fn judge_cdi(cdi: &str, podman: &str, file: &Path) -> (Outcome, String) {
+    let file = file.display();
+    let (Some(have), Some(able)) = (version(cdi), version(podman).map(cdi_max)) else {
+        return (Outcome::Warn, format!("{file} is of version {cdi}; podman is {podman}"));
+    };
+    let measured =
+        format!("{file} is of version {cdi}; podman {podman} reads up to {}.{}", able.0, able.1);
+    if have <= able {
+        (Outcome::Pass, measured)
+    } else {
+        (Outcome::Fail, format!("{measured}: it would say \"unresolvable CDI devices\""))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cdi_versions_against_podmans() {
+        let judge = |cdi, podman| judge_cdi(cdi, podman, Path::new("/etc/cdi/n.yaml")).0;
+        assert_eq!(judge("0.5.0", "4.3.1"), Outcome::Pass);
+        assert_eq!(judge("0.7.0", "4.9.4"), Outcome::Fail);
+        assert_eq!(judge("0.8.0", "5.4.2"), Outcome::Pass);
+        assert_eq!(judge("1.0.0", "5.4.2"), Outcome::Fail);
+        assert_eq!(judge("1.0.0", "5.6.0"), Outcome::Pass);
+        assert_eq!(judge("new", "5.6.0"), Outcome::Warn);
+    }
+
+    #[test]
+    fn what_podman_says_is_judged() {
+        let mut podman = PodmanHost::default();
+        assert_eq!(subids(&podman).0, Outcome::Warn);
+        podman.user_ids = Some(1);
+        podman.group_ids = Some(65_537);
+        assert_eq!(subids(&podman).0, Outcome::Fail);
+        podman.user_ids = Some(65_537);
+        assert_eq!(subids(&podman).0, Outcome::Pass);
+        for (free, wanted) in
+            [(0, Outcome::Fail), (1, Outcome::Warn), (29, Outcome::Warn), (30, Outcome::Pass)]
+        {
+            podman.storage_total = Some(Bytes::gib(100));
+            podman.storage_used = Some(Bytes::gib(100 - free));
+            assert_eq!(disk(&podman).0, wanted, "{free}");
+        }
+        podman.cgroup_version = Some("v1".into());
+        assert_eq!(cgroups(&podman).0, Outcome::Fail);
+        podman.cgroup_version = Some("v2".into());
+        assert_eq!(cgroups(&podman).0, Outcome::Pass);
+        assert_eq!(selinux(&podman).0, Outcome::Pass);
+    }
+
+    #[test]
+    fn nodes_are_looked_at_and_not_only_their_names() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("nvidia0"), "no device").unwrap();
+        let (outcome, text) = device_nodes(dir.path());
+        assert_eq!(outcome, Outcome::Fail, "{text}");
+        assert_eq!(device_nodes(&dir.path().join("none")).0, Outcome::Warn);
+    }
+}

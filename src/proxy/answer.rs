@@ -1,0 +1,157 @@
+//! An answer's body.
+//!
+//! Purpose: pass bytes on, whoever they are from, count them, and end the request's record. Owner: hyper, until the last byte or
+//! the client is gone. Invariants: the request's record ends with it; an answer that broke off never looks whole.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, SizeHint};
+
+use super::conn::Busy;
+use super::recall::Watch;
+use super::record::Record;
+use super::relay::{Broken, Relay};
+use super::wait::{Begun, Step, Wait};
+
+/// Where an answer's bytes come from.
+#[derive(Debug)]
+pub(super) enum Source {
+    /// Ours.
+    Whole(Option<Bytes>),
+    /// An engine's, and who looks at them as they pass.
+    Relay(Box<Relay>, Option<Box<Watch>>),
+    /// Ours until an engine's come.
+    Wait(Box<Wait>),
+    /// All was said, by an event that told of a failure.
+    Failed,
+}
+
+impl From<Begun> for Source {
+    fn from(begun: Begun) -> Self {
+        Self::Relay(Box::new(begun.response.into_body()), begun.watch.map(Box::new))
+    }
+}
+
+/// The body.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub source: Source,
+    pub record: Option<Record>,
+    pub busy: Busy,
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let this = self.get_mut();
+        match std::task::ready!(this.poll_source(cx)) {
+            Some(Ok(data)) => {
+                if let Some(record) = &mut this.record {
+                    record.sent(data.len());
+                }
+                Poll::Ready(Some(Ok(Frame::data(data))))
+            }
+            Some(Err(broken)) => {
+                this.busy.broken();
+                if let Some(mut record) = this.record.take() {
+                    record.fault = Some(broken.to_string());
+                }
+                Poll::Ready(Some(Err(broken)))
+            }
+            None => {
+                this.end();
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.source {
+            Source::Whole(bytes) => bytes.is_none(),
+            Source::Relay(relay, _) => relay.is_end(),
+            Source::Wait(_) => false,
+            Source::Failed => true,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            Source::Whole(bytes) => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64)
+            }
+            Source::Relay(relay, _) => relay.size_hint(),
+            Source::Wait(_) => SizeHint::default(),
+            Source::Failed => SizeHint::with_exact(0),
+        }
+    }
+}
+
+impl Answer {
+    fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Broken>>> {
+        loop {
+            match &mut self.source {
+                Source::Whole(bytes) => return Poll::Ready(bytes.take().map(Ok)),
+                Source::Failed => return Poll::Ready(None),
+                Source::Relay(relay, watch) => {
+                    let polled = std::task::ready!(relay.poll_data(cx));
+                    if let (Some(watch), Some(Ok(data))) = (watch, &polled) {
+                        watch.see(data);
+                    }
+                    return Poll::Ready(polled);
+                }
+                Source::Wait(wait) => match std::task::ready!(wait.poll(cx)) {
+                    Step::Beat(bytes) => return Poll::Ready(Some(Ok(bytes))),
+                    Step::Began(begun) => {
+                        if let Some(record) = &mut self.record {
+                            record.queue_ends();
+                        }
+                        self.source = (*begun).into();
+                    }
+                    Step::Failed(event, error) => {
+                        if let Some(record) = &mut self.record {
+                            record.queue_ends();
+                            record.error = Some(error.code);
+                            record.fault = Some(error.message);
+                        }
+                        self.busy.last();
+                        self.source = Source::Failed;
+                        return Poll::Ready(Some(Ok(event)));
+                    }
+                },
+            }
+        }
+    }
+
+    fn end(&mut self) {
+        let Some(mut record) = self.record.take() else { return };
+        let mended = match &mut self.source {
+            Source::Whole(_) | Source::Wait(_) => None,
+            // What was told by an event has its place in the record already.
+            Source::Failed => return,
+            Source::Relay(relay, _) => relay.take_mended(),
+        };
+        match mended {
+            None => record.complete(),
+            Some(broken) => {
+                self.busy.last();
+                record.fault = Some(broken.to_string());
+            }
+        }
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        // hyper asks for no further frame once a body of known length has ended.
+        if self.is_end_stream() {
+            self.end();
+        }
+    }
+}

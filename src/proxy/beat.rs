@@ -1,0 +1,188 @@
+//! Signs of life for streams that wait. PURE.
+//!
+//! Purpose: bytes that tell a client and every proxy between that something happens, in a form that its stream may hold. Owner:
+//! `wait`. Invariants: a comment is one line with one line end (a blank line after it would be an empty event, over which some
+//! clients crash); no event has an `id:`; nothing here ends a stream.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::endpoints::Events;
+use crate::types::{Feedback, ModelName, Phase, Status};
+
+/// What a client is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// The model is not there yet.
+    Model {
+        /// Where it is.
+        phase: Phase,
+        /// What its last load lets expect, from the beginning of a load.
+        load: Option<Duration>,
+    },
+    /// The model is there, and others go first.
+    Turn,
+    /// The engine was asked and has not answered yet.
+    Engine,
+}
+
+impl Stage {
+    /// Where a model is.
+    pub fn of(status: &Status, model: &ModelName) -> Self {
+        let found = status.models.iter().find(|m| m.name == *model);
+        match found {
+            Some(model) if model.phase != Phase::Ready => {
+                Self::Model { phase: model.phase, load: model.load_ms.map(Duration::from_millis) }
+            }
+            Some(_) | None => Self::Turn,
+        }
+    }
+
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Model { phase, .. } => phase.as_str(),
+            Self::Turn => "queued",
+            Self::Engine => "processing",
+        }
+    }
+
+    /// Whole seconds that are left, as far as that can be said: a load that is late is about to be over, for all we know.
+    fn eta(self, waited: Duration) -> Option<u64> {
+        match self {
+            Self::Model {
+                phase: Phase::Starting | Phase::Loading | Phase::Waking | Phase::Stopped,
+                load: Some(load),
+            } => Some(load.saturating_sub(waited).as_secs().max(1)),
+            Self::Model { .. } | Self::Turn | Self::Engine => None,
+        }
+    }
+}
+
+/// Who waits for what.
+#[derive(Clone, Debug)]
+pub(super) struct Beat {
+    pub form: Feedback,
+    pub events: Events,
+    /// As the client wrote it.
+    pub model: String,
+    /// The request's.
+    pub id: String,
+    /// Unix seconds.
+    pub created: u64,
+}
+
+impl Beat {
+    /// The next sign of life.
+    pub fn bytes(&self, stage: Stage, waited: Duration) -> Vec<u8> {
+        match (self.form, self.events) {
+            (Feedback::Off, _) => Vec::new(),
+            // Anthropic's streams have an event of their own for this.
+            (Feedback::Comment | Feedback::Chunk, Events::Messages) => {
+                b"event: ping\ndata: {\"type\":\"ping\"}\n\n".to_vec()
+            }
+            (Feedback::Chunk, Events::Chat) => self.chunk(
+                "chat.completion.chunk",
+                &json!({ "index": 0, "delta": { "role": "assistant", "content": "" }, "finish_reason": null }),
+                stage,
+                waited,
+            ),
+            (Feedback::Chunk, Events::Text) => self.chunk(
+                "text_completion",
+                &json!({ "index": 0, "text": "", "logprobs": null, "finish_reason": null }),
+                stage,
+                waited,
+            ),
+            (Feedback::Comment, Events::Chat | Events::Text | Events::Responses | Events::Other)
+            | (Feedback::Chunk, Events::Responses | Events::Other) => comment(stage, waited),
+        }
+    }
+
+    fn chunk(
+        &self,
+        object: &str,
+        choice: &serde_json::Value,
+        stage: Stage,
+        waited: Duration,
+    ) -> Vec<u8> {
+        let data = json!({
+            "id": format!("hostler-{}", self.id),
+            "object": object,
+            "created": self.created,
+            "model": self.model,
+            "choices": [choice],
+            "hostler": { "phase": stage.word(), "waited_s": waited.as_secs(), "eta_s": stage.eta(waited) },
+        });
+        format!("data: {data}\n\n").into_bytes()
+    }
+}
+
+fn comment(stage: Stage, waited: Duration) -> Vec<u8> {
+    let mut line = format!(": hostler phase={} waited={}s", stage.word(), waited.as_secs());
+    if let Some(eta) = stage.eta(waited) {
+        // Writing to a string cannot fail.
+        let _ = write!(line, " eta={eta}s");
+    }
+    line.push('\n');
+    line.into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(form: Feedback, events: Events, stage: Stage, waited: u64) -> String {
+        let beat = Beat { form, events, model: "a\"b".into(), id: "id-1".into(), created: 7 };
+        String::from_utf8(beat.bytes(stage, Duration::from_secs(waited))).unwrap()
+    }
+
+    const LOADING: Stage =
+        Stage::Model { phase: Phase::Loading, load: Some(Duration::from_secs(60)) };
+
+    #[test]
+    fn a_comment_is_one_line() {
+        let all = [Events::Chat, Events::Text, Events::Responses, Events::Other];
+        for events in all {
+            let comment = text(Feedback::Comment, events, LOADING, 12);
+            assert_eq!(comment, ": hostler phase=loading waited=12s eta=48s\n");
+        }
+        assert_eq!(
+            text(Feedback::Comment, Events::Chat, LOADING, 90),
+            ": hostler phase=loading waited=90s eta=1s\n"
+        );
+        assert_eq!(
+            text(Feedback::Comment, Events::Chat, Stage::Turn, 2),
+            ": hostler phase=queued waited=2s\n"
+        );
+        let waiting = Stage::Model { phase: Phase::Waiting, load: Some(Duration::from_secs(9)) };
+        assert_eq!(
+            text(Feedback::Chunk, Events::Responses, waiting, 2),
+            ": hostler phase=waiting waited=2s\n"
+        );
+    }
+
+    #[test]
+    fn anthropics_clients_get_pings() {
+        for form in [Feedback::Comment, Feedback::Chunk] {
+            let ping = text(form, Events::Messages, LOADING, 1);
+            assert_eq!(ping, "event: ping\ndata: {\"type\":\"ping\"}\n\n");
+        }
+        assert_eq!(text(Feedback::Off, Events::Messages, LOADING, 1), "");
+    }
+
+    #[test]
+    fn a_chunk_is_one_event_that_says_nothing() {
+        let chat = text(Feedback::Chunk, Events::Chat, LOADING, 12);
+        let data: serde_json::Value =
+            serde_json::from_str(chat.strip_prefix("data: ").unwrap().trim_end()).unwrap();
+        assert_eq!(data["choices"][0]["delta"]["content"], "");
+        assert_eq!((&data["model"], &data["hostler"]["eta_s"]), (&json!("a\"b"), &json!(48)));
+        assert!(chat.ends_with("}\n\n") && chat.matches('\n').count() == 2);
+        let text = text(Feedback::Chunk, Events::Text, Stage::Engine, 12);
+        assert!(
+            text.contains("\"text\":\"\"") && text.contains("\"phase\":\"processing\""),
+            "{text}"
+        );
+    }
+}

@@ -1,0 +1,190 @@
+//! The gate that requests pass before they ask for a lease.
+//!
+//! Purpose: [`Admission`] over real time, with callers that wait and may leave. Owner: `service` holds one; a request holds its
+//! [`Slot`] until its answer has ended. Invariants: a slot is given back by `Drop`, whatever ends the request; the lock is held for
+//! the length of one call of the pure part; a request that no limit concerns does not touch it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use hyper::StatusCode;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::admission::{Admission, Caller, Let, Refused, Ticket, Wish};
+use super::error::ApiError;
+use super::keys::Key;
+use crate::types::{DoorSpec, ModelName, Moment};
+
+/// What the lock guards.
+#[derive(Debug, Default)]
+struct Inner {
+    admission: Admission,
+    waiting: BTreeMap<Ticket, oneshot::Sender<()>>,
+}
+
+/// The gate.
+#[derive(Debug)]
+pub(super) struct Gate {
+    inner: Mutex<Inner>,
+    began: Instant,
+}
+
+/// A right to one request at once.
+#[derive(Debug)]
+pub(super) struct Slot {
+    gate: Arc<Gate>,
+    ticket: Ticket,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let mut inner = self.gate.inner();
+        inner.waiting.remove(&self.ticket);
+        for turn in inner.admission.leave(self.ticket) {
+            if let Some(waiting) = inner.waiting.remove(&turn) {
+                // Who has left meanwhile gives the turn on when its own slot is dropped.
+                let _ = waiting.send(());
+            }
+        }
+    }
+}
+
+/// How long and among how many a request may wait.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    pub wait_max: Duration,
+    pub queue_max: usize,
+}
+
+impl Gate {
+    /// A gate that nobody has passed.
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self { inner: Mutex::default(), began: Instant::now() })
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        // Nothing that is done under the lock can panic half-way.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for a turn at a model; `None`: no limit concerns this request.
+    ///
+    /// # Errors
+    /// 429 where the key has used up what it may, 503 where too many wait or the turn did not come in time.
+    pub async fn enter(
+        self: &Arc<Self>,
+        key: Option<&Key>,
+        model: &ModelName,
+        spec: &DoorSpec,
+        patience: Patience,
+    ) -> Result<Option<Slot>, ApiError> {
+        let limited = key.is_some_and(|k| k.per_minute.is_some() || k.concurrent.is_some());
+        if !limited && spec.max_concurrent.is_none() {
+            return Ok(None);
+        }
+        let wish = Wish { model, limit: spec.max_concurrent, queue_max: patience.queue_max };
+        let (slot, turn) = self.arrive(&caller(key), wish).map_err(|r| refused(&r, model))?;
+        let Some(turn) = turn else { return Ok(Some(slot)) };
+        match tokio::time::timeout(patience.wait_max, turn).await {
+            Ok(_) => Ok(Some(slot)),
+            Err(_) => {
+                let limit = spec.max_concurrent.unwrap_or_default();
+                let message = format!(
+                    "model {model} serves {limit} requests at once (max_concurrent), and no turn came within {:?}",
+                    patience.wait_max
+                );
+                let error = ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "model_busy", message);
+                Err(error.retry_after(Duration::from_secs(5)))
+            }
+        }
+    }
+
+    /// A slot, and what to wait for if it is not its turn yet.
+    fn arrive(
+        self: &Arc<Self>,
+        caller: &Caller,
+        wish: Wish<'_>,
+    ) -> Result<(Slot, Option<oneshot::Receiver<()>>), Refused> {
+        let now = Moment::START + self.began.elapsed();
+        let mut inner = self.inner();
+        let slot = |ticket| Slot { gate: self.clone(), ticket };
+        Ok(match inner.admission.arrive(now, caller, wish)? {
+            Let::Run(ticket) => (slot(ticket), None),
+            Let::Wait(ticket) => {
+                let (turn, wait) = oneshot::channel();
+                inner.waiting.insert(ticket, turn);
+                (slot(ticket), Some(wait))
+            }
+        })
+    }
+}
+
+fn caller(key: Option<&Key>) -> Caller {
+    match key {
+        None => Caller { name: String::new(), per_minute: None, concurrent: None, share: 1 },
+        Some(key) => Caller {
+            name: key.name.clone(),
+            per_minute: key.per_minute,
+            concurrent: key.concurrent,
+            share: key.share,
+        },
+    }
+}
+
+fn refused(refused: &Refused, model: &ModelName) -> ApiError {
+    let too_many = StatusCode::TOO_MANY_REQUESTS;
+    match refused {
+        Refused::Rate { retry_after } => {
+            let message = "this key has used up its requests per minute (per_minute)";
+            ApiError::new(too_many, "rate_limited", message).retry_after(*retry_after)
+        }
+        Refused::Concurrency { limit } => {
+            let message =
+                format!("this key has {limit} requests under way, as many as it may (concurrent)");
+            let error = ApiError::new(too_many, "too_many_at_once", message);
+            error.retry_after(Duration::from_secs(1))
+        }
+        Refused::QueueFull { queued } => {
+            let message = format!("{queued} requests already wait for a turn at model {model}");
+            let error = ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "queue_full", message);
+            error.retry_after(Duration::from_secs(1))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATIENCE: Patience = Patience { wait_max: Duration::from_secs(5), queue_max: 2 };
+
+    fn spec(limit: u32) -> DoorSpec {
+        DoorSpec { max_concurrent: Some(limit), ..DoorSpec::default() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_turn_comes_when_another_request_ends_or_gives_up() {
+        let gate = Gate::new();
+        let model: ModelName = "m".parse().unwrap();
+        let limit = spec(1);
+        assert!(gate.enter(None, &model, &DoorSpec::default(), PATIENCE).await.unwrap().is_none());
+        let first = gate.enter(None, &model, &limit, PATIENCE).await.unwrap().unwrap();
+        let mut second = Box::pin(gate.enter(None, &model, &limit, PATIENCE));
+        let mut third = Box::pin(gate.enter(None, &model, &limit, PATIENCE));
+        assert!(futures_util::poll!(&mut second).is_pending());
+        assert!(futures_util::poll!(&mut third).is_pending());
+        let full = gate.enter(None, &model, &limit, PATIENCE).await.unwrap_err();
+        assert_eq!((full.status.as_u16(), full.code), (503, "queue_full"));
+        drop(first);
+        // It is the second one's turn, which gives up before it takes it.
+        drop(second);
+        let third = third.await.unwrap().unwrap();
+        let late = gate.enter(None, &model, &limit, PATIENCE).await.unwrap_err();
+        assert_eq!((late.code, late.retry_after_secs()), ("model_busy", Some(5)));
+        drop(third);
+        gate.enter(None, &model, &limit, PATIENCE).await.unwrap().unwrap();
+        assert!(gate.inner().waiting.is_empty());
+    }
+}

@@ -1,0 +1,153 @@
+//! Who a client is.
+//!
+//! Purpose: from the key in a request's head to the name that an admin gave it, and what its holder may use. Owner: `service`
+//! asks once a request. Invariants: only digests of keys are held; they are compared in constant time, and all of them, so that
+//! the time tells nothing; a key is never logged and never passed on.
+
+use hyper::header::{self, HeaderName};
+use hyper::{HeaderMap, StatusCode};
+use sha2::{Digest, Sha256};
+use subtle::{Choice, ConstantTimeEq};
+
+use super::error::ApiError;
+use crate::types::ModelName;
+
+/// Where Anthropic's clients put their key.
+const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+/// No key is longer; a longer one is not worth its hash.
+const KEY_BYTES_MAX: usize = 512;
+
+/// One key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Key {
+    /// What logs and metrics call its holder.
+    pub name: String,
+    /// SHA-256 of the key.
+    pub digest: [u8; 32],
+    /// Models that it may use; empty: all.
+    pub models: Vec<ModelName>,
+    /// Requests in a minute; `None`: as many as come.
+    pub per_minute: Option<u32>,
+    /// Requests at once, waiting ones too; `None`: as many as come.
+    pub concurrent: Option<u32>,
+    /// Its weight where holders of keys share a model that serves no more at once; at least 1.
+    pub share: u32,
+}
+
+impl Key {
+    /// Whether it may use the model of this name.
+    #[must_use]
+    pub fn allows(&self, model: &ModelName) -> bool {
+        self.models.is_empty() || self.models.contains(model)
+    }
+}
+
+/// Which of the keys a request's head holds.
+///
+/// # Errors
+/// 401 where there is none, or none that is known.
+pub(super) fn identify(keys: &[Key], headers: &HeaderMap) -> Result<usize, ApiError> {
+    let refused =
+        |message: &str| Err(ApiError::new(StatusCode::UNAUTHORIZED, "invalid_api_key", message));
+    let Some(given) = given(headers) else {
+        return refused("an API key is needed: send Authorization: Bearer KEY, or x-api-key: KEY");
+    };
+    if given.len() > KEY_BYTES_MAX {
+        return refused("the API key is not known");
+    }
+    let digest = Sha256::digest(given);
+    let mut found = None;
+    for (at, key) in keys.iter().enumerate() {
+        let same: Choice = key.digest.ct_eq(digest.as_slice());
+        if bool::from(same) {
+            found = Some(at);
+        }
+    }
+    found.map_or_else(|| refused("the API key is not known"), Ok)
+}
+
+/// A key in a head; two different ones are none, as nobody can tell which is meant.
+fn given(headers: &HeaderMap) -> Option<&[u8]> {
+    let bearer = |value: &'_ header::HeaderValue| -> Option<usize> {
+        let bytes = value.as_bytes();
+        let scheme = bytes.get(..7)?;
+        scheme.eq_ignore_ascii_case(b"bearer ").then_some(7)
+    };
+    let mut keys = headers
+        .get_all(header::AUTHORIZATION)
+        .iter()
+        .filter_map(|v| bearer(v).and_then(|at| v.as_bytes().get(at..)).map(<[u8]>::trim_ascii))
+        .chain(headers.get_all(&X_API_KEY).iter().map(|v| v.as_bytes().trim_ascii()))
+        .filter(|key| !key.is_empty());
+    let first = keys.next()?;
+    keys.all(|other| other == first).then_some(first)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hyper::header::HeaderValue;
+
+    fn key(name: &str, secret: &str) -> Key {
+        Key {
+            name: name.to_owned(),
+            digest: Sha256::digest(secret).into(),
+            models: vec![],
+            per_minute: None,
+            concurrent: None,
+            share: 1,
+        }
+    }
+
+    fn head(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.append(*name, HeaderValue::from_static(value));
+        }
+        headers
+    }
+
+    #[test]
+    fn a_key_is_found_where_clients_put_it() {
+        let keys = [key("alice", "sk-a"), key("bob", "sk-b")];
+        let who = |pairs: &[_]| identify(&keys, &head(pairs)).map(|at| keys[at].name.clone());
+        assert_eq!(who(&[("authorization", "Bearer sk-a")]).unwrap(), "alice");
+        assert_eq!(who(&[("authorization", "bearer  sk-b ")]).unwrap(), "bob");
+        assert_eq!(who(&[("x-api-key", "sk-b")]).unwrap(), "bob");
+        let both = [("authorization", "Bearer sk-a"), ("x-api-key", "sk-a")];
+        assert_eq!(who(&both).unwrap(), "alice");
+    }
+
+    #[test]
+    fn all_else_is_nobody() {
+        let keys = [key("alice", "sk-a"), key("bob", "sk-b")];
+        let cases: [&[(&str, &str)]; 9] = [
+            &[],
+            &[("authorization", "Bearer sk-c")],
+            &[("authorization", "Bearer ")],
+            &[("authorization", "Basic sk-a")],
+            &[("authorization", "sk-a")],
+            &[("authorization", "Bearer SK-A")],
+            &[("authorization", "Bearer sk-a"), ("x-api-key", "sk-b")],
+            &[("authorization", "Bearer sk-a"), ("authorization", "Bearer sk-c")],
+            &[("x-api-key", "")],
+        ];
+        for pairs in cases {
+            let error = identify(&keys, &head(pairs)).unwrap_err();
+            assert_eq!((error.status.as_u16(), error.code), (401, "invalid_api_key"), "{pairs:?}");
+        }
+        let long = "x".repeat(513);
+        let mut headers = HeaderMap::new();
+        headers.insert("x-api-key", HeaderValue::from_str(&long).unwrap());
+        assert!(identify(&[key("l", &long)], &headers).is_err());
+    }
+
+    #[test]
+    fn models_of_a_key() {
+        let mut key = key("a", "k");
+        let model = |m: &str| -> ModelName { m.parse().unwrap() };
+        assert!(key.allows(&model("x")));
+        key.models = vec![model("y")];
+        assert!(key.allows(&model("y")) && !key.allows(&model("x")));
+    }
+}

@@ -1,0 +1,150 @@
+//! A stream whose model is not there yet.
+//!
+//! Purpose: after its 200, a client gets signs of life until the engine's own bytes come. Owner: the answer's body. Invariants: the
+//! work (a turn, a lease, the engine's head) goes on between the signs and is dropped with the client; what fails after the 200
+//! is told by an event, and the stream then ends without a `[DONE]`.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::header;
+use hyper::{Response, StatusCode};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
+
+use super::beat::{Beat, Stage};
+use super::endpoints::Events;
+use super::error::ApiError;
+use super::recall::Watch;
+use super::relay::Relay;
+use crate::supervisor::handle::Handle;
+use crate::types::ModelName;
+
+/// An engine's refusal is read up to here, to be told as an event.
+const REFUSAL_MAX: usize = 64 << 10;
+
+/// An engine's answer whose head has come.
+#[derive(Debug)]
+pub(super) struct Begun {
+    pub response: Response<Relay>,
+    /// Looks for what has to be remembered of it.
+    pub watch: Option<Watch>,
+}
+
+/// What is to be done until then.
+pub(super) type Work = Pin<Box<dyn Future<Output = Result<Begun, ApiError>> + Send>>;
+
+/// How it goes on.
+#[derive(Debug)]
+pub(super) enum Step {
+    /// A sign of life.
+    Beat(Bytes),
+    /// The engine's stream begins.
+    Began(Box<Begun>),
+    /// It never will: the event that says so, and what is to be logged.
+    Failed(Bytes, Box<ApiError>),
+}
+
+/// The future of the engine's answer: what was asked for, or an event that tells why not.
+type Told = Pin<Box<dyn Future<Output = Result<Begun, (Vec<u8>, ApiError)>> + Send>>;
+
+/// The wait.
+pub(super) struct Wait {
+    work: Told,
+    beat: Beat,
+    tick: Interval,
+    since: Instant,
+    supervisor: Handle,
+    model: ModelName,
+    asked: Arc<AtomicBool>,
+}
+
+impl std::fmt::Debug for Wait {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Wait").field("model", &self.model).finish_non_exhaustive()
+    }
+}
+
+/// What a wait is for.
+pub(super) struct Waiter {
+    pub beat: Beat,
+    pub every: Duration,
+    /// When the request came.
+    pub since: Instant,
+    pub supervisor: Handle,
+    pub model: ModelName,
+    /// Set once the engine was asked.
+    pub asked: Arc<AtomicBool>,
+}
+
+impl Wait {
+    /// Begins with a sign of life at once.
+    pub fn new(work: Work, waiter: Waiter) -> Self {
+        let Waiter { beat, every, since, supervisor, model, asked } = waiter;
+        let mut tick = tokio::time::interval(every);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let work = Box::pin(streamed(work, beat.events));
+        Self { work, beat, tick, since, supervisor, model, asked }
+    }
+
+    /// The next step.
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
+        match self.work.as_mut().poll(cx) {
+            Poll::Ready(Ok(begun)) => return Poll::Ready(Step::Began(Box::new(begun))),
+            Poll::Ready(Err((event, error))) => {
+                return Poll::Ready(Step::Failed(event.into(), Box::new(error)));
+            }
+            Poll::Pending => {}
+        }
+        std::task::ready!(self.tick.poll_tick(cx));
+        let stage = if self.asked.load(Ordering::Relaxed) {
+            Stage::Engine
+        } else {
+            Stage::of(&self.supervisor.status(), &self.model)
+        };
+        Poll::Ready(Step::Beat(self.beat.bytes(stage, self.since.elapsed()).into()))
+    }
+}
+
+/// The work, whose outcome has to be a stream of events: a client that has its 200 understands nothing else.
+async fn streamed(work: Work, events: Events) -> Result<Begun, (Vec<u8>, ApiError)> {
+    let begun = work.await.map_err(|error| (error.event(events), error))?;
+    let status = begun.response.status();
+    if status == StatusCode::OK && begun.response.body().is_events() {
+        return Ok(begun);
+    }
+    let compressed = begun.response.headers().contains_key(header::CONTENT_ENCODING);
+    let mut body = begun.response.into_body();
+    let mut all = Vec::new();
+    while all.len() < REFUSAL_MAX {
+        match std::future::poll_fn(|cx| body.poll_data(cx)).await {
+            Some(Ok(data)) => all.extend_from_slice(&data),
+            Some(Err(_)) | None => break,
+        }
+    }
+    let message = format!("the engine answered with status {status} instead of a stream");
+    let error = ApiError::new(status_for(status), "engine_refused", message);
+    // Its own words, if they are an error in JSON that fits an event.
+    let event = match serde_json::from_slice::<serde_json::Value>(&all) {
+        Ok(value) if !compressed && value.get("error").is_some() => {
+            let name = match events {
+                Events::Messages | Events::Responses => "event: error\n",
+                Events::Chat | Events::Text | Events::Other => "",
+            };
+            format!("{name}data: {value}\n\n").into_bytes()
+        }
+        Ok(_) | Err(_) => error.event(events),
+    };
+    Err((event, error))
+}
+
+fn status_for(status: StatusCode) -> StatusCode {
+    if status.is_client_error() || status.is_server_error() {
+        status
+    } else {
+        StatusCode::BAD_GATEWAY
+    }
+}

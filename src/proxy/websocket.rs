@@ -1,0 +1,155 @@
+//! WebSockets, for `/v1/realtime`.
+//!
+//! Purpose: pass the opening to the engine, then carry bytes both ways. Owner: the request's future for the opening; then a task
+//! of its own in the service's tracker. Invariants: the lease lives as long as the socket; either side's end ends the other; what
+//! is passed of the opening is from an allowlist; frames are not looked at.
+
+use std::sync::Arc;
+
+use hyper::header::{self, HeaderName, HeaderValue};
+use hyper::http::request::Parts;
+use hyper::upgrade::OnUpgrade;
+use hyper::{HeaderMap, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::io::AsyncWriteExt;
+
+use super::answer::Source;
+use super::error::ApiError;
+use super::forward::{self, Failure, Grant};
+use super::gate::Patience;
+use super::inference::Visitor;
+use super::record::{REQUEST_ID, Record};
+use super::service::Service;
+use super::upstream::{Conn, Lost};
+use crate::types::Denied;
+
+/// What the engine sees of the opening.
+const PASSED: [HeaderName; 6] = [
+    header::SEC_WEBSOCKET_KEY,
+    header::SEC_WEBSOCKET_VERSION,
+    header::SEC_WEBSOCKET_PROTOCOL,
+    header::SEC_WEBSOCKET_EXTENSIONS,
+    header::USER_AGENT,
+    HeaderName::from_static("openai-beta"),
+];
+
+/// What the client sees of the engine's consent.
+const RETURNED: [HeaderName; 3] = [
+    header::SEC_WEBSOCKET_ACCEPT,
+    header::SEC_WEBSOCKET_PROTOCOL,
+    header::SEC_WEBSOCKET_EXTENSIONS,
+];
+
+/// Opens a socket to a model's engine.
+///
+/// # Errors
+/// Why there is none. What the engine says instead of consent comes back as it is.
+pub(super) async fn open(
+    service: &Arc<Service>,
+    mut head: Parts,
+    model: String,
+    visitor: &Visitor,
+    record: &mut Record,
+) -> Result<Response<Source>, ApiError> {
+    record.model = Some(model.clone());
+    if let Some(error) = ApiError::impossible_model(&model) {
+        return Err(error);
+    }
+    let client = head.extensions.remove::<OnUpgrade>().ok_or_else(|| {
+        ApiError::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal",
+            "the connection cannot be upgraded",
+        )
+    })?;
+    record.queue_begins();
+    let grant = grant(service, &model, visitor).await;
+    record.queue_ends();
+    let grant = grant?;
+    let engines = &service.engines;
+    let connect = forward::connect(grant.lease.endpoint(), engines.connect_timeout).await;
+    let mut conn = Conn::new(connect.map_err(|failure| failure.to_api(&model))?);
+    let opening = forward::written(&request(&head.headers, &model, record.id()));
+    let asked = async {
+        conn.send(&[&opening]).await.map_err(Lost::Silent)?;
+        conn.head().await
+    };
+    let consent = match tokio::time::timeout(engines.header_timeout, asked).await {
+        Ok(Ok(head)) => head,
+        Ok(Err(lost)) => return Err(Failure::from(lost).to_api(&model)),
+        Err(_) => return Err(Failure::Timeout(engines.header_timeout).to_api(&model)),
+    };
+    if consent.status != StatusCode::SWITCHING_PROTOCOLS {
+        let events = super::endpoints::Events::Other;
+        let answer = forward::answer(conn, consent, grant, events, engines);
+        return Ok(answer.map(|relay| Source::Relay(Box::new(relay), None)));
+    }
+    let mut accepted = Response::new(Source::Whole(None));
+    *accepted.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = accepted.headers_mut();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    for name in RETURNED {
+        if let Some(value) = consent.headers.get(&name) {
+            headers.insert(name, value.clone());
+        }
+    }
+    let cut = service.cut.clone();
+    service.tunnels.spawn(async move {
+        let carried = carry(client, conn, grant);
+        tokio::select! {
+            () = carried => {}
+            () = cut.cancelled() => {}
+        }
+    });
+    Ok(accepted)
+}
+
+async fn grant(service: &Arc<Service>, model: &str, visitor: &Visitor) -> Result<Grant, ApiError> {
+    let rules = &visitor.rules;
+    let name = rules.resolve(model);
+    let name = name.ok_or_else(|| Denied::UnknownModel { model: model.to_owned() })?;
+    let spec = super::inference::admit_model(visitor, model)?;
+    let patience = Patience { wait_max: rules.max_wait, queue_max: rules.max_queue };
+    let slot = service.gate.enter(visitor.key(), name, &spec, patience).await?;
+    Ok(Grant { lease: service.supervisor.acquire(model).await?, _slot: slot })
+}
+
+fn request(client: &HeaderMap, model: &str, id: HeaderValue) -> Request<()> {
+    let mut request = Request::new(());
+    let query: String = model
+        .bytes()
+        .map(|b| match b {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                char::from(b).to_string()
+            }
+            other => format!("%{other:02X}"),
+        })
+        .collect();
+    // Letters, digits and escapes make a target; were it not so, the engine would refuse the bare path.
+    *request.uri_mut() = hyper::Uri::try_from(format!("/v1/realtime?model={query}"))
+        .unwrap_or_else(|_| hyper::Uri::from_static("/v1/realtime"));
+    let headers = request.headers_mut();
+    headers.insert(header::HOST, HeaderValue::from_static("localhost"));
+    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    for name in PASSED {
+        if let Some(value) = client.get(&name) {
+            headers.insert(name, value.clone());
+        }
+    }
+    headers.insert(REQUEST_ID, id);
+    request
+}
+
+/// Carries bytes until both sides have ended, or one has failed.
+async fn carry(client: OnUpgrade, engine: Conn, grant: Grant) {
+    // Dropped last: the order of these ends is that of a relay.
+    let _held = grant;
+    let Ok(client) = client.await else { return };
+    let mut client = TokioIo::new(client);
+    let (mut engine, early) = engine.into_parts();
+    if client.write_all(&early).await.is_ok() {
+        let _ = tokio::io::copy_bidirectional(&mut client, &mut engine).await;
+    }
+}

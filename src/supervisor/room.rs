@@ -1,0 +1,260 @@
+//! The part of the core that finds room: for starts and for wakes, in the order of those who wait.
+//!
+//! Owner: [`State`]. Invariants: whose turn is first is planned for first, and what it will get of memory that is on its way
+//! is kept for it ([`Claims`]), so nobody is overtaken for ever; a measurement that has been evicted once is not evicted again
+//! by its equals, so it comes to its end as well.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::effect::{Effect, Notice, StopReason};
+use super::instance::{Canary, Instance, Life};
+use super::measure::Measuring;
+use super::ports::LaunchOrder;
+use super::state::{Model, State};
+use crate::plan::{self, Claims, Decision, Holder, Needs, Plan, Standing, Victim, Want};
+use crate::types::{Bytes, GpuId, InstanceId, ModelName, Moment, Placement};
+
+/// What a model wants: a start, or the wake of its instance.
+struct Wish {
+    needs: Needs,
+    gpu_count: u32,
+    allowed: Vec<GpuId>,
+    waking: Option<InstanceId>,
+}
+
+impl State {
+    pub(super) fn start_wanted(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        for model in self.models.values_mut() {
+            model.plan_at = None;
+        }
+        if self.shutdown.is_some() || !self.surveyed {
+            return;
+        }
+        let mut kept = Claims::default();
+        for (_, _, name) in self.queue_for_room(now) {
+            self.find_room(now, &name, &mut kept, out);
+        }
+    }
+
+    /// All who wait for room: the highest priority first, then whoever has waited longest.
+    fn queue_for_room(&mut self, now: Moment) -> Vec<(Reverse<i8>, Moment, ModelName)> {
+        let mut wanted = Vec::new();
+        for model in self.models.values_mut() {
+            let asleep = model.instance.as_ref().map(Instance::is_asleep);
+            if asleep == Some(false) || !model.is_demanded() {
+                model.waiting_for = None;
+                continue;
+            }
+            if asleep.is_none() && model.failure.as_ref().is_some_and(|f| f.retry_at > now) {
+                continue;
+            }
+            if let Some(orphan) = self.orphans.keys().find(|id| id.model == model.spec.name) {
+                model.waiting_for =
+                    Some(format!("{orphan}, left behind earlier, is removed first"));
+                continue;
+            }
+            let since = model.asked_since().unwrap_or(now);
+            wanted.push((Reverse(model.spec.priority), since, model.spec.name.clone()));
+        }
+        wanted.sort();
+        wanted
+    }
+
+    /// Starts or wakes a model for which there is room, or makes room for it. `kept`: for those before it, and then for it.
+    fn find_room(
+        &mut self,
+        now: Moment,
+        name: &ModelName,
+        kept: &mut Claims,
+        out: &mut Vec<Effect>,
+    ) {
+        let holders = self.holders(Some(name));
+        let Some(model) = self.models.get(name) else { return };
+        let wish = match &model.instance {
+            None => self.cold(model),
+            Some(instance) if instance.is_asleep() => self.warm(model, instance),
+            Some(_) => return,
+        };
+        let Plan { decision, report, claim } = self.plan(now, model, &wish, kept, &holders);
+        let moves = wish.waking.is_some()
+            && self.is_better_off_elsewhere(now, model, &wish, kept, &holders, &decision);
+        kept.add(claim);
+        let need = report.need.bytes;
+        let Some(model) = self.models.get_mut(name) else { return };
+        model.report = Some(Arc::new(report));
+        match decision {
+            _ if moves => self.dismiss(name, StopReason::Moved, out),
+            Decision::Start(_) if wish.waking.is_some() => self.wake(now, name, need, out),
+            Decision::Start(placement) => self.start(now, name, placement, out),
+            Decision::Evict(victims) => self.evict(now, name, &victims, out),
+            Decision::Wait { .. } if !model.is_asked_for() => model.discovery.give_up(),
+            Decision::Wait { why, until } => {
+                model.plan_at = until;
+                model.wait(why, out);
+            }
+            Decision::Full(why) => {
+                model.turn_away(&why, out);
+                model.wait(why, out);
+            }
+            Decision::Refuse { largest } => model.refuse(need, largest, out),
+        }
+    }
+
+    fn plan(
+        &self,
+        now: Moment,
+        model: &Model,
+        wish: &Wish,
+        kept: &Claims,
+        holders: &[Holder],
+    ) -> Plan {
+        let want = Want {
+            model: &model.spec.name,
+            needs: &wish.needs,
+            gpu_count: wish.gpu_count,
+            allowed: &wish.allowed,
+            priority: model.spec.priority,
+            on_full: model.on_full(),
+            waking: wish.waking.as_ref(),
+            kept,
+        };
+        plan::plan(now, self.settings.rules, &self.ledger, holders, &want)
+    }
+
+    /// A start wherever it may be.
+    fn cold(&self, model: &Model) -> Wish {
+        let (gpu_count, allowed) = (model.spec.gpu_count, model.spec.gpus.clone());
+        Wish { needs: self.needs(model), gpu_count, allowed, waking: None }
+    }
+
+    /// A wake where it sleeps.
+    fn warm(&self, model: &Model, asleep: &Instance) -> Wish {
+        let allowed = asleep.placement.gpus.clone();
+        let other = self.wake_need(model, asleep);
+        Wish {
+            needs: Needs { other, by_name: BTreeMap::new(), budget: None },
+            gpu_count: u32::try_from(allowed.len()).unwrap_or(1),
+            allowed,
+            waking: Some(asleep.id.clone()),
+        }
+    }
+
+    /// Where it sleeps others stay, and a cold start has a place; or its devices are not what they were.
+    fn is_better_off_elsewhere(
+        &self,
+        now: Moment,
+        model: &Model,
+        wish: &Wish,
+        kept: &Claims,
+        holders: &[Holder],
+        decision: &Decision,
+    ) -> bool {
+        match decision {
+            Decision::Start(_) | Decision::Evict(_) => return false,
+            Decision::Refuse { .. } => return true,
+            Decision::Wait { .. } | Decision::Full(_) => {}
+        }
+        let here = |gpu: &GpuId| wish.allowed.contains(gpu);
+        let soon = self.ledger.rows().iter().any(|r| r.gated && here(&r.id));
+        if soon || wish.allowed.iter().any(|gpu| kept.touch(gpu)) {
+            return false;
+        }
+        let cold = self.plan(now, model, &self.cold(model), kept, holders).decision;
+        matches!(cold, Decision::Start(_) | Decision::Evict(_))
+    }
+
+    fn evict(&mut self, now: Moment, name: &ModelName, victims: &[Victim], out: &mut Vec<Effect>) {
+        if let Some(model) = self.models.get_mut(name) {
+            let names: Vec<String> = victims.iter().map(|v| v.instance.model.to_string()).collect();
+            model.waiting_for = Some(format!("{} to be evicted", names.join(", ")));
+        }
+        for Victim { instance, leave } in victims {
+            if let Some(model) = self.models.get_mut(&instance.model) {
+                model.wanted = false;
+                let measured = !model.discovery.waiters.is_empty();
+                model.discovery.evicted = measured.then_some(now);
+            }
+            self.leave(now, &instance.model, *leave, StopReason::Evicted, out);
+        }
+    }
+
+    fn start(
+        &mut self,
+        now: Moment,
+        name: &ModelName,
+        placement: Placement,
+        out: &mut Vec<Effect>,
+    ) {
+        let id = self.next_instance(name);
+        let Some(model) = self.models.get_mut(name) else { return };
+        let (spec, image_id) = (model.spec.clone(), model.known.image_id.clone());
+        model.waiting_for = None;
+        model.instance = Some(Instance {
+            id: id.clone(),
+            spec: spec.clone(),
+            placement: placement.clone(),
+            life: Life::Starting { deadline: now + spec.load_timeout },
+            launched: None,
+            in_flight: 0,
+            last_used: now,
+            ordered: now,
+            load_began: Some(now),
+            ready_since: None,
+            measuring: Measuring::new(self.ledger.sample(&id, &placement.gpus)),
+            canary: Canary::None,
+            used: false,
+        });
+        self.ledger.reserve(id.clone(), &placement);
+        out.push(Effect::Notice(Notice::Starting {
+            instance: id.clone(),
+            gpus: placement.gpus.clone(),
+            planned: placement.need.bytes,
+        }));
+        out.push(Effect::Launch(LaunchOrder { instance: id, spec, placement, image_id }));
+    }
+
+    /// Who holds memory, as the model `asking` has to see it.
+    pub(super) fn holders(&self, asking: Option<&ModelName>) -> Vec<Holder> {
+        let asking = asking.and_then(|name| self.models.get(name));
+        let to_measure = asking.is_some_and(|m| !m.wanted && m.queue.is_empty());
+        // One that is measured may have to leave for others, but not again and again.
+        let its_turn = |m: &Model| {
+            m.discovery.evicted.is_some()
+                && asking.is_some_and(|a| a.spec.priority <= m.spec.priority)
+        };
+        let of = |model: &Model, i: &Instance| Holder {
+            instance: i.id.clone(),
+            charges: self.charges(&i.id),
+            standing: match i.life {
+                Life::Pulling
+                | Life::Starting { .. }
+                | Life::Loading { .. }
+                | Life::Waking { .. } => Standing::Starting,
+                Life::Ready if model.pinned => Standing::Pinned,
+                Life::Ready if i.in_flight > 0 => Standing::Busy,
+                Life::Ready if to_measure && model.discovery.is_wanted() => Standing::Measuring,
+                Life::Ready if its_turn(model) => Standing::Measuring,
+                Life::Ready => Standing::Idle,
+                Life::Asleep { .. } => Standing::Asleep,
+                Life::Dozing { .. }
+                | Life::Draining { .. }
+                | Life::Abandoned { .. }
+                | Life::Stopping { .. } => Standing::Leaving,
+            },
+            last_used: i.last_used,
+            ready_since: i.ready_since.filter(|_| !i.is_asleep()),
+            priority: i.spec.priority,
+            demand: model.demand,
+            sleep: self.sleeper(model, i),
+            host_ram: i.host_ram(),
+        };
+        self.models.values().filter_map(|m| m.instance.as_ref().map(|i| of(m, i))).collect()
+    }
+
+    fn charges(&self, id: &InstanceId) -> Vec<(GpuId, Bytes)> {
+        let Some(hold) = self.ledger.hold(id) else { return Vec::new() };
+        hold.gpus.iter().map(|g| (g.clone(), hold.charge(g))).collect()
+    }
+}

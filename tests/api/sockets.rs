@@ -1,0 +1,87 @@
+//! WebSockets through the front door.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::engine::send;
+use crate::house::{Happened, Setup, house, playing};
+use crate::wire::soon;
+
+const OPENING: &str = "GET /v1/realtime?model=m HTTP/1.1\r\nhost: localhost\r\nupgrade: websocket\r\n\
+    connection: Upgrade\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+    sec-websocket-protocol: realtime\r\nauthorization: Bearer k\r\n\r\n";
+
+const CONSENT: &str = "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\
+    sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\nsec-websocket-protocol: realtime\r\nx-secret: 1\r\n\r\n\x01\x02\x00frame";
+
+#[tokio::test]
+async fn bytes_pass_both_ways_and_the_lease_lives_as_long() {
+    let mut house = playing(vec![send(CONSENT)]).await;
+    let mut client = house.client().await;
+    client.send(OPENING).await;
+    client.until("frame").await;
+    let head = String::from_utf8_lossy(&client.raw).to_ascii_lowercase();
+    assert!(head.starts_with("http/1.1 101 "), "{head}");
+    for line in [
+        "upgrade: websocket",
+        "connection: upgrade",
+        "sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo=",
+        "x-request-id: ",
+    ] {
+        assert!(head.contains(line), "{line}: {head}");
+    }
+    assert!(!head.contains("x-secret") && head.contains("\u{1}\u{2}\0frame"), "{head}");
+    let seen = house.engine.request().await;
+    assert_eq!(seen.line, "GET /v1/realtime?model=m HTTP/1.1");
+    assert_eq!(seen.headers["sec-websocket-protocol"], "realtime");
+    assert!(!seen.headers.contains_key("authorization"));
+    house.supervisor.expect(&[Happened::Asked("m".into())]).await;
+    house.supervisor.quiet();
+    drop(client);
+    house.engine.left().await;
+    house.supervisor.expect(&[Happened::Released]).await;
+}
+
+#[tokio::test]
+async fn an_engine_without_sockets_says_so_itself() {
+    let no =
+        "HTTP/1.1 404 Not Found\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}";
+    let mut house = playing(vec![send(no)]).await;
+    let mut client = house.client().await;
+    client.send(OPENING).await;
+    client.until("{}").await;
+    assert!(client.raw.starts_with(b"HTTP/1.1 404 "));
+    house.supervisor.expect(&[Happened::Asked("m".into()), Happened::Released]).await;
+}
+
+#[tokio::test]
+async fn a_socket_ends_with_the_server_at_the_end_of_the_drain() {
+    let setup = Setup {
+        script: vec![send(CONSENT)],
+        drain: Duration::from_millis(500),
+        ..Setup::default()
+    };
+    let mut house = house(setup).await;
+    let mut client = house.client().await;
+    client.send(OPENING).await;
+    client.until("frame").await;
+    house.stop.cancel();
+    let drained = soon("the server to end", &mut house.served).await.unwrap();
+    assert_eq!(drained.aborted, 1);
+    client.end().await.ok();
+    house.supervisor.expect(&[Happened::Asked("m".into()), Happened::Released]).await;
+}
+
+#[tokio::test]
+async fn what_the_client_sends_arrives() {
+    let mut house = playing(vec![send(CONSENT), crate::engine::Step::Close]).await;
+    let mut client = house.client().await;
+    client.send(OPENING).await;
+    client.until("frame").await;
+    client.io.write_all(b"hello").await.unwrap();
+    // The engine closed: the client is told by the end of the bytes.
+    let mut rest = Vec::new();
+    let _ = soon("the end", client.io.read_to_end(&mut rest)).await;
+    house.supervisor.expect(&[Happened::Asked("m".into()), Happened::Released]).await;
+}

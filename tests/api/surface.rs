@@ -1,0 +1,208 @@
+//! Every route that leads to an engine: its bytes, its errors' shape, and what is not there.
+
+use serde_json::{Value, json};
+
+use crate::engine::{Step, send};
+use crate::house::{Happened, Setup, house, instance, playing, rules};
+use crate::wire::{get, post, post_with};
+
+const OK: &str = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nserver: e\r\nx-odd: 1\r\ncontent-length: 7\r\n\r\n{\"a\":1}";
+
+const JSON_PATHS: [&str; 15] = [
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/responses",
+    "/v1/embeddings",
+    "/v1/rerank",
+    "/rerank",
+    "/v2/rerank",
+    "/v1/score",
+    "/score",
+    "/v1/audio/speech",
+    "/v1/images/generations",
+    "/v1/messages",
+    "/v1/messages/count_tokens",
+    "/tokenize",
+    "/detokenize",
+];
+
+#[tokio::test]
+async fn every_path_reaches_the_engine_and_comes_back_as_it_is() {
+    let mut house = playing(vec![send(OK), Step::Close]).await;
+    for path in JSON_PATHS {
+        let body = format!("{{ \"input\":\"\\u00e9\", \"model\":\"m\", \"path\":\"{path}\" }}");
+        let reply = house.ask(post(path, &body)).await;
+        assert_eq!((reply.status, reply.text()), (200, "{\"a\":1}"), "{path}");
+        assert_eq!((&*reply.headers["server"], &*reply.headers["x-odd"]), ("e", "1"));
+        let seen = house.engine.request().await;
+        assert_eq!(seen.line, format!("POST {path} HTTP/1.1"));
+        assert_eq!(String::from_utf8(seen.body).unwrap(), body);
+    }
+}
+
+#[tokio::test]
+async fn an_upload_names_its_model_in_the_form() {
+    let mut house = playing(vec![send(OK), Step::Close]).await;
+    let form = "--XX\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a.wav\"\r\n\
+                Content-Type: audio/wav\r\n\r\nRIFF\0\r\n\r\n--XX\r\n\
+                Content-Disposition: form-data; name=\"model\"\r\n\r\nm\r\n--XX--\r\n";
+    let upload = |path: &str, form: &str| {
+        format!(
+            "POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: multipart/form-data; boundary=XX\r\n\
+             content-length: {}\r\nconnection: close\r\n\r\n{form}",
+            form.len()
+        )
+    };
+    for path in ["/v1/audio/transcriptions", "/v1/audio/translations"] {
+        assert_eq!(house.ask(upload(path, form)).await.status, 200);
+        let seen = house.engine.request().await;
+        assert_eq!(seen.line, format!("POST {path} HTTP/1.1"));
+        assert_eq!(seen.headers["content-type"], "multipart/form-data; boundary=XX");
+        assert_eq!(seen.body, form.as_bytes());
+        house.supervisor.expect(&[Happened::Asked("m".into()), Happened::Released]).await;
+    }
+    let twice = form.replace(
+        "--XX--",
+        "--XX\r\nContent-Disposition: form-data; name=\"model\"\r\n\r\nn\r\n--XX--",
+    );
+    house.ask(upload("/v1/audio/translations", &twice)).await.error(400, "duplicate_parameter");
+    house.ask(post("/v1/audio/translations", "{\"model\":\"m\"}")).await.error(400, "invalid_form");
+    house.supervisor.quiet();
+    house.engine.untouched();
+}
+
+#[tokio::test]
+async fn each_dialect_gets_its_errors() {
+    let house = playing(vec![]).await;
+    let reply = house.ask(post("/v1/messages", "{}")).await;
+    assert_eq!(reply.status, 400);
+    let body: Value = reply.json();
+    assert_eq!(body["type"], "error");
+    assert_eq!(body["error"]["type"], "invalid_request_error");
+    let reply = house.ask(get("/v1/messages")).await;
+    assert_eq!((reply.status, &reply.json()["type"]), (405, &json!("error")));
+    let reply = house.ask(get("/api/nothing")).await;
+    assert_eq!(reply.status, 404);
+    assert!(reply.json()["error"].is_string());
+    house.ask(get("/v1/nothing")).await.error(404, "unknown_path");
+}
+
+/// What engines offer for their own development, and what would cost the host something, is nobody's.
+#[tokio::test]
+async fn what_is_not_listed_is_not_there() {
+    let mut house = playing(vec![]).await;
+    for path in [
+        "/sleep",
+        "/wake_up",
+        "/is_sleeping",
+        "/collective_rpc",
+        "/pause",
+        "/metrics",
+        "/server_info",
+        "/reset_prefix_cache",
+        "/start_profile",
+        "/v1/load_lora_adapter",
+        "/v1/audio/other",
+        "/props",
+        "/slots",
+        "/flush_cache",
+        "/update_weights_from_disk",
+        "/openapi.json",
+        "/docs",
+        "/api/generate",
+        "/api/pull",
+        "/v1/responses/a/b",
+    ] {
+        for request in [get(path).into_bytes(), post(path, "{\"model\":\"m\"}")] {
+            let reply = house.ask(request).await;
+            assert_eq!(reply.status, 404, "{path}");
+        }
+    }
+    house.supervisor.quiet();
+    house.engine.untouched();
+}
+
+#[tokio::test]
+async fn ollamas_clients_find_the_models() {
+    let mut house = playing(vec![]).await;
+    let tags = house.ask(get("/api/tags")).await.json();
+    let names: Vec<&Value> =
+        tags["models"].as_array().unwrap().iter().map(|m| &m["name"]).collect();
+    assert_eq!(names, ["m", "gpt-4o", "org/big"]);
+    assert!(house.ask(get("/api/version")).await.json()["version"].is_string());
+    assert_eq!(house.ask(get("/api/ps")).await.json(), json!({"models": []}));
+    house.supervisor.quiet();
+}
+
+#[tokio::test]
+async fn a_response_is_had_again_from_the_instance_that_gave_it() {
+    let body = "{\"id\":\"resp_a-1\",\"object\":\"response\"}";
+    let script = format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let mut house = playing(vec![send(script), Step::Close]).await;
+    house.ask(get("/v1/responses/resp_a-1")).await.error(404, "response_not_found");
+    assert_eq!(house.ask(post("/v1/responses", "{\"model\":\"gpt-4o\"}")).await.text(), body);
+    house.engine.request().await;
+    house.supervisor.expect(&[Happened::Asked("gpt-4o".into()), Happened::Released]).await;
+    // Its engine is gone: nobody is woken for it.
+    house.ask(get("/v1/responses/resp_a-1")).await.error(404, "response_not_found");
+    house.supervisor.quiet();
+    house.supervisor.show("m", |m| m.instance = Some(instance()));
+    assert_eq!(house.ask(get("/v1/responses/resp_a-1")).await.text(), body);
+    let seen = house.engine.request().await;
+    assert_eq!(seen.line, "GET /v1/responses/resp_a-1 HTTP/1.1");
+    assert!(!seen.headers.contains_key("content-type"));
+    let cancel = post("/v1/responses/resp_a-1/cancel", "");
+    assert_eq!(house.ask(cancel).await.status, 200);
+    assert_eq!(house.engine.request().await.line, "POST /v1/responses/resp_a-1/cancel HTTP/1.1");
+    house.ask(get("/v1/responses/resp_b")).await.error(404, "response_not_found");
+}
+
+#[tokio::test]
+async fn parameters_and_names_are_set_only_where_that_is_configured() {
+    let object = |value: Value| value.as_object().unwrap().clone();
+    let spec = hostler::types::DoorSpec {
+        defaults: object(json!({"temperature": 0.5})),
+        force: object(json!({"max_tokens": 9})),
+        served_name: Some("inside".into()),
+        ..Default::default()
+    };
+    let mut rules = rules();
+    rules.models.insert("m".parse().unwrap(), spec.into());
+    let mut house =
+        house(Setup { script: vec![send(OK), Step::Close], rules, ..Setup::default() }).await;
+    let ask = |model: &str| {
+        let body = format!("{{\"messages\": [ ], \"model\":\"{model}\",\"max_tokens\":1000 }}");
+        post("/v1/chat/completions", body)
+    };
+    house.ask(ask("gpt-4o")).await;
+    let seen = String::from_utf8(house.engine.request().await.body).unwrap();
+    assert_eq!(
+        seen,
+        "{\"messages\":[ ],\"model\":\"inside\",\"max_tokens\":9,\"temperature\":0.5}"
+    );
+    house.ask(ask("org/big")).await;
+    let seen = String::from_utf8(house.engine.request().await.body).unwrap();
+    assert_eq!(seen, "{\"messages\": [ ], \"model\":\"org/big\",\"max_tokens\":1000 }");
+}
+
+/// Requests for different models and paths on one connection, one after the other: each gets its own answer.
+#[tokio::test]
+async fn a_kept_alive_connection_routes_each_request_anew() {
+    let mut house = playing(vec![send(OK), Step::Close]).await;
+    let mut client = house.client().await;
+    let models = ["m", "org/big", "gpt-4o"];
+    for turn in 0..300 {
+        let (path, model) = (JSON_PATHS[turn % JSON_PATHS.len()], models[turn % models.len()]);
+        let body = format!("{{\"turn\":{turn},\"model\":\"{model}\"}}");
+        client.send(post_with(path, "", &body)).await;
+        client.until("{\"a\":1}").await;
+        client.raw.clear();
+        let seen = house.engine.request().await;
+        assert_eq!(seen.line, format!("POST {path} HTTP/1.1"));
+        assert_eq!(seen.body, body.as_bytes());
+        house.supervisor.expect(&[Happened::Asked(model.into()), Happened::Released]).await;
+    }
+}
