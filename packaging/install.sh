@@ -30,6 +30,12 @@ put_text units/service-user "$prefix/lib/systemd/user"
 put_text units/sysusers.d "$prefix/lib/sysusers.d"
 put_text units/tmpfiles.d "$prefix/lib/tmpfiles.d"
 put_text units/containers "$prefix/lib/hostler"
+put_text units/dbus-1/interfaces "$prefix/share/dbus-1/interfaces"
+put_text units/dbus-1/system.d "$prefix/share/dbus-1/system.d"
+put_text units/dbus-1/system-services "$prefix/share/dbus-1/system-services"
+put_text units/dbus-1/services "$prefix/share/dbus-1/services"
+put_text units/polkit-1/actions "$prefix/share/polkit-1/actions"
+put_text units/polkit-1/rules.d "$prefix/share/polkit-1/rules.d"
 for file in README.md ARCHITECTURE.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE docs/hostler.toml.example; do
   put 0644 "$file" "$prefix/share/doc/hostler/$(basename "$file")"
 done

@@ -48,6 +48,8 @@ systemd-tmpfiles --create hostler.conf
 [ -d /run/systemd/system ] || exit 0
 
 systemctl daemon-reload
+# The bus reads new policies when told to, polkit by itself.
+busctl call org.freedesktop.DBus / org.freedesktop.DBus ReloadConfig >/dev/null 2>&1 || say "no system bus: no control over D-Bus"
 # The linger file is there since tmpfiles, but logind reads it only when it starts; this starts the user's manager now.
 uid=$(id -u "$user")
 systemctl start "user@$uid.service"

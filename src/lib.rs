@@ -26,6 +26,7 @@
 pub mod adapters;
 pub mod checks;
 pub mod config;
+pub mod control;
 pub mod daemon;
 pub mod observe;
 pub mod plan;

@@ -15,7 +15,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::types::{
-    Bytes, GpuId, GpuReading, GpuSnapshot, GpuStatus, InstanceId, Known, Moment, Placement,
+    Bytes, GpuId, GpuProcess, GpuReading, GpuSnapshot, GpuStatus, InstanceId, Known, Moment,
+    Placement, ProcessMemory,
 };
 
 /// What one instance holds.
@@ -345,9 +346,21 @@ impl Ledger {
                 quarantined: row.quarantined,
                 foreign: value(row.foreign),
                 free: value(row.free),
+                processes: self.processes(device, known),
             });
         }
         all
+    }
+
+    fn processes(&self, device: &Device, known: bool) -> Vec<GpuProcess> {
+        let owner = |pid: u32| {
+            let mut holds = self.holds.iter();
+            holds.find(|(_, hold)| hold.pids.contains(&pid)).map(|(id, _)| id.model.clone())
+        };
+        let process =
+            |p: &ProcessMemory| GpuProcess { pid: p.pid, model: owner(p.pid), bytes: p.bytes };
+        let readings = device.reading.processes.iter().filter(|_| known);
+        readings.map(process).collect()
     }
 
     /// Whether there are readings, and none of them is of this device: it is not managed.

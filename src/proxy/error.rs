@@ -197,6 +197,8 @@ impl From<Denied> for ApiError {
     fn from(denied: Denied) -> Self {
         let status = match &denied {
             Denied::UnknownModel { .. } => StatusCode::NOT_FOUND,
+            // Only operators are told this, and they do not come by HTTP.
+            Denied::Conflict { .. } => StatusCode::CONFLICT,
             Denied::NeverFits { .. }
             | Denied::NoRoom { .. }
             | Denied::StillLoading { .. }
@@ -220,6 +222,7 @@ impl From<Denied> for ApiError {
             | Denied::QueueFull { .. }
             | Denied::Unmeasurable { .. }
             | Denied::Unloaded { .. }
+            | Denied::Conflict { .. }
             | Denied::ShuttingDown => (None, None, false),
         };
         let mut error = Self::new(status, denied.code(), denied.to_string());

@@ -111,8 +111,10 @@ pub(super) mod tests {
         ModelStatus {
             name: name.parse().unwrap(),
             aliases: vec![],
+            engine: "llamacpp",
             phase: Phase::Stopped,
             instance: None,
+            container: None,
             gpus: vec![],
             planned: None,
             footprint: None,
@@ -120,6 +122,9 @@ pub(super) mod tests {
             in_flight: 0,
             queued: 0,
             pinned: false,
+            idle_timeout: None,
+            progress: None,
+            restarts: 0,
             last_used: None,
             load_ms: None,
             error: None,
@@ -152,6 +157,7 @@ pub(super) mod tests {
             quarantined: Bytes::ZERO,
             foreign: Known::Known(Bytes::gib(1)),
             free: Known::Known(Bytes::gib(4)),
+            processes: vec![],
         };
         let lost = GpuStatus {
             id: GpuId::new("GPU-b"),

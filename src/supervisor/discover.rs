@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::effect::{Effect, StopReason};
 use super::instance::Instance;
 use super::state::{Model, State};
-use crate::types::{Denied, ModelName, Moment, OnFull, WaiterId};
+use crate::types::{Denied, ModelName, Moment, WaiterId};
 
 /// Between two that the background picks: the first may have found no room.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -63,11 +63,6 @@ impl Model {
         let first = self.discovery.waiters.first().map(|(_, since)| *since);
         let measured = first.map(|since| self.discovery.evicted.unwrap_or(since));
         self.queue.oldest().into_iter().chain(measured).min()
-    }
-
-    /// What nobody asked for makes nobody leave.
-    pub(super) fn on_full(&self) -> OnFull {
-        if self.is_asked_for() { self.spec.on_full } else { OnFull::Wait }
     }
 }
 

@@ -236,8 +236,10 @@ pub enum StopReason {
     Idle,
     /// Another model needs the memory.
     Evicted,
-    /// An operator asked.
+    /// An operator unloaded it.
     Unloaded,
+    /// An operator sent it to sleep, or gave its load up.
+    Asked,
     /// It was loaded to be measured, and is.
     Measured,
     /// It failed.
@@ -260,6 +262,7 @@ impl StopReason {
             Self::Idle => "idle",
             Self::Evicted => "evicted",
             Self::Unloaded => "unloaded",
+            Self::Asked => "asked",
             Self::Measured => "measured",
             Self::Failed => "failed",
             Self::Shutdown => "shutdown",

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use super::ports::{CanaryError, Found, Launched};
 use crate::plan::Usage;
-use crate::types::{Fault, GpuSnapshot, InstanceId, ModelName, Moment, Phase, WaiterId};
+use crate::types::{
+    Fault, GpuSnapshot, Haste, InstanceId, ModelName, Moment, Phase, WaiterId, Wish,
+};
 
 /// Everything that can happen to the core. Completions name their instance, so a stale one is recognised.
 #[derive(Clone, Debug)]
@@ -34,6 +36,31 @@ pub enum Event {
         waiter: WaiterId,
         /// Which.
         model: ModelName,
+        /// How.
+        wish: Wish,
+    },
+    /// An operator wants a model never to leave, or no longer so.
+    Pin {
+        /// Identity of the caller.
+        waiter: WaiterId,
+        /// Which.
+        model: ModelName,
+        /// Which of the two.
+        pinned: bool,
+    },
+    /// An operator wants a model asleep.
+    Sleep {
+        /// Identity of the caller.
+        waiter: WaiterId,
+        /// Which.
+        model: ModelName,
+    },
+    /// An operator wants a model awake.
+    Wake {
+        /// Identity of the caller.
+        waiter: WaiterId,
+        /// Which.
+        model: ModelName,
     },
     /// An operator wants to know what a model needs.
     Measure {
@@ -48,6 +75,8 @@ pub enum Event {
         waiter: WaiterId,
         /// Which.
         model: ModelName,
+        /// How soon.
+        haste: Haste,
     },
     /// Take no more requests; stop everything, or leave it running.
     Shutdown {
@@ -121,6 +150,13 @@ pub enum Event {
     Observed(Observation),
     /// What was measured was written down, or could not be.
     Saved(Result<(), String>),
+    /// Something of the daemon that is not the supervisor's is wrong, or is well again (`None`).
+    Trouble {
+        /// Stable word to search for.
+        code: &'static str,
+        /// For people.
+        message: Option<String>,
+    },
     /// Time has passed.
     Tick,
 }

@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::execute::Clock;
 use super::ports::Endpoint;
-use crate::types::{Denied, InstanceId, ModelName, Status, WaiterId};
+use crate::types::{Denied, Haste, InstanceId, ModelName, Moment, Preview, Status, WaiterId, Wish};
 
 /// A right to one in-flight request on one ready instance; returned on drop, so hold it until the last body byte has
 /// gone out or the client has left.
@@ -82,26 +83,32 @@ pub enum Ask {
         /// Of which incarnation.
         instance: InstanceId,
     },
-    /// An operator wants a model loaded, without a request.
-    Load {
-        /// Name.
+    /// An operator wants something of a model.
+    Operate {
+        /// Identity for [`Ask::Cancel`].
+        waiter: WaiterId,
+        /// Which.
         model: ModelName,
-        /// Answered when it is ready.
+        /// What.
+        verb: Verb,
+        /// Answered when it is so.
         answer: oneshot::Sender<Result<(), Denied>>,
     },
-    /// An operator wants a model measured.
-    Measure {
-        /// Name.
+    /// An operator wants to know what a load would do.
+    Preview {
+        /// Which.
         model: ModelName,
-        /// Answered when it is.
-        answer: oneshot::Sender<Result<(), Denied>>,
+        /// How.
+        wish: Wish,
+        /// Answered at once.
+        answer: oneshot::Sender<Result<Preview, Denied>>,
     },
-    /// An operator wants a model unloaded (running requests finish first).
-    Unload {
-        /// Name.
-        model: ModelName,
-        /// Answered when it is gone.
-        answer: oneshot::Sender<Result<(), Denied>>,
+    /// A problem elsewhere, or its end (`None`).
+    Trouble {
+        /// Stable word.
+        code: &'static str,
+        /// For people.
+        message: Option<String>,
     },
     /// Drain, then stop or keep containers, then end.
     Shutdown {
@@ -110,12 +117,45 @@ pub enum Ask {
     },
 }
 
+/// What an operator wants of a model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verb {
+    /// Ready.
+    Load(Wish),
+    /// Measured.
+    Measure,
+    /// Gone.
+    Unload(Haste),
+    /// Pinned, or no longer.
+    Pin(bool),
+    /// Asleep.
+    Sleep,
+    /// Awake.
+    Wake,
+}
+
+/// Tells the supervisor that a caller has left before it got its answer.
+struct Leave<'a> {
+    asks: &'a mpsc::UnboundedSender<Ask>,
+    waiter: WaiterId,
+    answered: bool,
+}
+
+impl Drop for Leave<'_> {
+    fn drop(&mut self) {
+        if !self.answered {
+            let _ = self.asks.send(Ask::Cancel { waiter: self.waiter });
+        }
+    }
+}
+
 /// A caller's end.
 #[derive(Clone, Debug)]
 pub struct Handle {
     pub(super) asks: mpsc::UnboundedSender<Ask>,
     pub(super) status: watch::Receiver<Arc<Status>>,
     pub(super) next: Arc<std::sync::atomic::AtomicU64>,
+    pub(super) clock: Clock,
 }
 
 impl Handle {
@@ -127,7 +167,8 @@ impl Handle {
     ) -> (Self, mpsc::UnboundedReceiver<Ask>, watch::Sender<Arc<Status>>) {
         let (asks, receive) = mpsc::unbounded_channel();
         let (publish, status) = watch::channel(Arc::new(status));
-        (Self { asks, status, next: Arc::default() }, receive, publish)
+        let clock = Clock::start();
+        (Self { asks, status, next: Arc::default(), clock }, receive, publish)
     }
 
     /// A lease on a model, by name or alias; waits while the model is loaded, at most the configured `max_wait`. Dropping the
@@ -148,33 +189,30 @@ impl Handle {
         model: &str,
         wait: Option<Duration>,
     ) -> Result<Lease, Denied> {
-        struct Leave<'a>(&'a mpsc::UnboundedSender<Ask>, Option<WaiterId>);
-        impl Drop for Leave<'_> {
-            fn drop(&mut self) {
-                if let Some(waiter) = self.1 {
-                    let _ = self.0.send(Ask::Cancel { waiter });
-                }
-            }
-        }
-        let waiter = WaiterId(self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
+        let mut leave = self.waiter();
         let (answer, receive) = oneshot::channel();
-        let ask = Ask::Acquire { model: model.to_owned(), wait, waiter, answer };
+        let ask = Ask::Acquire { model: model.to_owned(), wait, waiter: leave.waiter, answer };
         self.asks.send(ask).map_err(|_| Denied::ShuttingDown)?;
-        let mut leave = Leave(&self.asks, Some(waiter));
         let result = receive.await;
-        leave.1 = None;
+        leave.answered = true;
         result.unwrap_or(Err(Denied::ShuttingDown))
     }
 
-    /// Loads a model and waits until it is ready.
+    /// Loads a model as a request would and waits until it is ready. Dropping this or any other operator's future takes the wish back:
+    /// a load that nobody else wants ends with it, a stop that has begun goes on.
     ///
     /// # Errors
     /// The reason why it is not.
     pub async fn load(&self, model: &ModelName) -> Result<(), Denied> {
-        let (answer, receive) = oneshot::channel();
-        let ask = Ask::Load { model: model.clone(), answer };
-        self.asks.send(ask).map_err(|_| Denied::ShuttingDown)?;
-        receive.await.unwrap_or(Err(Denied::ShuttingDown))
+        self.load_as(model, Wish::default()).await
+    }
+
+    /// Loads a model as wished and waits until it is ready.
+    ///
+    /// # Errors
+    /// The reason why it is not.
+    pub async fn load_as(&self, model: &ModelName, wish: Wish) -> Result<(), Denied> {
+        self.operate(model, Verb::Load(wish)).await
     }
 
     /// Loads a model if need be, waits until its memory is measured, and lets it go where nobody else used it. Room is made by
@@ -183,26 +221,99 @@ impl Handle {
     /// # Errors
     /// Why it is not measured.
     pub async fn measure(&self, model: &ModelName) -> Result<(), Denied> {
-        let (answer, receive) = oneshot::channel();
-        let ask = Ask::Measure { model: model.clone(), answer };
-        self.asks.send(ask).map_err(|_| Denied::ShuttingDown)?;
-        receive.await.unwrap_or(Err(Denied::ShuttingDown))
+        self.operate(model, Verb::Measure).await
     }
 
-    /// Unloads a model after its running requests and waits until it is gone.
+    /// Unpins and unloads a model after its running requests and waits until it is gone.
     ///
     /// # Errors
     /// [`Denied::UnknownModel`] or [`Denied::ShuttingDown`].
     pub async fn unload(&self, model: &ModelName) -> Result<(), Denied> {
+        self.unload_as(model, Haste::Drain).await
+    }
+
+    /// Unpins and unloads a model and waits until it is gone.
+    ///
+    /// # Errors
+    /// [`Denied::UnknownModel`] or [`Denied::ShuttingDown`].
+    pub async fn unload_as(&self, model: &ModelName, haste: Haste) -> Result<(), Denied> {
+        self.operate(model, Verb::Unload(haste)).await
+    }
+
+    /// The same with all models at once.
+    ///
+    /// # Errors
+    /// [`Denied::ShuttingDown`].
+    pub async fn unload_all(&self, haste: Haste) -> Result<(), Denied> {
+        let names: Vec<ModelName> = self.status().models.iter().map(|m| m.name.clone()).collect();
+        let all = names.iter().map(|name| self.unload_as(name, haste));
+        futures_util::future::try_join_all(all).await.map(drop)
+    }
+
+    /// Pins a model, which loads it, or unpins it, which lets it go when it is idle. Does not wait for either.
+    ///
+    /// # Errors
+    /// [`Denied::UnknownModel`] or [`Denied::ShuttingDown`].
+    pub async fn pin(&self, model: &ModelName, pinned: bool) -> Result<(), Denied> {
+        self.operate(model, Verb::Pin(pinned)).await
+    }
+
+    /// Puts an idle model to sleep and waits until it sleeps.
+    ///
+    /// # Errors
+    /// The reason why it does not.
+    pub async fn sleep(&self, model: &ModelName) -> Result<(), Denied> {
+        self.operate(model, Verb::Sleep).await
+    }
+
+    /// Wakes a model and waits until it is ready.
+    ///
+    /// # Errors
+    /// The reason why it is not; [`Denied::Conflict`] where it does not sleep.
+    pub async fn wake(&self, model: &ModelName) -> Result<(), Denied> {
+        self.operate(model, Verb::Wake).await
+    }
+
+    /// What a load as wished would do now. Changes nothing.
+    ///
+    /// # Errors
+    /// [`Denied::UnknownModel`], [`Denied::Conflict`] or [`Denied::ShuttingDown`].
+    pub async fn preview(&self, model: &ModelName, wish: Wish) -> Result<Preview, Denied> {
         let (answer, receive) = oneshot::channel();
-        let ask = Ask::Unload { model: model.clone(), answer };
+        let ask = Ask::Preview { model: model.clone(), wish, answer };
         self.asks.send(ask).map_err(|_| Denied::ShuttingDown)?;
         receive.await.unwrap_or(Err(Denied::ShuttingDown))
+    }
+
+    /// Shows a problem of a part of the daemon that is not the supervisor's, or takes it back.
+    pub fn problem(&self, code: &'static str, message: Option<String>) {
+        let _ = self.asks.send(Ask::Trouble { code, message });
+    }
+
+    async fn operate(&self, model: &ModelName, verb: Verb) -> Result<(), Denied> {
+        let mut leave = self.waiter();
+        let (answer, receive) = oneshot::channel();
+        let ask = Ask::Operate { waiter: leave.waiter, model: model.clone(), verb, answer };
+        self.asks.send(ask).map_err(|_| Denied::ShuttingDown)?;
+        let result = receive.await;
+        leave.answered = true;
+        result.unwrap_or(Err(Denied::ShuttingDown))
+    }
+
+    fn waiter(&self) -> Leave<'_> {
+        let waiter = WaiterId(self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed));
+        Leave { asks: &self.asks, waiter, answered: false }
     }
 
     /// Begins the shutdown; the supervisor's task ends when it is done.
     pub fn shutdown(&self, keep: bool) {
         let _ = self.asks.send(Ask::Shutdown { keep });
+    }
+
+    /// The moment it is, on the clock that the picture's moments are on.
+    #[must_use]
+    pub fn now(&self) -> Moment {
+        self.clock.now()
     }
 
     /// The latest picture. Cheap: an `Arc` clone.

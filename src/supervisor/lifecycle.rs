@@ -362,6 +362,7 @@ impl Model {
         let served = instance.ready_since.is_some_and(|at| now.since(at) >= FORGIVEN_AFTER);
         let earlier = self.failure.as_ref().map_or(0, |f| f.count);
         let count = if served { 1 } else { earlier + 1 };
+        self.restarts = self.restarts.saturating_add(1);
         // The first death of an engine that was ready is made good at once; requests that came since then wait for it.
         let delay = if was_ready && count == 1 {
             Duration::ZERO

@@ -1,8 +1,9 @@
 //! The part of the core that describes it: `State → Status`.
 
+use super::instance::Life;
 use super::state::{Model, State};
 use crate::plan::Hold;
-use crate::types::{Known, ModelStatus, Moment, Phase, Problem, Status};
+use crate::types::{Known, LoadProgress, ModelStatus, Moment, Phase, Problem, Status};
 
 impl State {
     /// The picture for readers, at `now`.
@@ -27,8 +28,10 @@ impl State {
         ModelStatus {
             name: model.spec.name.clone(),
             aliases: model.spec.aliases.clone(),
+            engine: model.spec.engine.as_str(),
             phase: model.phase(now),
             instance: instance.map(|i| i.id.clone()),
+            container: instance.and_then(|i| i.launched.as_ref()).map(|l| l.container.clone()),
             gpus: instance.map(|i| i.placement.gpus.clone()).unwrap_or_default(),
             planned: instance.map(|i| i.placement.need),
             observed: hold.map_or(Known::Unknown, Hold::observed_total),
@@ -36,6 +39,9 @@ impl State {
             in_flight: instance.map_or(0, |i| i.in_flight),
             queued: u32::try_from(model.queue.len()).unwrap_or(u32::MAX),
             pinned: model.pinned,
+            idle_timeout: model.spec.idle_timeout,
+            progress: model.progress(),
+            restarts: model.restarts,
             last_used: model.last_used,
             load_ms: model.last_load.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)),
             // A failure that a later load has made good is history, kept only for the delay of the next.
@@ -52,6 +58,25 @@ impl State {
 }
 
 impl Model {
+    fn progress(&self) -> Option<LoadProgress> {
+        let instance = self.instance.as_ref()?;
+        match instance.life {
+            // Nobody knows how long a pull takes.
+            Life::Pulling => Some(LoadProgress { since: instance.ordered, expected: None }),
+            Life::Starting { .. } | Life::Loading { .. } => Some(LoadProgress {
+                since: instance.load_began.unwrap_or(instance.ordered),
+                expected: self.demand.reload(),
+            }),
+            Life::Waking { since, .. } => Some(LoadProgress { since, expected: self.last_wake() }),
+            Life::Ready
+            | Life::Dozing { .. }
+            | Life::Asleep { .. }
+            | Life::Draining { .. }
+            | Life::Abandoned { .. }
+            | Life::Stopping { .. } => None,
+        }
+    }
+
     fn phase(&self, now: Moment) -> Phase {
         match &self.instance {
             Some(instance) => instance.phase(),

@@ -12,8 +12,11 @@ pub(super) enum Purpose {
         /// When it has waited long enough.
         deadline: Moment,
     },
-    /// That the model is ready, however long it takes.
-    Ready,
+    /// That the model is ready, however long it takes: an operator's.
+    Ready {
+        /// It is pinned then.
+        pin: bool,
+    },
 }
 
 /// One caller.
@@ -41,6 +44,11 @@ impl Queue {
         self.0.is_empty()
     }
 
+    /// Whether operators are among them.
+    pub(super) fn has_operators(&self) -> bool {
+        self.0.iter().any(|w| matches!(w.purpose, Purpose::Ready { .. }))
+    }
+
     /// Whether it was here.
     pub(super) fn remove(&mut self, id: WaiterId) -> bool {
         let before = self.0.len();
@@ -57,7 +65,7 @@ impl Queue {
     pub(super) fn expire(&mut self, now: Moment) -> Vec<Waiter> {
         let over = |w: &Waiter| match w.purpose {
             Purpose::Lease { deadline } => deadline <= now,
-            Purpose::Ready => false,
+            Purpose::Ready { .. } => false,
         };
         let (gone, stay) = self.0.drain(..).partition(|w| over(w));
         self.0 = stay;
@@ -73,7 +81,7 @@ impl Queue {
     pub(super) fn next_deadline(&self) -> Option<Moment> {
         let deadlines = self.0.iter().filter_map(|w| match w.purpose {
             Purpose::Lease { deadline } => Some(deadline),
-            Purpose::Ready => None,
+            Purpose::Ready { .. } => None,
         });
         deadlines.min()
     }
@@ -93,7 +101,9 @@ mod tests {
     fn keeps_the_order_and_expires_only_leases() {
         let mut queue = Queue::default();
         assert_eq!((queue.oldest(), queue.next_deadline()), (None, None));
-        queue.push(Waiter { id: WaiterId(0), purpose: Purpose::Ready, since: Moment::START });
+        let purpose = Purpose::Ready { pin: false };
+        queue.push(Waiter { id: WaiterId(0), purpose, since: Moment::START });
+        assert!(queue.has_operators());
         queue.push(lease(1, 1, 30));
         queue.push(lease(2, 2, 20));
         queue.push(lease(3, 3, 40));

@@ -94,7 +94,7 @@ impl Model {
         self.discovery.end(denied, out);
         for waiter in self.queue.drain() {
             out.push(Effect::Deny { waiter: waiter.id, denied: denied.clone() });
-            if waiter.purpose == Purpose::Ready {
+            if matches!(waiter.purpose, Purpose::Ready { .. }) {
                 self.wanted = self.pinned;
             }
         }

@@ -14,10 +14,10 @@ use super::measure::Measuring;
 use super::ports::LaunchOrder;
 use super::state::{Model, State};
 use crate::plan::{self, Claims, Decision, Holder, Needs, Plan, Standing, Victim, Want};
-use crate::types::{Bytes, GpuId, InstanceId, ModelName, Moment, Placement};
+use crate::types::{Bytes, Evict, GpuId, InstanceId, ModelName, Moment, Placement, Wish};
 
 /// What a model wants: a start, or the wake of its instance.
-struct Wish {
+struct Spot {
     needs: Needs,
     gpu_count: u32,
     allowed: Vec<GpuId>,
@@ -72,21 +72,22 @@ impl State {
     ) {
         let holders = self.holders(Some(name));
         let Some(model) = self.models.get(name) else { return };
-        let wish = match &model.instance {
-            None => self.cold(model),
+        let spot = match &model.instance {
+            None => self.cold(model, model.wish()),
             Some(instance) if instance.is_asleep() => self.warm(model, instance),
             Some(_) => return,
         };
-        let Plan { decision, report, claim } = self.plan(now, model, &wish, kept, &holders);
-        let moves = wish.waking.is_some()
-            && self.is_better_off_elsewhere(now, model, &wish, kept, &holders, &decision);
+        let Plan { decision, report, claim } =
+            self.plan(now, model, &spot, model.wish(), kept, &holders);
+        let moves = spot.waking.is_some()
+            && self.is_better_off_elsewhere(now, model, &spot, kept, &holders, &decision);
         kept.add(claim);
         let need = report.need.bytes;
         let Some(model) = self.models.get_mut(name) else { return };
         model.report = Some(Arc::new(report));
         match decision {
             _ if moves => self.dismiss(name, StopReason::Moved, out),
-            Decision::Start(_) if wish.waking.is_some() => self.wake(now, name, need, out),
+            Decision::Start(_) if spot.waking.is_some() => self.wake(now, name, need, out),
             Decision::Start(placement) => self.start(now, name, placement, out),
             Decision::Evict(victims) => self.evict(now, name, &victims, out),
             Decision::Wait { .. } if !model.is_asked_for() => model.discovery.give_up(),
@@ -102,38 +103,50 @@ impl State {
         }
     }
 
+    /// What would be decided for an operator's wish now. Nobody is before him: a dry run takes nothing from those who wait.
+    pub(super) fn dry_run(&self, now: Moment, model: &Model, wish: &Wish) -> Plan {
+        let asleep = model.instance.as_ref().filter(|i| i.is_asleep());
+        let cold = || self.cold(model, Some(wish));
+        let spot = asleep.map_or_else(cold, |instance| self.warm(model, instance));
+        let holders = self.holders_for(Some(model), wish.evict == Some(Evict::Any));
+        self.plan(now, model, &spot, Some(wish), &Claims::default(), &holders)
+    }
+
     fn plan(
         &self,
         now: Moment,
         model: &Model,
-        wish: &Wish,
+        spot: &Spot,
+        wish: Option<&Wish>,
         kept: &Claims,
         holders: &[Holder],
     ) -> Plan {
         let want = Want {
             model: &model.spec.name,
-            needs: &wish.needs,
-            gpu_count: wish.gpu_count,
-            allowed: &wish.allowed,
-            priority: model.spec.priority,
-            on_full: model.on_full(),
-            waking: wish.waking.as_ref(),
+            needs: &spot.needs,
+            gpu_count: spot.gpu_count,
+            allowed: &spot.allowed,
+            priority: model.priority(wish),
+            on_full: model.on_full(wish),
+            waking: spot.waking.as_ref(),
             kept,
         };
         plan::plan(now, self.settings.rules, &self.ledger, holders, &want)
     }
 
     /// A start wherever it may be.
-    fn cold(&self, model: &Model) -> Wish {
-        let (gpu_count, allowed) = (model.spec.gpu_count, model.spec.gpus.clone());
-        Wish { needs: self.needs(model), gpu_count, allowed, waking: None }
+    fn cold(&self, model: &Model, wish: Option<&Wish>) -> Spot {
+        let gpu_count = model.spec.gpu_count;
+        let wished = wish.map(|wish| &wish.gpus).filter(|gpus| !gpus.is_empty());
+        let allowed = wished.unwrap_or(&model.spec.gpus).clone();
+        Spot { needs: self.needs(model), gpu_count, allowed, waking: None }
     }
 
     /// A wake where it sleeps.
-    fn warm(&self, model: &Model, asleep: &Instance) -> Wish {
+    fn warm(&self, model: &Model, asleep: &Instance) -> Spot {
         let allowed = asleep.placement.gpus.clone();
         let other = self.wake_need(model, asleep);
-        Wish {
+        Spot {
             needs: Needs { other, by_name: BTreeMap::new(), budget: None },
             gpu_count: u32::try_from(allowed.len()).unwrap_or(1),
             allowed,
@@ -146,7 +159,7 @@ impl State {
         &self,
         now: Moment,
         model: &Model,
-        wish: &Wish,
+        spot: &Spot,
         kept: &Claims,
         holders: &[Holder],
         decision: &Decision,
@@ -156,12 +169,13 @@ impl State {
             Decision::Refuse { .. } => return true,
             Decision::Wait { .. } | Decision::Full(_) => {}
         }
-        let here = |gpu: &GpuId| wish.allowed.contains(gpu);
+        let here = |gpu: &GpuId| spot.allowed.contains(gpu);
         let soon = self.ledger.rows().iter().any(|r| r.gated && here(&r.id));
-        if soon || wish.allowed.iter().any(|gpu| kept.touch(gpu)) {
+        if soon || spot.allowed.iter().any(|gpu| kept.touch(gpu)) {
             return false;
         }
-        let cold = self.plan(now, model, &self.cold(model), kept, holders).decision;
+        let wish = model.wish();
+        let cold = self.plan(now, model, &self.cold(model, wish), wish, kept, holders).decision;
         matches!(cold, Decision::Start(_) | Decision::Evict(_))
     }
 
@@ -218,6 +232,12 @@ impl State {
     /// Who holds memory, as the model `asking` has to see it.
     pub(super) fn holders(&self, asking: Option<&ModelName>) -> Vec<Holder> {
         let asking = asking.and_then(|name| self.models.get(name));
+        let wish = asking.and_then(Model::wish).and_then(|wish| wish.evict);
+        self.holders_for(asking, wish == Some(Evict::Any))
+    }
+
+    /// The same where busy ones too may leave, after the requests that they serve.
+    fn holders_for(&self, asking: Option<&Model>, busy_too: bool) -> Vec<Holder> {
         let to_measure = asking.is_some_and(|m| !m.wanted && m.queue.is_empty());
         // One that is measured may have to leave for others, but not again and again.
         let its_turn = |m: &Model| {
@@ -233,7 +253,7 @@ impl State {
                 | Life::Loading { .. }
                 | Life::Waking { .. } => Standing::Starting,
                 Life::Ready if model.pinned => Standing::Pinned,
-                Life::Ready if i.in_flight > 0 => Standing::Busy,
+                Life::Ready if i.in_flight > 0 && !busy_too => Standing::Busy,
                 Life::Ready if to_measure && model.discovery.is_wanted() => Standing::Measuring,
                 Life::Ready if its_turn(model) => Standing::Measuring,
                 Life::Ready => Standing::Idle,

@@ -26,6 +26,7 @@ impl State {
         self.serve_ready(now, out);
         self.start_wanted(now, out);
         self.finish_unloads(out);
+        self.finish_sleeps(out);
         if self.discover(now) {
             self.start_wanted(now, out);
         }
@@ -167,7 +168,10 @@ impl State {
                 instance.last_used = now;
                 instance.used = true;
                 match waiter.purpose {
-                    Purpose::Ready => out.push(Effect::Done { waiter: waiter.id }),
+                    Purpose::Ready { pin } => {
+                        model.pinned |= pin;
+                        out.push(Effect::Done { waiter: waiter.id });
+                    }
                     Purpose::Lease { .. } => {
                         instance.in_flight += 1;
                         model.last_used = Some(now);

@@ -45,7 +45,7 @@ impl Instance {
         self.sleep().map_or(Bytes::ZERO, |(_, host_ram)| host_ram)
     }
 
-    fn sleep(&self) -> Option<(SleepLevel, Bytes)> {
+    pub(super) fn sleep(&self) -> Option<(SleepLevel, Bytes)> {
         match self.life {
             Life::Dozing { level, host_ram, .. }
             | Life::Asleep { level, host_ram, .. }

@@ -27,7 +27,7 @@ use super::sleep::Sleeps;
 use crate::plan::{Book, Demand, Ledger, ReleaseRule, Rules};
 use crate::types::{
     Bytes, Denied, Fault, Generation, GpuId, InstanceId, ModelName, ModelSpec, Moment, Report,
-    WaiterId,
+    WaiterId, Wish,
 };
 
 /// What the core needs of the configuration, beside the models.
@@ -69,6 +69,12 @@ pub(super) struct Model {
     pub(super) queue: Queue,
     /// Operators that wait until it is gone.
     pub(super) unloading: Vec<WaiterId>,
+    /// Operators that wait until it sleeps.
+    pub(super) dozing: Vec<WaiterId>,
+    /// How the operators that wait for it want it loaded.
+    pub(super) wish: Option<Wish>,
+    /// Failures of starts and of running engines.
+    pub(super) restarts: u32,
     /// To be kept loaded without a request: pinned, or an operator asked.
     pub(super) wanted: bool,
     /// Never evicted, never idled out.
@@ -181,13 +187,20 @@ impl State {
                 let deadline = now + wait.unwrap_or(self.settings.max_wait);
                 self.acquire(now, waiter, &model, deadline, &mut out);
             }
-            Event::Cancel { waiter } => self.cancel(waiter),
+            Event::Cancel { waiter } => self.cancel(waiter, &mut out),
             Event::Release { instance } => self.give_back(now, &instance),
-            Event::Load { waiter, model } => self.load(now, waiter, &model, &mut out),
+            Event::Load { waiter, model, wish } => self.load(now, waiter, &model, wish, &mut out),
+            Event::Pin { waiter, model, pinned } => {
+                self.pin(now, waiter, &model, pinned, &mut out);
+            }
+            Event::Sleep { waiter, model } => self.sleep(now, waiter, &model, &mut out),
+            Event::Wake { waiter, model } => self.wake_asked(now, waiter, &model, &mut out),
             Event::Measure { waiter, model } => {
                 self.measure_on_demand(now, waiter, &model, &mut out);
             }
-            Event::Unload { waiter, model } => self.unload(waiter, &model, &mut out),
+            Event::Unload { waiter, model, haste } => {
+                self.unload(waiter, &model, haste, &mut out);
+            }
             Event::Shutdown { keep } => self.begin_shutdown(now, keep, &mut out),
             Event::Found(found) => self.take_over(now, found, &mut out),
             Event::Progress { instance, phase } => self.progress(now, &instance, phase),
@@ -205,6 +218,9 @@ impl State {
             Event::Stopped { instance, result } => self.stopped(now, &instance, result, &mut out),
             Event::Observed(observation) => self.observed(now, &observation, &mut out),
             Event::Saved(result) => self.saved(now, result),
+            Event::Trouble { code, message } => {
+                self.note(code, now, message.into_iter().collect());
+            }
             Event::Tick => {}
         }
         self.schedule(now, &mut out);
@@ -248,14 +264,6 @@ impl State {
         }
     }
 
-    fn cancel(&mut self, waiter: WaiterId) {
-        for model in self.models.values_mut() {
-            if model.queue.remove(waiter) {
-                break;
-            }
-        }
-    }
-
     fn give_back(&mut self, now: Moment, id: &InstanceId) {
         let Some(model) = self.models.get_mut(&id.model) else { return };
         if let Some(instance) = model.instance.as_mut().filter(|i| i.id == *id) {
@@ -263,30 +271,6 @@ impl State {
             instance.last_used = now;
             model.last_used = Some(now);
         }
-    }
-
-    fn load(&mut self, now: Moment, waiter: WaiterId, name: &ModelName, out: &mut Vec<Effect>) {
-        let Some(model) = self.wished(now, waiter, name, out) else { return };
-        model.wanted = true;
-        model.queue.push(Waiter { id: waiter, purpose: Purpose::Ready, since: now });
-    }
-
-    fn unload(&mut self, waiter: WaiterId, name: &ModelName, out: &mut Vec<Effect>) {
-        let Some(model) = self.resolve(name.as_str()) else {
-            let denied = Denied::UnknownModel { model: name.to_string() };
-            out.push(Effect::Deny { waiter, denied });
-            return;
-        };
-        model.wanted = false;
-        model.pinned = false;
-        model.unloading.push(waiter);
-        let name = model.spec.name.clone();
-        model.discovery.end(&Denied::Unloaded { model: name.clone() }, out);
-        for waiting in model.queue.drain() {
-            let denied = Denied::Unloaded { model: name.clone() };
-            out.push(Effect::Deny { waiter: waiting.id, denied });
-        }
-        self.dismiss(&name, StopReason::Unloaded, out);
     }
 
     fn begin_shutdown(&mut self, now: Moment, keep: bool, out: &mut Vec<Effect>) {
@@ -363,6 +347,9 @@ impl Model {
             instance: None,
             queue: Queue::default(),
             unloading: Vec::new(),
+            dozing: Vec::new(),
+            wish: None,
+            restarts: 0,
             wanted: pinned,
             pinned,
             failure: None,

@@ -16,7 +16,7 @@ use super::effect::{Effect, Notice};
 use super::event::{Event, Observation};
 pub use super::execute::{Clock, Ports};
 use super::execute::{Executor, Subject, unix_s};
-use super::handle::{Ask, Handle, Lease};
+use super::handle::{Ask, Handle, Lease, Verb};
 use super::ports::Found;
 use super::state::{Settings, State};
 use crate::plan::Book;
@@ -45,7 +45,6 @@ pub struct Supervisor {
     release: mpsc::UnboundedSender<Ask>,
     events: mpsc::UnboundedReceiver<Event>,
     pending: BTreeMap<WaiterId, Pending>,
-    next_waiter: Arc<AtomicU64>,
     status: watch::Sender<Arc<Status>>,
     turns: Arc<AtomicU64>,
     observe_at: Moment,
@@ -79,8 +78,8 @@ impl Supervisor {
         let (event_tx, events) = mpsc::unbounded_channel();
         let state = State::new(settings, specs);
         let (status, watch) = watch::channel(Arc::new(state.status(clock.now())));
-        let next_waiter = Arc::new(AtomicU64::new(1));
-        let handle = Handle { asks: release.clone(), status: watch, next: next_waiter.clone() };
+        let next = Arc::new(AtomicU64::new(1));
+        let handle = Handle { asks: release.clone(), status: watch, next, clock };
         // Nothing can have closed the channel yet.
         let usage = BTreeMap::new();
         let first =
@@ -96,7 +95,6 @@ impl Supervisor {
             release,
             events,
             pending: BTreeMap::new(),
-            next_waiter,
             status,
             turns: Arc::new(AtomicU64::new(0)),
             observe_at: Moment::START,
@@ -166,26 +164,23 @@ impl Supervisor {
                 self.apply(Event::Cancel { waiter });
             }
             Ask::Release { instance } => self.apply(Event::Release { instance }),
-            Ask::Load { model, answer } => {
-                let waiter = self.operator(answer);
-                self.apply(Event::Load { waiter, model });
+            Ask::Operate { waiter, model, verb, answer } => {
+                self.pending.insert(waiter, Pending::Operator(answer));
+                self.apply(match verb {
+                    Verb::Load(wish) => Event::Load { waiter, model, wish },
+                    Verb::Measure => Event::Measure { waiter, model },
+                    Verb::Unload(haste) => Event::Unload { waiter, model, haste },
+                    Verb::Pin(pinned) => Event::Pin { waiter, model, pinned },
+                    Verb::Sleep => Event::Sleep { waiter, model },
+                    Verb::Wake => Event::Wake { waiter, model },
+                });
             }
-            Ask::Measure { model, answer } => {
-                let waiter = self.operator(answer);
-                self.apply(Event::Measure { waiter, model });
+            Ask::Preview { model, wish, answer } => {
+                let _ = answer.send(self.state.preview(self.clock.now(), &model, &wish));
             }
-            Ask::Unload { model, answer } => {
-                let waiter = self.operator(answer);
-                self.apply(Event::Unload { waiter, model });
-            }
+            Ask::Trouble { code, message } => self.apply(Event::Trouble { code, message }),
             Ask::Shutdown { keep } => self.apply(Event::Shutdown { keep }),
         }
-    }
-
-    fn operator(&mut self, answer: oneshot::Sender<Result<(), Denied>>) -> WaiterId {
-        let waiter = WaiterId(self.next_waiter.fetch_add(1, Ordering::Relaxed));
-        self.pending.insert(waiter, Pending::Operator(answer));
-        waiter
     }
 
     fn apply(&mut self, event: Event) {

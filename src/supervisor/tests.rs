@@ -10,9 +10,9 @@ use super::ports::{Endpoint, Found, FoundIdentity, LaunchOrder, Launched};
 use super::state::{Settings, State};
 use crate::plan::{ReleaseRule, Rules, SleepRules, Usage, policy};
 use crate::types::{
-    Bytes, Denied, Eviction, Fault, FaultCode, Generation, GpuId, GpuReading, GpuSnapshot,
+    Bytes, Denied, Eviction, Fault, FaultCode, Generation, GpuId, GpuReading, GpuSnapshot, Haste,
     InstanceId, Known, ModelName, ModelSpec, Moment, Need, NeedSource, OnFull, Phase, Placement,
-    Verdict, WaiterId, test_spec,
+    Verdict, WaiterId, Wish, test_spec,
 };
 
 use rig::{Host, MIN_RESIDENCY, SLEEP, fault, launched, name, spec};
@@ -56,9 +56,9 @@ fn names_are_resolved_or_refused() {
     }
     host.acquire(2, "gpt-4o");
     assert_eq!(host.launch().model, name("m"));
-    host.tell(Event::Load { waiter: WaiterId(3), model: name("nope") });
+    host.tell(Event::Load { waiter: WaiterId(3), model: name("nope"), wish: Wish::default() });
     assert_eq!(host.denials(), [(3, "model_not_found")]);
-    host.tell(Event::Unload { waiter: WaiterId(4), model: name("nope") });
+    host.tell(Event::Unload { waiter: WaiterId(4), model: name("nope"), haste: Haste::Drain });
     assert_eq!(host.denials(), [(4, "model_not_found")]);
 }
 
@@ -109,7 +109,7 @@ fn a_failed_load_is_told_and_not_repeated_at_once() {
     assert_eq!(host.state.status(host.now).models[0].error, Some(fault("exit 1")));
     // An operator's word overrides the delay.
     host.observe();
-    host.tell(Event::Load { waiter: WaiterId(4), model: name("m") });
+    host.tell(Event::Load { waiter: WaiterId(4), model: name("m"), wish: Wish::default() });
     let third = host.launch();
     host.start(&third);
     host.heal(&third);
@@ -158,7 +158,7 @@ fn a_launch_that_hangs_is_stopped_when_it_comes_back() {
 fn an_unload_lets_running_requests_finish() {
     let mut host = Host::new(vec![spec("m", 10)]);
     let id = host.ready(1, "m");
-    host.tell(Event::Unload { waiter: WaiterId(2), model: name("m") });
+    host.tell(Event::Unload { waiter: WaiterId(2), model: name("m"), haste: Haste::Drain });
     assert_eq!(host.phase("m"), Phase::Draining);
     host.acquire(3, "m");
     assert!(host.grants().is_empty(), "no new lease on a draining instance");
@@ -168,7 +168,7 @@ fn an_unload_lets_running_requests_finish() {
     assert_eq!(host.done(), [2]);
     // What is gone already needs no unloading.
     let mut host = Host::new(vec![spec("m", 10)]);
-    host.tell(Event::Unload { waiter: WaiterId(1), model: name("m") });
+    host.tell(Event::Unload { waiter: WaiterId(1), model: name("m"), haste: Haste::Drain });
     assert_eq!(host.done(), [1]);
 }
 
@@ -177,7 +177,7 @@ fn an_unload_in_the_middle_of_a_start_waits_for_the_launch() {
     let mut host = Host::new(vec![spec("m", 10)]);
     host.acquire(1, "m");
     let id = host.launch();
-    host.tell(Event::Unload { waiter: WaiterId(2), model: name("m") });
+    host.tell(Event::Unload { waiter: WaiterId(2), model: name("m"), haste: Haste::Drain });
     assert_eq!(host.denials(), [(1, "model_unloaded")]);
     assert!(host.stops().is_empty() && host.done().is_empty());
     host.tell(Event::LaunchFailed { instance: id, fault: fault("never mind") });
@@ -190,7 +190,7 @@ fn what_never_fits_is_refused_at_once() {
     let mut host = Host::new(vec![spec("big", 101)]);
     host.acquire(1, "big");
     assert_eq!(host.denials(), [(1, "model_never_fits")]);
-    host.tell(Event::Load { waiter: WaiterId(2), model: name("big") });
+    host.tell(Event::Load { waiter: WaiterId(2), model: name("big"), wish: Wish::default() });
     assert_eq!(host.denials(), [(2, "model_never_fits")]);
     assert_eq!(host.state.next_deadline(), None);
 }
@@ -205,7 +205,7 @@ fn a_shutdown_drains_then_stops_everything() {
     assert_eq!(host.stops(), std::slice::from_ref(&b));
     host.acquire(3, "a");
     assert_eq!(host.denials(), [(3, "shutting_down")]);
-    host.tell(Event::Load { waiter: WaiterId(4), model: name("b") });
+    host.tell(Event::Load { waiter: WaiterId(4), model: name("b"), wish: Wish::default() });
     assert_eq!(host.denials(), [(4, "shutting_down")]);
     host.tell(Event::Shutdown { keep: true });
     host.stopped(&b);
@@ -346,7 +346,7 @@ fn a_pinned_model_is_loaded_unasked_and_again_after_a_failure() {
     assert!(host.stops().is_empty(), "a pin does not idle out");
     host.acquire(1, "big");
     assert!(host.stops().is_empty() && host.denials().is_empty(), "nor is it evicted");
-    host.tell(Event::Unload { waiter: WaiterId(2), model: name("p") });
+    host.tell(Event::Unload { waiter: WaiterId(2), model: name("p"), haste: Haste::Drain });
     assert_eq!(host.stops(), std::slice::from_ref(&id));
 }
 

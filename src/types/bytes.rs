@@ -11,7 +11,19 @@ use serde::{Deserialize, Serialize};
 /// Written by people as `512MiB`, `2GiB` or `1.5 GB`; serialised as a plain number of bytes, so that no reader of a
 /// wire format needs our parser. Subtraction saturates: a ledger that would go below zero is at zero, and the planner
 /// has its own check that this never hides an over-commitment.
-#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone,
+    Copy,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    schemars::JsonSchema,
+)]
 #[serde(transparent)]
 pub struct Bytes(pub u64);
 

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{Bytes, Fault, ModelName, Phase, Report};
 
-/// Why a request got no lease. Closed; mapped once to HTTP (`proxy::respond`) and, later, once to D-Bus.
+/// Why a request got no lease. Closed; mapped once to HTTP (`proxy::error`) and once to D-Bus (`control::error`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
 #[serde(tag = "reason", rename_all = "snake_case")]
 pub enum Denied {
@@ -91,6 +91,14 @@ pub enum Denied {
         /// The model.
         model: ModelName,
     },
+    /// The model is not in a state in which what an operator wants can be done.
+    #[error("model {model}: {why}")]
+    Conflict {
+        /// The model.
+        model: ModelName,
+        /// Why not.
+        why: String,
+    },
     /// The daemon is stopping.
     #[error("hostler is shutting down")]
     ShuttingDown,
@@ -109,6 +117,7 @@ impl Denied {
             Self::QueueFull { .. } => "queue_full",
             Self::Unmeasurable { .. } => "model_unmeasurable",
             Self::Unloaded { .. } => "model_unloaded",
+            Self::Conflict { .. } => "conflict",
             Self::ShuttingDown => "shutting_down",
         }
     }
@@ -117,7 +126,10 @@ impl Denied {
     #[must_use]
     pub const fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::UnknownModel { .. } | Self::NeverFits { .. } | Self::Unmeasurable { .. } => None,
+            Self::UnknownModel { .. }
+            | Self::NeverFits { .. }
+            | Self::Unmeasurable { .. }
+            | Self::Conflict { .. } => None,
             Self::NoRoom { retry_after, .. }
             | Self::StillLoading { retry_after, .. }
             | Self::LoadFailed { retry_after, .. }

@@ -5,7 +5,9 @@ use std::fmt;
 use serde::Serialize;
 
 /// Kinds of failure of an effect. Closed: the core decides by it, people search for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, schemars::JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum FaultCode {
     /// The image is not in the service user's storage and may not or could not be pulled.
@@ -68,7 +70,7 @@ impl FaultCode {
 }
 
 /// A failure with the text a person needs: what failed, on which thing, why, and the fix.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, thiserror::Error, schemars::JsonSchema)]
 #[error("{message}")]
 pub struct Fault {
     /// The kind.

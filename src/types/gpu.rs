@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::{Bytes, GpuId};
 
 /// A measurement that may not be had. "Unknown" is a value of its own, never 0.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, schemars::JsonSchema)]
 #[serde(untagged)]
 pub enum Known<T> {
     /// Measured.

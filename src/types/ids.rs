@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 use super::ModelName;
 
 /// A memory domain that models are placed on: an NVML UUID (`GPU-…`, `MIG-…`), or `host` for the host-memory backend.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema,
+)]
 #[serde(transparent)]
 pub struct GpuId(Arc<str>);
 
@@ -123,6 +125,16 @@ impl fmt::Display for InstanceId {
 impl fmt::Debug for InstanceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{self}")
+    }
+}
+
+impl schemars::JsonSchema for InstanceId {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "InstanceId".into()
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        String::json_schema(generator)
     }
 }
 

@@ -8,6 +8,7 @@
 
 mod anatomy;
 mod bytes;
+mod check;
 mod denied;
 mod door;
 mod fault;
@@ -20,9 +21,11 @@ mod report;
 mod sleep;
 mod spec;
 mod status;
+mod wish;
 
 pub use anatomy::{Anatomy, CacheLayers, CacheShape, Reach};
 pub use bytes::{Bytes, BytesError};
+pub use check::{Check, CheckVerdict};
 pub use denied::Denied;
 pub use door::{DoorSpec, Feedback};
 pub use fault::{Fault, FaultCode};
@@ -39,4 +42,7 @@ pub use spec::{
     EngineKind, Eviction, ImageRef, ModelSpec, Need, NeedSource, OnFull, Placement, SpecHash,
     Transport, Weights,
 };
-pub use status::{GpuStatus, MeasuredNeed, ModelStatus, Problem, SleepStatus, Status};
+pub use status::{
+    GpuProcess, GpuStatus, LoadProgress, MeasuredNeed, ModelStatus, Problem, SleepStatus, Status,
+};
+pub use wish::{Evict, Haste, Leaving, Outcome, Preview, PreviewGpu, Wish};

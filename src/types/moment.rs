@@ -9,7 +9,18 @@ use serde::{Deserialize, Serialize};
 /// The pure layers never read a clock; whoever calls them passes one of these. It never goes backwards and does not
 /// follow wall-clock jumps, so a clock change can evict nothing.
 #[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Serialize,
+    Deserialize,
+    schemars::JsonSchema,
 )]
 #[serde(transparent)]
 pub struct Moment(pub Duration);

@@ -11,7 +11,9 @@ use serde::{Deserialize, Serialize};
 /// Letters, digits and `. _ - : / @ +`, starting with a letter or digit, at most 128 bytes, without empty, `.` or `..`
 /// path segments. So a name is safe in a URL path, a label value, a log field and (escaped) a D-Bus object path, and
 /// can never be taken for an option or climb out of a directory. Cheap to clone.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema,
+)]
 #[serde(try_from = "String", into = "String")]
 pub struct ModelName(Arc<str>);
 

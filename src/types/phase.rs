@@ -14,7 +14,9 @@ use serde::Serialize;
 ///
 ///  ready ─▶ dozing ─▶ asleep ─▶ waking ─▶ ready      each of them may also go to stopping
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, schemars::JsonSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Phase {
     /// No container; the next request starts one.

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{Bytes, GpuId, InstanceId, ModelName, Need, SleepLevel};
 
 /// The planner's reasons, for every device and every possible victim. Shown to operators and to clients who wait.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct Report {
     /// For which model.
     pub model: ModelName,
@@ -20,7 +20,7 @@ pub struct Report {
 }
 
 /// One device's part of a [`Report`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct DeviceVerdict {
     /// Which.
     pub gpu: GpuId,
@@ -33,7 +33,7 @@ pub struct DeviceVerdict {
 }
 
 /// Judgement of one device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// The model goes here.
@@ -55,7 +55,7 @@ pub enum Verdict {
 }
 
 /// One instance's part of a [`Report`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct VictimVerdict {
     /// Which.
     pub instance: InstanceId,

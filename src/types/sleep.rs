@@ -31,6 +31,16 @@ impl fmt::Display for SleepLevel {
     }
 }
 
+impl schemars::JsonSchema for SleepLevel {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "SleepLevel".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "type": "integer", "enum": [1, 2] })
+    }
+}
+
 impl Serialize for SleepLevel {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_u8(self.number())

@@ -253,7 +253,7 @@ impl ModelSpec {
 }
 
 /// Memory an instance needs on each of its devices.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct Need {
     /// Per device.
     pub bytes: Bytes,
@@ -262,7 +262,7 @@ pub struct Need {
 }
 
 /// Where a [`Need`] comes from, weakest last.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum NeedSource {
     /// Observed on an earlier incarnation of the same specification.

@@ -2,6 +2,9 @@
 
 use std::sync::Arc;
 
+use std::time::Duration;
+
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{
@@ -9,7 +12,7 @@ use super::{
 };
 
 /// Everything a reader may know, published whole by the supervisor after each turn; never walked while it changes.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Status {
     /// In the order of the names.
     pub models: Vec<ModelStatus>,
@@ -22,16 +25,20 @@ pub struct Status {
 }
 
 /// One model.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct ModelStatus {
     /// Configured name.
     pub name: ModelName,
     /// Other names it answers to.
     pub aliases: Vec<ModelName>,
+    /// What runs in its image.
+    pub engine: &'static str,
     /// Where it is.
     pub phase: Phase,
     /// Its container's name, while it has one.
     pub instance: Option<InstanceId>,
+    /// podman's ID of that container, while it runs.
+    pub container: Option<String>,
     /// Devices it is placed on, while it is.
     pub gpus: Vec<GpuId>,
     /// Promised per device, with the source of the number.
@@ -46,6 +53,12 @@ pub struct ModelStatus {
     pub queued: u32,
     /// Never evicted or idled out.
     pub pinned: bool,
+    /// Unloaded, or put to sleep, after so long without a request; `None`: never.
+    pub idle_timeout: Option<Duration>,
+    /// Its load or wake under way.
+    pub progress: Option<LoadProgress>,
+    /// Failures of starts and of running engines since the daemon's start.
+    pub restarts: u32,
     /// Last time a lease was given or returned.
     pub last_used: Option<Moment>,
     /// Duration of the last successful load, in milliseconds.
@@ -60,8 +73,17 @@ pub struct ModelStatus {
     pub sleep: Option<SleepStatus>,
 }
 
+/// A load or a wake that is under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct LoadProgress {
+    /// When it was begun.
+    pub since: Moment,
+    /// How long earlier ones took; `None`: there were none.
+    pub expected: Option<Duration>,
+}
+
 /// How a model has slept since the daemon's start.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct SleepStatus {
     /// How deep it sleeps now; `None`: it does not.
     pub level: Option<SleepLevel>,
@@ -84,7 +106,7 @@ pub struct SleepStatus {
 }
 
 /// A footprint, as readers see it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct MeasuredNeed {
     /// Median of the samples, on the device where it holds most.
     pub bytes: Bytes,
@@ -101,7 +123,7 @@ pub struct MeasuredNeed {
 }
 
 /// One device's ledger.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct GpuStatus {
     /// Identity.
     pub id: GpuId,
@@ -123,10 +145,23 @@ pub struct GpuStatus {
     pub foreign: Known<Bytes>,
     /// What the planner could promise now.
     pub free: Known<Bytes>,
+    /// Processes that hold memory there, by the last reading; empty for the host backend.
+    pub processes: Vec<GpuProcess>,
+}
+
+/// One process on one device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct GpuProcess {
+    /// In the initial PID namespace.
+    pub pid: u32,
+    /// Whose engine it belongs to; `None`: it is none of Hostler's.
+    pub model: Option<ModelName>,
+    /// What it holds there.
+    pub bytes: Known<Bytes>,
 }
 
 /// Something that is wrong and that an admin could mend.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Problem {
     /// Stable word to search for.
     pub code: &'static str,

@@ -64,9 +64,9 @@ impl Supervisor {
                     }
                     Ask::Cancel { .. } => drop(report.send(Happened::Cancelled)),
                     Ask::Release { .. } => drop(report.send(Happened::Released)),
-                    other @ (Ask::Load { .. }
-                    | Ask::Measure { .. }
-                    | Ask::Unload { .. }
+                    other @ (Ask::Operate { .. }
+                    | Ask::Preview { .. }
+                    | Ask::Trouble { .. }
                     | Ask::Shutdown { .. }) => {
                         panic!("the proxy must not ask for {other:?}")
                     }
@@ -216,8 +216,10 @@ fn two_models() -> Status {
     let model = |name: &str, aliases: &[&str]| ModelStatus {
         name: name.parse().unwrap(),
         aliases: aliases.iter().map(|a| a.parse().unwrap()).collect(),
+        engine: "llamacpp",
         phase: Phase::Stopped,
         instance: None,
+        container: None,
         gpus: vec![],
         planned: None,
         footprint: None,
@@ -225,6 +227,9 @@ fn two_models() -> Status {
         in_flight: 0,
         queued: 0,
         pinned: false,
+        idle_timeout: None,
+        progress: None,
+        restarts: 0,
         last_used: None,
         load_ms: None,
         error: None,

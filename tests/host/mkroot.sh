@@ -17,7 +17,8 @@ suite=trixie
 packages=(
   systemd systemd-sysv dbus dbus-user-session libpam-systemd
   podman crun uidmap passt netavark aardvark-dns catatonit nftables fuse-overlayfs
-  curl procps iproute2 busybox-static
+  polkitd                                          # who may control the daemon over D-Bus
+  curl procps iproute2 busybox-static tmux strace
 )
 # Units that have no business in a container: they would fail or wait.
 masked=(

@@ -8,6 +8,7 @@ set -euo pipefail
 packages=(
   build-essential curl python3 python3-pip python3-venv util-linux procps     # build, images, models
   debootstrap debian-archive-keyring systemd-container                        # the test host
+  dbus                                                                        # a private bus
 )
 if [ "${1:-}" = --native ]; then
   packages+=(podman crun uidmap passt netavark aardvark-dns catatonit dbus-user-session libpam-systemd)

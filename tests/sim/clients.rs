@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use hostler::supervisor::event::Event;
-use hostler::types::{Generation, InstanceId, Phase, WaiterId};
+use hostler::types::{Generation, Haste, InstanceId, Phase, WaiterId, Wish};
 
 use crate::case::model;
 use crate::faults::Kind;
@@ -73,9 +73,9 @@ impl World {
         let waiter = self.next_waiter();
         let model = model(self.rng.below(self.case.specs.len() as u64 + 1));
         match self.rng.below(5) {
-            0 | 1 => self.tell(Event::Load { waiter, model }),
+            0 | 1 => self.tell(Event::Load { waiter, model, wish: Wish::default() }),
             2 => self.tell(Event::Measure { waiter, model }),
-            _ => self.tell(Event::Unload { waiter, model }),
+            _ => self.tell(Event::Unload { waiter, model, haste: Haste::Drain }),
         }
     }
 
@@ -85,7 +85,7 @@ impl World {
         let status = core.status(self.now);
         for ready in status.models.into_iter().filter(|m| m.phase == Phase::Ready) {
             let waiter = self.next_waiter();
-            self.tell(Event::Unload { waiter, model: ready.name })?;
+            self.tell(Event::Unload { waiter, model: ready.name, haste: Haste::Drain })?;
         }
         Ok(())
     }

@@ -153,7 +153,7 @@ impl Reference {
                     told.used = now;
                 }
             }
-            Event::Load { waiter, model } => {
+            Event::Load { waiter, model, .. } => {
                 self.operators.insert(*waiter, model.clone());
                 self.loaded.insert(model.clone());
                 self.failing.remove(model);
@@ -162,7 +162,7 @@ impl Reference {
                 self.measuring.insert(*waiter, model.clone());
                 self.failing.remove(model);
             }
-            Event::Unload { waiter, model } => {
+            Event::Unload { waiter, model, .. } => {
                 self.operators.insert(*waiter, model.clone());
                 self.loaded.remove(model);
                 self.pinned.remove(model);
@@ -195,6 +195,10 @@ impl Reference {
             | Event::Woken { .. }
             | Event::Sung { .. }
             | Event::Saved(_)
+            | Event::Pin { .. }
+            | Event::Sleep { .. }
+            | Event::Wake { .. }
+            | Event::Trouble { .. }
             | Event::Tick => {}
         }
     }
@@ -312,6 +316,7 @@ impl Reference {
                 Rule::PinKept.check(!kept, || format!("{id} is wanted and only measured"))
             }
             StopReason::Unloaded
+            | StopReason::Asked
             | StopReason::Failed
             | StopReason::Moved
             | StopReason::Shutdown
@@ -364,8 +369,8 @@ impl Reference {
                 waits(model) + loads > self.max_queue
             }
             Denied::Unloaded { model } => self.unloading.as_ref() == Some(model),
-            // Only who wants to measure is told that.
-            Denied::Unmeasurable { .. } => false,
+            // Only operators are told that.
+            Denied::Unmeasurable { .. } | Denied::Conflict { .. } => false,
             Denied::ShuttingDown => self.shutdown.is_some(),
         };
         self.waiting.remove(&waiter);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 
 use clap::CommandFactory as _;
 use hostler::config::{self, Defaults, Source};
@@ -17,12 +18,18 @@ pub fn options() -> BTreeSet<String> {
 
 /// File names below `units/`.
 pub fn units() -> BTreeSet<String> {
-    let mut found = BTreeSet::new();
-    for dir in fs::read_dir(root().join("units")).unwrap() {
-        for file in fs::read_dir(dir.unwrap().path()).unwrap() {
-            found.insert(file.unwrap().file_name().to_string_lossy().into_owned());
+    fn walk(dir: &Path, found: &mut BTreeSet<String>) {
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                walk(&path, found);
+            } else {
+                found.insert(path.file_name().unwrap().to_string_lossy().into_owned());
+            }
         }
     }
+    let mut found = BTreeSet::new();
+    walk(&root().join("units"), &mut found);
     found
 }
 

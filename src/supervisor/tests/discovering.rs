@@ -86,7 +86,7 @@ fn a_measurement_that_cannot_be_is_told() {
     host.pass(100);
     assert!(host.order().is_none(), "it is not tried again by itself");
     host.tell(Event::Measure { waiter: WaiterId(8), model: name("a") });
-    host.tell(Event::Unload { waiter: WaiterId(9), model: name("a") });
+    host.tell(Event::Unload { waiter: WaiterId(9), model: name("a"), haste: Haste::Drain });
     assert_eq!(host.denials(), [(8, "model_unloaded")]);
     host.tell(Event::Measure { waiter: WaiterId(10), model: name("b") });
     host.tell(Event::Shutdown { keep: false });

@@ -93,7 +93,7 @@ fn a_running_model_is_measured_and_its_next_start_is_promised_that() {
     let status = host.state.status(host.now).models[0].footprint.clone().unwrap();
     assert_eq!((status.bytes, status.confidence), (Bytes(gib(30)), "high"));
     // The next start needs no whole device.
-    host.tell(Event::Unload { waiter: WaiterId(7), model: name("m") });
+    host.tell(Event::Unload { waiter: WaiterId(7), model: name("m"), haste: Haste::Drain });
     host.stopped(&id);
     reading(&mut host, &nobody(), Some(0), gib(10));
     host.acquire(2, "m");
@@ -224,7 +224,7 @@ fn what_another_image_held_does_not_tell_what_this_one_needs() {
     let mut host = undeclared();
     let id = loaded(&mut host);
     measure(&mut host, &id, Some(gib(30)), gib(40)).expect("a footprint");
-    host.tell(Event::Unload { waiter: WaiterId(7), model: name("m") });
+    host.tell(Event::Unload { waiter: WaiterId(7), model: name("m"), haste: Haste::Drain });
     host.stopped(&id);
     reading(&mut host, &nobody(), Some(0), gib(10));
     host.acquire(2, "m");

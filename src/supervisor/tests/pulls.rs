@@ -32,7 +32,7 @@ fn an_unload_does_not_wait_for_a_pull() {
     host.acquire(1, "m");
     let id = host.launch();
     host.tell(Event::Progress { instance: id.clone(), phase: Phase::Pulling });
-    host.tell(Event::Unload { waiter: WaiterId(7), model: name("m") });
+    host.tell(Event::Unload { waiter: WaiterId(7), model: name("m"), haste: Haste::Drain });
     assert_eq!(host.done(), [7]);
     assert_eq!(host.phase("m"), Phase::Stopped);
     host.tell(Event::LaunchFailed { instance: id.clone(), fault: pulled() });

@@ -91,14 +91,15 @@ fn what_does_not_evict_waits_or_is_refused_at_once() {
     let denied = host.denied().clone();
     assert!(denied.to_string().contains("on_full = \"refuse\" evicts nobody"), "{denied}");
     assert!(denied.retry_after().is_some());
-    let load = |waiter| Event::Load { waiter: WaiterId(waiter), model: name("r") };
+    let load =
+        |waiter| Event::Load { waiter: WaiterId(waiter), model: name("r"), wish: Wish::default() };
     host.tell(load(3));
     assert_eq!(host.denials(), [(3, "no_room")]);
     host.tell(Event::Tick);
     assert_eq!(host.phase("r"), Phase::Stopped, "nobody wants it any more");
     host.acquire(4, "w");
     assert!(host.stops().is_empty() && host.denials().is_empty());
-    host.tell(Event::Unload { waiter: WaiterId(5), model: name("a") });
+    host.tell(Event::Unload { waiter: WaiterId(5), model: name("a"), haste: Haste::Drain });
     host.stopped(&a);
     host.pass(1);
     // Memory that is on its way back is waited for, and whoever has waited longest gets it.

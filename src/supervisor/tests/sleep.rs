@@ -208,7 +208,11 @@ fn an_unload_ends_every_phase_of_sleep() {
             night.host.acquire(2, "m");
         }
         assert_eq!(night.phase(&id), phase);
-        night.host.tell(Event::Unload { waiter: WaiterId(3), model: name("m") });
+        night.host.tell(Event::Unload {
+            waiter: WaiterId(3),
+            model: name("m"),
+            haste: Haste::Drain,
+        });
         assert_eq!(night.host.stops(), std::slice::from_ref(&id));
         night.slept(&id);
         night.woken(&id);

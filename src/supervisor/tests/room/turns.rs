@@ -68,7 +68,7 @@ fn what_was_evicted_does_not_take_the_next_hole_of_the_one_it_left_for() {
     host.tell(Event::Measure { waiter: WaiterId(1), model: name("s") });
     let s = up(&mut host);
     reading(&mut host, &[(&s, 60)]);
-    host.tell(Event::Load { waiter: WaiterId(2), model: name("big") });
+    host.tell(Event::Load { waiter: WaiterId(2), model: name("big"), wish: Wish::default() });
     assert_eq!(host.stops(), std::slice::from_ref(&s));
     host.stopped(&s);
     assert!(host.order().is_none(), "the other device is free, and kept");
@@ -84,7 +84,7 @@ fn what_was_evicted_does_not_take_the_next_hole_of_the_one_it_left_for() {
     reading(&mut host, &[]);
     let s = up(&mut host);
     assert_eq!(s.model, name("s"));
-    host.tell(Event::Load { waiter: WaiterId(3), model: name("big") });
+    host.tell(Event::Load { waiter: WaiterId(3), model: name("big"), wish: Wish::default() });
     for _ in 0..4 {
         reading(&mut host, &[(&s, 60)]);
         assert!(host.stops().is_empty() && host.done().is_empty(), "{:?}", host.out);
@@ -112,7 +112,11 @@ fn a_higher_priority_evicts_what_is_measured_whenever_it_wants() {
         let first = up(&mut host);
         host.release(&first);
         host.pass(1);
-        host.tell(Event::Unload { waiter: WaiterId(20), model: name("first") });
+        host.tell(Event::Unload {
+            waiter: WaiterId(20),
+            model: name("first"),
+            haste: Haste::Drain,
+        });
         host.stopped(&first);
         host.observe();
     }
