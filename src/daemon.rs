@@ -35,11 +35,13 @@ use crate::types::{Anatomy, ModelSpec};
 
 mod door;
 mod options;
+mod plane;
 mod recall;
 mod validate;
 
 pub use crate::checks::{Exit, StartFailure};
 pub use options::Options;
+pub use plane::Plane;
 use recall::Recalled;
 use validate::Proven;
 
@@ -146,10 +148,7 @@ fn listeners(handed: Vec<(String, Handed)>) -> Result<Vec<Listener>, StartFailur
 fn bind(config: &Config) -> Result<Vec<Listener>, StartFailure> {
     let mut listeners = Vec::new();
     for address in &config.server.listen {
-        let bound = std::net::TcpListener::bind(address).and_then(|socket| {
-            socket.set_nonblocking(true)?;
-            tokio::net::TcpListener::from_std(socket)
-        });
+        let bound = proxy::listen(*address);
         let listener = bound.map_err(|err| {
             let message = format!("cannot listen on {address}: {err}; is another hostlerd, or hostler.socket, using it?");
             StartFailure::new(Exit::Listen, message)
@@ -197,7 +196,14 @@ async fn serve(
     recalled: Recalled,
     sockets: Vec<Listener>,
 ) -> Exit {
-    let running = supervise(config, ports, proven, recalled);
+    let plane = match Plane::start() {
+        Ok(plane) => plane,
+        Err(err) => {
+            let message = format!("the thread of requests could not be started: {err}");
+            return fail(sockets, &StartFailure::new(Exit::Internal, message)).await;
+        }
+    };
+    let running = supervise(config, ports, proven, recalled, &plane);
     let limits = Limits {
         max_body: config.server.max_body,
         max_connections: config.server.max_connections,
@@ -206,7 +212,7 @@ async fn serve(
     let server = Server::new(running.handle.clone(), limits, Upstream::default());
     server.rules().store(Arc::new(door::rules(config)));
     let stop = CancellationToken::new();
-    let mut server = tokio::spawn(server.serve(sockets, stop.clone(), config.policy.drain_timeout));
+    let mut server = plane.spawn(server.serve(sockets, stop.clone(), config.policy.drain_timeout));
     let helpers = [
         tokio::spawn(report(running.handle.clone())),
         tokio::spawn(feed_watchdog(running.turns.clone())),
@@ -252,7 +258,13 @@ async fn serve(
     Exit::Ok
 }
 
-fn supervise(config: &Config, ports: Ports, proven: Proven, recalled: Recalled) -> Running {
+fn supervise(
+    config: &Config,
+    ports: Ports,
+    proven: Proven,
+    recalled: Recalled,
+    plane: &Plane,
+) -> Running {
     let Proven { devices, found, podman } = proven;
     for device in &devices.devices {
         let (id, name, total, used) = (&device.id, &device.name, device.total, device.used);
@@ -289,7 +301,7 @@ fn supervise(config: &Config, ports: Ports, proven: Proven, recalled: Recalled) 
     let (mut supervisor, handle) =
         Supervisor::new(settings, &models, ports, Clock::start(), found, devices);
     supervisor.remember(recalled.book, recalled.images);
-    supervisor.spawn(handle)
+    supervisor.spawn_on(handle, plane.runtime())
 }
 
 /// What a model's files say, and in the log what is expected of it until it was measured.

@@ -28,6 +28,8 @@ pub mod checks;
 pub mod config;
 pub mod control;
 pub mod daemon;
+#[cfg(test)]
+mod fuzz;
 pub mod observe;
 pub mod plan;
 pub mod proxy;

@@ -13,7 +13,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{HeaderMap, Method, Request, Response, StatusCode, Uri};
-use tokio::time::Instant;
 
 use super::endpoints::{Events, Task};
 use super::error::ApiError;
@@ -23,9 +22,8 @@ use super::record::REQUEST_ID;
 use super::relay::Relay;
 use super::route::{Act, Recall};
 use super::stream::Stream;
-use super::upstream::{Conn, Lost, Pool};
+use super::upstream::{Conn, Lost, Pool, connect};
 use crate::supervisor::handle::Lease;
-use crate::supervisor::ports::Endpoint;
 
 /// Headers of the client's that an engine may see. Keys and cookies are not among them: they are between the client and us.
 const PASSED: [HeaderName; 8] = [
@@ -191,7 +189,8 @@ pub(super) async fn forward(
             Ok((conn, head)) => return Ok(answer(conn, head, grant, events, engines)),
         }
     }
-    let stream = connect(grant.lease.endpoint(), engines.connect_timeout).await?;
+    let stream = connect(grant.lease.endpoint(), engines.connect_timeout).await;
+    let stream = stream.map_err(Failure::Connect)?;
     match ask(stream, &head, &order.body, patience).await {
         Ok((conn, head)) => Ok(answer(conn, head, grant, events, engines)),
         Err(Unanswered::Silent(error)) => Err(Failure::NoAnswer(error.to_string())),
@@ -215,7 +214,10 @@ async fn ask(
     let asked = async {
         if let Err(error) = conn.send(&[head, body]).await {
             // It may have said why before it closed.
-            return conn.head().await.map_err(|_| Lost::Silent(error));
+            return conn.head().await.map_err(|lost| match lost {
+                Lost::Silent(_) => Lost::Silent(error),
+                Lost::Broken(why) => Lost::Broken(why),
+            });
         }
         conn.head().await
     };
@@ -247,7 +249,8 @@ pub(super) fn answer(
     let open = stream && !head.headers.contains_key(header::CONTENT_LENGTH);
     // Engines close behind a stream, whatever they say.
     let keep = (head.lasting && !stream).then(|| engines.clone());
-    let mut response = Response::new(Relay::new(conn, head.framing, grant, keep, open.then_some(events)));
+    let mut response =
+        Response::new(Relay::new(conn, head.framing, grant, keep, open.then_some(events)));
     *response.status_mut() = head.status;
     *response.headers_mut() = head.headers;
     response
@@ -304,28 +307,6 @@ pub(super) fn written(request: &Request<()>) -> Vec<u8> {
     }
     head.extend_from_slice(b"\r\n");
     head
-}
-
-/// Connects. A Unix listener whose queue is full says so at once, where TCP would wait: then it is tried until the deadline.
-/// Any other failure is tried once more, after a moment.
-pub(super) async fn connect(endpoint: &Endpoint, timeout: Duration) -> Result<Stream, Failure> {
-    let deadline = Instant::now() + timeout;
-    let mut pause = Duration::from_millis(1);
-    let mut failed = false;
-    loop {
-        let attempt = tokio::time::timeout_at(deadline, Stream::connect(endpoint)).await;
-        let error = match attempt.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
-            Ok(stream) => return Ok(stream),
-            Err(error) => error,
-        };
-        let full = error.kind() == io::ErrorKind::WouldBlock;
-        if Instant::now() >= deadline || (failed && !full) {
-            return Err(Failure::Connect(error));
-        }
-        failed |= !full;
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(Duration::from_millis(50));
-    }
 }
 
 #[cfg(test)]
@@ -389,18 +370,5 @@ mod tests {
         let mut names: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
         assert_eq!(names, ["content-length", "content-type", "server"]);
-    }
-
-    #[tokio::test]
-    async fn connecting_is_tried_twice_and_then_given_up() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("e.sock");
-        let endpoint = Endpoint::Unix(path.clone());
-        let failure = connect(&endpoint, Duration::from_secs(5)).await.unwrap_err();
-        let api = failure.to_api("m");
-        assert_eq!((api.status.as_u16(), api.code), (502, "engine_unreachable"));
-        assert!(api.message.starts_with("model m: the engine could not be reached: "), "{api:?}");
-        let _listener = tokio::net::UnixListener::bind(&path).unwrap();
-        connect(&endpoint, Duration::from_secs(5)).await.unwrap();
     }
 }

@@ -35,6 +35,8 @@ mod conn;
 mod endpoints;
 mod error;
 mod forward;
+#[cfg(test)]
+mod fuzz;
 mod gate;
 mod inference;
 mod intake;
@@ -65,4 +67,11 @@ pub use keys::Key;
 pub use refuse::refuse;
 pub use rules::{Rules, SharedRules};
 pub use server::{Drained, LAST_REQUESTS, Limits, Server};
-pub use stream::Listener;
+pub use stream::{Listener, listen};
+
+/// Whether a body would be let through: what a request's scan costs, for `benches/`.
+#[doc(hidden)]
+#[must_use]
+pub fn scan(body: &[u8]) -> bool {
+    peek::peek(body).is_ok()
+}

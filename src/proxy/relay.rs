@@ -71,8 +71,7 @@ impl Relay {
         events: Option<Events>,
     ) -> Self {
         let held = Some(Held { conn, body: framing.into(), grant, keep });
-        let mut relay =
-            Self { held, events, sent: 0, tail: [0; 4], mended: None, broken: None };
+        let mut relay = Self { held, events, sent: 0, tail: [0; 4], mended: None, broken: None };
         relay.end_if_whole();
         relay
     }

@@ -117,6 +117,16 @@ impl Server {
         drain_timeout: Duration,
     ) -> Drained {
         let mut connections = JoinSet::new();
+        // They may have been bound elsewhere.
+        let listeners = match listeners.into_iter().map(Listener::rehomed).collect() {
+            Ok(listeners) => listeners,
+            Err(error) => {
+                let error: io::Error = error;
+                tracing::error!(%error, "the sockets cannot be taken over by the thread of requests");
+                return Drained::default();
+            }
+        };
+        let listeners: Vec<Listener> = listeners;
         self.accept_until(&listeners, &shutdown, &mut connections).await;
         drop(listeners);
         self.ending.cancel();

@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 
 use crate::supervisor::ports::Endpoint;
 
@@ -34,7 +34,33 @@ impl From<UnixListener> for Listener {
     }
 }
 
+/// Connections that may wait to be accepted: as systemd's sockets have it, within the kernel's own bound.
+const BACKLOG: u32 = 4096;
+
+/// Binds a TCP address.
+///
+/// # Errors
+/// As the kernel says.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A daemon that comes back at once must not wait for connections of the last one to be forgotten.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
 impl Listener {
+    /// The same socket, in the hands of the runtime that this is called on.
+    ///
+    /// # Errors
+    /// As the kernel says.
+    pub(super) fn rehomed(self) -> io::Result<Self> {
+        Ok(match self {
+            Self::Tcp(listener) => TcpListener::from_std(listener.into_std()?)?.into(),
+            Self::Unix(listener) => UnixListener::from_std(listener.into_std()?)?.into(),
+        })
+    }
+
     /// The address that other hosts could reach it by; `None`: there is none.
     ///
     /// # Errors

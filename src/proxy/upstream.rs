@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use super::message::{self, Body, Head};
 use super::stream::Stream;
+use crate::supervisor::ports::Endpoint;
 use crate::types::InstanceId;
 
 /// What is read at once. One such buffer serves all connections of a thread: bytes are copied out of it at their exact size.
@@ -37,6 +38,8 @@ pub(super) struct Conn {
     stream: Stream,
     /// What came behind the head.
     carry: Vec<u8>,
+    /// The request went out whole.
+    sent: bool,
 }
 
 /// Why there is no head.
@@ -50,7 +53,7 @@ pub(super) enum Lost {
 
 impl Conn {
     pub const fn new(stream: Stream) -> Self {
-        Self { stream, carry: Vec::new() }
+        Self { stream, carry: Vec::new(), sent: false }
     }
 
     /// Sends all of it. Ends early, and well, where the engine answers before it has read everything.
@@ -81,7 +84,9 @@ impl Conn {
             }
             Poll::Ready(Ok(()))
         })
-        .await
+        .await?;
+        self.sent = left.is_empty();
+        Ok(())
     }
 
     /// Waits for the head of the answer; interim ones are passed over.
@@ -161,9 +166,31 @@ impl Conn {
         (self.stream, self.carry)
     }
 
-    /// The socket, if nothing came that nobody asked for.
+    /// The socket, if all was sent, and nothing came that nobody asked for.
     pub fn rest(self) -> Option<Stream> {
-        self.carry.is_empty().then_some(self.stream)
+        (self.sent && self.carry.is_empty()).then_some(self.stream)
+    }
+}
+
+/// Connects. A Unix listener whose queue is full says so at once, where TCP would wait: then it is tried until the deadline.
+/// Any other failure is tried once more, after a moment.
+pub(super) async fn connect(endpoint: &Endpoint, timeout: Duration) -> io::Result<Stream> {
+    let deadline = Instant::now() + timeout;
+    let mut pause = Duration::from_millis(1);
+    let mut failed = false;
+    loop {
+        let attempt = tokio::time::timeout_at(deadline, Stream::connect(endpoint)).await;
+        let error = match attempt.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => error,
+        };
+        let full = error.kind() == io::ErrorKind::WouldBlock;
+        if Instant::now() >= deadline || (failed && !full) {
+            return Err(error);
+        }
+        failed |= !full;
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_millis(50));
     }
 }
 
@@ -246,3 +273,60 @@ impl Pool {
 
 /// How often [`Pool::sweep`] is due.
 pub(super) const SWEEP: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::super::forward::Failure;
+    use super::*;
+
+    #[tokio::test]
+    async fn connecting_is_tried_twice_and_then_given_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("e.sock");
+        let endpoint = Endpoint::Unix(path.clone());
+        let error = connect(&endpoint, Duration::from_secs(5)).await.unwrap_err();
+        let api = Failure::Connect(error).to_api("m");
+        assert_eq!((api.status.as_u16(), api.code), (502, "engine_unreachable"));
+        assert!(api.message.starts_with("model m: the engine could not be reached: "), "{api:?}");
+        let _listener = tokio::net::UnixListener::bind(&path).unwrap();
+        connect(&endpoint, Duration::from_secs(5)).await.unwrap();
+    }
+
+    fn instance() -> InstanceId {
+        InstanceId::new("m".parse().unwrap(), crate::types::Generation(1), 1)
+    }
+
+    #[tokio::test]
+    async fn a_kept_connection_is_taken_while_it_lives() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("e.sock");
+        let listener = tokio::net::UnixListener::bind(&path).unwrap();
+        let endpoint = Endpoint::Unix(path);
+        let (pool, instance) = (Pool::default(), instance());
+        assert!(pool.take(&instance).is_none());
+        let open = connect(&endpoint, Duration::from_secs(5)).await.unwrap();
+        let (held, _) = listener.accept().await.unwrap();
+        pool.put(&instance, open);
+        let open = pool.take(&instance).unwrap();
+        pool.put(&instance, open);
+        drop(held);
+        // The end is known to the kernel; the runtime has to hear of it.
+        let gone = async {
+            while let Some(open) = pool.take(&instance) {
+                pool.put(&instance, open);
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), gone).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn none_is_kept_for_long() {
+        let (one, _other) = tokio::net::UnixStream::pair().unwrap();
+        let (pool, instance) = (Pool::default(), instance());
+        pool.put(&instance, Stream::Unix(one));
+        tokio::time::advance(IDLE_MAX).await;
+        pool.sweep();
+        assert!(pool.kept().is_empty());
+    }
+}

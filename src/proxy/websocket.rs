@@ -20,7 +20,7 @@ use super::gate::Patience;
 use super::inference::Visitor;
 use super::record::{REQUEST_ID, Record};
 use super::service::Service;
-use super::upstream::{Conn, Lost};
+use super::upstream::{Conn, Lost, connect};
 use crate::types::Denied;
 
 /// What the engine sees of the opening.
@@ -67,8 +67,8 @@ pub(super) async fn open(
     record.queue_ends();
     let grant = grant?;
     let engines = &service.engines;
-    let connect = forward::connect(grant.lease.endpoint(), engines.connect_timeout).await;
-    let mut conn = Conn::new(connect.map_err(|failure| failure.to_api(&model))?);
+    let stream = connect(grant.lease.endpoint(), engines.connect_timeout).await;
+    let mut conn = Conn::new(stream.map_err(|error| Failure::Connect(error).to_api(&model))?);
     let opening = forward::written(&request(&head.headers, &model, record.id()));
     let asked = async {
         conn.send(&[&opening]).await.map_err(Lost::Silent)?;

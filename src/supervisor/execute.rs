@@ -86,6 +86,8 @@ pub(super) struct Executor {
     probes: BTreeMap<InstanceId, AbortHandle>,
     observing: Arc<AtomicBool>,
     writer: Option<Writer>,
+    /// Where the adapters run, wherever the owner does.
+    runtime: tokio::runtime::Handle,
 }
 
 /// The task that writes footprints down, one generation after the other; of those that came meanwhile, the newest.
@@ -97,7 +99,8 @@ struct Writer {
 impl Executor {
     pub(super) fn new(ports: Ports, events: mpsc::UnboundedSender<Event>, clock: Clock) -> Self {
         let observing = Arc::new(AtomicBool::new(false));
-        Self { ports, events, clock, probes: BTreeMap::new(), observing, writer: None }
+        let runtime = tokio::runtime::Handle::current();
+        Self { ports, events, clock, probes: BTreeMap::new(), observing, writer: None, runtime }
     }
 
     pub(super) fn launch(&self, order: LaunchOrder) {
@@ -130,9 +133,10 @@ impl Executor {
 
     pub(super) fn save(&mut self, footprints: Vec<u8>) {
         let (ports, events) = (self.ports.clone(), self.events.clone());
+        let runtime = &self.runtime;
         let writer = self.writer.get_or_insert_with(|| {
             let (newest, mut changes) = watch::channel(Vec::new());
-            let task = tokio::spawn(async move {
+            let task = runtime.spawn(async move {
                 while changes.changed().await.is_ok() {
                     let bytes = changes.borrow_and_update().clone();
                     let _ = events.send(Event::Saved(ports.shelf.save(bytes).await));
@@ -155,7 +159,7 @@ impl Executor {
 
     pub(super) fn reap(&self, container: String) {
         let ports = self.ports.clone();
-        tokio::spawn(async move {
+        self.runtime.spawn(async move {
             if let Err(fault) = ports.containers.reap(container.clone()).await {
                 tracing::warn!(%container, %fault, "a damaged container could not be removed, ignoring");
             }
@@ -170,7 +174,7 @@ impl Executor {
     ) {
         let (ports, events) = (self.ports.clone(), self.events.clone());
         let id = instance.clone();
-        let task = tokio::spawn(async move {
+        let task = self.runtime.spawn(async move {
             let event = probe_until_ready(&ports, id, spec, launched).await;
             let _ = events.send(event);
         });
@@ -223,10 +227,10 @@ impl Executor {
         event: impl FnOnce(T) -> Event + Send + 'static,
     ) {
         let events = self.events.clone();
-        let work = tokio::spawn(work);
+        let work = self.runtime.spawn(work);
         self.probes.retain(|_, probe| !probe.is_finished());
         self.probes.insert(instance, work.abort_handle());
-        tokio::spawn(async move {
+        self.runtime.spawn(async move {
             match work.await {
                 Ok(result) => drop(events.send(event(result))),
                 Err(err) if err.is_panic() => {
@@ -246,7 +250,7 @@ impl Executor {
         }
         let (ports, events, clock) = (self.ports.clone(), self.events.clone(), self.clock);
         let observing = Observing(self.observing.clone());
-        tokio::spawn(async move {
+        self.runtime.spawn(async move {
             for event in observe(&ports, clock, subjects).await {
                 let _ = events.send(event);
             }
@@ -262,8 +266,8 @@ impl Executor {
         event: impl FnOnce(Result<T, Fault>) -> Event + Send + 'static,
     ) {
         let events = self.events.clone();
-        let work = tokio::spawn(work);
-        tokio::spawn(async move {
+        let work = self.runtime.spawn(work);
+        self.runtime.spawn(async move {
             let result = work.await.unwrap_or_else(|err| {
                 let text = format!("an adapter failed: {err}");
                 Err(Fault::new(FaultCode::Internal, text).leaving_something())

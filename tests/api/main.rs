@@ -18,6 +18,7 @@ mod load;
 mod log;
 mod raw;
 mod refuse;
+mod reuse;
 mod smuggling;
 mod sockets;
 mod streaming;

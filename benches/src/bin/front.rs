@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::Parser;
 use hostler::config::{self, Defaults, Source};
+use hostler::daemon::Plane;
 use hostler::observe::log::Format;
 use hostler::plan::{ReleaseRule, Rules, SleepRules, policy};
 use hostler::proxy::{Limits, Server, Upstream};
@@ -82,14 +83,14 @@ async fn serve(port: u16, endpoint: Endpoint) -> Result<()> {
     };
     let (supervisor, handle) =
         Supervisor::new(settings, &specs, ports, Clock::start(), vec![], devices());
-    let running = supervisor.spawn(handle.clone());
+    let plane = Plane::start()?;
+    let running = supervisor.spawn_on(handle.clone(), plane.runtime());
     running.handle.acquire("m").await.context("the model")?;
-    let listener = std::net::TcpListener::bind(("127.0.0.1", port))?;
-    listener.set_nonblocking(true)?;
-    let listener = tokio::net::TcpListener::from_std(listener)?;
+    let listener = hostler::proxy::listen(([127, 0, 0, 1], port).into())?;
     let limits = Limits { max_connections: 9000, ..Limits::default() };
     let server = Server::new(handle, limits, Upstream::default());
-    server.serve(vec![listener.into()], CancellationToken::new(), Duration::ZERO).await;
+    let served = server.serve(vec![listener.into()], CancellationToken::new(), Duration::ZERO);
+    plane.spawn(served).await?;
     Ok(())
 }
 
