@@ -55,6 +55,10 @@ demo-stop: ## end the demo and leave nothing running
 install: ## install what was built (DESTDIR=, PREFIX=/usr, BINDIR=); then run packaging/postinst.sh
 	@packaging/install.sh "$(BINDIR)" "$(DESTDIR)" "$(PREFIX)" "$(SYSCONFDIR)"
 
+.PHONY: man
+man: ## write manual pages and completions of what was built to DIR (default: target/share)
+	"$(BINDIR)/hostler" --quiet pages "$(or $(DIR),target/share)"
+
 .PHONY: clean
 clean: ## remove what cargo built (the cache outside the tree stays: see CONTRIBUTING.md)
 	$(CARGO) clean

@@ -5,7 +5,9 @@ set -eu
 bindir=$1 destdir=$2 prefix=$3 sysconfdir=$4
 cd "$(dirname "$0")/.."
 
-[ -x "$bindir/hostlerd" ] || { echo "install: $bindir/hostlerd is missing: run \`make build\` first" >&2; exit 1; }
+for program in hostlerd hostler; do
+  [ -x "$bindir/$program" ] || { echo "install: $bindir/$program is missing: run \`make build\` first" >&2; exit 1; }
+done
 
 put() { # MODE SOURCE TARGET-BELOW-DESTDIR
   mkdir -p "$destdir$(dirname "$3")"
@@ -17,13 +19,15 @@ put_text() { # SOURCE-DIRECTORY TARGET-DIRECTORY: every file in it, with paths f
     put 0644 "$file" "$2/$(basename "$file")"
     [ "$prefix" = /usr ] || sed -i -e "s#/usr/libexec/hostler/#$prefix/libexec/hostler/#g" \
       -e "s#/usr/lib/hostler/#$prefix/lib/hostler/#g" -e "s#/usr/lib/systemd/#$prefix/lib/systemd/#g" \
-      -e "s#/usr/share/doc/hostler/#$prefix/share/doc/hostler/#g" \
+      -e "s#/usr/share/doc/hostler/#$prefix/share/doc/hostler/#g" -e "s#/usr/bin/hostler#$prefix/bin/hostler#g" \
       "$destdir$2/$(basename "$file")"
   done
 }
 
 put 0755 "$bindir/hostlerd" "$prefix/libexec/hostler/hostlerd"
-[ ! -x "$bindir/hostler" ] || put 0755 "$bindir/hostler" "$prefix/bin/hostler"
+put 0755 "$bindir/hostler" "$prefix/bin/hostler"
+# Manual pages and completions are what the program says of itself.
+"$bindir/hostler" --quiet pages "$destdir$prefix/share"
 put_text units/system "$prefix/lib/systemd/system"
 put_text units/user "$prefix/lib/systemd/user"
 put_text units/service-user "$prefix/lib/systemd/user"
@@ -36,7 +40,7 @@ put_text units/dbus-1/system-services "$prefix/share/dbus-1/system-services"
 put_text units/dbus-1/services "$prefix/share/dbus-1/services"
 put_text units/polkit-1/actions "$prefix/share/polkit-1/actions"
 put_text units/polkit-1/rules.d "$prefix/share/polkit-1/rules.d"
-for file in README.md ARCHITECTURE.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE docs/hostler.toml.example; do
+for file in README.md ARCHITECTURE.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE docs/hostler.toml.example docs/cli.md docs/status.schema.json; do
   put 0644 "$file" "$prefix/share/doc/hostler/$(basename "$file")"
 done
 mkdir -p "$destdir$sysconfdir/hostler"

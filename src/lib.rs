@@ -14,6 +14,7 @@
 //! | L3 | [`observe`] | logs |
 //! | L4 | [`checks`] | what must be true on the host: the gate of READY, and `hostler doctor` |
 //! | top | [`daemon`] | composition root of `hostlerd` |
+//! | top | [`cli`] | `hostler`, the operator's program: D-Bus, files and checks |
 //!
 //! # Architecture Invariants
 //! * Layers point downwards only; adapters never import each other; `proxy` sees `supervisor::handle`, the `Endpoint`
@@ -25,6 +26,7 @@
 
 pub mod adapters;
 pub mod checks;
+pub mod cli;
 pub mod config;
 pub mod control;
 pub mod daemon;

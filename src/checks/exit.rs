@@ -69,6 +69,27 @@ impl Exit {
 }
 
 impl Exit {
+    /// All of them, by their numbers.
+    pub const ALL: [Self; 17] = [
+        Self::Ok,
+        Self::Internal,
+        Self::State,
+        Self::NvmlMissing,
+        Self::DriverNotLoaded,
+        Self::DriverMismatch,
+        Self::GpuMemory,
+        Self::GpuNotFound,
+        Self::GpuFailed,
+        Self::HostMemory,
+        Self::Cdi,
+        Self::Podman,
+        Self::PodmanUnfit,
+        Self::Network,
+        Self::Image,
+        Self::Listen,
+        Self::Config,
+    ];
+
     /// What an admin does about it, where the failure's own message does not end with something more exact.
     #[must_use]
     pub const fn fix(self) -> &'static str {

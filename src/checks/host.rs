@@ -8,7 +8,7 @@ use std::path::Path;
 
 use super::gate::version;
 use super::repair::{repair, shown};
-use super::{Check, Checks, Finding, Learned, Outcome, ports};
+use super::{Check, Checks, Finding, Learned, Outcome, gpus, ports};
 use crate::adapters::gpu::cdi;
 use crate::config::GpuBackend;
 use crate::supervisor::ports::PodmanHost;
@@ -27,7 +27,10 @@ impl Checks<'_> {
     /// A check that is not of the gate.
     pub(super) async fn host(&self, check: Check, learned: &Learned) -> Finding {
         let nvml = self.config.gpu.backend == GpuBackend::Nvml;
-        let needs_gpu = matches!(check, Check::DeviceNodes | Check::CdiVersion | Check::Selinux);
+        let needs_gpu = matches!(
+            check,
+            Check::DeviceNodes | Check::CdiVersion | Check::Selinux | Check::GpuContainer
+        );
         if needs_gpu && !nvml {
             return Finding::pass(check, NVML_ONLY);
         }
@@ -35,6 +38,7 @@ impl Checks<'_> {
         let judged = match check {
             Check::DeviceNodes => device_nodes(Path::new("/dev")),
             Check::Linger => self.linger(),
+            Check::GpuContainer => self.gpu_container(learned).await,
             Check::Ports => ports::judge(&self.config.server.listen),
             Check::Cgroups => podman.map_or_else(unasked, |p| cgroups(&p.host)),
             Check::Subids => podman.map_or_else(unasked, |p| subids(&p.host)),
@@ -94,6 +98,22 @@ impl Checks<'_> {
         }
     }
 
+    /// With the devices that were found; without any there is nothing to give to a container.
+    async fn gpu_container(&self, learned: &Learned) -> (Outcome, String) {
+        let devices = learned.devices.iter().flat_map(|s| &s.devices);
+        let ids: Vec<GpuId> = devices.map(|d| d.id.clone()).collect();
+        if ids.is_empty() || learned.podman.is_none() {
+            return (Outcome::Warn, "could not be tried: no device, or no podman".to_owned());
+        }
+        match self.containers.try_devices(ids.clone()).await {
+            Ok(lines) => match gpus::judge(&lines, &ids) {
+                Ok(measured) => (Outcome::Pass, measured),
+                Err(why) => (Outcome::Fail, why),
+            },
+            Err(fault) => (Outcome::Fail, fault.message),
+        }
+    }
+
     fn cdi_version(&self, podman: &str, learned: &Learned) -> (Outcome, String) {
         let devices = learned.devices.iter().flat_map(|s| &s.devices);
         let ids: Vec<GpuId> = devices.map(|d| d.id.clone()).collect();
@@ -123,6 +143,9 @@ const fn advice(check: Check) -> &'static str {
             "set events_logger = \"file\" in /usr/lib/hostler/containers.conf, and see that hostler-podman.service has it: systemctl --user --machine=hostler@ cat hostler-podman.service"
         }
         Check::Ports => "end what listens there, or change the port: systemctl edit hostler.socket",
+        Check::GpuContainer => {
+            "the checks of cdi and device_nodes; nvidia-ctk cdi generate after each upgrade of the driver"
+        }
         Check::CdiVersion => {
             "upgrade podman, or write the specification with an older nvidia-container-toolkit (1.18.2 or older for podman before 5.4)"
         }

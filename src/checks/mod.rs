@@ -13,6 +13,7 @@
 
 mod exit;
 mod gate;
+pub mod gpus;
 mod host;
 mod ports;
 mod repair;
@@ -62,18 +63,20 @@ pub enum Check {
     Containers,
     /// The endpoint's ports are ours or free.
     Ports,
+    /// A process in a container with the GPUs sees them and their memory.
+    GpuContainer,
 }
 
 impl Check {
     /// All, in the order in which one may be the cause of the next.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Memory,
         Self::DeviceNodes,
         Self::Cdi,
-        Self::CdiVersion,
-        Self::Cgroups,
         Self::Linger,
         Self::Podman,
+        Self::CdiVersion,
+        Self::Cgroups,
         Self::Subids,
         Self::Selinux,
         Self::Events,
@@ -82,6 +85,7 @@ impl Check {
         Self::Network,
         Self::Containers,
         Self::Ports,
+        Self::GpuContainer,
     ];
 
     /// Those that READY waits for, in that order. Memory comes last once more: the first models are placed by it, and the
@@ -115,6 +119,7 @@ impl Check {
             Self::Network => "network",
             Self::Containers => "containers",
             Self::Ports => "ports",
+            Self::GpuContainer => "gpu_container",
         }
     }
 
@@ -143,6 +148,7 @@ impl Check {
             Self::Network => "the path to the engines",
             Self::Containers => "containers of an earlier daemon",
             Self::Ports => "ports",
+            Self::GpuContainer => "a container with the GPUs",
         }
     }
 }
@@ -197,6 +203,23 @@ impl Finding {
 
     fn bad(check: Check, outcome: Outcome, measured: impl Into<String>, fix: &str) -> Self {
         Self { check, outcome, measured: measured.into(), fix: fix.to_owned() }
+    }
+}
+
+/// As `Validate` reports it.
+impl From<Finding> for crate::types::Check {
+    fn from(finding: Finding) -> Self {
+        use crate::types::CheckVerdict;
+        Self {
+            name: finding.check.as_str().to_owned(),
+            verdict: match finding.outcome {
+                Outcome::Pass => CheckVerdict::Pass,
+                Outcome::Warn => CheckVerdict::Warn,
+                Outcome::Fail => CheckVerdict::Fail,
+            },
+            found: finding.measured,
+            fix: finding.fix,
+        }
     }
 }
 
@@ -276,7 +299,8 @@ impl Checks<'_> {
             | Check::Selinux
             | Check::Events
             | Check::Disk
-            | Check::Ports => Ok(self.host(check, learned).await),
+            | Check::Ports
+            | Check::GpuContainer => Ok(self.host(check, learned).await),
         }
     }
 

@@ -53,7 +53,8 @@ pub fn repair(check: Check, user: &str) -> Vec<Vec<String>> {
         | Check::Images
         | Check::Network
         | Check::Containers
-        | Check::Ports => return Vec::new(),
+        | Check::Ports
+        | Check::GpuContainer => return Vec::new(),
     };
     let words = |line: &str| line.split(' ').map(str::to_owned).collect();
     text.lines().map(words).collect()

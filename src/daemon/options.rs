@@ -44,6 +44,20 @@ pub struct Options {
 }
 
 impl Options {
+    /// Those that say which configuration is meant, and nothing else.
+    #[must_use]
+    pub fn of(user: bool, config: Option<PathBuf>) -> Self {
+        Self {
+            config,
+            user,
+            listen: Vec::new(),
+            check_config: false,
+            config_schema: false,
+            log_format: Format::default(),
+            log: "info".to_owned(),
+        }
+    }
+
     /// Reads and checks the configuration that the options point at.
     ///
     /// # Errors

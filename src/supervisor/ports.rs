@@ -15,8 +15,8 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::types::{
-    Bytes, Fault, GpuId, GpuSnapshot, ImageRef, InstanceId, Known, ModelSpec, Phase, Placement,
-    SleepLevel, SpecHash, Transport,
+    Bytes, Fault, FaultCode, GpuId, GpuSnapshot, ImageRef, InstanceId, Known, ModelSpec, Phase,
+    Placement, SleepLevel, SpecHash, Transport,
 };
 
 /// A boxed future: ports are used as trait objects.
@@ -199,6 +199,13 @@ pub trait Containers: Send + Sync + 'static {
 
     /// The ID of the image that a name means now: the digest of its configuration. `None`: it is not in the storage.
     fn image_id(&self, image: ImageRef) -> PortFuture<'_, Result<Option<String>, Fault>>;
+
+    /// Runs a throw-away process in a container that is given these devices, and returns what it printed about them, for
+    /// whoever asked to judge. An adapter that runs no containers of its own cannot.
+    fn try_devices(&self, _gpus: Vec<GpuId>) -> PortFuture<'_, Result<Vec<String>, Fault>> {
+        let why = "no container can be run to try the devices";
+        Box::pin(async move { Err(Fault::new(FaultCode::Internal, why)) })
+    }
 
     /// Proves the path that models of this transport use by starting and removing a throw-away container through it:
     /// user namespace, mounts of the socket directory, and for TCP the network and a published port.

@@ -3,5 +3,6 @@
 #![expect(clippy::unwrap_used, reason = "a panic is how a test reports its failure")]
 
 mod calls;
+mod cli;
 mod house;
 mod surface;

@@ -9,6 +9,7 @@
 )]
 
 mod activation;
+mod cli;
 mod confinement;
 mod crash;
 mod desktop;

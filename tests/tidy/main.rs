@@ -4,6 +4,7 @@
 //! run here over the whole tree. Limits only go down: a file that has shrunk below its ceiling lowers it.
 #![expect(clippy::unwrap_used, reason = "a panic is how a test reports its failure")]
 
+mod commands;
 mod names;
 mod rules;
 mod tree;
@@ -94,6 +95,14 @@ fn texts_name_only_options_that_exist() {
     let known = names::options();
     assert!(known.contains("--config-schema"), "{known:?}");
     hold(&prose(&all), |f| rules::options(&f.path, &f.text, &known));
+}
+
+#[test]
+fn texts_name_only_commands_that_exist() {
+    let all = files();
+    let known = names::commands();
+    assert!(known["load"].contains("--pin"), "{known:?}");
+    hold(&prose(&all), |f| commands::commands(&f.path, &f.text, &known));
 }
 
 #[test]

@@ -1,19 +1,33 @@
 //! What exists: options, units, targets, configuration keys, each asked of its source.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-use clap::CommandFactory as _;
 use hostler::config::{self, Defaults, Source};
 
 use super::tree::root;
 
 /// Long options of `hostlerd`, with their dashes.
 pub fn options() -> BTreeSet<String> {
-    let command = hostler::daemon::Options::command();
+    let [_, daemon] = hostler::cli::pages::commands();
+    longs(&daemon).collect()
+}
+
+/// Of `hostler`: each command's long options, with their dashes; the empty name has those of all commands.
+pub fn commands() -> BTreeMap<String, BTreeSet<String>> {
+    let [cli, _] = hostler::cli::pages::commands();
+    let mut known = BTreeMap::from([(String::new(), longs(&cli).collect::<BTreeSet<_>>())]);
+    for command in cli.get_subcommands() {
+        let deeper = command.get_subcommands().flat_map(longs);
+        known.insert(command.get_name().to_owned(), longs(command).chain(deeper).collect());
+    }
+    known
+}
+
+fn longs(command: &clap::Command) -> impl Iterator<Item = String> {
     let longs = command.get_arguments().filter_map(|a| a.get_long().map(|l| format!("--{l}")));
-    longs.chain(["--help".to_owned(), "--version".to_owned()]).collect()
+    longs.chain(["--help".to_owned(), "--version".to_owned()])
 }
 
 /// File names below `units/`.

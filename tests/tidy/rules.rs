@@ -19,9 +19,24 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("control", &["control", "supervisor::handle", "types"]),
     ("observe", &["observe", "supervisor::handle", "types"]),
     ("checks", &["checks", "adapters", "config", "supervisor::ports", "types"]),
+    // No HTTP and nothing of the core: what a program outside the daemon may know.
+    (
+        "cli",
+        &[
+            "cli",
+            "checks",
+            "config",
+            "daemon",
+            "adapters::podman",
+            "adapters::systemd",
+            "adapters::weights",
+            "types",
+        ],
+    ),
     ("daemon", &[""]),
     ("lib", &[""]),
     ("main", &[""]),
+    ("bin", &[""]),
 ];
 
 /// Files of these layers that are not pure: they are what reads the disk, runs the loop, or carries effects out.
@@ -216,7 +231,12 @@ pub fn units(path: &str, text: &str, known: &BTreeSet<String>) -> Vec<String> {
             let word = word.trim_matches(['.', ',']);
             let unit =
                 [".service", ".socket", ".target", ".timer"].iter().any(|e| word.ends_with(e));
-            if unit && word.starts_with("hostler") && !known.contains(word) {
+            // An instance of a template is a name of its own.
+            let template = word.split_once('@').map(|(name, rest)| {
+                format!("{name}@.{}", rest.rsplit('.').next().unwrap_or_default())
+            });
+            let is_known = known.contains(template.as_deref().unwrap_or(word));
+            if unit && word.starts_with("hostler") && !is_known {
                 wrong.push(format!("{path}:{}: there is no unit {word}", at + 1));
             }
         }

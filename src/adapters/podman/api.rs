@@ -89,6 +89,12 @@ impl Api {
         Self { lib: podman_api::Podman::unix(&socket), wire: Wire::new(socket), deadlines }
     }
 
+    /// The raw client, for calls that only one module makes.
+    #[must_use]
+    pub fn wire(&self) -> &Wire {
+        &self.wire
+    }
+
     /// Version, rootlessness, and what it knows of its host.
     ///
     /// # Errors
@@ -205,7 +211,7 @@ impl Api {
             }
         };
         let limits = self.deadlines;
-        self.wire.lines(&what, &path, limits.pull_idle, limits.pull, &mut line).await
+        self.wire.lines(&what, Method::POST, &path, limits.pull_idle, limits.pull, &mut line).await
     }
 
     /// Creates a pod; returns its ID.

@@ -7,6 +7,7 @@
 //!  mod      the port                 create   ContainerSpec → JSON (pure)      labels   identity ↔ labels (pure)
 //!  launch   create, start, verify    harden   is it as restricted? (pure)      error    causes → faults
 //!  stop     stop, reap, undo         cgroup   the kernel's word on life        logs     log frames → lines (pure)
+//!  helper   short-lived containers of our own program          info     what podman knows of its host (pure)
 //!  prove    the path that models use socket_dir  engines' directories         api      calls: podman-api, or wire (raw)
 //! ```
 //!
@@ -21,6 +22,7 @@ mod cgroup;
 mod create;
 pub mod error;
 mod harden;
+pub mod helper;
 mod info;
 mod inspect;
 mod labels;
@@ -45,7 +47,7 @@ use crate::supervisor::ports::{
     ContainerSpec, Containers, Endpoint, Found, Launched, PodmanInfo, PortFuture, Progress,
     SOCKET_NAME, TCP_PORT,
 };
-use crate::types::{Fault, FaultCode, ImageRef, InstanceId, Transport};
+use crate::types::{Fault, FaultCode, GpuId, ImageRef, InstanceId, Transport};
 
 /// [`Containers`] over podman's API. Cheap to clone; nothing is connected until the first call.
 #[derive(Clone, Debug)]
@@ -137,6 +139,23 @@ impl Containers for Podman {
         Box::pin(async move {
             let found = self.inner.api.image_id(&image).await;
             found.map_err(|e| e.fault(FaultCode::PodmanUnreachable, &format!("image {image}")))
+        })
+    }
+
+    fn try_devices(&self, gpus: Vec<GpuId>) -> PortFuture<'_, Result<Vec<String>, Fault>> {
+        Box::pin(async move {
+            let helper = helper::Helper {
+                program: helper::program()?,
+                args: vec!["probe-gpus".to_owned()],
+                env: Vec::new(),
+                writable: None,
+                network: helper::Network::None,
+                devices: gpus.iter().map(|gpu| format!("nvidia.com/gpu={gpu}")).collect(),
+                secret: None,
+            };
+            let mut lines = Vec::new();
+            self.run_helper(&helper, &mut |line| lines.push(line.to_owned())).await?;
+            Ok(lines)
         })
     }
 

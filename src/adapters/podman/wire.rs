@@ -90,6 +90,7 @@ impl Wire {
     pub async fn lines(
         &self,
         what: &str,
+        method: Method,
         path: &str,
         idle: Duration,
         deadline: Duration,
@@ -97,7 +98,7 @@ impl Wire {
     ) -> Result<(), PodmanError> {
         let late = |after| PodmanError::Deadline { what: what.into(), after };
         let work = async {
-            let sent = tokio::time::timeout(idle, self.send(what, Method::POST, path, None)).await;
+            let sent = tokio::time::timeout(idle, self.send(what, method, path, None)).await;
             let (response, _driver) = sent.map_err(|_| late(idle))??;
             let status = response.status();
             let mut body = response.into_body();
@@ -125,12 +126,49 @@ impl Wire {
         tokio::time::timeout(deadline, work).await.unwrap_or_else(|_| Err(late(deadline)))
     }
 
+    /// One call with a body of bytes; returns the answer's.
+    ///
+    /// # Errors
+    /// As [`Wire::call`].
+    pub async fn post_bytes(
+        &self,
+        what: &str,
+        path: &str,
+        kind: &str,
+        body: Vec<u8>,
+        deadline: Duration,
+    ) -> Result<Bytes, PodmanError> {
+        let work = async {
+            let sent = self.send_bytes(what, Method::POST, path, kind, body).await;
+            let (response, _driver) = sent?;
+            let status = response.status();
+            let body = read_all(what, response.into_body()).await?;
+            check(what, status, &body)?;
+            Ok(body)
+        };
+        tokio::time::timeout(deadline, work)
+            .await
+            .unwrap_or_else(|_| Err(PodmanError::Deadline { what: what.into(), after: deadline }))
+    }
+
     async fn send(
         &self,
         what: &str,
         method: Method,
         path: &str,
         body: Option<&Value>,
+    ) -> Result<(Response<Incoming>, Driver), PodmanError> {
+        let bytes = body.map(|v| v.to_string().into_bytes()).unwrap_or_default();
+        self.send_bytes(what, method, path, "application/json", bytes).await
+    }
+
+    async fn send_bytes(
+        &self,
+        what: &str,
+        method: Method,
+        path: &str,
+        kind: &str,
+        bytes: Vec<u8>,
     ) -> Result<(Response<Incoming>, Driver), PodmanError> {
         let unreachable = |e: std::io::Error| PodmanError::Unreachable {
             socket: self.socket.clone(),
@@ -144,12 +182,11 @@ impl Wire {
             // Its error reaches the caller through the request.
             let _ = connection.await;
         }));
-        let bytes = body.map(|v| v.to_string().into_bytes()).unwrap_or_default();
         let request = hyper::Request::builder()
             .method(method)
             .uri(format!("{PREFIX}{path}"))
             .header("host", "d")
-            .header("content-type", "application/json")
+            .header("content-type", kind)
             .body(Full::new(Bytes::from(bytes)))
             .map_err(|e| PodmanError::Garbage { what: what.into(), detail: e.to_string() })?;
         let response = sender.send_request(request).await.map_err(|e| lost(what, &e))?;

@@ -1,0 +1,160 @@
+//! An engine's command line, taken apart into the keys that Hostler has for it. PURE.
+
+use toml::Value;
+
+use crate::types::EngineKind;
+
+/// What a command line says.
+#[derive(Debug, Default, PartialEq)]
+pub struct Taken {
+    /// The path, or the hub's ID, of the model.
+    pub model: Option<String>,
+    /// A name that clients use.
+    pub name: Option<String>,
+    /// Further ones.
+    pub aliases: Vec<String>,
+    /// Keys of the configuration.
+    pub keys: Vec<(&'static str, Value)>,
+    /// All that has no key.
+    pub args: Vec<String>,
+    /// What was not taken over, with the reason.
+    pub left: Vec<(String, String)>,
+}
+
+/// What a flag is to Hostler.
+enum Meaning {
+    Model,
+    Name,
+    Number(&'static str),
+    Dropped(&'static str),
+    /// The same of a flag without a value.
+    DroppedAlone(&'static str),
+}
+
+const LISTEN: &str = "Hostler decides where the engine listens";
+const KEYS: &str = "nobody but Hostler can reach the engine";
+const SHARE: &str = "Hostler computes it from the place; say what the model needs with vram";
+const SLEEP: &str = "Hostler drives sleep and idling";
+
+fn meaning(engine: EngineKind, flag: &str) -> Option<Meaning> {
+    use Meaning::{Dropped, DroppedAlone, Model, Name, Number};
+    Some(match (engine, flag) {
+        (EngineKind::Llamacpp, "-m") | (_, "--model") => Model,
+        (EngineKind::Llamacpp, "-a" | "--alias") | (EngineKind::Vllm, "--served-model-name") => {
+            Name
+        }
+        (EngineKind::Llamacpp, "-c" | "--ctx-size") | (EngineKind::Vllm, "--max-model-len") => {
+            Number("context")
+        }
+        (EngineKind::Llamacpp, "-np" | "--parallel") | (EngineKind::Vllm, "--max-num-seqs") => {
+            Number("parallel")
+        }
+        (EngineKind::Vllm, "-tp" | "--tensor-parallel-size") => Number("gpu_count"),
+        (_, "--host" | "--port") | (EngineKind::Vllm, "--uds") => Dropped(LISTEN),
+        (
+            _,
+            "--api-key" | "--ssl-keyfile" | "--ssl-certfile" | "--ssl-key-file" | "--ssl-cert-file",
+        ) => Dropped(KEYS),
+        (EngineKind::Vllm, "--gpu-memory-utilization" | "--kv-cache-memory-bytes") => {
+            Dropped(SHARE)
+        }
+        (EngineKind::Vllm, "--enable-sleep-mode") => DroppedAlone(SLEEP),
+        (EngineKind::Llamacpp, "--sleep-idle-seconds") => Dropped(SLEEP),
+        _ => return None,
+    })
+}
+
+/// Takes a command line apart. The engine's own name in front, and vLLM's `serve`, are left out.
+pub fn read(engine: EngineKind, exec: &[String]) -> Taken {
+    let mut taken = Taken::default();
+    let program = |word: &&String| {
+        let name = word.rsplit('/').next().unwrap_or_default();
+        ["llama-server", "vllm", "serve"].contains(&name)
+    };
+    let skip = exec.iter().take_while(program).count();
+    let mut words = exec.iter().skip(skip).peekable();
+    // vllm serve MODEL …
+    if engine == EngineKind::Vllm
+        && let Some(first) = words.next_if(|word| !word.starts_with('-'))
+    {
+        taken.model = Some(first.clone());
+    }
+    while let Some(word) = words.next() {
+        let (flag, joined) = match word.split_once('=') {
+            Some((flag, value)) if flag.starts_with('-') => (flag, Some(value.to_owned())),
+            _ => (word.as_str(), None),
+        };
+        let Some(meaning) = meaning(engine, flag) else {
+            taken.args.push(word.clone());
+            continue;
+        };
+        if let Meaning::DroppedAlone(why) = meaning {
+            taken.left.push((word.clone(), why.to_owned()));
+            continue;
+        }
+        let value = joined.or_else(|| words.next().cloned()).unwrap_or_default();
+        match meaning {
+            Meaning::Model => taken.model = Some(value),
+            Meaning::Name => {
+                let mut names: Vec<String> = vec![value];
+                while engine == EngineKind::Vllm
+                    && let Some(more) = words.next_if(|word| !word.starts_with('-'))
+                {
+                    names.push(more.clone());
+                }
+                let mut names = names
+                    .into_iter()
+                    .flat_map(|n| n.split(',').map(|n| n.trim().to_owned()).collect::<Vec<_>>());
+                taken.name = names.next();
+                taken.aliases.extend(names);
+            }
+            Meaning::Number(key) => match value.parse::<i64>() {
+                Ok(number) => taken.keys.push((key, Value::from(number))),
+                Err(_) => {
+                    let why = format!("{key} is a whole number here");
+                    taken.left.push((format!("{flag} {value}"), why));
+                }
+            },
+            Meaning::Dropped(why) | Meaning::DroppedAlone(why) => {
+                taken.left.push((flag.to_owned(), why.to_owned()));
+            }
+        }
+    }
+    taken
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(engine: EngineKind, text: &str) -> Taken {
+        let words: Vec<String> = text.split(' ').map(str::to_owned).collect();
+        super::read(engine, &words)
+    }
+
+    #[test]
+    fn keys_take_the_place_of_flags() {
+        let taken = read(
+            EngineKind::Llamacpp,
+            "/app/llama-server -m /m/a.gguf --host 0.0.0.0 --port=8080 -c 4096 -np 4 -ngl 99 --alias small",
+        );
+        assert_eq!(taken.model.as_deref(), Some("/m/a.gguf"));
+        assert_eq!(taken.name.as_deref(), Some("small"));
+        assert_eq!(taken.keys, [("context", Value::from(4096)), ("parallel", Value::from(4))]);
+        assert_eq!(taken.args, ["-ngl", "99"]);
+        let left: Vec<&str> = taken.left.iter().map(|(flag, _)| flag.as_str()).collect();
+        assert_eq!(left, ["--host", "--port"], "and no value, which may be a key");
+    }
+
+    #[test]
+    fn vllm_serves_its_first_word_under_several_names() {
+        let taken = read(
+            EngineKind::Vllm,
+            "vllm serve /model --served-model-name a b --enable-sleep-mode -tp 2 --max-model-len auto",
+        );
+        assert_eq!(taken.model.as_deref(), Some("/model"));
+        assert_eq!((taken.name.as_deref(), taken.aliases), (Some("a"), vec!["b".to_owned()]));
+        assert_eq!(taken.keys, [("gpu_count", Value::from(2))]);
+        assert_eq!(taken.left.len(), 2);
+    }
+}

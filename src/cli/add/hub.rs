@@ -1,0 +1,220 @@
+//! Weights from a hub: fetched by a container with a network, and nothing else.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Deserialize;
+
+use crate::adapters::podman::Podman;
+use crate::adapters::podman::helper::{self, Helper, Network};
+use crate::cli::Context;
+use crate::cli::exit::{Exit, Failure, Outcome};
+use crate::config::PodmanConfig;
+use crate::types::Bytes;
+
+/// Variables that say how the outside is reached.
+const PROXIES: [&str; 8] = [
+    "HTTPS_PROXY",
+    "https_proxy",
+    "HTTP_PROXY",
+    "http_proxy",
+    "ALL_PROXY",
+    "all_proxy",
+    "NO_PROXY",
+    "no_proxy",
+];
+/// The file of the secret in the container.
+const TOKEN: &str = "hub-token";
+
+/// What is wanted of a hub.
+pub struct Wanted<'a> {
+    /// `org/name`.
+    pub repo: &'a str,
+    /// A part of the file's name.
+    pub pattern: Option<&'a str>,
+    /// Branch, tag or commit.
+    pub revision: &'a str,
+    /// A file with the token, instead of `HF_TOKEN`.
+    pub token_file: Option<&'a Path>,
+    /// Where models are kept.
+    pub models: &'a Path,
+}
+
+/// What came.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Fetched {
+    /// Below the directory of the hub's models.
+    dir: PathBuf,
+    /// The GGUF file; `None`: the directory is the model.
+    pub main: Option<String>,
+    /// Which commit it is.
+    pub commit: String,
+    /// All files together.
+    pub bytes: u64,
+}
+
+impl Fetched {
+    /// What `weights.path` is to be.
+    #[must_use]
+    pub fn path(&self, models: &Path) -> PathBuf {
+        let dir = hub_dir(models).join(&self.dir);
+        self.main.as_ref().map_or_else(|| dir.clone(), |main| dir.join(main))
+    }
+}
+
+/// Where the hub's models are kept.
+#[must_use]
+pub fn hub_dir(models: &Path) -> PathBuf {
+    models.join("hub")
+}
+
+/// One line of the container.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Line {
+    total: Option<u64>,
+    at: Option<u64>,
+    done: Option<Fetched>,
+    error: Option<String>,
+}
+
+/// Fetches, with a bar where one can be seen.
+///
+/// # Errors
+/// What the hub, podman or the network had against it.
+pub async fn fetch(
+    context: &Context,
+    podman: &PodmanConfig,
+    wanted: &Wanted<'_>,
+) -> Outcome<Fetched> {
+    let helper = helper(wanted)?;
+    make_dir(wanted.models)?;
+    let client = Podman::new(
+        podman.socket.clone(),
+        podman.namespace.clone(),
+        podman.engine_dir.clone(),
+        podman.pull,
+    );
+    let bar = context.out.bars.then(ProgressBar::no_length);
+    if let Some(bar) = &bar {
+        let form =
+            "{spinner} {msg} [{bar:30}] {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left";
+        if let Ok(style) = ProgressStyle::with_template(form) {
+            bar.set_style(style.progress_chars("=> "));
+        }
+        bar.set_message(wanted.repo.to_owned());
+        bar.enable_steady_tick(Duration::from_millis(200));
+    }
+    context.out.say(&format!("fetching {} in a container", wanted.repo));
+    let (mut done, mut error) = (None, None);
+    let mut read = |text: &str| {
+        let line: Line = serde_json::from_str(text).unwrap_or_default();
+        if let Some(bar) = &bar {
+            line.total.into_iter().for_each(|total| bar.set_length(total));
+            line.at.into_iter().for_each(|at| bar.set_position(at));
+        }
+        done = line.done.or(done.take());
+        error = line.error.or(error.take());
+    };
+    let ran = tokio::select! {
+        ran = client.run_helper(&helper, &mut read) => ran,
+        _ = tokio::signal::ctrl_c() => {
+            let _ = client.end_helpers().await;
+            let message = "stopped; the same command goes on where it stopped";
+            return Err(Failure::new(Exit::Interrupted, message));
+        }
+    };
+    if let Some(bar) = bar {
+        bar.finish_and_clear();
+    }
+    ran.map_err(|fault| Failure::new(Exit::Failed, fault.message).fix("hostler doctor"))?;
+    if let Some(error) = error {
+        return Err(Failure::new(Exit::Failed, error));
+    }
+    let fetched = done.ok_or_else(|| {
+        Failure::new(Exit::Failed, "the container that fetches ended without a word")
+            .fix("hostler doctor; the same command goes on where it stopped")
+    })?;
+    context.out.say(&format!("fetched {} of {}", Bytes(fetched.bytes), wanted.repo));
+    Ok(fetched)
+}
+
+fn helper(wanted: &Wanted<'_>) -> Outcome<Helper> {
+    let endpoint = std::env::var("HF_ENDPOINT").ok().filter(|text| !text.is_empty());
+    let endpoint = endpoint.unwrap_or_else(default_endpoint);
+    let network = network(&endpoint)?;
+    let token = match wanted.token_file {
+        Some(file) => Some(std::fs::read_to_string(file).map_err(|err| {
+            Failure::new(
+                Exit::NotFound,
+                format!("the token {} cannot be read: {err}", file.display()),
+            )
+        })?),
+        None => std::env::var("HF_TOKEN").ok(),
+    };
+    let token = token.map(|t| t.trim().to_owned()).filter(|t| !t.is_empty());
+    let mut args: Vec<String> =
+        ["fetch", "--endpoint", &endpoint, "--repo", wanted.repo].map(str::to_owned).to_vec();
+    args.extend(["--revision".to_owned(), wanted.revision.to_owned()]);
+    if let Some(pattern) = wanted.pattern {
+        args.extend(["--pattern".to_owned(), pattern.to_owned()]);
+    }
+    args.extend(["--into".to_owned(), hub_dir(wanted.models).display().to_string()]);
+    let env =
+        PROXIES.iter().filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?)));
+    Ok(Helper {
+        program: helper::program().map_err(|fault| Failure::new(Exit::Failed, fault.message))?,
+        args,
+        env: env.collect(),
+        writable: Some(wanted.models.to_owned()),
+        network,
+        devices: Vec::new(),
+        secret: token.map(|token| (TOKEN.to_owned(), token)),
+    })
+}
+
+/// In two parts, because the tree names no host of a registry; this one is what people mean by an ID.
+fn default_endpoint() -> String {
+    ["https://huggingface", ".co"].concat()
+}
+
+/// A hub on this host's loopback can only be reached from the host's network; any other from a network of its own.
+fn network(endpoint: &str) -> Outcome<Network> {
+    let rest = endpoint.strip_prefix("https://").or_else(|| endpoint.strip_prefix("http://"));
+    let Some(rest) = rest else {
+        return Err(Failure::new(Exit::Usage, format!("HF_ENDPOINT is {endpoint:?}"))
+            .fix("it begins with https:// or http://"));
+    };
+    let host = rest.split('/').next().unwrap_or_default();
+    let host = host.rsplit_once(':').map_or(host, |(host, _)| host);
+    let local = host == "localhost" || host.starts_with("127.") || host == "[::1]";
+    Ok(if local { Network::Host } else { Network::Own })
+}
+
+/// The directory of the models, which the service user has to own.
+fn make_dir(models: &Path) -> Outcome {
+    if models.is_dir() {
+        return Ok(());
+    }
+    std::fs::create_dir_all(models).map_err(|err| {
+        Failure::new(Exit::Failed, format!("{} cannot be made: {err}", models.display()))
+            .fix("run packaging/postinst.sh, which makes it for the service user")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_local_hub_needs_the_hosts_network() {
+        let network = |text| network(text).unwrap();
+        assert_eq!(network("http://127.0.0.1:8080"), Network::Host);
+        assert_eq!(network("http://localhost/x"), Network::Host);
+        assert_eq!(network("http://[::1]:80"), Network::Host);
+        assert_eq!(network("https://hub.example"), Network::Own);
+        assert_eq!(network(&default_endpoint()), Network::Own);
+        assert!(super::network("hub.example").is_err());
+    }
+}

@@ -1,0 +1,375 @@
+//! `hostler add`: from a file, a hub's ID, an image or a Quadlet unit to a model that the daemon knows.
+//!
+//! ```text
+//!  source     what is meant (pure)        quadlet    a .container unit → definition (pure)
+//!  file       the models.d file           exec       an engine's command line → keys (pure)
+//!  hub        weights from a hub          unit_file  systemd's unit files (pure)
+//!  weights    weights on this host
+//! ```
+//! Invariant: nothing is written before the whole configuration, the new file included, was checked by the daemon's own rules.
+
+mod exec;
+pub mod file;
+mod hub;
+mod quadlet;
+mod source;
+mod unit_file;
+mod weights;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+
+use self::file::{Definition, file_name, model_files};
+use self::quadlet::Left;
+use self::source::Source;
+use self::weights::{look, stem};
+use super::Context;
+use super::exit::{Exit, Failure, Outcome};
+use super::reload;
+use crate::config::{self, Config};
+use crate::daemon::Options;
+use crate::types::EngineKind;
+
+/// Defines a model: writes its file in models.d, after having checked it together with all other files, and applies it.
+///
+/// SOURCE is a path (a GGUF file, or a directory with safetensors), a hub's ID (org/name, or org/name:Q4_K_M for one of several
+/// GGUF files), or an OCI image with the weights (registry.example/name:tag).
+#[derive(Debug, Args)]
+pub struct Add {
+    /// Path, hub ID or OCI image; hub: and oci: in front decide between the latter two.
+    #[arg(required_unless_present = "quadlet", conflicts_with = "quadlet")]
+    source: Option<String>,
+
+    /// Read a Quadlet unit (.container) instead; what is not taken over is listed.
+    #[arg(long, value_name = "FILE")]
+    quadlet: Option<PathBuf>,
+
+    /// What clients write in "model". Default: after the source.
+    #[arg(long)]
+    name: Option<String>,
+
+    /// The engine. Default: llamacpp for GGUF, else vllm.
+    #[arg(long, value_enum)]
+    engine: Option<Engine>,
+
+    /// The engine's image. Default: that of the other models with the same engine, if they all have the same.
+    #[arg(long)]
+    image: Option<String>,
+
+    /// Of an OCI image with weights: the file or directory in it.
+    #[arg(long, value_name = "PATH")]
+    inside: Option<String>,
+
+    /// Of a hub: branch, tag or commit.
+    #[arg(long, default_value = "main")]
+    revision: String,
+
+    /// Of a hub: a file with the token. Default: the environment variable HF_TOKEN.
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+
+    /// Of a hub: where models are kept. Default: /var/lib/hostler/models, or below your own data directory.
+    #[arg(long, value_name = "DIR")]
+    models_dir: Option<PathBuf>,
+
+    #[command(flatten)]
+    keys: Keys,
+
+    /// Replace the file of a model of that name.
+    #[arg(long)]
+    force: bool,
+
+    /// Print what would be written, and write nothing.
+    #[arg(long)]
+    dry_run: bool,
+
+    /// Do not apply it to the running daemon.
+    #[arg(long)]
+    no_reload: bool,
+}
+
+/// Keys of the definition.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Keys of the definition")]
+struct Keys {
+    /// Memory that it needs on each device, such as 12GiB. Default: estimated, then measured.
+    #[arg(long, value_name = "SIZE")]
+    vram: Option<String>,
+
+    /// Context length in tokens.
+    #[arg(long, value_name = "TOKENS")]
+    context: Option<u32>,
+
+    /// Sequences served at once.
+    #[arg(long, value_name = "COUNT")]
+    parallel: Option<u32>,
+
+    /// Devices that it is spread over.
+    #[arg(long, value_name = "COUNT")]
+    gpu_count: Option<u32>,
+
+    /// Another name; may be given more than once.
+    #[arg(long, value_name = "NAME")]
+    alias: Vec<String>,
+
+    /// Load it at start-up, and keep it loaded.
+    #[arg(long)]
+    pin: bool,
+
+    /// Unload it after so long without a request, such as 30m, or never.
+    #[arg(long, value_name = "TIME")]
+    idle_timeout: Option<String>,
+
+    /// A further argument of the engine; may be given more than once: --arg=--embeddings.
+    #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
+    arg: Vec<String>,
+
+    /// A variable of the engine's environment; may be given more than once.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
+    env: Vec<(String, String)>,
+}
+
+/// The engines, as words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Engine {
+    /// llama.cpp's llama-server.
+    Llamacpp,
+    /// vLLM.
+    Vllm,
+}
+
+impl From<Engine> for EngineKind {
+    fn from(engine: Engine) -> Self {
+        match engine {
+            Engine::Llamacpp => Self::Llamacpp,
+            Engine::Vllm => Self::Vllm,
+        }
+    }
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("is NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+impl Add {
+    pub async fn run(self, context: &Context) -> Outcome {
+        let options = Options::of(context.is_user().await, None);
+        let config = options.load().map_err(|errors| {
+            let message = format!("the configuration is wrong already:\n{errors}");
+            Failure::new(Exit::Config, message).fix("correct that first; nothing was written")
+        })?;
+        let (mut definition, left) = match (&self.quadlet, &self.source) {
+            (Some(unit), _) => self.quadlet(unit)?,
+            (None, source) => {
+                let source = source.as_deref().unwrap_or_default();
+                (self.defined(context, &config, &options, source).await?, Vec::new())
+            }
+        };
+        self.keys.apply(&mut definition);
+        let path = place(&options, &definition.name, self.force)?;
+        let text = definition.text();
+        check(&options, &path, &text)?;
+        if !self.dry_run {
+            file::write(&path, &text)?;
+        }
+        self.report(context, &definition, &path, &text, &left)?;
+        if self.dry_run || self.no_reload {
+            return Ok(());
+        }
+        match context.bus().await {
+            Ok(bus) => {
+                reload::apply(context, &bus).await?;
+                context.out.say(&format!("next: hostler load {}", definition.name));
+            }
+            Err(_) => context.out.say("next: systemctl start hostler (it does not run now)"),
+        }
+        Ok(())
+    }
+
+    fn report(
+        &self,
+        context: &Context,
+        definition: &Definition,
+        path: &Path,
+        text: &str,
+        left: &[Left],
+    ) -> Outcome {
+        if context.out.json {
+            return context.out.document(&serde_json::json!({
+                "model": definition.name, "file": path, "text": text, "written": !self.dry_run,
+                "not_taken_over": left,
+            }));
+        }
+        for left in left {
+            eprintln!("line {}: {} is not taken over: {}", left.line, left.setting, left.why);
+        }
+        let word = if self.dry_run { "would write" } else { "wrote" };
+        context.out.say(&format!("{word} {}:", path.display()));
+        context.out.text(text)
+    }
+
+    fn quadlet(&self, unit: &Path) -> Outcome<(Definition, Vec<Left>)> {
+        let text = std::fs::read_to_string(unit).map_err(|err| {
+            Failure::new(Exit::NotFound, format!("{} cannot be read: {err}", unit.display()))
+        })?;
+        let stem = unit.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let engine = self.engine.map(EngineKind::from);
+        let imported = quadlet::import(&text, &stem, engine)
+            .map_err(|why| Failure::new(Exit::Failed, format!("{} {why}", unit.display())))?;
+        let mut definition = imported.definition;
+        definition.comments.push(format!("From the Quadlet unit {}.", unit.display()));
+        if let Some(name) = &self.name {
+            definition.name.clone_from(name);
+        }
+        if let Some(image) = &self.image {
+            definition.set("image", image.as_str());
+        }
+        Ok((definition, imported.left))
+    }
+
+    async fn defined(
+        &self,
+        context: &Context,
+        config: &Config,
+        options: &Options,
+        text: &str,
+    ) -> Outcome<Definition> {
+        let source = Source::parse(text)
+            .map_err(|why| Failure::new(Exit::Usage, format!("{text:?} {why}")))?;
+        let mut weights = BTreeMap::new();
+        let mut comments = Vec::new();
+        let (name, gguf) = match &source {
+            Source::Path(path) => {
+                let (path, gguf) = look(path)?;
+                weights.insert("path".to_owned(), path.display().to_string());
+                (stem(&path), Some(gguf))
+            }
+            Source::Image(image) => {
+                let inside = self.inside.clone().ok_or_else(|| {
+                    Failure::new(Exit::Usage, format!("where in {image} are the weights?"))
+                        .fix("--inside /model.gguf, or the directory")
+                })?;
+                let gguf = inside.ends_with(".gguf");
+                weights.insert("image".to_owned(), image.to_string());
+                weights.insert("path".to_owned(), inside);
+                let last = image.as_str().rsplit('/').next().unwrap_or_default();
+                (last.split([':', '@']).next().unwrap_or_default().to_owned(), Some(gguf))
+            }
+            Source::Hub { repo, .. } => (repo.clone(), None),
+        };
+        let name = self.name.clone().unwrap_or(name);
+        // Before gigabytes are fetched.
+        place(options, &name, self.force)?;
+        let gguf = match (&source, gguf) {
+            (Source::Hub { repo, pattern }, _) => {
+                if let Some(engine) = self.engine {
+                    self.image_of(config, engine.into())?;
+                }
+                let models = self.models_dir.clone().unwrap_or_else(|| models_dir(options.user));
+                let wanted = hub::Wanted {
+                    repo,
+                    pattern: pattern.as_deref(),
+                    revision: &self.revision,
+                    token_file: self.token_file.as_deref(),
+                    models: &models,
+                };
+                let fetched = hub::fetch(context, &config.podman, &wanted).await?;
+                weights.insert("path".to_owned(), fetched.path(&models).display().to_string());
+                comments.push(format!("{repo} at commit {}", fetched.commit));
+                fetched.main.is_some()
+            }
+            (_, gguf) => gguf.unwrap_or_default(),
+        };
+        let guessed = if gguf { EngineKind::Llamacpp } else { EngineKind::Vllm };
+        let engine = self.engine.map_or(guessed, EngineKind::from);
+        let mut definition = Definition { name, comments, ..Definition::default() };
+        definition.set("engine", engine.as_str());
+        definition.set("image", self.image_of(config, engine)?);
+        definition.set_texts("weights", &weights);
+        Ok(definition)
+    }
+
+    /// The engine's image: as told, or as all others have it.
+    fn image_of(&self, config: &Config, engine: EngineKind) -> Outcome<String> {
+        if let Some(image) = &self.image {
+            return Ok(image.clone());
+        }
+        let others = config.models.values().filter(|spec| spec.engine == engine);
+        let mut images: Vec<&str> = others.map(|spec| spec.image.as_str()).collect();
+        images.sort_unstable();
+        images.dedup();
+        let why = match images.as_slice() {
+            [one] => return Ok((*one).to_owned()),
+            [] => format!("no other model uses {}, so its image is not known", engine.as_str()),
+            more => format!(
+                "the models of {} have different images: {}",
+                engine.as_str(),
+                more.join(", ")
+            ),
+        };
+        Err(Failure::new(Exit::Usage, why)
+            .fix("--image IMAGE, the engine's image as podman takes it"))
+    }
+}
+
+impl Keys {
+    fn apply(&self, definition: &mut Definition) {
+        if let Some(vram) = &self.vram {
+            definition.set("vram", vram.as_str());
+        }
+        let numbers =
+            [("context", self.context), ("parallel", self.parallel), ("gpu_count", self.gpu_count)];
+        for (key, number) in numbers {
+            number.into_iter().for_each(|number| definition.set(key, i64::from(number)));
+        }
+        definition.set_list("aliases", &self.alias);
+        if self.pin {
+            definition.set("pin", true);
+        }
+        if let Some(time) = &self.idle_timeout {
+            definition.set("idle_timeout", time.as_str());
+        }
+        definition.set_list("args", &self.arg);
+        definition.set_texts("env", &self.env.iter().cloned().collect());
+    }
+}
+
+/// Where models of a hub are kept unless somebody says otherwise.
+fn models_dir(user: bool) -> PathBuf {
+    if !user {
+        return PathBuf::from("/var/lib/hostler/models");
+    }
+    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/share"));
+    let data = std::env::var_os("XDG_DATA_HOME").map(PathBuf::from).or_else(home);
+    data.unwrap_or_default().join("hostler/models")
+}
+
+/// Where the file goes. One that is there stays, unless it is to be replaced.
+fn place(options: &Options, name: &str, force: bool) -> Outcome<PathBuf> {
+    let Some(dir) = options.dirs().0.into_iter().next() else {
+        return Err(Failure::new(Exit::Failed, "there is no configuration directory"));
+    };
+    let dir = dir.join("models.d");
+    let taken = model_files(&dir).into_iter().find(|file| file.name == name);
+    let path = taken.as_ref().map_or_else(|| dir.join(file_name(name)), |f| f.path.clone());
+    if (taken.is_some() || path.exists()) && !force {
+        let message = format!("{} is there already", path.display());
+        return Err(Failure::new(Exit::Failed, message)
+            .fix("--force replaces it, --name chooses another name"));
+    }
+    Ok(path)
+}
+
+/// Checks the new file together with all others, as the daemon will.
+fn check(options: &Options, path: &Path, text: &str) -> Outcome {
+    let mut sources = config::read(Path::new("/"), &options.dirs());
+    sources.retain(|source| Path::new(&source.path) != path);
+    sources.push(config::Source::model(path.display().to_string(), text));
+    config::parse(&sources, &options.defaults()).map(drop).map_err(|errors| {
+        let message = format!("the definition is wrong:\n{errors}\nin:\n{text}");
+        Failure::new(Exit::Config, message).fix("nothing was written")
+    })
+}

@@ -1,0 +1,80 @@
+//! Weights that are on this host already.
+
+use std::path::{Path, PathBuf};
+
+use crate::cli::exit::{Exit, Failure, Outcome};
+
+/// A path of weights, absolute, and whether they are GGUF.
+///
+/// # Errors
+/// If no engine reads what is there, with what would do.
+pub fn look(path: &Path) -> Outcome<(PathBuf, bool)> {
+    let path = std::fs::canonicalize(path)
+        .map_err(|err| Failure::new(Exit::NotFound, format!("{}: {err}", path.display())))?;
+    if path.is_file() {
+        if path.extension().is_some_and(|end| end == "gguf") {
+            return Ok((path, true));
+        }
+        let message = format!("{} is no GGUF file", path.display());
+        return Err(Failure::new(Exit::Failed, message)
+            .fix("a .gguf file, or a directory with safetensors and config.json"));
+    }
+    let names: Vec<String> = std::fs::read_dir(&path)?
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
+    let has = |end: &str| names.iter().any(|name| name.ends_with(end));
+    if has(".safetensors") && names.iter().any(|name| name == "config.json") {
+        return Ok((path, false));
+    }
+    let mut ggufs: Vec<&String> = names.iter().filter(|name| name.ends_with(".gguf")).collect();
+    ggufs.sort();
+    let fix = match ggufs.first() {
+        Some(gguf) => format!("name one of its GGUF files, such as {}", path.join(gguf).display()),
+        None => "a .gguf file, or a directory with safetensors and config.json".to_owned(),
+    };
+    Err(Failure::new(
+        Exit::Failed,
+        format!("{} holds no model that an engine reads as it is", path.display()),
+    )
+    .fix(fix))
+}
+
+/// A model's name after its file: without the ending, and without what a name may not hold.
+#[must_use]
+pub fn stem(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let name = name.strip_suffix(".gguf").unwrap_or(&name);
+    let safe = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' };
+    name.chars().map(safe).collect::<String>().trim_start_matches(['.', '-', '_']).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_are_looked_at() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, "x").unwrap();
+            path
+        };
+        assert!(look(dir.path()).unwrap_err().fix.contains("safetensors"));
+        let gguf = file("m.gguf");
+        assert!(look(&gguf).unwrap().1);
+        assert!(look(dir.path()).unwrap_err().fix.contains("m.gguf"));
+        file("model.safetensors");
+        file("config.json");
+        assert!(!look(dir.path()).unwrap().1);
+        assert!(look(&file("x.bin")).is_err());
+        assert_eq!(look(&dir.path().join("none")).unwrap_err().exit, Exit::NotFound);
+    }
+
+    #[test]
+    fn names_after_files() {
+        assert_eq!(stem(Path::new("/x/My Model (1).gguf")), "My-Model--1-");
+        assert_eq!(stem(Path::new("/x/.hidden")), "hidden");
+    }
+}

@@ -1,0 +1,249 @@
+//! The bus: which one, the daemon on it, and its errors.
+//!
+//! Invariants: a call that changes nothing never starts a daemon; a daemon that does not run, a bus that is missing and a refusal each
+//! have their exit status and say what to do; the daemon's own message is shown as it is.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use zbus::proxy::{CacheProperties, MethodFlags};
+use zbus::wire::{DynamicDeserialize, DynamicType};
+use zbus::{Connection, ObjectPath, OwnedObjectPath, Proxy, Variant, fdo};
+
+use super::Context;
+use super::document::Document;
+use super::exit::{Exit, Failure, Outcome};
+
+/// The daemon's name on the bus.
+pub const SERVICE: &str = "org.hostler1";
+/// Its root object.
+const ROOT: &str = "/org/hostler1";
+const MANAGER: &str = "org.hostler1.Manager";
+/// Where names of D-Bus errors begin that are the daemon's own.
+const OWN: &str = "org.hostler1.Error.";
+const BUS: &str = "org.freedesktop.DBus.Error.";
+
+/// The trailing options of a method, an `a{sv}`.
+pub type Options<'a> = BTreeMap<&'a str, Variant<'a>>;
+
+/// A connection, and the daemon on it.
+#[derive(Clone, Debug)]
+pub struct Bus {
+    /// The bus.
+    pub connection: Connection,
+    /// The manager's object.
+    pub manager: Proxy<'static>,
+    /// A user's own bus and daemon.
+    pub user: bool,
+}
+
+impl Context {
+    /// The daemon, which has to run.
+    ///
+    /// # Errors
+    /// [`Exit::NotRunning`] where it does not, or where there is no bus.
+    pub async fn bus(&self) -> Outcome<Bus> {
+        let bus = self.bus_even_idle().await?;
+        if has_owner(&bus.connection).await? { Ok(bus) } else { Err(not_running(bus.user)) }
+    }
+
+    /// The bus, whether or not the daemon runs: a call may start it.
+    ///
+    /// # Errors
+    /// [`Exit::NotRunning`] where there is no bus.
+    pub async fn bus_even_idle(&self) -> Outcome<Bus> {
+        let user = self.is_user().await;
+        let connection = connect(user).await?;
+        let manager = proxy(&connection, ROOT, MANAGER).await?;
+        Ok(Bus { connection, manager, user })
+    }
+
+    /// Whose daemon: as told; else the system's, unless only the caller's own runs or is configured.
+    pub async fn is_user(&self) -> bool {
+        if self.global.user || self.global.system {
+            return self.global.user;
+        }
+        if rustix::process::geteuid().is_root() {
+            return false;
+        }
+        for user in [false, true] {
+            if let Ok(connection) = connect(user).await
+                && has_owner(&connection).await.unwrap_or(false)
+            {
+                return user;
+            }
+        }
+        own_config().is_some_and(|path| path.exists())
+    }
+}
+
+/// The settings of the caller's own daemon.
+fn own_config() -> Option<PathBuf> {
+    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".config"));
+    let dir = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from).or_else(home)?;
+    Some(dir.join("hostler/hostler.toml"))
+}
+
+async fn connect(user: bool) -> Outcome<Connection> {
+    let connected = if user { Connection::session().await } else { Connection::system().await };
+    connected.map_err(|err| {
+        let which = if user { "your user's" } else { "the system's" };
+        let fix = if user {
+            "log in with a session of your own (XDG_RUNTIME_DIR is set there); systemctl --user status dbus.socket"
+        } else {
+            "systemctl status dbus.socket"
+        };
+        Failure::new(Exit::NotRunning, format!("{which} D-Bus cannot be reached ({err})")).fix(fix)
+    })
+}
+
+async fn has_owner(connection: &Connection) -> Outcome<bool> {
+    let failed = |err: &dyn std::fmt::Display| {
+        Failure::new(Exit::NotRunning, format!("the bus does not answer ({err})"))
+    };
+    let bus = fdo::DBusProxy::new(connection).await.map_err(|err| failed(&err))?;
+    let name = SERVICE.try_into().map_err(|err: zbus::Error| failed(&err))?;
+    bus.name_has_owner(name).await.map_err(|err| failed(&err))
+}
+
+/// An object of the daemon.
+///
+/// # Errors
+/// For paths that are none.
+pub async fn proxy(
+    connection: &Connection,
+    path: &str,
+    interface: &'static str,
+) -> Outcome<Proxy<'static>> {
+    let path = ObjectPath::try_from(path.to_owned())
+        .map_err(|err| Failure::new(Exit::Failed, format!("{path:?} is no object ({err})")))?;
+    zbus::proxy::Builder::new(connection)
+        .destination(SERVICE)
+        .path(path)
+        .interface(interface)
+        .cache_properties(CacheProperties::No)
+        .build()
+        .await
+        .map_err(|err| failure(&err, false))
+}
+
+impl Bus {
+    /// Calls a method of an object. A person may be asked to prove who they are.
+    ///
+    /// # Errors
+    /// The daemon's or the bus's, with the right exit status.
+    pub async fn call<B, R>(&self, proxy: &Proxy<'_>, method: &str, body: &B) -> Outcome<R>
+    where
+        B: serde::Serialize + DynamicType,
+        R: for<'d> DynamicDeserialize<'d>,
+    {
+        let flags = MethodFlags::ALLOW_INTERACTIVE_AUTH;
+        let answer = proxy.call_with_flags(method, flags, body).await;
+        match answer.map_err(|err| failure(&err, self.user))? {
+            Some(answer) => Ok(answer),
+            None => Err(Failure::new(Exit::Failed, format!("{method} was not answered"))),
+        }
+    }
+
+    /// A method of the manager that returns a job.
+    ///
+    /// # Errors
+    /// As [`Bus::call`].
+    pub async fn begin<B>(&self, method: &str, body: &B) -> Outcome<OwnedObjectPath>
+    where
+        B: serde::Serialize + DynamicType,
+    {
+        self.call(&self.manager, method, body).await
+    }
+
+    /// The object of a model, by its name or an alias.
+    ///
+    /// # Errors
+    /// [`Exit::NotFound`] where there is none.
+    pub async fn model(&self, name: &str) -> Outcome<Proxy<'static>> {
+        let path: OwnedObjectPath = self.call(&self.manager, "GetModel", &(name,)).await?;
+        proxy(&self.connection, path.as_str(), "org.hostler1.Model").await
+    }
+
+    /// Everything, at one moment: as text, and as what this program reads of it.
+    ///
+    /// # Errors
+    /// As [`Bus::call`].
+    pub async fn status(&self) -> Outcome<(String, Document)> {
+        let text: String = self.call(&self.manager, "GetStatus", &()).await?;
+        let document = serde_json::from_str(&text).map_err(|err| {
+            let message = format!("the daemon's status cannot be read ({err})");
+            Failure::new(Exit::Failed, message)
+                .fix("install the same version of hostler and hostlerd, and restart hostler")
+        })?;
+        Ok((text, document))
+    }
+}
+
+/// There is no daemon.
+pub fn not_running(user: bool) -> Failure {
+    let (who, ctl) = if user { ("your own", "systemctl --user") } else { ("the", "systemctl") };
+    Failure::new(Exit::NotRunning, format!("{who} daemon does not run")).fix(format!(
+        "{ctl} start hostler; if that fails, {ctl} status hostler says why, and hostler doctor what mends it"
+    ))
+}
+
+/// An error reply as a failure.
+pub fn failure(err: &zbus::Error, user: bool) -> Failure {
+    if let zbus::Error::MethodError(name, message, _) = err {
+        return named(name.as_str(), message.as_deref().unwrap_or_default(), user);
+    }
+    if matches!(err, zbus::Error::InputOutput(_)) {
+        return not_running(user);
+    }
+    Failure::new(Exit::Failed, format!("the bus failed ({err})"))
+}
+
+/// An error by its name.
+pub fn named(name: &str, message: &str, user: bool) -> Failure {
+    if let Some(kind) = name.strip_prefix(OWN) {
+        let exit = match kind {
+            "UnknownModel" | "UnknownJob" | "NoLog" => Exit::NotFound,
+            "InvalidArgument" => Exit::Usage,
+            "NeverFits" | "NoRoom" => Exit::NoRoom,
+            "ConfigInvalid" => Exit::Config,
+            "ShuttingDown" => Exit::NotRunning,
+            _ => Exit::Failed,
+        };
+        let fix = match kind {
+            "UnknownModel" => "hostler list shows those that are configured",
+            "NeverFits" | "NoRoom" => "hostler why MODEL shows who holds the memory",
+            "ConfigInvalid" => "correct the files; nothing was changed",
+            _ => "",
+        };
+        return Failure::new(exit, message).fix(fix);
+    }
+    match name.strip_prefix(BUS).unwrap_or(name) {
+        "AccessDenied" | "InteractiveAuthorizationRequired" => {
+            let message = if message.is_empty() { "not allowed" } else { message };
+            let fix = "as root; or join the group hostler-admin and log in again";
+            Failure::new(Exit::Denied, message).fix(fix)
+        }
+        "ServiceUnknown" | "NameHasNoOwner" | "NoReply" | "Disconnected" => not_running(user),
+        _ => Failure::new(Exit::Failed, format!("{message} ({name})")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_have_their_exit_status() {
+        let exit = |name: &str| named(name, "m", false).exit;
+        assert_eq!(exit("org.hostler1.Error.UnknownModel"), Exit::NotFound);
+        assert_eq!(exit("org.hostler1.Error.NoRoom"), Exit::NoRoom);
+        assert_eq!(exit("org.hostler1.Error.LoadFailed"), Exit::Failed);
+        assert_eq!(exit("org.hostler1.Error.New"), Exit::Failed);
+        assert_eq!(exit("org.freedesktop.DBus.Error.AccessDenied"), Exit::Denied);
+        assert_eq!(exit("org.freedesktop.DBus.Error.ServiceUnknown"), Exit::NotRunning);
+        let denied = named("org.freedesktop.DBus.Error.AccessDenied", "polkit says no", false);
+        assert!(denied.to_string().starts_with("polkit says no\n  fix: "), "{denied}");
+        assert!(not_running(true).fix.contains("systemctl --user start"));
+    }
+}

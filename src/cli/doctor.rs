@@ -1,0 +1,258 @@
+//! `hostler doctor`: is this host fit, and what mends it?
+//!
+//! The checks are those of [`crate::checks`], the same that the daemon makes before READY. Where the daemon runs it makes them
+//! itself, so that they are seen from where they count; where it does not they are made here, by root as the service user.
+//! Invariant: what `--fix` runs comes from our own table, by the check's name; what the daemon wrote is only shown.
+
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, Stdio};
+
+use clap::Args;
+use serde::{Deserialize, Serialize};
+
+use super::Context;
+use super::bus::Bus;
+use super::exit::{Exit, Failure, Outcome};
+use super::output::{Side, Table, Tone, plain};
+use crate::checks::{self, Check, Checks, Probes};
+use crate::daemon::Options;
+
+/// Checks the host, and says what mends it. Ends with 8 where a check does not hold.
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// Run the commands that mend what was found, as far as there are any, and check again. Needs root.
+    #[arg(long)]
+    fix: bool,
+
+    /// Make the checks in this process and as this user, and do not ask the daemon.
+    #[arg(long, hide = true, conflicts_with = "fix")]
+    own: bool,
+}
+
+/// One check, as it is printed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Row {
+    check: String,
+    outcome: String,
+    measured: String,
+    fix: String,
+}
+
+impl Row {
+    fn new(check: &str, outcome: &str, measured: impl Into<String>, fix: &str) -> Self {
+        Self {
+            check: check.to_owned(),
+            outcome: outcome.to_ascii_uppercase(),
+            measured: measured.into(),
+            fix: fix.to_owned(),
+        }
+    }
+
+    fn is_bad(&self) -> bool {
+        self.outcome == checks::Outcome::Fail.as_str()
+    }
+}
+
+impl Doctor {
+    pub async fn run(self, context: &Context) -> Outcome {
+        let user = if self.own { context.global.user } else { context.is_user().await };
+        let options = Options::of(user, None);
+        let mut rows = self.look(context, &options).await?;
+        if self.fix && mend(context, &rows, &options)? {
+            rows = self.look(context, &options).await?;
+        }
+        if context.out.json {
+            context.out.document(&rows)?;
+        } else {
+            context.out.text(&render(context, &rows))?;
+        }
+        let bad = rows.iter().filter(|row| row.is_bad()).count();
+        if bad > 0 && !self.own { Err(Failure::said(Exit::Unfit)) } else { Ok(()) }
+    }
+
+    async fn look(&self, context: &Context, options: &Options) -> Outcome<Vec<Row>> {
+        if self.own {
+            return Ok(own(options).await);
+        }
+        let mut rows = vec![configuration(options)];
+        let daemon = match context.bus().await {
+            Ok(bus) => Some(bus),
+            Err(why) => {
+                rows.push(Row::new("daemon", "warn", why.message, &why.fix));
+                None
+            }
+        };
+        if let Some(bus) = daemon {
+            match validate(&bus).await {
+                Ok(found) => {
+                    rows.push(Row::new("daemon", "pass", "it runs, and made the checks below", ""));
+                    rows.extend(found);
+                    return Ok(rows);
+                }
+                Err(why) => rows.push(Row::new("daemon", "warn", why.message, &why.fix)),
+            }
+        }
+        if rows.first().is_some_and(Row::is_bad) {
+            return Ok(rows);
+        }
+        let root = rustix::process::geteuid().is_root();
+        rows.extend(if root && !options.user { as_service_user()? } else { own(options).await });
+        Ok(rows)
+    }
+}
+
+/// The files as they are now; the daemon may run with older ones.
+fn configuration(options: &Options) -> Row {
+    match options.load() {
+        Ok(config) => {
+            Row::new("config", "pass", format!("valid, {} models", config.models.len()), "")
+        }
+        Err(errors) => Row::new(
+            "config",
+            "fail",
+            errors.to_string(),
+            "correct the files; hostler config check",
+        ),
+    }
+}
+
+/// The daemon's own checks.
+async fn validate(bus: &Bus) -> Outcome<Vec<Row>> {
+    type Answer = Vec<(String, String, String, String)>;
+    let answer: Answer = bus.call(&bus.manager, "Validate", &()).await?;
+    let row = |(check, outcome, measured, fix): (String, String, String, String)| {
+        Row::new(&check, &outcome, measured, &fix)
+    };
+    Ok(answer.into_iter().map(row).collect())
+}
+
+/// The checks, made here.
+async fn own(options: &Options) -> Vec<Row> {
+    let config = match options.load() {
+        Ok(config) => config,
+        Err(_) => return Vec::new(),
+    };
+    let probes = Probes::new(&config);
+    let (cdi_dirs, user) = (checks::cdi_dirs(), options.service_user());
+    let checks = Checks {
+        config: &config,
+        containers: &*probes.containers,
+        gpus: &*probes.gpus,
+        cdi_dirs: &cdi_dirs,
+        user: &user,
+    };
+    let row =
+        |f: checks::Finding| Row::new(f.check.as_str(), f.outcome.as_str(), f.measured, &f.fix);
+    checks.all().await.into_iter().map(row).collect()
+}
+
+/// The same by a process of the service user: whether root could do it is not the question.
+fn as_service_user() -> Outcome<Vec<Row>> {
+    let passwd = std::fs::read_to_string("/etc/passwd")?;
+    let Some((uid, gid)) = ids(&passwd, checks::SERVICE_USER) else {
+        let missing = format!("there is no user {}", checks::SERVICE_USER);
+        return Ok(vec![Row::new("user", "fail", missing, "run packaging/postinst.sh")]);
+    };
+    let output = Command::new("/proc/self/exe")
+        .args(["--system", "--json", "doctor", "--own"])
+        .env("HOME", "/var/lib/hostler")
+        .env_remove("XDG_RUNTIME_DIR")
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .gid(gid)
+        .uid(uid)
+        .output()?;
+    serde_json::from_slice(&output.stdout).map_err(|err| {
+        let user = checks::SERVICE_USER;
+        let status = output.status;
+        Failure::new(Exit::Failed, format!("the checks as {user} ended with {status} ({err})"))
+    })
+}
+
+/// User and group of a name.
+fn ids(passwd: &str, name: &str) -> Option<(u32, u32)> {
+    let line = passwd.lines().find(|line| line.split(':').next() == Some(name))?;
+    let mut fields = line.split(':').skip(2).map(str::parse);
+    Some((fields.next()?.ok()?, fields.next()?.ok()?))
+}
+
+/// Runs what mends. Whether anything was run.
+fn mend(context: &Context, rows: &[Row], options: &Options) -> Outcome<bool> {
+    let pass = checks::Outcome::Pass.as_str();
+    let user = options.service_user();
+    let mut ran = false;
+    for row in rows.iter().filter(|row| row.outcome != pass) {
+        let Some(check) = Check::named(&row.check) else { continue };
+        for command in checks::repair(check, &user) {
+            let Some((program, args)) = command.split_first() else { continue };
+            context.out.say(&format!("{}: {}", row.check, command.join(" ")));
+            ran = true;
+            let why = match Command::new(program).args(args).stdin(Stdio::null()).status() {
+                Ok(status) if status.success() => continue,
+                Ok(status) => status.to_string(),
+                Err(err) => err.to_string(),
+            };
+            eprintln!("hostler: {program} failed ({why}), going on with the next check");
+            break;
+        }
+    }
+    if !ran {
+        context.out.say("there is nothing that a command mends");
+    }
+    Ok(ran)
+}
+
+fn render(context: &Context, rows: &[Row]) -> String {
+    let mut table =
+        Table::new(&[("", Side::Left), ("CHECK", Side::Left), ("MEASURED", Side::Left)]);
+    let mut text = String::new();
+    for row in rows {
+        let tone = match row.outcome.as_str() {
+            "PASS" => Tone::Good,
+            "WARN" => Tone::Warn,
+            _ => Tone::Bad,
+        };
+        let mut lines = row.measured.lines();
+        let first = lines.next().unwrap_or_default();
+        table.row(vec![(row.outcome.clone(), tone), plain(&row.check), plain(first)]);
+        for line in lines {
+            table.row(vec![plain(""), plain(""), plain(line)]);
+        }
+        if !row.fix.is_empty() {
+            table.row(vec![plain(""), plain(""), plain(format!("fix: {}", row.fix))]);
+        }
+    }
+    text += &table.render(&context.out);
+    let count = |word: &str| rows.iter().filter(|row| row.outcome == word).count();
+    if !context.out.quiet {
+        let (pass, warn, fail) = (count("PASS"), count("WARN"), count("FAIL"));
+        text += &format!("\n{pass} hold, {warn} to look at, {fail} do not hold\n");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::Global;
+    use crate::cli::output::tests::PIPE;
+
+    #[test]
+    fn ids_of_a_user() {
+        let passwd = "root:x:0:0:root:/root:/bin/sh\nhostler:x:996:995::/var/lib/hostler:/x\n";
+        assert_eq!(ids(passwd, "hostler"), Some((996, 995)));
+        assert_eq!(ids(passwd, "host"), None);
+    }
+
+    #[test]
+    fn each_failure_has_its_fix_below() {
+        let rows = [
+            Row::new("config", "pass", "valid, 3 models", ""),
+            Row::new("linger", "fail", "off for hostler", "loginctl enable-linger hostler"),
+            Row::new("disk", "Warn", "1GiB of 9GiB free\nat /x", "prune"),
+        ];
+        let context = Context { global: Global::default(), out: PIPE };
+        crate::cli::tests::compare("doctor.txt", &render(&context, &rows));
+    }
+}

@@ -1,0 +1,199 @@
+//! `hostler fetch`: downloads a model's files from a hub. Runs in a short-lived container that has a network; engines have none.
+//!
+//! Purpose: the only code of Hostler that talks to the outside, kept away from daemon and engines. Owner: `hostler add` starts it
+//! in a container ([`crate::adapters::podman::helper`]) and reads its lines. Invariants: a file has its name only when it is
+//! whole, has the size that the hub says and, where the hub has a digest, that digest; what was downloaded before a connection
+//! broke is gone on with, not fetched again; a hub that says nothing for a minute ends it; the token goes to the hub alone, and
+//! into no line.
+//!
+//! Lines on standard output, one JSON object each: `{"total":…,"files":…}`, `{"at":…}`, and at the end `{"done":{…}}` or
+//! `{"error":"…"}`.
+
+mod select;
+mod transfer;
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use serde_json::json;
+use ureq::Agent;
+use ureq::tls::{RootCerts, TlsConfig};
+
+use super::exit::{Exit, Failure, Outcome};
+use select::Repo;
+use transfer::{Meter, Target};
+
+/// Where the container finds the token, if there is one.
+const TOKEN: &str = "/run/secrets/hub-token";
+
+/// Downloads the files of a model.
+#[derive(Debug, Args)]
+pub struct Fetch {
+    /// The hub's address.
+    #[arg(long)]
+    endpoint: String,
+
+    /// The repository, org/name.
+    #[arg(long)]
+    repo: String,
+
+    /// Branch, tag or commit.
+    #[arg(long, default_value = "main")]
+    revision: String,
+
+    /// A part of the GGUF file's name.
+    #[arg(long)]
+    pattern: Option<String>,
+
+    /// The directory below which it gets a directory of its own.
+    #[arg(long)]
+    into: PathBuf,
+}
+
+/// Prints one line.
+fn line(value: &serde_json::Value) {
+    let mut out = std::io::stdout().lock();
+    // Nobody reads any more: then nobody waits for it either.
+    let _ = writeln!(out, "{value}").and_then(|()| out.flush());
+}
+
+impl Fetch {
+    pub fn run(&self) -> Outcome {
+        match self.fetch() {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                line(&json!({"error": error}));
+                Err(Failure::said(Exit::Failed))
+            }
+        }
+    }
+
+    fn fetch(&self) -> Result<(), String> {
+        let tls = TlsConfig::builder().root_certs(RootCerts::PlatformVerifier).build();
+        let agent: Agent = Agent::config_builder()
+            .tls_config(tls)
+            .http_status_as_error(false)
+            .timeout_connect(Some(Duration::from_secs(30)))
+            .timeout_recv_response(Some(Duration::from_secs(60)))
+            .user_agent(concat!("hostler/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .into();
+        let token = fs::read_to_string(TOKEN).ok().map(|token| token.trim().to_owned());
+        let hub = Hub { agent, token, endpoint: self.endpoint.trim_end_matches('/').to_owned() };
+        let repo = hub.look(&self.repo, &self.revision)?;
+        let selection = select::select(&repo, self.pattern.as_deref())
+            .map_err(|why| format!("{}: {why}", self.repo))?;
+        let short: String = repo.sha.chars().filter(char::is_ascii_hexdigit).take(12).collect();
+        if short.is_empty() {
+            return Err("the hub names no commit".to_owned());
+        }
+        let name = self.repo.replace('/', "--");
+        let dir = self.into.join(&name).join(&short);
+        let io = |err: std::io::Error| format!("{}: {err}", dir.display());
+        fs::create_dir_all(&dir).map_err(io)?;
+        let lock = fs::File::create(dir.join(".lock")).map_err(io)?;
+        lock.try_lock().map_err(|_| format!("another fetch of {} is under way", self.repo))?;
+        let total: u64 = selection.files.iter().map(select::File::bytes).sum();
+        line(&json!({"total": total, "files": selection.files.len()}));
+        let meter = Meter::start();
+        for file in &selection.files {
+            let url = format!(
+                "{}/{}/resolve/{}/{}",
+                hub.endpoint,
+                self.repo,
+                repo.sha,
+                encoded(&file.path)
+            );
+            let target = Target {
+                url,
+                path: dir.join(&file.path),
+                bytes: file.bytes(),
+                sha256: file.sha256(),
+            };
+            transfer::file(&hub, &target, &meter)?;
+        }
+        drop(lock);
+        let _ = fs::remove_file(dir.join(".lock"));
+        let relative = Path::new(&name).join(&short);
+        line(
+            &json!({"done": {"dir": relative, "main": selection.main, "commit": repo.sha, "bytes": total}}),
+        );
+        Ok(())
+    }
+}
+
+/// A path in a URL.
+fn encoded(path: &str) -> String {
+    let mut out = String::with_capacity(path.len());
+    for byte in path.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte) {
+            out.push(char::from(byte));
+        } else {
+            out.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    out
+}
+
+/// A hub.
+struct Hub {
+    agent: Agent,
+    token: Option<String>,
+    endpoint: String,
+}
+
+impl Hub {
+    /// A request, with the token: the client drops it when it is sent on to another host.
+    fn get(&self, url: &str) -> ureq::RequestBuilder<ureq::typestate::WithoutBody> {
+        let request = self.agent.get(url);
+        match &self.token {
+            Some(token) => request.header("authorization", format!("Bearer {token}")),
+            None => request,
+        }
+    }
+
+    fn look(&self, repo: &str, revision: &str) -> Result<Repo, String> {
+        let url = format!(
+            "{}/api/models/{repo}/revision/{}?blobs=true",
+            self.endpoint,
+            encoded(revision)
+        );
+        let answer = self.get(&url).call();
+        let mut answer =
+            answer.map_err(|err| format!("{} does not answer ({err})", self.endpoint))?;
+        let status = answer.status().as_u16();
+        if status != 200 {
+            return Err(self.refusal(status, &format!("{repo} at {revision}")));
+        }
+        let wrong = |err: &dyn std::fmt::Display| {
+            format!("{url}: the answer is no description of a repository ({err})")
+        };
+        let text = answer.body_mut().read_to_string().map_err(|err| wrong(&err))?;
+        serde_json::from_str(&text).map_err(|err| wrong(&err))
+    }
+
+    /// What a status means for whoever asked.
+    fn refusal(&self, status: u16, what: &str) -> String {
+        let with = self.token.is_some();
+        match status {
+            401 | 403 if with => format!(
+                "{what}: the hub refuses the token ({status}); is it valid, and were the model's terms accepted with its account?"
+            ),
+            401 | 403 => format!("{what}: the hub wants a token ({status}); set HF_TOKEN"),
+            404 => format!(
+                "{what}: there is no such thing on {}, or it is private and HF_TOKEN is not set",
+                self.endpoint
+            ),
+            429 => format!(
+                "{what}: the hub says that these are too many requests (429); wait, or set HF_TOKEN"
+            ),
+            _ => format!("{what}: the hub answers {status}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

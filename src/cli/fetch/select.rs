@@ -1,0 +1,238 @@
+//! Which files of a repository an engine needs. PURE.
+
+use serde::Deserialize;
+
+/// A repository at one revision, as the hub describes it.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Repo {
+    /// The revision's commit.
+    pub sha: String,
+    /// Its files.
+    pub siblings: Vec<File>,
+}
+
+/// One file.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct File {
+    /// Its path in the repository.
+    #[serde(rename = "rfilename")]
+    pub path: String,
+    /// In bytes.
+    #[serde(default)]
+    pub size: u64,
+    /// Of large files.
+    #[serde(default)]
+    pub lfs: Option<Lfs>,
+}
+
+/// What the hub knows of a large file.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Lfs {
+    /// Digest of the content, in hexadecimal digits.
+    #[serde(default)]
+    pub sha256: Option<String>,
+    /// In bytes.
+    #[serde(default)]
+    pub size: u64,
+}
+
+impl File {
+    /// In bytes.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.lfs.as_ref().map_or(self.size, |lfs| lfs.size)
+    }
+
+    /// Digest of the content, where the hub has one.
+    #[must_use]
+    pub fn sha256(&self) -> Option<&str> {
+        self.lfs.as_ref().and_then(|lfs| lfs.sha256.as_deref())
+    }
+
+    fn ends(&self, end: &str) -> bool {
+        self.path.to_ascii_lowercase().ends_with(end)
+    }
+}
+
+/// What is to be fetched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Selection {
+    /// The files.
+    pub files: Vec<File>,
+    /// The GGUF file that is named to the engine, the first of its parts; `None`: the directory is.
+    pub main: Option<String>,
+}
+
+/// Quantisations to take where nobody says which: good quality for its size first.
+const PREFERRED: [&str; 4] = ["q4_k_m", "q4_k_s", "q4_0", "q8_0"];
+
+/// Chooses: one GGUF model (with all its parts) where there are any, by `pattern` in its name; else safetensors with all that
+/// belongs to them.
+///
+/// # Errors
+/// Where nothing or too much fits, with what there is.
+pub fn select(repo: &Repo, pattern: Option<&str>) -> Result<Selection, String> {
+    if let Some(bad) = repo.siblings.iter().find(|file| !is_safe(&file.path)) {
+        return Err(format!(
+            "the hub names a file {:?}, which leads out of its directory",
+            bad.path
+        ));
+    }
+    let ggufs: Vec<&File> =
+        repo.siblings.iter().filter(|f| f.ends(".gguf") && !f.path.contains("mmproj")).collect();
+    if ggufs.is_empty() {
+        if let Some(pattern) = pattern {
+            return Err(format!("there is no GGUF file, so none with {pattern:?} in its name"));
+        }
+        return tensors(repo);
+    }
+    let mut models: Vec<String> = ggufs.iter().map(|file| base(&file.path).to_owned()).collect();
+    models.sort();
+    models.dedup();
+    let chosen = choose(&models, pattern)?;
+    let mut files: Vec<File> =
+        ggufs.into_iter().filter(|file| base(&file.path) == chosen).cloned().collect();
+    files.sort_by(|a, b| a.path.cmp(&b.path));
+    let main = files.first().map(|file| file.path.clone());
+    Ok(Selection { files, main })
+}
+
+fn choose<'m>(models: &'m [String], pattern: Option<&str>) -> Result<&'m str, String> {
+    let names = || models.join(", ");
+    let has =
+        |model: &str, part: &str| model.to_ascii_lowercase().contains(&part.to_ascii_lowercase());
+    let fitting: Vec<&String> =
+        models.iter().filter(|model| pattern.is_none_or(|part| has(model, part))).collect();
+    match (fitting.as_slice(), pattern) {
+        ([only], _) => Ok(only.as_str()),
+        ([], _) => Err(format!(
+            "no GGUF file has {:?} in its name; there are: {}",
+            pattern.unwrap_or_default(),
+            names()
+        )),
+        (_, Some(part)) => {
+            // The shortest is the one that has nothing more in its name: Q4_K before Q4_K_M.
+            let exact = |m: &&&String| {
+                has(m.trim_end_matches(".gguf").rsplit(['-', '.']).next().unwrap_or_default(), part)
+            };
+            let exact: Vec<&&String> = fitting.iter().filter(exact).collect();
+            match exact.as_slice() {
+                [only] => Ok(only.as_str()),
+                _ => Err(format!(
+                    "several GGUF files have {part:?} in their name; there are: {}",
+                    names()
+                )),
+            }
+        }
+        (_, None) => PREFERRED
+            .iter()
+            .find_map(|quant| {
+                let mut found = models.iter().filter(|model| has(model, quant));
+                found.next().filter(|_| found.next().is_none())
+            })
+            .map(String::as_str)
+            .ok_or_else(|| {
+                format!(
+                    "there are several GGUF files; choose one with ID:PART of its name: {}",
+                    names()
+                )
+            }),
+    }
+}
+
+/// A part's name without its number: `m-00001-of-00003.gguf` → `m.gguf`.
+fn base(path: &str) -> &str {
+    let stem = path.strip_suffix(".gguf").unwrap_or(path);
+    let Some((head, count)) = stem.rsplit_once("-of-") else { return path };
+    let digits = |s: &str| s.len() == 5 && s.bytes().all(|b| b.is_ascii_digit());
+    match head.rsplit_once('-') {
+        Some((name, number)) if digits(count) && digits(number) => name,
+        _ => path,
+    }
+}
+
+fn tensors(repo: &Repo) -> Result<Selection, String> {
+    let wanted = |file: &&File| {
+        let nested = file.path.contains('/');
+        !nested
+            && [".safetensors", ".json", ".model", ".txt", ".jinja", ".tiktoken"]
+                .iter()
+                .any(|end| file.ends(end))
+    };
+    let files: Vec<File> = repo.siblings.iter().filter(wanted).cloned().collect();
+    if !files.iter().any(|file| file.ends(".safetensors")) {
+        return Err("there are neither safetensors nor GGUF files, and other formats can run code of their own".to_owned());
+    }
+    if !files.iter().any(|file| file.path == "config.json") {
+        return Err("there is no config.json, without which no engine knows the model".to_owned());
+    }
+    Ok(Selection { files, main: None })
+}
+
+/// Whether a path stays below the directory that it is put into.
+fn is_safe(path: &str) -> bool {
+    let part = |part: &str| !part.is_empty() && part != "." && part != ".." && !part.contains('\0');
+    !path.is_empty() && path.len() < 512 && path.split('/').all(part)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn repo(paths: &[&str]) -> Repo {
+        let file = |path: &&str| File { path: (*path).into(), size: 1, lfs: None };
+        Repo { sha: "s".into(), siblings: paths.iter().map(file).collect() }
+    }
+
+    fn main(paths: &[&str], pattern: Option<&str>) -> Result<String, String> {
+        select(&repo(paths), pattern).map(|s| s.main.unwrap())
+    }
+
+    #[test]
+    fn one_gguf_model_with_all_its_parts() {
+        let parts = [
+            "m-Q8_0-00001-of-00002.gguf",
+            "m-Q8_0-00002-of-00002.gguf",
+            "m-Q2_K.gguf",
+            "README.md",
+        ];
+        let selection = select(&repo(&parts), Some("q8_0")).unwrap();
+        assert_eq!(selection.main.as_deref(), Some("m-Q8_0-00001-of-00002.gguf"));
+        assert_eq!(selection.files.len(), 2);
+        assert_eq!(main(&["a.gguf"], None).unwrap(), "a.gguf");
+        assert_eq!(main(&["m-Q4_K_M.gguf", "m-Q8_0.gguf"], None).unwrap(), "m-Q4_K_M.gguf");
+        assert_eq!(
+            main(&["m-Q4_K.gguf", "m-IQ4_K_M.gguf", "x.gguf"], Some("x")).unwrap(),
+            "x.gguf"
+        );
+        assert!(main(&["a.gguf", "b.gguf"], None).unwrap_err().contains("a.gguf, b.gguf"));
+        assert!(main(&["a.gguf"], Some("q9")).unwrap_err().contains("there are: a.gguf"));
+    }
+
+    #[test]
+    fn safetensors_with_what_belongs_to_them() {
+        let paths = [
+            "model.safetensors",
+            "config.json",
+            "tokenizer.json",
+            "pytorch_model.bin",
+            "onnx/model.onnx",
+            "x/y.json",
+            "code.py",
+        ];
+        let selection = select(&repo(&paths), None).unwrap();
+        let names: Vec<&str> = selection.files.iter().map(|f| f.path.as_str()).collect();
+        assert_eq!(names, ["model.safetensors", "config.json", "tokenizer.json"]);
+        assert_eq!(selection.main, None);
+        assert!(select(&repo(&["pytorch_model.bin", "config.json"]), None).is_err());
+        assert!(select(&repo(&["model.safetensors"]), None).unwrap_err().contains("config.json"));
+        assert!(select(&repo(&paths), Some("q4")).is_err());
+    }
+
+    #[test]
+    fn a_hub_that_names_files_elsewhere_is_not_followed() {
+        for bad in ["../x.gguf", "/etc/x.gguf", "a//b.gguf", "a/../b.gguf"] {
+            assert!(select(&repo(&[bad]), None).unwrap_err().contains("leads out"), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! The downloader against a hub of our own making: real sockets, real files.
+
+use std::path::PathBuf;
+
+use stub_hub::{COMMIT, Hub, Knobs};
+
+use super::*;
+
+/// A repository with one GGUF file, a hub that serves it, and where it goes.
+struct Scene {
+    dir: tempfile::TempDir,
+    hub: Hub,
+    fetch: Fetch,
+}
+
+const BYTES: usize = 300_000;
+
+fn content() -> Vec<u8> {
+    (0..BYTES).map(|i| (i * 7 % 251) as u8).collect()
+}
+
+fn scene(knobs: Knobs) -> Scene {
+    let dir = tempfile::tempdir().unwrap();
+    let repo = dir.path().join("hub/org/m");
+    fs::create_dir_all(&repo).unwrap();
+    fs::write(repo.join("m-Q4_0.gguf"), content()).unwrap();
+    fs::write(repo.join("README.md"), "read me").unwrap();
+    let (hub, address) = Hub::start(&dir.path().join("hub"), "127.0.0.1:0", knobs).unwrap();
+    let fetch = Fetch {
+        endpoint: format!("http://{address}/"),
+        repo: "org/m".into(),
+        revision: "main".into(),
+        pattern: None,
+        into: dir.path().join("models"),
+    };
+    Scene { dir, hub, fetch }
+}
+
+impl Scene {
+    fn file(&self) -> PathBuf {
+        self.dir.path().join("models/org--m").join(&COMMIT[..12]).join("m-Q4_0.gguf")
+    }
+
+    fn ranges(&self) -> Vec<Option<String>> {
+        let asked = self.hub.asked();
+        asked.into_iter().filter(|a| a.path.contains("/resolve/")).map(|a| a.range).collect()
+    }
+}
+
+#[test]
+fn a_file_comes_whole_and_only_once() {
+    let scene = scene(Knobs::default());
+    scene.fetch.fetch().unwrap();
+    assert_eq!(fs::read(scene.file()).unwrap(), content());
+    assert!(!scene.file().with_file_name("README.md").exists());
+    scene.fetch.fetch().unwrap();
+    assert_eq!(scene.ranges(), [None], "what is there is not fetched again");
+}
+
+#[test]
+fn a_connection_that_breaks_is_gone_on_with() {
+    let scene = scene(Knobs { cut: Some(100_000), ..Knobs::default() });
+    scene.fetch.fetch().unwrap();
+    assert_eq!(fs::read(scene.file()).unwrap(), content());
+    assert_eq!(scene.ranges(), [None, Some("bytes=100000-".to_owned())]);
+}
+
+#[test]
+fn what_an_earlier_run_left_is_gone_on_with() {
+    let scene = scene(Knobs::default());
+    fs::create_dir_all(scene.file().parent().unwrap()).unwrap();
+    fs::write(format!("{}.part", scene.file().display()), &content()[..250_000]).unwrap();
+    scene.fetch.fetch().unwrap();
+    assert_eq!(fs::read(scene.file()).unwrap(), content());
+    assert_eq!(scene.ranges(), [Some("bytes=250000-".to_owned())]);
+}
+
+#[test]
+fn a_hub_without_ranges_begins_again() {
+    let scene = scene(Knobs { cut: Some(100_000), no_ranges: true, ..Knobs::default() });
+    scene.fetch.fetch().unwrap();
+    assert_eq!(fs::read(scene.file()).unwrap(), content());
+}
+
+#[test]
+fn a_part_of_another_content_is_found_out_and_thrown_away() {
+    let scene = scene(Knobs::default());
+    fs::create_dir_all(scene.file().parent().unwrap()).unwrap();
+    fs::write(format!("{}.part", scene.file().display()), vec![1; 250_000]).unwrap();
+    scene.fetch.fetch().unwrap();
+    assert_eq!(fs::read(scene.file()).unwrap(), content());
+    assert_eq!(scene.ranges(), [Some("bytes=250000-".to_owned()), None]);
+}
+
+#[test]
+fn a_digest_that_is_wrong_leaves_no_file() {
+    let scene = scene(Knobs { lie: true, ..Knobs::default() });
+    let why = scene.fetch.fetch().unwrap_err();
+    assert!(why.contains("SHA-256"), "{why}");
+    assert!(!scene.file().exists());
+}
+
+#[test]
+fn what_is_not_there_or_not_allowed_is_said() {
+    let mut scene = scene(Knobs { token: Some("t".into()), ..Knobs::default() });
+    let why = scene.fetch.fetch().unwrap_err();
+    assert!(why.contains("HF_TOKEN"), "{why}");
+    scene.fetch.endpoint = "http://127.0.0.1:1".into();
+    let why = scene.fetch.fetch().unwrap_err();
+    assert!(why.contains("127.0.0.1:1 does not answer"), "{why}");
+}

@@ -1,0 +1,209 @@
+//! One file over an unreliable network.
+
+use std::fs::{self, OpenOptions};
+use std::io::{Read, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use super::{Hub, line};
+
+/// How often a connection may break without a byte in between.
+const ATTEMPTS: u32 = 5;
+/// Between two attempts, times their number.
+const PAUSE: Duration = Duration::from_millis(500);
+/// How often the progress is told.
+const TELL: Duration = Duration::from_millis(500);
+/// Without a byte for so long the hub is given up.
+const SILENCE: Duration = Duration::from_secs(60);
+
+/// A file to be.
+pub struct Target<'a> {
+    /// From where.
+    pub url: String,
+    /// To where.
+    pub path: PathBuf,
+    /// How long it has to be.
+    pub bytes: u64,
+    /// What its content has to be, where the hub says.
+    pub sha256: Option<&'a str>,
+}
+
+/// Counts bytes of all files, tells them, and gives a silent hub up.
+#[derive(Clone)]
+pub struct Meter(Arc<AtomicU64>);
+
+impl Meter {
+    /// Starts to tell.
+    pub fn start() -> Self {
+        let meter = Self(Arc::default());
+        let count = Arc::clone(&meter.0);
+        std::thread::spawn(move || {
+            let (mut last, mut since) = (0, Instant::now());
+            loop {
+                std::thread::sleep(TELL);
+                let now = count.load(Ordering::Relaxed);
+                if now != last {
+                    (last, since) = (now, Instant::now());
+                    line(&json!({"at": now}));
+                } else if since.elapsed() > SILENCE {
+                    let why = format!(
+                        "the hub said nothing for {} s; run the same command again to go on where it stopped",
+                        SILENCE.as_secs()
+                    );
+                    line(&json!({"error": why}));
+                    std::process::exit(1);
+                }
+            }
+        });
+        meter
+    }
+
+    fn add(&self, bytes: u64) {
+        self.0.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn take(&self, bytes: u64) {
+        self.0.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+/// Why an attempt ended.
+enum Broken {
+    /// Another attempt may do better.
+    Off(String),
+    /// It will not.
+    Final(String),
+}
+
+/// Fetches a file, unless it is there. What an earlier attempt, or run, left is gone on with.
+pub(super) fn file(hub: &Hub, target: &Target<'_>, meter: &Meter) -> Result<(), String> {
+    let io = |err: std::io::Error| format!("{}: {err}", target.path.display());
+    if fs::metadata(&target.path).is_ok_and(|data| data.len() == target.bytes) {
+        meter.add(target.bytes);
+        return Ok(());
+    }
+    if let Some(parent) = target.path.parent() {
+        fs::create_dir_all(parent).map_err(io)?;
+    }
+    let part = PathBuf::from(format!("{}.part", target.path.display()));
+    let mut counted = fs::metadata(&part).map_or(0, |data| data.len());
+    meter.add(counted);
+    let mut attempt = 1;
+    loop {
+        let before = counted;
+        let ended = piece(hub, target, &part, &mut counted, meter);
+        match ended {
+            Ok(()) => match check(target, &part) {
+                Ok(()) => break,
+                Err(why) => {
+                    // Nothing of it can be trusted.
+                    fs::remove_file(&part).map_err(io)?;
+                    meter.take(counted);
+                    counted = 0;
+                    if attempt >= 2 {
+                        return Err(why);
+                    }
+                }
+            },
+            Err(Broken::Final(why)) => return Err(why),
+            Err(Broken::Off(why)) if attempt >= ATTEMPTS => {
+                return Err(format!("{why}; run the same command again to go on where it stopped"));
+            }
+            Err(Broken::Off(_)) => {}
+        }
+        attempt = if counted > before { 1 } else { attempt + 1 };
+        std::thread::sleep(PAUSE * attempt);
+    }
+    fs::rename(&part, &target.path).map_err(io)
+}
+
+/// From where the file ends to the end, or to where the connection breaks.
+fn piece(
+    hub: &Hub,
+    target: &Target<'_>,
+    part: &PathBuf,
+    counted: &mut u64,
+    meter: &Meter,
+) -> Result<(), Broken> {
+    if *counted == target.bytes && target.bytes > 0 {
+        return Ok(());
+    }
+    let io = |err: std::io::Error| Broken::Final(format!("{}: {err}", part.display()));
+    let request = hub.get(&target.url).header("accept-encoding", "identity");
+    let request =
+        if *counted > 0 { request.header("range", format!("bytes={counted}-")) } else { request };
+    let answer = request.call().map_err(|err| Broken::Off(format!("{}: {err}", target.url)))?;
+    let status = answer.status().as_u16();
+    let goes_on = match status {
+        206 => {
+            let range = answer.headers().get("content-range").and_then(|v| v.to_str().ok());
+            range.is_some_and(|range| range.starts_with(&format!("bytes {counted}-")))
+        }
+        200 | 416 => false,
+        500..=599 | 429 => return Err(Broken::Off(hub.refusal(status, &target.url))),
+        _ => return Err(Broken::Final(hub.refusal(status, &target.url))),
+    };
+    if !goes_on {
+        meter.take(*counted);
+        *counted = 0;
+    }
+    let mut file = OpenOptions::new()
+        .create(true)
+        .write(true)
+        .append(goes_on)
+        .truncate(!goes_on)
+        .open(part)
+        .map_err(io)?;
+    if status == 416 || status == 206 && !goes_on {
+        return Err(Broken::Off(format!(
+            "{}: the hub does not go on where it stopped",
+            target.url
+        )));
+    }
+    let mut body = answer.into_body().into_reader();
+    let mut buffer = vec![0_u8; 256 << 10];
+    loop {
+        let count = match body.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(count) => count,
+            Err(err) => return Err(Broken::Off(format!("{}: {err}", target.url))),
+        };
+        file.write_all(buffer.get(..count).unwrap_or_default()).map_err(io)?;
+        *counted += count as u64;
+        meter.add(count as u64);
+        if *counted > target.bytes {
+            let why = format!("{}: longer than the hub said", target.url);
+            return Err(Broken::Final(why));
+        }
+    }
+    if *counted < target.bytes {
+        return Err(Broken::Off(format!("{}: the connection broke off", target.url)));
+    }
+    file.sync_all().map_err(io)
+}
+
+/// Length and digest.
+fn check(target: &Target<'_>, part: &PathBuf) -> Result<(), String> {
+    let io = |err: std::io::Error| format!("{}: {err}", part.display());
+    let Some(wanted) = target.sha256 else { return Ok(()) };
+    let mut file = fs::File::open(part).map_err(io)?;
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0_u8; 1 << 20];
+    loop {
+        let count = file.read(&mut buffer).map_err(io)?;
+        if count == 0 {
+            break;
+        }
+        hasher.update(buffer.get(..count).unwrap_or_default());
+    }
+    let got: String = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    if got == wanted.to_ascii_lowercase() {
+        return Ok(());
+    }
+    Err(format!("{}: its SHA-256 is {got}, and the hub says {wanted}", target.url))
+}

@@ -1,0 +1,95 @@
+//! `hostler list`: one line a model.
+
+use clap::Args;
+
+use super::Context;
+use super::document::{Document, Model};
+use super::exit::Outcome;
+use super::output::{NONE, Side, Table, Tone, plain, span};
+use super::status::bytes;
+
+/// Lists models.
+#[derive(Debug, Args)]
+pub struct List {
+    /// Only models in this phase; may be given more than once.
+    #[arg(long, value_name = "PHASE", value_parser = super::wait::phase)]
+    phase: Vec<String>,
+}
+
+impl List {
+    pub async fn run(self, context: &Context) -> Outcome {
+        let (text, document) = context.bus().await?.status().await?;
+        let wanted = |m: &Model| self.phase.is_empty() || self.phase.contains(&m.phase);
+        if !context.out.json {
+            return context.out.text(&table(&document, wanted).render(&context.out));
+        }
+        // As in the status's schema, field by field.
+        let mut whole: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+        let mut models = whole["models"].take();
+        if let Some(models) = models.as_array_mut() {
+            models
+                .retain(|m| m["name"].as_str().and_then(|n| document.model(n)).is_some_and(wanted));
+        }
+        context.out.document(&models)
+    }
+}
+
+/// The models that are wanted, one a row.
+pub fn table(document: &Document, wanted: impl Fn(&Model) -> bool) -> Table {
+    let mut table = Table::new(&[
+        ("MODEL", Side::Left),
+        ("PHASE", Side::Left),
+        ("PIN", Side::Left),
+        ("DEVICES", Side::Left),
+        ("NEEDS", Side::Right),
+        ("HOLDS", Side::Right),
+        ("RUNNING", Side::Right),
+        ("WAITING", Side::Right),
+        ("USED", Side::Right),
+        ("NOTE", Side::Left),
+    ]);
+    for model in document.models.iter().filter(|m| wanted(m)) {
+        let used = model.last_used.map(|at| span(document.now.saturating_sub(at)) + " ago");
+        let need = model.planned.as_ref().map(|need| need.bytes);
+        let need = need.or_else(|| model.footprint.as_ref().map(|f| f.bytes));
+        let devices = if model.gpus.is_empty() { NONE.into() } else { model.gpus.join(",") };
+        table.row(vec![
+            plain(&model.name),
+            (model.phase.clone(), Tone::of_phase(&model.phase)),
+            plain(if model.pinned { "pin" } else { NONE }),
+            plain(devices),
+            plain(bytes(need)),
+            plain(bytes(model.observed)),
+            plain(model.in_flight.to_string()),
+            plain(model.queued.to_string()),
+            plain(used.unwrap_or_else(|| NONE.to_owned())),
+            plain(note(model)),
+        ]);
+    }
+    table
+}
+
+/// Why it is where it is, short.
+fn note(model: &Model) -> String {
+    let text = match model.phase.as_str() {
+        "failed" => model.error.as_ref().map(|fault| fault.code.clone()),
+        "waiting" => model.waiting_for.clone(),
+        _ => None,
+    };
+    let text = text.unwrap_or_default();
+    let short: String = text.chars().take(60).collect();
+    if short.len() < text.len() { short + "…" } else { short }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::document::tests::example;
+    use crate::cli::output::tests::PIPE;
+
+    #[test]
+    fn as_expected() {
+        let text = table(&example(), |m| m.phase != "stopped").render(&PIPE);
+        crate::cli::tests::compare("list.txt", &text);
+    }
+}

@@ -1,0 +1,153 @@
+//! `hostler load`: asks for models, and waits until they answer.
+
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use zbus::OwnedObjectPath;
+
+use super::Context;
+use super::bus::{Bus, Options};
+use super::exit::{Failure, Outcome};
+use super::job::Watch;
+
+/// Loads models, and waits until they answer.
+#[derive(Debug, Args)]
+pub struct Load {
+    /// Names or aliases.
+    #[arg(required = true, value_name = "MODEL")]
+    models: Vec<String>,
+
+    #[command(flatten)]
+    wish: Wish,
+
+    /// Keep them loaded: never evicted nor idled out, until unloaded or unpinned.
+    #[arg(long)]
+    pin: bool,
+
+    /// Return at once, and print the jobs.
+    #[arg(long)]
+    no_block: bool,
+
+    /// Wait no longer than this; the load goes on. Such as 90s or 10m.
+    #[arg(long, value_name = "TIME", value_parser = super::wait::time, conflicts_with = "no_block")]
+    timeout: Option<Duration>,
+}
+
+/// How a place is found.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Wish {
+    /// Who may be made to leave for it. Without this: what on_full in the configuration says.
+    #[arg(long, value_enum)]
+    evict: Option<Evict>,
+
+    /// Only on these devices, this time.
+    #[arg(long, value_name = "DEVICE", value_delimiter = ',')]
+    gpus: Vec<String>,
+}
+
+/// Who may be made to leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Evict {
+    /// Nobody.
+    None,
+    /// Idle models.
+    Idle,
+    /// Also busy models, after the requests that they serve; never pinned ones.
+    Any,
+}
+
+impl Wish {
+    /// As the daemon takes it.
+    pub fn options(&self) -> Options<'_> {
+        let mut options = Options::new();
+        if let Some(evict) = self.evict {
+            let word = match evict {
+                Evict::None => "none",
+                Evict::Idle => "idle",
+                Evict::Any => "any",
+            };
+            options.insert("evict", word.into());
+        }
+        if !self.gpus.is_empty() {
+            let gpus: Vec<&str> = self.gpus.iter().map(String::as_str).collect();
+            options.insert("gpus", gpus.into());
+        }
+        options
+    }
+}
+
+impl Load {
+    pub async fn run(self, context: &Context) -> Outcome {
+        let bus = context.bus_even_idle().await?;
+        let mut options = self.wish.options();
+        if self.pin {
+            options.insert("pin", true.into());
+        }
+        if self.no_block {
+            let mut begun = Vec::new();
+            for model in &self.models {
+                begun.push((model.clone(), bus.begin("Load", &(model, &options)).await?));
+            }
+            return print(context, &begun);
+        }
+        each(context, &bus, &self.models, self.timeout, "ready", async |model| {
+            bus.begin("Load", &(model, &options)).await
+        })
+        .await
+    }
+}
+
+/// Prints jobs that nobody waits for.
+///
+/// # Errors
+/// If standard output takes no more.
+pub fn print(context: &Context, begun: &[(String, OwnedObjectPath)]) -> Outcome {
+    if context.out.json {
+        let rows: Vec<_> = begun
+            .iter()
+            .map(|(model, job)| serde_json::json!({"model": model, "job": job.as_str()}))
+            .collect();
+        return context.out.document(&rows);
+    }
+    let lines = begun.iter().map(|(model, job)| format!("{model}: {}\n", job.as_str()));
+    context.out.text(&lines.collect::<String>())
+}
+
+/// Begins a job for each model and waits for it, one after the other; those that fail do not keep the others from being tried.
+///
+/// # Errors
+/// The last failure; the ones before are printed here.
+pub async fn each(
+    context: &Context,
+    bus: &Bus,
+    models: &[String],
+    timeout: Option<Duration>,
+    done: &str,
+    begin: impl AsyncFn(&str) -> Outcome<OwnedObjectPath>,
+) -> Outcome {
+    let mut last: Option<Failure> = None;
+    let mut rows = Vec::new();
+    for model in models {
+        let mut watch = Watch::new(bus).await?;
+        let outcome = match begin(model).await {
+            Ok(job) => watch.end(context, bus, &job, model, timeout).await,
+            Err(failure) => Err(failure),
+        };
+        rows.push(serde_json::json!({
+            "model": model, "done": outcome.is_ok(),
+            "error": outcome.as_ref().err().map(|failure| &failure.message),
+        }));
+        match outcome {
+            Ok(()) => context.out.say(&format!("{model}: {done}")),
+            Err(failure) => {
+                if let Some(earlier) = last.replace(failure) {
+                    eprintln!("hostler: {earlier}");
+                }
+            }
+        }
+    }
+    if context.out.json {
+        context.out.document(&rows)?;
+    }
+    last.map_or(Ok(()), Err)
+}

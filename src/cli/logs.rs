@@ -1,0 +1,57 @@
+//! `hostler logs`: what an engine wrote.
+
+use std::io::Write as _;
+
+use clap::Args;
+use tokio::io::AsyncReadExt as _;
+use zbus::OwnedFd;
+
+use super::Context;
+use super::bus::Options;
+use super::exit::Outcome;
+
+/// Lines that following begins with.
+const TAIL: u64 = 10;
+
+/// Shows what a model's engine wrote, from the beginning of its container on.
+#[derive(Debug, Args)]
+pub struct Logs {
+    /// Its name, or an alias.
+    model: String,
+
+    /// Go on with what comes, until the container ends.
+    #[arg(short, long)]
+    follow: bool,
+
+    /// Only the last so many lines. Default: all; with --follow: 10.
+    #[arg(short = 'n', long, value_name = "COUNT")]
+    lines: Option<u64>,
+}
+
+impl Logs {
+    pub async fn run(self, context: &Context) -> Outcome {
+        let bus = context.bus().await?;
+        let model = bus.model(&self.model).await?;
+        let mut options = Options::new();
+        options.insert("follow", self.follow.into());
+        if let Some(lines) = self.lines.or(self.follow.then_some(TAIL)) {
+            options.insert("lines", lines.into());
+        }
+        let pipe: OwnedFd = bus.call(&model, "OpenLogWith", &(&options,)).await?;
+        let pipe = std::os::fd::OwnedFd::from(pipe);
+        let mut pipe = tokio::net::unix::pipe::Receiver::from_owned_fd(pipe)?;
+        let mut out = std::io::stdout();
+        let mut buffer = vec![0_u8; 64 << 10];
+        loop {
+            let count = tokio::select! {
+                count = pipe.read(&mut buffer) => count?,
+                _ = tokio::signal::ctrl_c() => return Ok(()),
+            };
+            if count == 0 {
+                return Ok(());
+            }
+            out.write_all(buffer.get(..count).unwrap_or_default())?;
+            out.flush()?;
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! `hostler top`: devices, models and requests, live.
+//!
+//! Invariants: what is drawn is one status of the daemon, never a mixture of two; the terminal is given back however this ends.
+
+use std::io::IsTerminal as _;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use ratatui::Frame;
+use ratatui::crossterm::event::{self, Event, KeyCode, KeyModifiers};
+use ratatui::layout::{Constraint, Layout, Rect};
+use ratatui::style::{Color, Modifier, Style};
+use ratatui::text::{Line, Span};
+use ratatui::widgets::{Cell, Paragraph, Row, Table};
+
+use super::Context;
+use super::document::{Document, Gpu, Model};
+use super::exit::{Exit, Failure, Outcome};
+use super::output::span;
+use super::status::bytes;
+use crate::types::Bytes;
+
+/// How long a key may wait.
+const KEYS: Duration = Duration::from_millis(100);
+
+/// Watches devices, models and requests. q leaves.
+#[derive(Debug, Args)]
+pub struct Top {
+    /// Between two looks.
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = super::wait::time)]
+    every: Duration,
+}
+
+impl Top {
+    pub async fn run(self, context: &Context) -> Outcome {
+        if !std::io::stdout().is_terminal() {
+            return Err(Failure::new(Exit::Usage, "top needs a terminal").fix("hostler status"));
+        }
+        let bus = context.bus().await?;
+        let (_, mut document) = bus.status().await?;
+        let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let mut terminal = ratatui::try_init()?;
+        let mut looked = Instant::now();
+        let ended = loop {
+            if let Err(err) = terminal.draw(|frame| draw(frame, &document, plain)) {
+                break Err(err.into());
+            }
+            match asked_to_leave() {
+                Ok(true) => break Ok(()),
+                Ok(false) => {}
+                Err(err) => break Err(err.into()),
+            }
+            if looked.elapsed() >= self.every {
+                looked = Instant::now();
+                match bus.status().await {
+                    Ok((_, next)) => document = next,
+                    Err(failure) => break Err(failure),
+                }
+            }
+        };
+        ratatui::restore();
+        ended
+    }
+}
+
+/// Looks for a key for a moment.
+fn asked_to_leave() -> std::io::Result<bool> {
+    if !event::poll(KEYS)? {
+        return Ok(false);
+    }
+    let Event::Key(key) = event::read()? else { return Ok(false) };
+    let interrupt = key.code == KeyCode::Char('c') && key.modifiers.contains(KeyModifiers::CONTROL);
+    Ok(interrupt || matches!(key.code, KeyCode::Char('q') | KeyCode::Esc))
+}
+
+/// A part of a device's memory: its sign, its colour, its name.
+const PARTS: [(&str, Color, &str); 6] = [
+    ("█", Color::Green, "held by ready models"),
+    ("▓", Color::Yellow, "promised"),
+    ("▒", Color::Cyan, "being given back"),
+    ("x", Color::Red, "not given back"),
+    ("o", Color::Magenta, "others"),
+    ("·", Color::DarkGray, "kept free"),
+];
+
+fn draw(frame: &mut Frame<'_>, document: &Document, plain: bool) {
+    let gpus = u16::try_from(document.gpus.len()).unwrap_or(u16::MAX).min(16);
+    let problems = u16::try_from(document.problems.len()).unwrap_or(u16::MAX).min(4);
+    let areas = Layout::vertical([
+        Constraint::Length(1 + problems),
+        Constraint::Length(1),
+        Constraint::Length(gpus + 1),
+        Constraint::Length(1),
+        Constraint::Min(3),
+    ])
+    .split(frame.area());
+    let [head, _, ledger, _, models] = areas.as_ref() else { return };
+    let paint = |color: Color| if plain { Style::new() } else { Style::new().fg(color) };
+    let (running, waiting) =
+        document.models.iter().fold((0, 0), |(r, w), m| (r + m.in_flight, w + m.queued));
+    let mut lines = vec![Line::raw(format!(
+        "hostler {}: {}, up {}; requests: {running} running, {waiting} waiting; q leaves",
+        document.version,
+        document.state,
+        span(document.now)
+    ))];
+    for problem in document.problems.iter().take(4) {
+        let text = format!("{}: {}", problem.code, problem.message);
+        lines.push(Line::styled(text, paint(Color::Red)));
+    }
+    frame.render_widget(Paragraph::new(lines), *head);
+    let width = usize::from(ledger.width).saturating_sub(58).clamp(10, 80);
+    let mut lines: Vec<Line<'_>> =
+        document.gpus.iter().take(16).map(|gpu| bar(gpu, width, &paint)).collect();
+    let mut legend = Vec::new();
+    for (sign, color, name) in PARTS {
+        legend.push(Span::styled(sign, paint(color)));
+        legend.push(Span::raw(format!(" {name}  ")));
+    }
+    lines.push(Line::from(legend));
+    frame.render_widget(Paragraph::new(lines), *ledger);
+    table(frame, *models, document, &paint);
+}
+
+/// A device's ledger as one line.
+fn bar<'a>(gpu: &Gpu, width: usize, paint: &impl Fn(Color) -> Style) -> Line<'a> {
+    let id: String = gpu.id.chars().take(16).collect();
+    let mut spans = vec![Span::raw(format!("{id:16} "))];
+    let Some(total) = gpu.total else {
+        spans.push(Span::styled("its memory is not known", paint(Color::Red)));
+        return Line::from(spans);
+    };
+    spans.push(Span::raw("["));
+    let amounts = amounts(gpu);
+    let cells = cells(&amounts, total, width);
+    for ((sign, color, _), count) in PARTS.iter().zip(cells) {
+        spans.push(Span::styled(sign.repeat(count), paint(*color)));
+    }
+    spans.push(Span::raw(" ".repeat(width.saturating_sub(cells.iter().sum()))));
+    let free = bytes(gpu.free);
+    spans.push(Span::raw(format!("] {free} free of {total}  {}", gpu.name)));
+    Line::from(spans)
+}
+
+/// In the order of [`PARTS`].
+fn amounts(gpu: &Gpu) -> [Bytes; 6] {
+    let foreign = gpu.foreign.unwrap_or_default();
+    [gpu.confirmed, gpu.reserved, gpu.releasing, gpu.quarantined, foreign, gpu.headroom]
+}
+
+/// How many cells of a bar each amount takes: what is there at all is seen, and all together are never more than the bar.
+fn cells(amounts: &[Bytes; 6], total: Bytes, width: usize) -> [usize; 6] {
+    let mut left = width;
+    amounts.map(|amount| {
+        let share = u128::from(amount.0) * width as u128 / u128::from(total.0.max(1));
+        let count =
+            usize::try_from(share).unwrap_or(width).max(usize::from(amount.0 > 0)).min(left);
+        left -= count;
+        count
+    })
+}
+
+fn table(frame: &mut Frame<'_>, area: Rect, document: &Document, paint: &impl Fn(Color) -> Style) {
+    let head = ["MODEL", "PHASE", "PIN", "DEVICES", "NEEDS", "HOLDS", "RUN", "WAIT", "USED"];
+    let row = |model: &Model| {
+        let color = match model.phase.as_str() {
+            "ready" => Color::Green,
+            "failed" => Color::Red,
+            "stopped" => Color::DarkGray,
+            "asleep" => Color::Blue,
+            _ => Color::Yellow,
+        };
+        let used = model.last_used.map(|at| span(document.now.saturating_sub(at)));
+        let cells: Vec<Cell<'static>> = vec![
+            Cell::from(model.name.clone()),
+            Cell::from(Span::styled(model.phase.clone(), paint(color))),
+            Cell::from(if model.pinned { "pin" } else { "" }),
+            Cell::from(model.gpus.join(",")),
+            Cell::from(bytes(model.planned.as_ref().map(|need| need.bytes))),
+            Cell::from(bytes(model.observed)),
+            Cell::from(model.in_flight.to_string()),
+            Cell::from(model.queued.to_string()),
+            Cell::from(used.unwrap_or_default()),
+        ];
+        Row::new(cells)
+    };
+    // Those that run first; each group in the order of the names.
+    let mut models: Vec<&Model> = document.models.iter().collect();
+    models.sort_by_key(|m| m.phase == "stopped");
+    let widths = [
+        Constraint::Fill(2),
+        Constraint::Length(9),
+        Constraint::Length(3),
+        Constraint::Fill(1),
+        Constraint::Length(10),
+        Constraint::Length(10),
+        Constraint::Length(4),
+        Constraint::Length(4),
+        Constraint::Length(8),
+    ];
+    let bold = Style::new().add_modifier(Modifier::BOLD);
+    let table = Table::new(models.into_iter().map(row), widths).header(Row::new(head).style(bold));
+    frame.render_widget(table, area);
+}
+
+#[cfg(test)]
+mod tests {
+    use ratatui::Terminal;
+    use ratatui::backend::TestBackend;
+
+    use super::*;
+    use crate::cli::document::tests::example;
+
+    #[test]
+    fn as_expected() {
+        let mut terminal = Terminal::new(TestBackend::new(110, 16)).unwrap();
+        terminal.draw(|frame| draw(frame, &example(), true)).unwrap();
+        crate::cli::tests::compare("top.txt", &format!("{}", terminal.backend()));
+    }
+
+    #[test]
+    fn a_bar_is_never_longer_than_it_is() {
+        let gib = Bytes::gib;
+        let whole = cells(&[gib(50), gib(50), gib(50), gib(1), gib(1), gib(1)], gib(100), 20);
+        assert_eq!(whole, [10, 10, 0, 0, 0, 0]);
+        let little =
+            cells(&[Bytes(1), Bytes(0), Bytes(0), Bytes(0), gib(50), Bytes(0)], gib(100), 20);
+        assert_eq!(little, [1, 0, 0, 0, 10, 0]);
+    }
+}

@@ -1,0 +1,189 @@
+//! `hostler unit`: the process of `hostler-model@NAME.service`.
+//!
+//! Purpose: the unit is active exactly while its model is loaded and pinned, so that other units can require it. Owner: systemd.
+//!
+//! ```text
+//!  start ─▶ load and pin ─▶ READY=1 ─▶ watch ─┬─ SIGTERM: unpin, unload, end
+//!              │ failure: STATUS=, journal     ├─ an operator unloads or unpins it: fail with that reason
+//!              ▼                               └─ the daemon leaves: wait for the next, load and pin again
+//!             exit status
+//! ```
+//! Invariant: a pin lasts as long as its daemon, so the process gives it anew to each daemon; a restart of the daemon, which
+//! keeps its models, neither ends the unit nor reloads the model.
+
+use std::time::Duration;
+
+use clap::Args;
+use futures_util::StreamExt as _;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::Context;
+use super::bus::{Bus, Options, failure, not_running};
+use super::document::Model;
+use super::exit::{Exit, Failure, Outcome};
+use super::job::Watch;
+use super::show::unknown;
+use crate::adapters::systemd;
+
+/// How long a daemon that left may take to come back: longer than any pause between two of its starts.
+const COMEBACK: Duration = Duration::from_secs(120);
+/// A look without a signal.
+const LOOK: Duration = Duration::from_secs(10);
+
+/// Loads and pins a model, reports to systemd, and lets the model go on SIGTERM.
+#[derive(Debug, Args)]
+pub struct Unit {
+    /// The instance's name as it is written: %i.
+    written: String,
+
+    /// The same, unescaped: %I.
+    unescaped: String,
+}
+
+impl Unit {
+    pub async fn run(self, context: &Context) -> Outcome {
+        let outcome = self.live(context).await;
+        if let Err(failure) = &outcome {
+            // One line: it is what systemctl status shows.
+            let message = failure.message.lines().collect::<Vec<_>>().join(" ");
+            systemd::status(&format!("Failed: {message}"));
+        }
+        outcome
+    }
+
+    async fn live(&self, context: &Context) -> Outcome {
+        let mut term = signal(SignalKind::terminate())?;
+        let bus = context.bus_even_idle().await?;
+        let mut owner = bus.manager.receive_owner_changed().await;
+        let owner = owner.as_mut().map_err(|err| failure(err, bus.user))?;
+        let mut ready = false;
+        loop {
+            // `status` before the load, for a name that is none must not wait for anything.
+            let name = tokio::select! {
+                name = self.name(&bus) => name?,
+                _ = term.recv() => return Ok(()),
+            };
+            systemd::status(&format!("Loading {name}"));
+            let mut watch = Watch::new(&bus).await?;
+            let mut options = Options::new();
+            options.insert("pin", true.into());
+            let job = bus.begin("Load", &(&name, &options)).await?;
+            let loaded = tokio::select! {
+                loaded = watch.end(context, &bus, &job, &name, None) => loaded,
+                _ = term.recv() => return let_go(context, &bus, &name).await,
+            };
+            match loaded {
+                Ok(()) => {
+                    if !std::mem::replace(&mut ready, true) {
+                        systemd::ready(&format!("{name} is ready"));
+                        eprintln!("{name} is ready");
+                    }
+                    tokio::select! {
+                        left = stay(&bus, &name) => left?,
+                        _ = term.recv() => return let_go(context, &bus, &name).await,
+                    }
+                }
+                Err(failure) if ready && failure.exit == Exit::NotRunning => {}
+                Err(failure) => return Err(failure),
+            }
+            systemd::status("The daemon left; waiting for the next");
+            let back = async { while !matches!(owner.next().await, Some(Some(_)) | None) {} };
+            tokio::select! {
+                back = tokio::time::timeout(COMEBACK, back) => back.map_err(|_| not_running(bus.user))?,
+                _ = term.recv() => return Ok(()),
+            }
+        }
+    }
+
+    /// The model that is meant: `org-qwen` is `org/qwen` to systemd, and a model of its own to whoever did not escape it.
+    async fn name(&self, bus: &Bus) -> Outcome<String> {
+        for name in [&self.unescaped, &self.written] {
+            match bus.model(name).await {
+                Ok(_) => return Ok(name.clone()),
+                Err(failure) if failure.exit == Exit::NotFound => {}
+                Err(failure) if failure.exit == Exit::Usage => {}
+                Err(failure) => return Err(failure),
+            }
+        }
+        Err(unknown(&self.unescaped))
+    }
+}
+
+/// Until the daemon leaves.
+///
+/// # Errors
+/// If the model is no longer what the unit stands for.
+async fn stay(bus: &Bus, name: &str) -> Outcome {
+    let failed = |err: zbus::Error| failure(&err, bus.user);
+    let mut owner = bus.manager.receive_owner_changed().await.map_err(failed)?;
+    let mut changes = bus.manager.receive_signal("ModelStateChanged").await.map_err(failed)?;
+    let mut look = tokio::time::interval(LOOK);
+    loop {
+        match bus.status().await {
+            Ok((_, document)) => {
+                let model = document.model(name).ok_or_else(|| unknown(name))?;
+                judge(model)?;
+                systemd::status(&line(model));
+            }
+            Err(failure) if failure.exit == Exit::NotRunning => return Ok(()),
+            Err(failure) => return Err(failure),
+        }
+        tokio::select! {
+            _ = look.tick() => {}
+            _ = changes.next() => {}
+            owner = owner.next() => if !matches!(owner, Some(Some(_))) { return Ok(()) },
+        }
+    }
+}
+
+/// Whether the model is still pinned; a pinned one that died is loaded again by the daemon.
+fn judge(model: &Model) -> Outcome {
+    if model.pinned {
+        return Ok(());
+    }
+    let message = format!("{} was unpinned or unloaded by an operator", model.name);
+    Err(Failure::new(Exit::Failed, message))
+}
+
+/// What systemctl status shows.
+fn line(model: &Model) -> String {
+    let mut text = format!("{} is {}", model.name, model.phase);
+    if model.in_flight + model.queued > 0 {
+        text += &format!("; requests: {} running, {} waiting", model.in_flight, model.queued);
+    }
+    if let Some(fault) = model.error.as_ref().filter(|_| model.phase != "ready") {
+        text += &format!("; {}", fault.message);
+    }
+    text
+}
+
+/// Unpins and unloads it, and waits for that.
+async fn let_go(context: &Context, bus: &Bus, name: &str) -> Outcome {
+    systemd::stopping(&format!("Unloading {name}"));
+    let mut watch = Watch::new(bus).await?;
+    let job = match bus.begin("Unload", &(name, "drain")).await {
+        Ok(job) => job,
+        // Without a daemon, or with one that stops, there is nothing to let go.
+        Err(failure) if failure.exit == Exit::NotRunning => return Ok(()),
+        Err(failure) => return Err(failure),
+    };
+    match watch.end(context, bus, &job, name, None).await {
+        Err(failure) if failure.exit == Exit::NotRunning => Ok(()),
+        ended => ended,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::document::tests::example;
+
+    #[test]
+    fn a_model_that_was_let_go_ends_the_unit() {
+        let mut model = example().models.remove(0);
+        model.pinned = true;
+        assert!(judge(&model).is_ok());
+        model.pinned = false;
+        assert!(judge(&model).unwrap_err().message.contains("operator"));
+    }
+}

@@ -1,0 +1,62 @@
+//! `hostler unload`: lets models go.
+
+use std::time::Duration;
+
+use clap::Args;
+
+use super::Context;
+use super::exit::Outcome;
+use super::job::Watch;
+use super::load::{each, print};
+
+/// Unpins and unloads models, after the requests that they serve. Later requests load them again.
+#[derive(Debug, Args)]
+pub struct Unload {
+    /// Names or aliases.
+    #[arg(required_unless_present = "all", value_name = "MODEL")]
+    models: Vec<String>,
+
+    /// All models.
+    #[arg(long, conflicts_with = "models")]
+    all: bool,
+
+    /// Break running requests off instead of waiting for them.
+    #[arg(long)]
+    now: bool,
+
+    /// Return at once, and print the jobs.
+    #[arg(long)]
+    no_block: bool,
+
+    /// Wait no longer than this; the unload goes on. Such as 90s or 10m.
+    #[arg(long, value_name = "TIME", value_parser = super::wait::time, conflicts_with = "no_block")]
+    timeout: Option<Duration>,
+}
+
+impl Unload {
+    pub async fn run(self, context: &Context) -> Outcome {
+        let bus = context.bus().await?;
+        let mode = if self.now { "now" } else { "drain" };
+        if self.all {
+            let mut watch = Watch::new(&bus).await?;
+            let job = bus.begin("UnloadAll", &(mode,)).await?;
+            if self.no_block {
+                return print(context, &[("all".to_owned(), job)]);
+            }
+            watch.end(context, &bus, &job, "all models", self.timeout).await?;
+            context.out.say("all models: unloaded");
+            return Ok(());
+        }
+        if self.no_block {
+            let mut begun = Vec::new();
+            for model in &self.models {
+                begun.push((model.clone(), bus.begin("Unload", &(model, mode)).await?));
+            }
+            return print(context, &begun);
+        }
+        each(context, &bus, &self.models, self.timeout, "unloaded", async |model| {
+            bus.begin("Unload", &(model, mode)).await
+        })
+        .await
+    }
+}

@@ -1,0 +1,91 @@
+//! `hostler pin`, `unpin`, `sleep`, `wake`: one word to the daemon for each model.
+
+use clap::Args;
+
+use super::Context;
+use super::bus::failure;
+use super::exit::Outcome;
+use super::load::each;
+
+/// Keeps models loaded. Those that are not loaded are loaded as soon as there is room; see load --pin to wait for that.
+#[derive(Debug, Args)]
+pub struct Pin {
+    #[command(flatten)]
+    which: Which,
+}
+
+/// Lets pinned models go when they are idle.
+#[derive(Debug, Args)]
+pub struct Unpin {
+    #[command(flatten)]
+    which: Which,
+}
+
+/// Puts idle models to sleep.
+#[derive(Debug, Args)]
+pub struct Sleep {
+    #[command(flatten)]
+    which: Which,
+}
+
+/// Wakes models that sleep.
+#[derive(Debug, Args)]
+pub struct Wake {
+    #[command(flatten)]
+    which: Which,
+}
+
+/// Which models.
+#[derive(Debug, Args)]
+struct Which {
+    /// Names or aliases.
+    #[arg(required = true, value_name = "MODEL")]
+    models: Vec<String>,
+}
+
+impl Pin {
+    pub async fn run(self, context: &Context) -> Outcome {
+        self.which.set_pinned(context, true).await
+    }
+}
+
+impl Unpin {
+    pub async fn run(self, context: &Context) -> Outcome {
+        self.which.set_pinned(context, false).await
+    }
+}
+
+impl Sleep {
+    pub async fn run(self, context: &Context) -> Outcome {
+        self.which.order(context, "Sleep", "asleep").await
+    }
+}
+
+impl Wake {
+    pub async fn run(self, context: &Context) -> Outcome {
+        self.which.order(context, "Wake", "ready").await
+    }
+}
+
+impl Which {
+    async fn set_pinned(self, context: &Context, pinned: bool) -> Outcome {
+        let bus = context.bus_even_idle().await?;
+        for model in &self.models {
+            let object = bus.model(model).await?;
+            let set = object.set_property("Pinned", pinned).await;
+            set.map_err(|err| failure(&err.into(), bus.user))?;
+            let word = if pinned { "pinned" } else { "not pinned any more" };
+            context.out.say(&format!("{model}: {word}"));
+        }
+        Ok(())
+    }
+
+    async fn order(self, context: &Context, method: &str, done: &str) -> Outcome {
+        let bus = context.bus().await?;
+        each(context, &bus, &self.models, None, done, async |model| {
+            let object = bus.model(model).await?;
+            bus.call(&object, method, &()).await
+        })
+        .await
+    }
+}

@@ -1,0 +1,316 @@
+//! The operator's program as a client: its own process, the real objects on a private bus, a scripted supervisor.
+
+use std::io::Write as _;
+use std::os::unix::net::UnixDatagram;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hostler::supervisor::handle::{Ask, Verb};
+use hostler::types::{
+    Bytes, Check, CheckVerdict, Denied, Evict, Fault, FaultCode, GpuId, Haste, Outcome, Phase,
+    Preview, PreviewGpu, Status, Wish,
+};
+use serde_json::Value;
+use tokio::sync::oneshot;
+
+use crate::house::{House, status};
+
+/// Starts `hostler --user` with arguments.
+fn spawn(house: &House, args: &[&str], env: &[(&str, &str)]) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_hostler"))
+        .arg("--user")
+        .args(args)
+        .env("DBUS_SESSION_BUS_ADDRESS", &house.daemon.address)
+        .envs(env.iter().copied())
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+/// Its end.
+async fn end(child: Child) -> Run {
+    let output = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap());
+    Run::of(output.await.unwrap())
+}
+
+async fn run(house: &House, args: &[&str]) -> Run {
+    end(spawn(house, args, &[])).await
+}
+
+#[derive(Debug)]
+struct Run {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+impl Run {
+    fn of(output: Output) -> Self {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let code = output.status.code().unwrap_or(-1);
+        Self { code, out: text(&output.stdout), err: text(&output.stderr) }
+    }
+
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|err| panic!("{err}: {self:?}"))
+    }
+}
+
+/// What an operator wants of the supervisor next.
+async fn next(house: &mut House) -> (String, Verb, oneshot::Sender<Result<(), Denied>>) {
+    loop {
+        if let Ask::Operate { model, verb, answer, .. } = house.asks.recv().await.unwrap() {
+            return (model.to_string(), verb, answer);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_there_is_shown_for_people_and_for_programs() {
+    let house = House::open(status()).await;
+    let shown = run(&house, &["status"]).await;
+    assert_eq!((shown.code, shown.err.as_str()), (0, ""), "{shown:?}");
+    for text in
+        ["hostler 1.2.3: running", "podman 5.4.2", "127.0.0.1:8711", "GPU-1", "org/m", "small"]
+    {
+        assert!(shown.out.contains(text), "{text} is not in {}", shown.out);
+    }
+    assert!(!shown.out.contains('\x1b'), "no colour to a pipe");
+    let json = run(&house, &["--json", "status"]).await.json();
+    assert_eq!(json["models"][0]["name"], "org/m");
+    let listed = run(&house, &["--json", "list", "--phase", "stopped"]).await.json();
+    assert_eq!((&listed[0]["name"], listed.as_array().unwrap().len()), (&"small".into(), 1));
+    let bare = run(&house, &["--no-legend", "list"]).await.out;
+    assert_eq!(bare.lines().count(), 2, "{bare}");
+    let one = run(&house, &["--json", "show", "gpt-4o"]).await.json();
+    assert_eq!(one["name"], "org/m");
+    let unknown = run(&house, &["show", "nothing"]).await;
+    assert_eq!(unknown.code, 4, "{unknown:?}");
+    assert!(unknown.err.contains("fix: hostler list"), "{}", unknown.err);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_load_waits_and_tells_how_it_ended() {
+    let mut house = House::open(status()).await;
+    let args = ["load", "gpt-4o", "--pin", "--evict", "any", "--gpus", "GPU-1"];
+    let child = spawn(&house, &args, &[]);
+    let (model, verb, answer) = next(&mut house).await;
+    let wish = Wish { pin: true, evict: Some(Evict::Any), gpus: vec![GpuId::new("GPU-1")] };
+    assert_eq!((model.as_str(), verb), ("org/m", Verb::Load(wish)));
+    answer.send(Ok(())).unwrap();
+    let done = end(child).await;
+    assert_eq!((done.code, done.err.as_str()), (0, "gpt-4o: ready\n"), "{done:?}");
+
+    let child = spawn(&house, &["load", "small"], &[]);
+    let (_, _, answer) = next(&mut house).await;
+    let fault = Fault::new(FaultCode::EngineExited, "exit code 1");
+    let model = "small".parse().unwrap();
+    answer.send(Err(Denied::LoadFailed { model, fault, retry_after: Duration::ZERO })).unwrap();
+    let failed = end(child).await;
+    assert_eq!(failed.code, 1, "{failed:?}");
+    assert!(failed.err.contains("exit code 1"), "{}", failed.err);
+
+    let child = spawn(&house, &["--json", "load", "small"], &[]);
+    let (_, _, answer) = next(&mut house).await;
+    let (model, why) = ("small".parse().unwrap(), "busy".to_owned());
+    let full = Denied::NoRoom { model, why, report: None, retry_after: Duration::ZERO };
+    answer.send(Err(full)).unwrap();
+    let full = end(child).await;
+    assert_eq!(full.code, 5, "{full:?}");
+    assert_eq!(full.json()[0]["done"], false);
+
+    // Without waiting, and not longer than told.
+    let begun = run(&house, &["load", "--no-block", "small"]).await;
+    assert_eq!(begun.out, "small: /org/hostler1/job/4\n", "{begun:?}");
+    let late = run(&house, &["load", "small", "--timeout", "100ms"]).await;
+    assert_eq!(late.code, 7, "{late:?}");
+    assert_eq!(run(&house, &["load", "nothing"]).await.code, 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn models_are_let_go_pinned_and_put_to_sleep() {
+    let mut house = House::open(status()).await;
+    for (args, wanted) in [
+        (&["unload", "org/m", "--now"][..], Verb::Unload(Haste::Now)),
+        (&["unload", "org/m"], Verb::Unload(Haste::Drain)),
+        (&["pin", "org/m"], Verb::Pin(true)),
+        (&["unpin", "org/m"], Verb::Pin(false)),
+        (&["sleep", "org/m"], Verb::Sleep),
+        (&["wake", "org/m"], Verb::Wake),
+        (&["measure", "org/m"], Verb::Measure),
+    ] {
+        let child = spawn(&house, args, &[]);
+        let (model, verb, answer) = next(&mut house).await;
+        assert_eq!((model.as_str(), verb), ("org/m", wanted));
+        answer.send(Ok(())).unwrap();
+        let done = end(child).await;
+        assert_eq!(done.code, 0, "{args:?}: {done:?}");
+    }
+    let quiet = spawn(&house, &["-q", "unload", "org/m"], &[]);
+    next(&mut house).await.2.send(Ok(())).unwrap();
+    let quiet = end(quiet).await;
+    assert_eq!((quiet.out.as_str(), quiet.err.as_str()), ("", ""));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn plan_and_why_show_the_reasons() {
+    let mut house = House::open(status()).await;
+    for (command, outcome, code) in
+        [("plan", Outcome::Start, 0), ("plan", Outcome::Wait, 5), ("why", Outcome::Start, 0)]
+    {
+        let child = spawn(&house, &[command, "small"], &[]);
+        let answer = loop {
+            if let Some(Ask::Preview { answer, .. }) = house.asks.recv().await {
+                break answer;
+            }
+        };
+        let gpus = vec![PreviewGpu { gpu: GpuId::new("GPU-1"), bytes: Bytes::gib(1) }];
+        let why = "as the test says".to_owned();
+        answer.send(Ok(Preview { outcome, why, gpus, leaving: vec![], report: None })).unwrap();
+        let shown = end(child).await;
+        assert_eq!(shown.code, code, "{shown:?}");
+        assert!(shown.out.contains("as the test says"), "{}", shown.out);
+        assert!(shown.out.contains("on GPU-1: 1.0 GiB"), "{}", shown.out);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wait_follows_the_phases() {
+    let house = House::open(status()).await;
+    assert_eq!(run(&house, &["wait"]).await.code, 0);
+    assert_eq!(run(&house, &["wait", "org/m"]).await.code, 0);
+    assert_eq!(run(&house, &["wait", "small", "--timeout", "50ms"]).await.code, 7);
+    assert_eq!(run(&house, &["wait", "small", "--phase", "up"]).await.code, 2);
+    let child = spawn(&house, &["wait", "small", "--timeout", "60s"], &[]);
+    let mut ready = status();
+    ready.models[1].phase = Phase::Ready;
+    house.status.send(Arc::new(ready)).unwrap();
+    assert_eq!(end(child).await.code, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reload_doctor_and_logs_ask_the_composition_root() {
+    let house = House::open(status()).await;
+    *house.root.reload.lock().unwrap() = Some(Ok(vec!["[gpu] backend".to_owned()]));
+    let applied = run(&house, &["reload"]).await;
+    assert_eq!(applied.err, "reloaded\nrestart to apply: [gpu] backend\n", "{applied:?}");
+    *house.root.reload.lock().unwrap() = Some(Err("/etc/x.toml:3: no".to_owned()));
+    let wrong = run(&house, &["reload"]).await;
+    assert_eq!(wrong.code, 78, "{wrong:?}");
+    assert!(wrong.err.contains("/etc/x.toml:3: no"), "{}", wrong.err);
+
+    house.root.checks.lock().unwrap().push(Check {
+        name: "podman".to_owned(),
+        verdict: CheckVerdict::Fail,
+        found: "no answer".to_owned(),
+        fix: "start it".to_owned(),
+    });
+    let home = tempfile::tempdir().unwrap();
+    std::fs::create_dir(home.path().join("hostler")).unwrap();
+    std::fs::write(home.path().join("hostler/hostler.toml"), "[gpu]\nbackend = \"host\"\n")
+        .unwrap();
+    let place = [("XDG_CONFIG_HOME", home.path().to_str().unwrap())];
+    let checked = end(spawn(&house, &["doctor"], &place)).await;
+    assert_eq!(checked.code, 8, "{checked:?}");
+    assert!(checked.out.contains("FAIL  podman  no answer\n"), "{}", checked.out);
+    assert!(checked.out.contains("fix: start it\n"), "{}", checked.out);
+
+    let (read, mut write) = std::io::pipe().unwrap();
+    *house.root.log.lock().unwrap() = Some(Ok(read.into()));
+    write.write_all(b"one\ntwo\n").unwrap();
+    drop(write);
+    let logs = run(&house, &["logs", "-f", "org/m"]).await;
+    assert_eq!((logs.code, logs.out.as_str()), (0, "one\ntwo\n"), "{logs:?}");
+    let asked = house.root.asked.lock().unwrap().clone();
+    assert!(asked.last().unwrap().ends_with("Some(10) true"), "{asked:?}");
+    assert_eq!(run(&house, &["logs", "small"]).await.code, 4);
+}
+
+/// The next state that a process tells systemd, of those that begin so.
+async fn told(socket: &Arc<UnixDatagram>, begins: &'static str) -> String {
+    let socket = Arc::clone(socket);
+    let wait = tokio::task::spawn_blocking(move || {
+        let mut buffer = [0_u8; 4096];
+        loop {
+            let count = socket.recv(&mut buffer).unwrap();
+            let text = String::from_utf8_lossy(&buffer[..count]).into_owned();
+            if let Some(line) = text.lines().find(|line| line.starts_with(begins)) {
+                return line.to_owned();
+            }
+        }
+    });
+    tokio::time::timeout(Duration::from_secs(30), wait).await.unwrap().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_models_unit_is_ready_with_its_model_and_lets_it_go() {
+    let mut first = status();
+    first.models[1].pinned = true;
+    let mut house = House::open(first).await;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("notify");
+    let socket = Arc::new(UnixDatagram::bind(&path).unwrap());
+    socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let env = [("NOTIFY_SOCKET", path.to_str().unwrap())];
+    // As systemd gives it: escaped, and unescaped to a name that is none.
+    let child = spawn(&house, &["unit", "small", "sma/ll"], &env);
+    let (model, verb, answer) = next(&mut house).await;
+    let wish = Wish { pin: true, ..Wish::default() };
+    assert_eq!((model.as_str(), verb), ("small", Verb::Load(wish)));
+    answer.send(Ok(())).unwrap();
+    told(&socket, "READY=1").await;
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    told(&socket, "STOPPING=1").await;
+    let (_, verb, answer) = next(&mut house).await;
+    assert_eq!(verb, Verb::Unload(Haste::Drain));
+    answer.send(Ok(())).unwrap();
+    let ended = end(child).await;
+    assert_eq!(ended.code, 0, "{ended:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_models_unit_fails_with_the_reason() {
+    let mut house = House::open(status()).await;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("notify");
+    let socket = Arc::new(UnixDatagram::bind(&path).unwrap());
+    socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let env = [("NOTIFY_SOCKET", path.to_str().unwrap())];
+    let child = spawn(&house, &["unit", "small", "small"], &env);
+    let (_, _, answer) = next(&mut house).await;
+    let fault = Fault::new(FaultCode::EngineExited, "exit code 1");
+    let model = "small".parse().unwrap();
+    answer.send(Err(Denied::LoadFailed { model, fault, retry_after: Duration::ZERO })).unwrap();
+    let status = told(&socket, "STATUS=Failed").await;
+    assert!(status.contains("exit code 1"), "{status}");
+    assert_eq!(end(child).await.code, 1);
+    // Unpinned behind its back.
+    let child = spawn(&house, &["unit", "small", "small"], &env);
+    next(&mut house).await.2.send(Ok(())).unwrap();
+    let status = told(&socket, "STATUS=Failed").await;
+    assert!(status.contains("by an operator"), "{status}");
+    assert_eq!(end(child).await.code, 1);
+    let unknown = end(spawn(&house, &["unit", "x", "x"], &env)).await;
+    assert_eq!(unknown.code, 4, "{unknown:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_or_a_bus_that_is_not_there_is_said() {
+    let mut house = House::open(Status::default()).await;
+    let child = spawn(&house, &["status"], &[("DBUS_SESSION_BUS_ADDRESS", "unix:path=/nowhere")]);
+    let missing = end(child).await;
+    assert_eq!(missing.code, 3, "{missing:?}");
+    assert!(missing.err.contains("cannot be reached"), "{}", missing.err);
+    let daemon = crate::house::Daemon::start("unix:tmpdir=/tmp");
+    let address = [("DBUS_SESSION_BUS_ADDRESS", daemon.address.as_str())];
+    for command in ["status", "list", "reload"] {
+        let alone = end(spawn(&house, &[command], &address)).await;
+        assert_eq!(alone.code, 3, "{alone:?}");
+        assert!(alone.err.contains("systemctl --user start hostler"), "{}", alone.err);
+    }
+    house.asks.close();
+}
