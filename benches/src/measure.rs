@@ -87,6 +87,9 @@ async fn all(plan: &Plan) -> Result<Table> {
     }
     drop(place);
     // Memory is measured in fresh processes.
+    if plan.wants("body") {
+        peaks(plan, dir.path(), &mut table).await?;
+    }
     if plan.wants("hold") || plan.wants("idle") {
         hold(plan, dir.path(), &mut table).await?;
     }
@@ -260,18 +263,29 @@ async fn body(plan: &Plan, order: &[&Contender], table: &mut Table) -> Result<()
         let request = load::image(10 << 20, first);
         for c in order {
             load::requests(c.address, &request, 1, 1).await.context(c.who)?;
-            load::settle().await;
-            let idle = c.proxy().map(Process::rss).transpose()?;
-            c.proxy().map(Process::forget_peak).transpose()?;
             let mut took = load::requests(c.address, &request, 1, plan.scaled(8)).await?;
             let p50 = load::median(&mut took).map(micros).context("no requests")?;
             let name = format!("10 MiB body, model {word}: p50");
             table.put(&name, "ms", (true, false), c.who, p50 / 1000.0);
-            if let (Some(idle), Some(process)) = (idle, c.proxy()) {
-                let over = process.peak()?.saturating_sub(idle);
-                let name = format!("10 MiB body, model {word}: peak over idle");
-                table.put(&name, "MiB", (false, false), c.who, float(over) / MIB);
-            }
+        }
+    }
+    Ok(())
+}
+
+/// How far large bodies take a process that has done nothing yet.
+async fn peaks(plan: &Plan, dir: &std::path::Path, table: &mut Table) -> Result<()> {
+    let place = House::open(plan, dir).await?;
+    for c in &place.contenders {
+        let Some(process) = c.proxy() else { continue };
+        load::settle().await;
+        let idle = process.rss()?;
+        for (word, first) in [("first", true), ("last", false)] {
+            let request = load::image(10 << 20, first);
+            process.forget_peak()?;
+            load::requests(c.address, &request, 1, 3).await.context(c.who)?;
+            let over = process.peak()?.saturating_sub(idle);
+            let name = format!("10 MiB body, model {word}: peak over idle");
+            table.put(&name, "MiB", (false, false), c.who, float(over) / MIB);
         }
     }
     Ok(())
