@@ -17,32 +17,34 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::adapters::engine::Profiles;
 use crate::adapters::state_file::StateFile;
 use crate::adapters::systemd::{self, Handed};
-use crate::adapters::weights;
 use crate::checks::{self, Checks, Probes};
-use crate::config::{Config, GpuBackend, OnStop};
-use crate::plan::estimate::estimate;
-use crate::plan::{ReleaseRule, Rules, SleepRules, policy};
+use crate::config::{Config, GpuBackend};
+use crate::control::bus::{self, Bus};
+use crate::control::polkit::Gate;
+use crate::control::{Context, Facts};
 use crate::proxy::{self, Limits, Listener, Server, Upstream};
 use crate::supervisor::handle::Handle;
-use crate::supervisor::state::Settings;
 use crate::supervisor::task::{Clock, Ports, Running, Supervisor};
-use crate::types::{Anatomy, ModelSpec};
 
+mod core;
 mod door;
 mod options;
 mod plane;
 mod recall;
+mod reload;
 mod validate;
 
 pub use crate::checks::{Exit, StartFailure};
 pub use options::Options;
 pub use plane::Plane;
 use recall::Recalled;
+use reload::Root;
 use validate::Proven;
 
 /// How long clients that wait on the sockets are served the reason of a failed start. It also bounds how often a start
@@ -50,6 +52,8 @@ use validate::Proven;
 const REFUSAL_GRACE: Duration = Duration::from_secs(2);
 /// `STATUS=` at most this often.
 const STATUS_INTERVAL: Duration = Duration::from_millis(500);
+/// How long READY waits for the bus.
+const BUS_TIME: Duration = Duration::from_secs(3);
 /// Beyond the drain: stopping containers, which have their own stop time-outs.
 const STOP_EXTENSION: Duration = Duration::from_secs(120);
 
@@ -98,7 +102,7 @@ pub async fn run(options: Options, sockets: Vec<(String, Handed)>) -> Exit {
         return fail(sockets, &failure).await;
     }
     let images = recall::images(&config, &*ports.containers).await;
-    serve(&config, ports, proven, Recalled { book, images }, sockets).await
+    serve(options, config, ports, proven, Recalled { book, images }, sockets).await
 }
 
 /// Tells everybody why there is no daemon: the journal, systemd, and the clients that wait on the sockets.
@@ -190,7 +194,8 @@ fn ports(config: &Config, file: StateFile) -> Ports {
 }
 
 async fn serve(
-    config: &Config,
+    options: Options,
+    config: Config,
     ports: Ports,
     proven: Proven,
     recalled: Recalled,
@@ -203,25 +208,37 @@ async fn serve(
             return fail(sockets, &StartFailure::new(Exit::Internal, message)).await;
         }
     };
-    let running = supervise(config, ports, proven, recalled, &plane);
+    let facts = Facts {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        podman: proven.podman.clone(),
+        listeners: sockets.iter().map(Listener::shown).collect(),
+    };
+    let running = supervise(&config, ports.clone(), proven, recalled, &plane);
     let limits = Limits {
         max_body: config.server.max_body,
         max_connections: config.server.max_connections,
         ..Limits::default()
     };
     let server = Server::new(running.handle.clone(), limits, Upstream::default());
-    server.rules().store(Arc::new(door::rules(config)));
+    let rules = server.rules();
+    rules.store(Arc::new(door::rules(&config)));
+    let exposed = sockets.iter().any(|s| s.exposed().is_ok_and(|address| address.is_some()));
     let stop = CancellationToken::new();
     let mut server = plane.spawn(server.serve(sockets, stop.clone(), config.policy.drain_timeout));
+    let (handle, started, current) = (running.handle.clone(), config.clone(), config);
+    let current = tokio::sync::Mutex::new(current);
+    let root = Arc::new(Root { options, started, current, ports, handle, rules, exposed });
+    let control = control(root.clone(), facts).await;
     let helpers = [
         tokio::spawn(report(running.handle.clone())),
         tokio::spawn(feed_watchdog(running.turns.clone())),
     ];
     systemd::ready(&validate::summary(&running.handle.status()));
+    let config = &root.started;
     tracing::info!("ready: {} models configured", config.models.len());
     let mut task = running.task;
     let died = tokio::select! {
-        () = asked_to_stop() => None,
+        () = asked_to_stop(&root) => None,
         ended = &mut task => Some(("supervisor", ended.err())),
         ended = &mut server => Some(("server", ended.err())),
     };
@@ -229,8 +246,8 @@ async fn serve(
         tracing::error!("the {what} ended without having been asked to: {why:?}");
         return Exit::Internal;
     }
-    helpers.iter().for_each(tokio::task::JoinHandle::abort);
-    let keep = config.policy.on_stop == OnStop::Keep;
+    helpers.iter().for_each(JoinHandle::abort);
+    let keep = root.keeps().await;
     systemd::stopping(if keep {
         "Draining; models are kept"
     } else {
@@ -254,8 +271,24 @@ async fn serve(
         tracing::error!("the supervisor failed: {err}");
         return Exit::Internal;
     }
+    control.abort();
     tracing::info!("stopped");
     Exit::Ok
+}
+
+/// Control over D-Bus. Ready when the name is owned, or cannot be had now.
+async fn control(root: Arc<Root>, facts: Facts) -> JoinHandle<()> {
+    let (bus, gate) = if root.options.user {
+        (Bus::Session, Gate::Owner { uid: rustix::process::geteuid().as_raw() })
+    } else {
+        (Bus::System, Gate::Polkit)
+    };
+    let context = Context::new(root.handle.clone(), root, facts, gate);
+    let (first, tried) = tokio::sync::oneshot::channel();
+    let task = tokio::spawn(bus::run(context, bus, CancellationToken::new(), first));
+    // Whoever starts the daemon may call it at once; a bus that hangs is not waited for.
+    let _ = tokio::time::timeout(BUS_TIME, tried).await;
+    task
 }
 
 fn supervise(
@@ -272,56 +305,16 @@ fn supervise(
     }
     let left = found.len();
     tracing::info!("podman {podman}; {left} containers of an earlier daemon");
-    let models = config
-        .models
-        .iter()
-        .map(|(name, spec)| {
-            let mut spec = ModelSpec::clone(spec);
-            spec.anatomy = anatomy(&spec);
-            (name.clone(), Arc::new(spec))
-        })
-        .collect();
-    let settings = Settings {
-        max_wait: config.server.max_wait,
-        max_queue: config.server.max_queue,
-        drain_timeout: config.policy.drain_timeout,
-        headroom: config.gpu.headroom,
-        release: ReleaseRule::default(),
-        rules: Rules {
-            policy: policy::named(config.policy.eviction),
-            min_residency: config.policy.min_residency,
-            sleep: SleepRules {
-                host_ram_budget: config.memory.host_ram_budget,
-                residual_max: config.memory.sleep_residual_max,
-            },
-        },
-        measure_after: config.policy.measure_after,
-        seed: uuid::Uuid::new_v4().as_u64_pair().0,
-    };
-    let (mut supervisor, handle) =
-        Supervisor::new(settings, &models, ports, Clock::start(), found, devices);
+    let (mut supervisor, handle) = Supervisor::new(
+        core::settings(config),
+        &core::models(config),
+        ports,
+        Clock::start(),
+        found,
+        devices,
+    );
     supervisor.remember(recalled.book, recalled.images);
     supervisor.spawn_on(handle, plane.runtime())
-}
-
-/// What a model's files say, and in the log what is expected of it until it was measured.
-fn anatomy(spec: &ModelSpec) -> Option<Anatomy> {
-    let model = &spec.name;
-    match weights::look(&spec.weights) {
-        Ok(anatomy) => {
-            if spec.vram.is_none() {
-                let need = estimate(&anatomy, spec);
-                tracing::info!(%model, "{model} is estimated to need {need}; vram or context in its configuration changes it");
-            }
-            Some(anatomy)
-        }
-        Err(why) => {
-            if spec.vram.is_none() {
-                tracing::info!(%model, "the need of {model} cannot be estimated: {why}; its first load gets whole devices, set vram to avoid it");
-            }
-            None
-        }
-    }
 }
 
 /// Keeps `systemctl status` up to date.
@@ -351,8 +344,8 @@ async fn feed_watchdog(turns: Arc<AtomicU64>) {
     }
 }
 
-/// SIGTERM or SIGINT. SIGHUP is taken and answered: there is no reload (the unit offers none), and its default would kill.
-async fn asked_to_stop() {
+/// SIGTERM or SIGINT ends this; SIGHUP reads the configuration again, as `systemctl reload` does.
+async fn asked_to_stop(root: &Root) {
     let handlers = (
         signal(SignalKind::terminate()),
         signal(SignalKind::interrupt()),
@@ -362,12 +355,17 @@ async fn asked_to_stop() {
         tracing::error!("signals cannot be handled; stop with SIGKILL, containers will be adopted");
         return std::future::pending().await;
     };
-    loop {
-        tokio::select! {
-            _ = term.recv() => return,
-            _ = int.recv() => return,
-            _ = hup.recv() => tracing::warn!("SIGHUP: the configuration is read at start only; restart to apply it"),
+    let reloads = async {
+        while hup.recv().await.is_some() {
+            // It says itself what came of it.
+            let _ = root.reload().await;
         }
+        std::future::pending().await
+    };
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+        () = reloads => {}
     }
 }
 

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use super::error::{ConfigError, ConfigErrors};
 use super::parse::parse;
 use super::source::{Source, SourceKind};
-use super::types::{Config, Defaults, KeySource};
+use super::types::{Config, Defaults, KeySource, Secret};
 
 /// The largest configuration file; nobody writes more by hand.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -99,6 +99,49 @@ pub fn load_keys(
     let source = Source { path, kind: SourceKind::Settings, text };
     config.keys = super::keys::keys(&source, config)?;
     Ok(())
+}
+
+/// Reads the keys of external models into `config`. `credentials` is `$CREDENTIALS_DIRECTORY`.
+///
+/// # Errors
+/// Each key that cannot be had, or is none.
+pub fn load_external_keys(
+    credentials: Option<&Path>,
+    config: &mut Config,
+) -> Result<(), ConfigErrors> {
+    let mut errors = Vec::new();
+    for (name, spec) in &config.externals {
+        let Some(credential) = &spec.key_credential else { continue };
+        let text = match credentials {
+            Some(dir) => read_text(&dir.join(credential)),
+            None => Err("systemd handed over no credentials".to_owned()),
+        };
+        let visible = |key: &str| !key.is_empty() && key.bytes().all(|b| b.is_ascii_graphic());
+        match text.map(|text| text.trim().to_owned()) {
+            Ok(key) if visible(&key) => {
+                drop(config.external_keys.insert(name.clone(), Secret(key)))
+            }
+            Ok(_) => {
+                errors.push((name, credential, "it is no key of visible characters".to_owned()))
+            }
+            Err(why) => errors.push((name, credential, why)),
+        }
+    }
+    let error = |(name, credential, why): &(&crate::types::ModelName, &String, String)| {
+        ConfigError {
+            path: None,
+            position: None,
+            key: Some(format!("models.{}.key_credential", super::tree::quote_key(name.as_str()))),
+            message: format!(
+                "the credential {credential} cannot be used: {why}; add LoadCredential={credential}:/path to the unit"
+            ),
+        }
+    };
+    if errors.is_empty() {
+        Ok(())
+    } else {
+        Err(ConfigErrors::new(errors.iter().map(error).collect()))
+    }
 }
 
 /// All sources in `dirs` below `root`, in the order in which they apply. Their paths are those seen from the root.

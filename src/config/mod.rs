@@ -17,6 +17,7 @@
 mod check;
 mod door;
 mod error;
+mod external;
 mod flags;
 mod keys;
 mod load;
@@ -31,11 +32,11 @@ mod types;
 
 pub use error::{ConfigError, ConfigErrors, Position};
 pub use keys::keys;
-pub use load::{Dirs, load, load_file, load_keys, read};
+pub use load::{Dirs, load, load_external_keys, load_file, load_keys, read};
 pub use parse::parse;
 pub use raw::schema;
 pub use source::{Source, SourceKind};
 pub use types::{
     Config, Defaults, GpuBackend, GpuConfig, KeyConfig, KeySource, MemoryConfig, OnStop,
-    PodmanConfig, PolicyConfig, ServerConfig, StartupConfig,
+    PodmanConfig, PolicyConfig, Secret, ServerConfig, StartupConfig,
 };

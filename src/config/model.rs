@@ -12,15 +12,17 @@ use std::time::Duration;
 use toml::Spanned;
 
 use crate::types::{
-    Bytes, EngineKind, GpuId, ImageRef, ModelName, ModelSpec, OnFull, Transport, Weights,
+    Bytes, EngineKind, ExternalSpec, GpuId, ImageRef, ModelName, ModelSpec, OnFull, Transport,
+    Weights,
 };
 
 use super::check::{self, HOUR, SECOND};
 use super::door::door;
+use super::external;
 use super::flags;
 use super::memory;
 use super::parse::MEMORY_MAX;
-use super::raw::{DurationText, RawModel, RawWeights};
+use super::raw::{DurationText, RawEngine, RawModel, RawWeights};
 use super::source::Report;
 use super::tree::quote_key;
 use super::types::GpuBackend;
@@ -62,9 +64,27 @@ impl Entry {
         Self { name: stem.to_owned(), offset, prefix: String::new(), in_file: true, raw }
     }
 
+    /// Where the model begins.
+    pub(super) fn offset(&self) -> usize {
+        self.offset
+    }
+
+    fn is_external(&self) -> bool {
+        self.raw.engine.as_ref().is_some_and(|e| *e.get_ref() == RawEngine::External)
+    }
+
     pub(super) fn key(&self, key: &str) -> String {
         format!("{}{key}", self.prefix)
     }
+}
+
+/// All models.
+#[derive(Default)]
+pub(super) struct Models {
+    /// Those that Hostler runs.
+    pub(super) own: BTreeMap<ModelName, Arc<ModelSpec>>,
+    /// Those that it only routes to.
+    pub(super) external: BTreeMap<ModelName, ExternalSpec>,
 }
 
 /// Who has a name, and where that is said.
@@ -76,7 +96,7 @@ pub(super) fn models(
     entries: Vec<Entry>,
     devices: &Devices,
     on_full: OnFull,
-) -> BTreeMap<ModelName, Arc<ModelSpec>> {
+) -> Models {
     let mut names = Names::new();
     let named: Vec<_> = entries
         .into_iter()
@@ -85,17 +105,23 @@ pub(super) fn models(
             (name, entry)
         })
         .collect();
-    let mut specs = BTreeMap::new();
+    let mut models = Models::default();
     for (name, entry) in named {
         // After all names, so that an alias is blamed for a clash with a name, whichever comes first.
         let aliases = aliases(report, &entry, &mut names);
         // A model without a usable name is checked nevertheless.
+        if entry.is_external() {
+            let spec = external::external(report, &entry, name, aliases);
+            models.external.extend(spec.map(|s| (s.name.clone(), s)));
+            continue;
+        }
+        external::refuse(report, &entry);
         let spec = spec(report, entry, name.clone(), aliases, devices, on_full);
         if let (Some(name), Some(spec)) = (name, spec) {
-            specs.insert(name, Arc::new(spec));
+            models.own.insert(name, Arc::new(spec));
         }
     }
-    specs
+    models
 }
 
 fn name(report: &mut Report<'_>, entry: &Entry, names: &mut Names) -> Option<ModelName> {
@@ -178,9 +204,19 @@ fn spec(
 ) -> Option<ModelSpec> {
     let key = |key: &str| entry.key(key);
     let raw = &entry.raw;
-    require(report, &entry, "engine", raw.engine.is_none(), "\"llamacpp\" or \"vllm\"");
+    require(
+        report,
+        &entry,
+        "engine",
+        raw.engine.is_none(),
+        "\"llamacpp\", \"vllm\" or \"external\"",
+    );
     require(report, &entry, "image", raw.image.is_none(), "the engine's image, as podman takes it");
-    let engine = raw.engine.as_ref().map(|engine| *engine.get_ref());
+    let engine = raw.engine.as_ref().and_then(|engine| match engine.get_ref() {
+        RawEngine::Llamacpp => Some(EngineKind::Llamacpp),
+        RawEngine::Vllm => Some(EngineKind::Vllm),
+        RawEngine::External => None,
+    });
     let image = image(report, &key("image"), raw.image.as_ref());
     let weights = weights(report, &entry);
     let vram_limits = (Bytes::mib(1), MEMORY_MAX);

@@ -6,6 +6,7 @@
 //! # Architecture Invariant
 //! No file system, no clock, no environment, no network: addresses and paths are judged by their text alone.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use toml::Spanned;
@@ -89,7 +90,9 @@ pub fn parse(sources: &[Source], defaults: &Defaults) -> Result<Config, ConfigEr
             podman,
             policy,
             startup,
-            models,
+            models: models.own,
+            externals: models.external,
+            external_keys: BTreeMap::new(),
         }),
         _ => Err(report.into_errors()),
     }

@@ -13,10 +13,12 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 use toml::Spanned;
 
-use crate::types::{EngineKind, Eviction, Feedback, OnFull, Transport};
+use crate::types::{Eviction, Feedback, OnFull, Transport};
 
+mod schema;
 mod server;
 
+pub use schema::schema;
 pub use server::{RawAuth, RawKey, RawKeys, RawServer};
 
 /// A text that [`super::check`] understands; as a type of its own, so that a wrong TOML type is answered with an example.
@@ -262,12 +264,21 @@ pub struct RawModel {
     /// In models.d only: what clients write in "model". Default: the file's name without ".toml".
     #[schemars(with = "String")]
     pub name: Option<Spanned<String>>,
-    /// What runs inside the image: "llamacpp" (llama-server) or "vllm". Required.
-    #[schemars(with = "EngineKind", extend("required" = true))]
-    pub engine: Option<Spanned<EngineKind>>,
-    /// The engine's container image, as podman takes it. Required.
-    #[schemars(with = "String", extend("required" = true))]
+    /// What runs inside the image: "llamacpp" (llama-server) or "vllm"; or "external": it runs elsewhere, at `url`. Required.
+    #[schemars(with = "RawEngine", extend("required" = true))]
+    pub engine: Option<Spanned<RawEngine>>,
+    /// The engine's container image, as podman takes it. Required, unless it is external. Default: none.
+    #[schemars(with = "String")]
     pub image: Option<Spanned<String>>,
+    /// External only: where it is, "http://HOST:PORT" or "https://HOST". Default: none, it must be given.
+    #[schemars(with = "String")]
+    pub url: Option<Spanned<String>>,
+    /// External only: name of the systemd credential that holds its key. Default: none, it asks for no key.
+    #[schemars(with = "String")]
+    pub key_credential: Option<Spanned<String>>,
+    /// External only: the path that is asked to know whether it lives. Default "/v1/models".
+    #[schemars(with = "String", extend("default" = "/v1/models"))]
+    pub health: Option<Spanned<String>>,
     /// Where the model's files are. Default: inside the engine's image, named by `args`.
     #[schemars(with = "RawWeights")]
     pub weights: Option<Spanned<Table<RawWeights>>>,
@@ -346,6 +357,18 @@ pub struct RawModel {
     pub aliases: Option<Vec<Spanned<String>>>,
 }
 
+/// What runs a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RawEngine {
+    /// llama.cpp's `llama-server`.
+    Llamacpp,
+    /// vLLM's OpenAI server.
+    Vllm,
+    /// Somebody else.
+    External,
+}
+
 /// Where a model's files are: on the host, { path = "/srv/models/m.gguf" }, or in an image of their own,
 /// { image = "registry/name:tag", path = "/m.gguf" }.
 #[derive(Debug, Default, serde::Deserialize, JsonSchema)]
@@ -357,35 +380,6 @@ pub struct RawWeights {
     /// The image that holds the files; it is mounted read-only. Default: none, the files are on the host.
     #[schemars(with = "String")]
     pub image: Option<Spanned<String>>,
-}
-
-/// The JSON schema of `hostler.toml`; that of a file in `models.d` is its `$defs/RawModel`.
-#[must_use]
-pub fn schema() -> serde_json::Value {
-    let mut value = schemars::schema_for!(RawFile).to_value();
-    hoist_required(&mut value);
-    value
-}
-
-/// Fields are marked where they are documented; JSON schema wants the list beside the properties. A missing table or
-/// key may be in another file, so only tables that are never merged get such a list: models and their weights.
-fn hoist_required(value: &mut serde_json::Value) {
-    let Some(defs) = value.get_mut("$defs").and_then(|d| d.as_object_mut()) else { return };
-    for (name, def) in defs.iter_mut() {
-        let Some(def) = def.as_object_mut() else { continue };
-        let mut required = Vec::new();
-        if let Some(properties) = def.get_mut("properties").and_then(|p| p.as_object_mut()) {
-            for (key, property) in properties.iter_mut() {
-                let mark = property.as_object_mut().and_then(|p| p.remove("required"));
-                if mark.is_some() {
-                    required.push(serde_json::Value::String(key.clone()));
-                }
-            }
-        }
-        if !required.is_empty() && name != "RawGpu" {
-            def.insert("required".to_owned(), required.into());
-        }
-    }
 }
 
 #[cfg(test)]

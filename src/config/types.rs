@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::types::{Bytes, Eviction, GpuId, ModelName, ModelSpec, OnFull};
+use crate::types::{Bytes, Eviction, ExternalSpec, GpuId, ModelName, ModelSpec, OnFull};
 
 /// The whole configuration, checked, with all defaults filled in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +31,20 @@ pub struct Config {
     pub startup: StartupConfig,
     /// All models by name. Aliases are unique among all names and aliases.
     pub models: BTreeMap<ModelName, Arc<ModelSpec>>,
+    /// Models that run elsewhere.
+    pub externals: BTreeMap<ModelName, ExternalSpec>,
+    /// Their keys, that were read from credentials.
+    pub external_keys: BTreeMap<ModelName, Secret>,
+}
+
+/// A text that is never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub String);
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(…)")
+    }
 }
 
 impl Config {
@@ -38,8 +52,10 @@ impl Config {
     #[must_use]
     pub fn resolve(&self, name: &str) -> Option<&ModelName> {
         let name: ModelName = name.parse().ok()?;
-        let mut models = self.models.values();
-        models.find(|m| m.name == name || m.aliases.contains(&name)).map(|m| &m.name)
+        let own = self.models.values().map(|m| (&m.name, &m.aliases));
+        let external = self.externals.values().map(|m| (&m.name, &m.aliases));
+        let mut all = own.chain(external);
+        all.find(|(own, aliases)| **own == name || aliases.contains(&name)).map(|(own, _)| own)
     }
 }
 

@@ -120,7 +120,7 @@ impl Manager {
         self.context.measure(bus, &call, &name).await
     }
 
-    /// Runs the checks that the daemon's start waits for, each once, and returns them: what was checked, "pass", "warn" or "fail", what
+    /// Runs the checks that the daemon's start waits for, each once, and returns them: what was checked, "PASS", "WARN" or "FAIL", what
     /// was found, and what mends it. Starts a throw-away container, so it may take half a minute.
     #[zbus(out_args("checks"))]
     async fn validate(

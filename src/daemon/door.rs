@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
+use hyper::header::HeaderValue;
+
 use crate::checks::{Exit, StartFailure};
 use crate::config::Config;
-use crate::proxy::{Key, Listener, Rules};
+use crate::proxy::{External, Key, Listener, Rules};
+use crate::types::ExternalSpec;
 
 /// The rules that the configuration asks for.
 #[must_use]
@@ -18,15 +21,29 @@ pub fn rules(config: &Config) -> Rules {
         concurrent: key.concurrent,
         share: key.share,
     };
-    let models = config.models.values();
-    let aliases =
-        models.clone().flat_map(|m| m.aliases.iter().map(|a| (a.clone(), m.name.clone())));
+    let own = config.models.values().map(|m| (&m.name, &m.aliases, &m.door));
+    let models = own.chain(config.externals.values().map(|m| (&m.name, &m.aliases, &m.door)));
+    let aliases = models
+        .clone()
+        .flat_map(|(name, aliases, _)| aliases.iter().map(|alias| (alias.clone(), name.clone())));
+    let external = |spec: &ExternalSpec| External {
+        origin: spec.origin.clone(),
+        // It was read as visible characters.
+        key: config.external_keys.get(&spec.name).and_then(|key| {
+            let mut value = HeaderValue::try_from(&key.0).ok()?;
+            value.set_sensitive(true);
+            Some(value)
+        }),
+        health: spec.health.clone(),
+    };
+    let externals = config.externals.values();
     Rules {
         keys: config.keys.iter().map(key).collect(),
         hosts: server.hosts.clone(),
         origins: server.origins.clone(),
         aliases: aliases.collect(),
-        models: models.map(|m| (m.name.clone(), Arc::new(m.door.clone()))).collect(),
+        models: models.map(|(name, _, door)| (name.clone(), Arc::new(door.clone()))).collect(),
+        externals: externals.map(|e| (e.name.clone(), Arc::new(external(e)))).collect(),
         feedback_after: server.feedback_after,
         feedback_interval: server.feedback_interval,
         stream_wait: server.max_stream_wait,

@@ -77,6 +77,9 @@ impl Options {
         if given || !matches!(config.auth, Some(KeySource::Credential(_))) {
             config::load_keys(Path::new("/"), credentials.as_deref(), &mut config)?;
         }
+        if given {
+            config::load_external_keys(credentials.as_deref(), &mut config)?;
+        }
         Ok(config)
     }
 

@@ -327,6 +327,11 @@ impl Ledger {
         }
     }
 
+    /// Keeps another amount free on each device from now on.
+    pub fn set_headroom(&mut self, headroom: Bytes) {
+        self.headroom = headroom;
+    }
+
     /// The picture for readers. Numbers of a lost device or of a stale ledger are unknown, not old.
     #[must_use]
     pub fn status(&self) -> Vec<GpuStatus> {

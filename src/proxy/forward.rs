@@ -16,14 +16,13 @@ use hyper::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 
 use super::endpoints::{Events, Task};
 use super::error::ApiError;
-use super::gate::Slot;
+use super::grant::Grant;
 use super::message::Head;
 use super::record::REQUEST_ID;
 use super::relay::Relay;
 use super::route::{Act, Recall};
 use super::stream::Stream;
-use super::upstream::{Conn, Lost, Pool, connect};
-use crate::supervisor::handle::Lease;
+use super::upstream::{Conn, Lost, Pool};
 
 /// Headers of the client's that an engine may see. Keys and cookies are not among them: they are between the client and us.
 const PASSED: [HeaderName; 8] = [
@@ -113,14 +112,6 @@ impl From<&Recall> for Target {
     }
 }
 
-/// What a request holds while an engine works for it. The order of the fields is the order of their ends.
-#[derive(Debug)]
-pub(super) struct Grant {
-    pub lease: Lease,
-    /// Its turn, where turns are counted.
-    pub _slot: Option<Slot>,
-}
-
 /// What is to be sent.
 pub(super) struct Order<'a> {
     pub target: Target,
@@ -178,10 +169,10 @@ pub(super) async fn forward(
     order: Order<'_>,
     engines: &Arc<Engines>,
 ) -> Result<Response<Relay>, Failure> {
-    let head = written(&request(&order));
     let events = order.target.events;
+    let head = written(&grant.dress(request(&order), events));
     let patience = engines.header_timeout;
-    if let Some(stream) = engines.pool.take(grant.lease.instance()) {
+    if let Some(stream) = grant.lease().and_then(|lease| engines.pool.take(lease.instance())) {
         match ask(stream, &head, &order.body, patience).await {
             // It was closed just now, which nobody could know.
             Err(Unanswered::Silent(_)) => {}
@@ -189,8 +180,7 @@ pub(super) async fn forward(
             Ok((conn, head)) => return Ok(answer(conn, head, grant, events, engines)),
         }
     }
-    let stream = connect(grant.lease.endpoint(), engines.connect_timeout).await;
-    let stream = stream.map_err(Failure::Connect)?;
+    let stream = grant.connect(engines).await?;
     match ask(stream, &head, &order.body, patience).await {
         Ok((conn, head)) => Ok(answer(conn, head, grant, events, engines)),
         Err(Unanswered::Silent(error)) => Err(Failure::NoAnswer(error.to_string())),

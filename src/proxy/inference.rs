@@ -20,8 +20,10 @@ use super::beat::Beat;
 use super::budget::Share;
 use super::endpoints::{BodyForm, Events, Task};
 use super::error::ApiError;
-use super::forward::{self, Grant, Order, Target};
+use super::external;
+use super::forward::{self, Order, Target};
 use super::gate::Patience;
+use super::grant::{Engine, Grant};
 use super::intake;
 use super::keys::Key;
 use super::multipart;
@@ -195,14 +197,24 @@ impl Job {
                 self.service.gate.enter(key, name, &self.spec, patience).await?
             }
         };
-        let lease = self.service.supervisor.acquire_within(&self.model, wait).await?;
-        Ok(Grant { lease, _slot: slot })
+        let far = rules.resolve(&self.model).and_then(|n| Some((n, rules.externals.get(n)?)));
+        let engine = match far {
+            Some((name, external)) => {
+                external::check(&self.service.healths, name)?;
+                Engine::Far(external.clone())
+            }
+            None => {
+                let lease = self.service.supervisor.acquire_within(&self.model, wait).await;
+                Engine::Own(lease?)
+            }
+        };
+        Ok(Grant { engine, _slot: slot })
     }
 
     /// To the engine, and the head of its answer.
     async fn finish(self, grant: Grant) -> Result<Begun, ApiError> {
-        let watch = self.recalled.then(|| {
-            let instance = grant.lease.instance().clone();
+        let watch = grant.lease().filter(|_| self.recalled).map(|lease| {
+            let instance = lease.instance().clone();
             let origin = Origin { instance, caller: self.visitor.name().map(str::to_owned) };
             Watch::new(self.service.answers.clone(), origin)
         });

@@ -11,8 +11,9 @@
 //!                                            │    ├─ intake, budget; peek, multipart, rewrite ─ the body; PURE: its model
 //!                                            │    ├─ gate, admission ─ a turn; PURE: whose
 //!                                            │    ├─ wait, beat ─ signs of life while a model loads; PURE: their bytes
-//!                                            │    └─ forward, relay, answer ─ to the engine and back, under a lease
+//!                                            │    └─ grant, forward, relay, answer ─ to the engine and back, under a lease
 //!                                            │         └─ upstream, message ─ its connection; PURE: its answer
+//!                                            ├─ external ─ models that run elsewhere: their health, their key
 //!                                            ├─ websocket, recall ─ sockets; answers that are asked for again
 //!                                            └─ respond, table ─ PURE: answers of our own
 //! ```
@@ -34,10 +35,12 @@ mod budget;
 mod conn;
 mod endpoints;
 mod error;
+mod external;
 mod forward;
 #[cfg(test)]
 mod fuzz;
 mod gate;
+mod grant;
 mod inference;
 mod intake;
 mod keys;
@@ -62,6 +65,7 @@ mod upstream;
 mod wait;
 mod websocket;
 
+pub use external::External;
 pub use forward::Upstream;
 pub use keys::Key;
 pub use refuse::refuse;

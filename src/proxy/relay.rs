@@ -13,7 +13,8 @@ use hyper::body::SizeHint;
 
 use super::endpoints::Events;
 use super::error::ApiError;
-use super::forward::{Engines, Grant};
+use super::forward::Engines;
+use super::grant::Grant;
 use super::message::{Body, Framing};
 use super::upstream::Conn;
 
@@ -39,8 +40,9 @@ impl Held {
     /// The answer is whole: the connection is free, then the grant is.
     fn end(self) {
         let Self { conn, body: _, grant, keep } = self;
-        if let (Some(engines), Some(stream)) = (keep, conn.rest()) {
-            engines.pool.put(grant.lease.instance(), stream);
+        // One that runs elsewhere is reached anew each time: nobody here knows how long it keeps a connection.
+        if let (Some(engines), Some(stream), Some(lease)) = (keep, conn.rest(), grant.lease()) {
+            engines.pool.put(lease.instance(), stream);
         }
         drop(grant);
     }

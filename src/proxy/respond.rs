@@ -7,7 +7,7 @@ use bytes::Bytes;
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{Response, StatusCode};
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::endpoints::Dialect;
 use super::error::ApiError;
@@ -59,10 +59,18 @@ impl<'a> Model<'a> {
 
 /// `GET /v1/models`: all configured names and aliases that the client `may` use, loaded or not. `created`: Unix seconds of the
 /// daemon's start, for want of anything that means more.
-pub(super) fn models(status: &Status, created: u64, may: impl Fn(&ModelName) -> bool) -> Whole {
+/// `others`: names of models that run elsewhere.
+pub(super) fn models<'o>(
+    status: &'o Status,
+    created: u64,
+    may: impl Fn(&ModelName) -> bool,
+    others: impl Iterator<Item = &'o ModelName>,
+) -> Whole {
     let mine = status.models.iter().filter(|m| may(&m.name));
-    let names = mine.flat_map(|m| std::iter::once(&m.name).chain(&m.aliases));
-    let data: Vec<Model<'_>> = names.map(|n| Model::new(n.as_str(), created)).collect();
+    let names =
+        mine.flat_map(|m| std::iter::once(&m.name).chain(&m.aliases)).map(ModelName::as_str);
+    let names = names.chain(others.map(ModelName::as_str));
+    let data: Vec<Model<'_>> = names.map(|n| Model::new(n, created)).collect();
     ok(&json!({ "object": "list", "data": data }))
 }
 
@@ -70,14 +78,15 @@ pub(super) fn models(status: &Status, created: u64, may: impl Fn(&ModelName) -> 
 ///
 /// # Errors
 /// 404 for a name that is not configured, or that the client may not use.
-pub(super) fn model(
+pub(super) fn model<'o>(
     status: &Status,
     name: &ModelName,
     created: u64,
     may: impl Fn(&ModelName) -> bool,
+    mut others: impl Iterator<Item = &'o ModelName>,
 ) -> Result<Whole, ApiError> {
     let mut mine = status.models.iter().filter(|m| may(&m.name));
-    if mine.any(|m| m.name == *name || m.aliases.contains(name)) {
+    if mine.any(|m| m.name == *name || m.aliases.contains(name)) || others.any(|n| n == name) {
         return Ok(ok(&Model::new(name.as_str(), created)));
     }
     Err(crate::types::Denied::UnknownModel { model: name.to_string() }.into())
@@ -136,7 +145,8 @@ pub(super) fn health() -> Whole {
 
 /// `GET /ready`: 200, or 503 with what is wrong, which strangers are not told.
 pub(super) fn ready(status: &Status, known: bool) -> Whole {
-    let ready = status.problems.is_empty() && !status.shutting_down;
+    let hindered = status.problems.iter().any(crate::types::Problem::hinders_requests);
+    let ready = !hindered && !status.shutting_down;
     let word = match (ready, status.shutting_down) {
         (true, _) => "ready",
         (false, true) => "shutting_down",
@@ -150,10 +160,18 @@ pub(super) fn ready(status: &Status, known: bool) -> Whole {
     json_response(code, serde_json::to_vec(&body).unwrap_or_default())
 }
 
+/// The status, and what is known of models that run elsewhere.
+#[derive(Serialize)]
+struct Everything<'a> {
+    #[serde(flatten)]
+    status: &'a Status,
+    externals: Vec<Value>,
+}
+
 /// `GET /api/v1/status`.
-pub(super) fn status(status: &Status, format: Format) -> Whole {
+pub(super) fn status(status: &Status, format: Format, externals: Vec<Value>) -> Whole {
     match format {
-        Format::Json => ok(status),
+        Format::Json => ok(&Everything { status, externals }),
         Format::Text => whole(StatusCode::OK, "text/plain; charset=utf-8", table(status).into()),
     }
 }
@@ -183,8 +201,6 @@ fn whole(status: StatusCode, content_type: &'static str, body: Bytes) -> Whole {
 mod tests {
     use std::time::Duration;
 
-    use serde_json::Value;
-
     use super::super::table::tests::model as configured;
     use super::*;
     use crate::types::{Moment, Problem};
@@ -201,7 +217,7 @@ mod tests {
 
     #[test]
     fn models_and_aliases_are_listed() {
-        let body = value(&models(&status_of_two(), 7, |_| true));
+        let body = value(&models(&status_of_two(), 7, |_| true, std::iter::empty()));
         assert_eq!(body["object"], "list");
         let ids: Vec<_> = body["data"].as_array().unwrap().iter().map(|m| &m["id"]).collect();
         assert_eq!(ids, ["org/a", "gpt-4o", "b"]);
@@ -211,8 +227,15 @@ mod tests {
 
     #[test]
     fn one_model_by_name_or_alias() {
-        let get =
-            |name: &str| model(&status_of_two(), &name.parse().unwrap(), 7, |n| n.as_str() != "b");
+        let get = |name: &str| {
+            model(
+                &status_of_two(),
+                &name.parse().unwrap(),
+                7,
+                |n| n.as_str() != "b",
+                std::iter::empty(),
+            )
+        };
         assert_eq!(value(&get("gpt-4o").unwrap())["id"], "gpt-4o");
         assert_eq!(value(&get("org/a").unwrap())["id"], "org/a");
         assert_eq!(get("a").unwrap_err().status, 404);
@@ -268,9 +291,9 @@ mod tests {
 
     #[test]
     fn status_in_two_formats() {
-        let text = status(&status_of_two(), Format::Text);
+        let text = status(&status_of_two(), Format::Text, vec![]);
         assert!(text.body().starts_with(b"MODEL"));
-        let body = value(&status(&status_of_two(), Format::Json));
+        let body = value(&status(&status_of_two(), Format::Json, vec![]));
         assert_eq!(body["models"][1]["name"], "b");
         assert_eq!(body["models"][1]["phase"], "stopped");
     }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
+use super::external::External;
 use super::keys::Key;
 use crate::types::{Bytes, DoorSpec, ModelName};
 
@@ -27,6 +28,8 @@ pub struct Rules {
     pub origins: Vec<String>,
     /// What is particular to a model, by its name.
     pub models: BTreeMap<ModelName, Arc<DoorSpec>>,
+    /// Models that run elsewhere; each is among `models`, too.
+    pub externals: BTreeMap<ModelName, Arc<External>>,
     /// Aliases.
     pub aliases: BTreeMap<ModelName, ModelName>,
     /// How long a stream's client waits in silence; after that it gets its 200 and signs of life.
@@ -50,6 +53,7 @@ impl Default for Rules {
             hosts: Vec::new(),
             origins: Vec::new(),
             models: BTreeMap::new(),
+            externals: BTreeMap::new(),
             aliases: BTreeMap::new(),
             feedback_after: Duration::from_millis(1500),
             feedback_interval: Duration::from_secs(5),

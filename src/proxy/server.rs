@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::conn;
+use super::external;
 use super::forward::{Engines, Upstream};
 use super::gate::Gate;
 use super::rules::{Rules, SharedRules};
@@ -94,6 +95,7 @@ impl Server {
             gate: Gate::new(),
             budget: Arc::default(),
             answers: Arc::default(),
+            healths: Arc::default(),
             tunnels: TaskTracker::new(),
             cut: CancellationToken::new(),
             created: unix.as_secs(),
@@ -127,10 +129,14 @@ impl Server {
             }
         };
         let listeners: Vec<Listener> = listeners;
+        let (rules, healths) = (self.service.rules.clone(), self.service.healths.clone());
+        let watch = tokio::spawn(external::watch(rules, healths, self.draining.clone()));
         self.accept_until(&listeners, &shutdown, &mut connections).await;
         drop(listeners);
         self.ending.cancel();
-        self.drain(connections, drain_timeout).await
+        let drained = self.drain(connections, drain_timeout).await;
+        watch.abort();
+        drained
     }
 
     async fn accept_until(

@@ -19,8 +19,10 @@ use super::budget::Budget;
 use super::conn::Busy;
 use super::endpoints::Dialect;
 use super::error::ApiError;
-use super::forward::{self, Engines, Grant, Order, Target};
+use super::external::{self, Healths};
+use super::forward::{self, Engines, Order, Target};
 use super::gate::Gate;
+use super::grant::{Engine, Grant};
 use super::inference::{self, Visitor};
 use super::intake;
 use super::keys;
@@ -28,11 +30,12 @@ use super::recall::Answers;
 use super::record::{REQUEST_ID, Record};
 use super::respond::{self, Whole};
 use super::route::{Recall, Route, route};
-use super::rules::SharedRules;
+use super::rules::{Rules, SharedRules};
 use super::server::Limits;
 use super::site;
 use super::websocket;
 use crate::supervisor::handle::Handle;
+use crate::types::ModelName;
 
 /// What all requests share.
 #[derive(Debug)]
@@ -44,6 +47,8 @@ pub(super) struct Service {
     pub gate: Arc<Gate>,
     pub budget: Arc<Budget>,
     pub answers: Arc<Answers>,
+    /// What is known of external endpoints.
+    pub healths: Arc<Healths>,
     /// WebSockets, which outlive their requests.
     pub tunnels: TaskTracker,
     /// Their time is over.
@@ -110,22 +115,31 @@ impl Service {
             }
         };
         let status = || self.supervisor.status();
-        let may = |name: &_| visitor.key().is_none_or(|key| key.allows(name));
+        let may = |name: &ModelName| visitor.key().is_none_or(|key| key.allows(name));
         match route {
             Route::Inference(task) => {
                 inference::infer(self, task, head, body, visitor, record).await
             }
             Route::Recall(recall) => self.recall(recall, &head, body, &visitor, record).await,
             Route::Realtime(model) => websocket::open(self, head, model, &visitor, record).await,
-            Route::Models => Ok(own(respond::models(&status(), self.created, may))),
-            Route::Model(name) => respond::model(&status(), &name, self.created, may).map(own),
+            Route::Models => {
+                let (status, others) = (status(), Self::others(&visitor.rules, &may));
+                Ok(own(respond::models(&status, self.created, may, others)))
+            }
+            Route::Model(name) => {
+                let others = Self::others(&visitor.rules, &may);
+                respond::model(&status(), &name, self.created, may, others).map(own)
+            }
             Route::Health | Route::Ready => {
                 record.routine = true;
                 let known = visitor.rules.keys.is_empty() || visitor.key.is_some();
                 let health = matches!(route, Route::Health);
                 Ok(own(if health { respond::health() } else { respond::ready(&status(), known) }))
             }
-            Route::Status(format) => Ok(own(respond::status(&status(), format))),
+            Route::Status(format) => {
+                let externals = external::report(&visitor.rules, &self.healths);
+                Ok(own(respond::status(&status(), format, externals)))
+            }
             Route::Ollama(what) => Ok(own(respond::ollama(what, &status(), self.created, may))),
             Route::Preflight => {
                 let mut response = respond::nothing();
@@ -135,6 +149,16 @@ impl Service {
                 Ok(own(response))
             }
         }
+    }
+
+    /// Names of models that run elsewhere.
+    fn others<'r>(
+        rules: &'r Rules,
+        may: &'r impl Fn(&ModelName) -> bool,
+    ) -> impl Iterator<Item = &'r ModelName> {
+        let mine = |name: &&ModelName| rules.externals.contains_key(*name) && may(name);
+        let aliases = rules.aliases.iter().filter(move |(_, name)| mine(name));
+        rules.externals.keys().filter(|name| may(name)).chain(aliases.map(|(alias, _)| alias))
     }
 
     /// Who asks for what, from the head alone.
@@ -204,7 +228,7 @@ impl Service {
             id: record.id(),
             body: bytes::Bytes::new(),
         };
-        let grant = Grant { lease, _slot: None };
+        let grant = Grant { engine: Engine::Own(lease), _slot: None };
         match forward::forward(grant, order, &self.engines).await {
             Ok(response) => Ok(response.map(|relay| Source::Relay(Box::new(relay), None))),
             Err(failure) => Err(failure.to_api(model.as_str())),

@@ -6,10 +6,15 @@
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use crate::supervisor::ports::Endpoint;
 
@@ -74,12 +79,50 @@ impl Listener {
         }
     }
 
+    /// Where it listens, for people: an address with its port, or a path.
+    #[must_use]
+    pub fn shown(&self) -> String {
+        let unknown = |_| "unknown".to_owned();
+        match self {
+            Self::Tcp(listener) => {
+                listener.local_addr().map_or_else(unknown, |address| address.to_string())
+            }
+            Self::Unix(listener) => listener.local_addr().map_or_else(unknown, |address| {
+                let path = address.as_pathname().map(|path| path.display().to_string());
+                path.unwrap_or_else(|| "a socket without a name".to_owned())
+            }),
+        }
+    }
+
     pub(super) fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<Stream>> {
         match self {
             Self::Tcp(l) => l.poll_accept(cx).map_ok(|(s, _)| Stream::tcp(s)),
             Self::Unix(l) => l.poll_accept(cx).map_ok(|(s, _)| Stream::Unix(s)),
         }
     }
+}
+
+/// How TLS is spoken, made once: reading the system's certificates takes milliseconds.
+fn tls_config() -> io::Result<Arc<ClientConfig>> {
+    static CONFIG: OnceLock<Arc<ClientConfig>> = OnceLock::new();
+    if let Some(config) = CONFIG.get() {
+        return Ok(config.clone());
+    }
+    let mut roots = RootCertStore::empty();
+    let (good, _bad) =
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if good == 0 {
+        return Err(io::Error::other(
+            "this host has no certificates to trust; install ca-certificates",
+        ));
+    }
+    let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(io::Error::other)?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(CONFIG.get_or_init(|| Arc::new(config)).clone())
 }
 
 /// The next connection on any of the listeners. `turn` moves on with every connection, so that a busy listener cannot starve
@@ -103,6 +146,7 @@ pub(super) async fn accept(listeners: &[Listener], turn: &mut usize) -> io::Resu
 pub(super) enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
+    Tls(Box<TlsStream<TcpStream>>),
 }
 
 impl Stream {
@@ -117,29 +161,36 @@ impl Stream {
         }
     }
 
+    /// Connects to an endpoint on another host. Its certificate is checked by the system's list.
+    ///
+    /// # Errors
+    /// As the kernel, the resolver or TLS says.
+    pub async fn far(host: &str, port: u16, tls: bool) -> io::Result<Self> {
+        let stream = TcpStream::connect((host, port)).await?;
+        if !tls {
+            return Ok(Self::tcp(stream));
+        }
+        let _ = stream.set_nodelay(true);
+        let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
+        let stream = TlsConnector::from(tls_config()?).connect(name, stream).await?;
+        Ok(Self::Tls(Box::new(stream)))
+    }
+
     fn tcp(stream: TcpStream) -> Self {
         // Tokens are small and each is wanted at once. A failure costs latency only.
         let _ = stream.set_nodelay(true);
         Self::Tcp(stream)
     }
 
-    /// Until there may be something to read.
-    pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self {
-            Self::Tcp(stream) => stream.poll_read_ready(cx),
-            Self::Unix(stream) => stream.poll_read_ready(cx),
-        }
-    }
-
-    /// Reads what is there.
-    ///
-    /// # Errors
-    /// As the kernel says. `WouldBlock`: nothing is there.
-    pub fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => stream.try_read(buffer),
-            Self::Unix(stream) => stream.try_read(buffer),
-        }
+    /// Whether the other side has neither closed nor said anything. TLS has words of its own, so it is never sure there.
+    pub fn is_quiet(&self) -> bool {
+        let mut byte = [0];
+        let read = match self {
+            Self::Tcp(stream) => stream.try_read(&mut byte),
+            Self::Unix(stream) => stream.try_read(&mut byte),
+            Self::Tls(_) => return false,
+        };
+        read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
     /// Makes the close that follows a reset instead of an orderly end. Unix sockets have no such thing.
@@ -148,7 +199,7 @@ impl Stream {
             Self::Tcp(stream) => {
                 let _ = stream.set_zero_linger();
             }
-            Self::Unix(_) => {}
+            Self::Unix(_) | Self::Tls(_) => {}
         }
     }
 }
@@ -162,6 +213,7 @@ impl AsyncRead for Stream {
         match self.get_mut() {
             Self::Tcp(s) => Pin::new(s).poll_read(cx, buf),
             Self::Unix(s) => Pin::new(s).poll_read(cx, buf),
+            Self::Tls(s) => Pin::new(s).poll_read(cx, buf),
         }
     }
 }
@@ -175,6 +227,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(s) => Pin::new(s).poll_write(cx, buf),
             Self::Unix(s) => Pin::new(s).poll_write(cx, buf),
+            Self::Tls(s) => Pin::new(s).poll_write(cx, buf),
         }
     }
 
@@ -182,6 +235,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(s) => Pin::new(s).poll_flush(cx),
             Self::Unix(s) => Pin::new(s).poll_flush(cx),
+            Self::Tls(s) => Pin::new(s).poll_flush(cx),
         }
     }
 
@@ -189,6 +243,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(s) => Pin::new(s).poll_shutdown(cx),
             Self::Unix(s) => Pin::new(s).poll_shutdown(cx),
+            Self::Tls(s) => Pin::new(s).poll_shutdown(cx),
         }
     }
 
@@ -200,6 +255,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(s) => Pin::new(s).poll_write_vectored(cx, bufs),
             Self::Unix(s) => Pin::new(s).poll_write_vectored(cx, bufs),
+            Self::Tls(s) => Pin::new(s).poll_write_vectored(cx, bufs),
         }
     }
 

@@ -13,7 +13,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::io::AsyncWrite;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use super::message::{self, Body, Head};
@@ -73,7 +73,7 @@ impl Conn {
                     Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                     Poll::Pending => {
                         // It waits for nothing but our reading, perhaps.
-                        let early = ready!(poll_carry(&self.stream, &mut self.carry, cx))?;
+                        let early = ready!(poll_carry(&mut self.stream, &mut self.carry, cx))?;
                         return Poll::Ready(if early {
                             Ok(())
                         } else {
@@ -106,7 +106,7 @@ impl Conn {
                 }
                 continue;
             }
-            let more = std::future::poll_fn(|cx| poll_carry(&self.stream, &mut self.carry, cx));
+            let more = std::future::poll_fn(|cx| poll_carry(&mut self.stream, &mut self.carry, cx));
             match more.await {
                 Ok(true) => any = true,
                 Ok(false) if any => {
@@ -133,7 +133,7 @@ impl Conn {
             let mut out = Vec::new();
             if self.carry.is_empty() {
                 let carry = &mut self.carry;
-                let stream = &self.stream;
+                let stream = &mut self.stream;
                 let read = ready!(poll_buffer(stream, cx, |bytes| {
                     out.reserve_exact(bytes.len());
                     let used = body.take(bytes, &mut out)?;
@@ -196,25 +196,20 @@ pub(super) async fn connect(endpoint: &Endpoint, timeout: Duration) -> io::Resul
 
 /// What comes next, through the thread's buffer; an empty slice: the other side has closed.
 fn poll_buffer<R>(
-    stream: &Stream,
+    stream: &mut Stream,
     cx: &mut Context<'_>,
     take: impl FnOnce(&[u8]) -> R,
 ) -> Poll<io::Result<R>> {
     BUFFER.with_borrow_mut(|buffer| {
-        loop {
-            ready!(stream.poll_read_ready(cx))?;
-            match stream.try_read(buffer) {
-                Ok(count) => return Poll::Ready(Ok(take(&buffer[..count]))),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
-            }
-        }
+        let mut read = ReadBuf::new(buffer);
+        ready!(Pin::new(stream).poll_read(cx, &mut read))?;
+        Poll::Ready(Ok(take(read.filled())))
     })
 }
 
 /// Adds what comes next to `carry`; `false`: the other side has closed.
 fn poll_carry(
-    stream: &Stream,
+    stream: &mut Stream,
     carry: &mut Vec<u8>,
     cx: &mut Context<'_>,
 ) -> Poll<io::Result<bool>> {
@@ -241,8 +236,7 @@ impl Pool {
         let mut kept = self.kept();
         let streams = kept.get_mut(instance)?;
         while let Some((stream, since)) = streams.pop() {
-            let blocked = |e: io::Error| e.kind() == io::ErrorKind::WouldBlock;
-            if since.elapsed() < IDLE_MAX && stream.try_read(&mut [0]).is_err_and(blocked) {
+            if since.elapsed() < IDLE_MAX && stream.is_quiet() {
                 return Some(stream);
             }
         }

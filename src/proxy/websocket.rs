@@ -14,13 +14,16 @@ use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt;
 
 use super::answer::Source;
+use super::endpoints::Events;
 use super::error::ApiError;
-use super::forward::{self, Failure, Grant};
+use super::external;
+use super::forward::{self, Failure};
 use super::gate::Patience;
+use super::grant::{Engine, Grant};
 use super::inference::Visitor;
 use super::record::{REQUEST_ID, Record};
 use super::service::Service;
-use super::upstream::{Conn, Lost, connect};
+use super::upstream::{Conn, Lost};
 use crate::types::Denied;
 
 /// What the engine sees of the opening.
@@ -67,9 +70,10 @@ pub(super) async fn open(
     record.queue_ends();
     let grant = grant?;
     let engines = &service.engines;
-    let stream = connect(grant.lease.endpoint(), engines.connect_timeout).await;
-    let mut conn = Conn::new(stream.map_err(|error| Failure::Connect(error).to_api(&model))?);
-    let opening = forward::written(&request(&head.headers, &model, record.id()));
+    let stream = grant.connect(engines).await;
+    let mut conn = Conn::new(stream.map_err(|failure| failure.to_api(&model))?);
+    let request = request(&head.headers, &model, record.id());
+    let opening = forward::written(&grant.dress(request, Events::Other));
     let asked = async {
         conn.send(&[&opening]).await.map_err(Lost::Silent)?;
         conn.head().await
@@ -80,8 +84,7 @@ pub(super) async fn open(
         Err(_) => return Err(Failure::Timeout(engines.header_timeout).to_api(&model)),
     };
     if consent.status != StatusCode::SWITCHING_PROTOCOLS {
-        let events = super::endpoints::Events::Other;
-        let answer = forward::answer(conn, consent, grant, events, engines);
+        let answer = forward::answer(conn, consent, grant, Events::Other, engines);
         return Ok(answer.map(|relay| Source::Relay(Box::new(relay), None)));
     }
     let mut accepted = Response::new(Source::Whole(None));
@@ -112,7 +115,14 @@ async fn grant(service: &Arc<Service>, model: &str, visitor: &Visitor) -> Result
     let spec = super::inference::admit_model(visitor, model)?;
     let patience = Patience { wait_max: rules.max_wait, queue_max: rules.max_queue };
     let slot = service.gate.enter(visitor.key(), name, &spec, patience).await?;
-    Ok(Grant { lease: service.supervisor.acquire(model).await?, _slot: slot })
+    let engine = match rules.externals.get(name) {
+        Some(external) => {
+            external::check(&service.healths, name)?;
+            Engine::Far(external.clone())
+        }
+        None => Engine::Own(service.supervisor.acquire(model).await?),
+    };
+    Ok(Grant { engine, _slot: slot })
 }
 
 fn request(client: &HeaderMap, model: &str, id: HeaderValue) -> Request<()> {

@@ -238,6 +238,8 @@ pub enum StopReason {
     Evicted,
     /// An operator unloaded it.
     Unloaded,
+    /// The configuration has changed.
+    Reconfigured,
     /// An operator sent it to sleep, or gave its load up.
     Asked,
     /// It was loaded to be measured, and is.
@@ -262,6 +264,7 @@ impl StopReason {
             Self::Idle => "idle",
             Self::Evicted => "evicted",
             Self::Unloaded => "unloaded",
+            Self::Reconfigured => "reconfigured",
             Self::Asked => "asked",
             Self::Measured => "measured",
             Self::Failed => "failed",

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::ports::{CanaryError, Found, Launched};
+pub use super::reconfigure::Reconfiguration;
 use crate::plan::Usage;
 use crate::types::{
     Fault, GpuSnapshot, Haste, InstanceId, ModelName, Moment, Phase, WaiterId, Wish,
@@ -150,6 +151,8 @@ pub enum Event {
     Observed(Observation),
     /// What was measured was written down, or could not be.
     Saved(Result<(), String>),
+    /// The configuration is another.
+    Configure(Box<Reconfiguration>),
     /// Something of the daemon that is not the supervisor's is wrong, or is well again (`None`).
     Trouble {
         /// Stable word to search for.

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::event::Reconfiguration;
 use super::execute::Clock;
 use super::ports::Endpoint;
 use crate::types::{Denied, Haste, InstanceId, ModelName, Moment, Preview, Status, WaiterId, Wish};
@@ -103,6 +104,8 @@ pub enum Ask {
         /// Answered at once.
         answer: oneshot::Sender<Result<Preview, Denied>>,
     },
+    /// Another configuration.
+    Configure(Box<Reconfiguration>),
     /// A problem elsewhere, or its end (`None`).
     Trouble {
         /// Stable word.
@@ -283,6 +286,11 @@ impl Handle {
         let ask = Ask::Preview { model: model.clone(), wish, answer };
         self.asks.send(ask).map_err(|_| Denied::ShuttingDown)?;
         receive.await.unwrap_or(Err(Denied::ShuttingDown))
+    }
+
+    /// Works by another configuration from now on.
+    pub fn configure(&self, new: Reconfiguration) {
+        let _ = self.asks.send(Ask::Configure(Box::new(new)));
     }
 
     /// Shows a problem of a part of the daemon that is not the supervisor's, or takes it back.

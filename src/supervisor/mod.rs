@@ -11,7 +11,7 @@
 //! completions come back as events that name their instance; an event of an earlier incarnation is dropped.
 //!
 //! # Architecture Invariant
-//! `state`, `lifecycle`, `schedule`, `refusal`, `room`, `operator`, `measure`, `discover`, `pressure`, `sleep`, `wake`, `instance`, `queue`, `event`, `effect` and `picture` name no clock, no tokio, no
+//! `state`, `lifecycle`, `schedule`, `refusal`, `room`, `operator`, `reconfigure`, `measure`, `discover`, `pressure`, `sleep`, `wake`, `instance`, `queue`, `event`, `effect` and `picture` name no clock, no tokio, no
 //! file system, no network and no tracing: a simulation drives them with made-up time, and one seed gives one history.
 
 mod discover;
@@ -27,6 +27,7 @@ mod picture;
 pub mod ports;
 mod pressure;
 mod queue;
+mod reconfigure;
 mod refusal;
 mod room;
 mod schedule;

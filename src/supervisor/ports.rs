@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -184,6 +185,19 @@ pub trait Containers: Send + Sync + 'static {
 
     /// The last `lines` lines a container wrote, oldest first; empty when it is gone.
     fn log_tail(&self, instance: InstanceId, lines: usize) -> PortFuture<'_, Vec<String>>;
+
+    /// The read end of a pipe into which all that a container writes goes: its last `lines` lines, or all, and with `follow` also
+    /// what comes, until it ends or nobody reads any more.
+    fn open_log(
+        &self,
+        instance: InstanceId,
+        lines: Option<usize>,
+        follow: bool,
+    ) -> PortFuture<'_, Result<OwnedFd, Fault>> {
+        let _ = (lines, follow);
+        let text = format!("this container engine keeps no log of {instance}");
+        Box::pin(std::future::ready(Err(Fault::new(FaultCode::Internal, text))))
+    }
 
     /// The exit code podman recorded, once the container has ended; `None`: still running or unknown.
     fn exit_code(&self, instance: InstanceId) -> PortFuture<'_, Option<i32>>;

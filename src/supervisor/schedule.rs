@@ -20,6 +20,7 @@ impl State {
         self.fail_late_loads(now, out);
         self.stop_late_sleepers(now, out);
         self.retry_stops(now, out);
+        self.replace_changed(out);
         self.finish_drains(out);
         self.finish_discoveries(out);
         self.unload_idle(now, out);

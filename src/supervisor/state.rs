@@ -75,6 +75,8 @@ pub(super) struct Model {
     pub(super) wish: Option<Wish>,
     /// Failures of starts and of running engines.
     pub(super) restarts: u32,
+    /// It is not configured any more, and is forgotten when its container is gone.
+    pub(super) retired: bool,
     /// To be kept loaded without a request: pinned, or an operator asked.
     pub(super) wanted: bool,
     /// Never evicted, never idled out.
@@ -218,6 +220,7 @@ impl State {
             Event::Stopped { instance, result } => self.stopped(now, &instance, result, &mut out),
             Event::Observed(observation) => self.observed(now, &observation, &mut out),
             Event::Saved(result) => self.saved(now, result),
+            Event::Configure(new) => self.reconfigure(now, *new, &mut out),
             Event::Trouble { code, message } => {
                 self.note(code, now, message.into_iter().collect());
             }
@@ -231,7 +234,7 @@ impl State {
         // A name that does not parse cannot be configured.
         let name: ModelName = name.parse().ok()?;
         let name = self.aliases.get(&name).cloned().unwrap_or(name);
-        self.models.get_mut(&name)
+        self.models.get_mut(&name).filter(|model| !model.retired)
     }
 
     fn acquire(
@@ -339,7 +342,7 @@ pub struct Live<'a> {
 }
 
 impl Model {
-    fn new(spec: Arc<ModelSpec>) -> Self {
+    pub(super) fn new(spec: Arc<ModelSpec>) -> Self {
         let pinned = spec.pin;
         let known = Knowledge::of(&spec);
         Self {
@@ -350,6 +353,7 @@ impl Model {
             dozing: Vec::new(),
             wish: None,
             restarts: 0,
+            retired: false,
             wanted: pinned,
             pinned,
             failure: None,

@@ -185,6 +185,7 @@ impl Supervisor {
             Ask::Preview { model, wish, answer } => {
                 let _ = answer.send(self.state.preview(self.clock.now(), &model, &wish));
             }
+            Ask::Configure(new) => self.apply(Event::Configure(new)),
             Ask::Trouble { code, message } => self.apply(Event::Trouble { code, message }),
             Ask::Shutdown { keep } => self.apply(Event::Shutdown { keep }),
         }

@@ -424,8 +424,10 @@ fn what_was_measured_replaces_what_was_guessed() {
 
 mod discovering;
 mod measuring;
+mod operating;
 mod pulls;
 mod races;
+mod reconfiguring;
 mod rig;
 mod room;
 mod sleep;

@@ -31,9 +31,9 @@ impl CheckVerdict {
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
-            Self::Pass => "pass",
-            Self::Warn => "warn",
-            Self::Fail => "fail",
+            Self::Pass => "PASS",
+            Self::Warn => "WARN",
+            Self::Fail => "FAIL",
         }
     }
 }

@@ -160,6 +160,14 @@ pub struct GpuProcess {
     pub bytes: Known<Bytes>,
 }
 
+impl Problem {
+    /// Whether requests may suffer from it. Control, and configurations that wait, are operators' business.
+    #[must_use]
+    pub fn hinders_requests(&self) -> bool {
+        !["bus_missing", "bus_lost", "reload_failed", "restart_needed"].contains(&self.code)
+    }
+}
+
 /// Something that is wrong and that an admin could mend.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Problem {

@@ -67,6 +67,7 @@ impl Supervisor {
                     other @ (Ask::Operate { .. }
                     | Ask::Preview { .. }
                     | Ask::Trouble { .. }
+                    | Ask::Configure(_)
                     | Ask::Shutdown { .. }) => {
                         panic!("the proxy must not ask for {other:?}")
                     }

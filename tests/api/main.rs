@@ -9,6 +9,7 @@ mod backends;
 mod doors;
 mod drain;
 mod engine;
+mod external;
 mod faults;
 mod feedback;
 mod house;

@@ -26,6 +26,7 @@ async fn next(house: &mut House) -> (String, Verb, Answer) {
             | Ask::Cancel { .. }
             | Ask::Release { .. }
             | Ask::Preview { .. }
+            | Ask::Configure(_)
             | Ask::Shutdown { .. }) => panic!("{other:?}"),
         }
     }
@@ -193,7 +194,7 @@ async fn the_host_is_checked_and_the_configuration_applied() {
         fix: "start it".to_owned(),
     });
     let checks = house.manager(&["Validate"]).await.unwrap();
-    assert_eq!(checks, "a(ssss) 1 \"podman\" \"fail\" \"no answer\" \"start it\"");
+    assert_eq!(checks, "a(ssss) 1 \"podman\" \"FAIL\" \"no answer\" \"start it\"");
     *house.root.reload.lock().unwrap() = Some(Ok(vec!["[gpu] backend".to_owned()]));
     assert_eq!(house.manager(&["Reload"]).await.unwrap(), "as 1 \"[gpu] backend\"");
     *house.root.reload.lock().unwrap() = Some(Err("/etc/x.toml:3: no".to_owned()));

@@ -9,6 +9,7 @@
 )]
 
 mod activation;
+mod bus;
 mod cli;
 mod confinement;
 mod crash;
@@ -20,6 +21,7 @@ mod memory;
 mod nvidia;
 mod platform;
 mod readiness;
+mod reload;
 mod restart;
 mod room;
 mod units;

@@ -10,6 +10,7 @@ packages=(
   nginx-light haproxy                                                         # what the front door is tried against
   debootstrap debian-archive-keyring systemd-container                        # the test host
   dbus                                                                        # a private bus
+  nginx-light nodejs npm                                                      # proxies in front, real clients
 )
 if [ "${1:-}" = --native ]; then
   packages+=(podman crun uidmap passt netavark aardvark-dns catatonit dbus-user-session libpam-systemd)

@@ -199,6 +199,7 @@ impl Reference {
             | Event::Sleep { .. }
             | Event::Wake { .. }
             | Event::Trouble { .. }
+            | Event::Configure(_)
             | Event::Tick => {}
         }
     }
@@ -317,6 +318,7 @@ impl Reference {
             }
             StopReason::Unloaded
             | StopReason::Asked
+            | StopReason::Reconfigured
             | StopReason::Failed
             | StopReason::Moved
             | StopReason::Shutdown

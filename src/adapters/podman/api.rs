@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -20,8 +21,8 @@ use super::error::{Cause, PodmanError};
 use super::info::Info;
 use super::inspect::{Image, Inspect, Pod};
 use super::labels;
-use super::logs;
 use super::wire::{Wire, encode};
+use super::{follow, logs};
 use crate::supervisor::ports::PodmanInfo;
 use crate::types::ImageRef;
 
@@ -194,6 +195,19 @@ impl Api {
         let what = "read the container's log";
         let answer = self.wire.call(what, Method::GET, &path, None, self.deadlines.ask).await?;
         Ok(logs::last_lines(&answer, lines))
+    }
+
+    /// A container's log as a pipe; see [`follow`].
+    ///
+    /// # Errors
+    /// As [`PodmanError`] says.
+    pub async fn open_log(
+        &self,
+        id: &str,
+        lines: Option<usize>,
+        follow: bool,
+    ) -> Result<OwnedFd, PodmanError> {
+        follow::open(&self.wire, id, lines, follow).await
     }
 
     /// Fetches an image; dropping the future cancels it.

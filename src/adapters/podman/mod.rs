@@ -21,6 +21,7 @@ pub mod api;
 mod cgroup;
 mod create;
 pub mod error;
+mod follow;
 mod harden;
 pub mod helper;
 mod info;
@@ -36,6 +37,7 @@ mod wire;
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -118,6 +120,18 @@ impl Containers for Podman {
 
     fn log_tail(&self, instance: InstanceId, lines: usize) -> PortFuture<'_, Vec<String>> {
         Box::pin(async move { self.inner.tail(&instance.container_name(), lines).await })
+    }
+
+    fn open_log(
+        &self,
+        instance: InstanceId,
+        lines: Option<usize>,
+        follow: bool,
+    ) -> PortFuture<'_, Result<OwnedFd, Fault>> {
+        Box::pin(async move {
+            let opened = self.inner.api.open_log(&instance.container_name(), lines, follow).await;
+            opened.map_err(|e| e.fault(FaultCode::PodmanUnreachable, &format!("{instance}")))
+        })
     }
 
     fn exit_code(&self, instance: InstanceId) -> PortFuture<'_, Option<i32>> {

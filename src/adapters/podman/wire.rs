@@ -25,6 +25,8 @@ const BODY_MAX: usize = 16 << 20;
 const LINE_MAX: usize = 64 << 10;
 /// Of an answer without podman's fields, so many characters go into the error.
 const RAW_MAX: usize = 200;
+/// How long the head of a streamed answer may take.
+const HEAD_TIME: Duration = Duration::from_secs(10);
 /// Accepted by podman 4.x, 5.x and 6.x; newer paths change the types of fields.
 const PREFIX: &str = "http://d/v4.0.0/libpod";
 
@@ -35,7 +37,7 @@ pub struct Wire {
 }
 
 /// Ends the connection's task with the call, also when the caller gives up.
-struct Driver(JoinHandle<()>);
+pub(super) struct Driver(JoinHandle<()>);
 
 impl Drop for Driver {
     fn drop(&mut self) {
@@ -124,6 +126,29 @@ impl Wire {
             line(&buffer)
         };
         tokio::time::timeout(deadline, work).await.unwrap_or_else(|_| Err(late(deadline)))
+    }
+
+    /// A call whose answer comes piece by piece, for as long as its connection is held.
+    ///
+    /// # Errors
+    /// As [`Wire::call`]; the answer's head is waited for at most [`HEAD_TIME`].
+    pub(super) async fn stream(
+        &self,
+        what: &str,
+        path: &str,
+    ) -> Result<(Incoming, Driver), PodmanError> {
+        let work = async {
+            let (response, driver) = self.send(what, Method::GET, path, None).await?;
+            let status = response.status();
+            let body = response.into_body();
+            if status.as_u16() >= 400 {
+                check(what, status, &read_all(what, body).await?)?;
+                return Err(PodmanError::Garbage { what: what.into(), detail: status.to_string() });
+            }
+            Ok((body, driver))
+        };
+        let late = |_| Err(PodmanError::Deadline { what: what.into(), after: HEAD_TIME });
+        tokio::time::timeout(HEAD_TIME, work).await.unwrap_or_else(late)
     }
 
     /// One call with a body of bytes; returns the answer's.

@@ -52,6 +52,14 @@ pub fn ready(status: &str) {
     send(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
+/// The configuration is being read again; [`ready`] ends it.
+pub fn reloading() {
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => send(&[NotifyState::Reloading, now]),
+        Err(err) => tracing::warn!("systemd is not told of the reload, ignoring: {err}"),
+    }
+}
+
 /// What `systemctl status` shows.
 pub fn status(text: &str) {
     send(&[NotifyState::Status(text)]);

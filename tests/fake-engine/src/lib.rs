@@ -12,6 +12,7 @@
 //! | [`state`] | phase, counters, requests and aborts seen |
 //! | `server` | loading, listening, the end |
 //! | `routes` | what is answered where |
+//! | `more` | the routes with fixed answers |
 //! | `sse` | generations and their events |
 //! | `sleep` | sleep, wake, pause |
 //! | `vram` | claims on devices |
@@ -28,6 +29,7 @@ pub mod chaos;
 pub mod config;
 mod infer;
 pub mod knobs;
+mod more;
 mod routes;
 mod server;
 mod sleep;

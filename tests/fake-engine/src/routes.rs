@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 use crate::infer;
 use crate::knobs::Flavor;
+use crate::more;
 use crate::server::Wire;
 use crate::sleep::{self, Outcome};
 use crate::sse::{self, Body};
@@ -156,6 +157,10 @@ async fn route(
     match (head.method.as_str(), path) {
         ("POST", "/v1/chat/completions" | "/v1/completions" | "/v1/embeddings") => {
             infer::answer(engine, wire, path, body, number).await
+        }
+        (_, path) if more::is_one(path) => {
+            engine.count_inference().await;
+            more::answer(&head.method, path, body).unwrap_or_else(|| not_found(flavor))
         }
         ("GET", "/v1/models") => json(200, &models(engine)),
         ("GET" | "POST", "/ping") if flavor == Flavor::Vllm => health(engine),

@@ -1,0 +1,64 @@
+//! From the configuration to what the supervisor is given, at the start and at each reload.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::adapters::weights;
+use crate::config::Config;
+use crate::plan::estimate::estimate;
+use crate::plan::{ReleaseRule, Rules, SleepRules, policy};
+use crate::supervisor::state::Settings;
+use crate::types::{Anatomy, ModelName, ModelSpec};
+
+/// What is not about one model.
+#[must_use]
+pub fn settings(config: &Config) -> Settings {
+    Settings {
+        max_wait: config.server.max_wait,
+        max_queue: config.server.max_queue,
+        drain_timeout: config.policy.drain_timeout,
+        headroom: config.gpu.headroom,
+        release: ReleaseRule::default(),
+        rules: Rules {
+            policy: policy::named(config.policy.eviction),
+            min_residency: config.policy.min_residency,
+            sleep: SleepRules {
+                host_ram_budget: config.memory.host_ram_budget,
+                residual_max: config.memory.sleep_residual_max,
+            },
+        },
+        measure_after: config.policy.measure_after,
+        seed: uuid::Uuid::new_v4().as_u64_pair().0,
+    }
+}
+
+/// The models with what their files say. Reads the disk.
+#[must_use]
+pub fn models(config: &Config) -> BTreeMap<ModelName, Arc<ModelSpec>> {
+    let models = config.models.iter().map(|(name, spec)| {
+        let mut spec = ModelSpec::clone(spec);
+        spec.anatomy = anatomy(&spec);
+        (name.clone(), Arc::new(spec))
+    });
+    models.collect()
+}
+
+/// What a model's files say, and in the log what is expected of it until it was measured.
+fn anatomy(spec: &ModelSpec) -> Option<Anatomy> {
+    let model = &spec.name;
+    match weights::look(&spec.weights) {
+        Ok(anatomy) => {
+            if spec.vram.is_none() {
+                let need = estimate(&anatomy, spec);
+                tracing::info!(%model, "{model} is estimated to need {need}; vram or context in its configuration changes it");
+            }
+            Some(anatomy)
+        }
+        Err(why) => {
+            if spec.vram.is_none() {
+                tracing::info!(%model, "the need of {model} cannot be estimated: {why}; its first load gets whole devices, set vram to avoid it");
+            }
+            None
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! A reload, and whatever else control asks of the composition root.
+//!
+//! Purpose: the configuration is read and checked as a whole first; only then the difference is applied. Owner of: the configuration in
+//! force. Invariants: one reload at a time; a wrong file changes nothing and its error names file and line; what cannot be changed at
+//! run time is named, also in the status, until a restart. What is compared for that is the configuration of the start.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use tokio::sync::Mutex;
+
+use super::{Options, core, door, recall, validate};
+use crate::adapters::systemd;
+use crate::checks::{Checks, Outcome, cdi_dirs};
+use crate::config::{Config, OnStop};
+use crate::control::{Host, HostFuture};
+use crate::proxy::SharedRules;
+use crate::supervisor::event::Reconfiguration;
+use crate::supervisor::handle::Handle;
+use crate::supervisor::task::Ports;
+use crate::types::{Check, CheckVerdict, InstanceId, ModelName};
+
+/// What a reload needs.
+pub struct Root {
+    /// Where the configuration is read from.
+    pub options: Options,
+    /// As it was at the start.
+    pub started: Config,
+    /// As it is.
+    pub current: Mutex<Config>,
+    /// podman, devices.
+    pub ports: Ports,
+    /// The owner of the models.
+    pub handle: Handle,
+    /// The front door's rules.
+    pub rules: SharedRules,
+    /// A socket can be reached from other hosts, so keys have to be asked for.
+    pub exposed: bool,
+}
+
+impl Root {
+    /// Whether a stop keeps the containers, as the configuration says now.
+    pub async fn keeps(&self) -> bool {
+        self.current.lock().await.policy.on_stop == OnStop::Keep
+    }
+
+    /// Reads the configuration and applies the difference.
+    ///
+    /// # Errors
+    /// What is wrong with it; then everything is as it was.
+    pub async fn reload(&self) -> Result<Vec<String>, String> {
+        let mut current = self.current.lock().await;
+        systemd::reloading();
+        let result = self.apply(&mut current).await;
+        match &result {
+            Ok(pending) => {
+                self.handle.problem("reload_failed", None);
+                let message = (!pending.is_empty())
+                    .then(|| format!("restart to apply: {}", pending.join(", ")));
+                if let Some(message) = &message {
+                    tracing::warn!("{message}");
+                }
+                self.handle.problem("restart_needed", message);
+            }
+            Err(why) => {
+                tracing::error!(
+                    "the configuration was not reloaded, everything stays as it was: {why}"
+                );
+                // One line: it becomes a part of the status line.
+                let line = why.lines().collect::<Vec<_>>().join("; ");
+                self.handle.problem("reload_failed", Some(line));
+            }
+        }
+        systemd::ready(&validate::summary(&self.handle.status()));
+        result
+    }
+
+    async fn apply(&self, current: &mut Config) -> Result<Vec<String>, String> {
+        let options = self.options.clone();
+        let read = tokio::task::spawn_blocking(move || {
+            let config = options.load().map_err(|errors| errors.to_string())?;
+            let models = core::models(&config);
+            Ok::<_, String>((config, models))
+        });
+        let (new, specs) = read.await.map_err(|err| format!("a reader failed: {err}"))??;
+        self.fits(&new)?;
+        let images = recall::images(&new, &*self.ports.containers).await;
+        let settings = core::settings(&new);
+        say(current, &new);
+        self.handle.configure(Reconfiguration { settings, specs, images });
+        self.rules.store(Arc::new(door::rules(&new)));
+        let pending = needs_restart(&self.started, &new);
+        *current = new;
+        Ok(pending)
+    }
+
+    /// What the files cannot say: whether it fits this host.
+    fn fits(&self, new: &Config) -> Result<(), String> {
+        let status = self.handle.status();
+        let there = |id| status.gpus.iter().any(|gpu| gpu.id == id);
+        for spec in new.models.values() {
+            if let Some(wanted) = spec.gpus.iter().find(|id| !there((*id).clone())) {
+                let present: Vec<&str> = status.gpus.iter().map(|gpu| gpu.id.as_str()).collect();
+                return Err(format!(
+                    "model {} is bound to the device {wanted}, which does not exist; there are: {}",
+                    spec.name,
+                    present.join(", ")
+                ));
+            }
+        }
+        if self.exposed && new.keys.is_empty() {
+            return Err("a socket can be reached from other hosts, and no keys are asked for any more: keep [auth] keys_file".to_owned());
+        }
+        Ok(())
+    }
+}
+
+/// One line in the journal: what is different.
+fn say(old: &Config, new: &Config) {
+    let list = |names: Vec<&ModelName>| {
+        let names: Vec<&str> = names.into_iter().map(ModelName::as_str).collect();
+        if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+    };
+    let added = new.models.keys().filter(|name| !old.models.contains_key(*name)).collect();
+    let removed = old.models.keys().filter(|name| !new.models.contains_key(*name)).collect();
+    let other = |name: &&ModelName| {
+        let both = old.models.get(*name).zip(new.models.get(*name));
+        both.is_some_and(|(old, new)| old != new)
+    };
+    let changed = new.models.keys().filter(other).collect();
+    tracing::info!(
+        "configuration reloaded; models added: {}; removed: {}; changed: {}",
+        list(added),
+        list(removed),
+        list(changed)
+    );
+}
+
+/// Settings that differ and are read at the start only, by the names that they have in the files.
+fn needs_restart(old: &Config, new: &Config) -> Vec<String> {
+    let different = [
+        ("[server] listen", old.server.listen != new.server.listen),
+        ("[server] max_body", old.server.max_body != new.server.max_body),
+        ("[server] max_connections", old.server.max_connections != new.server.max_connections),
+        ("[gpu] backend", old.gpu.backend != new.gpu.backend),
+        ("[gpu] devices", old.gpu.devices != new.gpu.devices),
+        ("[gpu] budget", old.gpu.budget != new.gpu.budget),
+        ("[gpu] nvml_library", old.gpu.nvml_library != new.gpu.nvml_library),
+        ("[podman] socket", old.podman.socket != new.podman.socket),
+        ("[podman] namespace", old.podman.namespace != new.podman.namespace),
+        ("[podman] engine_dir", old.podman.engine_dir != new.podman.engine_dir),
+        ("[podman] pull", old.podman.pull != new.podman.pull),
+        ("[policy] drain_timeout", old.policy.drain_timeout != new.policy.drain_timeout),
+    ];
+    different.into_iter().filter(|(_, is)| *is).map(|(key, _)| key.to_owned()).collect()
+}
+
+impl Host for Root {
+    fn validate(&self) -> HostFuture<'_, Vec<Check>> {
+        Box::pin(async move {
+            let config = self.current.lock().await.clone();
+            let (cdi_dirs, user) = (cdi_dirs(), self.options.service_user());
+            let checks = Checks {
+                config: &config,
+                containers: &*self.ports.containers,
+                gpus: &*self.ports.gpus,
+                cdi_dirs: &cdi_dirs,
+                user: &user,
+            };
+            let row = |finding: crate::checks::Finding| Check {
+                name: finding.check.as_str().to_owned(),
+                verdict: match finding.outcome {
+                    Outcome::Pass => CheckVerdict::Pass,
+                    Outcome::Warn => CheckVerdict::Warn,
+                    Outcome::Fail => CheckVerdict::Fail,
+                },
+                found: finding.measured,
+                fix: finding.fix,
+            };
+            checks.all().await.into_iter().map(row).collect()
+        })
+    }
+
+    fn reload(&self) -> HostFuture<'_, Result<Vec<String>, String>> {
+        Box::pin(Root::reload(self))
+    }
+
+    fn open_log(
+        &self,
+        instance: InstanceId,
+        lines: Option<usize>,
+        follow: bool,
+    ) -> HostFuture<'_, Result<OwnedFd, String>> {
+        Box::pin(async move {
+            let opened = self.ports.containers.open_log(instance, lines, follow).await;
+            opened.map_err(|fault| fault.message)
+        })
+    }
+}

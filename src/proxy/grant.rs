@@ -1,0 +1,73 @@
+//! The right to ask an engine once.
+//!
+//! Purpose: one of ours under a lease and one that runs elsewhere look the same to whoever forwards. Owner: the request, then its
+//! answer. Invariant: what is held ends in the order of the fields.
+
+use std::sync::Arc;
+
+use hyper::Request;
+
+use super::endpoints::Events;
+use super::external::External;
+use super::forward::{Failure, Upstream};
+use super::gate::Slot;
+use super::stream::Stream;
+use super::upstream;
+use crate::supervisor::handle::Lease;
+
+/// Whom to ask.
+#[derive(Debug)]
+pub(super) enum Engine {
+    /// One of ours.
+    Own(Lease),
+    /// One that runs elsewhere.
+    Far(Arc<External>),
+}
+
+/// What a request holds while an engine works for it.
+#[derive(Debug)]
+pub(super) struct Grant {
+    pub engine: Engine,
+    /// Its turn, where turns are counted.
+    pub _slot: Option<Slot>,
+}
+
+impl Grant {
+    /// The lease, where there is one.
+    pub fn lease(&self) -> Option<&Lease> {
+        match &self.engine {
+            Engine::Own(lease) => Some(lease),
+            Engine::Far(_) => None,
+        }
+    }
+
+    /// Connects.
+    ///
+    /// # Errors
+    /// Where nobody listens, in time or at all.
+    pub async fn connect(&self, upstream: &Upstream) -> Result<Stream, Failure> {
+        let limit = upstream.connect_timeout;
+        match &self.engine {
+            Engine::Own(lease) => {
+                upstream::connect(lease.endpoint(), limit).await.map_err(Failure::Connect)
+            }
+            Engine::Far(external) => {
+                let connected = tokio::time::timeout(limit, external.connect()).await;
+                let late = |_| Err(std::io::ErrorKind::TimedOut.into());
+                connected.unwrap_or_else(late).map_err(Failure::Connect)
+            }
+        }
+    }
+
+    /// The request, as this engine has to get it.
+    pub fn dress<B>(&self, request: Request<B>, events: Events) -> Request<B> {
+        match &self.engine {
+            Engine::Own(_) => request,
+            Engine::Far(external) => {
+                let (mut head, body) = request.into_parts();
+                external.dress(&mut head, events);
+                Request::from_parts(head, body)
+            }
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! The part of the core that takes another configuration while it runs.
+//!
+//! Invariants: what did not change keeps its container, with the requests on it; what was removed serves what it has and goes; a
+//! changed model is served by its old container until nobody uses it, and then starts anew. What cannot be changed at run time is not
+//! here: the composition root names it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::effect::{Effect, StopReason};
+use super::instance::{Instance, Life};
+use super::measure::Knowledge;
+use super::state::{Model, Settings, State};
+use crate::types::{Denied, ModelName, ModelSpec, Moment};
+
+/// Another configuration, checked.
+#[derive(Clone, Debug)]
+pub struct Reconfiguration {
+    /// The seed is ignored.
+    pub settings: Settings,
+    /// All models that there are to be.
+    pub specs: BTreeMap<ModelName, Arc<ModelSpec>>,
+    /// What their image references mean now, as far as that is known.
+    pub images: BTreeMap<ModelName, String>,
+}
+
+impl State {
+    pub(super) fn reconfigure(&mut self, now: Moment, new: Reconfiguration, out: &mut Vec<Effect>) {
+        let Reconfiguration { settings, specs, mut images } = new;
+        self.ledger.set_headroom(settings.headroom);
+        self.settings = Settings { seed: self.settings.seed, ..settings };
+        self.aliases.clear();
+        for (name, spec) in &specs {
+            let aliases = spec.aliases.iter().map(|alias| (alias.clone(), name.clone()));
+            self.aliases.extend(aliases);
+        }
+        let names: Vec<ModelName> = self.models.keys().cloned().collect();
+        for name in names.iter().filter(|name| !specs.contains_key(*name)) {
+            self.retire(name, out);
+        }
+        for (name, spec) in specs {
+            let image = images.remove(&name);
+            match self.models.get_mut(&name) {
+                Some(model) => model.change(now, spec, image),
+                None => {
+                    let mut model = Model::new(spec);
+                    model.known.image_id = image;
+                    self.models.insert(name, model);
+                }
+            }
+        }
+    }
+
+    /// A model that is not configured any more.
+    fn retire(&mut self, name: &ModelName, out: &mut Vec<Effect>) {
+        let Some(model) = self.models.get_mut(name) else { return };
+        model.retired = true;
+        model.wanted = false;
+        model.pinned = false;
+        let denied = Denied::UnknownModel { model: name.to_string() };
+        model.deny_all(&denied, out);
+        self.dismiss(name, StopReason::Reconfigured, out);
+    }
+
+    /// Containers of another specification go when nobody uses them; models that are configured no more go with theirs.
+    pub(super) fn replace_changed(&mut self, out: &mut Vec<Effect>) {
+        let stale = |m: &Model| {
+            m.instance.as_ref().is_some_and(|i| m.has_changed(i) && !is_used(i) && !is_going(i))
+                // Who waits is served by what loads or wakes: it may be all but ready.
+                && (m.queue.is_empty() || m.instance.as_ref().is_some_and(Instance::is_asleep))
+        };
+        let names: Vec<ModelName> =
+            self.models.values().filter(|m| stale(m)).map(|m| m.spec.name.clone()).collect();
+        for name in names {
+            self.dismiss(&name, StopReason::Reconfigured, out);
+        }
+        self.models.retain(|_, m| {
+            !(m.retired && m.instance.is_none() && m.unloading.is_empty() && m.dozing.is_empty())
+        });
+    }
+}
+
+fn is_used(instance: &Instance) -> bool {
+    instance.in_flight > 0
+}
+
+fn is_going(instance: &Instance) -> bool {
+    matches!(
+        instance.life,
+        // Whoever falls asleep is judged when it sleeps.
+        Life::Dozing { .. }
+            | Life::Draining { .. }
+            | Life::Abandoned { .. }
+            | Life::Stopping { .. }
+    )
+}
+
+impl Model {
+    /// Whether a container is not what the configuration asks for now.
+    fn has_changed(&self, instance: &Instance) -> bool {
+        let allowed = &self.spec.gpus;
+        let elsewhere = |gpus: &[crate::types::GpuId]| gpus.iter().any(|g| !allowed.contains(g));
+        instance.spec.spec_hash() != self.spec.spec_hash()
+            || (!allowed.is_empty() && elsewhere(&instance.placement.gpus))
+    }
+
+    fn change(&mut self, now: Moment, spec: Arc<ModelSpec>, image: Option<String>) {
+        let back = std::mem::take(&mut self.retired);
+        if *self.spec == *spec && !back {
+            return;
+        }
+        if self.spec.pin != spec.pin || back {
+            // An operator's own pin lasts until the configuration says something else.
+            self.pinned = spec.pin;
+            self.wanted = spec.pin || self.queue.has_operators();
+        }
+        if self.spec.spec_hash() != spec.spec_hash() {
+            self.known = Knowledge::of(&spec);
+            self.known.image_id = image;
+            self.discovery.tried = false;
+            self.sleeps = super::sleep::Sleeps::default();
+            // What failed is not what comes.
+            if let Some(failure) = &mut self.failure {
+                failure.retry_at = now;
+                failure.count = 0;
+            }
+        } else if let Some(instance) = &mut self.instance {
+            // The same container under another policy.
+            instance.spec = spec.clone();
+        }
+        self.spec = spec;
+    }
+}

@@ -1,0 +1,133 @@
+//! Another configuration: what did not change is not touched.
+
+use super::*;
+use crate::supervisor::event::Reconfiguration;
+
+fn configure(host: &mut Host, specs: Vec<ModelSpec>) {
+    let specs = specs.into_iter().map(|s| (s.name.clone(), Arc::new(s))).collect();
+    let settings = host.state.settings.clone();
+    let new = Reconfiguration { settings, specs, images: BTreeMap::new() };
+    host.tell(Event::Configure(Box::new(new)));
+}
+
+fn changed(model: &str, vram: u64) -> ModelSpec {
+    let mut spec = spec(model, vram);
+    spec.args = vec!["--changed".to_owned()];
+    spec
+}
+
+fn names(host: &Host) -> Vec<String> {
+    host.state.status(host.now).models.iter().map(|m| m.name.to_string()).collect()
+}
+
+#[test]
+fn what_is_the_same_is_left_alone() {
+    let mut host = Host::new(vec![spec("a", 10), spec("b", 10)]);
+    let a = host.ready(1, "a");
+    let mut policy = spec("a", 10);
+    policy.idle_timeout = Some(Duration::from_secs(7));
+    policy.aliases = vec![name("other")];
+    configure(&mut host, vec![policy, spec("b", 10), spec("c", 10)]);
+    assert!(host.stops().is_empty() && host.phase("a") == Phase::Ready);
+    assert_eq!(names(&host), ["a", "b", "c"]);
+    host.acquire(2, "other");
+    assert_eq!(host.grants(), [2]);
+    host.release(&a);
+    host.release(&a);
+    host.pass(7);
+    assert_eq!(host.stops(), [a], "by its new policy");
+}
+
+#[test]
+fn a_changed_model_serves_until_it_is_idle_and_starts_anew_on_demand() {
+    let mut host = Host::new(vec![spec("m", 10)]);
+    let old = host.ready(1, "m");
+    configure(&mut host, vec![changed("m", 10)]);
+    assert!(host.stops().is_empty());
+    host.acquire(2, "m");
+    assert_eq!(host.grants(), [2], "by the old one");
+    host.release(&old);
+    assert!(host.stops().is_empty());
+    host.release(&old);
+    assert_eq!(host.stops(), std::slice::from_ref(&old));
+    host.acquire(3, "m");
+    host.stopped(&old);
+    host.pass(1);
+    host.observe();
+    let order = host.order().unwrap();
+    assert_eq!(order.spec.args, ["--changed"]);
+    host.start(&order.instance);
+    host.heal(&order.instance);
+    assert_eq!(host.grants(), [3]);
+}
+
+#[test]
+fn a_changed_pinned_model_comes_back_by_itself() {
+    let pin = |mut spec: ModelSpec| {
+        spec.pin = true;
+        spec.idle_timeout = None;
+        spec
+    };
+    let mut host = Host::new(vec![pin(spec("m", 10))]);
+    let old = host.launch();
+    host.start(&old);
+    host.heal(&old);
+    configure(&mut host, vec![pin(changed("m", 10))]);
+    assert_eq!(host.stops(), std::slice::from_ref(&old));
+    host.stopped(&old);
+    host.pass(1);
+    host.observe();
+    assert_eq!(host.order().unwrap().spec.args, ["--changed"]);
+}
+
+#[test]
+fn a_removed_model_drains_and_is_forgotten() {
+    let mut host = Host::new(vec![spec("a", 60), spec("b", 10)]);
+    let a = host.ready(1, "a");
+    let mut waiting = spec("c", 60);
+    waiting.on_full = OnFull::Wait;
+    configure(&mut host, vec![spec("a", 60), spec("b", 10), waiting]);
+    host.acquire(2, "c");
+    configure(&mut host, vec![spec("b", 10)]);
+    assert_eq!(host.denials(), [(2, "model_not_found")], "whoever waited is told");
+    assert_eq!((host.phase("a"), names(&host)), (Phase::Draining, vec!["a".into(), "b".into()]));
+    host.acquire(3, "a");
+    assert_eq!(host.denials(), [(3, "model_not_found")]);
+    host.release(&a);
+    host.stopped(&a);
+    assert_eq!(names(&host), ["b"]);
+    host.pass(1);
+    host.observe();
+    // Back before it was gone: it starts anew.
+    let b = host.ready(4, "b");
+    configure(&mut host, vec![]);
+    configure(&mut host, vec![spec("b", 10)]);
+    host.acquire(5, "b");
+    host.release(&b);
+    host.stopped(&b);
+    host.pass(1);
+    host.observe();
+    assert!(host.order().is_some());
+}
+
+#[test]
+fn a_load_by_an_older_configuration_that_nobody_waits_for_is_given_up() {
+    let mut host = Host::new(vec![spec("m", 10)]);
+    host.tell(Event::Pin { waiter: WaiterId(1), model: name("m"), pinned: true });
+    let old = host.launch();
+    host.start(&old);
+    configure(&mut host, vec![changed("m", 10)]);
+    assert_eq!(host.stops(), std::slice::from_ref(&old));
+    host.stopped(&old);
+    host.pass(1);
+    host.observe();
+    assert_eq!(host.order().unwrap().spec.args, ["--changed"], "the operator's pin is kept");
+    // A failure of what was wrong does not delay what is right.
+    let id = host.launch();
+    host.tell(Event::LaunchFailed { instance: id, fault: fault("wrong") });
+    host.now = host.now + Duration::from_millis(1);
+    host.observe();
+    assert!(host.order().is_none(), "its delay is not over");
+    configure(&mut host, vec![spec("m", 10)]);
+    assert!(host.order().is_some());
+}
