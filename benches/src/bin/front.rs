@@ -148,7 +148,11 @@ impl Containers for World {
     }
 
     fn info(&self) -> PortFuture<'_, Result<PodmanInfo, Fault>> {
-        done(Ok(PodmanInfo { version: "5".into(), rootless: true }))
+        done(Ok(PodmanInfo {
+            version: "5".into(),
+            rootless: true,
+            host: hostler::supervisor::ports::PodmanHost::default(),
+        }))
     }
 
     fn image_id(&self, _: ImageRef) -> PortFuture<'_, Result<Option<String>, Fault>> {
