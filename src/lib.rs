@@ -11,6 +11,7 @@
 //! | L2 | [`supervisor`] | the one owner of state: events in, effects out; ports to the outside |
 //! | L3 | [`adapters`] | podman, NVML and host memory, engines, systemd, the state on disk |
 //! | L3 | [`proxy`] | the HTTP front door |
+//! | L3 | [`control`] | D-Bus: objects, jobs, polkit |
 //! | L3 | [`observe`] | logs |
 //! | L4 | [`checks`] | what must be true on the host: the gate of READY, and `hostler doctor` |
 //! | top | [`daemon`] | composition root of `hostlerd` |

@@ -133,7 +133,7 @@ fn unasked() -> (Outcome, String) {
 }
 
 /// What to do where no command does it.
-const fn advice(check: Check) -> &'static str {
+pub(super) const fn advice(check: Check) -> &'static str {
     match check {
         Check::Cgroups => "boot with systemd.unified_cgroup_hierarchy=1",
         Check::Disk => {

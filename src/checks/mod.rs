@@ -223,6 +223,14 @@ impl From<Finding> for crate::types::Check {
     }
 }
 
+/// [`Check::Ports`] alone, for whoever sees more processes than the service user: who listens is judged by who holds the socket.
+#[must_use]
+pub fn ports(config: &Config) -> Finding {
+    let (outcome, measured) = ports::judge(&config.server.listen);
+    let fix = if outcome == Outcome::Pass { "" } else { host::advice(Check::Ports) };
+    Finding::bad(Check::Ports, outcome, measured, fix)
+}
+
 /// What one check learned that another one, or the daemon, needs.
 #[derive(Debug, Default)]
 pub struct Learned {

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use zbus::proxy::{CacheProperties, MethodFlags};
 use zbus::wire::{DynamicDeserialize, DynamicType};
-use zbus::{Connection, ObjectPath, OwnedObjectPath, Proxy, Variant, fdo};
+use zbus::{Connection, DBusError as _, ObjectPath, OwnedObjectPath, Proxy, Variant, fdo};
 
 use super::Context;
 use super::document::Document;
@@ -193,6 +193,10 @@ pub fn failure(err: &zbus::Error, user: bool) -> Failure {
     if let zbus::Error::MethodError(name, message, _) = err {
         return named(name.as_str(), message.as_deref().unwrap_or_default(), user);
     }
+    // The bus's own errors come as a type of their own.
+    if let zbus::Error::FDO(own) = err {
+        return named(own.name().as_str(), own.description().unwrap_or_default(), user);
+    }
     if matches!(err, zbus::Error::InputOutput(_)) {
         return not_running(user);
     }
@@ -244,6 +248,8 @@ mod tests {
         assert_eq!(exit("org.freedesktop.DBus.Error.ServiceUnknown"), Exit::NotRunning);
         let denied = named("org.freedesktop.DBus.Error.AccessDenied", "polkit says no", false);
         assert!(denied.to_string().starts_with("polkit says no\n  fix: "), "{denied}");
+        let fdo = fdo::Error::AccessDenied("polkit says no".into());
+        assert_eq!(failure(&zbus::Error::FDO(Box::new(fdo)), false), denied);
         assert!(not_running(true).fix.contains("systemctl --user start"));
     }
 }

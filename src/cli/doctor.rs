@@ -96,7 +96,16 @@ impl Doctor {
             return Ok(rows);
         }
         let root = rustix::process::geteuid().is_root();
-        rows.extend(if root && !options.user { as_service_user()? } else { own(options).await });
+        if !root || options.user {
+            rows.extend(own(options).await);
+            return Ok(rows);
+        }
+        rows.extend(as_service_user()?);
+        // Only root sees who holds systemd's sockets.
+        let at = rows.iter().position(|row| row.check == Check::Ports.as_str());
+        if let (Some(at), Ok(config)) = (at, options.load()) {
+            rows.splice(at..=at, [finding(checks::ports(&config))]);
+        }
         Ok(rows)
     }
 }
@@ -141,9 +150,11 @@ async fn own(options: &Options) -> Vec<Row> {
         cdi_dirs: &cdi_dirs,
         user: &user,
     };
-    let row =
-        |f: checks::Finding| Row::new(f.check.as_str(), f.outcome.as_str(), f.measured, &f.fix);
-    checks.all().await.into_iter().map(row).collect()
+    checks.all().await.into_iter().map(finding).collect()
+}
+
+fn finding(found: checks::Finding) -> Row {
+    Row::new(found.check.as_str(), found.outcome.as_str(), found.measured, &found.fix)
 }
 
 /// The same by a process of the service user: whether root could do it is not the question.

@@ -19,6 +19,7 @@ mod engine;
 mod harness;
 mod memory;
 mod nvidia;
+mod operator;
 mod platform;
 mod readiness;
 mod reload;
