@@ -33,6 +33,16 @@ coverage: ## line coverage of the pure layers by unit tests; fails below 90 %
 sim: ## the simulation alone: SEEDS=n seeds, or SEED=n for one, replayed line by line
 	@tests/sim.sh
 
+.PHONY: fuzz
+fuzz: ## bytes that nobody meant, for all parsers: SECONDS=n each (default 60)
+	HOSTLER_FUZZ_SECONDS=$(or $(SECONDS),60) $(CARGO) test --lib --locked fuzz_ -- --nocapture --test-threads 2
+
+.PHONY: bench
+bench: ## the front door beside nginx and HAProxy, as ratios in one run (docs/performance.md); ARGS= for less
+	$(CARGO) build --release --locked -p bench
+	"$(or $(CARGO_TARGET_DIR),target)/release/scan"
+	"$(or $(CARGO_TARGET_DIR),target)/release/bench" run $(ARGS)
+
 .PHONY: demo
 demo: ## a real model answers on a real host: builds, boots, asks, shows
 	@contrib/demo/demo.sh

@@ -37,12 +37,14 @@ mod core;
 mod door;
 mod manager;
 mod options;
+mod plane;
 mod recall;
 mod reload;
 mod validate;
 
 pub use crate::checks::{Exit, StartFailure};
 pub use options::Options;
+pub use plane::Plane;
 use recall::Recalled;
 use reload::Root;
 use validate::Proven;
@@ -160,10 +162,7 @@ fn listeners(handed: Vec<(String, Handed)>) -> Result<Vec<Listener>, StartFailur
 fn bind(config: &Config) -> Result<Vec<Listener>, StartFailure> {
     let mut listeners = Vec::new();
     for address in &config.server.listen {
-        let bound = std::net::TcpListener::bind(address).and_then(|socket| {
-            socket.set_nonblocking(true)?;
-            tokio::net::TcpListener::from_std(socket)
-        });
+        let bound = proxy::listen(*address);
         let listener = bound.map_err(|err| {
             let message = format!("cannot listen on {address}: {err}; is another hostlerd, or hostler.socket, using it?");
             StartFailure::new(Exit::Listen, message)
@@ -213,12 +212,19 @@ async fn serve(
     sockets: Vec<Listener>,
 ) -> Exit {
     let user = options.user;
+    let plane = match Plane::start() {
+        Ok(plane) => plane,
+        Err(err) => {
+            let message = format!("the thread of requests could not be started: {err}");
+            return fail(sockets, &StartFailure::new(Exit::Internal, message)).await;
+        }
+    };
     let facts = Facts {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         podman: proven.podman.clone(),
         listeners: sockets.iter().map(Listener::shown).collect(),
     };
-    let running = supervise(&config, ports.clone(), proven, recalled);
+    let running = supervise(&config, ports.clone(), proven, recalled, &plane);
     let limits = Limits {
         max_body: config.server.max_body,
         max_connections: config.server.max_connections,
@@ -229,7 +235,7 @@ async fn serve(
     rules.store(Arc::new(door::rules(&config)));
     let exposed = sockets.iter().any(|s| s.exposed().is_ok_and(|address| address.is_some()));
     let stop = CancellationToken::new();
-    let mut server = tokio::spawn(server.serve(sockets, stop.clone(), config.policy.drain_timeout));
+    let mut server = plane.spawn(server.serve(sockets, stop.clone(), config.policy.drain_timeout));
     let (handle, started, current) = (running.handle.clone(), config.clone(), config);
     let current = tokio::sync::Mutex::new(current);
     let root = Arc::new(Root { options, started, current, ports, handle, rules, exposed });
@@ -296,7 +302,13 @@ async fn control(root: Arc<Root>, facts: Facts) -> JoinHandle<()> {
     task
 }
 
-fn supervise(config: &Config, ports: Ports, proven: Proven, recalled: Recalled) -> Running {
+fn supervise(
+    config: &Config,
+    ports: Ports,
+    proven: Proven,
+    recalled: Recalled,
+    plane: &Plane,
+) -> Running {
     let Proven { devices, found, podman } = proven;
     for device in &devices.devices {
         let (id, name, total, used) = (&device.id, &device.name, device.total, device.used);
@@ -313,7 +325,7 @@ fn supervise(config: &Config, ports: Ports, proven: Proven, recalled: Recalled) 
         devices,
     );
     supervisor.remember(recalled.book, recalled.images, recalled.generation);
-    supervisor.spawn(handle)
+    supervisor.spawn_on(handle, plane.runtime())
 }
 
 /// Keeps `systemctl status` up to date.

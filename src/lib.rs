@@ -31,6 +31,8 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod daemon;
+#[cfg(test)]
+mod fuzz;
 pub mod observe;
 pub mod plan;
 pub mod proxy;

@@ -23,6 +23,8 @@ if cargo nextest --version >/dev/null 2>&1; then
   step "unit, tidy, configuration and API tests"
   cargo nextest run --workspace --locked -E 'not (binary(host) + binary(sim) + package(testhost))'
   cargo test --workspace --locked --doc --quiet
+  step "fuzzing: a minute for all parsers together"
+  HOSTLER_FUZZ_SECONDS=16 cargo nextest run --lib --locked fuzz_
   step "host tests"
   cargo nextest run --workspace --locked -E 'binary(host) + package(testhost)'
   ignored=$(cargo nextest list --workspace --locked --run-ignored only --message-format oneline 2>/dev/null)

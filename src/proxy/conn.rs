@@ -18,13 +18,16 @@ use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::server::Limits;
 use super::stream::Stream;
+
+/// What is read of a large body at once; a connection that brings none has no such buffer.
+const READ_MAX: usize = 256 << 10;
 
 /// Where a connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -225,12 +228,11 @@ pub(super) async fn run<F, Fut, B>(
     });
     let buffer = usize::try_from(limits.max_header_bytes.0).unwrap_or(usize::MAX).max(8192);
     let conn = http1::Builder::new()
-        .timer(TokioTimer::new())
-        // Idling has its own bound here; `Pulse` holds the tighter one for heads.
-        .header_read_timeout(limits.idle_timeout.max(limits.header_timeout))
+        // `Pulse` bounds heads and idling; a timer for each request would be a second one.
+        .header_read_timeout(None)
         .max_headers(limits.max_headers)
         .max_header_size(buffer)
-        .max_buf_size(buffer)
+        .max_buf_size(buffer.max(READ_MAX))
         .serve_connection(io, service)
         .with_upgrades();
     tokio::pin!(conn);

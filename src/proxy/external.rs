@@ -9,21 +9,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use bytes::Bytes;
-use http_body_util::Empty;
-use hyper::client::conn::http1;
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::http::request;
 use hyper::{HeaderMap, Request, StatusCode, Uri};
-use hyper_util::rt::TokioIo;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::endpoints::Events;
 use super::error::ApiError;
-use super::relay::{Driver, chain};
+use super::forward;
 use super::rules::{Rules, SharedRules};
 use super::stream::Stream;
+use super::upstream::{Conn, Lost};
 use crate::types::{ModelName, Origin};
 
 /// Between two questions whether it lives.
@@ -100,17 +97,18 @@ impl External {
 
     async fn ask(&self) -> Result<StatusCode, String> {
         let stream = self.connect().await.map_err(|e| format!("it cannot be reached: {e}"))?;
-        let handshake = http1::handshake::<_, Empty<Bytes>>(TokioIo::new(stream)).await;
-        let (mut sender, connection) = handshake.map_err(|e| chain(&e))?;
-        let _driver = Driver::spawn(async move {
-            let _ = connection.await;
-        });
-        let mut request = Request::new(Empty::new());
+        let mut request = Request::new(());
         *request.uri_mut() = Uri::try_from(&*self.health).map_err(|e| e.to_string())?;
-        let (mut head, body) = request.into_parts();
+        let (mut head, ()) = request.into_parts();
         self.dress(&mut head, Events::Other);
-        let answer = sender.send_request(Request::from_parts(head, body)).await;
-        answer.map(|a| a.status()).map_err(|e| chain(&e))
+        let mut conn = Conn::new(stream);
+        let asked = forward::written(&Request::from_parts(head, ()));
+        conn.send(&[&asked]).await.map_err(|e| e.to_string())?;
+        match conn.head().await {
+            Ok(head) => Ok(head.status),
+            Err(Lost::Silent(error)) => Err(error.to_string()),
+            Err(Lost::Broken(why)) => Err(why),
+        }
     }
 }
 

@@ -1,32 +1,28 @@
 //! To the engine, under a lease.
 //!
 //! Purpose: connect, send the request that we rebuilt, wait for the engine's head. Owner: the request's future. Invariants:
-//! a request is sent at most once (only connecting is tried again, when no byte has gone out); dropping the future at any
-//! point closes the engine's connection and returns the lease.
-//!
-//! Connections are not kept: llama-server closes after every stream without a word, and a connection on loopback costs some
-//! tens of microseconds.
+//! a request is sent on a fresh connection at most once; on a kept one it is sent first where there is one, and again only where
+//! that one turns out to have been closed before a byte came back; dropping the future at any point closes the engine's
+//! connection and returns the lease.
 
 use std::io;
+use std::ops::Deref;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::Full;
-use hyper::body::Incoming;
-use hyper::client::conn::http1;
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{HeaderMap, Method, Request, Response, StatusCode, Uri};
-use hyper_util::rt::TokioIo;
-use tokio::time::Instant;
 
 use super::endpoints::{Events, Task};
 use super::error::ApiError;
 use super::grant::Grant;
+use super::message::Head;
 use super::record::REQUEST_ID;
-use super::relay::{Driver, Relay, chain};
+use super::relay::Relay;
 use super::route::{Act, Recall};
 use super::stream::Stream;
-use crate::supervisor::ports::Endpoint;
+use super::upstream::{Conn, Lost, Pool};
 
 /// Headers of the client's that an engine may see. Keys and cookies are not among them: they are between the client and us.
 const PASSED: [HeaderName; 8] = [
@@ -65,6 +61,27 @@ pub struct Upstream {
 impl Default for Upstream {
     fn default() -> Self {
         Self { connect_timeout: Duration::from_secs(10), header_timeout: Duration::from_secs(600) }
+    }
+}
+
+/// All engines: patience with them, and connections that wait for their next request.
+#[derive(Debug)]
+pub(super) struct Engines {
+    upstream: Upstream,
+    pub pool: Pool,
+}
+
+impl Engines {
+    pub fn new(upstream: Upstream) -> Arc<Self> {
+        Arc::new(Self { upstream, pool: Pool::default() })
+    }
+}
+
+impl Deref for Engines {
+    type Target = Upstream;
+
+    fn deref(&self) -> &Upstream {
+        &self.upstream
     }
 }
 
@@ -117,6 +134,15 @@ pub(super) enum Failure {
     Timeout(Duration),
 }
 
+impl From<Lost> for Failure {
+    fn from(lost: Lost) -> Self {
+        match lost {
+            Lost::Silent(error) => Self::NoAnswer(error.to_string()),
+            Lost::Broken(why) => Self::NoAnswer(why),
+        }
+    }
+}
+
 impl Failure {
     /// As the client gets it.
     pub fn to_api(&self, model: &str) -> ApiError {
@@ -141,48 +167,83 @@ impl Failure {
 pub(super) async fn forward(
     grant: Grant,
     order: Order<'_>,
-    upstream: &Upstream,
+    engines: &Arc<Engines>,
 ) -> Result<Response<Relay>, Failure> {
-    let stream = grant.connect(upstream).await?;
-    let handshake = http1::handshake::<_, Full<Bytes>>(TokioIo::new(stream)).await;
-    let (mut sender, connection) = handshake.map_err(|e| Failure::NoAnswer(chain(&e)))?;
-    let driver = Driver::spawn(async move {
-        // Whoever waits for the answer gets the error too.
-        let _ = connection.await;
-    });
     let events = order.target.events;
-    let sent = tokio::time::timeout(
-        upstream.header_timeout,
-        sender.send_request(grant.dress(request(order), events)),
-    );
-    let response = match sent.await {
-        Ok(Ok(response)) => response,
-        Ok(Err(error)) => return Err(Failure::NoAnswer(chain(&error))),
-        Err(_) => return Err(Failure::Timeout(upstream.header_timeout)),
-    };
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        return Err(Failure::Upgrade);
+    let head = written(&grant.dress(request(&order), events));
+    let patience = engines.header_timeout;
+    if let Some(stream) = grant.lease().and_then(|lease| engines.pool.take(lease.instance())) {
+        match ask(stream, &head, &order.body, patience).await {
+            // It was closed just now, which nobody could know.
+            Err(Unanswered::Silent(_)) => {}
+            Err(Unanswered::Failed(failure)) => return Err(failure),
+            Ok((conn, head)) => return Ok(answer(conn, head, grant, events, engines)),
+        }
     }
-    Ok(answer(response, driver, grant, events))
+    let stream = grant.connect(engines).await?;
+    match ask(stream, &head, &order.body, patience).await {
+        Ok((conn, head)) => Ok(answer(conn, head, grant, events, engines)),
+        Err(Unanswered::Silent(error)) => Err(Failure::NoAnswer(error.to_string())),
+        Err(Unanswered::Failed(failure)) => Err(failure),
+    }
+}
+
+enum Unanswered {
+    /// Not a byte came back.
+    Silent(io::Error),
+    Failed(Failure),
+}
+
+async fn ask(
+    stream: Stream,
+    head: &[u8],
+    body: &Bytes,
+    patience: Duration,
+) -> Result<(Conn, Head), Unanswered> {
+    let mut conn = Conn::new(stream);
+    let asked = async {
+        if let Err(error) = conn.send(&[head, body]).await {
+            // It may have said why before it closed.
+            return conn.head().await.map_err(|lost| match lost {
+                Lost::Silent(_) => Lost::Silent(error),
+                Lost::Broken(why) => Lost::Broken(why),
+            });
+        }
+        conn.head().await
+    };
+    let head = match tokio::time::timeout(patience, asked).await {
+        Ok(Ok(head)) => head,
+        Ok(Err(Lost::Silent(error))) => return Err(Unanswered::Silent(error)),
+        Ok(Err(Lost::Broken(why))) => return Err(Unanswered::Failed(Failure::NoAnswer(why))),
+        Err(_) => return Err(Unanswered::Failed(Failure::Timeout(patience))),
+    };
+    if head.status == StatusCode::SWITCHING_PROTOCOLS {
+        return Err(Unanswered::Failed(Failure::Upgrade));
+    }
+    Ok((conn, head))
 }
 
 /// An engine's answer without what is about its connection. `events`: what it carries, if it is a stream of events.
 pub(super) fn answer(
-    response: Response<Incoming>,
-    driver: Driver,
+    conn: Conn,
+    mut head: Head,
     grant: Grant,
     events: Events,
+    engines: &Arc<Engines>,
 ) -> Response<Relay> {
-    let (mut head, body) = response.into_parts();
-    head.version = hyper::Version::HTTP_11;
-    head.extensions.clear();
     strip(&mut head.headers);
     let content_type = head.headers.get(header::CONTENT_TYPE).map_or(&b""[..], |v| v.as_bytes());
     let essence = content_type.split(|b| *b == b';').next().unwrap_or_default().trim_ascii();
+    let stream = essence.eq_ignore_ascii_case(b"text/event-stream");
     // To a stream of a stated length nothing can be appended.
-    let streams = essence.eq_ignore_ascii_case(b"text/event-stream")
-        && !head.headers.contains_key(header::CONTENT_LENGTH);
-    Response::from_parts(head, Relay::new(body, driver, grant, streams.then_some(events)))
+    let open = stream && !head.headers.contains_key(header::CONTENT_LENGTH);
+    // Engines close behind a stream, whatever they say.
+    let keep = (head.lasting && !stream).then(|| engines.clone());
+    let mut response =
+        Response::new(Relay::new(conn, head.framing, grant, keep, open.then_some(events)));
+    *response.status_mut() = head.status;
+    *response.headers_mut() = head.headers;
+    response
 }
 
 /// Removes what is about the engine's connection, including what its `Connection` header names.
@@ -199,12 +260,12 @@ fn strip(headers: &mut HeaderMap) {
     }
 }
 
-fn request(order: Order<'_>) -> Request<Full<Bytes>> {
+fn request(order: &Order<'_>) -> Request<()> {
     let length = order.body.len();
     let posts = order.target.method == Method::POST;
-    let mut request = Request::new(Full::new(order.body));
-    *request.method_mut() = order.target.method;
-    *request.uri_mut() = order.target.uri;
+    let mut request = Request::new(());
+    *request.method_mut() = order.target.method.clone();
+    *request.uri_mut() = order.target.uri.clone();
     let headers = request.headers_mut();
     headers.insert(header::HOST, HeaderValue::from_static("localhost"));
     if posts {
@@ -215,33 +276,27 @@ fn request(order: Order<'_>) -> Request<Full<Bytes>> {
             headers.insert(name, value.clone());
         }
     }
-    headers.insert(REQUEST_ID, order.id);
+    headers.insert(REQUEST_ID, order.id.clone());
     if posts {
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     }
     request
 }
 
-/// Connects. A Unix listener whose queue is full says so at once, where TCP would wait: then it is tried until the deadline.
-/// Any other failure is tried once more, after a moment.
-pub(super) async fn connect(endpoint: &Endpoint, timeout: Duration) -> Result<Stream, Failure> {
-    let deadline = Instant::now() + timeout;
-    let mut pause = Duration::from_millis(1);
-    let mut failed = false;
-    loop {
-        let attempt = tokio::time::timeout_at(deadline, Stream::connect(endpoint)).await;
-        let error = match attempt.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
-            Ok(stream) => return Ok(stream),
-            Err(error) => error,
-        };
-        let full = error.kind() == io::ErrorKind::WouldBlock;
-        if Instant::now() >= deadline || (failed && !full) {
-            return Err(Failure::Connect(error));
-        }
-        failed |= !full;
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(Duration::from_millis(50));
+/// A request's head in its bytes.
+pub(super) fn written(request: &Request<()>) -> Vec<u8> {
+    let mut head = Vec::with_capacity(512);
+    let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
+    for part in [request.method().as_str(), " ", target, " HTTP/1.1\r\n"] {
+        head.extend_from_slice(part.as_bytes());
     }
+    for (name, value) in request.headers() {
+        for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+            head.extend_from_slice(part);
+        }
+    }
+    head.extend_from_slice(b"\r\n");
+    head
 }
 
 #[cfg(test)]
@@ -272,13 +327,13 @@ mod tests {
         ]);
         let id = HeaderValue::from_static("ours");
         let body = Bytes::from_static(b"{}");
-        let request = request(Order { target: Task::Chat.into(), headers: &headers, id, body });
-        let mut got: Vec<String> = request
-            .headers()
-            .iter()
-            .map(|(n, v)| format!("{n}: {}", v.to_str().unwrap()))
-            .collect();
-        got.sort();
+        let order = Order { target: Task::Chat.into(), headers: &headers, id, body };
+        let head = written(&request(&order));
+        let text = String::from_utf8(head).unwrap();
+        let (line, rest) = text.split_once("\r\n").unwrap();
+        assert_eq!(line, "POST /v1/chat/completions HTTP/1.1");
+        let mut got: Vec<&str> = rest.strip_suffix("\r\n\r\n").unwrap().split("\r\n").collect();
+        got.sort_unstable();
         let want = [
             "accept: text/event-stream",
             "content-length: 2",
@@ -288,7 +343,6 @@ mod tests {
             "x-request-id: ours",
         ];
         assert_eq!(got, want);
-        assert_eq!(request.uri(), "/v1/chat/completions");
     }
 
     #[test]
@@ -306,18 +360,5 @@ mod tests {
         let mut names: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
         assert_eq!(names, ["content-length", "content-type", "server"]);
-    }
-
-    #[tokio::test]
-    async fn connecting_is_tried_twice_and_then_given_up() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("e.sock");
-        let endpoint = Endpoint::Unix(path.clone());
-        let failure = connect(&endpoint, Duration::from_secs(5)).await.unwrap_err();
-        let api = failure.to_api("m");
-        assert_eq!((api.status.as_u16(), api.code), (502, "engine_unreachable"));
-        assert!(api.message.starts_with("model m: the engine could not be reached: "), "{api:?}");
-        let _listener = tokio::net::UnixListener::bind(&path).unwrap();
-        connect(&endpoint, Duration::from_secs(5)).await.unwrap();
     }
 }

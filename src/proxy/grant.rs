@@ -9,9 +9,10 @@ use hyper::Request;
 
 use super::endpoints::Events;
 use super::external::External;
-use super::forward::{self, Failure, Upstream};
+use super::forward::{Failure, Upstream};
 use super::gate::Slot;
 use super::stream::Stream;
+use super::upstream;
 use crate::supervisor::handle::Lease;
 
 /// Whom to ask.
@@ -47,7 +48,9 @@ impl Grant {
     pub async fn connect(&self, upstream: &Upstream) -> Result<Stream, Failure> {
         let limit = upstream.connect_timeout;
         match &self.engine {
-            Engine::Own(lease) => forward::connect(lease.endpoint(), limit).await,
+            Engine::Own(lease) => {
+                upstream::connect(lease.endpoint(), limit).await.map_err(Failure::Connect)
+            }
             Engine::Far(external) => {
                 let connected = tokio::time::timeout(limit, external.connect()).await;
                 let late = |_| Err(std::io::ErrorKind::TimedOut.into());

@@ -221,7 +221,7 @@ impl Job {
         self.asked.store(true, Ordering::Relaxed);
         let order =
             Order { target: self.target, headers: &self.headers, id: self.id, body: self.body };
-        let response = forward::forward(grant, order, &self.service.upstream).await;
+        let response = forward::forward(grant, order, &self.service.engines).await;
         // The engine has the body.
         drop(self.share);
         let response = response.map_err(|failure| failure.to_api(&self.model))?;

@@ -42,8 +42,8 @@ pub(super) async fn collect(
         }
         return Err(too_large(limits));
     }
-    // What is only announced is not worth more memory than this.
-    let mut all = BytesMut::with_capacity(announced.min(1 << 20));
+    // Memory that is not written to is only addresses; growing would copy, and hold the body twice meanwhile.
+    let mut all = BytesMut::with_capacity(announced);
     let mut deadline = Instant::now() + limits.body_progress_timeout;
     let mut fresh = 0;
     loop {

@@ -12,6 +12,7 @@
 //!                                            │    ├─ gate, admission ─ a turn; PURE: whose
 //!                                            │    ├─ wait, beat ─ signs of life while a model loads; PURE: their bytes
 //!                                            │    └─ grant, forward, relay, answer ─ to the engine and back, under a lease
+//!                                            │         └─ upstream, message ─ its connection; PURE: its answer
 //!                                            ├─ external ─ models that run elsewhere: their health, their key
 //!                                            ├─ websocket, recall ─ sockets; answers that are asked for again
 //!                                            └─ respond, table ─ PURE: answers of our own
@@ -36,11 +37,14 @@ mod endpoints;
 mod error;
 mod external;
 mod forward;
+#[cfg(test)]
+mod fuzz;
 mod gate;
 mod grant;
 mod inference;
 mod intake;
 mod keys;
+mod message;
 mod multipart;
 mod peek;
 mod recall;
@@ -57,6 +61,7 @@ mod site;
 mod stream;
 mod strict;
 mod table;
+mod upstream;
 mod wait;
 mod websocket;
 
@@ -66,4 +71,11 @@ pub use keys::Key;
 pub use refuse::refuse;
 pub use rules::{Rules, SharedRules};
 pub use server::{Drained, LAST_REQUESTS, Limits, Server};
-pub use stream::Listener;
+pub use stream::{Listener, listen};
+
+/// Whether a body would be let through: what a request's scan costs, for `benches/`.
+#[doc(hidden)]
+#[must_use]
+pub fn scan(body: &[u8]) -> bool {
+    peek::peek(body).is_ok()
+}

@@ -90,6 +90,15 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
+        // Most of the work below is the text, which nobody would read.
+        let logged = if self.routine {
+            tracing::enabled!(target: "hostler::proxy", tracing::Level::DEBUG)
+        } else {
+            tracing::enabled!(target: "hostler::proxy", tracing::Level::INFO)
+        };
+        if !logged {
+            return;
+        }
         let ms = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
         let id = self.id.to_str().unwrap_or_default();
         // Cut: nobody bounds what a client writes there but the body's size.

@@ -5,15 +5,18 @@
 //! before the lease is returned; a stream that broke off ends with an error event, any other answer that broke off ends in
 //! an error.
 
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use hyper::body::{Body, Incoming, SizeHint};
-use tokio::task::JoinHandle;
+use hyper::body::SizeHint;
 
 use super::endpoints::Events;
 use super::error::ApiError;
+use super::forward::Engines;
 use super::grant::Grant;
+use super::message::{Body, Framing};
+use super::upstream::Conn;
 
 /// An answer that broke off.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -23,29 +26,26 @@ pub(super) struct Broken {
     cause: String,
 }
 
-/// The task that moves an engine connection's bytes; it ends, and the connection with it, when this is dropped.
-#[derive(Debug)]
-pub(super) struct Driver(JoinHandle<()>);
-
-impl Driver {
-    /// Runs a connection.
-    pub fn spawn(connection: impl Future<Output = ()> + Send + 'static) -> Self {
-        Self(tokio::spawn(connection))
-    }
-}
-
-impl Drop for Driver {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
 /// What must live as long as the engine works for the request. The order of the fields is the order of their ends.
 #[derive(Debug)]
 struct Held {
-    body: Incoming,
-    _driver: Driver,
-    _grant: Grant,
+    conn: Conn,
+    body: Body,
+    grant: Grant,
+    /// Where the connection goes after a whole answer; `None`: it is closed.
+    keep: Option<Arc<Engines>>,
+}
+
+impl Held {
+    /// The answer is whole: the connection is free, then the grant is.
+    fn end(self) {
+        let Self { conn, body: _, grant, keep } = self;
+        // One that runs elsewhere is reached anew each time: nobody here knows how long it keeps a connection.
+        if let (Some(engines), Some(stream), Some(lease)) = (keep, conn.rest(), grant.lease()) {
+            engines.pool.put(lease.instance(), stream);
+        }
+        drop(grant);
+    }
 }
 
 /// The bytes of an engine's answer.
@@ -58,40 +58,59 @@ pub(super) struct Relay {
     /// The last bytes sent, to know whether an event is still open.
     tail: [u8; 4],
     mended: Option<Broken>,
+    /// To be told when what came before has gone out.
+    broken: Option<Broken>,
 }
 
 impl Relay {
-    /// `events`: the answer is a stream of server-sent events, to which an error event can be appended, and carries these.
-    pub fn new(body: Incoming, driver: Driver, grant: Grant, events: Option<Events>) -> Self {
-        let held = Held { body, _driver: driver, _grant: grant };
-        Self { held: Some(held), events, sent: 0, tail: [0; 4], mended: None }
+    /// `keep`: the connection may serve another request; `events`: what it carries, if it is a stream of server-sent events, to
+    /// which an error event can be appended.
+    pub fn new(
+        conn: Conn,
+        framing: Framing,
+        grant: Grant,
+        keep: Option<Arc<Engines>>,
+        events: Option<Events>,
+    ) -> Self {
+        let held = Some(Held { conn, body: framing.into(), grant, keep });
+        let mut relay = Self { held, events, sent: 0, tail: [0; 4], mended: None, broken: None };
+        relay.end_if_whole();
+        relay
+    }
+
+    fn end_if_whole(&mut self) {
+        if let Some(held) = self.held.take_if(|held| held.body.is_whole()) {
+            held.end();
+        }
     }
 
     /// The next bytes.
     pub fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Broken>>> {
-        loop {
-            let Some(held) = &mut self.held else { return Poll::Ready(None) };
-            match std::task::ready!(std::pin::Pin::new(&mut held.body).poll_frame(cx)) {
-                Some(Ok(frame)) => {
-                    // Trailers are hop-by-hop here: the client was not promised any.
-                    let Ok(data) = frame.into_data() else { continue };
-                    self.note(&data);
-                    return Poll::Ready(Some(Ok(data)));
+        if let Some(broken) = self.broken.take() {
+            return Poll::Ready(Some(Err(broken)));
+        }
+        let Some(held) = &mut self.held else { return Poll::Ready(None) };
+        match std::task::ready!(held.conn.poll_data(&mut held.body, cx)) {
+            Ok(data) => {
+                // With the last byte, not after it: the client may ask again at once.
+                self.end_if_whole();
+                if let Some(data) = &data {
+                    self.note(data);
                 }
-                None => {
-                    self.held = None;
-                    return Poll::Ready(None);
-                }
-                Some(Err(error)) => {
-                    self.held = None;
-                    let broken = Broken { after: self.sent, cause: chain(&error) };
-                    let Some(events) = self.events else {
-                        return Poll::Ready(Some(Err(broken)));
-                    };
-                    let event = self.error_event(&broken, events);
-                    self.mended = Some(broken);
-                    return Poll::Ready(Some(Ok(event)));
-                }
+                Poll::Ready(data.map(Ok))
+            }
+            Err(cause) => {
+                self.held = None;
+                let broken = Broken { after: self.sent, cause };
+                let Some(events) = self.events else {
+                    // What was given out before goes to the client first: an error makes hyper forget it.
+                    self.broken = Some(broken);
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                };
+                let event = self.error_event(&broken, events);
+                self.mended = Some(broken);
+                Poll::Ready(Some(Ok(event)))
             }
         }
     }
@@ -102,14 +121,14 @@ impl Relay {
     }
 
     /// Whether all bytes were given out.
-    pub fn is_end(&self) -> bool {
-        self.held.as_ref().is_none_or(|h| h.body.is_end_stream())
+    pub const fn is_end(&self) -> bool {
+        self.held.is_none() && self.broken.is_none()
     }
 
     /// What is known of the number of bytes to come.
     pub fn size_hint(&self) -> SizeHint {
         match &self.held {
-            Some(held) => held.body.size_hint(),
+            Some(held) => held.body.left().map_or_else(SizeHint::default, SizeHint::with_exact),
             None => SizeHint::with_exact(0),
         }
     }
@@ -143,20 +162,6 @@ impl Relay {
     }
 }
 
-/// An error with its causes in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -164,7 +169,14 @@ mod tests {
     #[test]
     fn an_error_event_closes_what_is_open_and_nothing_else() {
         let prefix = |sent: &[&str]| {
-            let mut relay = Relay { held: None, events: None, sent: 0, tail: [0; 4], mended: None };
+            let mut relay = Relay {
+                held: None,
+                events: None,
+                sent: 0,
+                tail: [0; 4],
+                mended: None,
+                broken: None,
+            };
             for chunk in sent {
                 relay.note(&Bytes::copy_from_slice(chunk.as_bytes()));
             }

@@ -15,11 +15,12 @@ use tokio_util::task::TaskTracker;
 
 use super::conn;
 use super::external;
-use super::forward::Upstream;
+use super::forward::{Engines, Upstream};
 use super::gate::Gate;
 use super::rules::{Rules, SharedRules};
 use super::service::Service;
 use super::stream::{Listener, Stream, accept};
+use super::upstream::SWEEP;
 use crate::supervisor::handle::Handle;
 use crate::types::Bytes;
 
@@ -89,7 +90,7 @@ impl Server {
         let service = Service {
             supervisor,
             limits: limits.clone(),
-            upstream,
+            engines: Engines::new(upstream),
             rules: Rules::default().shared(),
             gate: Gate::new(),
             budget: Arc::default(),
@@ -118,6 +119,16 @@ impl Server {
         drain_timeout: Duration,
     ) -> Drained {
         let mut connections = JoinSet::new();
+        // They may have been bound elsewhere.
+        let listeners = match listeners.into_iter().map(Listener::rehomed).collect() {
+            Ok(listeners) => listeners,
+            Err(error) => {
+                let error: io::Error = error;
+                tracing::error!(%error, "the sockets cannot be taken over by the thread of requests");
+                return Drained::default();
+            }
+        };
+        let listeners: Vec<Listener> = listeners;
         let (rules, healths) = (self.service.rules.clone(), self.service.healths.clone());
         let watch = tokio::spawn(external::watch(rules, healths, self.draining.clone()));
         self.accept_until(&listeners, &shutdown, &mut connections).await;
@@ -136,12 +147,14 @@ impl Server {
     ) {
         let mut turn = 0;
         let mut errors = AcceptErrors::default();
+        let mut sweep = tokio::time::interval(SWEEP);
         loop {
             let room = connections.len() + self.service.tunnels.len() < self.limits.max_connections;
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return,
                 Some(ended) = connections.join_next() => reap(ended),
+                _ = sweep.tick() => self.service.engines.pool.sweep(),
                 accepted = errors.accept(listeners, &mut turn), if room => {
                     if let Some(stream) = accepted {
                         connections.spawn(self.connection(stream));

@@ -20,7 +20,7 @@ use super::conn::Busy;
 use super::endpoints::Dialect;
 use super::error::ApiError;
 use super::external::{self, Healths};
-use super::forward::{self, Order, Target, Upstream};
+use super::forward::{self, Engines, Order, Target};
 use super::gate::Gate;
 use super::grant::{Engine, Grant};
 use super::inference::{self, Visitor};
@@ -42,7 +42,7 @@ use crate::types::ModelName;
 pub(super) struct Service {
     pub supervisor: Handle,
     pub limits: Arc<Limits>,
-    pub upstream: Upstream,
+    pub engines: Arc<Engines>,
     pub rules: SharedRules,
     pub gate: Arc<Gate>,
     pub budget: Arc<Budget>,
@@ -229,7 +229,7 @@ impl Service {
             body: bytes::Bytes::new(),
         };
         let grant = Grant { engine: Engine::Own(lease), _slot: None };
-        match forward::forward(grant, order, &self.upstream).await {
+        match forward::forward(grant, order, &self.engines).await {
             Ok(response) => Ok(response.map(|relay| Source::Relay(Box::new(relay), None))),
             Err(failure) => Err(failure.to_api(model.as_str())),
         }

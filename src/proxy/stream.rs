@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::ServerName;
@@ -39,7 +39,33 @@ impl From<UnixListener> for Listener {
     }
 }
 
+/// Connections that may wait to be accepted: as systemd's sockets have it, within the kernel's own bound.
+const BACKLOG: u32 = 4096;
+
+/// Binds a TCP address.
+///
+/// # Errors
+/// As the kernel says.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A daemon that comes back at once must not wait for connections of the last one to be forgotten.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
 impl Listener {
+    /// The same socket, in the hands of the runtime that this is called on.
+    ///
+    /// # Errors
+    /// As the kernel says.
+    pub(super) fn rehomed(self) -> io::Result<Self> {
+        Ok(match self {
+            Self::Tcp(listener) => TcpListener::from_std(listener.into_std()?)?.into(),
+            Self::Unix(listener) => UnixListener::from_std(listener.into_std()?)?.into(),
+        })
+    }
+
     /// The address that other hosts could reach it by; `None`: there is none.
     ///
     /// # Errors
@@ -154,6 +180,17 @@ impl Stream {
         // Tokens are small and each is wanted at once. A failure costs latency only.
         let _ = stream.set_nodelay(true);
         Self::Tcp(stream)
+    }
+
+    /// Whether the other side has neither closed nor said anything. TLS has words of its own, so it is never sure there.
+    pub fn is_quiet(&self) -> bool {
+        let mut byte = [0];
+        let read = match self {
+            Self::Tcp(stream) => stream.try_read(&mut byte),
+            Self::Unix(stream) => stream.try_read(&mut byte),
+            Self::Tls(_) => return false,
+        };
+        read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
     /// Makes the close that follows a reset instead of an orderly end. Unix sockets have no such thing.

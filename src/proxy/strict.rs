@@ -11,8 +11,13 @@
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{HeaderMap, Method, Uri, Version};
 
-/// Fields that decide where a message ends or who it is for; forbidden in trailers.
-const FRAMING: [HeaderName; 7] = [
+/// Fields that decide where a message ends, who it is for, who asks or how it is read; forbidden in trailers.
+const NO_TRAILERS: [HeaderName; 12] = [
+    header::AUTHORIZATION,
+    header::COOKIE,
+    header::CONTENT_ENCODING,
+    header::CONTENT_TYPE,
+    header::EXPECT,
     header::CONTENT_LENGTH,
     header::TRANSFER_ENCODING,
     header::HOST,
@@ -60,11 +65,9 @@ pub(super) fn check(
 /// # Errors
 /// What is wrong with them.
 pub(super) fn trailers(trailers: &HeaderMap) -> Result<(), &'static str> {
-    if FRAMING.iter().any(|name| trailers.contains_key(name)) {
-        return Err(
-            "a trailer must not hold Content-Length, Transfer-Encoding, Host, Connection, \
-                    Upgrade, Trailer or TE",
-        );
+    if NO_TRAILERS.iter().any(|name| trailers.contains_key(name)) {
+        return Err("a trailer must not hold what belongs into the head: lengths, codings, Host, \
+                    Connection, Upgrade, Trailer, TE, Expect, credentials or types");
     }
     Ok(())
 }

@@ -6,14 +6,12 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use http_body_util::Empty;
-use hyper::client::conn::http1;
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::upgrade::OnUpgrade;
 use hyper::{HeaderMap, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use tokio::io::AsyncWriteExt;
 
 use super::answer::Source;
 use super::endpoints::Events;
@@ -24,8 +22,8 @@ use super::gate::Patience;
 use super::grant::{Engine, Grant};
 use super::inference::Visitor;
 use super::record::{REQUEST_ID, Record};
-use super::relay::{Driver, chain};
 use super::service::Service;
+use super::upstream::{Conn, Lost};
 use crate::types::Denied;
 
 /// What the engine sees of the opening.
@@ -71,25 +69,22 @@ pub(super) async fn open(
     let grant = grant(service, &model, visitor).await;
     record.queue_ends();
     let grant = grant?;
-    let connect = grant.connect(&service.upstream).await;
-    let stream = connect.map_err(|failure| failure.to_api(&model))?;
-    let (mut sender, connection) = http1::handshake::<_, Empty<Bytes>>(TokioIo::new(stream))
-        .await
-        .map_err(|e| Failure::NoAnswer(chain(&e)).to_api(&model))?;
-    let driver = Driver::spawn(async move {
-        // Whoever waits for the answer gets the error too.
-        let _ = connection.with_upgrades().await;
-    });
+    let engines = &service.engines;
+    let stream = grant.connect(engines).await;
+    let mut conn = Conn::new(stream.map_err(|failure| failure.to_api(&model))?);
     let request = request(&head.headers, &model, record.id());
-    let request = grant.dress(request, Events::Other);
-    let sent = tokio::time::timeout(service.upstream.header_timeout, sender.send_request(request));
-    let response = match sent.await {
-        Ok(Ok(response)) => response,
-        Ok(Err(error)) => return Err(Failure::NoAnswer(chain(&error)).to_api(&model)),
-        Err(_) => return Err(Failure::Timeout(service.upstream.header_timeout).to_api(&model)),
+    let opening = forward::written(&grant.dress(request, Events::Other));
+    let asked = async {
+        conn.send(&[&opening]).await.map_err(Lost::Silent)?;
+        conn.head().await
     };
-    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        let answer = forward::answer(response, driver, grant, Events::Other);
+    let consent = match tokio::time::timeout(engines.header_timeout, asked).await {
+        Ok(Ok(head)) => head,
+        Ok(Err(lost)) => return Err(Failure::from(lost).to_api(&model)),
+        Err(_) => return Err(Failure::Timeout(engines.header_timeout).to_api(&model)),
+    };
+    if consent.status != StatusCode::SWITCHING_PROTOCOLS {
+        let answer = forward::answer(conn, consent, grant, Events::Other, engines);
         return Ok(answer.map(|relay| Source::Relay(Box::new(relay), None)));
     }
     let mut accepted = Response::new(Source::Whole(None));
@@ -98,13 +93,13 @@ pub(super) async fn open(
     headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     for name in RETURNED {
-        if let Some(value) = response.headers().get(&name) {
+        if let Some(value) = consent.headers.get(&name) {
             headers.insert(name, value.clone());
         }
     }
     let cut = service.cut.clone();
     service.tunnels.spawn(async move {
-        let carried = carry(client, hyper::upgrade::on(response), driver, grant);
+        let carried = carry(client, conn, grant);
         tokio::select! {
             () = carried => {}
             () = cut.cancelled() => {}
@@ -130,8 +125,8 @@ async fn grant(service: &Arc<Service>, model: &str, visitor: &Visitor) -> Result
     Ok(Grant { engine, _slot: slot })
 }
 
-fn request(client: &HeaderMap, model: &str, id: HeaderValue) -> Request<Empty<Bytes>> {
-    let mut request = Request::new(Empty::new());
+fn request(client: &HeaderMap, model: &str, id: HeaderValue) -> Request<()> {
+    let mut request = Request::new(());
     let query: String = model
         .bytes()
         .map(|b| match b {
@@ -158,10 +153,13 @@ fn request(client: &HeaderMap, model: &str, id: HeaderValue) -> Request<Empty<By
 }
 
 /// Carries bytes until both sides have ended, or one has failed.
-async fn carry(client: OnUpgrade, engine: OnUpgrade, driver: Driver, grant: Grant) {
-    // The order of these ends is that of a relay: connection, then lease.
-    let _held = (driver, grant);
-    let (Ok(client), Ok(engine)) = (client.await, engine.await) else { return };
-    let (mut client, mut engine) = (TokioIo::new(client), TokioIo::new(engine));
-    let _ = tokio::io::copy_bidirectional(&mut client, &mut engine).await;
+async fn carry(client: OnUpgrade, engine: Conn, grant: Grant) {
+    // Dropped last: the order of these ends is that of a relay.
+    let _held = grant;
+    let Ok(client) = client.await else { return };
+    let mut client = TokioIo::new(client);
+    let (mut engine, early) = engine.into_parts();
+    if client.write_all(&early).await.is_ok() {
+        let _ = tokio::io::copy_bidirectional(&mut client, &mut engine).await;
+    }
 }

@@ -83,6 +83,8 @@ pub(super) struct Executor {
     /// Whose death is being looked into.
     dying: BTreeSet<InstanceId>,
     writer: Option<Writer>,
+    /// Where the adapters run, wherever the owner does.
+    runtime: tokio::runtime::Handle,
 }
 
 /// The task that writes footprints down, one generation after the other; of those that came meanwhile, the newest.
@@ -95,7 +97,8 @@ impl Executor {
     pub(super) fn new(ports: Ports, events: mpsc::UnboundedSender<Event>, clock: Clock) -> Self {
         let (probes, dying) = (BTreeMap::new(), BTreeSet::new());
         let (observing, sweeping) = (Arc::default(), Arc::default());
-        Self { ports, events, clock, probes, observing, sweeping, dying, writer: None }
+        let runtime = tokio::runtime::Handle::current();
+        Self { ports, events, clock, probes, observing, sweeping, dying, writer: None, runtime }
     }
 
     pub(super) fn launch(&self, order: LaunchOrder) {
@@ -128,9 +131,10 @@ impl Executor {
 
     pub(super) fn save(&mut self, footprints: Vec<u8>) {
         let (ports, events) = (self.ports.clone(), self.events.clone());
+        let runtime = &self.runtime;
         let writer = self.writer.get_or_insert_with(|| {
             let (newest, mut changes) = watch::channel(Vec::new());
-            let task = tokio::spawn(async move {
+            let task = runtime.spawn(async move {
                 while changes.changed().await.is_ok() {
                     let bytes = changes.borrow_and_update().clone();
                     let _ = events.send(Event::Saved(ports.shelf.save(bytes).await));
@@ -153,7 +157,7 @@ impl Executor {
 
     pub(super) fn reap(&self, container: String) {
         let ports = self.ports.clone();
-        tokio::spawn(async move {
+        self.runtime.spawn(async move {
             if let Err(fault) = ports.containers.reap(container.clone()).await {
                 tracing::warn!(%container, %fault, "a damaged container could not be removed, ignoring");
             }
@@ -168,7 +172,7 @@ impl Executor {
     ) {
         let (ports, events) = (self.ports.clone(), self.events.clone());
         let id = instance.clone();
-        let task = tokio::spawn(async move {
+        let task = self.runtime.spawn(async move {
             let event = tend::load(&ports, &events, id, spec, launched).await;
             let _ = events.send(event);
         });
@@ -221,10 +225,10 @@ impl Executor {
         event: impl FnOnce(T) -> Event + Send + 'static,
     ) {
         let events = self.events.clone();
-        let work = tokio::spawn(work);
+        let work = self.runtime.spawn(work);
         self.probes.retain(|_, probe| !probe.is_finished());
         self.probes.insert(instance, work.abort_handle());
-        tokio::spawn(async move {
+        self.runtime.spawn(async move {
             match work.await {
                 Ok(result) => drop(events.send(event(result))),
                 Err(err) if err.is_panic() => {
@@ -241,7 +245,7 @@ impl Executor {
     pub(super) fn observe(&self, subjects: Vec<Subject>) -> bool {
         let Some(one) = Once::begin(&self.observing) else { return false };
         let (ports, events, clock) = (self.ports.clone(), self.events.clone(), self.clock);
-        tokio::spawn(async move {
+        self.runtime.spawn(async move {
             let _ = events.send(observe(&ports, clock, subjects).await);
             drop(one);
         });
@@ -255,8 +259,8 @@ impl Executor {
         event: impl FnOnce(Result<T, Fault>) -> Event + Send + 'static,
     ) {
         let events = self.events.clone();
-        let work = tokio::spawn(work);
-        tokio::spawn(async move {
+        let work = self.runtime.spawn(work);
+        self.runtime.spawn(async move {
             let result = work.await.unwrap_or_else(|err| {
                 let text = format!("an adapter failed: {err}");
                 Err(Fault::new(FaultCode::Internal, text).leaving_something())

@@ -129,8 +129,15 @@ impl Supervisor {
     /// Starts the task.
     #[must_use]
     pub fn spawn(self, handle: Handle) -> Running {
+        self.spawn_on(handle, &tokio::runtime::Handle::current())
+    }
+
+    /// Starts the task on another runtime than its adapters', which run where [`Self::new`] was called. Where those who ask for
+    /// leases run on one thread, a lease costs no change of threads there.
+    #[must_use]
+    pub fn spawn_on(self, handle: Handle, runtime: &tokio::runtime::Handle) -> Running {
         let turns = self.turns.clone();
-        Running { handle, turns, task: tokio::spawn(self.run()) }
+        Running { handle, turns, task: runtime.spawn(self.run()) }
     }
 
     async fn run(mut self) {

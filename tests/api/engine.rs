@@ -122,24 +122,38 @@ async fn serve_tcp(mut s: TcpStream, script: Arc<Vec<Step>>, report: mpsc::Unbou
 /// Plays the script on one connection; `true`: end it with a reset.
 async fn play<S: Io>(s: &mut S, script: &[Step], report: &mpsc::UnboundedSender<Seen>) -> bool {
     let Some(request) = read_request(s).await else { return false };
-    let _ = report.send(Seen::Request(request));
+    let mut next = Some(request);
+    while let Some(request) = next.take() {
+        let _ = report.send(Seen::Request(request));
+        match once(s, script, report).await {
+            Some(reset) => return reset,
+            None => next = read_request(s).await,
+        }
+    }
+    let _ = report.send(Seen::Left);
+    false
+}
+
+/// Plays the script for one request; `None`: the connection stays open.
+async fn once<S: Io>(
+    s: &mut S,
+    script: &[Step],
+    report: &mpsc::UnboundedSender<Seen>,
+) -> Option<bool> {
     for step in script {
         match step {
             Step::Send(bytes) => {
                 if s.write_all(bytes).await.is_err() {
                     let _ = report.send(Seen::Left);
-                    return false;
+                    return Some(false);
                 }
             }
             Step::Gate(gate) => gate.acquire().await.unwrap().forget(),
-            Step::Close => return false,
-            Step::Reset => return true,
+            Step::Close => return Some(false),
+            Step::Reset => return Some(true),
         }
     }
-    let mut rest = [0; 64];
-    while !matches!(s.read(&mut rest).await, Ok(0) | Err(_)) {}
-    let _ = report.send(Seen::Left);
-    false
+    None
 }
 
 async fn read_request<S: Io>(s: &mut S) -> Option<Request> {

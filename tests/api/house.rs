@@ -141,6 +141,8 @@ pub fn rules() -> Rules {
 pub struct Setup {
     pub family: Family,
     pub script: Vec<Step>,
+    /// Where the engine is, if it is not the scripted one.
+    pub endpoint: Option<Endpoint>,
     pub policy: Policy,
     pub limits: Limits,
     pub upstream: Upstream,
@@ -153,6 +155,7 @@ impl Default for Setup {
         Self {
             family: Family::Unix,
             script: vec![],
+            endpoint: None,
             policy: Policy::Grant,
             limits: Limits::default(),
             upstream: Upstream::default(),
@@ -175,7 +178,8 @@ pub struct House {
 pub async fn house(setup: Setup) -> House {
     let dir = tempfile::tempdir().unwrap();
     let engine = Engine::start(setup.family, dir.path(), setup.script).await;
-    let supervisor = Supervisor::start(setup.policy, engine.endpoint.clone(), two_models());
+    let endpoint = setup.endpoint.unwrap_or_else(|| engine.endpoint.clone());
+    let supervisor = Supervisor::start(setup.policy, endpoint, two_models());
     let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = tcp.local_addr().unwrap();
     let unix = dir.path().join("http.sock");

@@ -31,7 +31,7 @@ async fn a_thousand_streams_at_the_same_time() {
     for i in 0..MANY {
         let mut client = house.client().await;
         clients.push(tokio::spawn(async move {
-            let body = format!("{{\"model\":\"m\",\"n\":{i}}}");
+            let body = format!("{{\"model\":\"m\",\"seed\":{i}}}");
             client.send(post(CHAT, body)).await;
             client.reply().await
         }));

@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a panic in a test is its failure report")]
 
 mod answers;
+mod backends;
 mod doors;
 mod drain;
 mod engine;
@@ -16,7 +17,9 @@ mod leaving;
 mod limits;
 mod load;
 mod log;
+mod raw;
 mod refuse;
+mod reuse;
 mod smuggling;
 mod sockets;
 mod streaming;

@@ -81,7 +81,7 @@ async fn a_stream_passes_byte_for_byte_from_tcp_to_unix() {
 async fn the_engine_gets_the_body_as_it_was_and_few_headers() {
     let script = vec![send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")];
     let mut house = playing(script).await;
-    let body = "{ \"x\" : \"\\u00e9\\/\" ,\t\"model\":\"m\", \"n\": 1.50e0}\n";
+    let body = "{ \"x\" : \"\\u00e9\\/\" ,\t\"model\":\"m\", \"y\": 1.50e0}\n";
     let headers = "authorization: Bearer secret\r\ncookie: a=b\r\nx-api-key: k\r\n\
                    x-request-id: abc-1\r\ntraceparent: 00-1\r\nuser-agent: t/1\r\nconnection: close\r\n";
     let reply = house.ask(post_with("/v1/embeddings?api-version=1", headers, body)).await;

@@ -18,8 +18,8 @@ use hostler::supervisor::health::HealthRules;
 use hostler::supervisor::ports::{Endpoint, Launched};
 use hostler::supervisor::state::{Settings, State};
 use hostler::types::{
-    Bytes, Eviction, GpuId, GpuReading, GpuSnapshot, InstanceId, ModelName, ModelSpec, Moment,
-    WaiterId,
+    Bytes, Eviction, GpuId, GpuReading, GpuSnapshot, Hours, InstanceId, ModelName, ModelSpec,
+    Moment, WaiterId,
 };
 use shuttle::sync::mpsc::{Receiver, Sender, channel};
 use shuttle::sync::{Arc, Mutex};

@@ -85,7 +85,7 @@ fn layer(path: &str) -> Option<&str> {
 }
 
 fn is_test(path: &str) -> bool {
-    path.ends_with("/tests.rs")
+    path.ends_with("/tests.rs") || path.ends_with("/fuzz.rs")
 }
 
 /// Names of other layers, and of other adapters, that a file may not use.

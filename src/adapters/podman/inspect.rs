@@ -175,4 +175,20 @@ mod tests {
         serde_json::from_str::<Inspect>("{}").unwrap();
         serde_json::from_str::<Pod>("{}").unwrap();
     }
+
+    #[test]
+    fn fuzz_podman_json() {
+        use super::super::info::Info;
+        let words =
+            ["null", "\"\"", "{", "}", "[", "]", ":", ",", "-1", "1e9", "\"8000/tcp\"", "\"Pid\""];
+        crate::fuzz::fuzz("podman", &words, |input| {
+            let _ = serde_json::from_slice::<Info>(input);
+            let _ = serde_json::from_slice::<Pod>(input);
+            let _ = serde_json::from_slice::<Image>(input);
+            if let Ok(found) = serde_json::from_slice::<Inspect>(input) {
+                let end = published(found.network_settings.ports.as_ref(), 8000);
+                assert!(end.is_none_or(|end| end.port() != 0));
+            }
+        });
+    }
 }

@@ -279,4 +279,19 @@ mod tests {
             prop_assert!(Book::decode(&bytes).is_err());
         }
     }
+
+    #[test]
+    fn fuzz_state_file() {
+        let body = book(2).encode();
+        let body = body[body.iter().position(|b| *b == b'\n').unwrap() + 1..].to_vec();
+        let words = ["\"", "{", "}", "[", ",", "0", "null", "-1", "18446744073709551616"];
+        crate::fuzz::fuzz_from("state-file", vec![body, book(1).encode()], &words, |input| {
+            let _ = Book::decode(input);
+            // Under a header of its own, so that what is behind one is reached.
+            let intact = sealed::seal(MAGIC, VERSION, input);
+            if let Ok(book) = Book::decode(&intact) {
+                assert_eq!(Book::decode(&book.encode()), Ok(book));
+            }
+        });
+    }
 }

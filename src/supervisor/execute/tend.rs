@@ -28,7 +28,7 @@ impl Executor {
     pub(in crate::supervisor) fn sweep(&self) {
         let Some(one) = Once::begin(&self.sweeping) else { return };
         let (ports, events, taken) = (self.ports.clone(), self.events.clone(), self.clock.now());
-        tokio::spawn(async move {
+        self.runtime.spawn(async move {
             let list = ports.containers.list().await;
             let _ = events.send(Event::Swept { taken, list });
             drop(one);
@@ -48,7 +48,7 @@ impl Executor {
             if dead && self.dying.insert(id.clone()) {
                 let (ports, events, instance) =
                     (self.ports.clone(), self.events.clone(), id.clone());
-                tokio::spawn(async move {
+                self.runtime.spawn(async move {
                     let fault = obituary(&ports, &instance, "ended while it served").await;
                     let _ = events.send(Event::Died { instance, fault });
                 });

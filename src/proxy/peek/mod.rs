@@ -1,20 +1,18 @@
 //! Finds the model in a request's body. PURE.
 //!
-//! Purpose: one pass over the bytes that proves them well-formed JSON and picks two top-level keys out, without building a
-//! document. Owner: `service`. Invariants: what is accepted here reads the same for every JSON parser (a key written twice is
-//! refused, because parsers differ in which one wins; escapes in keys are decoded); nesting is bounded by the
-//! parser's limit of [`DEPTH_MAX`], so no body can exhaust a stack, ours or the engine's.
+//! Purpose: one pass over the bytes that proves them well-formed JSON, picks top-level keys out and refuses values that hurt
+//! engines, without building a document. Owner: `intake`. Invariants: what is accepted here reads the same for every JSON
+//! parser (a known key written twice is refused, because parsers differ in which one wins; escapes in keys are decoded);
+//! nesting is bounded, so no body can exhaust a stack, ours or the engine's.
 
-use std::fmt;
+mod find;
+mod param;
+mod scan;
 
 use hyper::StatusCode;
-use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+pub(super) use scan::Scan;
 
 use super::error::ApiError;
-
-/// How deep arrays and objects may be nested; `serde_json`'s own limit, which it enforces.
-#[cfg(test)]
-pub(super) const DEPTH_MAX: usize = 127;
 
 /// What a body says about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +38,10 @@ pub(super) enum PeekError {
     ModelType,
     #[error("\"stream\" must be true or false")]
     StreamType,
+    #[error("{0:?} {1}")]
+    Type(&'static str, &'static str),
+    #[error("{0:?} {1}")]
+    Range(&'static str, String),
     #[error("{0:?} is given more than once")]
     Twice(&'static str),
 }
@@ -53,6 +55,8 @@ impl From<PeekError> for ApiError {
             PeekError::ModelMissing => ("missing_required_parameter", Some("model")),
             PeekError::ModelType => ("invalid_type", Some("model")),
             PeekError::StreamType => ("invalid_type", Some("stream")),
+            PeekError::Type(key, _) => ("invalid_type", Some(*key)),
+            PeekError::Range(key, _) => ("invalid_value", Some(*key)),
             PeekError::Twice(key) => ("duplicate_parameter", Some(*key)),
         };
         let mut api = Self::new(StatusCode::BAD_REQUEST, code, error.to_string());
@@ -66,175 +70,9 @@ impl From<PeekError> for ApiError {
 /// # Errors
 /// Why it cannot be routed.
 pub(super) fn peek(body: &[u8]) -> Result<Peek, PeekError> {
-    if body.is_empty() {
-        return Err(PeekError::Empty);
-    }
-    let top: Top = serde_json::from_slice(body).map_err(|e| PeekError::Malformed(e.to_string()))?;
-    let Top::Object { model, stream } = top else { return Err(PeekError::NotObject) };
-    let model = match model.once("model")? {
-        None => return Err(PeekError::ModelMissing),
-        Some(Scalar::Text(model)) => model,
-        Some(Scalar::Bool(_) | Scalar::Null | Scalar::Other) => return Err(PeekError::ModelType),
-    };
-    let stream = match stream.once("stream")? {
-        None | Some(Scalar::Null) => false,
-        Some(Scalar::Bool(stream)) => stream,
-        Some(Scalar::Text(_) | Scalar::Other) => return Err(PeekError::StreamType),
-    };
-    Ok(Peek { model, stream })
-}
-
-/// How often a key was seen.
-#[derive(Default)]
-enum Seen {
-    #[default]
-    Never,
-    Once(Scalar),
-    Twice,
-}
-
-impl Seen {
-    fn add(&mut self, value: Scalar) {
-        *self = match self {
-            Self::Never => Self::Once(value),
-            Self::Once(_) | Self::Twice => Self::Twice,
-        };
-    }
-
-    fn once(self, key: &'static str) -> Result<Option<Scalar>, PeekError> {
-        match self {
-            Self::Never => Ok(None),
-            Self::Once(value) => Ok(Some(value)),
-            Self::Twice => Err(PeekError::Twice(key)),
-        }
-    }
-}
-
-/// The document: an object with the two keys, or anything else.
-enum Top {
-    Object { model: Seen, stream: Seen },
-    Other,
-}
-
-/// A value of one of the two keys.
-enum Scalar {
-    Text(String),
-    Bool(bool),
-    Null,
-    Other,
-}
-
-/// A value that is only checked. Unlike `IgnoredAny`, which `serde_json` skips without a bound on nesting and without looking
-/// at the UTF-8 of strings, this goes through the checked path.
-struct Skip;
-
-enum Key {
-    Model,
-    Stream,
-    Other,
-}
-
-/// Implements the visitor methods that all three share: a scalar of kind X becomes `$other`, a sequence is drained.
-macro_rules! scalars {
-    ($value:ty, $other:expr, [$($name:ident: $ty:ty),*]) => {
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("JSON")
-        }
-        $(fn $name<E>(self, _: $ty) -> Result<$value, E> { Ok($other) })*
-        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<$value, A::Error> {
-            while seq.next_element::<Skip>()?.is_some() {}
-            Ok($other)
-        }
-    };
-}
-
-impl<'de> Deserialize<'de> for Skip {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        struct V;
-        impl<'de> Visitor<'de> for V {
-            type Value = Skip;
-            scalars!(Skip, Skip, [visit_bool: bool, visit_i64: i64, visit_u64: u64, visit_f64: f64, visit_str: &str]);
-            fn visit_unit<E>(self) -> Result<Skip, E> {
-                Ok(Skip)
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Skip, A::Error> {
-                while map.next_entry::<Skip, Skip>()?.is_some() {}
-                Ok(Skip)
-            }
-        }
-        d.deserialize_any(V)
-    }
-}
-
-impl<'de> Deserialize<'de> for Scalar {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        struct V;
-        impl<'de> Visitor<'de> for V {
-            type Value = Scalar;
-            scalars!(Scalar, Scalar::Other, [visit_i64: i64, visit_u64: u64, visit_f64: f64]);
-            fn visit_bool<E>(self, value: bool) -> Result<Scalar, E> {
-                Ok(Scalar::Bool(value))
-            }
-            fn visit_str<E>(self, value: &str) -> Result<Scalar, E> {
-                Ok(Scalar::Text(value.to_owned()))
-            }
-            fn visit_unit<E>(self) -> Result<Scalar, E> {
-                Ok(Scalar::Null)
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Scalar, A::Error> {
-                while map.next_entry::<Skip, Skip>()?.is_some() {}
-                Ok(Scalar::Other)
-            }
-        }
-        d.deserialize_any(V)
-    }
-}
-
-impl<'de> Deserialize<'de> for Key {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        struct V;
-        impl Visitor<'_> for V {
-            type Value = Key;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a key")
-            }
-            fn visit_str<E>(self, key: &str) -> Result<Key, E> {
-                Ok(match key {
-                    "model" => Key::Model,
-                    "stream" => Key::Stream,
-                    _ => Key::Other,
-                })
-            }
-        }
-        d.deserialize_str(V)
-    }
-}
-
-impl<'de> Deserialize<'de> for Top {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        struct V;
-        impl<'de> Visitor<'de> for V {
-            type Value = Top;
-            scalars!(Top, Top::Other, [visit_bool: bool, visit_i64: i64, visit_u64: u64, visit_f64: f64, visit_str: &str]);
-            fn visit_unit<E>(self) -> Result<Top, E> {
-                Ok(Top::Other)
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Top, A::Error> {
-                let (mut model, mut stream) = (Seen::Never, Seen::Never);
-                while let Some(key) = map.next_key::<Key>()? {
-                    match key {
-                        Key::Model => model.add(map.next_value()?),
-                        Key::Stream => stream.add(map.next_value()?),
-                        Key::Other => {
-                            map.next_value::<Skip>()?;
-                        }
-                    }
-                }
-                Ok(Top::Object { model, stream })
-            }
-        }
-        d.deserialize_any(V)
-    }
+    let mut scan = Scan::new();
+    scan.feed(body)?;
+    scan.finish()
 }
 
 #[cfg(test)]
@@ -242,6 +80,7 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::Value;
 
+    use super::scan::DEPTH_MAX;
     use super::*;
 
     fn ok(model: &str, stream: bool) -> Result<Peek, PeekError> {
@@ -283,8 +122,74 @@ mod tests {
     }
 
     #[test]
+    fn refuses_values_that_hurt_engines() {
+        let one = |key: &str, value: &str| {
+            peek(format!("{{\"model\":\"a\",\"{key}\":{value}}}").as_bytes())
+        };
+        for (key, value) in [
+            ("n", "129"),
+            ("n", "0"),
+            ("n", "1.5"),
+            ("n", "1e99"),
+            ("best_of", "1000000"),
+            ("max_tokens", "9223372036854775807"),
+            ("max_completion_tokens", "-2"),
+            ("logprobs", "100000"),
+            ("top_logprobs", "-1"),
+            ("prompt_logprobs", "129"),
+            ("top_k", "1e12"),
+            ("temperature", "-0.1"),
+            ("top_p", "1.0001"),
+        ] {
+            let got = one(key, value);
+            assert!(
+                matches!(got, Err(PeekError::Range(k, _)) if k == key),
+                "{key} {value}: {got:?}"
+            );
+        }
+        for (key, value) in [
+            ("n", "\"1\""),
+            ("n", "[1]"),
+            ("max_tokens", "{}"),
+            ("top_k", "true"),
+            ("temperature", "\"hot\""),
+            ("logprobs", "\"1\""),
+        ] {
+            let got = one(key, value);
+            assert!(
+                matches!(got, Err(PeekError::Type(k, _)) if k == key),
+                "{key} {value}: {got:?}"
+            );
+        }
+        for (key, value) in [
+            ("n", "1"),
+            ("n", "128.0"),
+            ("n", "null"),
+            ("max_tokens", "-1"),
+            ("max_tokens", "131072"),
+            ("logprobs", "true"),
+            ("logprobs", "5"),
+            ("top_k", "-1"),
+            ("temperature", "0"),
+            ("top_p", "1"),
+            ("messages", "[{\"n\":1000,\"max_tokens\":\"many\"}]"),
+        ] {
+            assert_eq!(one(key, value), ok("a", false), "{key} {value}");
+        }
+        let twice = br#"{"model":"a","n":1,"n":100}"#;
+        assert_eq!(peek(twice), Err(PeekError::Twice("n")));
+    }
+
+    #[test]
+    fn a_name_without_end_is_not_kept() {
+        let body = format!("{{\"model\":\"{}\"}}", "é".repeat(1_000_000));
+        let model = peek(body.as_bytes()).unwrap().model;
+        assert!((crate::types::ModelName::LENGTH_MAX + 1..400).contains(&model.len()));
+    }
+
+    #[test]
     fn refuses_what_is_not_json() {
-        let bad: [&[u8]; 13] = [
+        let bad: [&[u8]; 24] = [
             b"{",
             b"{\"model\":\"a\"",
             b"{\"model\":\"a\"}x",
@@ -298,6 +203,17 @@ mod tests {
             b"{\"model\":\"a\",\"x\":\"\n\"}",
             b"{\"model\":\"a\",\"x\":NaN}",
             b"\xef\xbb\xbf{\"model\":\"a\"}",
+            b"{\"model\":\"\\ud800\"}",
+            b"{\"model\":\"a\",\"x\":\"\\ud800x\"}",
+            b"{\"model\":\"a\",\"x\":\"\\udc00\"}",
+            b"{\"model\":\"a\",\"x\":\"\\ud800\\u0041\"}",
+            b"{\"model\":\"a\",\"x\":\"\xe2\x82\"}",
+            b"{\"model\":\"a\",\"x\":\"\xed\xa0\x80\"}",
+            b"{\"model\":\"a\",\"x\":1e999}",
+            b"{\"model\":\"a\",\"x\":-}",
+            b"{\"model\":\"a\",\"x\":1.}",
+            b"{\"model\":\"a\",\"x\":[1}]",
+            b"{\"model\":\"a\0\"}",
         ];
         for body in bad {
             let text = String::from_utf8_lossy(body);
@@ -307,7 +223,8 @@ mod tests {
 
     #[test]
     fn bounds_the_depth() {
-        let nested = |n: usize| {
+        let nested = |n: u32| {
+            let n = usize::try_from(n).unwrap();
             format!("{{\"model\":\"a\",\"x\":{}{}}}", "[".repeat(n), "]".repeat(n)).into_bytes()
         };
         assert_eq!(peek(&nested(DEPTH_MAX - 1)), ok("a", false));
@@ -375,6 +292,27 @@ mod tests {
             if !matches!(got, Err(PeekError::Twice(_))) {
                 prop_assert_eq!(got.map_err(|_| ()), reference(&body));
             }
+        }
+
+        #[test]
+        fn cuts_make_no_difference(
+            value in json(), cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..8),
+            damage in prop::option::of((any::<prop::sample::Index>(), any::<u8>())),
+        ) {
+            let mut body = serde_json::to_vec(&value).unwrap();
+            if let Some((at, byte)) = damage {
+                let at = at.index(body.len());
+                body[at] = byte;
+            }
+            let mut cuts: Vec<usize> = cuts.iter().map(|c| c.index(body.len() + 1)).collect();
+            cuts.extend([0, body.len()]);
+            cuts.sort_unstable();
+            let mut scan = Scan::new();
+            let fed = cuts.windows(2).try_for_each(|w| scan.feed(&body[w[0]..w[1]]));
+            // The byte that a message names may be a few off.
+            let kind = |e: PeekError| std::mem::discriminant(&e);
+            let got = fed.and_then(|()| scan.finish()).map_err(kind);
+            prop_assert_eq!(got, peek(&body).map_err(kind));
         }
 
         #[test]

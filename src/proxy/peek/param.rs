@@ -1,0 +1,112 @@
+//! Top-level keys that are looked at, and what they may hold. PURE.
+//!
+//! Purpose: refuse values that make an engine fail, or work without end, for everybody else on it. Nothing here second-guesses
+//! an engine's own rules: the bounds are far beyond what any honest request holds. Invariant: the table is the only place that
+//! knows a name.
+
+/// What a key may hold; `null` is allowed for all but `model`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Kind {
+    Text,
+    Bool,
+    /// A whole number within bounds.
+    Whole(f64, f64),
+    /// Any number within bounds.
+    Number(f64, f64),
+    /// Either.
+    BoolOrWhole(f64, f64),
+}
+
+/// A key.
+#[derive(Debug)]
+pub(super) struct Param {
+    pub name: &'static str,
+    pub kind: Kind,
+}
+
+/// Answers for one prompt: each is a sequence of its own in the engine.
+const CHOICES: f64 = 128.0;
+/// Beyond every context there is, within 32 bits; -1 means "no bound" to llama-server.
+const TOKENS: f64 = 2_147_483_647.0;
+/// Alternatives told for each token.
+const ALTERNATIVES: f64 = 128.0;
+
+/// The table. The first two are what routing needs.
+pub(super) const PARAMS: [Param; 19] = [
+    Param { name: "model", kind: Kind::Text },
+    Param { name: "stream", kind: Kind::Bool },
+    Param { name: "n", kind: Kind::Whole(1.0, CHOICES) },
+    Param { name: "best_of", kind: Kind::Whole(1.0, CHOICES) },
+    Param { name: "max_tokens", kind: Kind::Whole(-1.0, TOKENS) },
+    Param { name: "max_completion_tokens", kind: Kind::Whole(-1.0, TOKENS) },
+    Param { name: "max_output_tokens", kind: Kind::Whole(-1.0, TOKENS) },
+    Param { name: "min_tokens", kind: Kind::Whole(0.0, TOKENS) },
+    Param { name: "n_predict", kind: Kind::Whole(-2.0, TOKENS) },
+    Param { name: "logprobs", kind: Kind::BoolOrWhole(0.0, ALTERNATIVES) },
+    Param { name: "top_logprobs", kind: Kind::Whole(0.0, ALTERNATIVES) },
+    Param { name: "prompt_logprobs", kind: Kind::Whole(0.0, ALTERNATIVES) },
+    Param { name: "n_probs", kind: Kind::Whole(0.0, ALTERNATIVES) },
+    Param { name: "top_k", kind: Kind::Whole(-1.0, 10_000_000.0) },
+    Param { name: "top_n", kind: Kind::Whole(-1.0, 10_000_000.0) },
+    Param { name: "temperature", kind: Kind::Number(0.0, 1000.0) },
+    Param { name: "top_p", kind: Kind::Number(0.0, 1.0) },
+    Param { name: "min_p", kind: Kind::Number(0.0, 1.0) },
+    Param { name: "repetition_penalty", kind: Kind::Number(0.0, 1000.0) },
+];
+
+/// The longest name, in bytes: what is longer is not in the table.
+pub(super) const NAME_MAX: usize = 24;
+
+/// The key of that name.
+pub(super) fn find(name: &[u8]) -> Option<usize> {
+    PARAMS.iter().position(|p| p.name.as_bytes() == name)
+}
+
+impl Kind {
+    /// Whether a number is allowed, and if not, what would be.
+    pub fn number(self, value: f64) -> Result<(), String> {
+        let within = |low: f64, high: f64| value >= low && value <= high;
+        let whole = value.fract() == 0.0;
+        match self {
+            Self::Whole(low, high) | Self::BoolOrWhole(low, high)
+                if !whole || !within(low, high) =>
+            {
+                Err(format!("must be a whole number from {low} to {high}"))
+            }
+            Self::Number(low, high) if !within(low, high) => {
+                Err(format!("must be a number from {low} to {high}"))
+            }
+            Self::Text => Err("must be a string".into()),
+            Self::Bool => Err("must be true or false".into()),
+            Self::Whole(..) | Self::Number(..) | Self::BoolOrWhole(..) => Ok(()),
+        }
+    }
+
+    /// Whether `true` and `false` are allowed.
+    pub const fn bool(self) -> bool {
+        matches!(self, Self::Bool | Self::BoolOrWhole(..))
+    }
+
+    /// What is expected, for people.
+    pub const fn expected(self) -> &'static str {
+        match self {
+            Self::Text => "must be a string",
+            Self::Bool => "must be true or false",
+            Self::Whole(..) => "must be a whole number",
+            Self::Number(..) => "must be a number",
+            Self::BoolOrWhole(..) => "must be true, false or a whole number",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_sane() {
+        assert!(PARAMS.iter().all(|p| p.name.len() <= NAME_MAX));
+        assert_eq!((find(b"model"), find(b"stream"), find(b"messages")), (Some(0), Some(1), None));
+        assert!(PARAMS.len() <= 32, "one bit for each");
+    }
+}

@@ -1,0 +1,326 @@
+//! A connection to an engine.
+//!
+//! Purpose: send one request that we wrote, read one answer, and know whether another request may follow. Owner: `forward`, then
+//! the answer's [`super::relay::Relay`]. Invariants: while nothing comes, a connection holds no buffer; dropping it closes it; one
+//! is kept for another request only where its last answer ended exactly where it said it would, and never for long.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
+
+use super::message::{self, Body, Head};
+use super::stream::Stream;
+use crate::supervisor::ports::Endpoint;
+use crate::types::InstanceId;
+
+/// What is read at once. One such buffer serves all connections of a thread: bytes are copied out of it at their exact size.
+const READ: usize = 64 << 10;
+/// Engines close a connection that was idle for 5 s; whoever uses it at that moment loses the race.
+const IDLE_MAX: Duration = Duration::from_secs(3);
+/// Kept for one instance.
+const KEPT_MAX: usize = 1024;
+
+thread_local! {
+    static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ].into());
+}
+
+/// A connection.
+#[derive(Debug)]
+pub(super) struct Conn {
+    stream: Stream,
+    /// What came behind the head.
+    carry: Vec<u8>,
+    /// The request went out whole.
+    sent: bool,
+}
+
+/// Why there is no head.
+#[derive(Debug)]
+pub(super) enum Lost {
+    /// Before a byte came.
+    Silent(io::Error),
+    /// Later, or it was none.
+    Broken(String),
+}
+
+impl Conn {
+    pub const fn new(stream: Stream) -> Self {
+        Self { stream, carry: Vec::new(), sent: false }
+    }
+
+    /// Sends all of it. Ends early, and well, where the engine answers before it has read everything.
+    ///
+    /// # Errors
+    /// If the engine takes no more.
+    pub async fn send(&mut self, pieces: &[&[u8]]) -> io::Result<()> {
+        let mut slices: Vec<IoSlice<'_>> = pieces.iter().map(|p| IoSlice::new(p)).collect();
+        let mut left = &mut slices[..];
+        std::future::poll_fn(|cx| {
+            while !left.is_empty() {
+                match Pin::new(&mut self.stream).poll_write_vectored(cx, left) {
+                    Poll::Ready(Ok(0)) => {
+                        return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+                    }
+                    Poll::Ready(Ok(count)) => IoSlice::advance_slices(&mut left, count),
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                    Poll::Pending => {
+                        // It waits for nothing but our reading, perhaps.
+                        let early = ready!(poll_carry(&mut self.stream, &mut self.carry, cx))?;
+                        return Poll::Ready(if early {
+                            Ok(())
+                        } else {
+                            Err(io::ErrorKind::ConnectionReset.into())
+                        });
+                    }
+                }
+            }
+            Poll::Ready(Ok(()))
+        })
+        .await?;
+        self.sent = left.is_empty();
+        Ok(())
+    }
+
+    /// Waits for the head of the answer; interim ones are passed over.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub async fn head(&mut self) -> Result<Head, Lost> {
+        let mut any = !self.carry.is_empty();
+        loop {
+            if !self.carry.is_empty()
+                && let Some(head) = message::head(&self.carry).map_err(Lost::Broken)?
+            {
+                self.carry.drain(..head.length);
+                let interim = head.status.is_informational();
+                if !interim || head.status == hyper::StatusCode::SWITCHING_PROTOCOLS {
+                    return Ok(head);
+                }
+                continue;
+            }
+            let more = std::future::poll_fn(|cx| poll_carry(&mut self.stream, &mut self.carry, cx));
+            match more.await {
+                Ok(true) => any = true,
+                Ok(false) if any => {
+                    return Err(Lost::Broken("it closed the connection within its head".into()));
+                }
+                Ok(false) => return Err(Lost::Silent(io::ErrorKind::UnexpectedEof.into())),
+                Err(error) if any => return Err(Lost::Broken(error.to_string())),
+                Err(error) => return Err(Lost::Silent(error)),
+            }
+        }
+    }
+
+    /// The next bytes of a body; `None`: it is whole.
+    pub fn poll_data(
+        &mut self,
+        body: &mut Body,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Option<Bytes>, String>> {
+        let early = || "the connection was closed early".to_owned();
+        loop {
+            if body.is_whole() {
+                return Poll::Ready(Ok(None));
+            }
+            let mut out = Vec::new();
+            if self.carry.is_empty() {
+                let carry = &mut self.carry;
+                let stream = &mut self.stream;
+                let read = ready!(poll_buffer(stream, cx, |bytes| {
+                    out.reserve_exact(bytes.len());
+                    let used = body.take(bytes, &mut out)?;
+                    carry.extend_from_slice(&bytes[used..]);
+                    Ok::<_, &'static str>(bytes.len())
+                }));
+                let count = read.map_err(|e| e.to_string())?.map_err(str::to_owned)?;
+                if count == 0 {
+                    return Poll::Ready(match body {
+                        Body::Close => {
+                            *body = Body::Length(0);
+                            Ok(None)
+                        }
+                        Body::Length(_) | Body::Chunked(_) => Err(early()),
+                    });
+                }
+            } else {
+                let carry = std::mem::take(&mut self.carry);
+                let used = body.take(&carry, &mut out)?;
+                self.carry.extend_from_slice(&carry[used..]);
+            }
+            if !out.is_empty() {
+                return Poll::Ready(Ok(Some(out.into())));
+            }
+        }
+    }
+
+    /// The socket and what came behind the head.
+    pub fn into_parts(self) -> (Stream, Vec<u8>) {
+        (self.stream, self.carry)
+    }
+
+    /// The socket, if all was sent, and nothing came that nobody asked for.
+    pub fn rest(self) -> Option<Stream> {
+        (self.sent && self.carry.is_empty()).then_some(self.stream)
+    }
+}
+
+/// Connects. A Unix listener whose queue is full says so at once, where TCP would wait: then it is tried until the deadline.
+/// Any other failure is tried once more, after a moment.
+pub(super) async fn connect(endpoint: &Endpoint, timeout: Duration) -> io::Result<Stream> {
+    let deadline = Instant::now() + timeout;
+    let mut pause = Duration::from_millis(1);
+    let mut failed = false;
+    loop {
+        let attempt = tokio::time::timeout_at(deadline, Stream::connect(endpoint)).await;
+        let error = match attempt.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => error,
+        };
+        let full = error.kind() == io::ErrorKind::WouldBlock;
+        if Instant::now() >= deadline || (failed && !full) {
+            return Err(error);
+        }
+        failed |= !full;
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_millis(50));
+    }
+}
+
+/// What comes next, through the thread's buffer; an empty slice: the other side has closed.
+fn poll_buffer<R>(
+    stream: &mut Stream,
+    cx: &mut Context<'_>,
+    take: impl FnOnce(&[u8]) -> R,
+) -> Poll<io::Result<R>> {
+    BUFFER.with_borrow_mut(|buffer| {
+        let mut read = ReadBuf::new(buffer);
+        ready!(Pin::new(stream).poll_read(cx, &mut read))?;
+        Poll::Ready(Ok(take(read.filled())))
+    })
+}
+
+/// Adds what comes next to `carry`; `false`: the other side has closed.
+fn poll_carry(
+    stream: &mut Stream,
+    carry: &mut Vec<u8>,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<bool>> {
+    poll_buffer(stream, cx, |bytes| {
+        carry.extend_from_slice(bytes);
+        !bytes.is_empty()
+    })
+}
+
+/// Connections that wait for their next request, by the instance that they lead to.
+#[derive(Debug, Default)]
+pub(super) struct Pool {
+    kept: Mutex<BTreeMap<InstanceId, Vec<(Stream, Instant)>>>,
+}
+
+impl Pool {
+    fn kept(&self) -> MutexGuard<'_, BTreeMap<InstanceId, Vec<(Stream, Instant)>>> {
+        // Held for a few instructions, by one thread; nothing that is done under it can panic half-way.
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One that is alive as far as can be told.
+    pub fn take(&self, instance: &InstanceId) -> Option<Stream> {
+        let mut kept = self.kept();
+        let streams = kept.get_mut(instance)?;
+        while let Some((stream, since)) = streams.pop() {
+            if since.elapsed() < IDLE_MAX && stream.is_quiet() {
+                return Some(stream);
+            }
+        }
+        None
+    }
+
+    /// Keeps one.
+    pub fn put(&self, instance: &InstanceId, stream: Stream) {
+        let mut kept = self.kept();
+        let now = Instant::now();
+        match kept.get_mut(instance) {
+            Some(streams) if streams.len() < KEPT_MAX => streams.push((stream, now)),
+            Some(_) => {}
+            None => {
+                kept.insert(instance.clone(), vec![(stream, now)]);
+            }
+        }
+    }
+
+    /// Closes those that waited too long.
+    pub fn sweep(&self) {
+        self.kept().retain(|_, streams| {
+            streams.retain(|(_, since)| since.elapsed() < IDLE_MAX);
+            !streams.is_empty()
+        });
+    }
+}
+
+/// How often [`Pool::sweep`] is due.
+pub(super) const SWEEP: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::super::forward::Failure;
+    use super::*;
+
+    #[tokio::test]
+    async fn connecting_is_tried_twice_and_then_given_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("e.sock");
+        let endpoint = Endpoint::Unix(path.clone());
+        let error = connect(&endpoint, Duration::from_secs(5)).await.unwrap_err();
+        let api = Failure::Connect(error).to_api("m");
+        assert_eq!((api.status.as_u16(), api.code), (502, "engine_unreachable"));
+        assert!(api.message.starts_with("model m: the engine could not be reached: "), "{api:?}");
+        let _listener = tokio::net::UnixListener::bind(&path).unwrap();
+        connect(&endpoint, Duration::from_secs(5)).await.unwrap();
+    }
+
+    fn instance() -> InstanceId {
+        InstanceId::new("m".parse().unwrap(), crate::types::Generation(1), 1)
+    }
+
+    #[tokio::test]
+    async fn a_kept_connection_is_taken_while_it_lives() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("e.sock");
+        let listener = tokio::net::UnixListener::bind(&path).unwrap();
+        let endpoint = Endpoint::Unix(path);
+        let (pool, instance) = (Pool::default(), instance());
+        assert!(pool.take(&instance).is_none());
+        let open = connect(&endpoint, Duration::from_secs(5)).await.unwrap();
+        let (held, _) = listener.accept().await.unwrap();
+        pool.put(&instance, open);
+        let open = pool.take(&instance).unwrap();
+        pool.put(&instance, open);
+        drop(held);
+        // The end is known to the kernel; the runtime has to hear of it.
+        let gone = async {
+            while let Some(open) = pool.take(&instance) {
+                pool.put(&instance, open);
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), gone).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn none_is_kept_for_long() {
+        let (one, _other) = tokio::net::UnixStream::pair().unwrap();
+        let (pool, instance) = (Pool::default(), instance());
+        pool.put(&instance, Stream::Unix(one));
+        tokio::time::advance(IDLE_MAX).await;
+        pool.sweep();
+        assert!(pool.kept().is_empty());
+    }
+}

@@ -1,0 +1,121 @@
+//! Connections to engines: kept where that is safe, and never at the price of a request.
+
+use hostler::supervisor::ports::Endpoint;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+
+use crate::house::{House, Setup, house};
+use crate::wire::{BODY, CHAT, post, soon};
+
+const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
+
+/// A house before a listener that the test serves itself.
+async fn before(
+    listener: fn(&std::path::Path) -> UnixListener,
+) -> (House, UnixListener, tempfile::TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("mine.sock");
+    let listener = listener(&path);
+    let endpoint = Some(Endpoint::Unix(path));
+    (house(Setup { endpoint, ..Setup::default() }).await, listener, dir)
+}
+
+async fn accept(listener: &UnixListener) -> UnixStream {
+    soon("a connection to the engine", listener.accept()).await.unwrap().0
+}
+
+/// Reads one request, head and body.
+async fn request(engine: &mut UnixStream) {
+    let mut raw = Vec::new();
+    let read = async {
+        while !raw.ends_with(BODY.as_bytes()) {
+            assert_ne!(engine.read_buf(&mut raw).await.unwrap(), 0, "closed");
+        }
+    };
+    soon("a request", read).await;
+    assert_eq!(raw.windows(5).filter(|w| w == b"POST ").count(), 1);
+}
+
+/// Asks while the engine does `work`.
+async fn ask(house: &House, work: impl Future<Output = ()>) -> u16 {
+    let (reply, ()) = tokio::join!(house.ask(post(CHAT, BODY)), work);
+    reply.status
+}
+
+fn bind(path: &std::path::Path) -> UnixListener {
+    UnixListener::bind(path).unwrap()
+}
+
+async fn answer(engine: &mut UnixStream, text: &str) {
+    request(engine).await;
+    engine.write_all(text.as_bytes()).await.unwrap();
+}
+
+#[tokio::test]
+async fn one_connection_carries_many_requests() {
+    let (house, listener, _dir) = before(bind).await;
+    let mut engine = None;
+    for _ in 0..3 {
+        let work = async {
+            if engine.is_none() {
+                engine = Some(accept(&listener).await);
+            }
+            answer(engine.as_mut().unwrap(), OK).await;
+        };
+        assert_eq!(ask(&house, work).await, 200);
+    }
+}
+
+#[tokio::test]
+async fn a_kept_connection_that_dies_costs_no_request() {
+    let (house, listener, _dir) = before(bind).await;
+    let mut kept = None;
+    let first = async {
+        let mut engine = accept(&listener).await;
+        answer(&mut engine, OK).await;
+        kept = Some(engine);
+    };
+    assert_eq!(ask(&house, first).await, 200);
+    let second = async {
+        // It takes the request in and closes, as an engine does whose patience ended at that moment.
+        let mut engine = kept.take().unwrap();
+        request(&mut engine).await;
+        drop(engine);
+        answer(&mut accept(&listener).await, OK).await;
+    };
+    assert_eq!(ask(&house, second).await, 200);
+}
+
+#[tokio::test]
+async fn what_was_begun_is_not_asked_again() {
+    let (house, listener, _dir) = before(bind).await;
+    let mut kept = None;
+    let first = async {
+        let mut engine = accept(&listener).await;
+        answer(&mut engine, OK).await;
+        kept = Some(engine);
+    };
+    assert_eq!(ask(&house, first).await, 200);
+    let second = async { answer(&mut kept.take().unwrap(), "HTTP/1.1 200 OK\r\ncont").await };
+    assert_eq!(ask(&house, second).await, 502);
+}
+
+#[tokio::test]
+async fn none_is_kept_after_a_stream_or_by_llama_server_or_with_a_rest() {
+    for text in [
+        "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nserver: llama.cpp\r\ncontent-length: 2\r\n\r\n{}",
+        "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{}",
+        "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
+    ] {
+        let (house, listener, _dir) = before(bind).await;
+        let work = async {
+            let mut engine = accept(&listener).await;
+            answer(&mut engine, text).await;
+            let mut byte = [0; 1];
+            let end = engine.read(&mut byte);
+            assert_eq!(soon("the end of the connection", end).await.unwrap(), 0, "{text}");
+        };
+        assert_eq!(ask(&house, work).await, 200);
+    }
+}
