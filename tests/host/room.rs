@@ -38,7 +38,8 @@ fn who_fits_stays_the_cheapest_leaves_and_who_cannot_be_placed_is_told_why() {
         sized("third", 10),
         sized("huge", 30),
         sized("modest", 10).line("on_full = \"refuse\""),
-        sized("humble", 10).line("priority = -5"),
+        // Without signs of life a stream waits as long as any other request, and has its status.
+        sized("humble", 10).line("priority = -5").line("loading_feedback = \"off\""),
     ];
     let policy = "[policy]\nmin_residency = \"0s\"\n[server]\nmax_wait = \"9s\"";
     let scene = Scene::new(&script, policy, &models).unwrap();
