@@ -55,4 +55,4 @@ uid=$(id -u "$user")
 systemctl start "user@$uid.service"
 as_user() { runuser -u "$user" -- env XDG_RUNTIME_DIR="/run/user/$uid" systemctl --user "$@"; }
 as_user daemon-reload
-as_user start hostler-podman.socket
+as_user start hostler-podman.socket hostler-bus.socket

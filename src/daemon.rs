@@ -21,6 +21,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::adapters::engine::Profiles;
+use crate::adapters::podman::Helpers;
 use crate::adapters::state_file::StateFile;
 use crate::adapters::systemd::{self, Handed};
 use crate::checks::{self, Checks, Probes};
@@ -34,6 +35,7 @@ use crate::supervisor::task::{Clock, Ports, Running, Supervisor};
 
 mod core;
 mod door;
+mod manager;
 mod options;
 mod plane;
 mod recall;
@@ -75,9 +77,16 @@ pub async fn run(options: Options, sockets: Vec<(String, Handed)>) -> Exit {
     if let Err(failure) = make_engine_dir(&config) {
         return fail(sockets, &failure).await;
     }
-    let file = recall::footprints(options.user);
+    let (file, journal) = (recall::footprints(options.user), recall::journal(options.user));
     let book = recall::book(&file);
-    let ports = ports(&config, file);
+    let record = recall::record(&journal);
+    let generation = record.generation();
+    let helpers = Helpers {
+        record,
+        journal: Some(Arc::new(journal)),
+        scopes: Some(Arc::new(manager::of_containers(options.user))),
+    };
+    let ports = ports(&config, file, helpers);
     let (cdi_dirs, user) = (checks::cdi_dirs(), options.service_user());
     let checks = Checks {
         config: &config,
@@ -102,7 +111,8 @@ pub async fn run(options: Options, sockets: Vec<(String, Handed)>) -> Exit {
         return fail(sockets, &failure).await;
     }
     let images = recall::images(&config, &*ports.containers).await;
-    serve(options, config, ports, proven, Recalled { book, images }, sockets).await
+    let recalled = Recalled { book, images, generation };
+    serve(options, config, ports, proven, recalled, sockets).await
 }
 
 /// Tells everybody why there is no daemon: the journal, systemd, and the clients that wait on the sockets.
@@ -182,13 +192,13 @@ fn make_engine_dir(config: &Config) -> Result<(), StartFailure> {
         })
 }
 
-fn ports(config: &Config, file: StateFile) -> Ports {
+fn ports(config: &Config, file: StateFile, helpers: Helpers) -> Ports {
     if config.gpu.backend == GpuBackend::Host {
         tracing::info!(
             "[gpu] backend = \"host\": models are placed in host memory, no GPU is used"
         );
     }
-    let Probes { containers, gpus } = Probes::new(config);
+    let Probes { containers, gpus } = Probes::with(config, helpers);
     let shelf = Arc::new(file);
     Ports { containers, gpus, engines: Arc::new(Profiles), shelf }
 }
@@ -201,6 +211,7 @@ async fn serve(
     recalled: Recalled,
     sockets: Vec<Listener>,
 ) -> Exit {
+    let user = options.user;
     let plane = match Plane::start() {
         Ok(plane) => plane,
         Err(err) => {
@@ -247,7 +258,7 @@ async fn serve(
         return Exit::Internal;
     }
     helpers.iter().for_each(JoinHandle::abort);
-    let keep = root.keeps().await;
+    let keep = root.keeps().await || manager::restarts(user).await;
     systemd::stopping(if keep {
         "Draining; models are kept"
     } else {
@@ -313,7 +324,7 @@ fn supervise(
         found,
         devices,
     );
-    supervisor.remember(recalled.book, recalled.images);
+    supervisor.remember(recalled.book, recalled.images, recalled.generation);
     supervisor.spawn_on(handle, plane.runtime())
 }
 

@@ -11,11 +11,12 @@ use hostler::config::{self, Defaults, Source};
 use hostler::plan::{ReleaseRule, Rules, SleepRules, Usage, policy};
 use hostler::supervisor::effect::{Effect, Notice, StopReason};
 use hostler::supervisor::event::{Event, Observation};
+use hostler::supervisor::health::HealthRules;
 use hostler::supervisor::ports::{Endpoint, Launched};
 use hostler::supervisor::state::{Settings, State};
 use hostler::types::{
-    Bytes, Eviction, GpuId, GpuReading, GpuSnapshot, InstanceId, Known, ModelName, ModelSpec,
-    Moment, ProcessMemory, WaiterId,
+    Bytes, Eviction, GpuId, GpuReading, GpuSnapshot, Hours, InstanceId, Known, ModelName,
+    ModelSpec, Moment, ProcessMemory, WaiterId,
 };
 
 use crate::Model;
@@ -84,6 +85,8 @@ impl World {
                 sleep: SleepRules::NEVER,
             },
             measure_after: None,
+            health: HealthRules::default(),
+            measure_hours: Hours::ALL,
             seed: 1,
         };
         let loads = models.iter().map(|m| Ok((m.name.parse()?, m.load)));
@@ -193,6 +196,7 @@ impl World {
                 Effect::Sleep { .. }
                 | Effect::Wake { .. }
                 | Effect::Canary { .. }
+                | Effect::Check { .. }
                 | Effect::Notice(_)
                 | Effect::Reap { .. }
                 | Effect::Save(_)

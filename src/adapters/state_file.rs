@@ -78,16 +78,11 @@ fn fix(err: &io::Error) -> &'static str {
 }
 
 impl Shelf for StateFile {
-    fn save(&self, footprints: Vec<u8>) -> PortFuture<'_, Result<(), String>> {
+    fn save(&self, bytes: Vec<u8>) -> PortFuture<'_, Result<(), String>> {
         let file = self.clone();
         Box::pin(async move {
-            let saved = tokio::task::spawn_blocking(move || StateFile::save(&file, &footprints));
-            match saved.await {
-                Ok(saved) => {
-                    saved.map_err(|e| format!("what was measured is not written down: {e}"))
-                }
-                Err(e) => Err(format!("what was measured is not written down: {e}")),
-            }
+            let saved = tokio::task::spawn_blocking(move || StateFile::save(&file, &bytes)).await;
+            saved.map_err(|e| e.to_string())?.map_err(|e| e.to_string())
         })
     }
 }

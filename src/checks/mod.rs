@@ -22,7 +22,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::adapters::gpu::{self, Nvml};
-use crate::adapters::podman::Podman;
+use crate::adapters::podman::api::Deadlines;
+use crate::adapters::podman::{Helpers, Podman};
 use crate::config::{Config, GpuBackend};
 use crate::supervisor::ports::{Containers, Found, Gpus, PodmanInfo};
 use crate::types::GpuSnapshot;
@@ -255,6 +256,12 @@ impl Probes {
     /// Nothing is asked yet. NVML's thread starts, where it is configured.
     #[must_use]
     pub fn new(config: &Config) -> Self {
+        Self::with(config, Helpers::default())
+    }
+
+    /// The same for whoever starts containers, and so needs help with those that outlive podman's knowledge of them.
+    #[must_use]
+    pub fn with(config: &Config, helpers: Helpers) -> Self {
         let gpus: Arc<dyn Gpus> = match config.gpu.backend {
             GpuBackend::Nvml => {
                 Arc::new(Nvml::start(config.gpu.nvml_library.clone(), config.gpu.devices.clone()))
@@ -262,11 +269,13 @@ impl Probes {
             GpuBackend::Host => Arc::new(gpu::Host::new(config.gpu.budget)),
         };
         let podman = &config.podman;
-        let containers = Podman::new(
+        let containers = Podman::with(
             podman.socket.clone(),
             podman.namespace.clone(),
             podman.engine_dir.clone(),
             podman.pull,
+            Deadlines::default(),
+            helpers,
         );
         Self { containers: Arc::new(containers), gpus }
     }

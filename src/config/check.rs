@@ -10,7 +10,7 @@ use jiff::SignedDuration;
 use jiff::fmt::friendly::SpanParser;
 use toml::Spanned;
 
-use crate::types::{Bytes, GpuId};
+use crate::types::{Bytes, GpuId, Hours};
 
 use super::raw::{BytesText, DurationText};
 use super::source::Report;
@@ -101,6 +101,17 @@ pub(super) fn priority(
         report.at(value.span().start, key, format!("must be from -100 to 100, not {number}"));
     }
     in_limits
+}
+
+/// Hours of the day.
+pub(super) fn hours(
+    report: &mut Report<'_>,
+    key: &str,
+    value: Option<&Spanned<String>>,
+) -> Option<Hours> {
+    let value = value?;
+    let parsed = value.get_ref().parse();
+    parsed.map_err(|why: String| report.at(value.span().start, key, why)).ok()
 }
 
 /// An absolute path without `..`.

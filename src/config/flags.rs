@@ -2,7 +2,8 @@
 //!
 //! Purpose: an argument that overrides what Hostler computes would make its accounting wrong without a word, so it is
 //! refused with the key to use instead. Owner: one table an engine; whoever lets Hostler compute another argument adds
-//! it here. Names follow llama-server's and vLLM's own lists of arguments.
+//! it here. Names follow llama-server's and vLLM's own lists of arguments; vLLM's (`vllm/engine/arg_utils.py`, its groups of
+//! parallelism and cache) as of version 0.30, in which decode-context parallelism still uses the devices of the tensor's.
 
 use std::collections::BTreeMap;
 
@@ -114,20 +115,62 @@ const VLLM: &[Rule] = &[
             "--pipeline-parallel-size",
             "-dp",
             "--data-parallel-size",
+            "-pcp",
+            "--prefill-context-parallel-size",
         ],
         &[],
         "use the key gpu_count",
     ),
     rule(
-        &["--gpu-memory-utilization", "--kv-cache-memory-bytes"],
+        &[
+            "-dpn",
+            "--data-parallel-rank",
+            "-dpr",
+            "--data-parallel-start-rank",
+            "-dpl",
+            "--data-parallel-size-local",
+            "-dpa",
+            "--data-parallel-address",
+            "-dpp",
+            "--data-parallel-rpc-port",
+            "-dpb",
+            "--data-parallel-backend",
+            "-dph",
+            "--data-parallel-hybrid-lb",
+            "-dpe",
+            "--data-parallel-external-lb",
+            "-dpm",
+            "--data-parallel-multi-port-external-lb",
+            "-n",
+            "--nnodes",
+            "-r",
+            "--node-rank",
+            "--master-addr",
+            "--master-port",
+        ],
+        &[],
+        "an engine runs on this host alone and answers at one place; remove it",
+    ),
+    rule(&["--device-ids"], &[], DEVICES),
+    rule(
+        &["--gpu-memory-utilization", "--kv-cache-memory-bytes", "--num-gpu-blocks-override"],
         &[],
         "Hostler computes it from the placement; use the key vram",
     ),
     rule(
-        &["--api-key", "--ssl-keyfile", "--ssl-certfile", "--ssl-ca-certs", "--ssl-cert-reqs"],
+        &[
+            "--api-key",
+            "--ssl-keyfile",
+            "--ssl-certfile",
+            "--ssl-ca-certs",
+            "--ssl-cert-reqs",
+            "--ssl-ciphers",
+            "--enable-ssl-refresh",
+        ],
         &["VLLM_API_KEY"],
         KEYS,
     ),
+    rule(&["--root-path"], &[], PATHS),
     rule(
         &["--enable-sleep-mode", "--no-enable-sleep-mode"],
         &["VLLM_SERVER_DEV_MODE"],
@@ -256,6 +299,13 @@ mod tests {
             "-t",
             "--tensor-parallel",
             "--uds",
+            "-dpl",
+            "--data-parallel-size-local=2",
+            "--nnodes",
+            "-pcp",
+            "--device-ids",
+            "--num-gpu-blocks-override",
+            "--root-path",
             "--max-model-len",
             "--kv-cache-memory-bytes",
         ] {
@@ -287,6 +337,10 @@ mod tests {
             "awq",
             "--model-impl",
             "--max-num-batched-tokens",
+            "--decode-context-parallel-size",
+            "-ep",
+            "--kv-cache-dtype",
+            "--cpu-offload-gb",
             "--trust-remote-code",
             "--",
             "--config-format",

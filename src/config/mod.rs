@@ -19,6 +19,7 @@ mod door;
 mod error;
 mod external;
 mod flags;
+mod health;
 mod keys;
 mod load;
 mod memory;
@@ -31,6 +32,7 @@ mod tree;
 mod types;
 
 pub use error::{ConfigError, ConfigErrors, Position};
+pub use health::HealthConfig;
 pub use keys::keys;
 pub use load::{Dirs, load, load_external_keys, load_file, load_keys, read};
 pub use parse::parse;

@@ -20,6 +20,7 @@ use super::check::{self, HOUR, SECOND};
 use super::door::door;
 use super::external;
 use super::flags;
+use super::health;
 use super::memory;
 use super::parse::MEMORY_MAX;
 use super::raw::{DurationText, RawEngine, RawModel, RawWeights};
@@ -37,6 +38,14 @@ pub(super) struct Devices {
     pub(super) budget: Option<Bytes>,
     /// In `[memory]`.
     pub(super) host_ram_budget: Bytes,
+}
+
+/// What holds for models that do not say it themselves.
+#[derive(Clone, Copy)]
+pub(super) struct Fallback {
+    pub(super) on_full: OnFull,
+    /// `None`: never.
+    pub(super) health_interval: Option<Duration>,
 }
 
 /// One model as written, with where.
@@ -90,12 +99,12 @@ pub(super) struct Models {
 /// Who has a name, and where that is said.
 type Names = BTreeMap<ModelName, (usize, bool)>;
 
-/// Checks all models and the names among them; `on_full` is for models that do not say it.
+/// Checks all models and the names among them.
 pub(super) fn models(
     report: &mut Report<'_>,
     entries: Vec<Entry>,
     devices: &Devices,
-    on_full: OnFull,
+    fallback: Fallback,
 ) -> Models {
     let mut names = Names::new();
     let named: Vec<_> = entries
@@ -116,7 +125,7 @@ pub(super) fn models(
             continue;
         }
         external::refuse(report, &entry);
-        let spec = spec(report, entry, name.clone(), aliases, devices, on_full);
+        let spec = spec(report, entry, name.clone(), aliases, devices, fallback);
         if let (Some(name), Some(spec)) = (name, spec) {
             models.own.insert(name, Arc::new(spec));
         }
@@ -200,7 +209,7 @@ fn spec(
     name: Option<ModelName>,
     aliases: Vec<ModelName>,
     devices: &Devices,
-    on_full: OnFull,
+    fallback: Fallback,
 ) -> Option<ModelSpec> {
     let key = |key: &str| entry.key(key);
     let raw = &entry.raw;
@@ -248,6 +257,9 @@ fn spec(
     let load_timeout = time("load_timeout", &raw.load_timeout, 24 * HOUR);
     let stop_timeout = time("stop_timeout", &raw.stop_timeout, 600 * SECOND);
     let idle_timeout = idle_timeout(report, &entry);
+    let often = raw.health_interval.as_ref();
+    let health_interval =
+        health::interval(report, &key("health_interval"), often, fallback.health_interval);
     let (sleep_level, sleep_timeout) = memory::sleep(report, &entry, engine, devices);
     let door = door(report, &entry);
     Some(ModelSpec {
@@ -268,10 +280,11 @@ fn spec(
         shm_size: shm_size.unwrap_or(shm_default),
         idle_timeout,
         load_timeout: load_timeout.unwrap_or(600 * SECOND),
+        health_interval,
         stop_timeout: stop_timeout.unwrap_or(10 * SECOND),
         pin: raw.pin.unwrap_or(false),
         priority: priority.unwrap_or(0),
-        on_full: raw.on_full.unwrap_or(on_full),
+        on_full: raw.on_full.unwrap_or(fallback.on_full),
         sleep_level,
         sleep_timeout,
         door,

@@ -12,12 +12,13 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::types::Bytes;
+use crate::types::{Bytes, Hours};
 
 use super::check::{self, HOUR, SECOND};
 use super::error::ConfigErrors;
+use super::health;
 use super::memory::memory;
-use super::model::{self, Devices, Entry};
+use super::model::{self, Devices, Entry, Fallback};
 use super::raw::{
     DurationText, RawBackend, RawFile, RawGpu, RawModel, RawOnStop, RawPodman, RawPolicy,
     RawStartup, Table,
@@ -79,7 +80,9 @@ pub fn parse(sources: &[Source], defaults: &Defaults) -> Result<Config, ConfigEr
     let podman = podman(&mut report, raw.podman.0, defaults);
     let policy = policy(&mut report, &raw.policy.0);
     let startup = startup(&mut report, &raw.startup.0);
-    let models = model::models(&mut report, entries, &devices, policy.on_full);
+    let health = health::health(&mut report, &raw.health.0);
+    let fallback = Fallback { on_full: policy.on_full, health_interval: health.interval };
+    let models = model::models(&mut report, entries, &devices, fallback);
     match gpu {
         Some(gpu) if !report.has_errors() => Ok(Config {
             server,
@@ -89,6 +92,7 @@ pub fn parse(sources: &[Source], defaults: &Defaults) -> Result<Config, ConfigEr
             memory,
             podman,
             policy,
+            health,
             startup,
             models: models.own,
             externals: models.external,
@@ -202,22 +206,36 @@ fn policy(report: &mut Report<'_>, raw: &RawPolicy) -> PolicyConfig {
     let mut time = |key: &str, value: Option<&Spanned<DurationText>>, default: Duration| {
         check::duration(report, key, value, (Duration::ZERO, HOUR)).unwrap_or(default)
     };
-    PolicyConfig {
+    let measure_after =
+        Some(time("policy.measure_after", raw.measure_after.as_ref(), Duration::ZERO))
+            .filter(|after| *after > Duration::ZERO);
+    let mut config = PolicyConfig {
         drain_timeout: time("policy.drain_timeout", raw.drain_timeout.as_ref(), 30 * SECOND),
         min_residency: time("policy.min_residency", raw.min_residency.as_ref(), 10 * SECOND),
-        measure_after: Some(time(
-            "policy.measure_after",
-            raw.measure_after.as_ref(),
-            Duration::ZERO,
-        ))
-        .filter(|after| *after > Duration::ZERO),
+        measure_after,
+        measure_hours: Hours::ALL,
         eviction: raw.eviction.unwrap_or_default(),
         on_full: raw.on_full.unwrap_or_default(),
         on_stop: match raw.on_stop {
             Some(RawOnStop::Stop) | None => OnStop::Stop,
             Some(RawOnStop::Keep) => OnStop::Keep,
         },
+    };
+    config.measure_hours = measure_hours(report, raw, measure_after);
+    config
+}
+
+fn measure_hours(report: &mut Report<'_>, raw: &RawPolicy, after: Option<Duration>) -> Hours {
+    let (key, value) = ("policy.measure_hours", raw.measure_hours.as_ref());
+    let Some((hours, value)) = check::hours(report, key, value).zip(value) else {
+        return Hours::ALL;
+    };
+    if after.is_none() && hours != Hours::ALL {
+        let message = "without measure_after nothing is measured at any hour; add for example \
+                       measure_after = \"10m\"";
+        report.at(value.span().start, key, message.to_owned());
     }
+    hours
 }
 
 fn startup(report: &mut Report<'_>, raw: &RawStartup) -> StartupConfig {
@@ -258,6 +276,13 @@ mod tests {
         same("RawPolicy", "drain_timeout", config.policy.drain_timeout);
         same("RawPolicy", "min_residency", config.policy.min_residency);
         same("RawStartup", "timeout", config.startup.timeout);
+        same("RawHealth", "interval", config.health.interval.unwrap());
+        same("RawHealth", "timeout", config.health.timeout);
+        same("RawHealth", "breaker_open", config.health.breaker_open);
+        let health = &schema["$defs"]["RawHealth"]["properties"];
+        assert_eq!(health["failures"]["default"], config.health.failures);
+        assert_eq!(health["breaker_failures"]["default"], config.health.breaker_failures);
+        assert_eq!(health["probe"]["default"], config.health.probe);
         assert_eq!(default("RawServer", "max_body").parse(), Ok(config.server.max_body));
         assert_eq!(default("RawGpu", "headroom").parse(), Ok(config.gpu.headroom));
         let memory = |key: &str| default("RawMemory", key).parse();

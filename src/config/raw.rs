@@ -13,6 +13,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 use toml::Spanned;
 
+use super::health::RawHealth;
 use crate::types::{Eviction, Feedback, OnFull, Transport};
 
 mod schema;
@@ -139,6 +140,9 @@ pub struct RawFile {
     /// What happens without being asked.
     #[schemars(with = "RawPolicy")]
     pub policy: Table<RawPolicy>,
+    /// How engines that serve are asked whether they still can.
+    #[schemars(with = "RawHealth")]
+    pub health: Table<RawHealth>,
     /// The checks before the service reports that it is ready.
     #[schemars(with = "RawStartup")]
     pub startup: Table<RawStartup>,
@@ -215,7 +219,8 @@ pub struct RawPodman {
 #[derive(Debug, Default, serde::Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RawPolicy {
-    /// What stopping the service does to its containers: "stop", or "keep" them for the next start. Default "stop".
+    /// What stopping the service does to its containers: "stop", or "keep" them for the next start. A
+    /// restart always keeps them. Default "stop".
     #[schemars(with = "RawOnStop", extend("default" = "stop"))]
     pub on_stop: Option<RawOnStop>,
     /// How long a stop waits for running requests, 0s to 1h. Default "30s".
@@ -236,6 +241,10 @@ pub struct RawPolicy {
     /// other, as far as there is room without evicting anybody; 0s to 1h, "0s": never. Default "0s".
     #[schemars(with = "DurationText", extend("default" = "0s"))]
     pub measure_after: Option<Spanned<DurationText>>,
+    /// When that may begin: hours of the day in the host's local time, also over midnight ("22:00-06:00"); needs
+    /// measure_after. Default "00:00-24:00".
+    #[schemars(with = "String", extend("default" = "00:00-24:00"))]
+    pub measure_hours: Option<Spanned<String>>,
 }
 
 /// What a stop of the service does to its containers.
@@ -316,6 +325,9 @@ pub struct RawModel {
     /// From the container's start to a healthy engine, 1s to 24h; a load that takes longer has failed. Default "10m".
     #[schemars(with = "DurationText", extend("default" = "10m"))]
     pub load_timeout: Option<Spanned<DurationText>>,
+    /// How often it is asked whether it is well, 1s to 1h, or "never". Default: as in [health].
+    #[schemars(with = "DurationText")]
+    pub health_interval: Option<Spanned<DurationText>>,
     /// From SIGTERM to SIGKILL when the engine is stopped, 1s to 10m. Default "10s".
     #[schemars(with = "DurationText", extend("default" = "10s"))]
     pub stop_timeout: Option<Spanned<DurationText>>,

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::types::{Bytes, Eviction, ExternalSpec, GpuId, ModelName, ModelSpec, OnFull};
+use super::health::HealthConfig;
+use crate::types::{Bytes, Eviction, ExternalSpec, GpuId, Hours, ModelName, ModelSpec, OnFull};
 
 /// The whole configuration, checked, with all defaults filled in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +28,8 @@ pub struct Config {
     pub podman: PodmanConfig,
     /// `[policy]`.
     pub policy: PolicyConfig,
+    /// `[health]`.
+    pub health: HealthConfig,
     /// `[startup]`.
     pub startup: StartupConfig,
     /// All models by name. Aliases are unique among all names and aliases.
@@ -174,6 +177,8 @@ pub struct PolicyConfig {
     pub on_full: OnFull,
     /// Models that were never measured are loaded for that when nothing was requested for so long; `None` (default): never.
     pub measure_after: Option<Duration>,
+    /// That begins only then, local time; default: at any time.
+    pub measure_hours: Hours,
 }
 
 /// What a stop of the daemon does to its containers.

@@ -7,6 +7,7 @@ use crate::adapters::weights;
 use crate::config::Config;
 use crate::plan::estimate::estimate;
 use crate::plan::{ReleaseRule, Rules, SleepRules, policy};
+use crate::supervisor::health::HealthRules;
 use crate::supervisor::state::Settings;
 use crate::types::{Anatomy, ModelName, ModelSpec};
 
@@ -28,6 +29,14 @@ pub fn settings(config: &Config) -> Settings {
             },
         },
         measure_after: config.policy.measure_after,
+        measure_hours: config.policy.measure_hours,
+        health: HealthRules {
+            timeout: config.health.timeout,
+            failures: config.health.failures,
+            probe: config.health.probe,
+            breaker_failures: config.health.breaker_failures,
+            breaker_open: config.health.breaker_open,
+        },
         seed: uuid::Uuid::new_v4().as_u64_pair().0,
     }
 }

@@ -5,14 +5,19 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use crate::adapters::podman::journal::Record;
 use crate::adapters::state_file::StateFile;
 use crate::config::Config;
 use crate::plan::Book;
 use crate::supervisor::ports::Containers;
-use crate::types::{ImageRef, ModelName};
+use crate::types::{Generation, ImageRef, ModelName};
 
 /// Name of the file with the footprints.
 const FOOTPRINTS: &str = "footprints";
+/// Name of the file with what was begun.
+const JOURNAL: &str = "journal";
+/// Another at each boot.
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// Where a system service keeps its state when systemd does not say where.
 const SYSTEM_DIR: &str = "/var/lib/hostler/state";
 
@@ -23,21 +28,45 @@ pub struct Recalled {
     pub book: Book,
     /// IDs of the models' images.
     pub images: BTreeMap<ModelName, String>,
+    /// The highest that was given to an incarnation.
+    pub generation: Generation,
 }
 
-/// The file with the footprints: in systemd's `$STATE_DIRECTORY`, or where that would be.
+/// The file with the footprints.
 pub fn footprints(user: bool) -> StateFile {
+    StateFile::new(state_dir(user), FOOTPRINTS)
+}
+
+/// The file with what was begun.
+pub fn journal(user: bool) -> StateFile {
+    StateFile::new(state_dir(user), JOURNAL)
+}
+
+/// What earlier daemons had begun since the boot and had not ended.
+pub fn record(file: &StateFile) -> Record {
+    let (record, trouble) = file.load(Record::decode).into_parts();
+    if let Some(why) = trouble {
+        tracing::warn!("what was begun earlier: {why}");
+    }
+    // Without it no entry can be told from one of another boot.
+    let boot = std::fs::read_to_string(BOOT_ID).unwrap_or_default();
+    let record = record.unwrap_or_default().of_boot(boot.trim());
+    tracing::debug!("{} incarnations open in {}", record.len(), file.path().display());
+    record
+}
+
+/// systemd's `$STATE_DIRECTORY`, or where that would be.
+fn state_dir(user: bool) -> PathBuf {
     let given = std::env::var_os("STATE_DIRECTORY");
     // Several directories would be separated by colons; the units have one.
     let given = given.and_then(|dirs| std::env::split_paths(&dirs).next());
     let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/state"));
     let own = || std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).or_else(home);
-    let dir = match given {
+    match given {
         Some(dir) => dir,
         None if user => own().unwrap_or_default().join("hostler"),
         None => PathBuf::from(SYSTEM_DIR),
-    };
-    StateFile::new(dir, FOOTPRINTS)
+    }
 }
 
 /// The footprints in it.

@@ -8,6 +8,7 @@
 //! A [`Decision`] leaves no choices to whoever carries it out. If the executor wants an `if`, it belongs here.
 
 mod claims;
+mod deadline;
 pub mod estimate;
 mod eviction;
 mod footprint;
@@ -19,6 +20,7 @@ mod pressure;
 mod sleep;
 
 pub use claims::Claims;
+pub use deadline::{Loads, PATIENCE, Pace};
 pub use footprint::{
     Book, BookError, Confidence, DeviceSample, Disturbance, Footprint, Key, Measured, Needs, Peak,
     Sample, SampleRule, Sampler, Source, Verdict, budget, need,

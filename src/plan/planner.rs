@@ -107,7 +107,7 @@ pub fn plan(
     let mut report = Report {
         model: want.model.clone(),
         need: want.shown(&rows),
-        devices: rows.iter().map(|row| want.judge(row, holders, &candidates)).collect(),
+        devices: rows.iter().map(|row| want.judge(row, ledger, holders, &candidates)).collect(),
         victims: want.list_victims(&rows, holders, stays),
     };
     if let Some(why) = ledger.stale() {

@@ -210,8 +210,9 @@ impl From<Denied> for ApiError {
         };
         let (param, details, hopeless) = match &denied {
             Denied::UnknownModel { .. } => (Some("model"), None, false),
-            Denied::NeverFits { need, largest, report, .. } => {
-                let details = json!({ "need": need, "largest": largest, "plan": report });
+            Denied::NeverFits { need, devices, largest, report, .. } => {
+                let details =
+                    json!({ "need": need, "devices": devices, "largest": largest, "plan": report });
                 (Some("model"), Some(details), true)
             }
             Denied::NoRoom { report, .. } => (None, Some(json!({ "plan": report })), false),
@@ -295,6 +296,7 @@ mod tests {
         let never = ApiError::from(Denied::NeverFits {
             model,
             need: Bytes::gib(9),
+            devices: 1,
             largest: Bytes::gib(8),
             report: None,
         });

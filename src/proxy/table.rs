@@ -104,7 +104,8 @@ fn align(out: &mut String, rows: &[Vec<String>]) {
 pub(super) mod tests {
     use super::*;
     use crate::types::{
-        Fault, FaultCode, Generation, GpuId, InstanceId, Moment, Need, NeedSource, Phase, Problem,
+        Fault, FaultCode, Generation, GpuId, HealthStatus, InstanceId, Moment, Need, NeedSource,
+        Phase, Problem,
     };
 
     pub(in crate::proxy) fn model(name: &str) -> ModelStatus {
@@ -131,6 +132,7 @@ pub(super) mod tests {
             waiting_for: None,
             report: None,
             sleep: None,
+            health: HealthStatus::default(),
         }
     }
 

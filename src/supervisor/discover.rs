@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::effect::{Effect, StopReason};
 use super::instance::Instance;
 use super::state::{Model, State};
-use crate::types::{Denied, ModelName, Moment, WaiterId};
+use crate::types::{Denied, Hours, ModelName, Moment, WaiterId};
 
 /// Between two that the background picks: the first may have found no room.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -67,6 +67,11 @@ impl Model {
 }
 
 impl State {
+    /// Whether what the clock on the wall shows changes anything.
+    pub(super) fn asks_the_hour(&self) -> bool {
+        self.settings.measure_hours != Hours::ALL
+    }
+
     /// An operator wants a model measured.
     pub(super) fn measure_on_demand(
         &mut self,
@@ -125,9 +130,13 @@ impl State {
         self.discover_from = now + self.settings.measure_after.unwrap_or_default();
     }
 
-    /// When that will be, if nothing happens; `None`: not as things are.
+    /// When that will be, if nothing happens; `None`: not as things are, or not at this hour.
     pub(super) fn discovery_at(&self) -> Option<Moment> {
         let after = self.settings.measure_after?;
+        let hours = self.settings.measure_hours;
+        if hours != Hours::ALL && !self.local_time.is_some_and(|now| hours.contain(now)) {
+            return None;
+        }
         let busy = |m: &Model| {
             let settled = |i: &Instance| i.is_asleep() || (i.is_ready() && i.in_flight == 0);
             !m.queue.is_empty()

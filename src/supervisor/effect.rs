@@ -1,6 +1,7 @@
 //! What the core wants done. Data only; the executor carries it out and answers with an [`super::event::Event`].
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::ports::{Endpoint, LaunchOrder, Launched};
 use crate::plan::Measured;
@@ -52,6 +53,19 @@ pub enum Effect {
         spec: Arc<ModelSpec>,
         /// Where it listens.
         endpoint: Endpoint,
+    },
+    /// Ask a ready engine whether it is well. Answered by `Checked`.
+    Check {
+        /// Whose.
+        instance: InstanceId,
+        /// Of which model.
+        spec: Arc<ModelSpec>,
+        /// Where it listens.
+        endpoint: Endpoint,
+        /// It is asked for a token, too.
+        token: bool,
+        /// How long it may take.
+        timeout: Duration,
     },
     /// Stop and remove a container. Answered by `Stopped`.
     Stop {

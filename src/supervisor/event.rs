@@ -6,7 +6,7 @@ use super::ports::{CanaryError, Found, Launched};
 pub use super::reconfigure::Reconfiguration;
 use crate::plan::Usage;
 use crate::types::{
-    Fault, GpuSnapshot, Haste, InstanceId, ModelName, Moment, Phase, WaiterId, Wish,
+    DayMinute, Fault, GpuSnapshot, Haste, InstanceId, ModelName, Moment, Phase, WaiterId, Wish,
 };
 
 /// Everything that can happen to the core. Completions name their instance, so a stale one is recognised.
@@ -107,6 +107,11 @@ pub enum Event {
         /// Why.
         fault: Fault,
     },
+    /// A loading engine has written something.
+    LoadProgress {
+        /// Whose.
+        instance: InstanceId,
+    },
     /// The engine passed its probe.
     Healthy {
         /// Whose.
@@ -133,6 +138,13 @@ pub enum Event {
         /// The answer, or why there is none.
         result: Result<String, CanaryError>,
     },
+    /// A ready engine was asked whether it is well.
+    Checked {
+        /// Whose.
+        instance: InstanceId,
+        /// `Err`: how it is not.
+        result: Result<(), Fault>,
+    },
     /// No process of the engine lives any more, without having been asked to go.
     Died {
         /// Whose.
@@ -147,12 +159,21 @@ pub enum Event {
         /// `Ok`: no process and no container is left.
         result: Result<(), Fault>,
     },
+    /// What podman and the kernel have of ours, or why that is not known.
+    Swept {
+        /// When that was asked.
+        taken: Moment,
+        /// The answer.
+        list: Result<Vec<Found>, Fault>,
+    },
     /// Device memory was read.
     Observed(Observation),
     /// What was measured was written down, or could not be.
     Saved(Result<(), String>),
     /// The configuration is another.
     Configure(Box<Reconfiguration>),
+    /// What the clock on the wall shows.
+    LocalTime(DayMinute),
     /// Something of the daemon that is not the supervisor's is wrong, or is well again (`None`).
     Trouble {
         /// Stable word to search for.

@@ -4,7 +4,7 @@
 //! Invariants: decides nothing; every effect that promises an answer gets one, also if an adapter panics; nothing here
 //! is awaited by the owner.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
@@ -19,14 +19,8 @@ use super::ports::{
 use crate::plan::Usage;
 use crate::types::{Fault, FaultCode, GpuId, InstanceId, ModelSpec, Moment, SleepLevel};
 
-/// How often a loading engine is asked whether it is ready. Cheap: one local connection.
-const PROBE_INTERVAL: Duration = Duration::from_millis(50);
 /// How long the end of the daemon waits for the disk.
 const CLOSE_TIME: Duration = Duration::from_secs(5);
-/// Lines of a dead container's log that go into the error.
-const LOG_TAIL_LINES: usize = 20;
-/// How long podman is asked about a death: that the engine is dead is known, and must not wait for a podman that hangs.
-const OBITUARY_TIME: Duration = Duration::from_secs(5);
 
 /// One adapter per port.
 #[derive(Clone)]
@@ -85,6 +79,9 @@ pub(super) struct Executor {
     clock: Clock,
     probes: BTreeMap<InstanceId, AbortHandle>,
     observing: Arc<AtomicBool>,
+    sweeping: Arc<AtomicBool>,
+    /// Whose death is being looked into.
+    dying: BTreeSet<InstanceId>,
     writer: Option<Writer>,
     /// Where the adapters run, wherever the owner does.
     runtime: tokio::runtime::Handle,
@@ -98,9 +95,10 @@ struct Writer {
 
 impl Executor {
     pub(super) fn new(ports: Ports, events: mpsc::UnboundedSender<Event>, clock: Clock) -> Self {
-        let observing = Arc::new(AtomicBool::new(false));
+        let (probes, dying) = (BTreeMap::new(), BTreeSet::new());
+        let (observing, sweeping) = (Arc::default(), Arc::default());
         let runtime = tokio::runtime::Handle::current();
-        Self { ports, events, clock, probes: BTreeMap::new(), observing, writer: None, runtime }
+        Self { ports, events, clock, probes, observing, sweeping, dying, writer: None, runtime }
     }
 
     pub(super) fn launch(&self, order: LaunchOrder) {
@@ -175,7 +173,7 @@ impl Executor {
         let (ports, events) = (self.ports.clone(), self.events.clone());
         let id = instance.clone();
         let task = self.runtime.spawn(async move {
-            let event = probe_until_ready(&ports, id, spec, launched).await;
+            let event = tend::load(&ports, &events, id, spec, launched).await;
             let _ = events.send(event);
         });
         self.probes.retain(|_, probe| !probe.is_finished());
@@ -245,16 +243,11 @@ impl Executor {
 
     /// Reads the world once. `false`: a reading is still under way, and is not doubled.
     pub(super) fn observe(&self, subjects: Vec<Subject>) -> bool {
-        if self.observing.swap(true, Ordering::AcqRel) {
-            return false;
-        }
+        let Some(one) = Once::begin(&self.observing) else { return false };
         let (ports, events, clock) = (self.ports.clone(), self.events.clone(), self.clock);
-        let observing = Observing(self.observing.clone());
         self.runtime.spawn(async move {
-            for event in observe(&ports, clock, subjects).await {
-                let _ = events.send(event);
-            }
-            drop(observing);
+            let _ = events.send(observe(&ports, clock, subjects).await);
+            drop(one);
         });
         true
     }
@@ -277,45 +270,23 @@ impl Executor {
     }
 }
 
-/// Clears the flag however the reading ends.
-struct Observing(Arc<AtomicBool>);
+/// One at a time: the flag is cleared however the work ends.
+struct Once(Arc<AtomicBool>);
 
-impl Drop for Observing {
+impl Once {
+    fn begin(flag: &Arc<AtomicBool>) -> Option<Self> {
+        (!flag.swap(true, Ordering::AcqRel)).then(|| Self(flag.clone()))
+    }
+}
+
+impl Drop for Once {
     fn drop(&mut self) {
         self.0.store(false, Ordering::Release);
     }
 }
 
-/// Until the engine is ready or dead. The deadline is the core's: it stops the instance, which ends this.
-async fn probe_until_ready(
-    ports: &Ports,
-    instance: InstanceId,
-    spec: Arc<ModelSpec>,
-    launched: Launched,
-) -> Event {
-    let mut strange: Option<String> = None;
-    loop {
-        match ports.engines.probe(spec.clone(), launched.endpoint.clone()).await {
-            Ok(true) => return Event::Healthy { instance },
-            Ok(false) => {}
-            Err(answer) => {
-                if strange.as_ref() != Some(&answer) {
-                    tracing::warn!(%instance, %answer, "unexpected answer to a health probe, retrying");
-                    strange = Some(answer);
-                }
-            }
-        }
-        if ports.containers.pids(&launched.cgroup).is_ok_and(|pids| pids.is_empty()) {
-            let fault = obituary(ports, &instance, "ended while it loaded").await;
-            return Event::Died { instance, fault };
-        }
-        tokio::time::sleep(PROBE_INTERVAL).await;
-    }
-}
-
-async fn observe(ports: &Ports, clock: Clock, subjects: Vec<Subject>) -> Vec<Event> {
+async fn observe(ports: &Ports, clock: Clock, subjects: Vec<Subject>) -> Event {
     let (taken, unix_s) = (clock.now(), unix_s());
-    let mut events = Vec::new();
     let snapshot = ports.gpus.snapshot().await.map(Arc::new);
     let mut usage = BTreeMap::new();
     for subject in subjects {
@@ -327,10 +298,11 @@ async fn observe(ports: &Ports, clock: Clock, subjects: Vec<Subject>) -> Vec<Eve
                 continue;
             }
         };
+        // Whoever watches it will say that it is dead.
         if pids.is_empty() && subject.watched {
-            let fault = obituary(ports, &subject.id, "ended while it served").await;
-            events.push(Event::Died { instance: subject.id, fault });
-        } else if let Ok(snapshot) = &snapshot {
+            continue;
+        }
+        if let Ok(snapshot) = &snapshot {
             let bytes = ports.gpus.usage(pids.clone(), subject.gpus, snapshot.clone()).await;
             usage.insert(subject.id, Usage { pids, bytes });
         }
@@ -339,8 +311,7 @@ async fn observe(ports: &Ports, clock: Clock, subjects: Vec<Subject>) -> Vec<Eve
         Ok(snapshot) => Ok(Arc::unwrap_or_clone(snapshot)),
         Err(err) => Err(err.to_string()),
     };
-    events.push(Event::Observed(Observation { taken, unix_s, devices, usage }));
-    events
+    Event::Observed(Observation { taken, unix_s, devices, usage })
 }
 
 /// Seconds since 1970, by the system's clock.
@@ -349,20 +320,7 @@ pub(super) fn unix_s() -> u64 {
     since.map_or(0, |since| since.as_secs())
 }
 
-/// What is known about the end of an engine.
-async fn obituary(ports: &Ports, instance: &InstanceId, how: &str) -> Fault {
-    let code = ports.containers.exit_code(instance.clone());
-    let log = ports.containers.log_tail(instance.clone(), LOG_TAIL_LINES);
-    let (code, log) = tokio::join!(
-        tokio::time::timeout(OBITUARY_TIME, code),
-        tokio::time::timeout(OBITUARY_TIME, log)
-    );
-    let (code, log) = (code.unwrap_or_default(), log.unwrap_or_default());
-    let code = code.map_or_else(|| "exit code unknown".to_owned(), |c| format!("exit code {c}"));
-    let last = log.last().map(|line| format!("; its last words: {line}")).unwrap_or_default();
-    let message = format!("the engine of {instance} {how} ({code}){last}");
-    Fault::new(FaultCode::EngineExited, message).with_log(log)
-}
+mod tend;
 
 #[cfg(test)]
 mod tests;

@@ -1,8 +1,10 @@
 //! One container incarnation, as the core sees it.
 
 use super::effect::StopReason;
+use super::health::Health;
 use super::measure::Measuring;
 use super::ports::Launched;
+use crate::plan::Pace;
 use crate::types::{Bytes, Fault, InstanceId, ModelSpec, Moment, Phase, Placement, SleepLevel};
 use std::sync::Arc;
 
@@ -25,10 +27,17 @@ pub(super) struct Instance {
     /// When it passed its probe; `None`: not yet.
     pub(super) ready_since: Option<Moment>,
     pub(super) measuring: Measuring,
+    pub(super) health: Health,
+    /// How its load may go on.
+    pub(super) pace: Pace,
+    /// The most that it was seen to hold while it loaded.
+    pub(super) grown_to: Bytes,
     /// Somebody had it for a purpose beside measuring it.
     pub(super) used: bool,
     /// What it answers when nothing is wrong with it; asked only of those that may sleep.
     pub(super) canary: Canary,
+    /// Host memory charged to its sleep, from the plan until it has woken, or is gone: its processes keep it until then.
+    pub(super) host_ram: Bytes,
 }
 
 /// The answer that a wake is judged by.
@@ -65,8 +74,6 @@ pub(super) enum Life {
     Dozing {
         /// How deep.
         level: SleepLevel,
-        /// Host memory charged to that.
-        host_ram: Bytes,
         /// It is stopped then.
         deadline: Moment,
     },
@@ -74,8 +81,6 @@ pub(super) enum Life {
     Asleep {
         /// How deep.
         level: SleepLevel,
-        /// Host memory charged to that.
-        host_ram: Bytes,
         /// Since when.
         since: Moment,
     },
@@ -83,8 +88,6 @@ pub(super) enum Life {
     Waking {
         /// How deep it slept.
         level: SleepLevel,
-        /// Host memory charged to its sleep.
-        host_ram: Bytes,
         /// Since when.
         since: Moment,
         /// It is stopped then.
@@ -94,6 +97,8 @@ pub(super) enum Life {
     Draining {
         /// Why.
         reason: StopReason,
+        /// It goes then, whatever runs; `None`: not yet said.
+        until: Option<Moment>,
     },
     /// To be stopped as soon as the launch, which cannot be interrupted without leaving half a container, is over.
     Abandoned {
@@ -145,6 +150,16 @@ impl Instance {
                 | Life::Asleep { .. }
                 | Life::Waking { .. }
         )
+    }
+
+    /// When it goes, whatever runs on it.
+    pub(super) fn drained_at(&self) -> Option<Moment> {
+        if let Life::Draining { until, .. } = self.life { until } else { None }
+    }
+
+    /// When a stop that failed is tried again.
+    pub(super) fn stop_retry_at(&self) -> Option<Moment> {
+        if let Life::Stopping { retry_at, .. } = self.life { retry_at } else { None }
     }
 
     /// When its load has failed, while there is such a time.

@@ -3,19 +3,18 @@
 use std::time::Duration;
 
 use super::effect::{Effect, Notice, StopReason};
+use super::health::Health;
 use super::instance::{Canary, Instance, Life};
 use super::measure::Measuring;
 use super::ports::{Found, FoundIdentity, Launched};
-use super::state::{Failure, Model, State};
-use crate::plan::Sample;
-use crate::types::{Denied, Fault, FaultCode, GpuId, InstanceId, ModelName, Moment, Phase};
+use super::state::State;
+use crate::plan::{Pace, Sample};
+use crate::types::{Bytes, Fault, FaultCode, GpuId, InstanceId, ModelName, Moment, Phase};
 
-/// The longest delay between two attempts.
-const RETRY_DELAY_MAX: Duration = Duration::from_secs(60);
 /// A stop that failed is tried again after this.
 const STOP_RETRY_DELAY: Duration = Duration::from_secs(5);
 /// An engine that has served so long has earned a new count of failures.
-const FORGIVEN_AFTER: Duration = Duration::from_secs(60);
+pub(super) const FORGIVEN_AFTER: Duration = Duration::from_secs(60);
 
 impl State {
     pub(super) fn progress(&mut self, now: Moment, id: &InstanceId, phase: Phase) {
@@ -31,7 +30,8 @@ impl State {
         } else if phase == Phase::Starting {
             // The load's clock starts when podman is asked.
             instance.load_began = Some(now);
-            instance.life = Life::Starting { deadline: now + instance.spec.load_timeout };
+            instance.pace = instance.pace.from(now);
+            instance.life = Life::Starting { deadline: instance.pace.deadline() };
         }
     }
 
@@ -135,9 +135,11 @@ impl State {
         instance.last_used = now;
         instance.ready_since = Some(now);
         instance.measuring.ready(now);
+        instance.health = Health::begin(now, instance.spec.health_interval);
         let took = now.since(instance.ordered);
         if let Some(began) = instance.load_began {
             model.demand.loaded(now.since(began));
+            model.loads.record(now.since(began));
             model.last_load = Some(took);
         }
         model.waiting_for = None;
@@ -173,6 +175,7 @@ impl State {
             Ok(()) => {
                 self.stuck.remove(id);
                 self.note("stop_failed", now, self.stuck.values().cloned().collect());
+                self.running_orphans.remove(id);
                 if self.orphans.remove(id).is_some() {
                     self.ledger.gone(id, now);
                     out.push(Effect::Notice(Notice::Stopped { instance: id.clone() }));
@@ -215,7 +218,7 @@ impl State {
             Life::Pulling => self.forget(&id),
             Life::Starting { .. } => instance.life = Life::Abandoned { fault: None },
             Life::Ready if instance.in_flight > 0 => {
-                instance.life = Life::Draining { reason };
+                instance.life = Life::Draining { reason, until: None };
                 return;
             }
             Life::Loading { .. }
@@ -253,6 +256,7 @@ impl State {
     ) {
         self.ledger.gone(id, now);
         out.push(Effect::Observe);
+        let rules = self.settings.health;
         let Some(model) = self.models.get_mut(&id.model) else { return };
         let Some(instance) = model.instance.take() else { return };
         for waiter in model.unloading.drain(..) {
@@ -263,7 +267,7 @@ impl State {
                 model.failure = None;
                 out.push(Effect::Notice(Notice::Stopped { instance: id.clone() }));
             }
-            Some(fault) => model.fail(now, &instance, fault, was_ready, out),
+            Some(fault) => model.fail((now, rules), &instance, fault, was_ready, out),
         }
     }
 
@@ -293,6 +297,7 @@ impl State {
                 self.adopt(now, identity, launched, out);
             } else {
                 self.ledger.release(&id);
+                self.running_orphans.insert(id.clone(), launched);
                 self.orphan(id, out);
             }
         }
@@ -326,6 +331,8 @@ impl State {
             spec: spec.clone(),
             placement: identity.placement,
             life: Life::Loading { deadline: now + spec.load_timeout },
+            pace: Pace::new(now, None, spec.load_timeout),
+            grown_to: Bytes::ZERO,
             launched: Some(launched.clone()),
             in_flight: 0,
             last_used: now,
@@ -333,65 +340,19 @@ impl State {
             load_began: None,
             ready_since: None,
             measuring: Measuring::new(Sample::new()),
+            health: Health::default(),
             canary: Canary::None,
+            host_ram: Bytes::ZERO,
             used: true,
         });
         out.push(Effect::Notice(Notice::Adopted { instance: id.clone() }));
         out.push(Effect::AwaitReady { instance: id, spec, launched });
     }
 
-    fn orphan(&mut self, id: InstanceId, out: &mut Vec<Effect>) {
+    pub(super) fn orphan(&mut self, id: InstanceId, out: &mut Vec<Effect>) {
         let reason = StopReason::Orphaned;
         out.push(Effect::Notice(Notice::Stopping { instance: id.clone(), reason }));
         out.push(Effect::Stop { instance: id.clone() });
         self.orphans.insert(id, None);
     }
-}
-
-impl Model {
-    /// Takes note of a failure and tells those who waited for this very start.
-    fn fail(
-        &mut self,
-        now: Moment,
-        instance: &Instance,
-        fault: Fault,
-        was_ready: bool,
-        out: &mut Vec<Effect>,
-    ) {
-        // From ready on: a long load is no service, and an engine that dies after each must not be restarted for ever.
-        let served = instance.ready_since.is_some_and(|at| now.since(at) >= FORGIVEN_AFTER);
-        let earlier = self.failure.as_ref().map_or(0, |f| f.count);
-        let count = if served { 1 } else { earlier + 1 };
-        self.restarts = self.restarts.saturating_add(1);
-        // The first death of an engine that was ready is made good at once; requests that came since then wait for it.
-        let delay = if was_ready && count == 1 {
-            Duration::ZERO
-        } else {
-            Duration::from_secs(1 << (count - 1).min(6)).min(RETRY_DELAY_MAX)
-        };
-        let retry_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
-        let notice =
-            Notice::Failed { instance: instance.id.clone(), fault: fault.clone(), retry_ms };
-        out.push(Effect::Notice(notice));
-        if delay > Duration::ZERO {
-            // The operator is told too; only a pin is tried again without being asked.
-            let denied = Denied::LoadFailed {
-                model: self.spec.name.clone(),
-                fault: fault.clone(),
-                retry_after: delay,
-            };
-            self.deny_all(&denied, out);
-        }
-        self.failure = Some(Failure { fault, count, retry_at: now + delay });
-    }
-}
-
-/// The fault of a load that took too long.
-pub(super) fn load_timeout(instance: &Instance) -> Fault {
-    let message = format!(
-        "{} was not ready within its load_timeout of {} s; raise load_timeout if the engine is only slow",
-        instance.spec.name,
-        instance.spec.load_timeout.as_secs()
-    );
-    Fault::new(FaultCode::LoadTimeout, message)
 }

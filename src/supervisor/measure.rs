@@ -57,13 +57,15 @@ pub(super) struct Measuring {
     told: Option<Measured>,
     /// Why there will be no numbers.
     gave_up: Option<String>,
+    /// It was looked at since it became ready: what is known of it is not a part of its load.
+    pub(super) whole: bool,
 }
 
 impl Measuring {
     /// `before`: its devices before its start; empty for one that was adopted.
     pub(super) fn new(before: Sample) -> Self {
         let sampler = Sampler::new(SampleRule::default(), before);
-        Self { sampler, told: None, gave_up: None }
+        Self { sampler, told: None, gave_up: None, whole: false }
     }
 
     pub(super) fn ready(&mut self, now: Moment) {
@@ -107,6 +109,7 @@ impl State {
         self.note("memory_quarantined", now, missing);
         self.judge_sleepers(now, observation, out);
         self.measure(observation, out);
+        self.note_growth(now, observation);
         if observation.devices.is_ok() {
             self.fail_on_lost(out);
             self.yield_to_others(now, out);
@@ -133,6 +136,7 @@ impl State {
             if !measured || early || !observation.usage.contains_key(&instance.id) {
                 continue;
             }
+            instance.measuring.whole |= instance.ready_since.is_some();
             let Some(name) = instance.placement.gpus.first().and_then(|g| ledger.name(g)) else {
                 continue;
             };
@@ -172,7 +176,8 @@ impl State {
     }
 
     pub(super) fn saved(&mut self, now: Moment, result: Result<(), String>) {
-        self.note("state_unwritable", now, result.err().into_iter().collect());
+        let why = result.err().map(|e| format!("what was measured is not written down: {e}"));
+        self.note("state_unwritable", now, why.into_iter().collect());
     }
 
     /// What a model needs, by the product that its device is.

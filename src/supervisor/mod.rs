@@ -11,7 +11,7 @@
 //! completions come back as events that name their instance; an event of an earlier incarnation is dropped.
 //!
 //! # Architecture Invariant
-//! `state`, `lifecycle`, `schedule`, `refusal`, `room`, `operator`, `reconfigure`, `measure`, `discover`, `pressure`, `sleep`, `wake`, `instance`, `queue`, `event`, `effect` and `picture` name no clock, no tokio, no
+//! `state`, `lifecycle`, `schedule`, `refusal`, `room`, `operator`, `reconfigure`, `measure`, `pace`, `health`, `discover`, `pressure`, `sleep`, `sweep`, `wake`, `instance`, `queue`, `event`, `effect` and `picture` name no clock, no tokio, no
 //! file system, no network and no tracing: a simulation drives them with made-up time, and one seed gives one history.
 
 mod discover;
@@ -19,10 +19,12 @@ pub mod effect;
 pub mod event;
 mod execute;
 pub mod handle;
+pub mod health;
 mod instance;
 mod lifecycle;
 mod measure;
 mod operator;
+mod pace;
 mod picture;
 pub mod ports;
 mod pressure;
@@ -33,6 +35,7 @@ mod room;
 mod schedule;
 mod sleep;
 pub mod state;
+pub mod sweep;
 pub mod task;
 mod wake;
 

@@ -192,7 +192,7 @@ impl State {
         out: &mut Vec<Effect>,
     ) {
         let Some(model) = self.wished(now, waiter, name, out) else { return };
-        let up = |i: &Instance| i.is_ready() || i.sleep().is_some();
+        let up = |i: &Instance| i.is_ready() || i.sleep_level().is_some();
         if model.instance.as_ref().is_some_and(up) {
             let purpose = Purpose::Ready { pin: false };
             model.queue.push(Waiter { id: waiter, purpose, since: now });

@@ -1,9 +1,12 @@
-//! The part of the core that describes it: `State → Status`.
+//! The part of the core that describes it: `State → Status`, and what an observation has to look at.
 
 use super::instance::Life;
+use super::ports::Launched;
 use super::state::{Model, State};
 use crate::plan::Hold;
-use crate::types::{Known, LoadProgress, ModelStatus, Moment, Phase, Problem, Status};
+use crate::types::{
+    GpuId, InstanceId, Known, LoadProgress, ModelStatus, Moment, Phase, Problem, Status,
+};
 
 impl State {
     /// The picture for readers, at `now`.
@@ -20,6 +23,21 @@ impl State {
             problems: self.problems.iter().map(problem).collect(),
             shutting_down: self.shutdown.is_some(),
         }
+    }
+
+    /// Instances whose processes may live, with their devices: what an observation has to look at.
+    pub fn live(&self) -> impl Iterator<Item = Live<'_>> {
+        let instances = self.models.values().filter_map(|m| m.instance.as_ref());
+        let instances = instances.filter_map(|i| {
+            let launched = i.launched.as_ref()?;
+            let watched = i.has_served();
+            Some(Live { id: &i.id, launched, gpus: &i.placement.gpus, watched })
+        });
+        let orphans = self.running_orphans.iter().filter_map(|(id, launched)| {
+            let gpus = &self.ledger.hold(id)?.gpus;
+            Some(Live { id, launched, gpus, watched: false })
+        });
+        instances.chain(orphans)
     }
 
     fn model_status(&self, now: Moment, model: &Model) -> ModelStatus {
@@ -53,8 +71,22 @@ impl State {
             waiting_for: model.waiting_for.clone(),
             report: model.report.clone(),
             sleep: model.sleep_status(),
+            health: model.health_status(now, self.settings.health),
         }
     }
+}
+
+/// One instance that an observation has to look at.
+#[derive(Clone, Copy, Debug)]
+pub struct Live<'a> {
+    /// Which.
+    pub id: &'a InstanceId,
+    /// Where it is.
+    pub launched: &'a Launched,
+    /// On which devices.
+    pub gpus: &'a [GpuId],
+    /// Its end is to be reported by the observer; a loading one is watched by its probe.
+    pub watched: bool,
 }
 
 impl Model {

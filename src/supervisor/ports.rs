@@ -180,7 +180,8 @@ pub trait Containers: Send + Sync + 'static {
     /// Removes a container by podman's ID, for those whose labels are damaged.
     fn reap(&self, container: String) -> PortFuture<'_, Result<(), Fault>>;
 
-    /// All containers of our namespace, in any state.
+    /// All containers of our namespace, in any state; and those that podman has forgotten, but that were begun since the
+    /// boot and still run. These fit no specification ([`SpecHash::NONE`]).
     fn list(&self) -> PortFuture<'_, Result<Vec<Found>, Fault>>;
 
     /// The last `lines` lines a container wrote, oldest first; empty when it is gone.
@@ -299,13 +300,22 @@ pub enum GpuError {
     Other(String),
 }
 
-/// Where what was measured outlives the daemon.
+/// Where bytes outlive the daemon.
 pub trait Shelf: Send + Sync + 'static {
-    /// Puts a new generation of the footprints there; one call at a time.
+    /// Puts a new generation there, one call at a time. When it is done, they outlive a power cut too.
     ///
     /// # Errors
     /// Why it could not, for people; the generation before it is still there.
-    fn save(&self, footprints: Vec<u8>) -> PortFuture<'_, Result<(), String>>;
+    fn save(&self, bytes: Vec<u8>) -> PortFuture<'_, Result<(), String>>;
+}
+
+/// Who may do what this process may not: kill the processes of a control group.
+pub trait Scopes: Send + Sync + 'static {
+    /// Kills all processes of a scope, such as `libpod-….scope`, of the manager that podman's containers belong to.
+    ///
+    /// # Errors
+    /// Why it could not, for people. A scope that is not there is `Ok`.
+    fn kill(&self, scope: String) -> PortFuture<'_, Result<(), String>>;
 }
 
 /// Engines: how to run them and how to ask whether they are ready.
@@ -320,6 +330,16 @@ pub trait Engines: Send + Sync + 'static {
         spec: Arc<ModelSpec>,
         endpoint: Endpoint,
     ) -> PortFuture<'_, Result<bool, String>>;
+
+    /// Asks an engine that is ready whether it is well, and with `token` for one token of its work. `Err`: it did not answer
+    /// within `timeout`, or not as a healthy engine does. That it has no such route is no error.
+    fn check(
+        &self,
+        spec: Arc<ModelSpec>,
+        endpoint: Endpoint,
+        token: bool,
+        timeout: Duration,
+    ) -> PortFuture<'_, Result<(), String>>;
 
     /// Puts an engine that serves nobody to sleep. `Ok`: it says that it sleeps, which is no proof. At most a minute.
     fn sleep(

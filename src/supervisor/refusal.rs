@@ -40,6 +40,20 @@ impl State {
 }
 
 impl Model {
+    /// Why a new request is refused at once, if so.
+    pub(super) fn refusal(&self, now: Moment) -> Option<Denied> {
+        let failure = self.failure.as_ref().filter(|f| f.retry_at > now)?;
+        // A failure of the engine that is being replaced is not one of the next.
+        if self.instance.is_some() {
+            return None;
+        }
+        Some(Denied::LoadFailed {
+            model: self.spec.name.clone(),
+            fault: failure.fault.clone(),
+            retry_after: failure.retry_at.since(now),
+        })
+    }
+
     /// Why a request that has waited its time gets nothing.
     pub(super) fn too_long(&self, now: Moment) -> Denied {
         let model = self.spec.name.clone();
@@ -102,8 +116,9 @@ impl Model {
 
     pub(super) fn refuse(&mut self, need: Bytes, largest: Bytes, out: &mut Vec<Effect>) {
         let model = self.spec.name.clone();
-        self.waiting_for = Some(format!("{need} on one device; the largest offers {largest}"));
-        let denied = Denied::NeverFits { model, need, largest, report: self.report.clone() };
+        let (devices, report) = (self.spec.gpu_count, self.report.clone());
+        let denied = Denied::NeverFits { model, need, devices, largest, report };
+        self.waiting_for = Some(denied.to_string());
         self.deny_all(&denied, out);
     }
 }

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::effect::{Effect, Notice, StopReason};
+use super::health::Health;
 use super::instance::{Canary, Instance, Life};
 use super::measure::Measuring;
 use super::ports::LaunchOrder;
@@ -205,11 +206,14 @@ impl State {
         let Some(model) = self.models.get_mut(name) else { return };
         let (spec, image_id) = (model.spec.clone(), model.known.image_id.clone());
         model.waiting_for = None;
+        let pace = model.pace(now);
         model.instance = Some(Instance {
             id: id.clone(),
             spec: spec.clone(),
             placement: placement.clone(),
-            life: Life::Starting { deadline: now + spec.load_timeout },
+            life: Life::Starting { deadline: pace.deadline() },
+            pace,
+            grown_to: Bytes::ZERO,
             launched: None,
             in_flight: 0,
             last_used: now,
@@ -217,7 +221,9 @@ impl State {
             load_began: Some(now),
             ready_since: None,
             measuring: Measuring::new(self.ledger.sample(&id, &placement.gpus)),
+            health: Health::default(),
             canary: Canary::None,
+            host_ram: Bytes::ZERO,
             used: false,
         });
         self.ledger.reserve(id.clone(), &placement);
@@ -268,7 +274,7 @@ impl State {
             priority: i.spec.priority,
             demand: model.demand,
             sleep: self.sleeper(model, i),
-            host_ram: i.host_ram(),
+            host_ram: i.host_ram,
         };
         self.models.values().filter_map(|m| m.instance.as_ref().map(|i| of(m, i))).collect()
     }

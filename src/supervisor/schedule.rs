@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use super::effect::{Effect, Notice, StopReason};
 use super::instance::{Instance, Life};
-use super::lifecycle::load_timeout;
 use super::queue::Purpose;
 use super::state::{Model, Shutdown, State};
 use crate::plan::{self};
@@ -21,16 +20,19 @@ impl State {
         self.stop_late_sleepers(now, out);
         self.retry_stops(now, out);
         self.replace_changed(out);
-        self.finish_drains(out);
+        self.check_health(now, out);
+        self.finish_drains(now, out);
         self.finish_discoveries(out);
-        self.unload_idle(now, out);
         self.serve_ready(now, out);
         self.start_wanted(now, out);
         self.finish_unloads(out);
         self.finish_sleeps(out);
+        // Last, for one that sleeps may just have lost those who wanted it awake.
+        self.unload_idle(now, out);
         if self.discover(now) {
             self.start_wanted(now, out);
         }
+        self.note_breakers(now);
         self.finish_shutdown(now, out);
     }
 
@@ -45,19 +47,10 @@ impl State {
                 model.queue.next_deadline(),
                 instance.and_then(Instance::load_deadline),
                 instance.and_then(Instance::sleep_deadline),
+                instance.and_then(Instance::check_at),
+                instance.and_then(Instance::drained_at),
                 instance.and_then(|i| idle_at(model, i)),
-                instance.and_then(|i| match i.life {
-                    Life::Stopping { retry_at, .. } => retry_at,
-                    Life::Pulling
-                    | Life::Starting { .. }
-                    | Life::Loading { .. }
-                    | Life::Ready
-                    | Life::Dozing { .. }
-                    | Life::Asleep { .. }
-                    | Life::Waking { .. }
-                    | Life::Draining { .. }
-                    | Life::Abandoned { .. } => None,
-                }),
+                instance.and_then(Instance::stop_retry_at),
                 // Once it is over, it is room that the model waits for.
                 retry.filter(|_| demand && instance.is_none() && model.waiting_for.is_none()),
                 model.plan_at,
@@ -83,7 +76,7 @@ impl State {
         let instances = self.models.values_mut().filter_map(|m| m.instance.as_mut());
         let mut stop = Vec::new();
         for instance in instances.filter(late) {
-            let fault = load_timeout(instance);
+            let fault = instance.too_slow();
             if matches!(instance.life, Life::Starting { .. }) {
                 instance.life = Life::Abandoned { fault: Some(fault) };
             } else {
@@ -117,10 +110,21 @@ impl State {
         }
     }
 
-    fn finish_drains(&mut self, out: &mut Vec<Effect>) {
+    /// Those on which nothing runs any more go, and those whose time is over.
+    fn finish_drains(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        let limit = now + self.settings.drain_timeout;
+        for instance in self.models.values_mut().filter_map(|m| m.instance.as_mut()) {
+            if let Life::Draining { until, .. } = &mut instance.life {
+                until.get_or_insert(limit);
+            }
+        }
         let instances = self.models.values().filter_map(|m| m.instance.as_ref());
         let drained = instances.filter_map(|i| match i.life {
-            Life::Draining { reason } if i.in_flight == 0 => Some((i.id.clone(), reason)),
+            Life::Draining { reason, until }
+                if i.in_flight == 0 || until.is_some_and(|at| at <= now) =>
+            {
+                Some((i.id.clone(), reason))
+            }
             Life::Pulling
             | Life::Starting { .. }
             | Life::Loading { .. }

@@ -40,16 +40,11 @@ pub(super) struct Sleeps {
 }
 
 impl Instance {
-    /// Host memory that is charged to its sleep.
-    pub(super) fn host_ram(&self) -> Bytes {
-        self.sleep().map_or(Bytes::ZERO, |(_, host_ram)| host_ram)
-    }
-
-    pub(super) fn sleep(&self) -> Option<(SleepLevel, Bytes)> {
+    pub(super) fn sleep_level(&self) -> Option<SleepLevel> {
         match self.life {
-            Life::Dozing { level, host_ram, .. }
-            | Life::Asleep { level, host_ram, .. }
-            | Life::Waking { level, host_ram, .. } => Some((level, host_ram)),
+            Life::Dozing { level, .. }
+            | Life::Asleep { level, .. }
+            | Life::Waking { level, .. } => Some(level),
             Life::Pulling
             | Life::Starting { .. }
             | Life::Loading { .. }
@@ -88,10 +83,10 @@ impl Model {
     /// The picture of its sleep; `None`: it never sleeps.
     pub(super) fn sleep_status(&self) -> Option<SleepStatus> {
         self.spec.sleep_level?;
-        let now = self.instance.as_ref().and_then(Instance::sleep);
+        let now = self.instance.as_ref();
         Some(SleepStatus {
-            level: now.map(|(level, _)| level),
-            host_ram: now.map_or(Bytes::ZERO, |(_, host_ram)| host_ram),
+            level: now.and_then(Instance::sleep_level),
+            host_ram: now.map_or(Bytes::ZERO, |i| i.host_ram),
             residual: self.sleeps.residual,
             ..self.sleeps.counts.clone()
         })
@@ -126,6 +121,10 @@ impl State {
         if !known {
             return Err("the driver does not say how much memory it holds");
         }
+        // A wake takes all of it again, and only a reading since then shows all.
+        if !instance.measuring.whole {
+            return Err("what it holds has not been looked at since it became ready");
+        }
         let charged = |h: &Hold| h.gpus.iter().map(|g| h.charge(g)).sum();
         let weights = instance.spec.anatomy.as_ref().map(|a| a.weights);
         Ok(Sleeper {
@@ -155,7 +154,8 @@ impl State {
             self.dismiss(name, reason, out);
             return;
         };
-        instance.life = Life::Dozing { level, host_ram, deadline: now + SLEEP_TIME };
+        instance.life = Life::Dozing { level, deadline: now + SLEEP_TIME };
+        instance.host_ram = host_ram;
         let (id, spec) = (instance.id.clone(), instance.spec.clone());
         self.ledger.doze(&id, residual);
         out.push(Effect::Notice(Notice::FallingAsleep { instance: id.clone(), level, reason }));
@@ -191,7 +191,7 @@ impl State {
         let limit = self.settings.rules.sleep.residual_max;
         for model in self.models.values_mut() {
             let Some(instance) = &mut model.instance else { continue };
-            let Life::Dozing { level, host_ram, .. } = instance.life else { continue };
+            let Life::Dozing { level, .. } = instance.life else { continue };
             let seen = observation.devices.is_ok() && observation.usage.contains_key(&instance.id);
             let residual = self.ledger.residual(&instance.id, observation.taken);
             let Some(Known::Known(residual)) = residual.filter(|_| seen) else { continue };
@@ -199,11 +199,11 @@ impl State {
             if residual > limit {
                 continue;
             }
-            instance.life = Life::Asleep { level, host_ram, since: now };
+            instance.life = Life::Asleep { level, since: now };
             self.ledger.asleep(&instance.id, residual);
             model.sleeps.residual = Some(residual);
             model.sleeps.counts.sleeps += 1;
-            let instance = instance.id.clone();
+            let (instance, host_ram) = (instance.id.clone(), instance.host_ram);
             out.push(Effect::Notice(Notice::Asleep { instance, level, residual, host_ram }));
         }
     }

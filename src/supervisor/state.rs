@@ -20,14 +20,17 @@ use std::time::Duration;
 use super::discover::Discovery;
 use super::effect::{Effect, StopReason};
 use super::event::Event;
+use super::health::HealthRules;
 use super::instance::Instance;
 use super::measure::Knowledge;
+use super::ports::Launched;
 use super::queue::{Purpose, Queue, Waiter};
 use super::sleep::Sleeps;
-use crate::plan::{Book, Demand, Ledger, ReleaseRule, Rules};
+use super::sweep::Strays;
+use crate::plan::{Book, Demand, Ledger, Loads, ReleaseRule, Rules};
 use crate::types::{
-    Bytes, Denied, Fault, Generation, GpuId, InstanceId, ModelName, ModelSpec, Moment, Report,
-    WaiterId, Wish,
+    Bytes, DayMinute, Denied, Fault, Generation, GpuId, Hours, InstanceId, ModelName, ModelSpec,
+    Moment, Report, WaiterId, Wish,
 };
 
 /// What the core needs of the configuration, beside the models.
@@ -47,6 +50,10 @@ pub struct Settings {
     pub rules: Rules,
     /// Models that were never measured are loaded for that when nothing was requested for so long; `None`: never.
     pub measure_after: Option<Duration>,
+    /// How engines are kept well.
+    pub health: HealthRules,
+    /// That begins only at these hours, local time.
+    pub measure_hours: Hours,
     /// Makes instance names of two daemons differ; any number.
     pub seed: u64,
 }
@@ -87,6 +94,8 @@ pub(super) struct Model {
     /// What is known of its memory.
     pub(super) known: Knowledge,
     pub(super) last_load: Option<Duration>,
+    /// How long its loads took.
+    pub(super) loads: Loads,
     pub(super) last_used: Option<Moment>,
     /// How it was used, and how long its loads take.
     pub(super) demand: Demand,
@@ -123,6 +132,10 @@ pub struct State {
     pub(super) surveyed: bool,
     /// Instances of nobody that are being removed: what an earlier daemon or a failed launch left. The value is when a failed stop is tried again.
     pub(super) orphans: BTreeMap<InstanceId, Option<Moment>>,
+    /// Containers with our labels of which nothing is known.
+    pub(super) strays: Strays,
+    /// Where those of them run that were found running: their processes are accounted for, and named if they survive.
+    pub(super) running_orphans: BTreeMap<InstanceId, Launched>,
     pub(super) shutdown: Option<Shutdown>,
     pub(super) exited: bool,
     pub(super) problems: BTreeMap<&'static str, (String, Moment)>,
@@ -131,6 +144,8 @@ pub struct State {
     pub(super) losses: BTreeMap<GpuId, u32>,
     /// The background picks no model to measure before.
     pub(super) discover_from: Moment,
+    /// The clock on the wall, as last told; `None`: not told yet.
+    pub(super) local_time: Option<DayMinute>,
     /// Stops that failed and are tried again, and why.
     pub(super) stuck: BTreeMap<InstanceId, String>,
     next_generation: u64,
@@ -159,12 +174,15 @@ impl State {
             book: Book::default(),
             surveyed: false,
             orphans: BTreeMap::new(),
+            strays: Strays::new(),
+            running_orphans: BTreeMap::new(),
             shutdown: None,
             exited: false,
             problems: BTreeMap::new(),
             pressed: BTreeMap::new(),
             losses: BTreeMap::new(),
             discover_from: Moment::START,
+            local_time: None,
             stuck: BTreeMap::new(),
             next_generation: 1,
             random,
@@ -212,15 +230,19 @@ impl State {
             Event::LaunchFailed { instance, fault } => {
                 self.launch_failed(now, &instance, fault, &mut out);
             }
+            Event::LoadProgress { instance } => self.load_progress(now, &instance),
             Event::Healthy { instance } => self.healthy(now, &instance, &mut out),
             Event::Slept { instance, result } => self.slept(now, &instance, result, &mut out),
             Event::Woken { instance, result } => self.woken(&instance, result, &mut out),
             Event::Sung { instance, result } => self.sung(now, &instance, result, &mut out),
+            Event::Checked { instance, result } => self.checked(now, &instance, result, &mut out),
             Event::Died { instance, fault } => self.died(&instance, fault, &mut out),
             Event::Stopped { instance, result } => self.stopped(now, &instance, result, &mut out),
+            Event::Swept { taken, list } => self.swept(now, taken, list, &mut out),
             Event::Observed(observation) => self.observed(now, &observation, &mut out),
             Event::Saved(result) => self.saved(now, result),
             Event::Configure(new) => self.reconfigure(now, *new, &mut out),
+            Event::LocalTime(minute) => self.local_time = Some(minute),
             Event::Trouble { code, message } => {
                 self.note(code, now, message.into_iter().collect());
             }
@@ -316,29 +338,6 @@ impl State {
     pub(super) fn instance_mut(&mut self, id: &InstanceId) -> Option<&mut Instance> {
         self.models.get_mut(&id.model)?.instance.as_mut().filter(|i| i.id == *id)
     }
-
-    /// Instances whose processes may live, with their devices: what an observation has to look at.
-    pub fn live(&self) -> impl Iterator<Item = Live<'_>> {
-        let instances = self.models.values().filter_map(|m| m.instance.as_ref());
-        instances.filter_map(|i| {
-            let launched = i.launched.as_ref()?;
-            let watched = i.has_served();
-            Some(Live { id: &i.id, launched, gpus: &i.placement.gpus, watched })
-        })
-    }
-}
-
-/// One instance that an observation has to look at.
-#[derive(Clone, Copy, Debug)]
-pub struct Live<'a> {
-    /// Which.
-    pub id: &'a InstanceId,
-    /// Where it is.
-    pub launched: &'a super::ports::Launched,
-    /// On which devices.
-    pub gpus: &'a [GpuId],
-    /// Its end is to be reported by the observer; a loading one is watched by its probe.
-    pub watched: bool,
 }
 
 impl Model {
@@ -360,6 +359,7 @@ impl Model {
             discovery: Discovery::default(),
             known,
             last_load: None,
+            loads: Loads::default(),
             last_used: None,
             demand: Demand::default(),
             waiting_for: None,
@@ -367,19 +367,5 @@ impl Model {
             report: None,
             sleeps: Sleeps::default(),
         }
-    }
-
-    /// Why a new request is refused at once, if so.
-    fn refusal(&self, now: Moment) -> Option<Denied> {
-        let failure = self.failure.as_ref().filter(|f| f.retry_at > now)?;
-        // A failure of the engine that is being replaced is not one of the next.
-        if self.instance.is_some() {
-            return None;
-        }
-        Some(Denied::LoadFailed {
-            model: self.spec.name.clone(),
-            fault: failure.fault.clone(),
-            retry_after: failure.retry_at.since(now),
-        })
     }
 }

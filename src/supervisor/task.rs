@@ -20,10 +20,16 @@ use super::handle::{Ask, Handle, Lease, Verb};
 use super::ports::Found;
 use super::state::{Settings, State};
 use crate::plan::Book;
-use crate::types::{Denied, GpuSnapshot, ModelName, ModelSpec, Moment, Status, WaiterId};
+use crate::types::{
+    DayMinute, Denied, Generation, GpuSnapshot, ModelName, ModelSpec, Moment, Status, WaiterId,
+};
 
 /// How often the world is read without a cause.
 const OBSERVE_INTERVAL: Duration = Duration::from_secs(2);
+/// How often the kernel is asked who lives: one small file an instance.
+const WATCH_INTERVAL: Duration = Duration::from_millis(500);
+/// How often podman is asked for all that is ours.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// When to ask again while a reading is under way.
 const OBSERVE_RETRY: Duration = Duration::from_millis(20);
 /// A turn at least this often, so that a watchdog can tell a quiet owner from a stuck one.
@@ -48,6 +54,9 @@ pub struct Supervisor {
     status: watch::Sender<Arc<Status>>,
     turns: Arc<AtomicU64>,
     observe_at: Moment,
+    watch_at: Moment,
+    sweep_at: Moment,
+    told_time: Option<DayMinute>,
     exit: bool,
 }
 
@@ -98,14 +107,23 @@ impl Supervisor {
             status,
             turns: Arc::new(AtomicU64::new(0)),
             observe_at: Moment::START,
+            watch_at: Moment::START,
+            sweep_at: clock.now() + SWEEP_INTERVAL,
+            told_time: None,
             exit: false,
         };
         (supervisor, handle)
     }
 
-    /// Begins with what an earlier daemon measured, and with the IDs of the models' images.
-    pub fn remember(&mut self, book: Book, images: BTreeMap<ModelName, String>) {
+    /// Begins with what an earlier daemon measured, the IDs of the models' images, and the highest generation ever given.
+    pub fn remember(
+        &mut self,
+        book: Book,
+        images: BTreeMap<ModelName, String>,
+        generation: Generation,
+    ) {
         self.state.remember(book, images);
+        self.state.raise_generation(generation);
     }
 
     /// Starts the task.
@@ -125,7 +143,7 @@ impl Supervisor {
     async fn run(mut self) {
         while !self.exit {
             self.turn_inputs().await;
-            self.observe_if_due();
+            self.look_if_due();
             let now = self.clock.now();
             let picture = Arc::new(self.state.status(now));
             self.status.send_if_modified(|old| {
@@ -142,7 +160,8 @@ impl Supervisor {
     /// Waits for something to do and does it, with whatever else has come in by then.
     async fn turn_inputs(&mut self) {
         let latest = self.clock.now() + TURN_INTERVAL;
-        let due = self.state.next_deadline().unwrap_or(latest).min(latest).min(self.observe_at);
+        let look = self.observe_at.min(self.watch_at).min(self.sweep_at);
+        let due = self.state.next_deadline().unwrap_or(latest).min(latest).min(look);
         tokio::select! {
             biased;
             Some(event) = self.events.recv() => self.apply(event),
@@ -213,6 +232,9 @@ impl Supervisor {
             Effect::Canary { instance, spec, endpoint } => {
                 self.executor.canary(instance, spec, endpoint);
             }
+            Effect::Check { instance, spec, endpoint, token, timeout } => {
+                self.executor.check(instance, spec, endpoint, token, timeout);
+            }
             Effect::Stop { instance } => self.executor.stop(instance),
             Effect::Reap { container } => self.executor.reap(container),
             Effect::Save(footprints) => self.executor.save(footprints),
@@ -239,8 +261,27 @@ impl Supervisor {
         }
     }
 
-    fn observe_if_due(&mut self) {
+    /// Once a minute, where it matters.
+    fn tell_local_time(&mut self) {
+        if self.state.asks_the_hour()
+            && let Some(minute) = local_time().filter(|m| self.told_time != Some(*m))
+        {
+            self.told_time = Some(minute);
+            self.apply(Event::LocalTime(minute));
+        }
+    }
+
+    fn look_if_due(&mut self) {
         let now = self.clock.now();
+        if self.watch_at <= now {
+            let watched = self.state.live().filter(|live| live.watched);
+            self.executor.watch(watched.map(|live| (live.id, live.launched)));
+            self.watch_at = now + WATCH_INTERVAL;
+        }
+        if self.sweep_at <= now {
+            self.executor.sweep();
+            self.sweep_at = now + SWEEP_INTERVAL;
+        }
         if self.observe_at > now {
             return;
         }
@@ -251,9 +292,17 @@ impl Supervisor {
             watched: live.watched,
         });
         let begun = self.executor.observe(subjects.collect());
+        self.tell_local_time();
         // A reading that was begun before the event that asked for one does not count.
         self.observe_at = now + if begun { OBSERVE_INTERVAL } else { OBSERVE_RETRY };
     }
+}
+
+/// The clock on the wall, in the time zone of the host.
+fn local_time() -> Option<DayMinute> {
+    let now = jiff::Zoned::now();
+    let part = |n: i8| u16::try_from(n).ok();
+    DayMinute::new(part(now.hour())?, part(now.minute())?)
 }
 
 /// The owner's one line for each thing that an operator wants to know. The text is whole without the fields, because

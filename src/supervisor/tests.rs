@@ -10,12 +10,12 @@ use super::ports::{Endpoint, Found, FoundIdentity, LaunchOrder, Launched};
 use super::state::{Settings, State};
 use crate::plan::{ReleaseRule, Rules, SleepRules, Usage, policy};
 use crate::types::{
-    Bytes, Denied, Eviction, Fault, FaultCode, Generation, GpuId, GpuReading, GpuSnapshot, Haste,
-    InstanceId, Known, ModelName, ModelSpec, Moment, Need, NeedSource, OnFull, Phase, Placement,
-    Verdict, WaiterId, Wish, test_spec,
+    Bytes, DayMinute, Denied, Eviction, Fault, FaultCode, Generation, GpuId, GpuReading,
+    GpuSnapshot, Haste, Hours, InstanceId, Known, ModelName, ModelSpec, Moment, Need, NeedSource,
+    OnFull, Phase, Placement, Verdict, WaiterId, Wish, test_spec,
 };
 
-use rig::{Host, MIN_RESIDENCY, SLEEP, fault, launched, name, spec};
+use rig::{Host, MIN_RESIDENCY, fault, launched, name, spec};
 
 #[test]
 fn many_requests_for_a_cold_model_make_one_container() {
@@ -93,7 +93,8 @@ fn a_failed_load_is_told_and_not_repeated_at_once() {
     let id = host.launch();
     host.tell(Event::LaunchFailed { instance: id.clone(), fault: fault("no image") });
     assert_eq!(host.denials(), [(1, "model_load_failed")]);
-    assert_eq!(host.denied().retry_after(), Some(Duration::from_secs(1)));
+    let about = |s: u64| Duration::from_millis(s * 750)..=Duration::from_secs(s);
+    assert!(about(1).contains(&host.denied().retry_after().unwrap()));
     assert_eq!(host.phase("m"), Phase::Failed);
     host.acquire(2, "m");
     assert_eq!(host.denials(), [(2, "model_load_failed")]);
@@ -105,7 +106,7 @@ fn a_failed_load_is_told_and_not_repeated_at_once() {
     host.tell(Event::Died { instance: second.clone(), fault: fault("exit 1") });
     assert_eq!(host.stops(), std::slice::from_ref(&second));
     host.stopped(&second);
-    assert_eq!(host.denied().retry_after(), Some(Duration::from_secs(2)), "doubled");
+    assert!(about(2).contains(&host.denied().retry_after().unwrap()), "doubled");
     assert_eq!(host.state.status(host.now).models[0].error, Some(fault("exit 1")));
     // An operator's word overrides the delay.
     host.observe();
@@ -216,23 +217,6 @@ fn a_shutdown_drains_then_stops_everything() {
     assert!(host.exited());
     host.pass(1);
     assert!(!host.exited(), "once");
-}
-
-#[test]
-fn a_shutdown_does_not_wait_for_ever_for_podman() {
-    let mut host = Host::new(vec![spec("a", 40)]);
-    let a = host.ready(1, "a");
-    host.release(&a);
-    host.tell(Event::Shutdown { keep: false });
-    let result = Err(fault("podman is gone"));
-    host.tell(Event::Stopped { instance: a.clone(), result });
-    assert_eq!(host.state.status(host.now).problems[0].code, "stop_failed");
-    host.pass(5);
-    assert_eq!(host.stops(), [a], "tried again");
-    host.pass(25);
-    assert!(!host.exited());
-    host.pass(45);
-    assert!(host.exited());
 }
 
 #[test]
@@ -423,6 +407,7 @@ fn what_was_measured_replaces_what_was_guessed() {
 }
 
 mod discovering;
+mod health;
 mod measuring;
 mod operating;
 mod pulls;
@@ -431,4 +416,5 @@ mod reconfiguring;
 mod rig;
 mod room;
 mod sleep;
+mod sweep;
 mod yielding;

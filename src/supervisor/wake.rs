@@ -37,14 +37,14 @@ impl State {
     ) {
         let Some(model) = self.models.get_mut(name) else { return };
         let Some(instance) = model.instance.as_mut() else { return };
-        let Life::Asleep { level, host_ram, .. } = instance.life else { return };
+        let Life::Asleep { level, .. } = instance.life else { return };
         let Some(endpoint) = instance.endpoint() else { return };
         let (id, spec) = (instance.id.clone(), instance.spec.clone());
         let time = match level {
             SleepLevel::One => WAKE_TIME,
             SleepLevel::Two => spec.load_timeout + CANARY_TIME,
         };
-        instance.life = Life::Waking { level, host_ram, since: now, deadline: now + time };
+        instance.life = Life::Waking { level, since: now, deadline: now + time };
         instance.last_used = now;
         model.waiting_for = None;
         self.ledger.wake(&id, need);
@@ -136,6 +136,7 @@ impl State {
         instance.life = Life::Ready;
         instance.last_used = now;
         instance.ready_since = Some(now);
+        instance.host_ram = Bytes::ZERO;
         let wake_ms = u64::try_from(now.since(since).as_millis()).unwrap_or(u64::MAX);
         model.sleeps.failures = 0;
         model.sleeps.counts.wakes += 1;

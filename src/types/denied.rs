@@ -18,14 +18,14 @@ pub enum Denied {
         model: String,
     },
     /// It can never fit this host as configured: retrying is useless.
-    #[error(
-        "model {model} needs {need} on one device, but the largest offers {largest} when empty"
-    )]
+    #[error("model {model} needs {need} {}", too_much(*need, *devices, *largest))]
     NeverFits {
         /// The model.
         model: ModelName,
         /// Bytes needed on one device.
         need: Bytes,
+        /// On so many equal devices.
+        devices: u32,
         /// The most that any allowed device can give when nothing else runs.
         largest: Bytes,
         /// The plan's reasons, device by device.
@@ -104,6 +104,15 @@ pub enum Denied {
     ShuttingDown,
 }
 
+fn too_much(need: Bytes, devices: u32, largest: Bytes) -> String {
+    if devices > 1 && need <= largest {
+        return format!("on each of {devices} equal devices, and there are not so many");
+    }
+    let on =
+        if devices > 1 { format!("on each of {devices} devices") } else { "on one device".into() };
+    format!("{on}, but the largest offers {largest} when empty")
+}
+
 impl Denied {
     /// The word for it in HTTP's `error.code`, logs and metrics.
     #[must_use]
@@ -145,6 +154,27 @@ mod tests {
     use crate::types::FaultCode;
 
     #[test]
+    fn what_never_fits_says_what_is_missing() {
+        let text = |need, devices| {
+            let (model, largest) = ("m".parse().unwrap(), Bytes::gib(8));
+            let need = Bytes::gib(need);
+            Denied::NeverFits { model, need, devices, largest, report: None }.to_string()
+        };
+        assert_eq!(
+            text(9, 1),
+            "model m needs 9.0 GiB on one device, but the largest offers 8.0 GiB when empty"
+        );
+        assert_eq!(
+            text(9, 2),
+            "model m needs 9.0 GiB on each of 2 devices, but the largest offers 8.0 GiB when empty"
+        );
+        assert_eq!(
+            text(7, 2),
+            "model m needs 7.0 GiB on each of 2 equal devices, and there are not so many"
+        );
+    }
+
+    #[test]
     fn only_hopeless_refusals_have_no_retry() {
         let model: ModelName = "m".parse().unwrap();
         let d = Duration::from_secs(7);
@@ -154,6 +184,7 @@ mod tests {
                 Denied::NeverFits {
                     model: model.clone(),
                     need: Bytes::gib(9),
+                    devices: 1,
                     largest: Bytes::gib(8),
                     report: None,
                 },

@@ -36,6 +36,8 @@ pub enum FaultCode {
     EngineExited,
     /// A device that it runs on is lost.
     GpuLost,
+    /// The engine runs and does not answer, or not as it should.
+    Unhealthy,
     /// The engine was not ready within the model's load timeout.
     LoadTimeout,
     /// The container could not be stopped or removed.
@@ -62,6 +64,7 @@ impl FaultCode {
             Self::HardeningMismatch => "hardening_mismatch",
             Self::EngineExited => "engine_exited",
             Self::GpuLost => "gpu_lost",
+            Self::Unhealthy => "unhealthy",
             Self::LoadTimeout => "load_timeout",
             Self::StopFailed => "stop_failed",
             Self::Internal => "internal",
@@ -131,6 +134,7 @@ mod tests {
             FaultCode::HardeningMismatch,
             FaultCode::EngineExited,
             FaultCode::GpuLost,
+            FaultCode::Unhealthy,
             FaultCode::LoadTimeout,
             FaultCode::StopFailed,
             FaultCode::Internal,

@@ -109,6 +109,12 @@ impl InstanceId {
         Ok(Self { model, generation, suffix: suffix.into() })
     }
 
+    /// A number that differs between incarnations.
+    #[must_use]
+    pub fn noise(&self) -> u32 {
+        u32::from_str_radix(&self.suffix, 16).unwrap_or(0)
+    }
+
     /// The container's name.
     #[must_use]
     pub fn container_name(&self) -> String {

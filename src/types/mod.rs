@@ -14,11 +14,13 @@ mod door;
 mod external;
 mod fault;
 mod gpu;
+mod hours;
 mod ids;
 mod moment;
 mod name;
 mod phase;
 mod report;
+pub mod sealed;
 mod sleep;
 mod spec;
 mod status;
@@ -32,11 +34,12 @@ pub use door::{DoorSpec, Feedback};
 pub use external::{ExternalSpec, Origin};
 pub use fault::{Fault, FaultCode};
 pub use gpu::{GpuReading, GpuSnapshot, Known, ProcessMemory};
+pub use hours::{DayMinute, Hours};
 pub use ids::{Generation, GpuId, InstanceId, InstanceIdError, WaiterId};
 pub use moment::Moment;
 pub use name::{ModelName, NameError};
 pub use phase::Phase;
-pub use report::{DeviceVerdict, Report, Verdict, VictimVerdict};
+pub use report::{DeviceHolder, DeviceVerdict, Report, Verdict, VictimVerdict};
 pub use sleep::SleepLevel;
 #[cfg(test)]
 pub use spec::test_spec;
@@ -45,6 +48,7 @@ pub use spec::{
     Transport, Weights,
 };
 pub use status::{
-    GpuProcess, GpuStatus, LoadProgress, MeasuredNeed, ModelStatus, Problem, SleepStatus, Status,
+    Breaker, GpuProcess, GpuStatus, HealthStatus, LoadProgress, MeasuredNeed, ModelStatus, Problem,
+    SleepStatus, Status,
 };
 pub use wish::{Evict, Haste, Leaving, Outcome, Preview, PreviewGpu, Wish};

@@ -28,8 +28,27 @@ pub struct DeviceVerdict {
     pub free: Bytes,
     /// What it offers when nothing of ours runs.
     pub empty: Bytes,
+    /// Promised to instances of ours, ready or not, those included whose release has not been seen.
+    pub reserved: Bytes,
+    /// Not given back by instances that are gone.
+    pub quarantined: Bytes,
+    /// In use by processes that are not ours.
+    pub foreign: Bytes,
+    /// Kept for models whose turn is first.
+    pub kept: Bytes,
+    /// Whose the two first are: every instance that is charged here, also those that no model has any more.
+    pub holders: Vec<DeviceHolder>,
     /// The judgement.
     pub verdict: Verdict,
+}
+
+/// One instance's part of a [`DeviceVerdict`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, schemars::JsonSchema)]
+pub struct DeviceHolder {
+    /// Which.
+    pub instance: InstanceId,
+    /// Charged to it here.
+    pub bytes: Bytes,
 }
 
 /// Judgement of one device.

@@ -205,6 +205,8 @@ pub struct ModelSpec {
     pub idle_timeout: Option<Duration>,
     /// From start to ready; beyond it the load has failed.
     pub load_timeout: Duration,
+    /// How often it is asked whether it is well, while it is ready; `None`: never.
+    pub health_interval: Option<Duration>,
     /// From SIGTERM to SIGKILL.
     pub stop_timeout: Duration,
     /// Loaded at start-up and never evicted or idled out.
@@ -225,6 +227,11 @@ pub struct ModelSpec {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
 pub struct SpecHash(pub String);
+
+impl SpecHash {
+    /// The hash of no specification: what has it fits nothing.
+    pub const NONE: Self = Self(String::new());
+}
 
 impl ModelSpec {
     /// Hashes what shapes the container; policy (idle time, pin, priority, time-outs) is left out, so that changing it
@@ -311,6 +318,7 @@ pub fn test_spec(name: &str) -> ModelSpec {
         shm_size: Bytes::mib(64),
         idle_timeout: None,
         load_timeout: Duration::from_secs(600),
+        health_interval: None,
         stop_timeout: Duration::from_secs(10),
         pin: false,
         priority: 0,

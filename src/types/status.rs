@@ -71,6 +71,32 @@ pub struct ModelStatus {
     pub report: Option<Arc<Report>>,
     /// How it has slept; `None`: it never sleeps.
     pub sleep: Option<SleepStatus>,
+    /// How well it has been.
+    pub health: HealthStatus,
+}
+
+/// How well a model has been since the daemon's start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, schemars::JsonSchema)]
+pub struct HealthStatus {
+    /// Failed starts and deaths in a row; 0 again after a minute of service.
+    pub failures_in_a_row: u32,
+    /// Whether it is tried again.
+    pub breaker: Breaker,
+    /// Failed health checks of the running instance, in a row.
+    pub checks_failed: u32,
+}
+
+/// A model's circuit breaker.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Breaker {
+    /// It is started when it is wanted.
+    #[default]
+    Closed,
+    /// It has failed too often in a row, and is not tried for a while.
+    Open,
+    /// One start may show whether it is well again.
+    HalfOpen,
 }
 
 /// A load or a wake that is under way.

@@ -154,6 +154,7 @@ async fn refusals_of_the_supervisor() {
     let never = Denied::NeverFits {
         model: m(),
         need: hostler::types::Bytes::gib(9),
+        devices: 1,
         largest: hostler::types::Bytes::gib(8),
         report: None,
     };

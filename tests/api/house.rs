@@ -9,7 +9,7 @@ use hostler::proxy::{Drained, Limits, Listener, Rules, Server, Upstream};
 use hostler::supervisor::handle::{Ask, Handle, Lease};
 use hostler::supervisor::ports::Endpoint;
 use hostler::types::{
-    Denied, Generation, InstanceId, Known, ModelName, ModelStatus, Phase, Status,
+    Denied, Generation, HealthStatus, InstanceId, Known, ModelName, ModelStatus, Phase, Status,
 };
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -237,6 +237,7 @@ fn two_models() -> Status {
         waiting_for: None,
         report: None,
         sleep: None,
+        health: HealthStatus::default(),
     };
     Status { models: vec![model("m", &["gpt-4o"]), model("org/big", &[])], ..Status::default() }
 }

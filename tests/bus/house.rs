@@ -13,8 +13,8 @@ use hostler::control::polkit::Gate;
 use hostler::control::{Context, Facts, Host, HostFuture};
 use hostler::supervisor::handle::{Ask, Handle};
 use hostler::types::{
-    Bytes, Check, Generation, GpuId, GpuProcess, GpuStatus, InstanceId, Known, ModelName,
-    ModelStatus, Moment, Need, NeedSource, Phase, Status,
+    Bytes, Check, Generation, GpuId, GpuProcess, GpuStatus, HealthStatus, InstanceId, Known,
+    ModelName, ModelStatus, Moment, Need, NeedSource, Phase, Status,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -254,6 +254,7 @@ pub fn status() -> Status {
         waiting_for: None,
         report: None,
         sleep: None,
+        health: HealthStatus::default(),
     };
     let stopped = ModelStatus {
         name: "small".parse().unwrap(),

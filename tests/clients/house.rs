@@ -11,6 +11,7 @@ use hostler::adapters::engine::Profiles;
 use hostler::config::{self, Defaults, Source};
 use hostler::plan::{ReleaseRule, Rules as Planning, SleepRules, policy};
 use hostler::proxy::{Key, Limits, Rules, Server, Upstream};
+use hostler::supervisor::health::HealthRules;
 use hostler::supervisor::ports::{
     ContainerSpec, Containers, Endpoint, Found, GpuError, Gpus, Launched, PodmanHost, PodmanInfo,
     PortFuture, Progress, SOCKET_DIR, SOCKET_NAME, Shelf,
@@ -18,7 +19,8 @@ use hostler::supervisor::ports::{
 use hostler::supervisor::state::Settings;
 use hostler::supervisor::task::{Clock, Ports, Supervisor};
 use hostler::types::{
-    Bytes, Eviction, Fault, GpuId, GpuReading, GpuSnapshot, ImageRef, InstanceId, Known, Transport,
+    Bytes, Eviction, Fault, GpuId, GpuReading, GpuSnapshot, Hours, ImageRef, InstanceId, Known,
+    Transport,
 };
 use sha2::{Digest, Sha256};
 use tokio::task::JoinHandle;
@@ -68,6 +70,8 @@ impl House {
                 sleep: SleepRules { host_ram_budget: Bytes::ZERO, residual_max: Bytes::ZERO },
             },
             measure_after: None,
+            measure_hours: Hours::ALL,
+            health: HealthRules::default(),
             seed: 1,
         };
         let ports = Ports {

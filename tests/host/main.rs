@@ -16,6 +16,7 @@ mod crash;
 mod desktop;
 mod endpoint;
 mod engine;
+mod faults;
 mod harness;
 mod memory;
 mod nvidia;

@@ -1,8 +1,8 @@
 //! The daemon goes and comes back: models stay, requests wait, nobody is refused.
 
 use crate::harness::{
-    COUNT, Counting, SOON, containers, count, count_a_little, engine, events, get, left_over,
-    property, serving, skip_unless_wanted, wait_property,
+    COUNT, Counting, SOON, containers, count, count_a_little, engine, events, left_over, property,
+    serving, skip_unless_wanted, wait_property,
 };
 
 /// Kept, whatever happens to the daemon.
@@ -81,18 +81,29 @@ fn a_restart_drains_running_streams() {
 }
 
 #[test]
-fn a_stop_that_is_told_to_stop_ends_the_models_also_at_a_restart() {
+fn a_stop_follows_on_stop_and_a_restart_keeps_always() {
     skip_unless_wanted!();
     let host = serving(COUNT).unwrap();
     count(&host).check();
-    let before = containers(&host).unwrap();
-    host.root("systemctl restart hostler.service").unwrap();
+    let (before, pid) = (containers(&host).unwrap(), engine(&host).unwrap());
+    for verb in ["restart", "try-restart", "reload-or-restart"] {
+        host.root(&format!("systemctl {verb} hostler.service")).unwrap();
+        count(&host).check();
+        assert_eq!(
+            (containers(&host).unwrap(), engine(&host).unwrap()),
+            (before.clone(), pid),
+            "{verb}"
+        );
+    }
+    host.root("systemctl stop hostler.service").unwrap();
     assert_eq!(containers(&host).unwrap(), []);
-    assert_eq!(get(&host, "/ready").unwrap().status, 200);
+    assert_eq!(left_over(&host).unwrap(), "");
+    // By a signal from elsewhere it is a stop too.
     count(&host).check();
-    let after = containers(&host).unwrap();
-    assert_eq!(after.len(), 1);
-    assert_ne!(after, before);
+    let main = property(&host, "hostler.service", "MainPID").unwrap();
+    host.root(&format!("kill {main}; while kill -0 {main} 2>/dev/null; do sleep 0.05; done"))
+        .unwrap();
+    assert_eq!(containers(&host).unwrap(), []);
 }
 
 #[test]

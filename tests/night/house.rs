@@ -10,6 +10,7 @@ use hostler::adapters::engine::Profiles;
 use hostler::config::{self, Defaults, Source};
 use hostler::plan::{ReleaseRule, Rules, SleepRules, policy};
 use hostler::supervisor::handle::{Handle, Lease};
+use hostler::supervisor::health::HealthRules;
 use hostler::supervisor::ports::{
     ContainerSpec, Containers, Endpoint, Found, GpuError, Gpus, Launched, PodmanHost, PodmanInfo,
     PortFuture, Progress, SOCKET_DIR, SOCKET_NAME, Shelf,
@@ -17,8 +18,8 @@ use hostler::supervisor::ports::{
 use hostler::supervisor::state::Settings;
 use hostler::supervisor::task::{Clock, Ports, Running, Supervisor};
 use hostler::types::{
-    Bytes, Eviction, Fault, GpuId, GpuReading, GpuSnapshot, ImageRef, InstanceId, Known, ModelSpec,
-    ModelStatus, Phase, ProcessMemory, Status, Transport,
+    Bytes, Eviction, Fault, GpuId, GpuReading, GpuSnapshot, Hours, ImageRef, InstanceId, Known,
+    ModelSpec, ModelStatus, Phase, ProcessMemory, Status, Transport,
 };
 use nvidia_ml::{Gpu, Script, StateDir};
 use tokio::task::JoinHandle;
@@ -89,6 +90,8 @@ impl House {
                 sleep: SleepRules { host_ram_budget, residual_max: Bytes::gib(2) },
             },
             measure_after: None,
+            health: HealthRules::default(),
+            measure_hours: Hours::ALL,
             seed: 1,
         };
         let specs = models.iter().map(|m| (m.parse().unwrap(), Arc::new(spec(m)))).collect();

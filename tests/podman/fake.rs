@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use hostler::adapters::podman::Podman;
 use hostler::adapters::podman::api::Deadlines;
+use hostler::adapters::podman::{Helpers, Podman};
 use serde_json::Value;
 
 /// What the server does with one request.
@@ -54,12 +54,13 @@ impl Fake {
             dead: Duration::from_millis(200),
         };
         let fake = Self { dir, calls };
-        let podman = Podman::with_deadlines(
+        let podman = Podman::with(
             fake.dir.path().join("s"),
             "ns".into(),
             fake.engines(),
             true,
             deadlines,
+            Helpers::default(),
         );
         (fake, podman)
     }

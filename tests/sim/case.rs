@@ -5,13 +5,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hostler::plan::{ReleaseRule, Rules, SleepRules, policy};
+use hostler::supervisor::health::HealthRules;
 use hostler::supervisor::state::Settings;
 use hostler::types::{
-    Bytes, EngineKind, Eviction, GpuId, ImageRef, ModelName, ModelSpec, OnFull, Transport, Weights,
+    Bytes, EngineKind, Eviction, GpuId, Hours, ImageRef, ModelName, ModelSpec, OnFull, SleepLevel,
+    Transport, Weights,
 };
 
 use crate::faults::Weather;
 use crate::rng::Rng;
+
+/// Makes of a seed another, for what is drawn apart. With this number the seeds of the corpus mean what they meant before
+/// models slept.
+const NIGHT: u64 = 7 << 32;
 
 /// Configured models by name.
 pub type Specs = BTreeMap<ModelName, Arc<ModelSpec>>;
@@ -65,9 +71,11 @@ impl Case {
                 sleep: SleepRules::NEVER,
             },
             measure_after: rng.chance(30).then_some(Duration::from_secs(15)),
+            health: HealthRules::default(),
+            measure_hours: Hours::ALL,
             seed,
         };
-        Self {
+        let mut case = Self {
             totals,
             specs,
             settings,
@@ -75,6 +83,28 @@ impl Case {
             gap_ms: [200, 1_000, 3_000, 10_000][rng.below(4) as usize],
             observe_ms: 500 + rng.below(2_000),
             numbers: rng.chance(80),
+        };
+        let mut night = Rng::new(seed ^ NIGHT);
+        if night.chance(40) {
+            case.lull(&mut night);
+        }
+        case
+    }
+
+    /// Models may sleep.
+    fn lull(&mut self, rng: &mut Rng) {
+        self.numbers = true;
+        self.weather.draw_night(rng);
+        self.settings.rules.sleep = SleepRules {
+            host_ram_budget: Bytes([30, 60, 100, 400][rng.below(4) as usize]),
+            residual_max: Bytes(2 + rng.below(8)),
+        };
+        let vllm = |s: &&mut Arc<ModelSpec>| s.engine == EngineKind::Vllm;
+        for spec in self.specs.values_mut().filter(vllm) {
+            let spec = Arc::make_mut(spec);
+            let level = if rng.chance(60) { SleepLevel::One } else { SleepLevel::Two };
+            spec.sleep_level = rng.chance(85).then_some(level);
+            spec.sleep_timeout = rng.chance(50).then_some(Duration::from_secs(30));
         }
     }
 
@@ -120,6 +150,7 @@ fn spec(n: u64, gpus: usize, ranked: bool, rng: &mut Rng) -> ModelSpec {
         shm_size: Bytes(0),
         idle_timeout: if rng.chance(60) { Some(Duration::from_secs(20)) } else { None },
         load_timeout: Duration::from_secs(40),
+        health_interval: None,
         stop_timeout: Duration::from_secs(10),
         pin: n == 0 && rng.chance(30),
         priority: if ranked { [0, 0, 0, -5, 5][rng.below(5) as usize] } else { 0 },

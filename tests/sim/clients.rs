@@ -83,7 +83,8 @@ impl World {
     pub(crate) fn unload_ready(&mut self) -> Step {
         let Some(core) = &self.core else { return Ok(()) };
         let status = core.status(self.now);
-        for ready in status.models.into_iter().filter(|m| m.phase == Phase::Ready) {
+        let holds = |phase| matches!(phase, Phase::Ready | Phase::Asleep);
+        for ready in status.models.into_iter().filter(|m| holds(m.phase)) {
             let waiter = self.next_waiter();
             self.tell(Event::Unload { waiter, model: ready.name, haste: Haste::Drain })?;
         }

@@ -8,7 +8,7 @@ use hostler::supervisor::event::Event;
 use hostler::types::InstanceId;
 
 use crate::case::model;
-use crate::engines::{Container, Life};
+use crate::engines::Container;
 use crate::faults::Kind;
 use crate::invariants::{Rule, Step};
 use crate::mutants::Core;
@@ -74,7 +74,7 @@ impl World {
     /// Until nothing is under way, at most so long.
     fn rest(&mut self, most: Duration) -> Step {
         let end = self.now + most;
-        let moves = |c: &Container| c.life != Life::Ready || c.stopping || c.ready.is_none();
+        let moves = |c: &Container| !c.rests();
         self.run_for(Duration::from_secs(5))?;
         while self.now < end && (self.reference.anybody() || self.containers.values().any(moves)) {
             self.step()?;

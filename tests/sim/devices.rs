@@ -101,7 +101,7 @@ impl World {
         let observation =
             Observation { taken: self.now, unix_s: self.now.0.as_secs(), devices, usage };
         self.observing = true;
-        let told = Happening::Observed(Box::new((deaths, observation, shown)));
+        let told = Happening::Observed(self.stats.daemons, Box::new((deaths, observation, shown)));
         self.later(Duration::from_millis(ms), told);
         Ok(())
     }

@@ -9,6 +9,7 @@ use hostler::types::{Fault, FaultCode, InstanceId, Moment};
 use crate::devices::Lag;
 use crate::faults::Kind;
 use crate::invariants::Step;
+use crate::sleep::Sleep;
 use crate::world::{Happening, World};
 
 /// One container.
@@ -22,6 +23,8 @@ pub struct Container {
     pub appetite: u64,
     /// What it holds on each now.
     pub held: u64,
+    /// What it is promised on each now.
+    pub promised: u64,
     /// What the last reading showed of that; `None`: no reading has.
     pub seen: Option<u64>,
     pub leases: u32,
@@ -33,6 +36,8 @@ pub struct Container {
     pub stopping: bool,
     /// It cannot be told any more whose it is.
     pub damaged: bool,
+    /// What the core has been told of its sleep.
+    pub sleep: Sleep,
 }
 
 /// How far it is.
@@ -46,29 +51,46 @@ pub enum Life {
     Loading,
     /// The engine answers.
     Ready,
+    /// It sleeps: its processes live, and nobody is answered.
+    Asleep,
     /// No process lives.
     Dead,
 }
 
 impl Container {
     pub fn lives(&self) -> bool {
-        matches!(self.life, Life::Loading | Life::Ready)
+        matches!(self.life, Life::Loading | Life::Ready | Life::Asleep)
+    }
+
+    /// Nothing about it is under way.
+    pub fn rests(&self) -> bool {
+        let awake = self.life == Life::Ready && self.ready.is_some() && !self.sleep.ordered;
+        let asleep = self.life == Life::Asleep && self.sleep.awake.is_some();
+        (awake || asleep) && !self.stopping
     }
 
     /// What nobody else can be promised: what it was promised, or more where a reading has shown more. One that nobody
     /// knows any more is foreign, and one without processes takes nothing.
     pub fn claim(&self) -> u64 {
-        let promised = self.order.placement.need.bytes.0;
+        let promised = self.promised;
         match self.life {
             Life::Dead | Life::Pulling => 0,
             _ if self.damaged => 0,
-            Life::Creating | Life::Loading | Life::Ready => promised.max(self.seen.unwrap_or(0)),
+            Life::Creating | Life::Loading | Life::Ready | Life::Asleep => {
+                promised.max(self.seen.unwrap_or(0))
+            }
         }
+    }
+
+    /// Its model has an instance, and not one that may have to make room in order to wake.
+    pub fn is_more_than_asleep(&self) -> bool {
+        !self.damaged && self.life != Life::Pulling && self.sleep.awake.is_none()
     }
 
     /// As far as can be seen from outside it could be evicted.
     pub fn idle_to_the_core(&self) -> bool {
-        self.ready.is_some() && self.seen.is_some() && !self.stopping && !self.damaged
+        let known = self.ready.is_some() && self.seen.is_some();
+        known && !self.stopping && !self.damaged
     }
 }
 
@@ -136,7 +158,8 @@ impl World {
         };
         let instance = id.clone();
         match c.life {
-            Life::Ready => {
+            // Whether it sleeps is not asked here.
+            Life::Ready | Life::Asleep => {
                 c.probed = false;
                 c.ready = Some(now);
                 self.tell(Event::Healthy { instance })

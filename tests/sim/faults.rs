@@ -65,9 +65,29 @@ pub enum Kind {
     Operator,
     /// What was measured cannot be written down.
     SaveFails,
+    /// An engine that is to sleep does not.
+    SleepFails,
+    /// It never says whether it does.
+    SleepHangs,
+    /// It keeps more of its memory than it should.
+    KeepsTooMuch,
+    /// It ends while it sleeps.
+    DiesAsleep,
+    /// It does not wake.
+    WakeFails,
+    /// It never says whether it does.
+    WakeHangs,
+    /// It answers otherwise than after its load.
+    CanaryDiffers,
+    /// It answers nothing.
+    CanaryFails,
 }
 
-const ALL: [(Kind, u64); 29] = [
+/// Kinds that concern engines which sleep are drawn apart from all others, and last: without them a seed means what it meant
+/// before there were any.
+const SLEEPLESS: usize = 29;
+
+const ALL: [(Kind, u64); SLEEPLESS + 8] = [
     (Kind::CreateFails, 20),
     (Kind::CreateFailsDirty, 10),
     (Kind::PodmanHangs, 10),
@@ -97,7 +117,24 @@ const ALL: [(Kind, u64); 29] = [
     (Kind::LongStream, 8),
     (Kind::Operator, 6),
     (Kind::SaveFails, 50),
+    (Kind::SleepFails, 20),
+    (Kind::SleepHangs, 10),
+    (Kind::KeepsTooMuch, 30),
+    (Kind::DiesAsleep, 30),
+    (Kind::WakeFails, 20),
+    (Kind::WakeHangs, 10),
+    (Kind::CanaryDiffers, 15),
+    (Kind::CanaryFails, 15),
 ];
+
+fn draw(rates: &mut [u64], kinds: &[(Kind, u64)], rng: &mut Rng) {
+    let calm = rng.chance(12);
+    for (rate, (_, most)) in rates.iter_mut().zip(kinds) {
+        if rng.chance(40) && !calm {
+            *rate = 1 + rng.below(*most);
+        }
+    }
+}
 
 /// How often each kind strikes, in percent of the occasions.
 #[derive(Clone, Debug)]
@@ -106,13 +143,14 @@ pub struct Weather([u64; ALL.len()]);
 impl Weather {
     /// Each kind is in about four of ten histories, and none is in one of eight.
     pub fn draw(rng: &mut Rng) -> Self {
-        let calm = rng.chance(12);
-        let rate = |most: u64| match rng.chance(40) && !calm {
-            true => 1 + rng.below(most),
-            false => 0,
-        };
-        let mut rate = rate;
-        Self(ALL.map(|(_, most)| rate(most)))
+        let mut rates = [0; ALL.len()];
+        draw(&mut rates[..SLEEPLESS], &ALL[..SLEEPLESS], rng);
+        Self(rates)
+    }
+
+    /// The same for those that concern sleep.
+    pub fn draw_night(&mut self, rng: &mut Rng) {
+        draw(&mut self.0[SLEEPLESS..], &ALL[SLEEPLESS..], rng);
     }
 
     /// Nothing goes wrong any more.

@@ -58,6 +58,15 @@ pub enum Rule {
     DeadlinesKept,
     /// A shutdown starts nothing, ends in bounded time, and leaves nothing unless it was told to.
     CleanShutdown,
+    /// Nobody is put to sleep while it serves, or while it sleeps, wakes or stops already: whoever was sent to it would hang.
+    SleepsIdle,
+    /// The weights of all that sleep at level 1 fit into the host's budget until their processes have ended: or the kernel
+    /// kills whom it likes.
+    HostRam,
+    /// Whoever is woken has room for all that it had before it slept: or it runs out of memory, or others do.
+    WakeFits,
+    /// Nobody is served by one that woke and does not answer as after its load: it would be served gibberish.
+    SameAfterWake,
     /// A status never says what cannot be: requests on an engine that does not serve, waiting although ready.
     HonestStatus,
 }
@@ -120,15 +129,13 @@ impl World {
         for id in &order.placement.gpus {
             let at = self.index(id);
             let device = &self.devices[at];
-            let ours: u64 = self.on(at).map(|c| c.claim()).sum();
-            let lag = if self.case.numbers { device.lagging_ours(self.now) } else { 0 };
-            let rest = lag + device.told_foreign + self.case.headroom();
+            let (ours, rest) = self.spoken_for(at);
             let sum = ours + rest + order.placement.need.bytes.0;
             Rule::Capacity.check(sum <= device.total, || {
                 let need = order.placement.need.bytes;
                 format!(
-                    "{} takes {need} of {id}: {ours} promised, {lag} of the dead, {} foreign, {} headroom, of {}",
-                    order.instance, device.told_foreign, self.case.headroom(), device.total
+                    "{} takes {need} of {id}: {ours} promised, {rest} in use besides ({} foreign), of {}",
+                    order.instance, device.told_foreign, device.total
                 )
             })?;
         }
@@ -137,6 +144,14 @@ impl World {
         let asked = devices == spec.gpu_count.max(1) as usize;
         let what = || format!("{} gets {devices} devices", order.instance);
         Rule::Capacity.check(asked, what)
+    }
+
+    /// What is promised on a device; and what is not free there besides: of the dead, foreign, headroom.
+    pub(crate) fn spoken_for(&self, at: usize) -> (u64, u64) {
+        let device = &self.devices[at];
+        let lag = if self.case.numbers { device.lagging_ours(self.now) } else { 0 };
+        let ours = self.on(at).map(crate::engines::Container::claim).sum();
+        (ours, lag + device.told_foreign + self.case.headroom())
     }
 
     /// Somebody waits who may evict this one.
@@ -154,7 +169,7 @@ impl World {
                 && !self
                     .containers
                     .iter()
-                    .any(|(id, c)| id.model == s.name && !c.damaged && c.life != Life::Pulling)
+                    .any(|(id, c)| id.model == s.name && c.is_more_than_asleep())
                 && self.case.allowed(s).iter().any(shares)
         });
         let best = asks.map(|s| s.priority).max();
@@ -164,7 +179,8 @@ impl World {
         let what = || format!("{id} of priority {} goes for {best}", spec.priority);
         Rule::PriorityKept.check(best >= spec.priority, what)?;
         let least = self.case.settings.rules.min_residency;
-        let settled = victim.ready.is_some_and(|at| self.now.since(at) >= least);
+        let asleep = victim.sleep.awake.is_some();
+        let settled = asleep || victim.ready.is_some_and(|at| self.now.since(at) >= least);
         Rule::ResidencyKept.check(settled || best > spec.priority, || format!("{id} is too young"))
     }
 
@@ -192,11 +208,13 @@ impl World {
         let may_go = |(id, c): (&InstanceId, &crate::engines::Container)| {
             let other = &self.case.specs[&id.model];
             let older = c.ready.is_some_and(|at| self.now.since(at) >= least);
-            c.life == Life::Ready
+            let asleep = c.sleep.awake.is_some();
+            let age = other.priority == spec.priority && (older || asleep);
+            c.rests()
                 && c.leases == 0
                 && c.idle_to_the_core()
                 && !self.reference.pinned(&id.model)
-                && (other.priority < spec.priority || other.priority == spec.priority && older)
+                && (other.priority < spec.priority || age)
         };
         self.reference.waits(name)
             && !self.shutting_down

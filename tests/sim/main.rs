@@ -14,7 +14,9 @@
 //! slow, loses a device, has no numbers per process; foreign processes that grow, at rest and during loads, and that get the
 //! PID of a dead engine; unloads and idle times that race requests; bursts for one cold model; evictions wanted while long
 //! requests run; clients that leave while they wait; a machine that stands still; daemons killed at any point and restarted
-//! (keeping or stopping what runs), with another configuration and with damaged labels; state that cannot be written.
+//! (keeping or stopping what runs), with another configuration and with damaged labels; state that cannot be written; and, in
+//! four of ten histories, models that sleep at both levels under a budget: engines that do not sleep or wake, never say so, keep
+//! too much, die asleep or awaking, and answer otherwise than before.
 //!
 //! Not simulated, because others decide: what podman, conmon and the user manager do to real processes, scopes, names, locks
 //! and networks, CDI files, reboots, polkit, D-Bus, the watchdog (`tests/host`, `tests/podman`); what NVML's library answers
@@ -34,6 +36,7 @@ mod mutants;
 mod podman;
 mod reference;
 mod rng;
+mod sleep;
 mod world;
 
 use std::sync::Mutex;
@@ -137,6 +140,7 @@ fn no_seed_breaks_an_invariant() {
         assert!(stats.denials > count, "{stats:?}");
         assert!(stats.evictions > count, "{stats:?}");
         assert!(stats.daemons > count + count / 10, "{stats:?}");
+        assert!(stats.sleeps > count / 4 && stats.wakes > count / 20, "{stats:?}");
     }
 }
 

@@ -12,7 +12,8 @@ use hostler::supervisor::event::Event;
 use hostler::supervisor::ports::{Endpoint, LaunchOrder, Launched};
 use hostler::supervisor::state::{Settings, State};
 use hostler::types::{
-    Bytes, Denied, Generation, InstanceId, ModelName, ModelSpec, Moment, Status, WaiterId,
+    Bytes, Denied, Generation, InstanceId, ModelName, ModelSpec, Moment, SleepLevel, Status,
+    WaiterId,
 };
 
 use crate::case::Case;
@@ -69,10 +70,20 @@ pub enum Mutant {
     LieInRefusal,
     /// Requests on what does not serve are counted.
     LieInStatus,
+    /// What serves is put to sleep.
+    SleepBusy,
+    /// An answer is given when the engine is only being woken.
+    GrantAsleep,
+    /// The host has as much memory as anybody wants.
+    NoBudget,
+    /// Whoever sleeps is woken as soon as another has taken its place.
+    WakeBeside,
+    /// Whatever it answers after a wake is right.
+    DeafToCanary,
 }
 
 /// All of them, with what has to catch each.
-pub const ALL: [(Mutant, &[Rule]); 24] = [
+pub const ALL: [(Mutant, &[Rule]); 29] = [
     (Mutant::DropGrant, &[Rule::AnsweredInTime]),
     (Mutant::GrantTwice, &[Rule::AnsweredOnce]),
     (Mutant::GrantAfterStop, &[Rule::LeaseOnReady]),
@@ -97,6 +108,11 @@ pub const ALL: [(Mutant, &[Rule]); 24] = [
     (Mutant::KeepAlways, &[Rule::CleanShutdown]),
     (Mutant::LieInRefusal, &[Rule::HonestRefusal]),
     (Mutant::LieInStatus, &[Rule::HonestStatus]),
+    (Mutant::SleepBusy, &[Rule::SleepsIdle]),
+    (Mutant::GrantAsleep, &[Rule::LeaseOnReady]),
+    (Mutant::NoBudget, &[Rule::HostRam]),
+    (Mutant::WakeBeside, &[Rule::WakeFits]),
+    (Mutant::DeafToCanary, &[Rule::SameAfterWake]),
 ];
 
 /// The production core, with whatever is wrong with it.
@@ -108,6 +124,9 @@ pub struct Core {
     waiting: BTreeMap<WaiterId, String>,
     readings: u32,
     orders: BTreeMap<InstanceId, LaunchOrder>,
+    /// Who sleeps, and what wakes it.
+    asleep: BTreeMap<InstanceId, Effect>,
+    answers: BTreeMap<InstanceId, String>,
 }
 
 impl Core {
@@ -126,7 +145,8 @@ impl Core {
         let mut state = State::new(settings, &specs);
         state.remember(book, images);
         let (kept, waiting, orders) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
-        Self { state, mutant, kept, waiting, readings: 0, orders }
+        let (asleep, answers) = (BTreeMap::new(), BTreeMap::new());
+        Self { state, mutant, kept, waiting, readings: 0, orders, asleep, answers }
     }
 
     pub fn state(&self) -> &State {
@@ -153,6 +173,10 @@ impl Core {
             (Mutant::KeepAlways, Event::Shutdown { .. }) => Event::Shutdown { keep: true },
             (Mutant::Deaf, Event::Tick) => return vec![],
             (Mutant::Blind, Event::Observed(_)) if self.readings > 1 => return vec![],
+            (Mutant::DeafToCanary, Event::Sung { instance, result: Ok(answer) }) => {
+                let first = self.answers.entry(instance.clone()).or_insert(answer).clone();
+                Event::Sung { instance, result: Ok(first) }
+            }
             (_, event) => event,
         };
         let out = self.state.handle(now, event);
@@ -190,6 +214,42 @@ impl Core {
                 let early = waiter.map(|waiter| grant(waiter, &instance, &launched));
                 let ready = Effect::AwaitReady { instance, spec, launched };
                 [ready].into_iter().chain(early).collect()
+            }
+            (Mutant::GrantAsleep, Effect::Wake { instance, spec, endpoint, level }) => {
+                let name = instance.model.as_str();
+                let waiter = self.waiting.iter().find(|(_, m)| *m == name).map(|(w, _)| *w);
+                let (id, to) = (instance.clone(), endpoint.clone());
+                let early = |waiter| Effect::Grant { waiter, instance: id, endpoint: to };
+                let early = waiter.map(early);
+                let wake = Effect::Wake { instance, spec, endpoint, level };
+                [wake].into_iter().chain(early).collect()
+            }
+            (Mutant::SleepBusy, Effect::AwaitReady { instance, spec, launched }) => {
+                let (id, endpoint) = (instance.clone(), launched.endpoint.clone());
+                let level = SleepLevel::Two;
+                let sleep = Effect::Sleep { instance: id, spec: spec.clone(), endpoint, level };
+                self.asleep.insert(instance.clone(), sleep);
+                vec![Effect::AwaitReady { instance, spec, launched }]
+            }
+            (Mutant::SleepBusy, Effect::Grant { waiter, instance, endpoint }) => {
+                let sleep = self.asleep.get(&instance).cloned();
+                let grant = Effect::Grant { waiter, instance, endpoint };
+                [grant].into_iter().chain(sleep).collect()
+            }
+            (Mutant::WakeBeside, Effect::Sleep { instance, spec, endpoint, level }) => {
+                let (id, to) = (instance.clone(), endpoint.clone());
+                let wake = Effect::Wake { instance: id, spec: spec.clone(), endpoint: to, level };
+                self.asleep.insert(instance.clone(), wake);
+                vec![Effect::Sleep { instance, spec, endpoint, level }]
+            }
+            (Mutant::WakeBeside, Effect::Notice(asleep @ Notice::Asleep { .. })) => {
+                if let Notice::Asleep { instance, .. } = &asleep {
+                    self.kept.extend(self.asleep.remove(instance));
+                }
+                vec![Effect::Notice(asleep)]
+            }
+            (Mutant::WakeBeside, launch @ Effect::Launch(_)) => {
+                [launch].into_iter().chain(std::mem::take(&mut self.kept)).collect()
             }
             (Mutant::LaunchTwice, launch @ Effect::Launch(_)) => vec![launch.clone(), launch],
             (Mutant::LaunchBeside, Effect::Launch(order)) => {
@@ -244,6 +304,9 @@ impl Mutant {
     fn settings(self, settings: &mut Settings) {
         if self == Self::NoHeadroom {
             settings.headroom = Bytes(0);
+        }
+        if self == Self::NoBudget && settings.rules.sleep.host_ram_budget > Bytes(0) {
+            settings.rules.sleep.host_ram_budget = Bytes(10_000);
         }
         if self == Self::NoResidency {
             settings.rules.min_residency = Duration::ZERO;

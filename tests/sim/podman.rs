@@ -9,6 +9,7 @@ use hostler::types::{Fault, FaultCode, InstanceId, ModelName, Phase};
 use crate::engines::{Container, Life, broke};
 use crate::faults::Kind;
 use crate::invariants::{Rule, Step};
+use crate::sleep::Sleep;
 use crate::world::{Happening, World};
 
 impl World {
@@ -37,12 +38,14 @@ impl World {
             life: Life::Creating,
             appetite,
             held: 0,
+            promised,
             seen: None,
             leases: 0,
             ready: None,
             probed: false,
             stopping: false,
             damaged: false,
+            sleep: Sleep::default(),
         };
         self.containers.insert(id.clone(), container);
         if self.strikes(Kind::PullSlow) {
@@ -182,6 +185,12 @@ impl World {
             if let Some(container) = self.containers.get_mut(&id) {
                 (container.stopping, container.probed) = (false, false);
                 (container.leases, container.ready, container.seen) = (0, None, None);
+                // What it was told it does, and the next daemon charges all that it was given.
+                let sleeps = std::mem::take(&mut container.sleep).ordered;
+                if sleeps && container.life == Life::Ready && self.rng.chance(50) {
+                    (container.life, container.held) = (Life::Asleep, container.held / 8);
+                }
+                container.promised = container.order.placement.need.bytes.0;
             }
             if was_stopping && self.rng.chance(70) {
                 let after = Duration::from_millis(self.rng.below(5_000));

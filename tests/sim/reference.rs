@@ -1,11 +1,10 @@
 //! The reference: what clients and operators may observe, from nothing but what the core is told and what it says.
 //!
 //! It knows no memory, no plan and no time-outs of podman; it is simple enough to be seen to be right.
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use hostler::supervisor::effect::{Effect, Notice, StopReason};
+use hostler::supervisor::effect::{Effect, Notice};
 use hostler::supervisor::event::{Event, Observation};
 use hostler::types::{Denied, GpuId, InstanceId, ModelName, Moment, OnFull, Phase, WaiterId};
 
@@ -29,8 +28,13 @@ struct Asked {
 struct Told {
     stage: Stage,
     leases: u32,
+    unloaded: Option<Moment>,
     used: Moment,
     gpus: Vec<GpuId>,
+    /// What it answered after its load, if it is asked that.
+    canary: Option<String>,
+    /// Since when it has slept.
+    asleep: Option<Moment>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +43,10 @@ enum Stage {
     /// Its image comes first.
     Pulling,
     Ready,
+    /// Was told to sleep, and has not answered as before since.
+    Asleep,
+    /// Woke, and answered otherwise.
+    Changed,
     Died,
     Stopped,
 }
@@ -167,7 +175,10 @@ impl Reference {
                 self.loaded.remove(model);
                 self.pinned.remove(model);
                 self.unloading = Some(model.clone());
+                let mut own = self.containers.iter_mut().filter(|(id, _)| id.model == *model);
+                own.next().map(|(_, told)| told.unloaded.get_or_insert(now));
             }
+            Event::Swept { .. } | Event::Checked { .. } | Event::LoadProgress { .. } => {}
             Event::Shutdown { .. } => self.shutdown = self.shutdown.or(Some(now)),
             Event::Found(found) => {
                 for identity in found.iter().filter_map(|f| f.identity.as_ref()) {
@@ -180,7 +191,13 @@ impl Reference {
             Event::Progress { instance, phase: Phase::Pulling } => {
                 self.becomes(now, instance, Stage::Pulling);
             }
-            Event::Healthy { instance } => self.becomes(now, instance, Stage::Ready),
+            Event::Healthy { instance } => {
+                // One that may sleep is asked for its canary first.
+                if self.specs.get(&instance.model).is_some_and(|s| s.sleep_level.is_none()) {
+                    self.becomes(now, instance, Stage::Ready);
+                }
+            }
+            Event::Sung { instance, result } => self.sung(now, instance, result),
             Event::Died { instance, .. } => self.becomes(now, instance, Stage::Died),
             Event::Stopped { instance, result: Ok(()) } => drop(self.containers.remove(instance)),
             Event::Observed(Observation { devices: Ok(snapshot), .. }) => {
@@ -193,8 +210,8 @@ impl Reference {
             | Event::Observed(_)
             | Event::Slept { .. }
             | Event::Woken { .. }
-            | Event::Sung { .. }
             | Event::Saved(_)
+            | Event::LocalTime(_)
             | Event::Pin { .. }
             | Event::Sleep { .. }
             | Event::Wake { .. }
@@ -205,7 +222,15 @@ impl Reference {
     }
 
     fn comes(&mut self, now: Moment, id: &InstanceId, gpus: &[GpuId]) {
-        let told = Told { stage: Stage::Coming, leases: 0, used: now, gpus: gpus.to_vec() };
+        let told = Told {
+            stage: Stage::Coming,
+            leases: 0,
+            unloaded: None,
+            used: now,
+            gpus: gpus.to_vec(),
+            canary: None,
+            asleep: None,
+        };
         self.containers.insert(id.clone(), told);
     }
 
@@ -213,6 +238,7 @@ impl Reference {
         let Some(told) = self.containers.get_mut(id) else { return };
         if told.stage != Stage::Stopped {
             (told.stage, told.used) = (stage, now);
+            told.asleep = told.asleep.filter(|_| stage != Stage::Ready);
         }
     }
 
@@ -236,10 +262,20 @@ impl Reference {
                 self.failing.insert(instance.model.clone(), until);
                 Ok(())
             }
+            Effect::Sleep { instance, .. } => self.sleep(now, instance),
+            Effect::Notice(Notice::FallingAsleep { instance, reason, .. }) => {
+                self.stopping(now, instance, *reason)
+            }
+            Effect::Notice(Notice::Asleep { instance, .. }) => {
+                if let Some(told) = self.containers.get_mut(instance) {
+                    told.asleep = Some(now);
+                }
+                Ok(())
+            }
             Effect::AwaitReady { .. }
-            | Effect::Sleep { .. }
             | Effect::Wake { .. }
             | Effect::Canary { .. }
+            | Effect::Check { .. }
             | Effect::Reap { .. }
             | Effect::Observe
             | Effect::Save(_)
@@ -256,7 +292,8 @@ impl Reference {
             return rule.broken(format!("{id} while {other} has not come to its end"));
         }
         self.comes(now, id, gpus);
-        let cold = |m: &ModelName| !self.containers.keys().any(|c| c.model == *m);
+        let there = |t: &Told| t.stage != Stage::Asleep;
+        let cold = |m: &ModelName| !self.containers.iter().any(|(c, t)| c.model == *m && there(t));
         let overtaken = |m: &ModelName| {
             *m != id.model
                 && cold(m)
@@ -282,48 +319,11 @@ impl Reference {
         let over = self.shutdown.is_some_and(|at| now >= at + self.drain);
         let Some(told) = self.containers.get_mut(id) else { return Ok(()) };
         let free = told.leases == 0 || told.stage != Stage::Ready || over;
-        let free = free || told.gpus.iter().any(|gpu| self.lost.contains(gpu));
+        let drained = told.unloaded.is_some_and(|at| now >= at + self.drain);
+        let free = free || drained || told.gpus.iter().any(|gpu| self.lost.contains(gpu));
         told.stage = Stage::Stopped;
         let leases = told.leases;
         Rule::NoInFlightStop.check(free, || format!("{id} is stopped with {leases} leases"))
-    }
-
-    fn stopping(&mut self, now: Moment, id: &InstanceId, reason: StopReason) -> Step {
-        // Nothing of it is there yet: nothing has to be told.
-        if self.containers.get(id).is_some_and(|t| t.stage == Stage::Pulling) {
-            self.containers.remove(id);
-        }
-        match reason {
-            StopReason::Idle => {
-                let pinned = self.pinned(&id.model);
-                Rule::PinKept.check(!pinned, || format!("{id} is pinned and idled out"))?;
-                let after = self.specs[&id.model].idle_timeout.unwrap_or(Duration::MAX);
-                let told = self.containers.get(id);
-                let idle = told.is_some_and(|t| t.leases == 0 && now.since(t.used) >= after);
-                self.loaded.remove(&id.model);
-                Rule::IdleKept.check(idle, || format!("{id} was in use until {told:?}"))
-            }
-            StopReason::Pressure => {
-                self.loaded.remove(&id.model);
-                let pinned = self.pinned(&id.model);
-                Rule::PinKept.check(!pinned, || format!("{id} is pinned and yields"))
-            }
-            StopReason::Evicted => {
-                self.loaded.remove(&id.model);
-                Ok(())
-            }
-            StopReason::Measured => {
-                let kept = self.pinned(&id.model) || self.loaded.contains(&id.model);
-                Rule::PinKept.check(!kept, || format!("{id} is wanted and only measured"))
-            }
-            StopReason::Unloaded
-            | StopReason::Asked
-            | StopReason::Reconfigured
-            | StopReason::Failed
-            | StopReason::Moved
-            | StopReason::Shutdown
-            | StopReason::Orphaned => Ok(()),
-        }
     }
 
     fn grant(&mut self, now: Moment, waiter: WaiterId, id: &InstanceId) -> Step {
@@ -332,6 +332,9 @@ impl Reference {
         Rule::AnsweredOnce.check(asked.is_some(), what)?;
         let model = asked.and_then(|a| a.model);
         let stage = self.containers.get(id).map(|t| t.stage);
+        let same = stage != Some(Stage::Changed);
+        let what = || format!("{waiter:?} gets a lease on {id}, which does not answer as before");
+        Rule::SameAfterWake.check(same, what)?;
         let right = stage == Some(Stage::Ready) && model.as_ref() == Some(&id.model);
         let what = || format!("{waiter:?} of {model:?} gets a lease on {id}, {stage:?}");
         Rule::LeaseOnReady.check(right, what)?;
@@ -386,4 +389,5 @@ impl Reference {
     }
 }
 
+mod leaving;
 mod tests;

@@ -34,7 +34,13 @@ pub enum Happening {
     Probe(InstanceId),
     StopEnds(InstanceId),
     Reaped(InstanceId),
-    Observed(Box<(Vec<InstanceId>, Observation, Shown)>),
+    FallsAsleep(InstanceId),
+    /// Until it keeps so much.
+    GivesBack(InstanceId, u64),
+    Wakes(InstanceId),
+    Sings(InstanceId),
+    /// By which of the daemons.
+    Observed(u64, Box<(Vec<InstanceId>, Observation, Shown)>),
     DeviceBack(usize),
     Saved,
     /// Once a second.
@@ -49,6 +55,8 @@ pub struct Stats {
     pub denials: u64,
     pub loads: u64,
     pub evictions: u64,
+    pub sleeps: u64,
+    pub wakes: u64,
     /// Lives of the daemon.
     pub daemons: u64,
     /// The most that one was passed over.
@@ -61,6 +69,8 @@ impl Stats {
         self.denials += other.denials;
         self.loads += other.loads;
         self.evictions += other.evictions;
+        self.sleeps += other.sleeps;
+        self.wakes += other.wakes;
         self.daemons += other.daemons;
         self.overtaken = self.overtaken.max(other.overtaken);
     }
@@ -194,9 +204,16 @@ impl World {
                 self.reaped(&id);
                 Ok(())
             }
+            Happening::FallsAsleep(id) => self.falls_asleep(&id),
+            Happening::GivesBack(id, keeps) => {
+                self.gives_back(&id, keeps);
+                Ok(())
+            }
+            Happening::Wakes(id) => self.wakes(&id),
+            Happening::Sings(id) => self.sings(&id),
             // Of a daemon that is gone.
-            Happening::Observed(_) if !self.observing => Ok(()),
-            Happening::Observed(told) => self.observed(*told),
+            Happening::Observed(life, _) if life != self.stats.daemons || !self.observing => Ok(()),
+            Happening::Observed(_, told) => self.observed(*told),
             Happening::DeviceBack(at) => {
                 self.devices[at].lost = false;
                 Ok(())
@@ -282,26 +299,34 @@ impl World {
                 self.observe_at = self.now;
                 Ok(())
             }
-            // No model here may sleep.
-            Effect::Sleep { instance, .. } => {
-                let result = Err("it cannot".to_owned());
-                self.tell(Event::Slept { instance, result })
+            // No model here is asked whether it is well.
+            Effect::Check { instance, .. } => {
+                self.tell(Event::Checked { instance, result: Ok(()) })
             }
-            Effect::Wake { instance, .. } => {
-                let result = Err("it cannot".to_owned());
-                self.tell(Event::Woken { instance, result })
-            }
+            Effect::Sleep { instance, level, .. } => self.sleep(&instance, level),
+            Effect::Wake { instance, .. } => self.wake(&instance),
             Effect::Canary { instance, .. } => {
-                self.tell(Event::Sung { instance, result: Ok("5".to_owned()) })
+                self.canary(&instance);
+                Ok(())
             }
             Effect::Grant { instance, .. } => self.grant(&instance),
             Effect::Deny { .. } => {
                 self.stats.denials += 1;
                 Ok(())
             }
-            Effect::Notice(Notice::Stopping { instance, reason: StopReason::Evicted }) => {
+            Effect::Notice(
+                Notice::Stopping { instance, reason: StopReason::Evicted }
+                | Notice::FallingAsleep { instance, reason: StopReason::Evicted, .. },
+            ) => {
                 self.stats.evictions += 1;
                 self.check_eviction(&instance)
+            }
+            Effect::Notice(Notice::Asleep { instance, residual, .. }) => {
+                self.asleep(&instance, residual)
+            }
+            Effect::Notice(Notice::Ready { instance, .. } | Notice::Woken { instance, .. }) => {
+                self.woken(&instance);
+                Ok(())
             }
             Effect::Save(bytes) => {
                 self.unsaved = bytes;
@@ -322,7 +347,8 @@ impl World {
         };
         // A death that the core has not been told of yet is nobody's fault.
         let life = container.life;
-        let serves = matches!(life, Life::Ready | Life::Dead) && !container.stopping;
+        let awake = !container.stopping && !container.sleep.ordered;
+        let serves = matches!(life, Life::Ready | Life::Dead) && awake;
         container.leases += 1;
         self.granted(id);
         Rule::LeaseOnReady.check(serves, || format!("a lease on {id}, which is {life:?}"))

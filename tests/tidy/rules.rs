@@ -43,6 +43,7 @@ const LAYERS: &[(&str, &[&str])] = &[
 const IMPURE: &[&str] = &[
     "src/config/load.rs",
     "src/supervisor/execute.rs",
+    "src/supervisor/execute/tend.rs",
     "src/supervisor/handle.rs",
     "src/supervisor/ports.rs",
     "src/supervisor/task.rs",

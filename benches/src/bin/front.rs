@@ -15,6 +15,7 @@ use hostler::daemon::Plane;
 use hostler::observe::log::Format;
 use hostler::plan::{ReleaseRule, Rules, SleepRules, policy};
 use hostler::proxy::{Limits, Server, Upstream};
+use hostler::supervisor::health::HealthRules;
 use hostler::supervisor::ports::{
     CanaryError, ContainerSpec, Containers, Endpoint, Engines, Found, GpuError, Gpus, LaunchOrder,
     Launched, PodmanInfo, PortFuture, Progress, Shelf,
@@ -22,8 +23,8 @@ use hostler::supervisor::ports::{
 use hostler::supervisor::state::Settings;
 use hostler::supervisor::task::{Clock, Ports, Supervisor};
 use hostler::types::{
-    Bytes, Eviction, Fault, GpuId, GpuReading, GpuSnapshot, ImageRef, InstanceId, Known, ModelSpec,
-    SleepLevel, Transport,
+    Bytes, Eviction, Fault, GpuId, GpuReading, GpuSnapshot, Hours, ImageRef, InstanceId, Known,
+    ModelSpec, SleepLevel, Transport,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -72,6 +73,8 @@ async fn serve(port: u16, endpoint: Endpoint) -> Result<()> {
             sleep: SleepRules { host_ram_budget: Bytes::ZERO, residual_max: Bytes::gib(1) },
         },
         measure_after: None,
+        measure_hours: Hours::ALL,
+        health: HealthRules::default(),
         seed: 1,
     };
     let world = Arc::new(World { endpoint });
@@ -202,6 +205,16 @@ impl Engines for World {
         _: Arc<ModelSpec>,
         _: Endpoint,
         _: SleepLevel,
+    ) -> PortFuture<'_, Result<(), String>> {
+        done(Ok(()))
+    }
+
+    fn check(
+        &self,
+        _: Arc<ModelSpec>,
+        _: Endpoint,
+        _: bool,
+        _: Duration,
     ) -> PortFuture<'_, Result<(), String>> {
         done(Ok(()))
     }

@@ -86,6 +86,19 @@ pub(super) async fn canary(endpoint: &Endpoint, model: &ModelName) -> Result<Str
     }
 }
 
+/// The status of an answer, whatever it is.
+///
+/// # Errors
+/// Where there is none.
+pub(super) async fn status_of_post(
+    endpoint: &Endpoint,
+    path: &str,
+    body: Value,
+    deadline: Duration,
+) -> Result<u16, String> {
+    converse(endpoint, Method::POST, path, Some(body), deadline).await.map(|(status, _)| status)
+}
+
 async fn post(
     endpoint: &Endpoint,
     path: &str,
@@ -95,7 +108,7 @@ async fn post(
     exchange(endpoint, Method::POST, path, body, deadline).await
 }
 
-/// One request on a connection of its own; `Null` for a body that is not JSON.
+/// One request, which must be answered 200; `Null` for a body that is not JSON.
 async fn exchange(
     endpoint: &Endpoint,
     method: Method,
@@ -103,6 +116,22 @@ async fn exchange(
     body: Option<Value>,
     deadline: Duration,
 ) -> Result<Value, String> {
+    let (status, body) = converse(endpoint, method, path, body, deadline).await?;
+    if status != 200 {
+        let text = String::from_utf8_lossy(&body[..body.len().min(200)]).into_owned();
+        return Err(format!("{path}: answered {status}: {text}"));
+    }
+    Ok(serde_json::from_slice(&body).unwrap_or_default())
+}
+
+/// One request on a connection of its own: status and body of the answer.
+async fn converse(
+    endpoint: &Endpoint,
+    method: Method,
+    path: &str,
+    body: Option<Value>,
+    deadline: Duration,
+) -> Result<(u16, Bytes), String> {
     let asked = async {
         let connect = |error: std::io::Error| format!("{path}: cannot connect: {error}");
         let request = request(method, path, body)?;
@@ -136,7 +165,7 @@ fn request(
     Ok(request)
 }
 
-async fn ask<S>(stream: S, request: Request<Full<Bytes>>) -> Result<Value, String>
+async fn ask<S>(stream: S, request: Request<Full<Bytes>>) -> Result<(u16, Bytes), String>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
@@ -146,12 +175,7 @@ where
         let response = sender.send_request(request).await.map_err(|err| err.to_string())?;
         let status = response.status();
         let body = Limited::new(response.into_body(), BODY_MAX).collect().await;
-        let body = body.map_err(|err| err.to_string())?.to_bytes();
-        if status.as_u16() != 200 {
-            let text = String::from_utf8_lossy(&body[..body.len().min(200)]).into_owned();
-            return Err(format!("answered {status}: {text}"));
-        }
-        Ok(serde_json::from_slice(&body).unwrap_or_default())
+        Ok((status.as_u16(), body.map_err(|err| err.to_string())?.to_bytes()))
     };
     tokio::pin!(asked);
     tokio::pin!(connection);

@@ -5,6 +5,7 @@
 //! order always gives the same container; Hostler's own arguments come first and the admin's last; no engine is
 //! given a network that it could fetch anything from.
 
+mod check;
 mod dev;
 mod llamacpp;
 mod probe;
@@ -13,6 +14,7 @@ mod vllm;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::supervisor::ports::{
     CanaryError, ContainerSpec, Endpoint, Engines, LaunchOrder, PortFuture, SOCKET_DIR, SOCKET_NAME,
@@ -78,6 +80,16 @@ impl Engines for Profiles {
         endpoint: Endpoint,
     ) -> PortFuture<'_, Result<bool, String>> {
         Box::pin(async move { probe::health(spec.engine, &endpoint).await })
+    }
+
+    fn check(
+        &self,
+        spec: Arc<ModelSpec>,
+        endpoint: Endpoint,
+        token: bool,
+        timeout: Duration,
+    ) -> PortFuture<'_, Result<(), String>> {
+        Box::pin(async move { check::check(&spec, &endpoint, token, timeout).await })
     }
 
     fn sleep(
@@ -202,6 +214,7 @@ mod tests {
             shm_size: Bytes::mib(64),
             idle_timeout: None,
             load_timeout: Duration::from_secs(600),
+            health_interval: None,
             stop_timeout: Duration::from_secs(7),
             pin: false,
             priority: 0,

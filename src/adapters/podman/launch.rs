@@ -53,17 +53,21 @@ impl Inner {
             return Err(Fault::new(FaultCode::ImageChanged, text));
         }
         progress(Phase::Starting);
+        self.journal.begin(labels::to_labels(spec, &self.namespace)).await;
         let dir = match spec.transport {
             Transport::Unix => {
-                Some(socket_dir::make(&self.engine_dir, &spec.instance.container_name())?)
+                match socket_dir::make(&self.engine_dir, &spec.instance.container_name()) {
+                    Ok(dir) => Some(dir),
+                    Err(fault) => {
+                        self.over(&spec.instance).await;
+                        return Err(fault);
+                    }
+                }
             }
             Transport::Tcp => None,
         };
         match self.bring_up(spec, dir.as_deref(), &thing).await {
-            Ok(launched) => {
-                self.remember(&spec.instance, &launched.container);
-                Ok(launched)
-            }
+            Ok(launched) => Ok(launched),
             Err(fault) => Err(self.undo(spec, dir.as_deref(), fault).await),
         }
     }
@@ -79,6 +83,7 @@ impl Inner {
                 if let Some(dir) = dir {
                     self.remove_dir(dir);
                 }
+                self.over(&spec.instance).await;
             }
             // The directory stays too: a container that may still run would lose its socket.
             Err(e) => {
@@ -102,6 +107,8 @@ impl Inner {
             Ok(id) => id,
             Err(e) => self.resolve_create(spec, e, thing).await?,
         };
+        // Until now nothing runs; from now on it may, whatever podman will know of it.
+        self.journal.identified(&spec.instance, &id).await;
         if let Err(e) = self.api.start(&id).await {
             self.resolve_start(spec, e, thing).await?;
         }

@@ -9,6 +9,7 @@
 //!  stop     stop, reap, undo         cgroup   the kernel's word on life        logs     log frames → lines (pure)
 //!  helper   short-lived containers of our own program          info     what podman knows of its host (pure)
 //!  prove    the path that models use socket_dir  engines' directories         api      calls: podman-api, or wire (raw)
+//!  journal  what was begun                                                    list     what there is, by podman and kernel
 //! ```
 //!
 //! # Architecture Invariant
@@ -26,28 +27,28 @@ mod harden;
 pub mod helper;
 mod info;
 mod inspect;
+pub mod journal;
 mod labels;
 mod launch;
+mod list;
 mod logs;
 mod prove;
 mod socket_dir;
 mod stop;
 mod wire;
 
-use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
-use api::{Api, Deadlines, Listed};
+use api::{Api, Deadlines};
 use error::PodmanError;
+use journal::{Journal, Record};
 
 use crate::supervisor::ports::{
-    ContainerSpec, Containers, Endpoint, Found, Launched, PodmanInfo, PortFuture, Progress,
-    SOCKET_NAME, TCP_PORT,
+    ContainerSpec, Containers, Found, Launched, PodmanInfo, PortFuture, Progress, Scopes, Shelf,
 };
 use crate::types::{Fault, FaultCode, GpuId, ImageRef, InstanceId, Transport};
 
@@ -57,40 +58,66 @@ pub struct Podman {
     inner: Arc<Inner>,
 }
 
-#[derive(Debug)]
 struct Inner {
     api: Api,
     namespace: String,
     engine_dir: PathBuf,
     pull: bool,
-    /// Container IDs of instances that were launched or found, for the case that podman forgets one that still runs.
-    known: Mutex<BTreeMap<InstanceId, String>>,
+    journal: Journal,
+    scopes: Option<Arc<dyn Scopes>>,
     proving: tokio::sync::Mutex<()>,
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Inner").field("namespace", &self.namespace).finish_non_exhaustive()
+    }
+}
+
+/// What helps the adapter where podman does not.
+#[derive(Default)]
+pub struct Helpers {
+    /// What earlier daemons had begun.
+    pub record: Record,
+    /// Where the journal is written; `None`: it is not.
+    pub journal: Option<Arc<dyn Shelf>>,
+    /// Who kills what outlives its container; `None`: nobody, where this process may not.
+    pub scopes: Option<Arc<dyn Scopes>>,
+}
+
+impl std::fmt::Debug for Helpers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Helpers").field("record", &self.record).finish_non_exhaustive()
+    }
 }
 
 impl Podman {
     /// podman at `socket`, for the containers of one label `namespace`, with the engines' sockets below
-    /// `engine_dir`; `pull` says whether missing images are fetched or refused.
+    /// `engine_dir`; `pull` says whether missing images are fetched or refused. Nobody helps.
     #[must_use]
     pub fn new(socket: PathBuf, namespace: String, engine_dir: PathBuf, pull: bool) -> Self {
-        Self::with_deadlines(socket, namespace, engine_dir, pull, Deadlines::default())
+        let deadlines = Deadlines::default();
+        Self::with(socket, namespace, engine_dir, pull, deadlines, Helpers::default())
     }
 
-    /// As [`Podman::new`], with other deadlines than the default ones.
+    /// As [`Podman::new`], with other deadlines than the default ones, and with help.
     #[must_use]
-    pub fn with_deadlines(
+    pub fn with(
         socket: PathBuf,
         namespace: String,
         engine_dir: PathBuf,
         pull: bool,
         deadlines: Deadlines,
+        helpers: Helpers,
     ) -> Self {
+        let Helpers { record, journal, scopes } = helpers;
         let inner = Inner {
             api: Api::new(socket, deadlines),
             namespace,
             engine_dir,
             pull,
-            known: Mutex::default(),
+            journal: Journal::new(record, journal),
+            scopes,
             proving: tokio::sync::Mutex::default(),
         };
         Self { inner: Arc::new(inner) }
@@ -179,39 +206,6 @@ impl Containers for Podman {
 }
 
 impl Inner {
-    async fn list(&self) -> Result<Vec<Found>, Fault> {
-        let listed = self.api.list(labels::NAMESPACE, &self.namespace).await;
-        let listed =
-            listed.map_err(|e| e.fault(FaultCode::PodmanUnreachable, "the list of containers"))?;
-        let groups = self.groups().await?;
-        let found = listed.into_iter().map(|container| {
-            let identity = labels::identity(&container.labels);
-            if let Some(identity) = &identity {
-                self.remember(&identity.instance, &container.id);
-            }
-            let group = groups.get(&container.id).filter(|g| !cgroup::is_empty(g));
-            let running = group.map(|cgroup| Launched {
-                container: container.id.clone(),
-                cgroup: cgroup.clone(),
-                endpoint: self.endpoint(&container),
-                image_id: container.image_id.clone(),
-            });
-            Found { container: container.id, identity, running }
-        });
-        Ok(found.collect())
-    }
-
-    /// Where a listed container's engine listens. One whose port is not known gets port 0, which no probe passes,
-    /// so it is reaped and not adopted.
-    fn endpoint(&self, container: &Listed) -> Endpoint {
-        if labels::transport(&container.labels) == Some(Transport::Tcp) {
-            let port = container.ports.iter().find(|(_, _, inside)| *inside == TCP_PORT);
-            let port = port.map_or(0, |(_, port, _)| *port);
-            return Endpoint::Tcp(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port));
-        }
-        Endpoint::Unix(socket_dir::path(&self.engine_dir, &container.name).join(SOCKET_NAME))
-    }
-
     /// Never an error: a log is help for a person, and its absence is no further fault.
     async fn tail(&self, container: &str, lines: usize) -> Vec<String> {
         self.api.logs(container, lines).await.unwrap_or_else(|e| {
@@ -225,31 +219,6 @@ impl Inner {
         let ended = matches!(inspect.state.status.as_str(), "exited" | "stopped");
         // podman says -1 where it lost the process and never learned its code.
         (ended && inspect.state.exit_code >= 0).then_some(inspect.state.exit_code)
-    }
-
-    async fn groups(&self) -> Result<BTreeMap<String, PathBuf>, Fault> {
-        let walk = tokio::task::spawn_blocking(|| cgroup::containers(&cgroup::mount()?));
-        let walked = walk.await.unwrap_or_else(|e| Err(std::io::Error::other(e)));
-        walked.map_err(|e| {
-            Fault::new(FaultCode::Internal, format!("control groups could not be read ({e})"))
-        })
-    }
-
-    fn remember(&self, instance: &InstanceId, id: &str) {
-        self.table().insert(instance.clone(), id.to_owned());
-    }
-
-    fn known(&self, instance: &InstanceId) -> Option<String> {
-        self.table().get(instance).cloned()
-    }
-
-    fn forget(&self, instance: &InstanceId) {
-        self.table().remove(instance);
-    }
-
-    fn table(&self) -> MutexGuard<'_, BTreeMap<InstanceId, String>> {
-        // Each use is a single call on the map: a panic cannot leave it half-changed.
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -26,13 +26,13 @@ impl Inner {
             Some(inspect) => self.end(&inspect, &thing).await?,
             // podman may have forgotten what still runs; we have not.
             None => {
-                if let Some(id) = self.known(instance) {
+                if let Some(id) = self.journal.container(instance) {
                     self.extinguish(&id, &thing).await?;
                 }
             }
         }
         self.remove_dir(&socket_dir::path(&self.engine_dir, &instance.container_name()));
-        self.forget(instance);
+        self.over(instance).await;
         Ok(())
     }
 
@@ -41,7 +41,9 @@ impl Inner {
         let inspect = match self.api.inspect(container).await {
             Ok(inspect) => inspect,
             Err(e) if e.cause() == Some(Cause::NoSuchContainer) => {
-                return self.extinguish(container, &thing).await;
+                self.extinguish(container, &thing).await?;
+                self.journal.end(|entry| entry.container.as_deref() == Some(container)).await;
+                return Ok(());
             }
             Err(e) => return Err(e.fault(FaultCode::StopFailed, &thing)),
         };
@@ -57,6 +59,7 @@ impl Inner {
         if !inspect.name.is_empty() && !inspect.name.contains('/') {
             self.remove_dir(&socket_dir::path(&self.engine_dir, &inspect.name));
         }
+        self.journal.end(|entry| entry.container.as_deref() == Some(&inspect.id)).await;
         Ok(())
     }
 
@@ -119,7 +122,7 @@ impl Inner {
         if wait_empty(group, patience / 5).await {
             return Ok(());
         }
-        let killed = cgroup::kill(group);
+        let killed = self.kill(group).await;
         if killed.is_ok() {
             tracing::warn!(cgroup = %group.display(), "processes outlived their container, killed them");
         }
@@ -127,7 +130,7 @@ impl Inner {
             return Ok(());
         }
         let scope = group.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let why = killed.err().map(|e| format!(" (cgroup.kill: {e})")).unwrap_or_default();
+        let why = killed.err().map(|e| format!(" ({e})")).unwrap_or_default();
         Err(Fault::new(
             FaultCode::StopFailed,
             format!(
@@ -136,6 +139,18 @@ impl Inner {
                 group.display()
             ),
         ))
+    }
+
+    /// Kills a group: by the kernel, or where that is not allowed by the manager that it belongs to.
+    async fn kill(&self, group: &Path) -> Result<(), String> {
+        let Err(refused) = cgroup::kill(group) else { return Ok(()) };
+        let scope = group.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        match &self.scopes {
+            Some(scopes) => {
+                scopes.kill(scope).await.map_err(|e| format!("cgroup.kill: {refused}; {e}"))
+            }
+            None => Err(format!("cgroup.kill: {refused}")),
+        }
     }
 
     /// Removes a socket directory; one that cannot be removed costs an empty directory, nothing more.

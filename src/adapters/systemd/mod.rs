@@ -1,7 +1,9 @@
-//! systemd: sockets that it hands over, and what it is told in return.
+//! systemd: sockets that it hands over, what it is told in return, and what it is asked ([`manager`]).
 //!
 //! Purpose: `LISTEN_FDS` with their names, and `sd_notify`. Owner: the composition root. Invariants: without systemd
 //! every call is a quiet no-op; a notification that cannot be sent is logged once per call and never stops the daemon.
+
+pub mod manager;
 
 use std::io;
 use std::net::TcpListener;

@@ -12,13 +12,12 @@ use std::collections::BTreeMap;
 
 use super::{Footprint, Key, Source};
 use crate::types::Bytes;
+use crate::types::sealed::{self, SealError};
 
 /// What a book begins with, whatever its version.
 const MAGIC: &str = "hostler-footprints";
 /// Raised when the body's form changes. The header's form never changes.
 const VERSION: u32 = 1;
-/// No header is longer: the magic, three numbers and the blanks between them.
-const HEADER_MAX: usize = 80;
 
 /// Everything that was measured.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -115,9 +114,7 @@ impl Book {
         let all: Vec<&Footprint> = self.footprints.values().collect();
         // Strings and numbers in lists and structs cannot fail to serialise; an empty body would be read as damage.
         let body = serde_json::to_vec(&all).unwrap_or_default();
-        let mut bytes = header(VERSION, &body).into_bytes();
-        bytes.extend_from_slice(&body);
-        bytes
+        sealed::seal(MAGIC, VERSION, &body)
     }
 
     /// The book in `bytes`.
@@ -125,7 +122,10 @@ impl Book {
     /// # Errors
     /// Where they are not exactly what [`Book::encode`] of this version makes.
     pub fn decode(bytes: &[u8]) -> Result<Self, BookError> {
-        let (version, body) = open(bytes)?;
+        let (version, body) = sealed::open(MAGIC, bytes).map_err(|seal| match seal {
+            SealError::Foreign => BookError::NotABook,
+            SealError::Damaged => BookError::Damaged,
+        })?;
         if version > VERSION {
             return Err(BookError::Newer(version));
         }
@@ -142,29 +142,6 @@ impl Book {
         }
         Ok(Self { footprints })
     }
-}
-
-/// The header line of a body, with its line end.
-fn header(version: u32, body: &[u8]) -> String {
-    let start = format!("{MAGIC} {version} ");
-    let checksum = crc32c::crc32c_append(crc32c::crc32c(start.as_bytes()), body);
-    format!("{start}{checksum:08x} {}\n", body.len())
-}
-
-/// Version and body of intact bytes. The header is checked by writing it again: so a sign, a leading zero or a capital
-/// that a parser would forgive is damage too.
-fn open(bytes: &[u8]) -> Result<(u32, &[u8]), BookError> {
-    if !bytes.starts_with(MAGIC.as_bytes()) {
-        return Err(BookError::NotABook);
-    }
-    let end = bytes.iter().take(HEADER_MAX).position(|b| *b == b'\n').ok_or(BookError::Damaged)?;
-    let (line, body) = bytes.split_at(end + 1);
-    let text = std::str::from_utf8(line).map_err(|_| BookError::Damaged)?;
-    let version = text.split(' ').nth(1).and_then(|v| v.parse().ok()).ok_or(BookError::Damaged)?;
-    if text != header(version, body) {
-        return Err(BookError::Damaged);
-    }
-    Ok((version, body))
 }
 
 #[cfg(test)]
@@ -215,16 +192,16 @@ mod tests {
 
     #[test]
     fn newer_and_strange_bodies_are_told_apart() {
-        let make = |version, body: &str| [header(version, body.as_bytes()), body.into()].concat();
-        let newer = Book::decode(make(2, "what will be").as_bytes());
+        let make = |version, body: &str| sealed::seal(MAGIC, version, body.as_bytes());
+        let newer = Book::decode(&make(2, "what will be"));
         assert_eq!(newer, Err(BookError::Newer(2)));
         assert!(newer.unwrap_err().to_string().contains("newer version of Hostler (format 2;"));
         for body in ["", "{}", "[1]", "[{}]"] {
-            let read = Book::decode(make(1, body).as_bytes());
+            let read = Book::decode(&make(1, body));
             assert!(matches!(read, Err(BookError::Body(_))), "{body}: {read:?}");
         }
         let one = serde_json::to_string(&test_footprint("m", 1)).unwrap();
-        let twice = Book::decode(make(1, &format!("[{one},{one}]")).as_bytes());
+        let twice = Book::decode(&make(1, &format!("[{one},{one}]")));
         assert!(matches!(twice, Err(BookError::Body(why)) if why.contains("same key")));
         assert_eq!(Book::decode(b"#!/bin/sh\n"), Err(BookError::NotABook));
     }
@@ -311,7 +288,7 @@ mod tests {
         crate::fuzz::fuzz_from("state-file", vec![body, book(1).encode()], &words, |input| {
             let _ = Book::decode(input);
             // Under a header of its own, so that what is behind one is reached.
-            let intact = [header(VERSION, input).as_bytes(), input].concat();
+            let intact = sealed::seal(MAGIC, VERSION, input);
             if let Ok(book) = Book::decode(&intact) {
                 assert_eq!(Book::decode(&book.encode()), Ok(book));
             }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::{Device, Ledger, Stage};
 use crate::plan::footprint::{DeviceSample, Sample};
-use crate::types::{GpuId, InstanceId, Known};
+use crate::types::{DeviceHolder, GpuId, InstanceId, Known};
 
 impl Ledger {
     /// The devices `gpus` at the last reading, as far as they answered: what `of` holds, and what everybody else does. For
@@ -35,6 +35,17 @@ impl Ledger {
         };
         let others = others.map(|(_, hold)| hold.charge(id)).sum();
         DeviceSample { own, device_used: device.reading.used, others, foreign }
+    }
+
+    /// Every instance that is charged on a device, and with how much.
+    #[must_use]
+    pub fn holders_on(&self, gpu: &GpuId) -> Vec<DeviceHolder> {
+        let here = self.holds.iter().filter(|(_, hold)| hold.gpus.contains(gpu));
+        let holder = |(id, hold): (&InstanceId, &super::Hold)| DeviceHolder {
+            instance: id.clone(),
+            bytes: hold.charge(gpu),
+        };
+        here.map(holder).collect()
     }
 
     /// Version of the driver at the last reading; empty for the host backend.

@@ -6,7 +6,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::plan::{Demand, ReleaseRule, Standing, Usage, policy};
-use crate::types::{Eviction, Generation, GpuReading, GpuSnapshot, Known, Need, NeedSource};
+use crate::types::{
+    DeviceHolder, Eviction, Generation, GpuReading, GpuSnapshot, Known, Need, NeedSource,
+};
 
 fn gpu(n: usize) -> GpuId {
     GpuId::new(&format!("GPU-{n}"))
@@ -164,9 +166,16 @@ fn busy_pinned_and_foreign_memory_makes_it_wait_and_says_so() {
         let (decision, report) = ask(&w, 50, 1, &[]);
         let Decision::Wait { why, .. } = decision else { panic!("{decision:?}") };
         assert!(why.contains(word) && why.contains("m0"), "{why}");
-        assert_eq!(report.devices[0].verdict, Verdict::Occupied);
+        let device = &report.devices[0];
+        assert_eq!(device.verdict, Verdict::Occupied);
+        assert_eq!(
+            (device.free, device.reserved, device.foreign),
+            (Bytes(20), Bytes(80), Bytes(0))
+        );
+        assert_eq!(device.holders, [DeviceHolder { instance: inst(0), bytes: Bytes(80) }]);
     }
-    let (decision, _) = ask(&world(&[(100, 80)], &[]), 50, 1, &[]);
+    let (decision, report) = ask(&world(&[(100, 80)], &[]), 50, 1, &[]);
+    assert_eq!((report.devices[0].foreign, report.devices[0].reserved), (Bytes(80), Bytes(0)));
     let Decision::Wait { why, .. } = decision else { panic!("{decision:?}") };
     assert!(why.contains("not Hostler's"), "{why}");
 }

@@ -2,7 +2,7 @@
 
 use super::{Candidate, Claims, Rules, Want};
 use crate::plan::holder::{Holder, Standing};
-use crate::plan::ledger::Row;
+use crate::plan::ledger::{Ledger, Row};
 use crate::types::{
     Bytes, DeviceVerdict, GpuId, Moment, Need, NeedSource, OnFull, Placement, Verdict,
     VictimVerdict,
@@ -91,6 +91,7 @@ impl Want<'_> {
     pub(super) fn judge(
         &self,
         row: &Row,
+        ledger: &Ledger,
         holders: &[Holder],
         candidates: &[Candidate<'_>],
     ) -> DeviceVerdict {
@@ -110,7 +111,17 @@ impl Want<'_> {
         } else {
             Verdict::Foreign
         };
-        DeviceVerdict { gpu: row.id.clone(), free: row.free, empty: row.empty(), verdict }
+        DeviceVerdict {
+            gpu: row.id.clone(),
+            free: row.free,
+            empty: row.empty(),
+            reserved: row.reserved + row.confirmed + row.releasing,
+            quarantined: row.quarantined,
+            foreign: row.foreign,
+            kept: row.kept,
+            holders: ledger.holders_on(&row.id),
+            verdict,
+        }
     }
 
     /// Why an instance may not leave for this model; `None`: it may.

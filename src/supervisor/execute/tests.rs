@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::tend::OBITUARY_TIME;
 use super::*;
 use crate::supervisor::ports::{ContainerSpec, Endpoint, Found, GpuError, PodmanInfo, PortFuture};
 use crate::types::{Bytes, Generation, GpuSnapshot, ImageRef, Known, Transport};
@@ -103,6 +104,15 @@ impl Engines for Hung {
     ) -> PortFuture<'_, Result<(), String>> {
         Box::pin(std::future::pending())
     }
+    fn check(
+        &self,
+        _: Arc<ModelSpec>,
+        _: Endpoint,
+        _: bool,
+        _: Duration,
+    ) -> PortFuture<'_, Result<(), String>> {
+        Box::pin(async { Ok(()) })
+    }
     fn canary(
         &self,
         _: Arc<ModelSpec>,
@@ -131,18 +141,24 @@ async fn an_engine_is_asked_until_it_is_stopped_and_a_panic_is_an_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_podman_that_hangs_does_not_hide_deaths_that_the_kernel_tells() {
-    let ports = hung_ports();
-    let subject = |n| {
-        let id = InstanceId::new("m".parse().unwrap(), Generation(n), 0);
-        let endpoint = Endpoint::Unix("/e".into());
-        let launched =
-            Launched { container: "c".into(), cgroup: "/c".into(), endpoint, image_id: "1".into() };
-        Subject { id, launched, gpus: vec![], watched: true }
-    };
+async fn neither_a_podman_nor_a_driver_that_hangs_hides_deaths_that_the_kernel_tells() {
+    let (events_tx, mut events) = mpsc::unbounded_channel();
+    let mut executor = Executor::new(hung_ports(), events_tx, Clock::start());
+    let instance = |n| InstanceId::new("m".parse().unwrap(), Generation(n), 0);
+    let endpoint = Endpoint::Unix("/e".into());
+    let launched =
+        Launched { container: "c".into(), cgroup: "/c".into(), endpoint, image_id: "1".into() };
     let begun = tokio::time::Instant::now();
-    let events = observe(&ports, Clock::start(), vec![subject(1), subject(2)]).await;
-    let deaths = events.iter().filter(|e| matches!(e, Event::Died { .. })).count();
-    assert_eq!(deaths, 2);
-    assert!(begun.elapsed() <= 2 * OBITUARY_TIME, "known dead after {:?}", begun.elapsed());
+    // Looked at again before anything is known of its end: it dies once.
+    for _ in 0..2 {
+        executor.watch([(&instance(1), &launched), (&instance(2), &launched)].into_iter());
+    }
+    for _ in 0..2 {
+        let Some(Event::Died { fault, .. }) = events.recv().await else { panic!() };
+        assert_eq!(fault.code, FaultCode::EngineExited);
+    }
+    assert!(begun.elapsed() <= OBITUARY_TIME, "known dead after {:?}", begun.elapsed());
+    executor.watch(std::iter::empty());
+    drop(executor);
+    assert!(events.recv().await.is_none(), "each dies once");
 }

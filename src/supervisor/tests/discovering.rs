@@ -165,3 +165,32 @@ fn two_that_are_measured_take_turns() {
     measure(&mut host, &b);
     assert_eq!(host.done(), [8]);
 }
+
+#[test]
+fn a_quiet_host_measures_only_at_its_hours() {
+    let mut host = host(Some(600));
+    host.state.settings.measure_hours = "22:00-06:00".parse().unwrap();
+    let clock = |host: &mut Host, hour| {
+        host.tell(Event::LocalTime(DayMinute::new(hour, 0).unwrap()));
+    };
+    host.pass(10_000);
+    assert!(host.order().is_none() && host.state.next_deadline().is_none(), "no clock was seen");
+    for hour in [12, 21, 6] {
+        clock(&mut host, hour);
+        assert!(host.order().is_none(), "{hour}");
+    }
+    clock(&mut host, 23);
+    let a = host.launch();
+    host.start(&a);
+    host.heal(&a);
+    // What has begun is finished, and nothing else begins.
+    clock(&mut host, 6);
+    measure(&mut host, &a);
+    assert_eq!(host.stops(), std::slice::from_ref(&a));
+    host.stopped(&a);
+    reading(&mut host, None, 0);
+    assert!(host.order().is_none());
+    // An operator's wish knows no hours.
+    host.tell(Event::Measure { waiter: WaiterId(7), model: name("b") });
+    assert_eq!(host.launch().model, name("b"));
+}

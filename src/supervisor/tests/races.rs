@@ -195,3 +195,38 @@ fn an_adoption_says_nothing_about_how_long_a_load_takes() {
     assert_eq!(host.phase("a"), Phase::Ready);
     assert_eq!(host.state.status(host.now).models[0].load_ms, None);
 }
+
+#[test]
+fn what_survives_an_orphan_is_named() {
+    // A container of an earlier daemon whose model is configured otherwise now.
+    let mut earlier = spec("a", 40);
+    earlier.args = vec!["--other".into()];
+    let id = InstanceId::new(name("a"), Generation(3), 9);
+    let mut left = found(&id, &earlier, true);
+    left.identity.as_mut().unwrap().placement.gpus = vec![GpuId::new("GPU-0")];
+    let mut host = Host::bare(vec![spec("a", 40)]);
+    reading(&mut host, &[0], &[]);
+    host.tell(Event::Found(vec![left]));
+    assert_eq!(host.stops(), std::slice::from_ref(&id));
+    assert_eq!(
+        host.state.live().map(|live| (live.id, live.watched)).collect::<Vec<_>>(),
+        [(&id, false)]
+    );
+    reading(&mut host, &[40], &[(&id, 0, 40)]);
+    let gpu = &host.state.status(host.now).gpus[0];
+    assert_eq!((gpu.releasing, gpu.foreign), (Bytes(40), Known::Known(Bytes(0))), "it is ours");
+    host.stopped(&id);
+    assert_eq!(host.state.live().count(), 0);
+    // Its process goes on: it is the one that the driver lists.
+    host.pass(40);
+    let device = GpuReading {
+        processes: vec![ProcessMemory { pid: 9, bytes: Known::Known(Bytes(40)) }],
+        ..device(0, 40)
+    };
+    let devices = Ok(GpuSnapshot { devices: vec![device], lost: vec![], driver: String::new() });
+    let (taken, usage) = (host.now, BTreeMap::new());
+    host.tell(Event::Observed(Observation { taken, unix_s: 1, devices, usage }));
+    let problems = host.state.status(host.now).problems;
+    let named = problems.iter().find(|p| p.code == "memory_quarantined").unwrap();
+    assert!(named.message.contains("held by the processes 9"), "{}", named.message);
+}

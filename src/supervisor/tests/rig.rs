@@ -1,12 +1,12 @@
 //! A host in miniature, and the core on it.
 
 use super::*;
+use crate::supervisor::health::HealthRules;
 
 /// Short, so that tests about other things need not wait for it.
 pub(super) const MIN_RESIDENCY: Duration = Duration::from_millis(500);
 /// For models that may sleep.
-pub(super) const SLEEP: SleepRules =
-    SleepRules { host_ram_budget: Bytes(50), residual_max: Bytes(10) };
+const SLEEP: SleepRules = SleepRules { host_ram_budget: Bytes(50), residual_max: Bytes(10) };
 
 /// A host with one device of 100 bytes, and the core on it.
 pub(super) struct Host {
@@ -52,6 +52,8 @@ impl Host {
                 sleep: SLEEP,
             },
             measure_after: None,
+            health: HealthRules::default(),
+            measure_hours: Hours::ALL,
             seed: 1,
         };
         let state = State::new(settings, &specs);

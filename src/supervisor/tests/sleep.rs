@@ -1,7 +1,6 @@
 //! Models that sleep instead of being stopped. The host has 50 bytes for their weights; asleep they may keep 10.
 
 mod night;
-mod storm;
 
 use super::*;
 use crate::supervisor::ports::CanaryError;
@@ -332,4 +331,51 @@ fn a_wake_evicts_and_waits_like_a_start() {
     night.woken(&id);
     night.sung(&id, ANSWER);
     assert_eq!(night.host.grants(), [3]);
+}
+
+#[test]
+fn the_hosts_memory_of_one_that_is_stopped_is_free_only_when_it_is_gone() {
+    for gone in [false, true] {
+        let mut night = Night::new(vec![sleeper("a", 40, 40), sleeper("b", 40, 30)]);
+        let a = night.loaded(1, "a", 40);
+        night.lulled(&a, 1);
+        let b = night.loaded(2, "b", 40);
+        night.host.tell(Event::Unload {
+            waiter: WaiterId(3),
+            model: name("a"),
+            haste: Haste::Drain,
+        });
+        assert_eq!(night.host.stops(), std::slice::from_ref(&a));
+        assert_eq!(night.counts("a").host_ram, Bytes(40));
+        if gone {
+            night.host.stopped(&a);
+            night.held.remove(&a);
+            night.observe();
+        }
+        night.pass(100);
+        // 40 + 30 are more than 50, and its process has not ended.
+        let slept = night.asks("sleep");
+        assert_eq!((slept, night.host.stops().contains(&b)), (gone, !gone));
+    }
+}
+
+#[test]
+fn what_was_last_seen_loading_does_not_sleep() {
+    // Nobody knows what `a` needs: it gets the whole device, and its wake what it took of that.
+    let mut a = sleeper("a", 100, 10);
+    a.vram = None;
+    let mut night = Night::new(vec![a, sleeper("b", 20, 10)]);
+    night.host.tell(Event::Load { waiter: WaiterId(1), model: name("a"), wish: Wish::default() });
+    let id = night.host.launch();
+    night.host.start(&id);
+    night.holds(&id, 40);
+    night.observe();
+    night.host.heal(&id);
+    night.sung(&id, ANSWER);
+    assert_eq!(night.host.done(), [1]);
+    night.host.pass(1);
+    night.host.acquire(2, "b");
+    assert_eq!(night.host.stops(), [id], "it may hold more by now than those 40");
+    let report = night.host.state.status(night.host.now).models[1].report.clone().unwrap();
+    assert!(report.to_string().contains("since it became ready"), "{report}");
 }

@@ -1,0 +1,147 @@
+//! Looking after what runs: whether it is ready, lives, is well, and whether there is more than we know of.
+//!
+//! Owner: the executor. Invariant: life and death are asked of the kernel alone, so that neither a podman nor a driver that hangs
+//! hides a death.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use super::{Executor, Once, Ports};
+use crate::supervisor::event::Event;
+use crate::supervisor::ports::{Endpoint, Launched};
+use crate::types::{Fault, FaultCode, InstanceId, ModelSpec};
+
+/// How often a loading engine is asked whether it is ready. Cheap: one local connection.
+const PROBE_INTERVAL: Duration = Duration::from_millis(50);
+/// How often it is looked whether a loading engine has written something.
+const LOG_INTERVAL: Duration = Duration::from_secs(5);
+/// Lines of a dead container's log that go into the error.
+const LOG_TAIL_LINES: usize = 20;
+/// How long podman is asked about a death: that the engine is dead is known, and must not wait for a podman that hangs.
+pub(super) const OBITUARY_TIME: Duration = Duration::from_secs(1);
+
+impl Executor {
+    /// Asks podman for all that is ours. Not while the last answer is still to come.
+    pub(in crate::supervisor) fn sweep(&self) {
+        let Some(one) = Once::begin(&self.sweeping) else { return };
+        let (ports, events, taken) = (self.ports.clone(), self.events.clone(), self.clock.now());
+        self.runtime.spawn(async move {
+            let list = ports.containers.list().await;
+            let _ = events.send(Event::Swept { taken, list });
+            drop(one);
+        });
+    }
+
+    /// Looks who of these has died. The kernel alone is asked, so that neither a podman nor a driver that hangs hides a death.
+    pub(in crate::supervisor) fn watch<'a>(
+        &mut self,
+        watched: impl Iterator<Item = (&'a InstanceId, &'a Launched)>,
+    ) {
+        let mut alive = BTreeSet::new();
+        for (id, launched) in watched {
+            alive.insert(id.clone());
+            let dead =
+                self.ports.containers.pids(&launched.cgroup).is_ok_and(|pids| pids.is_empty());
+            if dead && self.dying.insert(id.clone()) {
+                let (ports, events, instance) =
+                    (self.ports.clone(), self.events.clone(), id.clone());
+                self.runtime.spawn(async move {
+                    let fault = obituary(&ports, &instance, "ended while it served").await;
+                    let _ = events.send(Event::Died { instance, fault });
+                });
+            }
+        }
+        self.dying.retain(|id| alive.contains(id));
+    }
+
+    pub(in crate::supervisor) fn check(
+        &self,
+        instance: InstanceId,
+        spec: Arc<ModelSpec>,
+        endpoint: Endpoint,
+        token: bool,
+        timeout: Duration,
+    ) {
+        let (ports, id) = (self.ports.clone(), instance.clone());
+        let work = async move {
+            let Err(why) = ports.engines.check(spec, endpoint, token, timeout).await else {
+                return Ok(());
+            };
+            let log = ports.containers.log_tail(id.clone(), LOG_TAIL_LINES);
+            let log = tokio::time::timeout(OBITUARY_TIME, log).await.unwrap_or_default();
+            let message = format!("the engine of {id} runs but is not well: {why}");
+            Err(Fault::new(FaultCode::Unhealthy, message).with_log(log))
+        };
+        self.answer(work, move |result| Event::Checked { instance, result });
+    }
+}
+
+/// Until the engine is ready or dead; what it writes meanwhile is told.
+pub(super) async fn load(
+    ports: &Ports,
+    events: &mpsc::UnboundedSender<Event>,
+    instance: InstanceId,
+    spec: Arc<ModelSpec>,
+    launched: Launched,
+) -> Event {
+    let told = async {
+        let mut last = Vec::new();
+        loop {
+            tokio::time::sleep(LOG_INTERVAL).await;
+            let line = ports.containers.log_tail(instance.clone(), 1).await;
+            if !line.is_empty() && line != last {
+                let _ = events.send(Event::LoadProgress { instance: instance.clone() });
+                last = line;
+            }
+        }
+    };
+    tokio::select! {
+        event = probe_until_ready(ports, instance.clone(), spec, launched) => event,
+        event = told => event,
+    }
+}
+
+/// Until the engine is ready or dead. The deadline is the core's: it stops the instance, which ends this.
+async fn probe_until_ready(
+    ports: &Ports,
+    instance: InstanceId,
+    spec: Arc<ModelSpec>,
+    launched: Launched,
+) -> Event {
+    let mut strange: Option<String> = None;
+    loop {
+        match ports.engines.probe(spec.clone(), launched.endpoint.clone()).await {
+            Ok(true) => return Event::Healthy { instance },
+            Ok(false) => {}
+            Err(answer) => {
+                if strange.as_ref() != Some(&answer) {
+                    tracing::warn!(%instance, %answer, "unexpected answer to a health probe, retrying");
+                    strange = Some(answer);
+                }
+            }
+        }
+        if ports.containers.pids(&launched.cgroup).is_ok_and(|pids| pids.is_empty()) {
+            let fault = obituary(ports, &instance, "ended while it loaded").await;
+            return Event::Died { instance, fault };
+        }
+        tokio::time::sleep(PROBE_INTERVAL).await;
+    }
+}
+
+/// What is known about the end of an engine.
+async fn obituary(ports: &Ports, instance: &InstanceId, how: &str) -> Fault {
+    let code = ports.containers.exit_code(instance.clone());
+    let log = ports.containers.log_tail(instance.clone(), LOG_TAIL_LINES);
+    let (code, log) = tokio::join!(
+        tokio::time::timeout(OBITUARY_TIME, code),
+        tokio::time::timeout(OBITUARY_TIME, log)
+    );
+    let (code, log) = (code.unwrap_or_default(), log.unwrap_or_default());
+    let code = code.map_or_else(|| "exit code unknown".to_owned(), |c| format!("exit code {c}"));
+    let last = log.last().map(|line| format!("; its last words: {line}")).unwrap_or_default();
+    let message = format!("the engine of {instance} {how} ({code}){last}");
+    Fault::new(FaultCode::EngineExited, message).with_log(log)
+}

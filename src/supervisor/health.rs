@@ -1,0 +1,219 @@
+//! The part of the core that asks engines whether they are well, and that stops trying where it is no use.
+//!
+//! ```text
+//!   ready ── every interval ──▶ Check ── Ok ───▶ (asked again after the interval)
+//!                                 └──── Err, so many in a row ──▶ stopped: a fault
+//!
+//!   circuit breaker of a model, by faults in a row:
+//!     closed ── fault: a growing delay, then again ──┐
+//!       ▲ └──────── as many as breaker_failures ─────┴─▶ open ── breaker_open ──▶ half-open: one start
+//!       └──────────── it has served for a minute ◀────────┴────────── fault ◀──────────┘
+//! ```
+//! An engine on which requests run is asked for its health alone: that it is too busy for a token in time is no fault.
+
+use std::time::Duration;
+
+use super::effect::{Effect, Notice};
+use super::instance::{Instance, Life};
+use super::lifecycle::FORGIVEN_AFTER;
+use super::state::{Failure, Model, State};
+use crate::types::{Breaker, Denied, Fault, HealthStatus, InstanceId, Moment};
+
+/// The longest delay between two attempts while the breaker is closed.
+const RETRY_DELAY_MAX: Duration = Duration::from_secs(60);
+/// After a failure it is asked again at least so soon.
+const RECHECK: Duration = Duration::from_secs(5);
+
+/// What the core needs of `[health]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HealthRules {
+    /// How long an answer may take.
+    pub timeout: Duration,
+    /// So many failures in a row make a restart.
+    pub failures: u32,
+    /// Whether engines on which nothing runs are asked for a token.
+    pub probe: bool,
+    /// So many faults in a row open the circuit breaker.
+    pub breaker_failures: u32,
+    /// How long it stays open.
+    pub breaker_open: Duration,
+}
+
+impl Default for HealthRules {
+    fn default() -> Self {
+        let (timeout, breaker_open) = (Duration::from_secs(10), Duration::from_secs(300));
+        Self { timeout, failures: 3, probe: true, breaker_failures: 6, breaker_open }
+    }
+}
+
+impl HealthRules {
+    /// From the `count`th fault in a row to the next attempt. `noise`: any number; it makes those that failed together come
+    /// back apart, up to a quarter sooner.
+    pub(super) fn delay(&self, count: u32, noise: u32) -> Duration {
+        let full = if self.opens(count) {
+            self.breaker_open
+        } else {
+            Duration::from_secs(1 << (count.max(1) - 1).min(6)).min(RETRY_DELAY_MAX)
+        };
+        full - full * (noise % 1000) / 4000
+    }
+
+    pub(super) fn opens(&self, count: u32) -> bool {
+        count >= self.breaker_failures
+    }
+
+    fn breaker(&self, now: Moment, failure: Option<&Failure>, served: bool) -> Breaker {
+        match failure.filter(|f| self.opens(f.count) && !served) {
+            None => Breaker::Closed,
+            Some(failure) if failure.retry_at > now => Breaker::Open,
+            Some(_) => Breaker::HalfOpen,
+        }
+    }
+}
+
+/// How an instance was, when it was asked.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Health {
+    /// When it is asked next; `None`: not at all, or it is being asked.
+    next: Option<Moment>,
+    /// In a row.
+    failures: u32,
+    /// It was asked for a token.
+    token: bool,
+}
+
+impl Health {
+    /// It is ready from now on.
+    pub(super) fn begin(now: Moment, interval: Option<Duration>) -> Self {
+        Self { next: interval.map(|interval| now + interval), ..Self::default() }
+    }
+}
+
+impl Instance {
+    /// When it has to be asked whether it is well.
+    pub(super) fn check_at(&self) -> Option<Moment> {
+        self.health.next.filter(|_| matches!(self.life, Life::Ready))
+    }
+}
+
+impl State {
+    /// Asks those whose time has come.
+    pub(super) fn check_health(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        let rules = self.settings.health;
+        for instance in self.models.values_mut().filter_map(|m| m.instance.as_mut()) {
+            let due = instance.check_at().is_some_and(|at| at <= now);
+            let Some(launched) = instance.launched.as_ref().filter(|_| due) else { continue };
+            let token = rules.probe && instance.in_flight == 0;
+            instance.health.next = None;
+            instance.health.token = token;
+            out.push(Effect::Check {
+                instance: instance.id.clone(),
+                spec: instance.spec.clone(),
+                endpoint: launched.endpoint.clone(),
+                token,
+                timeout: rules.timeout,
+            });
+        }
+    }
+
+    pub(super) fn checked(
+        &mut self,
+        now: Moment,
+        id: &InstanceId,
+        result: Result<(), Fault>,
+        out: &mut Vec<Effect>,
+    ) {
+        let most = self.settings.health.failures;
+        let Some(instance) = self.instance_mut(id).filter(|i| i.is_ready()) else { return };
+        let Some(interval) = instance.spec.health_interval else { return };
+        // Whoever came meanwhile may have kept it from a token in time.
+        let busy = instance.health.token && instance.in_flight > 0;
+        let (next, fault) = match result {
+            Err(fault) if !busy => (interval.min(RECHECK), Some(fault)),
+            Err(_) => (interval.min(RECHECK), None),
+            Ok(()) => {
+                instance.health.failures = 0;
+                (interval, None)
+            }
+        };
+        instance.health.next = Some(now + next);
+        if let Some(fault) = fault {
+            instance.health.failures += 1;
+            if instance.health.failures >= most {
+                self.begin_stop(id, Some(fault), out);
+            }
+        }
+    }
+
+    /// Models that are not tried any more for now, for people.
+    pub(super) fn note_breakers(&mut self, now: Moment) {
+        let rules = self.settings.health;
+        let text = |m: &Model| {
+            let failure =
+                m.failure.as_ref().filter(|f| rules.opens(f.count) && f.retry_at > now)?;
+            Some(format!(
+                "{} has failed {} times in a row and is not tried again for a while: {}",
+                m.spec.name, failure.count, failure.fault
+            ))
+        };
+        let open = self.models.values().filter_map(text).collect();
+        self.note("circuit_open", now, open);
+    }
+}
+
+impl Model {
+    /// Takes note of a failure and tells those who waited for this very start.
+    pub(super) fn fail(
+        &mut self,
+        (now, rules): (Moment, HealthRules),
+        instance: &Instance,
+        mut fault: Fault,
+        was_ready: bool,
+        out: &mut Vec<Effect>,
+    ) {
+        // From ready on: a long load is no service, and an engine that dies after each must not be restarted for ever.
+        let served = instance.ready_since.is_some_and(|at| now.since(at) >= FORGIVEN_AFTER);
+        let earlier = self.failure.as_ref().map_or(0, |f| f.count);
+        let count = if served { 1 } else { earlier + 1 };
+        self.restarts = self.restarts.saturating_add(1);
+        // The first death of an engine that was ready is made good at once; requests that came since then wait for it.
+        let delay = if was_ready && count == 1 {
+            Duration::ZERO
+        } else {
+            rules.delay(count, instance.id.noise())
+        };
+        if rules.opens(count) {
+            let text = format!(
+                "; after {count} failures in a row it is not tried again for {} s (the circuit breaker of {} is open)",
+                delay.as_secs(),
+                self.spec.name
+            );
+            fault.message.push_str(&text);
+        }
+        let retry_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+        let notice =
+            Notice::Failed { instance: instance.id.clone(), fault: fault.clone(), retry_ms };
+        out.push(Effect::Notice(notice));
+        if delay > Duration::ZERO {
+            // The operator is told too; only a pin is tried again without being asked.
+            let denied = Denied::LoadFailed {
+                model: self.spec.name.clone(),
+                fault: fault.clone(),
+                retry_after: delay,
+            };
+            self.deny_all(&denied, out);
+        }
+        self.failure = Some(Failure { fault, count, retry_at: now + delay });
+    }
+
+    pub(super) fn health_status(&self, now: Moment, rules: HealthRules) -> HealthStatus {
+        let instance = self.instance.as_ref();
+        let ready = instance.and_then(|i| i.ready_since);
+        let served = ready.is_some_and(|at| now.since(at) >= FORGIVEN_AFTER);
+        HealthStatus {
+            failures_in_a_row: self.failure.as_ref().filter(|_| !served).map_or(0, |f| f.count),
+            breaker: rules.breaker(now, self.failure.as_ref(), served),
+            checks_failed: instance.map_or(0, |i| i.health.failures),
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! The part of the core that watches loads get on, or not. The times are [`crate::plan::Pace`]'s.
+
+use super::event::Observation;
+use super::instance::{Instance, Life};
+use super::state::{Model, State};
+use crate::plan::Pace;
+use crate::types::{Bytes, Fault, FaultCode, InstanceId, Moment};
+
+/// Less memory than this is no sign: what a process holds goes up and down.
+const GROWTH: Bytes = Bytes::mib(4);
+
+impl Model {
+    /// For a load that begins now.
+    pub(super) fn pace(&self, now: Moment) -> Pace {
+        let weights = self.spec.anatomy.as_ref().map(|anatomy| anatomy.weights);
+        Pace::new(now, self.loads.expected(weights), self.spec.load_timeout)
+    }
+}
+
+impl Instance {
+    fn gets_on(&mut self, now: Moment) {
+        if let Life::Loading { deadline } = &mut self.life {
+            self.pace.gets_on(now);
+            *deadline = self.pace.deadline();
+        }
+    }
+
+    /// The fault of a load that took too long.
+    pub(super) fn too_slow(&self) -> Fault {
+        let message = format!("{} was not ready {}", self.spec.name, self.pace.why());
+        Fault::new(FaultCode::LoadTimeout, message)
+    }
+}
+
+impl State {
+    /// Its log has grown.
+    pub(super) fn load_progress(&mut self, now: Moment, id: &InstanceId) {
+        if let Some(instance) = self.instance_mut(id) {
+            instance.gets_on(now);
+        }
+    }
+
+    /// After a reading: whose memory has grown while it loads.
+    pub(super) fn note_growth(&mut self, now: Moment, observation: &Observation) {
+        for instance in self.models.values_mut().filter_map(|m| m.instance.as_mut()) {
+            let Some(usage) = observation.usage.get(&instance.id) else { continue };
+            let held: Bytes = usage.bytes.values().filter_map(|bytes| bytes.get()).sum();
+            if held >= instance.grown_to + GROWTH {
+                instance.grown_to = held;
+                instance.gets_on(now);
+            }
+        }
+    }
+}

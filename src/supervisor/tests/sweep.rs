@@ -1,0 +1,96 @@
+//! What is on the host and of nobody.
+
+use super::*;
+use crate::supervisor::sweep::STRAY_AGE;
+
+fn swept(host: &mut Host, list: Result<Vec<Found>, Fault>) {
+    let taken = host.now;
+    host.tell(Event::Swept { taken, list });
+}
+
+#[test]
+fn what_podman_made_after_it_was_given_up_is_collected_by_label_and_age() {
+    let m = spec("m", 40);
+    let mut host = Host::new(vec![m.clone()]);
+    let own = host.ready(1, "m");
+    let late = InstanceId::new(name("m"), Generation(9), 7);
+    let damaged = || Found { container: "c0ffee".into(), identity: None, running: None };
+    let list = || vec![found(&own, &m, true), found(&late, &m, false), damaged()];
+    swept(&mut host, Ok(list()));
+    assert!(host.stops().is_empty(), "it may be of a decision that the list is older than");
+    // One that has gone by itself is forgotten, and begins anew.
+    host.pass(9);
+    swept(&mut host, Ok(vec![found(&own, &m, true)]));
+    host.pass(1);
+    swept(&mut host, Ok(list()));
+    assert!(host.stops().is_empty());
+    host.pass(STRAY_AGE.as_secs());
+    swept(&mut host, Ok(list()));
+    assert_eq!(host.stops(), std::slice::from_ref(&late));
+    let reap = |e: &Effect| matches!(e, Effect::Reap { container } if container == "c0ffee");
+    assert!(host.out.iter().any(reap));
+    // In good hands now.
+    host.pass(STRAY_AGE.as_secs());
+    swept(&mut host, Ok(vec![found(&own, &m, true), found(&late, &m, false)]));
+    host.pass(STRAY_AGE.as_secs());
+    swept(&mut host, Ok(vec![found(&own, &m, true), found(&late, &m, false)]));
+    assert!(host.stops().is_empty());
+    host.stopped(&late);
+    assert_eq!(host.phase("m"), Phase::Ready);
+}
+
+#[test]
+fn one_that_runs_is_charged_until_it_is_gone() {
+    let m = spec("m", 40);
+    let mut host = Host::new(vec![m.clone(), spec("n", 80)]);
+    let stray = InstanceId::new(name("m"), Generation(9), 7);
+    swept(&mut host, Ok(vec![found(&stray, &m, true)]));
+    host.pass(STRAY_AGE.as_secs());
+    swept(&mut host, Ok(vec![found(&stray, &m, true)]));
+    assert_eq!(host.stops(), std::slice::from_ref(&stray));
+    host.observe();
+    host.acquire(1, "n");
+    assert!(host.order().is_none(), "its memory is not free yet");
+    host.stopped(&stray);
+    host.pass(1);
+    host.observe();
+    let next = host.launch();
+    assert_eq!(next.generation, Generation(10), "generations never come again");
+}
+
+#[test]
+fn a_podman_that_does_not_answer_is_a_problem_until_it_does() {
+    let mut host = Host::new(vec![spec("m", 40)]);
+    let own = host.ready(1, "m");
+    let since = host.now;
+    for _ in 0..2 {
+        swept(&mut host, Err(Fault::new(FaultCode::PodmanUnreachable, "podman: refused; look")));
+        let status = host.state.status(host.now);
+        let problem = &status.problems[0];
+        assert_eq!((problem.code, problem.since), ("podman_unreachable", since));
+        assert_eq!(problem.message, "podman: refused; look");
+        host.pass(5);
+    }
+    // Nobody suffers from it who does not need it.
+    host.acquire(2, "m");
+    assert_eq!(host.grants(), [2]);
+    swept(&mut host, Ok(vec![found(&own, &spec("m", 40), true)]));
+    assert!(host.state.status(host.now).problems.is_empty());
+}
+
+#[test]
+fn a_shutdown_does_not_wait_for_ever_for_podman() {
+    let mut host = Host::new(vec![spec("a", 40)]);
+    let a = host.ready(1, "a");
+    host.release(&a);
+    host.tell(Event::Shutdown { keep: false });
+    let result = Err(fault("podman is gone"));
+    host.tell(Event::Stopped { instance: a.clone(), result });
+    assert_eq!(host.state.status(host.now).problems[0].code, "stop_failed");
+    host.pass(5);
+    assert_eq!(host.stops(), [a], "tried again");
+    host.pass(25);
+    assert!(!host.exited());
+    host.pass(45);
+    assert!(host.exited());
+}

@@ -1,0 +1,89 @@
+//! Those who go, fall asleep and come back.
+
+use std::time::Duration;
+
+use hostler::supervisor::effect::StopReason;
+use hostler::supervisor::ports::CanaryError;
+use hostler::types::{InstanceId, Moment};
+
+use super::{Reference, Stage};
+use crate::invariants::{Rule, Step};
+
+impl Reference {
+    pub(super) fn sung(
+        &mut self,
+        now: Moment,
+        id: &InstanceId,
+        result: &Result<String, CanaryError>,
+    ) {
+        let Some(told) = self.containers.get_mut(id) else { return };
+        let serves = match (result, &told.canary, told.stage) {
+            (Ok(answer), None, _) => {
+                told.canary = Some(answer.clone());
+                true
+            }
+            (Ok(answer), Some(before), _) => answer == before,
+            // It has none that a wake could be judged by.
+            (Err(CanaryError::Failed(_)), None, Stage::Coming) => true,
+            (Err(_), _, _) => false,
+        };
+        if serves {
+            self.becomes(now, id, Stage::Ready);
+        } else if result.is_ok() {
+            self.becomes(now, id, Stage::Changed);
+        }
+    }
+
+    pub(super) fn sleep(&mut self, now: Moment, id: &InstanceId) -> Step {
+        let Some(told) = self.containers.get_mut(id) else { return Ok(()) };
+        let (stage, leases) = (told.stage, told.leases);
+        let idle = stage == Stage::Ready && leases == 0;
+        Rule::SleepsIdle.check(idle, || format!("{id} sleeps while {stage:?}, {leases} leases"))?;
+        let known = told.canary.is_some();
+        Rule::SameAfterWake.check(known, || format!("nobody knows what {id} answers"))?;
+        self.becomes(now, id, Stage::Asleep);
+        Ok(())
+    }
+
+    pub(super) fn stopping(&mut self, now: Moment, id: &InstanceId, reason: StopReason) -> Step {
+        // Nothing of it is there yet: nothing has to be told.
+        if self.containers.get(id).is_some_and(|t| t.stage == Stage::Pulling) {
+            self.containers.remove(id);
+        }
+        match reason {
+            StopReason::Idle => {
+                let pinned = self.pinned(&id.model);
+                Rule::PinKept.check(!pinned, || format!("{id} is pinned and idled out"))?;
+                let told = self.containers.get(id);
+                let spec = &self.specs[&id.model];
+                let asleep = told.and_then(|t| t.asleep);
+                let after = if asleep.is_some() { spec.sleep_timeout } else { spec.idle_timeout };
+                let after = after.unwrap_or(Duration::MAX);
+                let idle = told
+                    .is_some_and(|t| t.leases == 0 && now.since(asleep.unwrap_or(t.used)) >= after);
+                self.loaded.remove(&id.model);
+                Rule::IdleKept.check(idle, || format!("{id} was in use until {told:?}"))
+            }
+            StopReason::Pressure => {
+                self.loaded.remove(&id.model);
+                let pinned = self.pinned(&id.model);
+                Rule::PinKept.check(!pinned, || format!("{id} is pinned and yields"))
+            }
+            StopReason::Evicted => {
+                self.loaded.remove(&id.model);
+                Ok(())
+            }
+            StopReason::Measured => {
+                let kept = self.pinned(&id.model) || self.loaded.contains(&id.model);
+                Rule::PinKept.check(!kept, || format!("{id} is wanted and only measured"))
+            }
+            StopReason::Unloaded
+            | StopReason::Asked
+            | StopReason::Reconfigured
+            | StopReason::Failed
+            | StopReason::Moved
+            | StopReason::Shutdown
+            | StopReason::Orphaned => Ok(()),
+        }
+    }
+}
