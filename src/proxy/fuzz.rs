@@ -101,7 +101,8 @@ fn fuzz_route_and_headers() {
             Ok(found) => {
                 assert_eq!(headers.get_all(header::HOST).iter().count(), 1);
                 assert!(headers.get_all(header::CONTENT_LENGTH).iter().count() <= 1);
-                assert!(!uri.path().contains("..") && !uri.path().contains('\\'));
+                assert!(uri.path().split('/').all(|segment| segment != ".."));
+                assert!(!uri.path().contains('\\'));
                 if let Route::Inference(task) = found {
                     assert_eq!(method, Method::POST);
                     assert!(task.path().starts_with('/') && !task.path().contains('%'));
