@@ -1,7 +1,11 @@
 //! Rows of the list of faults that podman, systemd or the kernel decide: each is injected for real, and each has to mend without
 //! a person. The numbers are those of the list.
 
+mod engines;
 mod forgets;
+mod load;
+mod podman;
+mod systemd;
 
 use std::time::Duration;
 
