@@ -52,7 +52,8 @@ fn fault_12_a_network_that_dies_is_found_out_and_models_without_one_do_not_notic
     assert_eq!(asked.status, 200, "{asked:?}");
     let local = wait_phase(&host, "count", "ready", SOON).unwrap()["instance"].clone();
     let net = wait_phase(&host, "net", "ready", SOON).unwrap()["instance"].clone();
-    host.root("pkill -9 -x pasta.avx2; pkill -9 -x pasta; pkill -9 -x rootlessport; pkill -9 -f rootlessport; true").unwrap();
+    host.root("pkill -9 -x pasta.avx2; pkill -9 -x pasta; pkill -9 -f '[r]ootlessport'; true")
+        .unwrap();
     wait_for("the dead network to be found out and replaced", SOON * 3, || {
         let answer = post(&host, "/v1/chat/completions", &count_request("net", 8)).wait();
         let row = crate::harness::model(&host, "net")?;

@@ -41,7 +41,12 @@ fn fault_06_a_user_manager_that_goes_is_named_and_its_return_is_enough() {
     )
     .unwrap();
     answered(&host, 8);
-    assert_eq!(get(&host, "/ready").unwrap().json()["problems"], json!([]));
+    // The next look at podman finds it well.
+    wait_for("the problem to be over", SOON, || {
+        let problems = get(&host, "/ready")?.json()["problems"].clone();
+        Ok(if problems == json!([]) { Look::Done(()) } else { Look::NotYet(problems.to_string()) })
+    })
+    .unwrap();
 }
 
 #[test]
@@ -54,7 +59,9 @@ fn fault_07_after_a_reboot_nothing_of_the_old_boot_is_believed() {
     assert!(before.contains("io.hostler.model"), "{before}");
     let old = containers(&host).unwrap();
     // The plug is pulled: the journal is left open, and podman's containers too.
+    host.root("systemctl enable hostler.socket").unwrap();
     host.power_cut().unwrap();
+    wait_property(&host, "hostler.socket", "ActiveState", SOON, |state| state == "active").unwrap();
     assert_eq!(host.root(&format!("cat {journal}")).unwrap(), before, "it survived");
     answered(&host, 8);
     let new = containers(&host).unwrap();
