@@ -43,6 +43,11 @@ bench: ## the front door beside nginx and HAProxy, as ratios in one run (docs/pe
 	"$(or $(CARGO_TARGET_DIR),target)/release/scan"
 	"$(or $(CARGO_TARGET_DIR),target)/release/bench" run $(ARGS)
 
+.PHONY: soak
+soak: ## kills and load for long, on a real host: KILLS=500 API_KILLS=200 MINUTES=30
+	KILLS=$(or $(KILLS),500) API_KILLS=$(or $(API_KILLS),200) MINUTES=$(or $(MINUTES),30) \
+	  $(CARGO) test --locked --test host -- --include-ignored --test-threads 1 --nocapture soak_ fault_28
+
 .PHONY: demo
 demo: ## a real model answers on a real host: builds, boots, asks, shows
 	@contrib/demo/demo.sh
