@@ -10,8 +10,11 @@ packages=(
   nginx-light haproxy                                                         # what the front door is tried against
   debootstrap debian-archive-keyring systemd-container                        # the test host
   dbus                                                                        # a private bus
-  nginx-light nodejs npm                                                      # proxies in front, real clients
 )
+# For the real clients. Another Node.js than Debian's brings its own npm, and Debian's conflicts with it.
+for program in node npm; do
+  command -v "$program" >/dev/null || packages+=("${program/%node/nodejs}")
+done
 if [ "${1:-}" = --native ]; then
   packages+=(podman crun uidmap passt netavark aardvark-dns catatonit dbus-user-session libpam-systemd)
 fi
