@@ -11,14 +11,14 @@ use tokio::sync::Mutex;
 
 use super::{Options, core, door, recall, validate};
 use crate::adapters::systemd;
-use crate::checks::{Checks, Outcome, cdi_dirs};
+use crate::checks::{Checks, cdi_dirs};
 use crate::config::{Config, OnStop};
 use crate::control::{Host, HostFuture};
 use crate::proxy::SharedRules;
 use crate::supervisor::event::Reconfiguration;
 use crate::supervisor::handle::Handle;
 use crate::supervisor::task::Ports;
-use crate::types::{Check, CheckVerdict, InstanceId, ModelName};
+use crate::types::{Check, InstanceId, ModelName};
 
 /// What a reload needs.
 pub struct Root {
@@ -167,17 +167,7 @@ impl Host for Root {
                 cdi_dirs: &cdi_dirs,
                 user: &user,
             };
-            let row = |finding: crate::checks::Finding| Check {
-                name: finding.check.as_str().to_owned(),
-                verdict: match finding.outcome {
-                    Outcome::Pass => CheckVerdict::Pass,
-                    Outcome::Warn => CheckVerdict::Warn,
-                    Outcome::Fail => CheckVerdict::Fail,
-                },
-                found: finding.measured,
-                fix: finding.fix,
-            };
-            checks.all().await.into_iter().map(row).collect()
+            checks.all().await.into_iter().map(Check::from).collect()
         })
     }
 
