@@ -100,8 +100,10 @@ impl Model {
     fn has_changed(&self, instance: &Instance) -> bool {
         let allowed = &self.spec.gpus;
         let elsewhere = |gpus: &[crate::types::GpuId]| gpus.iter().any(|g| !allowed.contains(g));
-        instance.spec.spec_hash() != self.spec.spec_hash()
-            || (!allowed.is_empty() && elsewhere(&instance.placement.gpus))
+        // Asked in every turn: what is the very same needs no digest.
+        let same = Arc::ptr_eq(&instance.spec, &self.spec)
+            || instance.spec.spec_hash() == self.spec.spec_hash();
+        !same || (!allowed.is_empty() && elsewhere(&instance.placement.gpus))
     }
 
     fn change(&mut self, now: Moment, spec: Arc<ModelSpec>, image: Option<String>) {
