@@ -22,8 +22,8 @@ mod sleep;
 pub use claims::Claims;
 pub use deadline::{Loads, PATIENCE, Pace};
 pub use footprint::{
-    Book, BookError, Confidence, DeviceSample, Disturbance, Footprint, Key, Measured, Needs, Peak,
-    Sample, SampleRule, Sampler, Source, Verdict, budget, need,
+    Book, BookError, Confidence, DeviceSample, Disturbance, Footprint, Key, KeyRef, Measured,
+    Needs, Peak, Sample, SampleRule, Sampler, Source, Verdict, budget, need,
 };
 pub use holder::{Holder, Standing};
 pub use ledger::{Hold, Ledger, Missing, ReleaseRule, Row, Stage, Usage};

@@ -8,7 +8,7 @@ use super::event::Observation;
 use super::instance::Life;
 use super::state::{Model, State};
 use crate::plan::{
-    self, Confidence, Key, Measured, Needs, Peak, Sample, SampleRule, Sampler, Source,
+    self, Confidence, Key, KeyRef, Measured, Needs, Peak, Sample, SampleRule, Sampler, Source,
 };
 use crate::types::{Bytes, MeasuredNeed, ModelSpec, Moment};
 
@@ -39,13 +39,8 @@ impl Knowledge {
         self.peaks.values_mut().for_each(|peak| peak.whole = false);
     }
 
-    fn key(&self, image_id: &str, gpu_name: &str, driver: &str) -> Key {
-        Key {
-            image_digest: image_id.to_owned(),
-            gpu_name: gpu_name.to_owned(),
-            driver: driver.to_owned(),
-            ..self.key.clone()
-        }
+    fn key<'a>(&'a self, image_digest: &'a str, gpu_name: &'a str, driver: &'a str) -> KeyRef<'a> {
+        KeyRef { image_digest, gpu_name, driver, ..self.key.borrow() }
     }
 }
 
@@ -160,7 +155,7 @@ impl State {
                     let image = instance.launched.as_ref().map(|l| l.image_id.as_str());
                     let Some(image) = image.filter(|id| !id.is_empty()) else { continue };
                     let key = model.known.key(image, name, ledger.driver());
-                    let changed = book.record(measured.footprint(key, observation.unix_s));
+                    let changed = book.record(measured.footprint(key.to_key(), observation.unix_s));
                     if changed && state.is_news(&measured) {
                         state.told = Some(measured);
                         save = true;
@@ -185,7 +180,7 @@ impl State {
         let known = |name: &str| {
             let image = model.known.image_id.as_deref();
             let key = image.map(|image| model.known.key(image, name, self.ledger.driver()));
-            let footprint = key.and_then(|key| self.book.get(&key));
+            let footprint = key.and_then(|key| self.book.get(key));
             let peak = model.known.peaks.get(name).copied();
             let any = footprint.is_some() || peak.is_some();
             any.then(|| (name.to_owned(), plan::need(&model.spec, footprint, peak)))
@@ -204,7 +199,7 @@ impl State {
         let on = on.and_then(|gpu| self.ledger.name(gpu));
         let names = on.into_iter().chain(self.ledger.names());
         let driver = self.ledger.driver();
-        let mut found = names.filter_map(|n| self.book.get(&model.known.key(image, n, driver)));
+        let mut found = names.filter_map(|n| self.book.get(model.known.key(image, n, driver)));
         let footprint = found.next()?;
         Some(MeasuredNeed {
             bytes: footprint.bytes_per_device,

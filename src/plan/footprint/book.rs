@@ -8,9 +8,7 @@
 //! single byte, no cut and no addition is read as a book; encoding is deterministic. The checksum covers the header before it
 //! and the body, so that a flipped version number is damage, not a newer version.
 
-use std::collections::BTreeMap;
-
-use super::{Footprint, Key, Source};
+use super::{Footprint, KeyRef, Source};
 use crate::types::Bytes;
 use crate::types::sealed::{self, SealError};
 
@@ -22,7 +20,8 @@ const VERSION: u32 = 1;
 /// Everything that was measured.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Book {
-    footprints: BTreeMap<Key, Footprint>,
+    /// Ascending by key, each key once. Looked up in every turn, changed a few times a load.
+    footprints: Vec<Footprint>,
 }
 
 /// Why bytes are no book.
@@ -51,13 +50,18 @@ impl Book {
 
     /// What was measured under this very key.
     #[must_use]
-    pub fn get(&self, key: &Key) -> Option<&Footprint> {
-        self.footprints.get(key)
+    pub fn get(&self, key: KeyRef<'_>) -> Option<&Footprint> {
+        self.find(key).ok().and_then(|at| self.footprints.get(at))
+    }
+
+    /// Where it is, or where it belongs.
+    fn find(&self, key: KeyRef<'_>) -> Result<usize, usize> {
+        self.footprints.binary_search_by(|f| f.key.borrow().cmp(&key))
     }
 
     /// All footprints, in the order of their keys.
     pub fn iter(&self) -> impl Iterator<Item = &Footprint> {
-        self.footprints.values()
+        self.footprints.iter()
     }
 
     /// How many there are.
@@ -81,39 +85,50 @@ impl Book {
     /// * both differences: the larger, but each new measurement takes back a quarter of what the old peak was higher. It
     ///   may have been somebody else's memory, and would otherwise be promised for ever.
     /// * the first attributed one after a difference: its own.
-    pub fn record(&mut self, mut new: Footprint) -> bool {
-        if let Some(old) = self.footprints.get(&new.key) {
-            let kept = match (old.source, new.source) {
-                (Source::Process, Source::Delta) => return false,
-                (Source::Delta, Source::Process) => Bytes::ZERO,
-                (Source::Process, Source::Process) => old.peak_per_device,
-                (Source::Delta, Source::Delta) => {
-                    let excess = old.peak_per_device.saturating_sub(new.peak_per_device);
-                    new.peak_per_device + excess.scale(3, 4)
-                }
-            };
-            new.peak_per_device = new.peak_per_device.max(kept);
-            if *old == new {
-                return false;
+    pub fn record(&mut self, new: Footprint) -> bool {
+        match self.find(new.key.borrow()) {
+            Ok(at) => self.replace(at, new),
+            Err(at) => {
+                self.footprints.insert(at, new);
+                self.shrink(at);
+                true
             }
         }
-        let key = new.key.clone();
-        self.footprints.insert(key.clone(), new);
-        while self.footprints.len() > Self::ENTRIES_MAX {
-            let others = self.footprints.values().filter(|f| f.key != key);
-            let Some(oldest) = others.min_by_key(|f| f.measured_at_unix_s) else { break };
-            let oldest = oldest.key.clone();
-            self.footprints.remove(&oldest);
+    }
+
+    fn replace(&mut self, at: usize, mut new: Footprint) -> bool {
+        let Some(old) = self.footprints.get_mut(at) else { return false };
+        let kept = match (old.source, new.source) {
+            (Source::Process, Source::Delta) => return false,
+            (Source::Delta, Source::Process) => Bytes::ZERO,
+            (Source::Process, Source::Process) => old.peak_per_device,
+            (Source::Delta, Source::Delta) => {
+                let excess = old.peak_per_device.saturating_sub(new.peak_per_device);
+                new.peak_per_device + excess.scale(3, 4)
+            }
+        };
+        new.peak_per_device = new.peak_per_device.max(kept);
+        let changed = *old != new;
+        *old = new;
+        changed
+    }
+
+    /// Not more than are kept; the one at `new` stays.
+    fn shrink(&mut self, new: usize) {
+        if self.footprints.len() > Self::ENTRIES_MAX {
+            let others = self.footprints.iter().enumerate().filter(|(at, _)| *at != new);
+            let oldest = others.min_by_key(|(_, f)| f.measured_at_unix_s).map(|(at, _)| at);
+            if let Some(oldest) = oldest {
+                self.footprints.remove(oldest);
+            }
         }
-        true
     }
 
     /// The book as bytes for the disk.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let all: Vec<&Footprint> = self.footprints.values().collect();
         // Strings and numbers in lists and structs cannot fail to serialise; an empty body would be read as damage.
-        let body = serde_json::to_vec(&all).unwrap_or_default();
+        let body = serde_json::to_vec(&self.footprints).unwrap_or_default();
         sealed::seal(MAGIC, VERSION, &body)
     }
 
@@ -129,11 +144,11 @@ impl Book {
         if version > VERSION {
             return Err(BookError::Newer(version));
         }
-        let all: Vec<Footprint> =
+        let mut footprints: Vec<Footprint> =
             serde_json::from_slice(body).map_err(|e| BookError::Body(e.to_string()))?;
-        let count = all.len();
-        let footprints: BTreeMap<_, _> = all.into_iter().map(|f| (f.key.clone(), f)).collect();
-        if footprints.len() != count {
+        footprints.sort_by(|a, b| a.key.cmp(&b.key));
+        let count = footprints.len();
+        if footprints.windows(2).any(|pair| pair[0].key == pair[1].key) {
             return Err(BookError::Body("two footprints have the same key".to_owned()));
         }
         if count > Self::ENTRIES_MAX {
@@ -217,12 +232,12 @@ mod tests {
         // The clock was set back; what was measured last still counts.
         new.measured_at_unix_s -= 1000;
         assert!(book.record(new.clone()));
-        let kept = book.get(&new.key).unwrap();
+        let kept = book.get(new.key.borrow()).unwrap();
         assert_eq!((kept.samples, kept.peak_per_device), (9, Bytes(1000)));
         new.source = Source::Delta;
         new.peak_per_device = Bytes(5000);
         assert!(!book.record(new.clone()), "a guess does not replace a measurement");
-        assert_eq!(book.get(&new.key).unwrap().peak_per_device, Bytes(1000));
+        assert_eq!(book.get(new.key.borrow()).unwrap().peak_per_device, Bytes(1000));
     }
 
     #[test]
@@ -234,11 +249,11 @@ mod tests {
         new.peak_per_device = Bytes(600);
         for expected in [900, 825, 768] {
             assert!(book.record(new.clone()));
-            assert_eq!(book.get(&new.key).unwrap().peak_per_device, Bytes(expected));
+            assert_eq!(book.get(new.key.borrow()).unwrap().peak_per_device, Bytes(expected));
         }
         new.source = Source::Process;
         assert!(book.record(new.clone()));
-        assert_eq!(book.get(&new.key).unwrap().peak_per_device, Bytes(600));
+        assert_eq!(book.get(new.key.borrow()).unwrap().peak_per_device, Bytes(600));
     }
 
     #[test]
@@ -255,8 +270,8 @@ mod tests {
         let oldest = full.iter().min_by_key(|f| f.measured_at_unix_s).unwrap().key.clone();
         assert!(full.record(new.clone()));
         assert_eq!(full.len(), Book::ENTRIES_MAX);
-        assert_eq!(full.get(&oldest), None);
-        assert!(full.get(&new.key).is_some());
+        assert_eq!(full.get(oldest.borrow()), None);
+        assert!(full.get(new.key.borrow()).is_some());
         let bytes = full.encode();
         assert!(bytes.len() < 4 << 20, "{} bytes", bytes.len());
         assert_eq!(Book::decode(&bytes), Ok(full));

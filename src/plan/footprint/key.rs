@@ -25,7 +25,52 @@ pub struct Key {
     pub driver: String,
 }
 
+/// A key that is looked up: its fields are borrowed from whoever knows them. In the order of [`Key`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct KeyRef<'a> {
+    /// See [`Key::model`].
+    pub model: &'a ModelName,
+    /// See [`Key::image_digest`].
+    pub image_digest: &'a str,
+    /// See [`Key::args_hash`].
+    pub args_hash: &'a str,
+    /// See [`Key::gpu_name`].
+    pub gpu_name: &'a str,
+    /// See [`Key::tensor_parallel`].
+    pub tensor_parallel: u32,
+    /// See [`Key::driver`].
+    pub driver: &'a str,
+}
+
+impl KeyRef<'_> {
+    /// To be kept.
+    #[must_use]
+    pub fn to_key(self) -> Key {
+        Key {
+            model: self.model.clone(),
+            image_digest: self.image_digest.to_owned(),
+            args_hash: self.args_hash.to_owned(),
+            gpu_name: self.gpu_name.to_owned(),
+            tensor_parallel: self.tensor_parallel,
+            driver: self.driver.to_owned(),
+        }
+    }
+}
+
 impl Key {
+    /// The same, borrowed.
+    #[must_use]
+    pub fn borrow(&self) -> KeyRef<'_> {
+        KeyRef {
+            model: &self.model,
+            image_digest: &self.image_digest,
+            args_hash: &self.args_hash,
+            gpu_name: &self.gpu_name,
+            tensor_parallel: self.tensor_parallel,
+            driver: &self.driver,
+        }
+    }
+
     /// The key of `spec` as it runs from the image with `image_digest` on devices called `gpu_name` under `driver`.
     #[must_use]
     pub fn new(spec: &ModelSpec, image_digest: &str, gpu_name: &str, driver: &str) -> Self {
@@ -65,6 +110,8 @@ mod tests {
         for (at, change) in changes.iter().enumerate() {
             let mut other = key();
             change(&mut other);
+            assert_eq!(other.borrow().cmp(&key().borrow()), other.cmp(&key()), "field {at}");
+            assert_eq!(other.borrow().to_key(), other);
             assert!(all.insert(other), "field {at} makes no difference");
         }
     }

@@ -17,7 +17,7 @@ use super::estimate::estimate;
 use crate::types::{Bytes, EngineKind, ModelSpec, Need, NeedSource};
 
 pub use book::{Book, BookError};
-pub use key::Key;
+pub use key::{Key, KeyRef};
 pub use sampler::{DeviceSample, Disturbance, Measured, Sample, SampleRule, Sampler, Verdict};
 
 /// How far a measurement is to be trusted.

@@ -1,7 +1,5 @@
 //! The ledger as whoever measures one instance sees it.
 
-use std::collections::BTreeSet;
-
 use super::{Device, Ledger, Stage};
 use crate::plan::footprint::{DeviceSample, Sample};
 use crate::types::{DeviceHolder, GpuId, InstanceId, Known};
@@ -60,9 +58,13 @@ impl Ledger {
         self.devices.get(gpu).map(|device| device.reading.name.as_str())
     }
 
-    /// Product names of all devices.
+    /// Product names of all devices, ascending, each once.
     #[must_use]
-    pub fn names(&self) -> BTreeSet<&str> {
-        self.devices.values().map(|device| device.reading.name.as_str()).collect()
+    pub fn names(&self) -> Vec<&str> {
+        let names = self.devices.values().map(|device| device.reading.name.as_str());
+        let mut names: Vec<&str> = names.collect();
+        names.sort_unstable();
+        names.dedup();
+        names
     }
 }
