@@ -34,6 +34,8 @@ pub struct Hold {
     pub stage: Stage,
     /// A stop of it has failed: nobody knows when its memory comes back.
     pub stuck: bool,
+    /// It serves its last requests, and leaves for another then.
+    pub draining: bool,
 }
 
 /// How far a hold is.
@@ -163,6 +165,7 @@ impl Ledger {
             pids: Vec::new(),
             stage: Stage::Reserved,
             stuck: false,
+            draining: false,
         };
         self.holds.insert(instance, hold);
     }
@@ -179,6 +182,7 @@ impl Ledger {
 
     /// The instance is being stopped.
     pub fn release(&mut self, instance: &InstanceId) {
+        self.drain(instance, false);
         self.set_stage(instance, Stage::Releasing { gone: None });
     }
 
@@ -283,7 +287,10 @@ impl Ledger {
                 Stage::Quarantined { .. } => (3, false),
             };
             sums[slot] += charge;
-            gated |= gates;
+            gated |= gates || hold.draining;
+            if hold.draining {
+                coming += charge;
+            }
             unseen |= hold.stage == Stage::Confirmed && hold.observed.is_empty();
             // Where the driver attributes nothing, the promise is the best guess of what is ours. A start that has
             // claimed nothing yet is then taken for foreign use at most, which errs towards refusing.
@@ -325,11 +332,6 @@ impl Ledger {
             gated,
             kept: Bytes::ZERO,
         }
-    }
-
-    /// Keeps another amount free on each device from now on.
-    pub fn set_headroom(&mut self, headroom: Bytes) {
-        self.headroom = headroom;
     }
 
     /// The picture for readers. Numbers of a lost device or of a stale ledger are unknown, not old.

@@ -5,7 +5,9 @@ use super::health::Health;
 use super::measure::Measuring;
 use super::ports::Launched;
 use crate::plan::Pace;
-use crate::types::{Bytes, Fault, InstanceId, ModelSpec, Moment, Phase, Placement, SleepLevel};
+use crate::types::{
+    Bytes, Fault, InstanceId, ModelName, ModelSpec, Moment, Phase, Placement, SleepLevel,
+};
 use std::sync::Arc;
 
 /// One incarnation.
@@ -36,6 +38,8 @@ pub(super) struct Instance {
     pub(super) used: bool,
     /// What it answers when nothing is wrong with it; asked only of those that may sleep.
     pub(super) canary: Canary,
+    /// For whom it drains, if it was evicted while requests ran on it.
+    pub(super) yields_to: Option<ModelName>,
     /// Host memory charged to its sleep, from the plan until it has woken, or is gone: its processes keep it until then.
     pub(super) host_ram: Bytes,
 }

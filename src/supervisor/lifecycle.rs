@@ -226,7 +226,14 @@ impl State {
             | Life::Dozing { .. }
             | Life::Asleep { .. }
             | Life::Waking { .. } => self.begin_stop(&id, None, out),
-            Life::Draining { .. } | Life::Abandoned { .. } | Life::Stopping { .. } => return,
+            Life::Draining { until, .. } => {
+                // It goes for this now, and not only as long as another waits for its place.
+                if instance.yields_to.take().is_some() {
+                    instance.life = Life::Draining { reason, until };
+                }
+                return;
+            }
+            Life::Abandoned { .. } | Life::Stopping { .. } => return,
         }
         out.push(Effect::Notice(Notice::Stopping { instance: id, reason }));
     }
@@ -259,9 +266,6 @@ impl State {
         let rules = self.settings.health;
         let Some(model) = self.models.get_mut(&id.model) else { return };
         let Some(instance) = model.instance.take() else { return };
-        for waiter in model.unloading.drain(..) {
-            out.push(Effect::Done { waiter });
-        }
         match fault {
             None => {
                 model.failure = None;
@@ -342,6 +346,7 @@ impl State {
             measuring: Measuring::new(Sample::new()),
             health: Health::default(),
             canary: Canary::None,
+            yields_to: None,
             host_ram: Bytes::ZERO,
             used: true,
         });

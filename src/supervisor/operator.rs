@@ -14,9 +14,10 @@ use crate::types::{
 };
 
 impl Model {
-    /// What the operators that wait for it wish.
+    /// What the last of the operators that wait for it wishes. Whoever has left wishes for nothing.
     pub(super) fn wish(&self) -> Option<&Wish> {
-        self.wish.as_ref().filter(|_| self.queue.has_operators())
+        let waits = |of: &&(WaiterId, Wish)| self.queue.contains(of.0);
+        self.wishes.iter().rev().find(waits).map(|(_, wish)| wish)
     }
 
     /// What happens where there is no room. What nobody asked for makes nobody leave.
@@ -55,7 +56,9 @@ impl State {
         let purpose = Purpose::Ready { pin: wish.pin };
         model.queue.push(Waiter { id: waiter, purpose, since: now });
         // Of several operators the last one's word counts.
-        model.wish = Some(wish);
+        let queue = &model.queue;
+        model.wishes.retain(|(waiter, _)| queue.contains(*waiter));
+        model.wishes.push((waiter, wish));
     }
 
     pub(super) fn unload(

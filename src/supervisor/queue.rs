@@ -49,6 +49,19 @@ impl Queue {
         self.0.iter().any(|w| matches!(w.purpose, Purpose::Ready { .. }))
     }
 
+    /// Whether it is here.
+    pub(super) fn contains(&self, id: WaiterId) -> bool {
+        self.0.iter().any(|w| w.id == id)
+    }
+
+    /// Operators, oldest first; the others stay.
+    pub(super) fn drain_operators(&mut self) -> Vec<Waiter> {
+        let operator = |w: &Waiter| matches!(w.purpose, Purpose::Ready { .. });
+        let (operators, stay) = self.0.drain(..).partition(operator);
+        self.0 = stay;
+        Vec::from(operators)
+    }
+
     /// Whether it was here.
     pub(super) fn remove(&mut self, id: WaiterId) -> bool {
         let before = self.0.len();
@@ -67,6 +80,9 @@ impl Queue {
             Purpose::Lease { deadline } => deadline <= now,
             Purpose::Ready { .. } => false,
         };
+        if !self.0.iter().any(over) {
+            return Vec::new();
+        }
         let (gone, stay) = self.0.drain(..).partition(|w| over(w));
         self.0 = stay;
         Vec::from(gone)
@@ -103,7 +119,7 @@ mod tests {
         assert_eq!((queue.oldest(), queue.next_deadline()), (None, None));
         let purpose = Purpose::Ready { pin: false };
         queue.push(Waiter { id: WaiterId(0), purpose, since: Moment::START });
-        assert!(queue.has_operators());
+        assert!(queue.has_operators() && queue.contains(WaiterId(0)));
         queue.push(lease(1, 1, 30));
         queue.push(lease(2, 2, 20));
         queue.push(lease(3, 3, 40));
@@ -113,6 +129,9 @@ mod tests {
         assert_eq!(gone, [1, 2]);
         assert!(queue.remove(WaiterId(3)) && !queue.remove(WaiterId(3)));
         assert_eq!(queue.len(), 1);
+        queue.push(lease(4, 4, 50));
+        assert_eq!(queue.drain_operators().len(), 1);
+        assert!(!queue.has_operators() && queue.contains(WaiterId(4)));
         assert_eq!(queue.drain().len(), 1);
         assert!(queue.is_empty());
     }

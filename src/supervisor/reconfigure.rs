@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::effect::{Effect, StopReason};
+use super::health::Health;
 use super::instance::{Instance, Life};
 use super::measure::Knowledge;
 use super::state::{Model, Settings, State};
@@ -126,8 +127,13 @@ impl Model {
                 failure.retry_at = now;
                 failure.count = 0;
             }
-        } else if let Some(instance) = &mut self.instance {
-            // The same container under another policy.
+        } else if let Some(instance) = &mut self.instance
+            && instance.spec.spec_hash() == spec.spec_hash()
+        {
+            // The same container under another policy. One that is to be replaced stays what it was.
+            if instance.spec.health_interval != spec.health_interval {
+                instance.health = Health::begin(now, spec.health_interval);
+            }
             instance.spec = spec.clone();
         }
         self.spec = spec;

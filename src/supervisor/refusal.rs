@@ -94,13 +94,25 @@ impl Model {
 
     /// There is no room, and nobody is to wait for it. A pin stays wanted: it is loaded when there is room.
     pub(super) fn turn_away(&mut self, why: &str, out: &mut Vec<Effect>) {
-        let denied = Denied::NoRoom {
+        let denied = self.no_room(why);
+        self.deny_all(&denied, out);
+    }
+
+    pub(super) fn no_room(&self, why: &str) -> Denied {
+        Denied::NoRoom {
             model: self.spec.name.clone(),
             why: why.to_owned(),
             report: self.report.clone(),
             retry_after: self.last_load.unwrap_or(LOAD_GUESS),
-        };
-        self.deny_all(&denied, out);
+        }
+    }
+
+    /// Refuses the operators alone: it is their wish that cannot be, and not what others ask for.
+    pub(super) fn deny_operators(&mut self, denied: &Denied, out: &mut Vec<Effect>) {
+        for waiter in self.queue.drain_operators() {
+            out.push(Effect::Deny { waiter: waiter.id, denied: denied.clone() });
+            self.wanted = self.pinned;
+        }
     }
 
     /// Refuses everybody who waits. Of what operators wished only a pin is left.
@@ -114,10 +126,14 @@ impl Model {
         }
     }
 
-    pub(super) fn refuse(&mut self, need: Bytes, largest: Bytes, out: &mut Vec<Effect>) {
+    pub(super) fn never_fits(&self, need: Bytes, largest: Bytes) -> Denied {
         let model = self.spec.name.clone();
         let (devices, report) = (self.spec.gpu_count, self.report.clone());
-        let denied = Denied::NeverFits { model, need, devices, largest, report };
+        Denied::NeverFits { model, need, devices, largest, report }
+    }
+
+    pub(super) fn refuse(&mut self, need: Bytes, largest: Bytes, out: &mut Vec<Effect>) {
+        let denied = self.never_fits(need, largest);
         self.waiting_for = Some(denied.to_string());
         self.deny_all(&denied, out);
     }

@@ -86,6 +86,25 @@ impl State {
         let need = report.need.bytes;
         let Some(model) = self.models.get_mut(name) else { return };
         model.report = Some(Arc::new(report));
+        // What an operator's wish makes impossible is no refusal of those who wish for less.
+        let wish = model.wish().is_some();
+        let denied = match &decision {
+            Decision::Full(why) if wish => Some(model.no_room(why)),
+            Decision::Refuse { largest } if wish => Some(model.never_fits(need, *largest)),
+            Decision::Full(_)
+            | Decision::Refuse { .. }
+            | Decision::Start(_)
+            | Decision::Evict(_)
+            | Decision::Wait { .. } => None,
+        };
+        if let Some(denied) = denied.filter(|_| !moves) {
+            model.waiting_for = None;
+            model.deny_operators(&denied, out);
+            if model.is_asked_for() {
+                self.find_room(now, name, kept, out);
+            }
+            return;
+        }
         match decision {
             _ if moves => self.dismiss(name, StopReason::Moved, out),
             Decision::Start(_) if spot.waking.is_some() => self.wake(now, name, need, out),
@@ -192,6 +211,12 @@ impl State {
                 model.discovery.evicted = measured.then_some(now);
             }
             self.leave(now, &instance.model, *leave, StopReason::Evicted, out);
+            if let Some(victim) = self.instance_mut(instance)
+                && matches!(victim.life, Life::Draining { .. })
+            {
+                victim.yields_to = Some(name.clone());
+                self.ledger.drain(instance, true);
+            }
         }
     }
 
@@ -223,6 +248,7 @@ impl State {
             measuring: Measuring::new(self.ledger.sample(&id, &placement.gpus)),
             health: Health::default(),
             canary: Canary::None,
+            yields_to: None,
             host_ram: Bytes::ZERO,
             used: false,
         });

@@ -8,7 +8,7 @@ use super::instance::{Instance, Life};
 use super::queue::Purpose;
 use super::state::{Model, Shutdown, State};
 use crate::plan::{self};
-use crate::types::{InstanceId, ModelName, Moment};
+use crate::types::{Evict, InstanceId, ModelName, Moment};
 
 /// How long after the end of the drain a shutdown still waits for podman.
 const STOP_GRACE: Duration = Duration::from_secs(45);
@@ -20,6 +20,7 @@ impl State {
         self.stop_late_sleepers(now, out);
         self.retry_stops(now, out);
         self.replace_changed(out);
+        self.reprieve();
         self.check_health(now, out);
         self.finish_drains(now, out);
         self.finish_discoveries(out);
@@ -110,6 +111,27 @@ impl State {
         }
     }
 
+    /// Those that drain for a model which does not wait for them any more serve on: so do those that were pinned since.
+    fn reprieve(&mut self) {
+        let waits = |claimant: &ModelName| {
+            let model = self.models.get(claimant).filter(|m| m.is_demanded());
+            let cold = |m: &&Model| m.instance.as_ref().is_none_or(Instance::is_asleep);
+            model.filter(cold).and_then(Model::wish).is_some_and(|w| w.evict == Some(Evict::Any))
+        };
+        let spared = |m: &Model| {
+            let instance = m.instance.as_ref()?;
+            let drains = matches!(instance.life, Life::Draining { .. });
+            let claimant = instance.yields_to.as_ref().filter(|_| drains)?;
+            (m.pinned || !waits(claimant)).then(|| instance.id.clone())
+        };
+        for id in self.models.values().filter_map(spared).collect::<Vec<_>>() {
+            if let Some(instance) = self.instance_mut(&id) {
+                (instance.life, instance.yields_to) = (Life::Ready, None);
+            }
+            self.ledger.drain(&id, false);
+        }
+    }
+
     /// Those on which nothing runs any more go, and those whose time is over.
     fn finish_drains(&mut self, now: Moment, out: &mut Vec<Effect>) {
         let limit = now + self.settings.drain_timeout;
@@ -194,7 +216,10 @@ impl State {
 
     /// An unload is done when nothing is left to unload.
     fn finish_unloads(&mut self, out: &mut Vec<Effect>) {
-        for model in self.models.values_mut().filter(|m| m.instance.is_none()) {
+        let orphans = &self.orphans;
+        let left = |name: &ModelName| orphans.keys().any(|id| id.model == *name);
+        let gone = |m: &&mut Model| m.instance.is_none() && !left(&m.spec.name);
+        for model in self.models.values_mut().filter(gone) {
             for waiter in model.unloading.drain(..) {
                 out.push(Effect::Done { waiter });
             }

@@ -78,8 +78,8 @@ pub(super) struct Model {
     pub(super) unloading: Vec<WaiterId>,
     /// Operators that wait until it sleeps.
     pub(super) dozing: Vec<WaiterId>,
-    /// How the operators that wait for it want it loaded.
-    pub(super) wish: Option<Wish>,
+    /// How operators want it loaded, the last one's word last. Those who do not wait any more wish for nothing.
+    pub(super) wishes: Vec<(WaiterId, Wish)>,
     /// Failures of starts and of running engines.
     pub(super) restarts: u32,
     /// It is not configured any more, and is forgotten when its container is gone.
@@ -350,7 +350,7 @@ impl Model {
             queue: Queue::default(),
             unloading: Vec::new(),
             dozing: Vec::new(),
-            wish: None,
+            wishes: Vec::new(),
             restarts: 0,
             retired: false,
             wanted: pinned,

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::effect::{Effect, Notice, StopReason};
+use super::health::Health;
 use super::instance::{Canary, Instance, Life};
 use super::ports::CanaryError;
 use super::state::{Model, State};
@@ -137,6 +138,7 @@ impl State {
         instance.last_used = now;
         instance.ready_since = Some(now);
         instance.host_ram = Bytes::ZERO;
+        instance.health = Health::begin(now, instance.spec.health_interval);
         let wake_ms = u64::try_from(now.since(since).as_millis()).unwrap_or(u64::MAX);
         model.sleeps.failures = 0;
         model.sleeps.counts.wakes += 1;

@@ -18,6 +18,8 @@ use crate::rng::Rng;
 /// Makes of a seed another, for what is drawn apart. With this number the seeds of the corpus mean what they meant before
 /// models slept.
 const NIGHT: u64 = 7 << 32;
+/// The same for operators at their desks.
+const OFFICE: u64 = 4922 << 32;
 
 /// Configured models by name.
 pub type Specs = BTreeMap<ModelName, Arc<ModelSpec>>;
@@ -28,6 +30,8 @@ pub struct Case {
     /// Memory of each device.
     pub totals: Vec<u64>,
     pub specs: Specs,
+    /// Models that were configured once, and may be again.
+    pub removed: Specs,
     pub settings: Settings,
     pub weather: Weather,
     /// Between two clients, on average half of it.
@@ -78,6 +82,7 @@ impl Case {
         let mut case = Self {
             totals,
             specs,
+            removed: Specs::new(),
             settings,
             weather: Weather::draw(rng),
             gap_ms: [200, 1_000, 3_000, 10_000][rng.below(4) as usize],
@@ -88,7 +93,31 @@ impl Case {
         if night.chance(40) {
             case.lull(&mut night);
         }
+        let mut office = Rng::new(seed ^ OFFICE);
+        if office.chance(40) {
+            case.open_office(&mut office);
+        }
         case
+    }
+
+    /// Operators do whatever they may, the configuration changes, and engines are asked how they are.
+    fn open_office(&mut self, rng: &mut Rng) {
+        self.weather.draw_office(rng);
+        self.settings.health = HealthRules {
+            timeout: Duration::from_secs(10),
+            failures: 1 + rng.below(3) as u32,
+            probe: rng.chance(70),
+            breaker_failures: 2 + rng.below(4) as u32,
+            breaker_open: Duration::from_secs([30, 90, 300][rng.below(3) as usize]),
+        };
+        for spec in self.specs.values_mut() {
+            Arc::make_mut(spec).health_interval = interval(rng);
+        }
+    }
+
+    /// Models that are configured, in the order of their names.
+    pub fn names(&self) -> Vec<ModelName> {
+        self.specs.keys().cloned().collect()
     }
 
     /// Models may sleep.
@@ -126,6 +155,11 @@ impl Case {
         let big = allowed.iter().map(|n| self.totals[*n]).filter(|total| *total >= need);
         big.max_by_key(|total| equal(*total)).is_some_and(|t| equal(t) >= spec.gpu_count as usize)
     }
+}
+
+/// Between two questions whether an engine is well.
+pub fn interval(rng: &mut Rng) -> Option<Duration> {
+    rng.chance(60).then(|| Duration::from_secs([5, 15, 30][rng.below(3) as usize]))
 }
 
 fn spec(n: u64, gpus: usize, ranked: bool, rng: &mut Rng) -> ModelSpec {

@@ -1,9 +1,9 @@
-//! Clients and operators.
+//! Clients.
 
 use std::time::Duration;
 
 use hostler::supervisor::event::Event;
-use hostler::types::{Generation, Haste, InstanceId, Phase, WaiterId, Wish};
+use hostler::types::{Generation, InstanceId, WaiterId};
 
 use crate::case::model;
 use crate::faults::Kind;
@@ -11,7 +11,7 @@ use crate::invariants::Step;
 use crate::world::{Happening, World};
 
 impl World {
-    fn next_waiter(&mut self) -> WaiterId {
+    pub(crate) fn next_waiter(&mut self) -> WaiterId {
         self.waiters += 1;
         WaiterId(self.waiters)
     }
@@ -42,13 +42,6 @@ impl World {
         self.tell(Event::Acquire { waiter, model, wait: None })
     }
 
-    pub(crate) fn client_leaves(&mut self, waiter: WaiterId) -> Step {
-        if !self.reference.is_waiting(waiter) {
-            return Ok(());
-        }
-        self.tell(Event::Cancel { waiter })
-    }
-
     pub(crate) fn granted(&mut self, id: &InstanceId) {
         self.stats.grants += 1;
         let long = self.strikes(Kind::LongStream);
@@ -64,31 +57,6 @@ impl World {
             container.leases = container.leases.saturating_sub(1);
         }
         self.tell(Event::Release { instance })
-    }
-
-    pub(crate) fn operator(&mut self) -> Step {
-        if self.core.is_none() {
-            return Ok(());
-        }
-        let waiter = self.next_waiter();
-        let model = model(self.rng.below(self.case.specs.len() as u64 + 1));
-        match self.rng.below(5) {
-            0 | 1 => self.tell(Event::Load { waiter, model, wish: Wish::default() }),
-            2 => self.tell(Event::Measure { waiter, model }),
-            _ => self.tell(Event::Unload { waiter, model, haste: Haste::Drain }),
-        }
-    }
-
-    /// An operator makes room for those who would wait for it for ever.
-    pub(crate) fn unload_ready(&mut self) -> Step {
-        let Some(core) = &self.core else { return Ok(()) };
-        let status = core.status(self.now);
-        let holds = |phase| matches!(phase, Phase::Ready | Phase::Asleep);
-        for ready in status.models.into_iter().filter(|m| holds(m.phase)) {
-            let waiter = self.next_waiter();
-            self.tell(Event::Unload { waiter, model: ready.name, haste: Haste::Drain })?;
-        }
-        Ok(())
     }
 
     /// Completions of an incarnation that nobody remembers.

@@ -98,8 +98,8 @@ impl World {
         // What hangs for longest: a pull, a load's time, a stop, a failure's delay.
         self.rest(Duration::from_secs(200))?;
         // One for each, who must not find it worse than on a new host.
-        for n in 0..self.case.specs.len() as u64 {
-            self.ask(format!("m{n}"))?;
+        for name in self.case.names() {
+            self.ask(name.to_string())?;
             self.run_for(Duration::from_secs(4))?;
         }
         self.rest(Duration::from_secs(200))?;
@@ -114,6 +114,7 @@ impl World {
         Rule::AnsweredInTime.check(!anybody, || "somebody was never answered".into())?;
         let what = || format!("{operators} operators were never answered");
         Rule::AnsweredOnce.check(operators == 0, what)?;
+        self.check_configured()?;
         self.end()
     }
 

@@ -36,6 +36,8 @@ pub struct Container {
     pub stopping: bool,
     /// It cannot be told any more whose it is.
     pub damaged: bool,
+    /// From then on it is not well.
+    pub sick_from: Option<Moment>,
     /// What the core has been told of its sleep.
     pub sleep: Sleep,
 }
@@ -138,6 +140,12 @@ impl World {
         }
         if dies {
             self.later(after, Happening::EngineDies(id.clone()));
+        }
+        if self.strikes(Kind::Sickens) {
+            let from = self.now + Duration::from_millis(self.rng.below(60_000));
+            if let Some(c) = self.containers.get_mut(id) {
+                c.sick_from = Some(from);
+            }
         }
         self.probe(id)
     }

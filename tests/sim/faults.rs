@@ -81,13 +81,25 @@ pub enum Kind {
     CanaryDiffers,
     /// It answers nothing.
     CanaryFails,
+    /// An operator does whatever operators may.
+    Desk,
+    /// The configuration becomes another while the daemon runs.
+    Configured,
+    /// A ready engine is not well any more, and never again.
+    Sickens,
+    /// One that is well fails a check.
+    CheckFails,
+    /// It does not answer a check in time.
+    CheckHangs,
 }
 
 /// Kinds that concern engines which sleep are drawn apart from all others, and last: without them a seed means what it meant
 /// before there were any.
 const SLEEPLESS: usize = 29;
+/// The same of operators, configurations and checks: they come after those of sleep.
+const UNATTENDED: usize = SLEEPLESS + 8;
 
-const ALL: [(Kind, u64); SLEEPLESS + 8] = [
+const ALL: [(Kind, u64); UNATTENDED + 5] = [
     (Kind::CreateFails, 20),
     (Kind::CreateFailsDirty, 10),
     (Kind::PodmanHangs, 10),
@@ -125,6 +137,11 @@ const ALL: [(Kind, u64); SLEEPLESS + 8] = [
     (Kind::WakeHangs, 10),
     (Kind::CanaryDiffers, 15),
     (Kind::CanaryFails, 15),
+    (Kind::Desk, 40),
+    (Kind::Configured, 10),
+    (Kind::Sickens, 20),
+    (Kind::CheckFails, 20),
+    (Kind::CheckHangs, 15),
 ];
 
 fn draw(rates: &mut [u64], kinds: &[(Kind, u64)], rng: &mut Rng) {
@@ -150,7 +167,13 @@ impl Weather {
 
     /// The same for those that concern sleep.
     pub fn draw_night(&mut self, rng: &mut Rng) {
-        draw(&mut self.0[SLEEPLESS..], &ALL[SLEEPLESS..], rng);
+        let night = SLEEPLESS..UNATTENDED;
+        draw(&mut self.0[night.clone()], &ALL[night], rng);
+    }
+
+    /// The same for operators, configurations and checks.
+    pub fn draw_office(&mut self, rng: &mut Rng) {
+        draw(&mut self.0[UNATTENDED..], &ALL[UNATTENDED..], rng);
     }
 
     /// Nothing goes wrong any more.

@@ -67,6 +67,20 @@ pub enum Rule {
     WakeFits,
     /// Nobody is served by one that woke and does not answer as after its load: it would be served gibberish.
     SameAfterWake,
+    /// A reload leaves alone what did not change: its engine, and the requests on it.
+    ReloadKept,
+    /// What a reload changed or removed is, in the end, as it is configured.
+    ReloadDone,
+    /// An operator is told that it is done when it is.
+    HonestAnswer,
+    /// "Unload now" does not wait for requests.
+    NowMeansNow,
+    /// A ready engine is asked whether it is well as often as its configuration says.
+    HealthAsked,
+    /// One that failed so many checks in a row is stopped at once.
+    SickGo,
+    /// A model that failed is not tried again before the time that was said, unless an operator asks.
+    BreakerKept,
     /// A status never says what cannot be: requests on an engine that does not serve, waiting although ready.
     HonestStatus,
 }
@@ -140,7 +154,9 @@ impl World {
             })?;
         }
         let devices = order.placement.gpus.len();
-        let spec = &self.case.specs[&order.instance.model];
+        let Some(spec) = self.case.specs.get(&order.instance.model) else {
+            return Rule::ReloadDone.broken(format!("{} is configured no more", order.instance));
+        };
         let asked = devices == spec.gpu_count.max(1) as usize;
         let what = || format!("{} gets {devices} devices", order.instance);
         Rule::Capacity.check(asked, what)
@@ -159,12 +175,14 @@ impl World {
         let Some(victim) = self.containers.get(id) else {
             return Rule::EvictedForOne.broken(format!("{id} does not exist"));
         };
-        let spec = &self.case.specs[&id.model];
+        let Some(spec) = self.case.specs.get(&id.model) else {
+            return Rule::EvictedForOne.broken(format!("{id} is of no model any more"));
+        };
         let pinned = self.reference.pinned(&id.model);
         Rule::PinKept.check(!pinned, || format!("{id} is pinned and evicted"))?;
         let shares = |n: &usize| victim.gpus.contains(n);
         let asks = self.case.specs.values().filter(|s| {
-            s.on_full == OnFull::Evict
+            (s.on_full == OnFull::Evict || self.reference.may_evict(&s.name))
                 && self.reference.wanted(&s.name)
                 && !self
                     .containers
@@ -172,7 +190,8 @@ impl World {
                     .any(|(id, c)| id.model == s.name && c.is_more_than_asleep())
                 && self.case.allowed(s).iter().any(shares)
         });
-        let best = asks.map(|s| s.priority).max();
+        let wished = |s: &hostler::types::ModelSpec| self.reference.evicts_any(&s.name);
+        let best = asks.map(|s| if wished(s) { i8::MAX } else { s.priority }).max();
         let Some(best) = best else {
             return Rule::EvictedForOne.broken(format!("{id} is evicted for nobody who may"));
         };
@@ -206,7 +225,7 @@ impl World {
         };
         let least = self.case.settings.rules.min_residency;
         let may_go = |(id, c): (&InstanceId, &crate::engines::Container)| {
-            let other = &self.case.specs[&id.model];
+            let Some(other) = self.case.specs.get(&id.model) else { return false };
             let older = c.ready.is_some_and(|at| self.now.since(at) >= least);
             let asleep = c.sleep.awake.is_some();
             let age = other.priority == spec.priority && (older || asleep);

@@ -16,7 +16,9 @@
 //! requests run; clients that leave while they wait; a machine that stands still; daemons killed at any point and restarted
 //! (keeping or stopping what runs), with another configuration and with damaged labels; state that cannot be written; and, in
 //! four of ten histories, models that sleep at both levels under a budget: engines that do not sleep or wake, never say so, keep
-//! too much, die asleep or awaking, and answer otherwise than before.
+//! too much, die asleep or awaking, and answer otherwise than before; and, in four of ten, operators with all their verbs and little
+//! patience, configurations that change under way (models added, changed, removed, pinned, bound), and engines that are asked whether
+//! they are well, and are not.
 //!
 //! Not simulated, because others decide: what podman, conmon and the user manager do to real processes, scopes, names, locks
 //! and networks, CDI files, reboots, polkit, D-Bus, the watchdog (`tests/host`, `tests/podman`); what NVML's library answers
@@ -33,6 +35,7 @@ mod faults;
 mod history;
 mod invariants;
 mod mutants;
+mod operators;
 mod podman;
 mod reference;
 mod rng;

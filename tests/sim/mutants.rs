@@ -12,7 +12,7 @@ use hostler::supervisor::event::Event;
 use hostler::supervisor::ports::{Endpoint, LaunchOrder, Launched};
 use hostler::supervisor::state::{Settings, State};
 use hostler::types::{
-    Bytes, Denied, Generation, InstanceId, ModelName, ModelSpec, Moment, SleepLevel, Status,
+    Bytes, Denied, Generation, Haste, InstanceId, ModelName, ModelSpec, Moment, SleepLevel, Status,
     WaiterId,
 };
 
@@ -80,10 +80,28 @@ pub enum Mutant {
     WakeBeside,
     /// Whatever it answers after a wake is right.
     DeafToCanary,
+    /// An operator's pin is forgotten.
+    ForgetPin,
+    /// A reload changes every model.
+    ReplaceAll,
+    /// No reload changes anything.
+    DeafToReload,
+    /// Some operators are never told.
+    DropDone,
+    /// Operators are told that it sleeps before it does.
+    DoneEarly,
+    /// Nothing is unloaded before its requests are over.
+    LazyUnload,
+    /// Nobody is asked whether it is well.
+    DropCheck,
+    /// Everybody is well.
+    DeafToSickness,
+    /// What failed is tried again before the time that was said.
+    Impatient,
 }
 
 /// All of them, with what has to catch each.
-pub const ALL: [(Mutant, &[Rule]); 29] = [
+pub const ALL: [(Mutant, &[Rule]); 38] = [
     (Mutant::DropGrant, &[Rule::AnsweredInTime]),
     (Mutant::GrantTwice, &[Rule::AnsweredOnce]),
     (Mutant::GrantAfterStop, &[Rule::LeaseOnReady]),
@@ -113,11 +131,22 @@ pub const ALL: [(Mutant, &[Rule]); 29] = [
     (Mutant::NoBudget, &[Rule::HostRam]),
     (Mutant::WakeBeside, &[Rule::WakeFits]),
     (Mutant::DeafToCanary, &[Rule::SameAfterWake]),
+    (Mutant::ForgetPin, &[Rule::PinKept]),
+    (Mutant::ReplaceAll, &[Rule::ReloadKept]),
+    (Mutant::DeafToReload, &[Rule::ReloadDone]),
+    (Mutant::DropDone, &[Rule::AnsweredOnce]),
+    (Mutant::DoneEarly, &[Rule::HonestAnswer]),
+    (Mutant::LazyUnload, &[Rule::NowMeansNow]),
+    (Mutant::DropCheck, &[Rule::HealthAsked]),
+    (Mutant::DeafToSickness, &[Rule::SickGo]),
+    (Mutant::Impatient, &[Rule::BreakerKept]),
 ];
 
 /// The production core, with whatever is wrong with it.
 pub struct Core {
     state: State,
+    /// What the core says of it after each event.
+    due: Option<Moment>,
     mutant: Option<Mutant>,
     /// A grant that is kept back.
     kept: Vec<Effect>,
@@ -146,7 +175,8 @@ impl Core {
         state.remember(book, images);
         let (kept, waiting, orders) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
         let (asleep, answers) = (BTreeMap::new(), BTreeMap::new());
-        Self { state, mutant, kept, waiting, readings: 0, orders, asleep, answers }
+        let due = state.next_deadline();
+        Self { state, due, mutant, kept, waiting, readings: 0, orders, asleep, answers }
     }
 
     pub fn state(&self) -> &State {
@@ -154,7 +184,7 @@ impl Core {
     }
 
     pub fn next_deadline(&self) -> Option<Moment> {
-        self.state.next_deadline()
+        self.due
     }
 
     pub fn status(&self, now: Moment) -> Status {
@@ -166,6 +196,12 @@ impl Core {
     }
 
     pub fn handle(&mut self, now: Moment, event: Event) -> Vec<Effect> {
+        let out = self.turn(now, event);
+        self.due = self.state.next_deadline();
+        out
+    }
+
+    fn turn(&mut self, now: Moment, event: Event) -> Vec<Effect> {
         let Some(mutant) = self.mutant else { return self.state.handle(now, event) };
         self.remember(&event);
         let event = match (mutant, event) {
@@ -176,6 +212,28 @@ impl Core {
             (Mutant::DeafToCanary, Event::Sung { instance, result: Ok(answer) }) => {
                 let first = self.answers.entry(instance.clone()).or_insert(answer).clone();
                 Event::Sung { instance, result: Ok(first) }
+            }
+            (Mutant::ForgetPin, Event::Pin { waiter, pinned: true, .. })
+            | (Mutant::DoneEarly, Event::Sleep { waiter, .. }) => {
+                return vec![Effect::Done { waiter }];
+            }
+            (Mutant::LazyUnload, Event::Unload { waiter, model, .. }) => {
+                Event::Unload { waiter, model, haste: Haste::Drain }
+            }
+            (Mutant::DeafToSickness, Event::Checked { instance, .. }) => {
+                Event::Checked { instance, result: Ok(()) }
+            }
+            (Mutant::DeafToReload, Event::Configure(_)) => return vec![],
+            (mutant, Event::Configure(mut new)) => {
+                mutant.settings(&mut new.settings);
+                new.specs.values_mut().for_each(|spec| mutant.spec(Arc::make_mut(spec)));
+                if mutant == Mutant::ReplaceAll {
+                    let other = |spec: &mut Arc<ModelSpec>| {
+                        Arc::make_mut(spec).args.push("--other".into());
+                    };
+                    new.specs.values_mut().for_each(other);
+                }
+                Event::Configure(new)
             }
             (_, event) => event,
         };
@@ -289,6 +347,12 @@ impl Core {
             }
             (Mutant::LieInRefusal, Effect::Deny { waiter, .. }) => {
                 vec![Effect::Deny { waiter, denied: Denied::ShuttingDown }]
+            }
+            (Mutant::DropDone, Effect::Done { waiter }) if waiter.0 % 4 == 0 => vec![],
+            (Mutant::DropCheck, Effect::Check { .. }) => vec![],
+            (Mutant::Impatient, Effect::Notice(Notice::Failed { instance, fault, retry_ms })) => {
+                let retry_ms = retry_ms + 60_000;
+                vec![Effect::Notice(Notice::Failed { instance, fault, retry_ms })]
             }
             (_, effect) => vec![effect],
         }

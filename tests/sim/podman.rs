@@ -45,6 +45,7 @@ impl World {
             probed: false,
             stopping: false,
             damaged: false,
+            sick_from: None,
             sleep: Sleep::default(),
         };
         self.containers.insert(id.clone(), container);

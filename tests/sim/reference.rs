@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use hostler::supervisor::effect::{Effect, Notice};
 use hostler::supervisor::event::{Event, Observation};
-use hostler::types::{Denied, GpuId, InstanceId, ModelName, Moment, OnFull, Phase, WaiterId};
+use hostler::supervisor::health::HealthRules;
+use hostler::types::{GpuId, InstanceId, ModelName, Moment, OnFull, Phase, SpecHash, WaiterId};
 
 use crate::case::{Case, Specs};
 use crate::invariants::{Rule, Step};
@@ -29,10 +30,17 @@ struct Told {
     stage: Stage,
     leases: u32,
     unloaded: Option<Moment>,
+    /// Unloaded without waiting.
+    cut: bool,
     used: Moment,
     gpus: Vec<GpuId>,
     /// What it answered after its load, if it is asked that.
     canary: Option<String>,
+    /// As it was ordered.
+    hash: SpecHash,
+    /// Its model was removed since.
+    retired: bool,
+    health: Health,
     /// Since when it has slept.
     asleep: Option<Moment>,
 }
@@ -63,7 +71,12 @@ pub struct Reference {
     /// Those whose room each of them could use.
     rivals: BTreeMap<ModelName, BTreeSet<ModelName>>,
     waiting: BTreeMap<WaiterId, Asked>,
-    operators: BTreeMap<WaiterId, ModelName>,
+    operators: BTreeMap<WaiterId, Operator>,
+    /// When somebody wished that busy ones leave, and until when.
+    ruthless: Vec<(WaiterId, Moment, Option<Moment>)>,
+    health: HealthRules,
+    /// Unloaded now, in this very turn.
+    cut: Option<InstanceId>,
     /// Operators who want a model measured: their end says nothing of a load.
     measuring: BTreeMap<WaiterId, ModelName>,
     containers: BTreeMap<InstanceId, Told>,
@@ -81,23 +94,17 @@ pub struct Reference {
 impl Reference {
     pub fn new(case: &Case) -> Self {
         let specs = case.specs.clone();
-        let fits = specs.values().filter(|s| case.fits(s)).map(|s| s.name.clone()).collect();
-        let rivals = specs.values().map(|a| {
-            let mine = case.allowed(a);
-            let shares = |b: &&std::sync::Arc<hostler::types::ModelSpec>| {
-                b.priority <= a.priority && case.allowed(b).iter().any(|n| mine.contains(n))
-            };
-            let all = specs.values().filter(shares).map(|b| b.name.clone()).collect();
-            (a.name.clone(), all)
-        });
-        Self {
-            rivals: rivals.collect(),
-            fitting: fits,
+        let mut reference = Self {
+            rivals: BTreeMap::new(),
+            fitting: BTreeSet::new(),
             max_wait: case.settings.max_wait,
             max_queue: case.settings.max_queue,
             drain: case.settings.drain_timeout,
             waiting: BTreeMap::new(),
             operators: BTreeMap::new(),
+            ruthless: Vec::new(),
+            health: case.settings.health,
+            cut: None,
             measuring: BTreeMap::new(),
             containers: BTreeMap::new(),
             pinned: specs.values().filter(|s| s.pin).map(|s| s.name.clone()).collect(),
@@ -108,11 +115,30 @@ impl Reference {
             lost: Vec::new(),
             overtaken: 0,
             specs,
-        }
+        };
+        reference.compare(case);
+        reference
+    }
+
+    /// Who fits, and who is in whose way.
+    fn compare(&mut self, case: &Case) {
+        let specs = &self.specs;
+        let fits = specs.values().filter(|s| case.fits(s)).map(|s| s.name.clone()).collect();
+        let rivals = specs.values().map(|a| {
+            let mine = case.allowed(a);
+            let shares = |b: &&std::sync::Arc<hostler::types::ModelSpec>| {
+                b.priority <= a.priority && case.allowed(b).iter().any(|n| mine.contains(n))
+            };
+            let all = specs.values().filter(shares).map(|b| b.name.clone()).collect();
+            (a.name.clone(), all)
+        });
+        (self.rivals, self.fitting) = (rivals.collect(), fits);
     }
 
     pub fn is_waiting(&self, waiter: WaiterId) -> bool {
-        self.waiting.contains_key(&waiter)
+        let operators =
+            self.operators.contains_key(&waiter) || self.measuring.contains_key(&waiter);
+        operators || self.waiting.contains_key(&waiter)
     }
 
     pub fn anybody(&self) -> bool {
@@ -130,7 +156,8 @@ impl Reference {
     /// Somebody or something may want it loaded.
     pub fn wanted(&self, model: &ModelName) -> bool {
         let measured = self.measuring.values().any(|m| m == model);
-        measured || self.pinned(model) || self.loaded.contains(model) || self.waits(model)
+        let asked = measured || self.is_waited_for(model) || self.waits(model);
+        asked || self.pinned(model) || self.loaded.contains(model)
     }
 
     pub fn pinned(&self, model: &ModelName) -> bool {
@@ -148,41 +175,41 @@ impl Reference {
 
     /// What the core is about to be told.
     pub fn event(&mut self, now: Moment, event: &Event) {
-        self.unloading = None;
+        (self.unloading, self.cut) = (None, None);
         match event {
             Event::Acquire { waiter, model, .. } => {
                 let asked = Asked { model: self.resolve(model), at: now, overtaken: 0 };
                 self.waiting.insert(*waiter, asked);
             }
-            Event::Cancel { waiter } => drop(self.waiting.remove(waiter)),
+            Event::Cancel { waiter } => {
+                self.waiting.remove(waiter);
+                self.measuring.remove(waiter);
+                self.gives_up(now, *waiter);
+            }
             Event::Release { instance } => {
                 if let Some(told) = self.containers.get_mut(instance) {
                     told.leases = told.leases.saturating_sub(1);
                     told.used = now;
                 }
             }
-            Event::Load { waiter, model, .. } => {
-                self.operators.insert(*waiter, model.clone());
-                self.loaded.insert(model.clone());
-                self.failing.remove(model);
+            Event::Load { waiter, model, wish } => self.load(now, *waiter, model, wish),
+            Event::Pin { waiter, model, pinned } => {
+                self.wishes(*waiter, model, Verb::Pin(*pinned));
             }
+            Event::Sleep { waiter, model } => self.wishes(*waiter, model, Verb::Sleep),
+            Event::Wake { waiter, model } => self.wishes(*waiter, model, Verb::Wake),
             Event::Measure { waiter, model } => {
                 self.measuring.insert(*waiter, model.clone());
                 self.failing.remove(model);
             }
-            Event::Unload { waiter, model, .. } => {
-                self.operators.insert(*waiter, model.clone());
-                self.loaded.remove(model);
-                self.pinned.remove(model);
-                self.unloading = Some(model.clone());
-                let mut own = self.containers.iter_mut().filter(|(id, _)| id.model == *model);
-                own.next().map(|(_, told)| told.unloaded.get_or_insert(now));
-            }
-            Event::Swept { .. } | Event::Checked { .. } | Event::LoadProgress { .. } => {}
+            Event::Unload { waiter, model, haste } => self.unload(now, *waiter, model, *haste),
+            Event::Checked { instance, result } => self.checked(now, instance, result.is_ok()),
+            Event::Swept { .. } | Event::LoadProgress { .. } => {}
             Event::Shutdown { .. } => self.shutdown = self.shutdown.or(Some(now)),
             Event::Found(found) => {
                 for identity in found.iter().filter_map(|f| f.identity.as_ref()) {
-                    self.comes(now, &identity.instance, &identity.placement.gpus);
+                    let gpus = &identity.placement.gpus;
+                    self.comes(now, &identity.instance, gpus, identity.spec_hash.clone());
                 }
             }
             Event::LaunchFailed { instance, fault } if !fault.left_behind => {
@@ -212,23 +239,24 @@ impl Reference {
             | Event::Woken { .. }
             | Event::Saved(_)
             | Event::LocalTime(_)
-            | Event::Pin { .. }
-            | Event::Sleep { .. }
-            | Event::Wake { .. }
             | Event::Trouble { .. }
             | Event::Configure(_)
             | Event::Tick => {}
         }
     }
 
-    fn comes(&mut self, now: Moment, id: &InstanceId, gpus: &[GpuId]) {
+    fn comes(&mut self, now: Moment, id: &InstanceId, gpus: &[GpuId], hash: SpecHash) {
         let told = Told {
             stage: Stage::Coming,
             leases: 0,
             unloaded: None,
+            cut: false,
             used: now,
             gpus: gpus.to_vec(),
             canary: None,
+            hash,
+            retired: false,
+            health: Health::default(),
             asleep: None,
         };
         self.containers.insert(id.clone(), told);
@@ -239,20 +267,27 @@ impl Reference {
         if told.stage != Stage::Stopped {
             (told.stage, told.used) = (stage, now);
             told.asleep = told.asleep.filter(|_| stage != Stage::Ready);
+            let interval = self.specs.get(&id.model).and_then(|s| s.health_interval);
+            if stage == Stage::Ready {
+                told.health.begin(now, interval);
+            }
         }
     }
 
     /// What the core says.
     pub fn effect(&mut self, now: Moment, effect: &Effect) -> Step {
         match effect {
-            Effect::Launch(order) => self.launch(now, &order.instance, &order.placement.gpus),
+            Effect::Launch(order) => {
+                let hash = order.spec.spec_hash();
+                self.launch(now, &order.instance, &order.placement.gpus, hash)
+            }
             Effect::Stop { instance } => self.stop(now, instance),
             Effect::Grant { waiter, instance, .. } => self.grant(now, *waiter, instance),
             Effect::Deny { waiter, denied } => self.deny(now, *waiter, denied),
-            Effect::Done { waiter } => {
-                let known = self.measuring.remove(waiter).is_some()
-                    || self.operators.remove(waiter).is_some();
-                Rule::AnsweredOnce.check(known, || format!("{waiter:?} is told twice"))
+            Effect::Done { waiter } => self.done(now, *waiter),
+            Effect::Check { instance, token, .. } => {
+                self.asks(instance, *token);
+                Ok(())
             }
             Effect::Notice(Notice::Stopping { instance, reason }) => {
                 self.stopping(now, instance, *reason)
@@ -275,7 +310,6 @@ impl Reference {
             Effect::AwaitReady { .. }
             | Effect::Wake { .. }
             | Effect::Canary { .. }
-            | Effect::Check { .. }
             | Effect::Reap { .. }
             | Effect::Observe
             | Effect::Save(_)
@@ -284,110 +318,20 @@ impl Reference {
         }
     }
 
-    fn launch(&mut self, now: Moment, id: &InstanceId, gpus: &[GpuId]) -> Step {
-        let other = self.containers.keys().find(|other| other.model == id.model);
-        if let Some(other) = other {
-            let loads = self.containers[other].stage == Stage::Coming;
-            let rule = if loads { Rule::OneCreate } else { Rule::OneContainer };
-            return rule.broken(format!("{id} while {other} has not come to its end"));
-        }
-        self.comes(now, id, gpus);
-        let there = |t: &Told| t.stage != Stage::Asleep;
-        let cold = |m: &ModelName| !self.containers.iter().any(|(c, t)| c.model == *m && there(t));
-        let overtaken = |m: &ModelName| {
-            *m != id.model
-                && cold(m)
-                && self.fitting.contains(m)
-                && self.specs[m].on_full == OnFull::Evict
-                && self.failing.get(m).is_none_or(|until| *until <= now)
-                && self.rivals[m].contains(&id.model)
-        };
-        let models: BTreeSet<ModelName> =
-            self.specs.keys().filter(|m| overtaken(m)).cloned().collect();
-        for (waiter, asked) in &mut self.waiting {
-            if asked.model.as_ref().is_some_and(|m| models.contains(m)) {
-                asked.overtaken += 1;
-                self.overtaken = self.overtaken.max(asked.overtaken);
-                let what = || format!("{waiter:?} of {:?} was passed over", asked.model);
-                Rule::NoStarvation.check(asked.overtaken <= OVERTAKEN_MAX, what)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn stop(&mut self, now: Moment, id: &InstanceId) -> Step {
-        let over = self.shutdown.is_some_and(|at| now >= at + self.drain);
-        let Some(told) = self.containers.get_mut(id) else { return Ok(()) };
-        let free = told.leases == 0 || told.stage != Stage::Ready || over;
-        let drained = told.unloaded.is_some_and(|at| now >= at + self.drain);
-        let free = free || drained || told.gpus.iter().any(|gpu| self.lost.contains(gpu));
-        told.stage = Stage::Stopped;
-        let leases = told.leases;
-        Rule::NoInFlightStop.check(free, || format!("{id} is stopped with {leases} leases"))
-    }
-
-    fn grant(&mut self, now: Moment, waiter: WaiterId, id: &InstanceId) -> Step {
-        let asked = self.waiting.remove(&waiter);
-        let what = || format!("{waiter:?} is answered without waiting");
-        Rule::AnsweredOnce.check(asked.is_some(), what)?;
-        let model = asked.and_then(|a| a.model);
-        let stage = self.containers.get(id).map(|t| t.stage);
-        let same = stage != Some(Stage::Changed);
-        let what = || format!("{waiter:?} gets a lease on {id}, which does not answer as before");
-        Rule::SameAfterWake.check(same, what)?;
-        let right = stage == Some(Stage::Ready) && model.as_ref() == Some(&id.model);
-        let what = || format!("{waiter:?} of {model:?} gets a lease on {id}, {stage:?}");
-        Rule::LeaseOnReady.check(right, what)?;
-        if let Some(told) = self.containers.get_mut(id) {
-            told.leases += 1;
-            told.used = now;
-        }
-        Ok(())
-    }
-
-    fn deny(&mut self, now: Moment, waiter: WaiterId, denied: &Denied) -> Step {
-        if self.measuring.remove(&waiter).is_some() {
-            return Ok(());
-        }
-        if let Some(model) = self.operators.remove(&waiter) {
-            if !self.pinned(&model) {
-                self.loaded.remove(&model);
-            }
-            return Ok(());
-        }
-        let waits =
-            |m: &ModelName| self.waiting.values().filter(|a| a.model.as_ref() == Some(m)).count();
-        let Some(asked) = self.waiting.get(&waiter) else {
-            return Rule::AnsweredOnce.broken(format!("{waiter:?} is refused without waiting"));
-        };
-        let long = now.since(asked.at) >= self.max_wait;
-        let spec = asked.model.as_ref().map(|m| &self.specs[m]);
-        let honest = match denied {
-            Denied::UnknownModel { .. } => asked.model.is_none(),
-            Denied::NeverFits { model, .. } => !self.fitting.contains(model),
-            Denied::NoRoom { .. } => long || spec.is_some_and(|s| s.on_full == OnFull::Refuse),
-            Denied::StillLoading { .. } => long,
-            Denied::LoadFailed { model, .. } => self.failing.contains_key(model),
-            // The one that is refused is counted here.
-            Denied::QueueFull { model, .. } => {
-                let loads = self.operators.values().filter(|m| *m == model).count();
-                waits(model) + loads > self.max_queue
-            }
-            Denied::Unloaded { model } => self.unloading.as_ref() == Some(model),
-            // Only operators are told that.
-            Denied::Unmeasurable { .. } | Denied::Conflict { .. } => false,
-            Denied::ShuttingDown => self.shutdown.is_some(),
-        };
-        self.waiting.remove(&waiter);
-        Rule::HonestRefusal.check(honest, || format!("{waiter:?} is refused: {denied:?}"))
-    }
-
     /// After every event.
     pub fn check(&self, now: Moment) -> Step {
         let late = self.waiting.iter().find(|(_, a)| now.since(a.at) > self.max_wait);
-        Rule::AnsweredInTime.check(late.is_none(), || format!("{late:?} still waits"))
+        Rule::AnsweredInTime.check(late.is_none(), || format!("{late:?} still waits"))?;
+        self.check_cut()?;
+        self.check_health(now)
     }
 }
 
+mod effects;
+mod health;
 mod leaving;
+mod operators;
 mod tests;
+
+use health::Health;
+use operators::{Operator, Verb};

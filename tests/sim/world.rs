@@ -32,6 +32,8 @@ pub enum Happening {
     EngineReady(InstanceId),
     EngineDies(InstanceId),
     Probe(InstanceId),
+    /// By which of the daemons, and whether it never answered.
+    Checked(u64, InstanceId, bool),
     StopEnds(InstanceId),
     Reaped(InstanceId),
     FallsAsleep(InstanceId),
@@ -191,7 +193,7 @@ impl World {
                 self.later(gap, Happening::Client);
                 self.client()
             }
-            Happening::ClientLeaves(waiter) => self.client_leaves(waiter),
+            Happening::ClientLeaves(waiter) => self.gives_up(waiter),
             Happening::LeaseEnds(number) => self.lease_ends(number),
             Happening::Pulling(id) => self.pulling(&id),
             Happening::PullEnds(id, code) => self.launch_fails(&id, code),
@@ -199,6 +201,11 @@ impl World {
             Happening::EngineReady(id) => self.engine_ready(&id),
             Happening::EngineDies(id) => self.engine_dies(&id),
             Happening::Probe(id) => self.probe(&id),
+            // A daemon that is gone hears nothing.
+            Happening::Checked(life, ..) if life != self.stats.daemons || self.core.is_none() => {
+                Ok(())
+            }
+            Happening::Checked(_, id, hung) => self.checked(&id, hung),
             Happening::StopEnds(id) => self.stop_ends(&id),
             Happening::Reaped(id) => {
                 self.reaped(&id);
@@ -246,6 +253,12 @@ impl World {
         }
         if self.strikes(Kind::Operator) {
             self.operator()?;
+        }
+        if self.strikes(Kind::Desk) {
+            self.desk()?;
+        }
+        if self.strikes(Kind::Configured) {
+            self.configured()?;
         }
         if self.strikes(Kind::Stale) {
             self.stale()?;
@@ -299,9 +312,9 @@ impl World {
                 self.observe_at = self.now;
                 Ok(())
             }
-            // No model here is asked whether it is well.
-            Effect::Check { instance, .. } => {
-                self.tell(Event::Checked { instance, result: Ok(()) })
+            Effect::Check { instance, timeout, .. } => {
+                self.check_up(&instance, timeout);
+                Ok(())
             }
             Effect::Sleep { instance, level, .. } => self.sleep(&instance, level),
             Effect::Wake { instance, .. } => self.wake(&instance),

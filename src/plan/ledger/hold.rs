@@ -1,7 +1,7 @@
 //! What one instance holds, by its promise and by what was seen of it.
 
-use super::{Hold, Stage};
-use crate::types::{Bytes, GpuId, Known};
+use super::{Hold, Ledger, Stage};
+use crate::types::{Bytes, GpuId, InstanceId, Known};
 
 impl Hold {
     /// What this hold takes on one device: the larger of promise and observation.
@@ -34,5 +34,19 @@ impl Hold {
     #[must_use]
     pub fn observed_peak(&self) -> Option<Bytes> {
         self.observed.values().filter_map(Known::get).max().filter(|b| *b > Bytes::ZERO)
+    }
+}
+
+impl Ledger {
+    /// Keeps another amount free on each device from now on.
+    pub fn set_headroom(&mut self, headroom: Bytes) {
+        self.headroom = headroom;
+    }
+
+    /// The instance serves its last requests and leaves for another then, or does not after all.
+    pub fn drain(&mut self, instance: &InstanceId, draining: bool) {
+        if let Some(hold) = self.holds.get_mut(instance) {
+            hold.draining = draining;
+        }
     }
 }

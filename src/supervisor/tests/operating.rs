@@ -225,3 +225,5 @@ fn troubles_of_others_are_shown_until_they_are_over() {
     host.tell(tell(None));
     assert!(host.state.status(host.now).problems.is_empty());
 }
+
+mod desk;

@@ -55,9 +55,12 @@ impl Reference {
                 let pinned = self.pinned(&id.model);
                 Rule::PinKept.check(!pinned, || format!("{id} is pinned and idled out"))?;
                 let told = self.containers.get(id);
-                let spec = &self.specs[&id.model];
+                let spec = self.specs.get(&id.model);
                 let asleep = told.and_then(|t| t.asleep);
-                let after = if asleep.is_some() { spec.sleep_timeout } else { spec.idle_timeout };
+                let after = spec.and_then(|spec| match asleep {
+                    Some(_) => spec.sleep_timeout,
+                    None => spec.idle_timeout,
+                });
                 let after = after.unwrap_or(Duration::MAX);
                 let idle = told
                     .is_some_and(|t| t.leases == 0 && now.since(asleep.unwrap_or(t.used)) >= after);
@@ -77,9 +80,13 @@ impl Reference {
                 let kept = self.pinned(&id.model) || self.loaded.contains(&id.model);
                 Rule::PinKept.check(!kept, || format!("{id} is wanted and only measured"))
             }
+            StopReason::Asked => {
+                self.loaded.remove(&id.model);
+                let pinned = self.pinned(&id.model);
+                Rule::PinKept.check(!pinned, || format!("{id} is pinned, and sent away"))
+            }
+            StopReason::Reconfigured => self.check_reload(id),
             StopReason::Unloaded
-            | StopReason::Asked
-            | StopReason::Reconfigured
             | StopReason::Failed
             | StopReason::Moved
             | StopReason::Shutdown

@@ -1,0 +1,65 @@
+//! Who is asked whether it is well, when, and what came of it.
+
+use std::time::Duration;
+
+use hostler::types::{InstanceId, Moment};
+
+use super::{Reference, Stage};
+use crate::invariants::{Rule, Step};
+
+/// After a failure it is asked again at least so soon.
+const RECHECK: Duration = Duration::from_secs(5);
+
+/// How one container was, as far as the core was told.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Health {
+    /// It has to be asked by then; `None`: it is not, or is being asked.
+    due: Option<Moment>,
+    /// It was asked for a token.
+    token: bool,
+    /// In a row.
+    pub(super) failures: u32,
+}
+
+impl Health {
+    pub(super) fn begin(&mut self, now: Moment, interval: Option<Duration>) {
+        *self = Self { due: interval.map(|interval| now + interval), ..Self::default() };
+    }
+}
+
+impl Reference {
+    pub(super) fn asks(&mut self, id: &InstanceId, token: bool) {
+        if let Some(told) = self.containers.get_mut(id) {
+            (told.health.due, told.health.token) = (None, token);
+        }
+    }
+
+    pub(super) fn checked(&mut self, now: Moment, id: &InstanceId, well: bool) {
+        let interval = self.specs.get(&id.model).and_then(|s| s.health_interval);
+        let told = self.containers.get_mut(id).filter(|t| t.stage == Stage::Ready);
+        let Some((told, interval)) = told.zip(interval) else { return };
+        let busy = told.health.token && told.leases > 0;
+        told.health.failures = match well {
+            true => 0,
+            false if busy => told.health.failures,
+            false => told.health.failures + 1,
+        };
+        told.health.due = Some(now + if well { interval } else { interval.min(RECHECK) });
+    }
+
+    pub(super) fn check_health(&self, now: Moment) -> Step {
+        if self.shutdown.is_some() || self.may_drain(now) {
+            return Ok(());
+        }
+        let serves = |stage| stage == Stage::Ready;
+        let stays = self.containers.iter().filter(|(_, t)| serves(t.stage) && t.unloaded.is_none());
+        for (id, told) in stays {
+            let what = || format!("{id} should have been asked at {:?}", told.health.due);
+            Rule::HealthAsked.check(told.health.due.is_none_or(|due| due >= now), what)?;
+            let failures = told.health.failures;
+            let what = || format!("{id} failed {failures} times in a row and serves");
+            Rule::SickGo.check(failures < self.health.failures, what)?;
+        }
+        Ok(())
+    }
+}
