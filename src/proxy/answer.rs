@@ -100,31 +100,41 @@ impl Answer {
                 Source::Whole(bytes) => return Poll::Ready(bytes.take().map(Ok)),
                 Source::Failed => return Poll::Ready(None),
                 Source::Relay(relay, watch) => {
-                    let polled = std::task::ready!(relay.poll_data(cx));
+                    let mut polled = relay.poll_data(cx);
+                    if polled.is_pending() && self.busy.is_over() {
+                        polled = relay.end_early(cx);
+                    }
+                    let polled = std::task::ready!(polled);
                     if let (Some(watch), Some(Ok(data))) = (watch, &polled) {
                         watch.see(data);
                     }
                     return Poll::Ready(polled);
                 }
-                Source::Wait(wait) => match std::task::ready!(wait.poll(cx)) {
-                    Step::Beat(bytes) => return Poll::Ready(Some(Ok(bytes))),
-                    Step::Began(begun) => {
-                        if let Some(record) = &mut self.record {
-                            record.queue_ends();
-                        }
-                        self.source = (*begun).into();
+                Source::Wait(wait) => {
+                    let mut step = wait.poll(cx);
+                    if step.is_pending() && self.busy.is_over() {
+                        step = Poll::Ready(wait.end_early());
                     }
-                    Step::Failed(event, error) => {
-                        if let Some(record) = &mut self.record {
-                            record.queue_ends();
-                            record.error = Some(error.code);
-                            record.fault = Some(error.message);
+                    match std::task::ready!(step) {
+                        Step::Beat(bytes) => return Poll::Ready(Some(Ok(bytes))),
+                        Step::Began(begun) => {
+                            if let Some(record) = &mut self.record {
+                                record.queue_ends();
+                            }
+                            self.source = (*begun).into();
                         }
-                        self.busy.last();
-                        self.source = Source::Failed;
-                        return Poll::Ready(Some(Ok(event)));
+                        Step::Failed(event, error) => {
+                            if let Some(record) = &mut self.record {
+                                record.queue_ends();
+                                record.error = Some(error.code);
+                                record.fault = Some(error.message);
+                            }
+                            self.busy.last();
+                            self.source = Source::Failed;
+                            return Poll::Ready(Some(Ok(event)));
+                        }
                     }
-                },
+                }
             }
         }
     }

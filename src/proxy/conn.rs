@@ -10,6 +10,7 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -54,6 +55,8 @@ struct State {
 pub(super) struct Pulse {
     state: Mutex<State>,
     last: CancellationToken,
+    /// The server's drain is over.
+    over: AtomicBool,
 }
 
 /// Held while a request is served, until the last byte of its answer was handed on.
@@ -76,13 +79,19 @@ impl Busy {
     pub fn last(&self) {
         self.0.last.cancel();
     }
+
+    /// The server's drain is over: an answer that is not there yet is broken off, so that its client is told. Whoever waits
+    /// for the engine is polled when this turns true.
+    pub fn is_over(&self) -> bool {
+        self.0.over.load(Ordering::Relaxed)
+    }
 }
 
 impl Pulse {
     fn new() -> Arc<Self> {
         let stage = Stage::Head { since: Instant::now() };
         let state = Mutex::new(State { stage, stuck: None, reset: false });
-        Arc::new(Self { state, last: CancellationToken::new() })
+        Arc::new(Self { state, last: CancellationToken::new(), over: AtomicBool::new(false) })
     }
 
     /// A request's head is complete.
@@ -207,13 +216,18 @@ impl AsyncWrite for Watched {
     }
 }
 
-/// Serves a connection to its end. `drain`: finish the request in hand, then end.
-pub(super) async fn run<F, Fut, B>(
-    stream: Stream,
-    limits: Arc<Limits>,
-    drain: CancellationToken,
-    answer: F,
-) where
+/// When connections have to end.
+#[derive(Clone, Debug, Default)]
+pub(super) struct End {
+    /// Finish the request in hand, then end.
+    pub drain: CancellationToken,
+    /// The time for that is over.
+    pub over: CancellationToken,
+}
+
+/// Serves a connection to its end.
+pub(super) async fn run<F, Fut, B>(stream: Stream, limits: Arc<Limits>, end: End, answer: F)
+where
     F: Fn(Request<Incoming>, Busy) -> Fut,
     Fut: Future<Output = Response<B>>,
     B: Body + 'static,
@@ -246,9 +260,13 @@ pub(super) async fn run<F, Fut, B>(
                 }
                 return;
             }
-            () = drain.cancelled(), if !ending => {
+            () = end.drain.cancelled(), if !ending => {
                 ending = true;
                 conn.as_mut().graceful_shutdown();
+            }
+            // The next turn of the loop polls the request, which then sees it.
+            () = end.over.cancelled(), if ending && !pulse.over.load(Ordering::Relaxed) => {
+                pulse.over.store(true, Ordering::Relaxed);
             }
             () = pulse.last.cancelled(), if !ending => {
                 ending = true;

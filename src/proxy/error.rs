@@ -90,6 +90,13 @@ impl ApiError {
         Self::new(StatusCode::BAD_REQUEST, "malformed_request", message).closing()
     }
 
+    /// What runs into the end of the daemon's drain.
+    pub fn drained() -> Self {
+        let error = Self::from(Denied::ShuttingDown);
+        let message = format!("{}, and the answer did not end within drain_timeout", error.message);
+        Self { message, ..error }.closing()
+    }
+
     /// The same error, after which the connection ends.
     pub fn closing(mut self) -> Self {
         self.close = true;

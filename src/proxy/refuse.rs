@@ -14,9 +14,8 @@ use hyper::header::{self, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
-use super::conn::{self, Busy};
+use super::conn::{self, Busy, End};
 use super::endpoints::Dialect;
 use super::error::ApiError;
 use super::intake;
@@ -47,7 +46,7 @@ pub async fn refuse(listeners: Vec<Listener>, cause: String, grace: Duration) {
         .retry_after(RETRY)
         .closing();
     let error = Arc::new(error);
-    let drain = CancellationToken::new();
+    let ending = End::default();
     let mut connections = JoinSet::new();
     let (mut turn, mut errors) = (0, AcceptErrors::default());
     let end = Instant::now() + grace;
@@ -61,7 +60,7 @@ pub async fn refuse(listeners: Vec<Listener>, cause: String, grace: Duration) {
                 let error = error.clone();
                 if let Some(stream) = accepted {
                     let answer = move |request, busy| answer(request, busy, error.clone());
-                    connections.spawn(conn::run(stream, limits.clone(), drain.clone(), answer));
+                    connections.spawn(conn::run(stream, limits.clone(), ending.clone(), answer));
                 }
             }
             () = quiet => break,

@@ -100,19 +100,37 @@ impl Relay {
                 Poll::Ready(data.map(Ok))
             }
             Err(cause) => {
-                self.held = None;
                 let broken = Broken { after: self.sent, cause };
-                let Some(events) = self.events else {
-                    // What was given out before goes to the client first: an error makes hyper forget it.
-                    self.broken = Some(broken);
-                    cx.waker().wake_by_ref();
-                    return Poll::Pending;
-                };
-                let event = self.error_event(&broken, events);
-                self.mended = Some(broken);
-                Poll::Ready(Some(Ok(event)))
+                let status = hyper::StatusCode::BAD_GATEWAY;
+                let error = ApiError::new(status, "engine_failed", broken.to_string());
+                self.break_off(broken, &error, cx)
             }
         }
+    }
+
+    /// Ends it before the engine does, because the daemon ends.
+    pub fn end_early(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Broken>>> {
+        let error = ApiError::drained();
+        let broken = Broken { after: self.sent, cause: error.message.clone() };
+        self.break_off(broken, &error, cx)
+    }
+
+    fn break_off(
+        &mut self,
+        broken: Broken,
+        error: &ApiError,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, Broken>>> {
+        self.held = None;
+        let Some(events) = self.events else {
+            // What was given out before goes to the client first: an error makes hyper forget it.
+            self.broken = Some(broken);
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        };
+        let event = self.error_event(error, events);
+        self.mended = Some(broken);
+        Poll::Ready(Some(Ok(event)))
     }
 
     /// Whether it is a stream of server-sent events.
@@ -147,15 +165,13 @@ impl Relay {
     }
 
     /// Ends an event that is still open, and no more: an empty event of its own makes some clients fail.
-    fn error_event(&self, broken: &Broken, events: Events) -> Bytes {
+    fn error_event(&self, error: &ApiError, events: Events) -> Bytes {
         let end = match &self.tail {
             _ if self.sent == 0 => "",
             [.., b'\n', b'\n'] | [b'\r', b'\n', b'\r', b'\n'] => "",
             [.., b'\n'] => "\n",
             _ => "\n\n",
         };
-        let error =
-            ApiError::new(hyper::StatusCode::BAD_GATEWAY, "engine_failed", broken.to_string());
         let mut event = Vec::from(end.as_bytes());
         event.extend_from_slice(&error.event(events));
         event.into()
@@ -180,8 +196,7 @@ mod tests {
             for chunk in sent {
                 relay.note(&Bytes::copy_from_slice(chunk.as_bytes()));
             }
-            let event =
-                relay.error_event(&Broken { after: relay.sent, cause: "x".into() }, Events::Chat);
+            let event = relay.error_event(&ApiError::drained(), Events::Chat);
             let text = String::from_utf8(event.to_vec()).unwrap();
             assert!(text.ends_with("}}\n\n"), "{text}");
             text.split("data: ").next().unwrap().to_owned()

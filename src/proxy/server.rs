@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::conn;
+use super::conn::{self, End};
 use super::external;
 use super::forward::{Engines, Upstream};
 use super::gate::Gate;
@@ -27,6 +27,9 @@ use crate::types::Bytes;
 /// hyper ends a connection whose first request has not arrived yet at once; so long it is given to arrive. Until then it is
 /// also served: no shutdown of the supervisor should begin before.
 pub const LAST_REQUESTS: Duration = Duration::from_millis(250);
+
+/// How long clients may take to hear that their answers are broken off.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Bounds on what clients may take.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,7 +80,7 @@ pub struct Server {
     service: Arc<Service>,
     limits: Arc<Limits>,
     ending: CancellationToken,
-    draining: CancellationToken,
+    end: End,
 }
 
 impl Server {
@@ -85,7 +88,7 @@ impl Server {
     #[must_use]
     pub fn new(supervisor: Handle, limits: Limits, upstream: Upstream) -> Self {
         let limits = Arc::new(limits);
-        let ending = CancellationToken::new();
+        let (ending, end) = (CancellationToken::new(), End::default());
         let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let service = Service {
             supervisor,
@@ -97,11 +100,11 @@ impl Server {
             answers: Arc::default(),
             healths: Arc::default(),
             tunnels: TaskTracker::new(),
-            cut: CancellationToken::new(),
+            cut: end.over.clone(),
             created: unix.as_secs(),
             ending: ending.clone(),
         };
-        Self { service: Arc::new(service), limits, ending, draining: CancellationToken::new() }
+        Self { service: Arc::new(service), limits, ending, end }
     }
 
     /// The rules that it serves by, which may be replaced at any time; at first those that ask for nothing.
@@ -111,7 +114,8 @@ impl Server {
     }
 
     /// Serves until `shutdown`, then drains: closes the listeners (a socket that systemd holds goes on queueing), gives requests
-    /// on their way a moment to arrive, lets running requests finish for at most `drain_timeout`, cuts the rest.
+    /// on their way a moment to arrive, lets running requests finish for at most `drain_timeout`, tells the rest that their answers
+    /// end here, and cuts whoever does not listen.
     pub async fn serve(
         self,
         listeners: Vec<Listener>,
@@ -130,7 +134,7 @@ impl Server {
         };
         let listeners: Vec<Listener> = listeners;
         let (rules, healths) = (self.service.rules.clone(), self.service.healths.clone());
-        let watch = tokio::spawn(external::watch(rules, healths, self.draining.clone()));
+        let watch = tokio::spawn(external::watch(rules, healths, self.end.drain.clone()));
         self.accept_until(&listeners, &shutdown, &mut connections).await;
         drop(listeners);
         self.ending.cancel();
@@ -167,7 +171,7 @@ impl Server {
     fn connection(&self, stream: Stream) -> impl Future<Output = ()> + Send + 'static {
         let service = self.service.clone();
         let answer = move |request, busy| service.clone().answer(request, busy);
-        conn::run(stream, self.limits.clone(), self.draining.clone(), answer)
+        conn::run(stream, self.limits.clone(), self.end.clone(), answer)
     }
 
     async fn drain(&self, mut connections: JoinSet<()>, timeout: Duration) -> Drained {
@@ -180,24 +184,29 @@ impl Server {
                 Some(ended) = connections.join_next() => reap(ended),
             }
         }
-        self.draining.cancel();
+        self.end.drain.cancel();
         let tunnels = &self.service.tunnels;
         tunnels.close();
-        let finished = tokio::time::timeout_at(deadline, async {
-            while let Some(ended) = connections.join_next().await {
-                reap(ended);
-            }
-            tunnels.wait().await;
-        });
-        if finished.await.is_ok() {
+        if tokio::time::timeout_at(deadline, finish(&mut connections, tunnels)).await.is_ok() {
             return Drained::default();
         }
         let aborted = connections.len() + tunnels.len();
-        connections.shutdown().await;
-        self.service.cut.cancel();
-        tunnels.wait().await;
+        self.end.over.cancel();
+        let heard = tokio::time::timeout(LAST_WORDS, finish(&mut connections, tunnels));
+        if heard.await.is_err() {
+            connections.shutdown().await;
+            tunnels.wait().await;
+        }
         Drained { aborted }
     }
+}
+
+/// Until nobody is left.
+async fn finish(connections: &mut JoinSet<()>, tunnels: &TaskTracker) {
+    while let Some(ended) = connections.join_next().await {
+        reap(ended);
+    }
+    tunnels.wait().await;
 }
 
 /// A connection's task returns nothing; only a bug is worth a word.

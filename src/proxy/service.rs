@@ -4,7 +4,9 @@
 //! asked the supervisor for nothing; every answer carries the request's ID; the future of a request may be dropped at any
 //! point (its client has left) and leaves nothing behind.
 
+use std::future::Future;
 use std::sync::Arc;
+use std::task::Poll;
 
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderValue};
@@ -70,7 +72,14 @@ impl Service {
         let head = request.method() == Method::HEAD;
         let dialect = Dialect::of(request.uri().path());
         let mut origin = None;
-        let result = self.dispatch(request, &mut record, &mut origin).await;
+        let result = {
+            let mut work = std::pin::pin!(self.dispatch(request, &mut record, &mut origin));
+            std::future::poll_fn(|cx| match work.as_mut().poll(cx) {
+                Poll::Pending if busy.is_over() => Poll::Ready(Err(ApiError::drained())),
+                polled @ (Poll::Ready(_) | Poll::Pending) => polled,
+            })
+            .await
+        };
         let (parts, mut source) = match result {
             Ok(response) => response.into_parts(),
             Err(error) => {

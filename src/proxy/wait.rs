@@ -107,6 +107,12 @@ impl Wait {
         };
         Poll::Ready(Step::Beat(self.beat.bytes(stage, self.since.elapsed()).into()))
     }
+
+    /// Ends it before the engine's own bytes came, because the daemon ends.
+    pub fn end_early(&self) -> Step {
+        let error = ApiError::drained();
+        Step::Failed(error.event(self.beat.events).into(), Box::new(error))
+    }
 }
 
 /// The work, whose outcome has to be a stream of events: a client that has its 200 understands nothing else.
