@@ -298,6 +298,11 @@ impl Context {
     /// The same of a model's load or wake.
     pub(super) fn progress(&self, model: &crate::types::ModelStatus) -> (f64, u64) {
         let Some(load) = &model.progress else { return (-1.0, UNKNOWN) };
+        if let Some(pulled) = load.pulled {
+            // The load is still to come; how long the rest takes, nobody knows.
+            let part = pulled.done.0 as f64 / pulled.total.0.max(1) as f64;
+            return (part.min(0.99), UNKNOWN);
+        }
         let Some(expected) = load.expected else { return (-1.0, UNKNOWN) };
         let took = self.handle.now().since(load.since);
         let left = expected.saturating_sub(took);

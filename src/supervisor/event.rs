@@ -6,7 +6,8 @@ use super::ports::{CanaryError, Found, Launched};
 pub use super::reconfigure::Reconfiguration;
 use crate::plan::Usage;
 use crate::types::{
-    DayMinute, Fault, GpuSnapshot, Haste, InstanceId, ModelName, Moment, Phase, WaiterId, Wish,
+    DayMinute, Fault, GpuSnapshot, Haste, InstanceId, ModelName, Moment, Phase, Pulled, WaiterId,
+    Wish,
 };
 
 /// Everything that can happen to the core. Completions name their instance, so a stale one is recognised.
@@ -92,6 +93,13 @@ pub enum Event {
         instance: InstanceId,
         /// [`Phase::Pulling`] or [`Phase::Starting`].
         phase: Phase,
+    },
+    /// The pull that a launch waits for has got on.
+    Pulled {
+        /// Whose.
+        instance: InstanceId,
+        /// How far.
+        pulled: Pulled,
     },
     /// The container runs.
     Launched {

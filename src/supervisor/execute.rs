@@ -14,7 +14,7 @@ use tokio::task::{AbortHandle, JoinHandle};
 
 use super::event::{Event, Observation};
 use super::ports::{
-    CanaryError, Containers, Endpoint, Engines, Gpus, LaunchOrder, Launched, Progress, Shelf,
+    CanaryError, Containers, Endpoint, Engines, Gpus, LaunchOrder, Launched, Progress, Shelf, Sign,
 };
 use crate::plan::Usage;
 use crate::types::{Fault, FaultCode, GpuId, InstanceId, ModelSpec, Moment, SleepLevel};
@@ -106,8 +106,12 @@ impl Executor {
         let instance = order.instance.clone();
         let progress: Progress = {
             let (events, instance) = (events.clone(), instance.clone());
-            Arc::new(move |phase| {
-                let _ = events.send(Event::Progress { instance: instance.clone(), phase });
+            Arc::new(move |sign| {
+                let instance = instance.clone();
+                let _ = events.send(match sign {
+                    Sign::Phase(phase) => Event::Progress { instance, phase },
+                    Sign::Pulled(pulled) => Event::Pulled { instance, pulled },
+                });
             })
         };
         let work = async move {
@@ -287,9 +291,13 @@ impl Drop for Once {
 
 async fn observe(ports: &Ports, clock: Clock, subjects: Vec<Subject>) -> Event {
     let (taken, unix_s) = (clock.now(), unix_s());
+    let before: Vec<Vec<u32>> = subjects
+        .iter()
+        .map(|subject| ports.containers.pids(&subject.launched.cgroup).unwrap_or_default())
+        .collect();
     let snapshot = ports.gpus.snapshot().await.map(Arc::new);
     let mut usage = BTreeMap::new();
-    for subject in subjects {
+    for (subject, before) in subjects.into_iter().zip(before) {
         let pids = match ports.containers.pids(&subject.launched.cgroup) {
             Ok(pids) => pids,
             Err(err) => {
@@ -303,7 +311,10 @@ async fn observe(ports: &Ports, clock: Clock, subjects: Vec<Subject>) -> Event {
             continue;
         }
         if let Ok(snapshot) = &snapshot {
-            let bytes = ports.gpus.usage(pids.clone(), subject.gpus, snapshot.clone()).await;
+            // Whoever was in the group before the driver was read and after it was meant by the driver: a number that came into
+            // the group meanwhile may have been somebody else's.
+            let through = pids.iter().copied().filter(|pid| before.contains(pid)).collect();
+            let bytes = ports.gpus.usage(through, subject.gpus, snapshot.clone()).await;
             usage.insert(subject.id, Usage { pids, bytes });
         }
     }

@@ -6,7 +6,7 @@ use super::measure::Measuring;
 use super::ports::Launched;
 use crate::plan::Pace;
 use crate::types::{
-    Bytes, Fault, InstanceId, ModelName, ModelSpec, Moment, Phase, Placement, SleepLevel,
+    Bytes, Fault, InstanceId, ModelName, ModelSpec, Moment, Phase, Placement, Pulled, SleepLevel,
 };
 use std::sync::Arc;
 
@@ -61,7 +61,10 @@ pub(super) enum Canary {
 #[derive(Clone, Debug)]
 pub(super) enum Life {
     /// podman fetches the image. Not under the load deadline: a pull has its own.
-    Pulling,
+    Pulling {
+        /// How far it has come; `None`: not known.
+        pulled: Option<Pulled>,
+    },
     /// podman creates and starts the container.
     Starting {
         /// When the load has failed.
@@ -123,7 +126,7 @@ pub(super) enum Life {
 impl Instance {
     pub(super) fn phase(&self) -> Phase {
         match self.life {
-            Life::Pulling => Phase::Pulling,
+            Life::Pulling { .. } => Phase::Pulling,
             Life::Starting { .. } => Phase::Starting,
             Life::Loading { .. } => Phase::Loading,
             Life::Ready => Phase::Ready,
@@ -137,7 +140,7 @@ impl Instance {
 
     /// Whether its load is under way.
     pub(super) fn is_loading(&self) -> bool {
-        matches!(self.life, Life::Pulling | Life::Starting { .. } | Life::Loading { .. })
+        matches!(self.life, Life::Pulling { .. } | Life::Starting { .. } | Life::Loading { .. })
     }
 
     pub(super) fn is_ready(&self) -> bool {
@@ -170,7 +173,7 @@ impl Instance {
     pub(super) fn load_deadline(&self) -> Option<Moment> {
         match self.life {
             Life::Starting { deadline } | Life::Loading { deadline } => Some(deadline),
-            Life::Pulling
+            Life::Pulling { .. }
             | Life::Ready
             | Life::Dozing { .. }
             | Life::Asleep { .. }

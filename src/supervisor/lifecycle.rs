@@ -9,7 +9,7 @@ use super::measure::Measuring;
 use super::ports::{Found, FoundIdentity, Launched};
 use super::state::State;
 use crate::plan::{Pace, Sample};
-use crate::types::{Bytes, Fault, FaultCode, GpuId, InstanceId, ModelName, Moment, Phase};
+use crate::types::{Bytes, Fault, FaultCode, GpuId, InstanceId, ModelName, Moment, Phase, Pulled};
 
 /// A stop that failed is tried again after this.
 const STOP_RETRY_DELAY: Duration = Duration::from_secs(5);
@@ -25,13 +25,20 @@ impl State {
         if phase == Phase::Pulling {
             // A pull ends the launch, well or not. Nothing of it is on a device, and it may take an hour: others may have
             // the room meanwhile.
-            instance.life = Life::Pulling;
+            instance.life = Life::Pulling { pulled: None };
             self.ledger.withdraw(id);
         } else if phase == Phase::Starting {
             // The load's clock starts when podman is asked.
             instance.load_began = Some(now);
             instance.pace = instance.pace.from(now);
             instance.life = Life::Starting { deadline: instance.pace.deadline() };
+        }
+    }
+
+    /// The pull of its image has got on.
+    pub(super) fn pulled(&mut self, id: &InstanceId, news: Pulled) {
+        if let Some(Life::Pulling { pulled }) = self.instance_mut(id).map(|i| &mut i.life) {
+            *pulled = Some(news);
         }
     }
 
@@ -51,7 +58,7 @@ impl State {
                 let (instance, spec) = (id.clone(), instance.spec.clone());
                 out.push(Effect::AwaitReady { instance, spec, launched });
             }
-            Life::Pulling => {
+            Life::Pulling { .. } => {
                 // Its place is given to others: it must not stay.
                 instance.launched = Some(launched);
                 self.begin_stop(id, None, out);
@@ -81,14 +88,14 @@ impl State {
         let Some(instance) = self.instance_mut(id) else { return };
         let left_behind = fault.left_behind;
         let replan = matches!(fault.code, FaultCode::ImageChanged | FaultCode::ImagePulled);
-        if replan && matches!(instance.life, Life::Pulling | Life::Starting { .. }) {
+        if replan && matches!(instance.life, Life::Pulling { .. } | Life::Starting { .. }) {
             self.plan_again(id, fault.code, out);
             return;
         }
         let fault = match &instance.life {
             // Nobody wants it any more: that it failed is not worth a delay.
             Life::Abandoned { fault: earlier } => earlier.clone(),
-            Life::Pulling | Life::Starting { .. } => Some(fault),
+            Life::Pulling { .. } | Life::Starting { .. } => Some(fault),
             Life::Loading { .. }
             | Life::Ready
             | Life::Dozing { .. }
@@ -157,7 +164,7 @@ impl State {
             }
             Life::Dozing { .. } => self.sleep_failed(id, fault.to_string(), out),
             Life::Waking { .. } => self.wake_failed(id, fault.to_string(), false, out),
-            Life::Pulling
+            Life::Pulling { .. }
             | Life::Starting { .. }
             | Life::Abandoned { .. }
             | Life::Stopping { .. } => {}
@@ -215,7 +222,7 @@ impl State {
         let id = instance.id.clone();
         match instance.life {
             // Nothing of it is there yet. The pull may go on, and its end is of nobody.
-            Life::Pulling => self.forget(&id),
+            Life::Pulling { .. } => self.forget(&id),
             Life::Starting { .. } => instance.life = Life::Abandoned { fault: None },
             Life::Ready if instance.in_flight > 0 => {
                 instance.life = Life::Draining { reason, until: None };

@@ -118,7 +118,7 @@ impl State {
             let Some(instance) = &mut model.instance else { continue };
             let measured = match instance.life {
                 Life::Loading { .. } | Life::Ready | Life::Draining { .. } => true,
-                Life::Pulling
+                Life::Pulling { .. }
                 | Life::Starting { .. }
                 | Life::Dozing { .. }
                 | Life::Asleep { .. }

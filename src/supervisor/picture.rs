@@ -94,12 +94,17 @@ impl Model {
         let instance = self.instance.as_ref()?;
         match instance.life {
             // Nobody knows how long a pull takes.
-            Life::Pulling => Some(LoadProgress { since: instance.ordered, expected: None }),
+            Life::Pulling { pulled } => {
+                Some(LoadProgress { since: instance.ordered, expected: None, pulled })
+            }
             Life::Starting { .. } | Life::Loading { .. } => Some(LoadProgress {
                 since: instance.load_began.unwrap_or(instance.ordered),
                 expected: self.demand.reload(),
+                pulled: None,
             }),
-            Life::Waking { since, .. } => Some(LoadProgress { since, expected: self.last_wake() }),
+            Life::Waking { since, .. } => {
+                Some(LoadProgress { since, expected: self.last_wake(), pulled: None })
+            }
             Life::Ready
             | Life::Dozing { .. }
             | Life::Asleep { .. }

@@ -17,15 +17,23 @@ use serde::Serialize;
 
 use crate::types::{
     Bytes, Fault, FaultCode, GpuId, GpuSnapshot, ImageRef, InstanceId, Known, ModelSpec, Phase,
-    Placement, SleepLevel, SpecHash, Transport,
+    Placement, Pulled, SleepLevel, SpecHash, Transport,
 };
 
 /// A boxed future: ports are used as trait objects.
 pub type PortFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// Called by an adapter while it works on a launch, with the phase it has come to ([`Phase::Pulling`],
-/// [`Phase::Starting`]).
-pub type Progress = Arc<dyn Fn(Phase) + Send + Sync>;
+/// What an adapter tells while it works on a launch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sign {
+    /// It has come to a phase: [`Phase::Pulling`], or [`Phase::Starting`].
+    Phase(Phase),
+    /// So much of an image is here.
+    Pulled(Pulled),
+}
+
+/// Called by an adapter while it works on a launch.
+pub type Progress = Arc<dyn Fn(Sign) + Send + Sync>;
 
 /// Everything the executor needs to start one incarnation.
 #[derive(Clone, Debug)]

@@ -68,7 +68,7 @@ impl State {
             | Life::Waking { .. }
             | Life::Draining { .. } => true,
             // A launch cannot be interrupted; it will fail, or be stopped once it is through.
-            Life::Pulling
+            Life::Pulling { .. }
             | Life::Starting { .. }
             | Life::Abandoned { .. }
             | Life::Stopping { .. } => false,

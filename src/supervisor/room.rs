@@ -280,7 +280,7 @@ impl State {
             instance: i.id.clone(),
             charges: self.charges(&i.id),
             standing: match i.life {
-                Life::Pulling
+                Life::Pulling { .. }
                 | Life::Starting { .. }
                 | Life::Loading { .. }
                 | Life::Waking { .. } => Standing::Starting,

@@ -93,7 +93,7 @@ impl State {
         let instances = self.models.values_mut().filter_map(|m| m.instance.as_mut());
         let stopping = instances.filter_map(|i| match &mut i.life {
             Life::Stopping { retry_at, .. } => Some((&i.id, retry_at)),
-            Life::Pulling
+            Life::Pulling { .. }
             | Life::Starting { .. }
             | Life::Loading { .. }
             | Life::Ready
@@ -147,7 +147,7 @@ impl State {
             {
                 Some((i.id.clone(), reason))
             }
-            Life::Pulling
+            Life::Pulling { .. }
             | Life::Starting { .. }
             | Life::Loading { .. }
             | Life::Ready

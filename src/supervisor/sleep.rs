@@ -45,7 +45,7 @@ impl Instance {
             Life::Dozing { level, .. }
             | Life::Asleep { level, .. }
             | Life::Waking { level, .. } => Some(level),
-            Life::Pulling
+            Life::Pulling { .. }
             | Life::Starting { .. }
             | Life::Loading { .. }
             | Life::Ready
@@ -64,7 +64,7 @@ impl Instance {
         match self.life {
             Life::Dozing { deadline, .. } | Life::Waking { deadline, .. } => Some(deadline),
             Life::Asleep { .. }
-            | Life::Pulling
+            | Life::Pulling { .. }
             | Life::Starting { .. }
             | Life::Loading { .. }
             | Life::Ready

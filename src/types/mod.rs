@@ -49,6 +49,6 @@ pub use spec::{
 };
 pub use status::{
     Breaker, GpuProcess, GpuStatus, HealthStatus, LoadProgress, MeasuredNeed, ModelStatus, Problem,
-    SleepStatus, Status,
+    Pulled, SleepStatus, Status,
 };
 pub use wish::{Evict, Haste, Leaving, Outcome, Preview, PreviewGpu, Wish};

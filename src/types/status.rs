@@ -106,6 +106,17 @@ pub struct LoadProgress {
     pub since: Moment,
     /// How long earlier ones took; `None`: there were none.
     pub expected: Option<Duration>,
+    /// How far the pull of its image has come; `None`: none is under way, or nothing is known of it yet.
+    pub pulled: Option<Pulled>,
+}
+
+/// How far the pull of an image has come, by podman's word. The total grows while layers are found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Pulled {
+    /// What is here.
+    pub done: Bytes,
+    /// What is known of.
+    pub total: Bytes,
 }
 
 /// How a model has slept since the daemon's start.

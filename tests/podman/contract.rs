@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::time::{Duration, Instant};
 
-use hostler::supervisor::ports::{ContainerSpec, Containers, Endpoint};
+use hostler::supervisor::ports::{ContainerSpec, Containers, Endpoint, Sign};
 use hostler::types::{FaultCode, ImageRef, Phase, Transport};
 use serde_json::{Value, json};
 
@@ -29,7 +29,7 @@ async fn an_engine_runs_caged_and_its_end_is_complete() {
     let spec = host.spec(&applets(LOOK_AROUND));
     let (report, told) = progress();
     let launched = host.podman.launch(spec.clone(), report).await.unwrap();
-    assert_eq!(*told.lock().unwrap(), [Phase::Starting]);
+    assert_eq!(*told.lock().unwrap(), [Sign::Phase(Phase::Starting)]);
 
     let pids = host.podman.pids(&launched.cgroup).unwrap();
     assert!(!pids.is_empty());

@@ -50,6 +50,7 @@ impl Fake {
             stop_margin: Duration::from_millis(300),
             pull_idle: Duration::from_millis(400),
             pull: Duration::from_secs(2),
+            pull_pause: Duration::from_millis(10),
             comeback: Duration::from_secs(1),
             dead: Duration::from_millis(200),
         };

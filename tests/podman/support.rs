@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use hostler::supervisor::ports::{ContainerSpec, Progress};
+use hostler::supervisor::ports::{ContainerSpec, Progress, Sign};
 use hostler::types::{
-    Bytes, Generation, GpuId, ImageRef, InstanceId, Need, NeedSource, Phase, Placement, SpecHash,
+    Bytes, Generation, GpuId, ImageRef, InstanceId, Need, NeedSource, Placement, SpecHash,
     Transport,
 };
 use serde_json::Value;
@@ -47,10 +47,10 @@ pub fn spec(image: &str, script: &str) -> ContainerSpec {
 }
 
 /// A progress function and what it was told.
-pub fn progress() -> (Progress, Arc<Mutex<Vec<Phase>>>) {
+pub fn progress() -> (Progress, Arc<Mutex<Vec<Sign>>>) {
     let told = Arc::new(Mutex::new(Vec::new()));
     let sink = told.clone();
-    (Arc::new(move |phase| sink.lock().unwrap().push(phase)), told)
+    (Arc::new(move |sign| sink.lock().unwrap().push(sign)), told)
 }
 
 /// A call past the adapter, to see what is really there: status and body.

@@ -4,8 +4,8 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use hostler::adapters::podman::Podman;
-use hostler::supervisor::ports::{ContainerSpec, Containers};
-use hostler::types::{FaultCode, ImageRef, Phase};
+use hostler::supervisor::ports::{ContainerSpec, Containers, Sign};
+use hostler::types::{Bytes, FaultCode, ImageRef, Phase, Pulled};
 use serde_json::{Value, json};
 
 use crate::fake::{Act, Fake};
@@ -271,9 +271,44 @@ async fn a_pull_that_fails_says_why_and_makes_no_container() {
         let fault = podman.launch(spec, report).await.unwrap_err();
         assert_eq!(fault.code, code, "{fault}");
         assert!(fault.message.contains(word), "{fault}");
-        assert_eq!(*told.lock().unwrap(), [Phase::Pulling]);
+        assert_eq!(*told.lock().unwrap(), [Sign::Phase(Phase::Pulling)]);
         assert_eq!(fake.count("POST /containers/create"), 0);
+        // What may end otherwise is tried again; a registry's no, a full disk and a podman that says "done" are not.
+        let tries = if word == "reset by peer" { 3 } else { 1 };
+        assert_eq!(fake.count("POST /images/pull"), tries, "{fault}");
+        assert_eq!(fault.message.contains("(3 tries)"), tries == 3, "{fault}");
     }
+}
+
+#[tokio::test]
+async fn a_pull_that_broke_off_is_tried_again_and_tells_how_far_it_is() {
+    let tries = Mutex::new(0);
+    let (fake, podman) = Fake::new(move |_, path, _, _| {
+        let mut tries = tries.lock().unwrap();
+        if is_image(path) {
+            let there = *tries == 2;
+            let absent = Act::Say(404, json!({"message": "x", "cause": "no such image"}));
+            return if there { Act::Say(200, json!({"Id": "new"})) } else { absent };
+        }
+        *tries += 1;
+        let layer = |now: u32| {
+            format!(
+                "{{\"status\":\"Downloading\",\"progressDetail\":{{\"current\":{now},\"total\":40}},\"id\":\"l\"}}\n"
+            )
+        };
+        let end = if *tries == 1 { "{\"error\":\"unexpected EOF\"}\n".into() } else { layer(40) };
+        let head = "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n";
+        Act::Bytes(format!("{head}{}{end}", layer(10)).leak())
+    });
+    let mut spec = plain();
+    spec.image = ImageRef::parse("quay.example/x:1").unwrap();
+    let (report, told) = progress();
+    let fault = podman.launch(spec, report).await.unwrap_err();
+    assert_eq!(fault.code, FaultCode::ImagePulled, "{fault}");
+    assert_eq!(fake.count("POST /images/pull"), 2);
+    let pulled = |done| Sign::Pulled(Pulled { done: Bytes(done), total: Bytes(40) });
+    let signs = [Sign::Phase(Phase::Pulling), pulled(10), pulled(10), pulled(40)];
+    assert_eq!(*told.lock().unwrap(), signs);
 }
 
 #[tokio::test]

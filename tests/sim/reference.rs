@@ -204,7 +204,7 @@ impl Reference {
             }
             Event::Unload { waiter, model, haste } => self.unload(now, *waiter, model, *haste),
             Event::Checked { instance, result } => self.checked(now, instance, result.is_ok()),
-            Event::Swept { .. } | Event::LoadProgress { .. } => {}
+            Event::Swept { .. } | Event::LoadProgress { .. } | Event::Pulled { .. } => {}
             Event::Shutdown { .. } => self.shutdown = self.shutdown.or(Some(now)),
             Event::Found(found) => {
                 for identity in found.iter().filter_map(|f| f.identity.as_ref()) {

@@ -39,6 +39,8 @@ pub struct Deadlines {
     pub pull_idle: Duration,
     /// A whole pull.
     pub pull: Duration,
+    /// Before a pull that broke off is tried again; the next such pause is twice as long.
+    pub pull_pause: Duration,
     /// How long a podman that broke a connection may take to answer again; socket activation needs a second or two.
     pub comeback: Duration,
     /// From SIGKILL until the control group must be empty.
@@ -53,6 +55,7 @@ impl Default for Deadlines {
             stop_margin: Duration::from_secs(20),
             pull_idle: Duration::from_secs(600),
             pull: Duration::from_secs(2 * 3600),
+            pull_pause: Duration::from_secs(2),
             comeback: Duration::from_secs(10),
             dead: Duration::from_secs(5),
         }
@@ -210,14 +213,19 @@ impl Api {
         follow::open(&self.wire, id, lines, follow).await
     }
 
-    /// Fetches an image; dropping the future cancels it.
+    /// Fetches an image; `told` gets each line of podman's answer. Dropping the future cancels it.
     ///
     /// # Errors
     /// As [`PodmanError`] says.
-    pub async fn pull(&self, image: &ImageRef) -> Result<(), PodmanError> {
+    pub async fn pull(
+        &self,
+        image: &ImageRef,
+        told: &mut (dyn FnMut(&[u8]) + Send),
+    ) -> Result<(), PodmanError> {
         let what = format!("pull {image}");
         let path = format!("/images/pull?compatMode=true&reference={}", encode(image.as_str()));
         let mut line = |line: &[u8]| {
+            told(line);
             let parsed: Option<Value> = serde_json::from_slice(line).ok();
             match parsed.as_ref().and_then(|v| v.get("error")).and_then(Value::as_str) {
                 Some(error) if !error.is_empty() => Err(PodmanError::refused(&what, error)),

@@ -13,9 +13,9 @@ use super::error::{Cause, PodmanError, image_missing};
 use super::inspect::{Inspect, published};
 use super::{Inner, cgroup, create, harden, labels, socket_dir};
 use crate::supervisor::ports::{
-    ContainerSpec, Endpoint, Launched, Progress, SOCKET_NAME, TCP_PORT,
+    ContainerSpec, Endpoint, Launched, Progress, SOCKET_NAME, Sign, TCP_PORT,
 };
-use crate::types::{Fault, FaultCode, ImageRef, InstanceId, Phase, Transport};
+use crate::types::{Fault, FaultCode, InstanceId, Phase, Transport};
 
 /// The first pause between looks at a podman that may be coming back; each is twice as long as the one before.
 const LOOK_PAUSE: Duration = Duration::from_millis(50);
@@ -52,7 +52,7 @@ impl Inner {
             let text = format!("{thing}: {} is another image than before", spec.image);
             return Err(Fault::new(FaultCode::ImageChanged, text));
         }
-        progress(Phase::Starting);
+        progress(Sign::Phase(Phase::Starting));
         self.journal.begin(labels::to_labels(spec, &self.namespace)).await;
         let dir = match spec.transport {
             Transport::Unix => {
@@ -249,44 +249,6 @@ impl Inner {
         );
         Fault::new(FaultCode::EngineExited, message)
             .with_log(self.tail(&inspect.id, TAIL_LINES).await)
-    }
-
-    async fn provide_image(
-        &self,
-        image: &ImageRef,
-        thing: &str,
-        progress: &Progress,
-    ) -> Result<(String, bool), Fault> {
-        let look = async || {
-            let found = self.api.image_id(image).await;
-            found.map_err(|e| e.fault(FaultCode::CreateFailed, thing))
-        };
-        if let Some(id) = look().await? {
-            return Ok((id, false));
-        }
-        if image.is_local() {
-            return Err(image_missing(image, "images of localhost/ are never pulled"));
-        }
-        if !self.pull {
-            return Err(image_missing(image, "[podman] pull is false"));
-        }
-        progress(Phase::Pulling);
-        tracing::info!(image = %image, "pulling");
-        if let Err(e) = self.api.pull(image).await {
-            return Err(match e.cause() {
-                Some(Cause::ImageRefused | Cause::ImageUnknown) => {
-                    image_missing(image, &e.to_string())
-                }
-                Some(Cause::StorageFull) => e.fault(FaultCode::PullFailed, thing),
-                _ => Fault::new(FaultCode::PullFailed, format!("{thing}: {e}")),
-            });
-        }
-        let id = look().await?.ok_or_else(|| {
-            let text =
-                format!("{thing}: podman pulled {image} without an error, but does not have it");
-            Fault::new(FaultCode::PullFailed, text)
-        })?;
-        Ok((id, true))
     }
 }
 

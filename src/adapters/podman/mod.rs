@@ -9,7 +9,7 @@
 //!  stop     stop, reap, undo         cgroup   the kernel's word on life        logs     log frames → lines (pure)
 //!  helper   short-lived containers of our own program          info     what podman knows of its host (pure)
 //!  prove    the path that models use socket_dir  engines' directories         api      calls: podman-api, or wire (raw)
-//!  journal  what was begun                                                    list     what there is, by podman and kernel
+//!  journal  what was begun           pull     images and their pulls          list     what there is, by podman and kernel
 //! ```
 //!
 //! # Architecture Invariant
@@ -33,6 +33,7 @@ mod launch;
 mod list;
 mod logs;
 mod prove;
+mod pull;
 mod socket_dir;
 mod stop;
 mod wire;

@@ -1,6 +1,8 @@
 //! The executor on ports that misbehave.
 
+use std::collections::VecDeque;
 use std::path::Path;
+use std::sync::Mutex;
 
 use super::tend::OBITUARY_TIME;
 use super::*;
@@ -8,7 +10,13 @@ use crate::supervisor::ports::{ContainerSpec, Endpoint, Found, GpuError, PodmanI
 use crate::types::{Bytes, Generation, GpuSnapshot, ImageRef, Known, Transport};
 
 /// A podman that hangs: every question ends at the adapter's own deadline. The kernel says that everything is dead.
-struct Hung;
+#[derive(Default)]
+struct Hung {
+    /// What the group holds, look by look; at last nothing.
+    pids: Mutex<VecDeque<Vec<u32>>>,
+    /// Whose memory was asked for.
+    charged: Mutex<Vec<Vec<u32>>>,
+}
 
 const DEADLINE: Duration = Duration::from_secs(15);
 
@@ -30,7 +38,7 @@ impl Shelf for Hung {
 }
 
 fn hung_ports() -> Ports {
-    let hung = || Arc::new(Hung);
+    let hung = || Arc::new(Hung::default());
     Ports { containers: hung(), gpus: hung(), engines: hung(), shelf: hung() }
 }
 
@@ -54,7 +62,7 @@ impl Containers for Hung {
         late(None)
     }
     fn pids(&self, _: &Path) -> std::io::Result<Vec<u32>> {
-        Ok(Vec::new())
+        Ok(self.pids.lock().unwrap().pop_front().unwrap_or_default())
     }
     fn info(&self) -> PortFuture<'_, Result<PodmanInfo, Fault>> {
         hung()
@@ -73,10 +81,11 @@ impl Gpus for Hung {
     }
     fn usage(
         &self,
-        _: Vec<u32>,
+        pids: Vec<u32>,
         _: Vec<GpuId>,
         _: Arc<GpuSnapshot>,
     ) -> PortFuture<'_, BTreeMap<GpuId, Known<Bytes>>> {
+        self.charged.lock().unwrap().push(pids);
         Box::pin(async { BTreeMap::new() })
     }
 }
@@ -161,4 +170,22 @@ async fn neither_a_podman_nor_a_driver_that_hangs_hides_deaths_that_the_kernel_t
     executor.watch(std::iter::empty());
     drop(executor);
     assert!(events.recv().await.is_none(), "each dies once");
+}
+
+#[tokio::test]
+async fn fault_17_a_number_that_came_into_the_group_meanwhile_is_not_charged() {
+    let hung = Arc::new(Hung::default());
+    // While the driver is read, 12 ends; 13 is somebody else's then, and its number comes to a new process of the group.
+    hung.pids.lock().unwrap().extend([vec![11, 12], vec![11, 13]]);
+    let ports = Ports { containers: hung.clone(), gpus: hung.clone(), ..hung_ports() };
+    let id = InstanceId::new("m".parse().unwrap(), Generation(1), 0);
+    let endpoint = Endpoint::Unix("/e".into());
+    let (container, cgroup) = ("c".repeat(64), "/g".into());
+    let launched = Launched { container, cgroup, endpoint, image_id: String::new() };
+    let subject = Subject { id: id.clone(), launched, gpus: Vec::new(), watched: true };
+    let Event::Observed(seen) = observe(&ports, Clock::start(), vec![subject]).await else {
+        panic!()
+    };
+    assert_eq!(*hung.charged.lock().unwrap(), [vec![11]]);
+    assert_eq!(seen.usage[&id].pids, [11, 13], "it lives");
 }

@@ -1,6 +1,7 @@
 //! Images that have to be pulled, and loads that take long.
 
 use super::*;
+use crate::types::Pulled;
 
 fn pulled() -> Fault {
     Fault::new(FaultCode::ImagePulled, "it is here now")
@@ -49,6 +50,11 @@ fn a_load_that_takes_too_long_has_failed() {
     let first = host.launch();
     host.tell(Event::Progress { instance: first.clone(), phase: Phase::Pulling });
     assert_eq!(host.phase("m"), Phase::Pulling);
+    let far = Pulled { done: Bytes::gib(1), total: Bytes::gib(4) };
+    host.tell(Event::Pulled { instance: first.clone(), pulled: far });
+    let status = host.state.status(host.now);
+    let row = status.models.iter().find(|m| m.name.as_str() == "m").unwrap();
+    assert_eq!(row.progress.and_then(|p| p.pulled), Some(far));
     host.pass(230);
     host.tell(Event::LaunchFailed { instance: first, fault: pulled() });
     let id = host.launch();
