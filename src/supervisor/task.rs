@@ -29,7 +29,7 @@ const OBSERVE_INTERVAL: Duration = Duration::from_secs(2);
 /// How often the kernel is asked who lives: one small file an instance.
 const WATCH_INTERVAL: Duration = Duration::from_millis(500);
 /// How often podman is asked for all that is ours.
-const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
+const SWEEP_INTERVAL: Duration = Duration::from_secs(2);
 /// When to ask again while a reading is under way.
 const OBSERVE_RETRY: Duration = Duration::from_millis(20);
 /// A turn at least this often, so that a watchdog can tell a quiet owner from a stuck one.

@@ -91,7 +91,7 @@ async fn a_refused_post_leaves_the_connection_usable() {
 }
 
 #[tokio::test]
-async fn bad_bodies() {
+async fn fault_25_bad_bodies() {
     let mut house = playing(vec![]).await;
     for (body, code, param) in [
         ("", "invalid_json", Value::Null),

@@ -99,17 +99,17 @@ async fn uvicorn(parser: &str) {
 }
 
 #[tokio::test]
-async fn nothing_is_smuggled_to_uvicorn_with_httptools() {
+async fn fault_24_nothing_is_smuggled_to_uvicorn_with_httptools() {
     uvicorn("httptools").await;
 }
 
 #[tokio::test]
-async fn nothing_is_smuggled_to_uvicorn_with_h11() {
+async fn fault_24_nothing_is_smuggled_to_uvicorn_with_h11() {
     uvicorn("h11").await;
 }
 
 #[tokio::test]
-async fn nothing_is_smuggled_to_nginx() {
+async fn fault_24_nothing_is_smuggled_to_nginx() {
     let dir = tempfile::tempdir().unwrap();
     let (socket, log) = (dir.path().join("e.sock"), dir.path().join("seen"));
     let (d, config) = (dir.path().display(), dir.path().join("nginx.conf"));
@@ -127,7 +127,7 @@ async fn nothing_is_smuggled_to_nginx() {
 }
 
 #[tokio::test]
-async fn nothing_is_smuggled_to_llama_server() {
+async fn fault_24_nothing_is_smuggled_to_llama_server() {
     let dir = tempfile::tempdir().unwrap();
     let root = made_by("llama.sh");
     let model = made_by("../../../contrib/engines/models/count.sh");

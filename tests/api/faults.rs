@@ -19,7 +19,7 @@ async fn dies(family: Family, script: Vec<Step>) -> crate::wire::Reply {
 }
 
 #[tokio::test]
-async fn before_its_headers() {
+async fn fault_22_before_its_headers() {
     for family in [Family::Unix, Family::Tcp] {
         for script in [
             vec![Step::Close],
@@ -36,7 +36,7 @@ async fn before_its_headers() {
 }
 
 #[tokio::test]
-async fn in_the_middle_of_a_stream() {
+async fn fault_22_in_the_middle_of_a_stream() {
     for (family, last, end) in [
         (Family::Unix, "data: 1\n\n", Step::Close),
         (Family::Tcp, "data: 1\n\n", Step::Close),
@@ -72,7 +72,7 @@ async fn after_an_error_event_the_connection_ends() {
 }
 
 #[tokio::test]
-async fn in_the_middle_of_a_plain_body() {
+async fn fault_22_in_the_middle_of_a_plain_body() {
     for family in [Family::Unix, Family::Tcp] {
         for head in [
             "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{\"a\":",
@@ -110,7 +110,7 @@ async fn a_client_without_framing_gets_a_reset() {
 }
 
 #[tokio::test]
-async fn it_never_answers() {
+async fn fault_22_it_never_answers() {
     let upstream = Upstream { header_timeout: Duration::from_millis(200), ..Upstream::default() };
     let mut house = house(Setup { upstream, ..Setup::default() }).await;
     let reply = house.ask(post(CHAT, BODY)).await;

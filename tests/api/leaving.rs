@@ -54,27 +54,27 @@ async fn settled(mut house: House) {
 }
 
 #[tokio::test]
-async fn while_the_engine_thinks() {
+async fn fault_21_while_the_engine_thinks() {
     felt(&[], "", leave_by_fin).await;
     felt(&[], "", leave_by_reset).await;
 }
 
 #[tokio::test]
-async fn in_the_middle_of_a_stream() {
+async fn fault_21_in_the_middle_of_a_stream() {
     let script = [send(SSE), send(chunk("data: 1\n\n"))];
     felt(&script, "data: 1", leave_by_fin).await;
     felt(&script, "data: 1", leave_by_reset).await;
 }
 
 #[tokio::test]
-async fn in_the_middle_of_a_plain_body() {
+async fn fault_21_in_the_middle_of_a_plain_body() {
     let script = [send("HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{\"a\":")];
     felt(&script, "{\"a\":", leave_by_fin).await;
     felt(&script, "{\"a\":", leave_by_reset).await;
 }
 
 #[tokio::test]
-async fn while_it_waits_for_a_lease() {
+async fn fault_21_while_it_waits_for_a_lease() {
     let setup = Setup { policy: Policy::Hold, ..Setup::default() };
     let mut house = house(setup).await;
     for leave in [leave_by_fin, leave_by_reset] {

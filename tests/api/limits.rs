@@ -19,7 +19,7 @@ async fn with(change: impl FnOnce(&mut hostler::proxy::Limits)) -> House {
 }
 
 #[tokio::test]
-async fn a_head_that_drips_is_cut() {
+async fn fault_23_a_head_that_drips_is_cut() {
     let house = with(|l| l.header_timeout = SHORT).await;
     let start = Instant::now();
     let mut client = house.client().await;
@@ -69,7 +69,7 @@ async fn an_idle_connection_is_closed() {
 }
 
 #[tokio::test]
-async fn a_body_that_stalls_is_refused() {
+async fn fault_23_a_body_that_stalls_is_refused() {
     let mut house = with(|l| l.body_progress_timeout = SHORT).await;
     let mut client = house.client().await;
     let request = post(CHAT, BODY);
@@ -79,7 +79,7 @@ async fn a_body_that_stalls_is_refused() {
 }
 
 #[tokio::test]
-async fn a_body_that_drips_is_refused() {
+async fn fault_23_a_body_that_drips_is_refused() {
     let house = with(|l| l.body_progress_timeout = SHORT).await;
     let mut client = house.client().await;
     let body = vec![b' '; 10_000];
@@ -108,7 +108,7 @@ async fn a_body_that_drips_is_refused() {
 }
 
 #[tokio::test]
-async fn a_large_body_is_refused_and_its_client_can_read_why() {
+async fn fault_23_a_large_body_is_refused_and_its_client_can_read_why() {
     let mut house = with(|l| l.max_body = Bytes(64 << 10)).await;
     // Announced, and sent whole before anything is read.
     let body = vec![b' '; 8 << 20];
@@ -150,7 +150,7 @@ async fn a_client_that_asks_first_is_told_to_go_on() {
 }
 
 #[tokio::test]
-async fn heads_are_bounded() {
+async fn fault_23_heads_are_bounded() {
     let house = with(|_| {}).await;
     let many: String = (0..120).map(|i| format!("x-{i}: 1\r\n")).collect();
     for headers in [many, format!("x-a: {}\r\n", "y".repeat(40 << 10))] {

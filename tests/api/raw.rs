@@ -154,7 +154,7 @@ fn statuses(mut raw: &[u8], head_only: bool) -> (Vec<u16>, bool) {
 }
 
 #[tokio::test]
-async fn each_case_of_the_table() {
+async fn fault_24_25_each_case_of_the_table() {
     let ok = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
     let setup = Setup { script: vec![send(ok), Step::Close], limits: limits(), ..Setup::default() };
     let mut house = house(setup).await;

@@ -109,7 +109,7 @@ fn cases() -> Vec<(String, Vec<u8>)> {
 }
 
 #[tokio::test]
-async fn each_is_refused_and_nothing_follows() {
+async fn fault_24_each_is_refused_and_nothing_follows() {
     let mut house = playing(vec![send(OK)]).await;
     for (name, mut all) in cases() {
         // What is hidden behind it must not be served as a request of its own.

@@ -43,7 +43,7 @@ fn a_killed_engine_is_replaced_for_the_next_request() {
 }
 
 #[test]
-fn an_engine_that_dies_mid_stream_is_not_taken_for_the_end_of_the_answer() {
+fn fault_22_an_engine_that_dies_mid_stream_is_not_taken_for_the_end_of_the_answer() {
     skip_unless_wanted!();
     let host = serving(COUNT).unwrap();
     for _ in 0..6 {
@@ -83,7 +83,7 @@ fn stream_and_kill(host: &Host) -> String {
 }
 
 #[test]
-fn an_engine_that_cannot_load_says_why_and_is_not_tried_in_a_loop() {
+fn fault_22_an_engine_that_cannot_load_says_why_and_is_not_tried_in_a_loop() {
     skip_unless_wanted!();
     let host = serving(COUNT).unwrap();
     let model_file = "/var/lib/hostler/models/count-512.gguf";

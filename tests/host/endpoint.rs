@@ -10,7 +10,7 @@ use crate::harness::{
 const CHAT: &str = "/v1/chat/completions";
 
 #[test]
-fn what_is_refused_never_reaches_podman() {
+fn fault_25_what_is_refused_never_reaches_podman() {
     skip_unless_wanted!();
     let aliased = format!("{COUNT}aliases = [\"gpt-4o\"]\n");
     let host = serving(&aliased).unwrap();

@@ -118,7 +118,7 @@ fn twenty_loads_are_measured_as_they_are_and_remembered() {
 }
 
 #[test]
-fn without_numbers_of_processes_the_difference_of_the_device_counts_with_low_confidence() {
+fn fault_15_without_numbers_of_processes_the_difference_of_the_device_counts_with_low_confidence() {
     skip_unless_wanted!();
     let mut script = Script::with_gpus((0..2).map(|n| Gpu::new(uuid(n), 24 * GIB)).collect());
     script.gpus[0].process_memory = ProcessMemory::NotAvailable;
@@ -146,7 +146,7 @@ fn without_numbers_of_processes_the_difference_of_the_device_counts_with_low_con
 }
 
 #[test]
-fn what_others_take_meanwhile_never_gets_into_a_footprint() {
+fn fault_16_what_others_take_meanwhile_never_gets_into_a_footprint() {
     skip_unless_wanted!();
     let mut script = Script::with_gpus((0..2).map(|n| Gpu::new(uuid(n), 80 * GIB)).collect());
     script.gpus[1].process_memory = ProcessMemory::NotAvailable;

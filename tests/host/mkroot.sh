@@ -19,6 +19,7 @@ packages=(
   podman crun uidmap passt netavark aardvark-dns catatonit nftables fuse-overlayfs
   polkitd                                          # who may control the daemon over D-Bus
   curl procps iproute2 busybox-static tmux strace
+  libfaketime                                      # clocks that jump, for one process
 )
 # Units that have no business in a container: they would fail or wait.
 masked=(

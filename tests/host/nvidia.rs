@@ -29,7 +29,7 @@ fn broken(fault: GpuFault) -> Script {
 }
 
 #[test]
-fn everything_that_can_be_wrong_with_a_driver_is_told_apart() {
+fn fault_15_everything_that_can_be_wrong_with_a_driver_is_told_apart() {
     skip_unless_wanted!();
     let host = serving(&nvml()).unwrap();
     refused(&host, &Refusal { status: 20, word: "nvml_missing", says: &["libnvidia-ml.so.1"] });
@@ -136,7 +136,7 @@ fn a_model_is_placed_on_a_gpu_and_gets_that_gpu_alone() {
 }
 
 #[test]
-fn a_gpu_that_is_lost_while_serving_is_a_problem_until_it_is_back() {
+fn fault_15_a_gpu_that_is_lost_while_serving_is_a_problem_until_it_is_back() {
     skip_unless_wanted!();
     let host = serving(&nvml()).unwrap();
     put_nvml(&host).unwrap();

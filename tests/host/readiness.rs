@@ -16,7 +16,7 @@ fn impatient() -> String {
 }
 
 #[test]
-fn a_wrong_configuration_is_told_whole_and_to_everybody() {
+fn fault_29_a_wrong_configuration_is_told_whole_and_to_everybody() {
     skip_unless_wanted!();
     let host =
         serving(&COUNT.replace("context = 4096", "contxt = 4096\nidle_timeout = \"10\"")).unwrap();
@@ -57,7 +57,7 @@ fn a_host_without_configuration_says_what_to_write() {
 }
 
 #[test]
-fn sockets_survive_a_daemon_that_keeps_failing() {
+fn fault_32_sockets_survive_a_daemon_that_keeps_failing() {
     skip_unless_wanted!();
     let host = serving("nonsense = true\n").unwrap();
     let mut asked = 0;

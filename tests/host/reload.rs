@@ -90,7 +90,7 @@ fn one_model_of_five_is_changed_under_load_and_no_request_fails() {
 }
 
 #[test]
-fn a_wrong_file_changes_nothing_and_says_where() {
+fn fault_29_a_wrong_file_changes_nothing_and_says_where() {
     skip_unless_wanted!();
     let scene = scene();
     let host = &scene.host;

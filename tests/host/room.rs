@@ -100,7 +100,7 @@ fn who_fits_stays_the_cheapest_leaves_and_who_cannot_be_placed_is_told_why() {
 }
 
 #[test]
-fn memory_that_comes_back_late_is_waited_for_then_quarantined_and_never_promised_twice() {
+fn fault_14_memory_that_comes_back_late_is_waited_for_then_quarantined_and_never_promised_twice() {
     skip_unless_wanted!();
     let mut script = Script::with_gpus(vec![Gpu::new(A, 24 * GIB), Gpu::new(B, 24 * GIB)]);
     script.gpus.iter_mut().for_each(|gpu| gpu.release_lag_ms = 600_000);

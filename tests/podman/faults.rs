@@ -14,7 +14,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use hostler::supervisor::ports::Containers;
-use serde_json::Value;
+use hostler::types::FaultCode;
+use serde_json::{Value, json};
 
 use crate::host::Host;
 use crate::support::{progress, raw, until};
@@ -52,7 +53,7 @@ fn live_groups() -> BTreeSet<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs HOSTLER_TEST_PODMAN_SOCKET and HOSTLER_TEST_PODMAN_KILL; run alone"]
-async fn an_api_that_is_killed_during_a_launch_leaves_one_container_or_none() {
+async fn fault_01_an_api_that_is_killed_during_a_launch_leaves_one_container_or_none() {
     let host = Host::new();
     let before = live_groups();
     let rounds: u64 =
@@ -102,11 +103,37 @@ async fn an_api_that_is_killed_during_a_launch_leaves_one_container_or_none() {
     .await;
 }
 
+/// Somebody else's container has the name that a launch would give its own.
+#[tokio::test]
+#[ignore = "needs HOSTLER_TEST_PODMAN_SOCKET and HOSTLER_TEST_PODMAN_KILL; run alone"]
+async fn fault_08_a_name_that_is_taken_is_told_and_its_owner_left_alone() {
+    let host = Host::new();
+    let spec = host.spec("/bin/busybox sleep 1000");
+    let name = spec.instance.container_name();
+    let body = json!({"name": name, "image": host.image, "command": ["/bin/busybox", "true"]});
+    let (status, made) = raw(&host.socket, "POST", "/containers/create", &body);
+    assert_eq!(status, 201, "{made}");
+    let fault = host.podman.launch(spec.clone(), progress().0).await.unwrap_err();
+    assert_eq!(fault.code, FaultCode::CreateFailed);
+    assert!(fault.message.contains(&name) && fault.message.contains("in use"), "{fault}");
+    host.podman.stop(spec.instance.clone()).await.unwrap();
+    let (status, there) =
+        raw(&host.socket, "GET", &format!("/containers/{name}/json"), &Value::Null);
+    assert_eq!((status, &there["Id"]), (200, &made["Id"]), "it is not ours to remove");
+    // The next attempt has a name of its own, as each has.
+    let next = host.spec("/bin/busybox sleep 1000");
+    assert_ne!(next.instance, spec.instance);
+    let launched = host.launch(&next).await;
+    host.podman.stop(next.instance).await.unwrap();
+    host.assert_clean(&[&launched]).await;
+    assert_eq!(raw(&host.socket, "DELETE", &format!("/containers/{name}"), &Value::Null).0, 200);
+}
+
 /// podman takes a missing "alive" file for a reboot: it then reports `exited` for what still runs, and forgets it
 /// on `rm`.
 #[tokio::test]
 #[ignore = "needs HOSTLER_TEST_PODMAN_SOCKET, HOSTLER_TEST_PODMAN_KILL and HOSTLER_TEST_PODMAN_ALIVE; run alone"]
-async fn what_podman_believes_dead_is_seen_alive_and_ended() {
+async fn fault_05_what_podman_believes_dead_is_seen_alive_and_ended() {
     let alive = std::env::var("HOSTLER_TEST_PODMAN_ALIVE")
         .expect("set HOSTLER_TEST_PODMAN_ALIVE, for example $XDG_RUNTIME_DIR/libpod/tmp/alive");
     let host = Host::new();

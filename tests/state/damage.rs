@@ -8,7 +8,7 @@ use hostler::plan::Book;
 use super::{DISK, book, generation, place};
 
 #[test]
-fn each_flipped_byte_costs_one_generation_and_no_start() {
+fn fault_26_each_flipped_byte_costs_one_generation_and_no_start() {
     let (dir, file) = place(DISK);
     file.save(&book(1, 2).encode()).unwrap();
     file.save(&book(2, 2).encode()).unwrap();
@@ -29,7 +29,7 @@ fn each_flipped_byte_costs_one_generation_and_no_start() {
 }
 
 #[test]
-fn each_flipped_byte_of_both_generations_still_starts() {
+fn fault_26_each_flipped_byte_of_both_generations_still_starts() {
     let (_dir, file) = place(DISK);
     let good = book(1, 1).encode();
     for at in 0..good.len() {
@@ -46,7 +46,7 @@ fn each_flipped_byte_of_both_generations_still_starts() {
 }
 
 #[test]
-fn files_that_were_cut_emptied_or_zeroed() {
+fn fault_26_files_that_were_cut_emptied_or_zeroed() {
     let (_dir, file) = place(DISK);
     let good = book(2, 2).encode();
     fs::write(file.previous_path(), book(1, 2).encode()).unwrap();

@@ -122,7 +122,7 @@ fn kill_many(parent: &str, seed: u64, times: u32) -> Tally {
 }
 
 #[test]
-fn a_thousand_kills_lose_nothing_that_was_saved() {
+fn fault_26_a_thousand_kills_lose_nothing_that_was_saved() {
     let start = Instant::now();
     let memory = if std::path::Path::new(MEMORY).is_dir() { MEMORY } else { DISK };
     let mut sum = Tally::default();

@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a panic is how a test reports its failure")]
 
 mod commands;
+mod faults;
 mod names;
 mod rules;
 mod tree;
@@ -80,6 +81,18 @@ fn modules_say_what_they_are_for() {
 fn skipped_tests_say_why() {
     let all = files();
     hold(&rust(&all), |f| rules::ignored(&f.path, &f.text));
+}
+
+#[test]
+fn each_fault_of_the_list_has_its_tests() {
+    let all = files();
+    let list = all.iter().find(|f| f.path == "docs/faults.md").unwrap();
+    let rows = faults::rows(&list.text);
+    assert!(rows.keys().copied().eq(1..=32), "{rows:?}");
+    let tests: Vec<&File> =
+        rust(&all).into_iter().filter(|f| !f.path.starts_with("tests/tidy/")).collect();
+    let wrong = faults::disagree(&rows, &tests);
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }
 
 #[test]

@@ -4,6 +4,7 @@
 mod engines;
 mod forgets;
 mod load;
+mod memory;
 mod podman;
 mod systemd;
 

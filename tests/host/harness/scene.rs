@@ -94,7 +94,7 @@ pub struct Scene {
 
 impl Scene {
     /// A host with these devices and models; the sockets listen, the daemon does not run. `policy`: what stands before the
-    /// models, beside the backend.
+    /// models, beside the backend; it may begin with a headroom, which is nothing otherwise.
     pub fn new(script: &Script, policy: &str, models: &[Fake]) -> Result<Self> {
         let host = installed().image(&testhost::assets::fake_engine_image()?).boot()?;
         gpu::install_library(&host)?;
@@ -111,10 +111,8 @@ impl Scene {
     /// Writes the configuration anew.
     pub fn configure(&self, policy: &str, models: &[Fake]) -> Result<()> {
         let models: String = models.iter().map(Fake::toml).collect();
-        config(
-            &self.host,
-            &format!("[gpu]\nbackend = \"nvml\"\nheadroom = \"0B\"\n{policy}\n{models}"),
-        )
+        let headroom = if policy.starts_with("headroom") { "" } else { "headroom = \"0B\"\n" };
+        config(&self.host, &format!("[gpu]\nbackend = \"nvml\"\n{headroom}{policy}\n{models}"))
     }
 
     /// Changes the scripted world.
