@@ -10,6 +10,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::types::{Bytes, Moment};
 
 /// How long a load that has begun to get on may show nothing: compiling kernels takes minutes.
@@ -25,9 +27,10 @@ const DISK: u64 = 50 << 20;
 /// What an engine needs besides, before it was ever seen to load: it imports, compiles, warms up.
 const BESIDES: Duration = Duration::from_secs(300);
 
-/// How long a model's loads took.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Loads(VecDeque<Duration>);
+/// How long a model's loads took, the oldest first; in milliseconds on disk.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Loads(VecDeque<u64>);
 
 impl Loads {
     /// One more.
@@ -35,13 +38,26 @@ impl Loads {
         if self.0.len() == LOADS_MAX {
             self.0.pop_front();
         }
-        self.0.push_back(took);
+        self.0.push_back(u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
+    }
+
+    /// Whether none was seen.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The last one.
+    #[must_use]
+    pub fn last(&self) -> Option<Duration> {
+        self.0.back().map(|ms| Duration::from_millis(*ms))
     }
 
     /// How long the next one is expected to take at most; `None`: nothing is known. `weights`: their size.
     #[must_use]
     pub fn expected(&self, weights: Option<Bytes>) -> Option<Duration> {
-        let seen = self.0.iter().max().map(|slowest| *slowest * FACTOR);
+        let slowest = self.0.iter().max().map(|ms| Duration::from_millis(*ms));
+        let seen = slowest.map(|slowest| slowest.saturating_mul(FACTOR));
         let guess = weights.map(|bytes| BESIDES + Duration::from_secs(bytes.0 / DISK));
         seen.or(guess).map(|time| time.max(EXPECTED_MIN))
     }

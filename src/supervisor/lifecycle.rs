@@ -153,6 +153,7 @@ impl State {
         let load_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         out.push(Effect::Notice(Notice::Ready { instance: id.clone(), load_ms }));
         self.ledger.confirm(id);
+        self.note_loads(&id.model, out);
         out.push(Effect::Observe);
     }
 

@@ -10,7 +10,7 @@ use super::state::{Model, State};
 use crate::plan::{
     self, Confidence, Key, KeyRef, Measured, Needs, Peak, Sample, SampleRule, Sampler, Source,
 };
-use crate::types::{Bytes, MeasuredNeed, ModelSpec, Moment};
+use crate::types::{Bytes, MeasuredNeed, ModelName, ModelSpec, Moment};
 
 /// What is known of one model's memory, beside the book.
 #[derive(Debug)]
@@ -26,6 +26,11 @@ pub(super) struct Knowledge {
 impl Knowledge {
     pub(super) fn of(spec: &ModelSpec) -> Self {
         Self { image_id: None, key: Key::new(spec, "", "", ""), peaks: BTreeMap::new() }
+    }
+
+    /// Of the specification, as footprints are kept by it.
+    pub(super) fn args_hash(&self) -> &str {
+        &self.key.args_hash
     }
 
     /// The most that it was seen to hold on a device of that name.
@@ -155,7 +160,9 @@ impl State {
                     let image = instance.launched.as_ref().map(|l| l.image_id.as_str());
                     let Some(image) = image.filter(|id| !id.is_empty()) else { continue };
                     let key = model.known.key(image, name, ledger.driver());
-                    let changed = book.record(measured.footprint(key.to_key(), observation.unix_s));
+                    let mut footprint = measured.footprint(key.to_key(), observation.unix_s);
+                    footprint.loads.clone_from(&model.loads);
+                    let changed = book.record(footprint);
                     if changed && state.is_news(&measured) {
                         state.told = Some(measured);
                         save = true;
@@ -167,6 +174,25 @@ impl State {
         }
         if save {
             out.push(Effect::Save(book.encode()));
+        }
+    }
+
+    /// For models of whose loads nothing is known: what the book says of them.
+    pub(super) fn recall_loads(&mut self) {
+        for (name, model) in self.models.iter_mut().filter(|(_, model)| model.loads.is_empty()) {
+            let Some(loads) = self.book.loads(name, model.known.args_hash()) else { continue };
+            model.loads.clone_from(loads);
+            if let Some(last) = loads.last() {
+                model.demand.loaded(last);
+            }
+        }
+    }
+
+    /// Another load of this model is known.
+    pub(super) fn note_loads(&mut self, name: &ModelName, out: &mut Vec<Effect>) {
+        let Some(model) = self.models.get(name) else { return };
+        if self.book.note_loads(name, model.known.args_hash(), &model.loads) {
+            out.push(Effect::Save(self.book.encode()));
         }
     }
 

@@ -12,6 +12,7 @@ use super::health::Health;
 use super::instance::{Instance, Life};
 use super::measure::Knowledge;
 use super::state::{Model, Settings, State};
+use crate::plan::Loads;
 use crate::types::{Denied, ModelName, ModelSpec, Moment};
 
 /// Another configuration, checked.
@@ -50,6 +51,7 @@ impl State {
                 }
             }
         }
+        self.recall_loads();
     }
 
     /// A model that is not configured any more.
@@ -120,6 +122,7 @@ impl Model {
         if self.spec.spec_hash() != spec.spec_hash() {
             self.known = Knowledge::of(&spec);
             self.known.image_id = image;
+            self.loads = Loads::default();
             self.discovery.tried = false;
             self.sleeps = super::sleep::Sleeps::default();
             // What failed is not what comes.

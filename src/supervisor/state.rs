@@ -189,9 +189,10 @@ impl State {
         }
     }
 
-    /// Begins with what an earlier daemon measured, and with the images that the models' references mean now.
+    /// Begins with what an earlier daemon measured and how long loads took, and with the images that the models' references mean now.
     pub fn remember(&mut self, book: Book, images: BTreeMap<ModelName, String>) {
         self.book = book;
+        self.recall_loads();
         for (name, id) in images {
             if let Some(model) = self.models.get_mut(&name) {
                 model.known.image_id = Some(id);

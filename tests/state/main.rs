@@ -8,7 +8,7 @@ mod damage;
 mod kill;
 
 use hostler::adapters::state_file::StateFile;
-use hostler::plan::{Book, Confidence, Footprint, Key, Source};
+use hostler::plan::{Book, Confidence, Footprint, Key, Loads, Source};
 use hostler::types::Bytes;
 
 /// Where the tests write, unless they say otherwise: below cargo's target directory, which is on a disk.
@@ -42,6 +42,7 @@ fn book(generation: u64, models: u32) -> Book {
             confidence: Confidence::High,
             source: Source::Process,
             measured_at_unix_s: generation,
+            loads: Loads::default(),
         });
     }
     book

@@ -9,8 +9,9 @@
 //! and the body, so that a flipped version number is damage, not a newer version.
 
 use super::{Footprint, KeyRef, Source};
-use crate::types::Bytes;
+use crate::plan::Loads;
 use crate::types::sealed::{self, SealError};
+use crate::types::{Bytes, ModelName};
 
 /// What a book begins with, whatever its version.
 const MAGIC: &str = "hostler-footprints";
@@ -122,6 +123,25 @@ impl Book {
                 self.footprints.remove(oldest);
             }
         }
+    }
+
+    /// Notes how long the loads of a specification took, with whatever was measured of it; whether anything was.
+    pub fn note_loads(&mut self, model: &ModelName, args_hash: &str, loads: &Loads) -> bool {
+        let of_it = |f: &&mut Footprint| f.key.model == *model && f.key.args_hash == args_hash;
+        let mut any = false;
+        for footprint in self.footprints.iter_mut().filter(of_it) {
+            footprint.loads.clone_from(loads);
+            any = true;
+        }
+        any
+    }
+
+    /// How long the loads of a specification took, as last noted.
+    #[must_use]
+    pub fn loads(&self, model: &ModelName, args_hash: &str) -> Option<&Loads> {
+        let of_it = |f: &&Footprint| f.key.model == *model && f.key.args_hash == args_hash;
+        let of_it = self.footprints.iter().filter(of_it).filter(|f| !f.loads.is_empty());
+        of_it.max_by_key(|f| f.measured_at_unix_s).map(|f| &f.loads)
     }
 
     /// The book as bytes for the disk.
@@ -238,6 +258,24 @@ mod tests {
         new.peak_per_device = Bytes(5000);
         assert!(!book.record(new.clone()), "a guess does not replace a measurement");
         assert_eq!(book.get(new.key.borrow()).unwrap().peak_per_device, Bytes(1000));
+    }
+
+    #[test]
+    fn loads_are_kept_with_what_was_measured_of_the_same_specification() {
+        let mut book = book(2);
+        let key = book.iter().next().unwrap().key.clone();
+        let mut loads = Loads::default();
+        assert!(book.note_loads(&key.model, &key.args_hash, &loads));
+        assert_eq!(book.loads(&key.model, &key.args_hash), None, "none was seen");
+        loads.record(std::time::Duration::from_millis(61_500));
+        assert!(book.note_loads(&key.model, &key.args_hash, &loads));
+        assert!(!book.note_loads(&key.model, "other", &loads));
+        let read = Book::decode(&book.encode()).unwrap();
+        assert_eq!(read, book);
+        assert_eq!(read.loads(&key.model, &key.args_hash), Some(&loads));
+        assert_eq!(read.loads(&key.model, "other"), None);
+        assert_eq!(read.loads(&"m1".parse().unwrap(), &key.args_hash), None);
+        assert_eq!(loads.last(), Some(std::time::Duration::from_millis(61_500)));
     }
 
     #[test]

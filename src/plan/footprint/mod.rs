@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::deadline::Loads;
 use super::estimate::estimate;
 use crate::types::{Bytes, EngineKind, ModelSpec, Need, NeedSource};
 
@@ -77,6 +78,10 @@ pub struct Footprint {
     pub source: Source,
     /// When, in seconds since 1970, for people; nothing but the order of forgetting depends on it.
     pub measured_at_unix_s: u64,
+    /// How long the loads of this very specification took, so that the next daemon knows what to expect. Absent in what an
+    /// earlier version wrote.
+    #[serde(default, skip_serializing_if = "Loads::is_empty")]
+    pub loads: Loads,
 }
 
 impl Footprint {
@@ -185,6 +190,7 @@ fn test_footprint(model: &str, peak: u64) -> Footprint {
         confidence: Confidence::High,
         source: Source::Process,
         measured_at_unix_s: 1_800_000_000,
+        loads: Loads::default(),
     }
 }
 

@@ -22,6 +22,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::{Confidence, Footprint, Key, Source};
+use crate::plan::Loads;
 use crate::types::{Bytes, GpuId, Known, Moment};
 
 /// One device at one time, as one instance sees it.
@@ -111,6 +112,7 @@ impl Measured {
             confidence: self.confidence,
             source: self.source,
             measured_at_unix_s,
+            loads: Loads::default(),
         }
     }
 }

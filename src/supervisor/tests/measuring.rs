@@ -118,6 +118,25 @@ fn what_an_earlier_daemon_measured_is_true_of_the_same_image_only() {
 }
 
 #[test]
+fn how_long_loads_took_is_known_to_the_next_daemon_and_not_true_of_another_specification() {
+    let mut host = undeclared();
+    let id = loaded(&mut host);
+    let book = measure(&mut host, &id, Some(gib(30)), gib(40)).unwrap();
+    let took = book.iter().next().unwrap().loads.last();
+    assert!(took.is_some(), "{book:?}");
+    let expected = |host: &Host| host.state.models[&name("m")].demand.reload();
+    let mut next = undeclared();
+    assert_eq!(expected(&next), None);
+    next.state.remember(book.clone(), BTreeMap::new());
+    assert_eq!(expected(&next), took);
+    let mut other = test_spec("m");
+    other.args.push("--other".into());
+    let mut changed = Host::bare(vec![other]);
+    changed.state.remember(book, BTreeMap::new());
+    assert_eq!(expected(&changed), None);
+}
+
+#[test]
 fn a_changed_image_is_planned_for_again_at_once() {
     let mut host = undeclared();
     host.state.remember(Book::default(), BTreeMap::from([(name("m"), "old".to_owned())]));
