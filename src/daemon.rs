@@ -40,6 +40,7 @@ mod options;
 mod plane;
 mod recall;
 mod reload;
+mod told;
 mod validate;
 
 pub use crate::checks::{Exit, StartFailure};
@@ -47,6 +48,7 @@ pub use options::Options;
 pub use plane::Plane;
 use recall::Recalled;
 use reload::Root;
+use told::Told;
 use validate::Proven;
 
 /// How long clients that wait on the sockets are served the reason of a failed start. It also bounds how often a start
@@ -81,6 +83,7 @@ pub async fn run(options: Options, sockets: Vec<(String, Handed)>) -> Exit {
     let book = recall::book(&file);
     let record = recall::record(&journal);
     let generation = record.generation();
+    let (journal, trouble) = Told::new(journal);
     let helpers = Helpers {
         record,
         journal: Some(Arc::new(journal)),
@@ -111,7 +114,7 @@ pub async fn run(options: Options, sockets: Vec<(String, Handed)>) -> Exit {
         return fail(sockets, &failure).await;
     }
     let images = recall::images(&config, &*ports.containers).await;
-    let recalled = Recalled { book, images, generation };
+    let recalled = Recalled { book, images, generation, journal: trouble };
     serve(options, config, ports, proven, recalled, sockets).await
 }
 
@@ -224,6 +227,7 @@ async fn serve(
         podman: proven.podman.clone(),
         listeners: sockets.iter().map(Listener::shown).collect(),
     };
+    let trouble = recalled.journal.clone();
     let running = supervise(&config, ports.clone(), proven, recalled, &plane);
     let limits = Limits {
         max_body: config.server.max_body,
@@ -243,6 +247,7 @@ async fn serve(
     let helpers = [
         tokio::spawn(report(running.handle.clone())),
         tokio::spawn(feed_watchdog(running.turns.clone())),
+        tokio::spawn(told::tell(running.handle.clone(), trouble)),
     ];
     systemd::ready(&validate::summary(&running.handle.status()));
     let config = &root.started;

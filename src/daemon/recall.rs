@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use super::told::Trouble;
 use crate::adapters::podman::journal::Record;
 use crate::adapters::state_file::StateFile;
 use crate::config::Config;
@@ -30,6 +31,8 @@ pub struct Recalled {
     pub images: BTreeMap<ModelName, String>,
     /// The highest that was given to an incarnation.
     pub generation: Generation,
+    /// What is wrong with the file of what was begun.
+    pub journal: Trouble,
 }
 
 /// The file with the footprints.

@@ -192,7 +192,8 @@ impl Journal {
         namespace: &str,
     ) -> Vec<Entry> {
         let (changed, orphans) = self.record().survey(listed, namespace);
-        if changed {
+        // A look is also another try where the last write failed.
+        if changed || self.failing.load(Ordering::Relaxed) {
             self.write().await;
         }
         orphans

@@ -107,6 +107,52 @@ fn fault_09_a_full_storage_is_named_and_mends_itself() {
 }
 
 #[test]
+fn fault_26_a_journal_that_cannot_be_written_is_a_problem_until_it_can() {
+    skip_unless_wanted!();
+    let host = serving(COUNT).unwrap();
+    host.root("systemctl start hostler.service").unwrap();
+    let state = "/var/lib/hostler/state";
+    host.root(&format!("mount -t tmpfs -o ro,mode=0755 none {state}")).unwrap();
+    // A model is loaded all the same: its container's labels say whose it is.
+    count(&host).check();
+    wait_problem(&host, Some("journal_unwritable"));
+    let answer = get(&host, "/ready").unwrap();
+    assert!(answer.body.contains("read-only") || answer.body.contains("Read-only"), "{answer:?}");
+    host.root(&format!("umount {state}")).unwrap();
+    wait_problem(&host, None);
+    let journal = host.root(&format!("cat {state}/journal")).unwrap();
+    assert!(journal.contains("io.hostler.model"), "{journal}");
+    host.root("systemctl stop hostler.service").unwrap();
+    assert_eq!(left_over(&host).unwrap(), "");
+}
+
+#[test]
+fn fault_09_podman_without_locks_is_named_and_recovers() {
+    skip_unless_wanted!();
+    let host = serving(COUNT).unwrap();
+    host.write_file("/etc/containers/containers.conf.d/locks.conf", "[engine]\nnum_locks = 4\n")
+        .unwrap();
+    // Locks live in shared memory, and are as many as when that was made.
+    host.root(&format!(
+        "{MANAGER} stop hostler-podman.service; rm -f /dev/shm/libpod_rootless_lock_*"
+    ))
+    .unwrap();
+    let podman = "podman --remote --url unix:///run/hostler/podman.sock";
+    let fill = format!(
+        "for n in 1 2 3 4; do {podman} create --name other-$n localhost/hostler/llama-server:latest || break; done"
+    );
+    host.user("hostler", &fill).unwrap();
+    let answer = post(&host, CHAT, &count_request("count", 8)).wait();
+    let error = answer.json()["error"].to_string();
+    assert_eq!(answer.status, 503, "{answer:?}");
+    assert!(error.contains("lock"), "{error}");
+    host.user("hostler", &format!("{podman} rm other-1 other-2")).unwrap();
+    answered(&host, 8);
+    let names: Vec<String> = containers(&host).unwrap().into_iter().map(|(_, name)| name).collect();
+    assert!(names.iter().any(|name| name == "other-3"), "others' are left alone: {names:?}");
+}
+
+#[test]
 fn fault_10_what_cannot_be_started_is_removed_and_not_tried_in_a_loop() {
     skip_unless_wanted!();
     // The image has no such program: podman creates, and cannot start.
