@@ -114,7 +114,7 @@ async fn fault_24_nothing_is_smuggled_to_nginx() {
     let (socket, log) = (dir.path().join("e.sock"), dir.path().join("seen"));
     let (d, config) = (dir.path().display(), dir.path().join("nginx.conf"));
     let text = format!(
-        "daemon off; pid {d}/pid; error_log {d}/error.log crit; events {{}}\n\
+        "daemon off; master_process off; pid {d}/pid; error_log {d}/error.log crit; events {{}}\n\
          http {{ log_format seen '$request_method $request_uri $content_length'; access_log {d}/seen seen;\n\
          client_body_temp_path {d}/b; proxy_temp_path {d}/p; fastcgi_temp_path {d}/f; uwsgi_temp_path {d}/u;\n\
          scgi_temp_path {d}/s; server {{ listen unix:{d}/e.sock; location / {{ return 200 '{{}}'; }} }} }}\n"
