@@ -14,7 +14,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use hostler::supervisor::ports::Containers;
-use hostler::types::FaultCode;
+use hostler::types::{FaultCode, ImageRef};
 use serde_json::{Value, json};
 
 use crate::host::Host;
@@ -127,6 +127,26 @@ async fn fault_08_a_name_that_is_taken_is_told_and_its_owner_left_alone() {
     host.podman.stop(next.instance).await.unwrap();
     host.assert_clean(&[&launched]).await;
     assert_eq!(raw(&host.socket, "DELETE", &format!("/containers/{name}"), &Value::Null).0, 200);
+}
+
+/// An image that is named by its digest is that image, whatever its tag means meanwhile.
+#[tokio::test]
+#[ignore = "needs HOSTLER_TEST_PODMAN_SOCKET and HOSTLER_TEST_PODMAN_KILL; run alone"]
+async fn an_image_by_its_digest_is_launched() {
+    let host = Host::new();
+    let (status, found) =
+        raw(&host.socket, "GET", &format!("/images/{}/json", host.image), &Value::Null);
+    assert_eq!(status, 200, "{found}");
+    let name = host.image.rsplit_once(':').unwrap().0;
+    let mut spec = host.spec("/bin/busybox sleep 1000");
+    spec.image = ImageRef::parse(&format!("{name}@{}", found["Digest"].as_str().unwrap())).unwrap();
+    let launched = host.launch(&spec).await;
+    assert_eq!(launched.image_id, found["Id"]);
+    host.podman.stop(spec.instance.clone()).await.unwrap();
+    spec.image = ImageRef::parse(&format!("{name}@sha256:{}", "0".repeat(64))).unwrap();
+    let fault = host.podman.launch(spec, progress().0).await.unwrap_err();
+    assert_eq!(fault.code, FaultCode::ImageMissing, "{fault}");
+    host.assert_clean(&[&launched]).await;
 }
 
 /// podman takes a missing "alive" file for a reboot: it then reports `exited` for what still runs, and forgets it

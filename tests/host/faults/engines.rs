@@ -6,8 +6,8 @@ use testhost::{Look, wait_for};
 
 use super::answered;
 use crate::harness::{
-    COUNT, Fake, SOON, Scene, containers, count, count_request, engine, left_over, post, serving,
-    skip_unless_wanted, wait_phase,
+    COUNT, Fake, SOON, Scene, containers, count, count_request, engine, events, left_over, post,
+    serving, skip_unless_wanted, wait_phase,
 };
 
 const GIB: u64 = 1 << 30;
@@ -91,4 +91,47 @@ fn fault_13_an_engine_that_ignores_sigterm_or_is_frozen_is_gone_when_it_is_said_
 
 fn left_engines(host: &testhost::Host) -> String {
     host.try_root("pgrep --exact llama-server").unwrap().stdout
+}
+
+#[test]
+fn fault_22_an_engine_that_hangs_is_restarted_and_one_that_never_lives_is_let_be() {
+    skip_unless_wanted!();
+    let script = Script::with_gpus(vec![Gpu::new(A, 8 * GIB)]);
+    let one = |name: &str| Fake::new(name, "1GiB").line("vram = \"1GiB\"");
+    let models = [
+        one("hangs").env("FAIL", "hang@ready+3s"),
+        one("dies").env("LOAD", "1s").env("FAIL", "exit:3@200ms"),
+    ];
+    let rules =
+        "[health]\ninterval = \"1s\"\ntimeout = \"1s\"\nfailures = 2\nbreaker_failures = 2\n";
+    let scene = Scene::new(&script, rules, &models).unwrap();
+    scene.serve("hangs");
+    let first = scene.wait_model("hangs", "looked at", SOON, |_| true)["instance"].clone();
+    let row = scene.wait_model("hangs", "found out", SOON, |row| row["restarts"] == 1);
+    assert_eq!(row["error"]["code"], "unhealthy", "{row}");
+    scene.wait_stopped("hangs");
+    scene.serve("hangs");
+    let second = scene.wait_model("hangs", "looked at", SOON, |_| true)["instance"].clone();
+    assert_ne!(first, second);
+
+    // Two failures in a row open the breaker: from then on nothing is tried, and everybody is told why.
+    wait_for("the open breaker", SOON, || {
+        let answer = scene.ask("dies").wait();
+        assert_eq!(answer.status, 503, "{answer:?}");
+        let row = scene.wait_model("dies", "looked at", SOON, |_| true);
+        let open = row["health"]["breaker"] == "open";
+        Ok(if open { Look::Done(()) } else { Look::NotYet(row.to_string()) })
+    })
+    .unwrap();
+    let tried = events(&scene.host, "dies").unwrap();
+    for _ in 0..5 {
+        let answer = scene.ask("dies").wait();
+        let error = answer.json()["error"].clone();
+        assert_eq!((answer.status, &error["code"]), (503, &json!("model_load_failed")), "{error}");
+        assert!(error["details"]["log_tail"].as_array().is_some_and(|t| !t.is_empty()), "{error}");
+        let wait: u64 = answer.header("retry-after").unwrap().parse().unwrap();
+        assert!(wait > 200, "the breaker is open for 5 minutes: {wait}");
+    }
+    assert_eq!(events(&scene.host, "dies").unwrap(), tried, "nothing was tried");
+    assert_eq!(tried.iter().filter(|e| *e == "create").count(), 2, "{tried:?}");
 }

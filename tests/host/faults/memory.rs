@@ -66,10 +66,9 @@ fn fault_16_idle_models_yield_to_a_foreign_process_which_is_left_alone() {
 fn fault_20_a_long_stream_keeps_its_model_from_being_evicted() {
     skip_unless_wanted!();
     let script = Script::with_gpus(vec![Gpu::new(A, 8 * GIB)]);
-    let models = [sized("streams", 6).env("RATE", "4"), sized("wants", 6)];
-    let scene =
-        Scene::new(&script, "[policy]\nmin_residency = \"0s\"\nidle_timeout = \"1s\"", &models)
-            .unwrap();
+    let models =
+        [sized("streams", 6).env("RATE", "4").line("idle_timeout = \"1s\""), sized("wants", 6)];
+    let scene = Scene::new(&script, "[policy]\nmin_residency = \"0s\"", &models).unwrap();
     let body = json!({"model": "streams", "stream": true, "max_tokens": 48,
         "messages": [{"role": "user", "content": "go on"}]});
     let stream = post(&scene.host, "/v1/chat/completions", &body.to_string());
@@ -97,8 +96,9 @@ fn fault_20_a_long_stream_keeps_its_model_from_being_evicted() {
 fn fault_27_a_clock_that_jumps_evicts_nobody() {
     skip_unless_wanted!();
     let script = Script::with_gpus(vec![Gpu::new(A, 24 * GIB)]);
-    let models = ["now", "later", "earlier"].map(|name| sized(name, 4));
-    let policy = "[policy]\nmin_residency = \"0s\"\nidle_timeout = \"10m\"";
+    let models =
+        ["now", "later", "earlier"].map(|name| sized(name, 4).line("idle_timeout = \"10m\""));
+    let policy = "[policy]\nmin_residency = \"0s\"";
     let scene = Scene::new(&script, policy, &models).unwrap();
     // The host's clock is the machine's own: only what the daemon reads is bent. Monotonic time stays as it is, as it does where
     // an administrator or NTP sets a clock.

@@ -130,7 +130,7 @@ fn fault_26_a_journal_that_cannot_be_written_is_a_problem_until_it_can() {
 fn fault_09_podman_without_locks_is_named_and_recovers() {
     skip_unless_wanted!();
     let host = serving(COUNT).unwrap();
-    host.write_file("/etc/containers/containers.conf.d/locks.conf", "[engine]\nnum_locks = 4\n")
+    host.write_file("/etc/containers/containers.conf.d/locks.conf", "[engine]\nnum_locks = 32\n")
         .unwrap();
     // Locks live in shared memory, and are as many as when that was made.
     host.root(&format!(
@@ -139,7 +139,7 @@ fn fault_09_podman_without_locks_is_named_and_recovers() {
     .unwrap();
     let podman = "podman --remote --url unix:///run/hostler/podman.sock";
     let fill = format!(
-        "for n in 1 2 3 4; do {podman} create --name other-$n localhost/hostler/llama-server:latest || break; done"
+        "for n in $(seq 40); do {podman} create --name other-$n localhost/hostler/llama-server:latest || break; done"
     );
     host.user("hostler", &fill).unwrap();
     let answer = post(&host, CHAT, &count_request("count", 8)).wait();
