@@ -58,6 +58,9 @@ struct Args {
     /// `min_residency`, in seconds.
     #[arg(long, default_value_t = 10.0)]
     min_residency_s: f64,
+    /// `turn_after`, in seconds; 0 means never: busy models never make way.
+    #[arg(long, default_value_t = 30.0)]
+    turn_after_s: f64,
     /// `max_wait`, in seconds.
     #[arg(long, default_value_t = 240.0)]
     max_wait_s: f64,
@@ -111,6 +114,7 @@ fn host(args: &Args, eviction: Eviction) -> Result<Host> {
         service: seconds(args.service_s)?,
         stop: seconds(args.stop_s)?,
         min_residency: seconds(args.min_residency_s)?,
+        turn_after: Some(seconds(args.turn_after_s)?).filter(|d| !d.is_zero()),
         max_wait: seconds(args.max_wait_s)?,
         idle_timeout: Some(seconds(args.idle_timeout_s)?).filter(|d| !d.is_zero()),
     })

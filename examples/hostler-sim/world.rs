@@ -34,6 +34,7 @@ pub struct Host {
     /// How long stopping an engine takes.
     pub stop: Duration,
     pub min_residency: Duration,
+    pub turn_after: Option<Duration>,
     pub max_wait: Duration,
     pub idle_timeout: Option<Duration>,
 }
@@ -84,6 +85,7 @@ impl World {
                 min_residency: host.min_residency,
                 sleep: SleepRules::NEVER,
             },
+            turn_after: host.turn_after,
             measure_after: None,
             health: HealthRules::default(),
             measure_hours: Hours::ALL,

@@ -209,7 +209,9 @@ fn policy(report: &mut Report<'_>, raw: &RawPolicy) -> PolicyConfig {
     let measure_after =
         Some(time("policy.measure_after", raw.measure_after.as_ref(), Duration::ZERO))
             .filter(|after| *after > Duration::ZERO);
+    let turn_after = time("policy.turn_after", raw.turn_after.as_ref(), 30 * SECOND);
     let mut config = PolicyConfig {
+        turn_after: Some(turn_after).filter(|after| *after > Duration::ZERO),
         drain_timeout: time("policy.drain_timeout", raw.drain_timeout.as_ref(), 30 * SECOND),
         min_residency: time("policy.min_residency", raw.min_residency.as_ref(), 10 * SECOND),
         measure_after,
@@ -275,6 +277,7 @@ mod tests {
         assert_eq!(default("RawServer", "max_buffered").parse(), Ok(config.server.max_buffered));
         same("RawPolicy", "drain_timeout", config.policy.drain_timeout);
         same("RawPolicy", "min_residency", config.policy.min_residency);
+        same("RawPolicy", "turn_after", config.policy.turn_after.unwrap());
         same("RawStartup", "timeout", config.startup.timeout);
         same("RawHealth", "interval", config.health.interval.unwrap());
         same("RawHealth", "timeout", config.health.timeout);

@@ -226,13 +226,15 @@ pub struct RawPolicy {
     /// How long a stop waits for running requests, 0s to 1h. Default "30s".
     #[schemars(with = "DurationText", extend("default" = "30s"))]
     pub drain_timeout: Option<Spanned<DurationText>>,
-    /// How the models to evict are chosen: "cost" (reload time and likelihood of need) or "lru" (longest unused first).
-    /// Default "cost".
+    /// How models to evict are chosen: "cost" (reload time, likelihood of need) or "lru" (longest unused). Default "cost".
     #[schemars(with = "Eviction", extend("default" = "cost"))]
     pub eviction: Option<Eviction>,
     /// A model that became ready less than this ago is evicted only for one of higher priority, 0s to 1h. Default "10s".
     #[schemars(with = "DurationText", extend("default" = "10s"))]
     pub min_residency: Option<Spanned<DurationText>>,
+    /// Busy models finish and leave when another has waited so long for their place; 0s to 1h, "0s": never. Default "30s".
+    #[schemars(with = "DurationText", extend("default" = "30s"))]
+    pub turn_after: Option<Spanned<DurationText>>,
     /// What happens when there is no room for a model: "evict" idle ones, "wait" for room until max_wait without
     /// evicting, or "refuse" at once with 503. Default "evict".
     #[schemars(with = "OnFull", extend("default" = "evict"))]

@@ -173,6 +173,9 @@ pub struct PolicyConfig {
     /// An instance that became ready less than this ago is evicted only for a model of higher priority, default 10 s
     /// (`docs/eviction.md` says why).
     pub min_residency: Duration,
+    /// Busy models take no new requests any more when another has waited so long for their place, default 30 s; `None`: they
+    /// never make way.
+    pub turn_after: Option<Duration>,
     /// What happens when there is no room for a model that does not say it itself, default eviction.
     pub on_full: OnFull,
     /// Models that were never measured are loaded for that when nothing was requested for so long; `None` (default): never.

@@ -28,6 +28,7 @@ pub fn settings(config: &Config) -> Settings {
                 residual_max: config.memory.sleep_residual_max,
             },
         },
+        turn_after: config.policy.turn_after,
         measure_after: config.policy.measure_after,
         measure_hours: config.policy.measure_hours,
         health: HealthRules {

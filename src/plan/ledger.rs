@@ -287,7 +287,7 @@ impl Ledger {
                 Stage::Quarantined { .. } => (3, false),
             };
             sums[slot] += charge;
-            gated |= gates || hold.draining;
+            gated |= gates;
             if hold.draining {
                 coming += charge;
             }

@@ -132,6 +132,18 @@ pub enum Notice {
         /// From the order to ready.
         load_ms: u64,
     },
+    /// It is busy and takes no new requests any more: it leaves for another model when those are over that run on it.
+    Yielding {
+        /// Which.
+        instance: InstanceId,
+        /// For whom.
+        to: ModelName,
+    },
+    /// It does not have to leave after all, and serves on.
+    Spared {
+        /// Which.
+        instance: InstanceId,
+    },
     /// It is being put to sleep.
     FallingAsleep {
         /// Which.

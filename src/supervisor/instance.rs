@@ -39,9 +39,17 @@ pub(super) struct Instance {
     /// What it answers when nothing is wrong with it; asked only of those that may sleep.
     pub(super) canary: Canary,
     /// For whom it drains, if it was evicted while requests ran on it.
-    pub(super) yields_to: Option<ModelName>,
+    pub(super) yields: Option<Yield>,
     /// Host memory charged to its sleep, from the plan until it has woken, or is gone: its processes keep it until then.
     pub(super) host_ram: Bytes,
+}
+
+/// A model that gets the place of a busy one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Yield {
+    pub(super) to: ModelName,
+    /// An operator wants it at any price: what still runs after the time for drains is cut off. Nobody else cuts requests off.
+    pub(super) cut: bool,
 }
 
 /// The answer that a wake is judged by.

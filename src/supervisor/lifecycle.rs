@@ -236,7 +236,7 @@ impl State {
             | Life::Waking { .. } => self.begin_stop(&id, None, out),
             Life::Draining { until, .. } => {
                 // It goes for this now, and not only as long as another waits for its place.
-                if instance.yields_to.take().is_some() {
+                if instance.yields.take().is_some() {
                     instance.life = Life::Draining { reason, until };
                 }
                 return;
@@ -354,7 +354,7 @@ impl State {
             measuring: Measuring::new(Sample::new()),
             health: Health::default(),
             canary: Canary::None,
-            yields_to: None,
+            yields: None,
             host_ram: Bytes::ZERO,
             used: true,
         });

@@ -11,7 +11,7 @@
 //! completions come back as events that name their instance; an event of an earlier incarnation is dropped.
 //!
 //! # Architecture Invariant
-//! `state`, `lifecycle`, `schedule`, `refusal`, `room`, `operator`, `reconfigure`, `measure`, `pace`, `health`, `discover`, `pressure`, `sleep`, `sweep`, `wake`, `instance`, `queue`, `event`, `effect` and `picture` name no clock, no tokio, no
+//! `state`, `lifecycle`, `schedule`, `refusal`, `room`, `operator`, `reconfigure`, `measure`, `pace`, `health`, `discover`, `pressure`, `sleep`, `sweep`, `turn`, `wake`, `instance`, `queue`, `event`, `effect` and `picture` name no clock, no tokio, no
 //! file system, no network and no tracing: a simulation drives them with made-up time, and one seed gives one history.
 
 mod discover;
@@ -37,6 +37,7 @@ mod sleep;
 pub mod state;
 pub mod sweep;
 pub mod task;
+mod turn;
 mod wake;
 
 #[cfg(test)]

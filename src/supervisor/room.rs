@@ -14,11 +14,11 @@ use super::instance::{Canary, Instance, Life};
 use super::measure::Measuring;
 use super::ports::LaunchOrder;
 use super::state::{Model, State};
-use crate::plan::{self, Claims, Decision, Holder, Needs, Plan, Standing, Victim, Want};
+use crate::plan::{self, Claims, Decision, Holder, Needs, Plan, Standing, Want};
 use crate::types::{Bytes, Evict, GpuId, InstanceId, ModelName, Moment, Placement, Wish};
 
 /// What a model wants: a start, or the wake of its instance.
-struct Spot {
+pub(super) struct Spot {
     needs: Needs,
     gpu_count: u32,
     allowed: Vec<GpuId>,
@@ -78,12 +78,12 @@ impl State {
             Some(instance) if instance.is_asleep() => self.warm(model, instance),
             Some(_) => return,
         };
-        let Plan { decision, report, claim } =
-            self.plan(now, model, &spot, model.wish(), kept, &holders);
+        let Plan { decision, report, claim } = self.plan_in_turn(now, model, &spot, kept, &holders);
         let moves = spot.waking.is_some()
             && self.is_better_off_elsewhere(now, model, &spot, kept, &holders, &decision);
         kept.add(claim);
         let need = report.need.bytes;
+        let turn_after = self.turn_after();
         let Some(model) = self.models.get_mut(name) else { return };
         model.report = Some(Arc::new(report));
         // What an operator's wish makes impossible is no refusal of those who wish for less.
@@ -112,7 +112,8 @@ impl State {
             Decision::Evict(victims) => self.evict(now, name, &victims, out),
             Decision::Wait { .. } if !model.is_asked_for() => model.discovery.give_up(),
             Decision::Wait { why, until } => {
-                model.plan_at = until;
+                let turn = model.hunger(now, turn_after).filter(|at| *at > now);
+                model.plan_at = [until, turn].into_iter().flatten().min();
                 model.wait(why, out);
             }
             Decision::Full(why) => {
@@ -132,7 +133,7 @@ impl State {
         self.plan(now, model, &spot, Some(wish), &Claims::default(), &holders)
     }
 
-    fn plan(
+    pub(super) fn plan(
         &self,
         now: Moment,
         model: &Model,
@@ -199,27 +200,6 @@ impl State {
         matches!(cold, Decision::Start(_) | Decision::Evict(_))
     }
 
-    fn evict(&mut self, now: Moment, name: &ModelName, victims: &[Victim], out: &mut Vec<Effect>) {
-        if let Some(model) = self.models.get_mut(name) {
-            let names: Vec<String> = victims.iter().map(|v| v.instance.model.to_string()).collect();
-            model.waiting_for = Some(format!("{} to be evicted", names.join(", ")));
-        }
-        for Victim { instance, leave } in victims {
-            if let Some(model) = self.models.get_mut(&instance.model) {
-                model.wanted = false;
-                let measured = !model.discovery.waiters.is_empty();
-                model.discovery.evicted = measured.then_some(now);
-            }
-            self.leave(now, &instance.model, *leave, StopReason::Evicted, out);
-            if let Some(victim) = self.instance_mut(instance)
-                && matches!(victim.life, Life::Draining { .. })
-            {
-                victim.yields_to = Some(name.clone());
-                self.ledger.drain(instance, true);
-            }
-        }
-    }
-
     fn start(
         &mut self,
         now: Moment,
@@ -230,7 +210,7 @@ impl State {
         let id = self.next_instance(name);
         let Some(model) = self.models.get_mut(name) else { return };
         let (spec, image_id) = (model.spec.clone(), model.known.image_id.clone());
-        model.waiting_for = None;
+        (model.waiting_for, model.hunger) = (None, None);
         let pace = model.pace(now);
         model.instance = Some(Instance {
             id: id.clone(),
@@ -248,7 +228,7 @@ impl State {
             measuring: Measuring::new(self.ledger.sample(&id, &placement.gpus)),
             health: Health::default(),
             canary: Canary::None,
-            yields_to: None,
+            yields: None,
             host_ram: Bytes::ZERO,
             used: false,
         });
@@ -269,7 +249,7 @@ impl State {
     }
 
     /// The same where busy ones too may leave, after the requests that they serve.
-    fn holders_for(&self, asking: Option<&Model>, busy_too: bool) -> Vec<Holder> {
+    pub(super) fn holders_for(&self, asking: Option<&Model>, busy_too: bool) -> Vec<Holder> {
         let to_measure = asking.is_some_and(|m| !m.wanted && m.queue.is_empty());
         // One that is measured may have to leave for others, but not again and again.
         let its_turn = |m: &Model| {
@@ -284,7 +264,7 @@ impl State {
                 | Life::Starting { .. }
                 | Life::Loading { .. }
                 | Life::Waking { .. } => Standing::Starting,
-                Life::Ready if model.pinned => Standing::Pinned,
+                Life::Ready | Life::Asleep { .. } if model.pinned => Standing::Pinned,
                 Life::Ready if i.in_flight > 0 && !busy_too => Standing::Busy,
                 Life::Ready if to_measure && model.discovery.is_wanted() => Standing::Measuring,
                 Life::Ready if its_turn(model) => Standing::Measuring,

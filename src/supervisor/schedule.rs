@@ -8,7 +8,7 @@ use super::instance::{Instance, Life};
 use super::queue::Purpose;
 use super::state::{Model, Shutdown, State};
 use crate::plan::{self};
-use crate::types::{Evict, InstanceId, ModelName, Moment};
+use crate::types::{InstanceId, ModelName, Moment};
 
 /// How long after the end of the drain a shutdown still waits for podman.
 const STOP_GRACE: Duration = Duration::from_secs(45);
@@ -20,7 +20,7 @@ impl State {
         self.stop_late_sleepers(now, out);
         self.retry_stops(now, out);
         self.replace_changed(out);
-        self.reprieve();
+        self.reprieve(out);
         self.check_health(now, out);
         self.finish_drains(now, out);
         self.finish_discoveries(out);
@@ -111,32 +111,15 @@ impl State {
         }
     }
 
-    /// Those that drain for a model which does not wait for them any more serve on: so do those that were pinned since.
-    fn reprieve(&mut self) {
-        let waits = |claimant: &ModelName| {
-            let model = self.models.get(claimant).filter(|m| m.is_demanded());
-            let cold = |m: &&Model| m.instance.as_ref().is_none_or(Instance::is_asleep);
-            model.filter(cold).and_then(Model::wish).is_some_and(|w| w.evict == Some(Evict::Any))
-        };
-        let spared = |m: &Model| {
-            let instance = m.instance.as_ref()?;
-            let drains = matches!(instance.life, Life::Draining { .. });
-            let claimant = instance.yields_to.as_ref().filter(|_| drains)?;
-            (m.pinned || !waits(claimant)).then(|| instance.id.clone())
-        };
-        for id in self.models.values().filter_map(spared).collect::<Vec<_>>() {
-            if let Some(instance) = self.instance_mut(&id) {
-                (instance.life, instance.yields_to) = (Life::Ready, None);
-            }
-            self.ledger.drain(&id, false);
-        }
-    }
-
     /// Those on which nothing runs any more go, and those whose time is over.
     fn finish_drains(&mut self, now: Moment, out: &mut Vec<Effect>) {
         let limit = now + self.settings.drain_timeout;
         for instance in self.models.values_mut().filter_map(|m| m.instance.as_mut()) {
-            if let Life::Draining { until, .. } = &mut instance.life {
+            // Whoever makes way for another in turn is not cut off.
+            let cut = instance.yields.as_ref().is_none_or(|y| y.cut);
+            if let Life::Draining { until, .. } = &mut instance.life
+                && cut
+            {
                 until.get_or_insert(limit);
             }
         }

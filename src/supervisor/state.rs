@@ -48,6 +48,8 @@ pub struct Settings {
     pub release: ReleaseRule,
     /// Who may be evicted, and who is first.
     pub rules: Rules,
+    /// Busy models take no new requests any more when another has waited so long for their place; `None`: they never make way.
+    pub turn_after: Option<Duration>,
     /// Models that were never measured are loaded for that when nothing was requested for so long; `None`: never.
     pub measure_after: Option<Duration>,
     /// How engines are kept well.
@@ -101,6 +103,8 @@ pub(super) struct Model {
     pub(super) demand: Demand,
     /// Why it has no instance although it is wanted.
     pub(super) waiting_for: Option<String>,
+    /// Since when it has waited for room, and when that was last so.
+    pub(super) hunger: Option<(Moment, Moment)>,
     /// When it has to be planned for again although nothing may have happened.
     pub(super) plan_at: Option<Moment>,
     /// The last plan made for it.
@@ -365,6 +369,7 @@ impl Model {
             last_used: None,
             demand: Demand::default(),
             waiting_for: None,
+            hunger: None,
             plan_at: None,
             report: None,
             sleeps: Sleeps::default(),

@@ -323,6 +323,14 @@ fn log(notice: &Notice) {
             let model = &instance.model;
             tracing::info!(%model, %instance, load_ms, "{model}: ready after {load_ms} ms");
         }
+        Notice::Yielding { instance, to } => {
+            let model = &instance.model;
+            tracing::info!(%model, %instance, "{model}: takes no new requests, and leaves for {to} after those that run");
+        }
+        Notice::Spared { instance } => {
+            let model = &instance.model;
+            tracing::info!(%model, %instance, "{model}: serves on, nobody waits for its place any more");
+        }
         Notice::FallingAsleep { instance, level, reason } => {
             let (model, reason) = (&instance.model, reason.as_str());
             tracing::info!(%model, %instance, reason, "{model}: putting {instance} to sleep at level {level} ({reason})");

@@ -70,6 +70,7 @@ impl House {
                 sleep: SleepRules { host_ram_budget: Bytes::ZERO, residual_max: Bytes::ZERO },
             },
             measure_after: None,
+            turn_after: None,
             measure_hours: Hours::ALL,
             health: HealthRules::default(),
             seed: 1,

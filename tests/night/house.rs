@@ -90,6 +90,7 @@ impl House {
                 sleep: SleepRules { host_ram_budget, residual_max: Bytes::gib(2) },
             },
             measure_after: None,
+            turn_after: None,
             health: HealthRules::default(),
             measure_hours: Hours::ALL,
             seed: 1,

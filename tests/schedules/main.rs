@@ -71,6 +71,7 @@ fn settings() -> Settings {
             sleep: SleepRules::NEVER,
         },
         measure_after: None,
+        turn_after: None,
         measure_hours: Hours::ALL,
         health: HealthRules::default(),
         seed: 1,

@@ -21,6 +21,9 @@ const NIGHT: u64 = 7 << 32;
 /// The same for operators at their desks.
 const OFFICE: u64 = 4922 << 32;
 
+/// The same for models that are always busy.
+const RUSH: u64 = 5 << 32;
+
 /// Configured models by name.
 pub type Specs = BTreeMap<ModelName, Arc<ModelSpec>>;
 
@@ -33,6 +36,8 @@ pub struct Case {
     /// Models that were configured once, and may be again.
     pub removed: Specs,
     pub settings: Settings,
+    /// Nothing goes wrong, and everybody is asked for all the time.
+    pub rush: bool,
     pub weather: Weather,
     /// Between two clients, on average half of it.
     pub gap_ms: u64,
@@ -74,6 +79,7 @@ impl Case {
                 min_residency,
                 sleep: SleepRules::NEVER,
             },
+            turn_after: None,
             measure_after: rng.chance(30).then_some(Duration::from_secs(15)),
             health: HealthRules::default(),
             measure_hours: Hours::ALL,
@@ -83,6 +89,7 @@ impl Case {
             totals,
             specs,
             removed: Specs::new(),
+            rush: false,
             settings,
             weather: Weather::draw(rng),
             gap_ms: [200, 1_000, 3_000, 10_000][rng.below(4) as usize],
@@ -97,7 +104,27 @@ impl Case {
         if office.chance(40) {
             case.open_office(&mut office);
         }
+        let mut rush = Rng::new(seed ^ RUSH);
+        if rush.chance(3) {
+            case.hurry(&mut rush);
+        }
         case
+    }
+
+    /// More than fits is asked for all the time, by requests that follow each other without a gap.
+    fn hurry(&mut self, rng: &mut Rng) {
+        self.rush = true;
+        self.weather = Weather::clear_sky();
+        self.gap_ms = 100 + rng.below(200);
+        self.observe_ms = 1_000;
+        self.specs.retain(|name, _| name.as_str() < "m4");
+        self.settings.turn_after = Some(Duration::from_secs(3 + rng.below(12)));
+        for spec in self.specs.values_mut() {
+            let spec = Arc::make_mut(spec);
+            (spec.pin, spec.priority, spec.on_full) = (false, 0, OnFull::Evict);
+            (spec.idle_timeout, spec.sleep_level) = (None, None);
+            spec.vram = Some(Bytes([20, 40, 60, 90][rng.below(4) as usize]));
+        }
     }
 
     /// Operators do whatever they may, the configuration changes, and engines are asked how they are.
@@ -110,6 +137,8 @@ impl Case {
             breaker_failures: 2 + rng.below(4) as u32,
             breaker_open: Duration::from_secs([30, 90, 300][rng.below(3) as usize]),
         };
+        let turns = [None, Some(5), Some(20), Some(60)];
+        self.settings.turn_after = turns[rng.below(4) as usize].map(Duration::from_secs);
         for spec in self.specs.values_mut() {
             Arc::make_mut(spec).health_interval = interval(rng);
         }

@@ -176,6 +176,11 @@ impl Weather {
         draw(&mut self.0[UNATTENDED..], &ALL[UNATTENDED..], rng);
     }
 
+    /// Nothing ever goes wrong.
+    pub fn clear_sky() -> Self {
+        Self([0; ALL.len()])
+    }
+
     /// Nothing goes wrong any more.
     pub fn clear(&mut self) {
         self.0.fill(0);

@@ -52,6 +52,8 @@ pub enum Rule {
     IdleKept,
     /// While one waits whose model would fit on an otherwise idle host, only so many others are started before it.
     NoStarvation,
+    /// Whoever waits for the place of others that are always busy gets it in bounded time, though nobody is cut off for it.
+    TurnComes,
     /// On a host where nothing happens and nothing is in the way, what somebody waits for begins.
     Progress,
     /// What the core says is due has been done when it has looked at the time.

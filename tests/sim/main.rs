@@ -56,7 +56,9 @@ const STEPS: u32 = 300;
 fn run(seed: u64, record: bool, mutant: Option<Mutant>) -> (World, Result<(), Broken>) {
     let mut world = World::new(seed, record, mutant);
     let mut outcome = Ok(());
-    for _ in 0..STEPS {
+    // Whether somebody is kept out for ever shows only after a while.
+    let steps = if world.case.rush { 10 * STEPS } else { STEPS };
+    for _ in 0..steps {
         outcome = outcome.and_then(|()| world.step());
     }
     let outcome = outcome.and_then(|()| world.settle());

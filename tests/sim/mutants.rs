@@ -98,10 +98,12 @@ pub enum Mutant {
     DeafToSickness,
     /// What failed is tried again before the time that was said.
     Impatient,
+    /// Nobody who is busy ever makes way.
+    NoTurns,
 }
 
 /// All of them, with what has to catch each.
-pub const ALL: [(Mutant, &[Rule]); 38] = [
+pub const ALL: [(Mutant, &[Rule]); 39] = [
     (Mutant::DropGrant, &[Rule::AnsweredInTime]),
     (Mutant::GrantTwice, &[Rule::AnsweredOnce]),
     (Mutant::GrantAfterStop, &[Rule::LeaseOnReady]),
@@ -140,6 +142,7 @@ pub const ALL: [(Mutant, &[Rule]); 38] = [
     (Mutant::DropCheck, &[Rule::HealthAsked]),
     (Mutant::DeafToSickness, &[Rule::SickGo]),
     (Mutant::Impatient, &[Rule::BreakerKept]),
+    (Mutant::NoTurns, &[Rule::TurnComes]),
 ];
 
 /// The production core, with whatever is wrong with it.
@@ -371,6 +374,9 @@ impl Mutant {
         }
         if self == Self::NoBudget && settings.rules.sleep.host_ram_budget > Bytes(0) {
             settings.rules.sleep.host_ram_budget = Bytes(10_000);
+        }
+        if self == Self::NoTurns {
+            settings.turn_after = None;
         }
         if self == Self::NoResidency {
             settings.rules.min_residency = Duration::ZERO;

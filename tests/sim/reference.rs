@@ -30,6 +30,8 @@ struct Told {
     stage: Stage,
     leases: u32,
     unloaded: Option<Moment>,
+    /// It takes no new requests.
+    yields: bool,
     /// Unloaded without waiting.
     cut: bool,
     used: Moment,
@@ -75,6 +77,9 @@ pub struct Reference {
     /// When somebody wished that busy ones leave, and until when.
     ruthless: Vec<(WaiterId, Moment, Option<Moment>)>,
     health: HealthRules,
+    /// Since when models have been asked for without an engine; kept where everybody gets a turn.
+    hungry: BTreeMap<ModelName, Moment>,
+    turn: Option<Duration>,
     /// Unloaded now, in this very turn.
     cut: Option<InstanceId>,
     /// Operators who want a model measured: their end says nothing of a load.
@@ -105,6 +110,8 @@ impl Reference {
             ruthless: Vec::new(),
             health: case.settings.health,
             cut: None,
+            hungry: BTreeMap::new(),
+            turn: case.rush.then_some(case.settings.turn_after).flatten(),
             measuring: BTreeMap::new(),
             containers: BTreeMap::new(),
             pinned: specs.values().filter(|s| s.pin).map(|s| s.name.clone()).collect(),
@@ -246,17 +253,19 @@ impl Reference {
     }
 
     fn comes(&mut self, now: Moment, id: &InstanceId, gpus: &[GpuId], hash: SpecHash) {
+        let interval = self.specs.get(&id.model).and_then(|s| s.health_interval);
         let told = Told {
             stage: Stage::Coming,
             leases: 0,
             unloaded: None,
+            yields: false,
             cut: false,
             used: now,
             gpus: gpus.to_vec(),
             canary: None,
             hash,
             retired: false,
-            health: Health::default(),
+            health: Health::of(interval),
             asleep: None,
         };
         self.containers.insert(id.clone(), told);
@@ -267,9 +276,8 @@ impl Reference {
         if told.stage != Stage::Stopped {
             (told.stage, told.used) = (stage, now);
             told.asleep = told.asleep.filter(|_| stage != Stage::Ready);
-            let interval = self.specs.get(&id.model).and_then(|s| s.health_interval);
             if stage == Stage::Ready {
-                told.health.begin(now, interval);
+                told.health.begin(now);
             }
         }
     }
@@ -301,6 +309,14 @@ impl Reference {
             Effect::Notice(Notice::FallingAsleep { instance, reason, .. }) => {
                 self.stopping(now, instance, *reason)
             }
+            Effect::Notice(Notice::Yielding { instance, .. }) => {
+                self.yields(instance, true);
+                Ok(())
+            }
+            Effect::Notice(Notice::Spared { instance }) => {
+                self.yields(instance, false);
+                Ok(())
+            }
             Effect::Notice(Notice::Asleep { instance, .. }) => {
                 if let Some(told) = self.containers.get_mut(instance) {
                     told.asleep = Some(now);
@@ -319,10 +335,11 @@ impl Reference {
     }
 
     /// After every event.
-    pub fn check(&self, now: Moment) -> Step {
+    pub fn check(&mut self, now: Moment) -> Step {
         let late = self.waiting.iter().find(|(_, a)| now.since(a.at) > self.max_wait);
         Rule::AnsweredInTime.check(late.is_none(), || format!("{late:?} still waits"))?;
         self.check_cut()?;
+        self.check_turns(now)?;
         self.check_health(now)
     }
 }
@@ -332,6 +349,7 @@ mod health;
 mod leaving;
 mod operators;
 mod tests;
+mod turns;
 
 use health::Health;
 use operators::{Operator, Verb};

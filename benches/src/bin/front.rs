@@ -73,6 +73,7 @@ async fn serve(port: u16, endpoint: Endpoint) -> Result<()> {
             sleep: SleepRules { host_ram_budget: Bytes::ZERO, residual_max: Bytes::gib(1) },
         },
         measure_after: None,
+        turn_after: None,
         measure_hours: Hours::ALL,
         health: HealthRules::default(),
         seed: 1,

@@ -48,7 +48,8 @@ impl Want<'_> {
 
     /// The same, or it will once whatever starts there has become ready.
     pub(super) fn fits_later(&self, row: &Row, holders: &[Holder]) -> bool {
-        if !row.gated {
+        // What drains closes no device, and leaves it.
+        if !row.gated && (row.soon <= row.free || self.fits_now(row, holders)) {
             return self.fits_now(row, holders);
         }
         let stays = |h: &&Holder| {

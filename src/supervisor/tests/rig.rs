@@ -52,6 +52,7 @@ impl Host {
                 sleep: SLEEP,
             },
             measure_after: None,
+            turn_after: None,
             health: HealthRules::default(),
             measure_hours: Hours::ALL,
             seed: 1,

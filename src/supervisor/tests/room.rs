@@ -109,4 +109,5 @@ fn what_does_not_evict_waits_or_is_refused_at_once() {
     assert_eq!(host.launch().model, name("w"));
 }
 
+mod busy;
 mod turns;

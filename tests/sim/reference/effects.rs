@@ -52,10 +52,11 @@ impl Reference {
         let forced = self.was_forced(now);
         let most = self.health.failures;
         let Some(told) = self.containers.get_mut(id) else { return Ok(()) };
-        let free = told.leases == 0 || told.stage != Stage::Ready || over || forced;
+        let free = told.leases == 0 || told.stage != Stage::Ready || over;
         let free = free || told.health.failures >= most || told.cut;
+        let forced = forced && told.yields;
         let drained = told.unloaded.is_some_and(|at| now >= at + self.drain);
-        let free = free || drained || told.gpus.iter().any(|gpu| self.lost.contains(gpu));
+        let free = free || drained || forced || told.gpus.iter().any(|gpu| self.lost.contains(gpu));
         told.stage = Stage::Stopped;
         let leases = told.leases;
         Rule::NoInFlightStop.check(free, || format!("{id} is stopped with {leases} leases"))
@@ -70,7 +71,8 @@ impl Reference {
         let same = stage != Some(Stage::Changed);
         let what = || format!("{waiter:?} gets a lease on {id}, which does not answer as before");
         Rule::SameAfterWake.check(same, what)?;
-        let right = stage == Some(Stage::Ready) && model.as_ref() == Some(&id.model);
+        let open = self.containers.get(id).is_some_and(|t| !t.yields);
+        let right = open && stage == Some(Stage::Ready) && model.as_ref() == Some(&id.model);
         let what = || format!("{waiter:?} of {model:?} gets a lease on {id}, {stage:?}");
         Rule::LeaseOnReady.check(right, what)?;
         if let Some(told) = self.containers.get_mut(id) {

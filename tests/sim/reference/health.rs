@@ -13,6 +13,8 @@ const RECHECK: Duration = Duration::from_secs(5);
 /// How one container was, as far as the core was told.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Health {
+    /// Between two questions, by the specification that it runs with.
+    interval: Option<Duration>,
     /// It has to be asked by then; `None`: it is not, or is being asked.
     due: Option<Moment>,
     /// It was asked for a token.
@@ -22,8 +24,20 @@ pub(super) struct Health {
 }
 
 impl Health {
-    pub(super) fn begin(&mut self, now: Moment, interval: Option<Duration>) {
-        *self = Self { due: interval.map(|interval| now + interval), ..Self::default() };
+    pub(super) fn of(interval: Option<Duration>) -> Self {
+        Self { interval, ..Self::default() }
+    }
+
+    pub(super) fn begin(&mut self, now: Moment) {
+        *self = Self { due: self.interval.map(|i| now + i), ..Self::of(self.interval) };
+    }
+
+    /// Another interval is configured for what it runs with.
+    pub(super) fn change(&mut self, now: Moment, interval: Option<Duration>) {
+        if self.interval != interval {
+            self.interval = interval;
+            self.begin(now);
+        }
     }
 }
 
@@ -35,9 +49,9 @@ impl Reference {
     }
 
     pub(super) fn checked(&mut self, now: Moment, id: &InstanceId, well: bool) {
-        let interval = self.specs.get(&id.model).and_then(|s| s.health_interval);
         let told = self.containers.get_mut(id).filter(|t| t.stage == Stage::Ready);
-        let Some((told, interval)) = told.zip(interval) else { return };
+        let told = told.and_then(|t| t.health.interval.map(|interval| (t, interval)));
+        let Some((told, interval)) = told else { return };
         let busy = told.health.token && told.leases > 0;
         told.health.failures = match well {
             true => 0,
@@ -48,11 +62,14 @@ impl Reference {
     }
 
     pub(super) fn check_health(&self, now: Moment) -> Step {
-        if self.shutdown.is_some() || self.may_drain(now) {
+        if self.shutdown.is_some() {
             return Ok(());
         }
         let serves = |stage| stage == Stage::Ready;
-        let stays = self.containers.iter().filter(|(_, t)| serves(t.stage) && t.unloaded.is_none());
+        let stays = self
+            .containers
+            .iter()
+            .filter(|(_, t)| serves(t.stage) && t.unloaded.is_none() && !t.yields);
         for (id, told) in stays {
             let what = || format!("{id} should have been asked at {:?}", told.health.due);
             Rule::HealthAsked.check(told.health.due.is_none_or(|due| due >= now), what)?;

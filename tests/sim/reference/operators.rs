@@ -101,6 +101,7 @@ impl Reference {
         let kept = match (&operator.verb, denied) {
             // It contradicts what is: everything stays as it was.
             (Verb::Load { fresh, .. }, Denied::Conflict { .. }) => !fresh,
+            (Verb::Wake, Denied::Conflict { .. }) => true,
             (Verb::Load { .. } | Verb::Wake, _) => self.pinned(&operator.model),
             (Verb::Unload | Verb::Pin(_) | Verb::Sleep, _) => true,
         };
@@ -153,21 +154,12 @@ impl Reference {
         self.operators.values().any(|o| o.model == *model && any(&o.verb))
     }
 
-    /// Somebody wishes that busy ones leave, or did so until a drain ago: who drains is not told.
-    pub(super) fn may_drain(&self, now: Moment) -> bool {
-        self.is_ruthless(now, Duration::ZERO)
-    }
-
-    /// The same for longer than a drain takes: what drains is cut off then.
+    /// Somebody wished for longer than a drain takes that busy ones leave, or did until a drain ago: what drains is cut off then.
     pub(super) fn was_forced(&self, now: Moment) -> bool {
-        self.is_ruthless(now, self.drain)
-    }
-
-    fn is_ruthless(&self, now: Moment, long: Duration) -> bool {
         // A machine that stands still is late.
         let late = self.drain + Duration::from_secs(120);
         let until = |until: &Option<Moment>| until.is_none_or(|u| now.since(u) <= late);
-        self.ruthless.iter().any(|(_, from, to)| now.since(*from) >= long && until(to))
+        self.ruthless.iter().any(|(_, from, to)| now.since(*from) >= self.drain && until(to))
     }
 
     pub(super) fn check_cut(&self) -> Step {
@@ -204,10 +196,10 @@ impl Reference {
             if old.is_none_or(|old| old.spec_hash() != spec.spec_hash()) {
                 self.failing.remove(name);
             }
-            if old.is_some_and(|old| old.health_interval != spec.health_interval) {
-                let own = self.containers.iter_mut().filter(|(id, _)| id.model == *name);
-                own.for_each(|(_, told)| told.health.begin(now, spec.health_interval));
-            }
+            let hash = spec.spec_hash();
+            let own =
+                self.containers.iter_mut().filter(|(id, t)| id.model == *name && t.hash == hash);
+            own.for_each(|(_, told)| told.health.change(now, spec.health_interval));
         }
         let gone = |name: &ModelName| !case.specs.contains_key(name);
         self.pinned.retain(|name| !gone(name));

@@ -1,8 +1,10 @@
 //! What operators and reloads do to each other, and to clients. Each of these was found by the simulation.
 
 use super::*;
+use crate::plan::Standing;
 use crate::supervisor::event::Reconfiguration;
-use crate::types::Evict;
+use crate::supervisor::instance::Life;
+use crate::types::{EngineKind, Evict, SleepLevel};
 
 fn load(waiter: u64, model: &str, evict: Evict) -> Event {
     let wish = Wish { evict: Some(evict), ..Wish::default() };
@@ -130,4 +132,22 @@ fn a_health_interval_counts_from_the_reload_that_brings_it() {
     configure(&mut host, vec![asked]);
     host.pass(5);
     assert!(host.out.iter().any(|e| matches!(e, Effect::Check { .. })), "{:?}", host.out);
+}
+
+#[test]
+fn who_is_pinned_while_it_falls_asleep_is_not_evicted() {
+    let mut vllm = spec("m", 60);
+    (vllm.engine, vllm.sleep_level) = (EngineKind::Vllm, Some(SleepLevel::One));
+    let mut host = Host::new(vec![vllm, spec("other", 100)]);
+    host.acquire(1, "m");
+    let id = host.launch();
+    host.start(&id);
+    host.heal(&id);
+    host.tell(Event::Pin { waiter: WaiterId(2), model: name("m"), pinned: true });
+    let standing = |host: &Host| host.state.holders(None)[0].standing;
+    host.state.instance_mut(&id).unwrap().life =
+        Life::Asleep { level: SleepLevel::One, since: host.now };
+    assert_eq!(standing(&host), Standing::Pinned);
+    host.tell(Event::Pin { waiter: WaiterId(3), model: name("m"), pinned: false });
+    assert_eq!(standing(&host), Standing::Asleep);
 }

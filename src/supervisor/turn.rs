@@ -1,0 +1,123 @@
+//! The part of the core that makes somebody leave: idle ones at once, busy ones in turn.
+//!
+//! ```text
+//!   a model waits for room ── turn_after ──▶ of those that are in its way, as few as will do, take no new requests (Draining)
+//!        ▲   it gave up, or found room elsewhere: they serve on (Ready) ◀──┤
+//!        └──── started, and may be asked to make way in its turn ◀─────────┴── their last request is over: they leave
+//! ```
+//! Purpose: a model is not kept out for ever by others that are always busy. Owner: [`State`]. Invariants: no request is cut off
+//! for it; nobody leaves busy for whom idle ones would do; pinned ones, those of higher priority and those younger than
+//! `min_residency` stay, so two models that are both always wanted change places no sooner than after `turn_after`; who drains
+//! for somebody that does not wait any more serves on.
+
+use std::time::Duration;
+
+use super::effect::{Effect, Notice, StopReason};
+use super::instance::{Instance, Life, Yield};
+use super::room::Spot;
+use super::state::{Model, State};
+use crate::plan::{Claims, Decision, Holder, Plan, Victim};
+use crate::types::{Evict, InstanceId, ModelName, Moment, OnFull};
+
+impl Model {
+    /// Takes note that it waits for room; when its turn is. Whoever asks again soon after giving up waits on.
+    pub(super) fn hunger(&mut self, now: Moment, turn_after: Option<Duration>) -> Option<Moment> {
+        let turn_after = turn_after?;
+        // A pin, an idle wish or a measurement make nobody leave who is busy.
+        self.queue.oldest()?;
+        let kept = self.hunger.filter(|(_, last)| now.since(*last) <= turn_after);
+        let since = kept.map_or(now, |(since, _)| since);
+        self.hunger = Some((since, now));
+        Some(since + turn_after)
+    }
+
+    /// Whether busy ones have to make way for it now.
+    fn has_turn(&self, now: Moment, turn_after: Option<Duration>) -> bool {
+        let idle_only = self.wish().is_some_and(|wish| wish.evict.is_some());
+        let asked = !self.queue.is_empty() && !idle_only && self.spec.on_full == OnFull::Evict;
+        let due = self.hunger.zip(turn_after).is_some_and(|((since, last), after)| {
+            now.since(last) <= after && now.since(since) >= after
+        });
+        asked && due
+    }
+}
+
+impl State {
+    /// Less than requests wait, or nobody would live to see it.
+    pub(super) fn turn_after(&self) -> Option<Duration> {
+        self.settings.turn_after.map(|after| after.min(self.settings.max_wait / 2))
+    }
+
+    /// A plan in which idle ones leave; where that is not enough, and it has waited for long, busy ones too.
+    pub(super) fn plan_in_turn(
+        &self,
+        now: Moment,
+        model: &Model,
+        spot: &Spot,
+        kept: &Claims,
+        holders: &[Holder],
+    ) -> Plan {
+        let plan = self.plan(now, model, spot, model.wish(), kept, holders);
+        let waits = matches!(plan.decision, Decision::Wait { .. }) && plan.claim.is_empty();
+        if !waits || !model.has_turn(now, self.turn_after()) {
+            return plan;
+        }
+        let all = self.holders_for(Some(model), true);
+        let turn = self.plan(now, model, spot, model.wish(), kept, &all);
+        if matches!(turn.decision, Decision::Evict(_)) { turn } else { plan }
+    }
+
+    pub(super) fn evict(
+        &mut self,
+        now: Moment,
+        name: &ModelName,
+        victims: &[Victim],
+        out: &mut Vec<Effect>,
+    ) {
+        let mut cut = false;
+        if let Some(model) = self.models.get_mut(name) {
+            let names: Vec<String> = victims.iter().map(|v| v.instance.model.to_string()).collect();
+            model.waiting_for = Some(format!("{} to be evicted", names.join(", ")));
+            cut = model.wish().is_some_and(|wish| wish.evict == Some(Evict::Any));
+        }
+        for Victim { instance, leave } in victims {
+            if let Some(model) = self.models.get_mut(&instance.model) {
+                model.wanted = false;
+                let measured = !model.discovery.waiters.is_empty();
+                model.discovery.evicted = measured.then_some(now);
+            }
+            self.leave(now, &instance.model, *leave, StopReason::Evicted, out);
+            if let Some(victim) = self.instance_mut(instance)
+                && matches!(victim.life, Life::Draining { .. })
+            {
+                victim.yields = Some(Yield { to: name.clone(), cut });
+                self.ledger.drain(instance, true);
+                let (instance, to) = (instance.clone(), name.clone());
+                out.push(Effect::Notice(Notice::Yielding { instance, to }));
+            }
+        }
+    }
+
+    /// Those that drain for a model which does not wait for them any more serve on: so do those that were pinned since.
+    pub(super) fn reprieve(&mut self, out: &mut Vec<Effect>) {
+        let waits = |y: &Yield| {
+            let model = self.models.get(&y.to).filter(|m| !m.queue.is_empty());
+            let cold = |m: &&Model| m.instance.as_ref().is_none_or(Instance::is_asleep);
+            let any = |m: &Model| m.wish().is_some_and(|w| w.evict == Some(Evict::Any));
+            model.filter(cold).is_some_and(|m| !y.cut || any(m))
+        };
+        let spared = |m: &Model| {
+            let instance = m.instance.as_ref()?;
+            let drains = matches!(instance.life, Life::Draining { .. });
+            let yields = instance.yields.as_ref().filter(|_| drains)?;
+            (m.pinned || !waits(yields)).then(|| instance.id.clone())
+        };
+        for id in self.models.values().filter_map(spared).collect::<Vec<InstanceId>>() {
+            if let Some(instance) = self.instance_mut(&id) {
+                (instance.life, instance.yields) = (Life::Ready, None);
+            }
+            self.ledger.drain(&id, false);
+            out.push(Effect::Notice(Notice::Spared { instance: id }));
+        }
+    }
+}
