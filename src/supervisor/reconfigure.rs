@@ -130,7 +130,8 @@ impl Model {
                 failure.retry_at = now;
                 failure.count = 0;
             }
-        } else if let Some(instance) = &mut self.instance
+        }
+        if let Some(instance) = &mut self.instance
             && instance.spec.spec_hash() == spec.spec_hash()
         {
             // The same container under another policy. One that is to be replaced stays what it was.

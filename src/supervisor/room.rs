@@ -277,7 +277,7 @@ impl State {
             },
             last_used: i.last_used,
             ready_since: i.ready_since.filter(|_| !i.is_asleep()),
-            priority: i.spec.priority,
+            priority: model.spec.priority,
             demand: model.demand,
             sleep: self.sleeper(model, i),
             host_ram: i.host_ram,

@@ -20,7 +20,7 @@ impl State {
         self.stop_late_sleepers(now, out);
         self.retry_stops(now, out);
         self.replace_changed(out);
-        self.reprieve(out);
+        self.reprieve(now, out);
         self.check_health(now, out);
         self.finish_drains(now, out);
         self.finish_discoveries(out);
@@ -243,11 +243,11 @@ impl State {
 /// When an instance has been unused for its idle time-out, or has slept for its own.
 fn idle_at(model: &Model, instance: &Instance) -> Option<Moment> {
     if let Life::Asleep { since, .. } = instance.life {
-        let timeout = instance.spec.sleep_timeout.filter(|_| !model.is_demanded())?;
+        let timeout = model.spec.sleep_timeout.filter(|_| !model.is_demanded())?;
         return Some(since + timeout);
     }
     let measured = !model.discovery.is_wanted();
     let usable = instance.is_ready() && instance.in_flight == 0 && !model.pinned && measured;
-    let timeout = instance.spec.idle_timeout.filter(|_| usable)?;
+    let timeout = model.spec.idle_timeout.filter(|_| usable)?;
     Some(instance.last_used + timeout)
 }

@@ -13,6 +13,7 @@
 use std::time::Duration;
 
 use super::effect::{Effect, Notice, StopReason};
+use super::health::Health;
 use super::instance::{Instance, Life, Yield};
 use super::room::Spot;
 use super::state::{Model, State};
@@ -39,6 +40,22 @@ impl Model {
             now.since(last) <= after && now.since(since) >= after
         });
         asked && due
+    }
+}
+
+impl Model {
+    /// Whether what drains for it has to leave still: it waits, and nothing that a reload may change stands against it.
+    fn may_take_the_place_of(&self, priority: i8, instance: &Instance, cut: bool) -> bool {
+        let wish = self.wish();
+        let cold = self.instance.as_ref().is_none_or(Instance::is_asleep);
+        let any = wish.is_some_and(|wish| wish.evict == Some(Evict::Any));
+        let here = |gpu| self.spec.gpus.is_empty() || self.spec.gpus.contains(gpu);
+        !self.queue.is_empty()
+            && cold
+            && (any || !cut)
+            && self.on_full(wish) == OnFull::Evict
+            && self.priority(wish) >= priority
+            && instance.placement.gpus.iter().any(here)
     }
 }
 
@@ -99,22 +116,21 @@ impl State {
     }
 
     /// Those that drain for a model which does not wait for them any more serve on: so do those that were pinned since.
-    pub(super) fn reprieve(&mut self, out: &mut Vec<Effect>) {
-        let waits = |y: &Yield| {
-            let model = self.models.get(&y.to).filter(|m| !m.queue.is_empty());
-            let cold = |m: &&Model| m.instance.as_ref().is_none_or(Instance::is_asleep);
-            let any = |m: &Model| m.wish().is_some_and(|w| w.evict == Some(Evict::Any));
-            model.filter(cold).is_some_and(|m| !y.cut || any(m))
-        };
+    pub(super) fn reprieve(&mut self, now: Moment, out: &mut Vec<Effect>) {
         let spared = |m: &Model| {
             let instance = m.instance.as_ref()?;
             let drains = matches!(instance.life, Life::Draining { .. });
             let yields = instance.yields.as_ref().filter(|_| drains)?;
-            (m.pinned || !waits(yields)).then(|| instance.id.clone())
+            let to = self.models.get(&yields.to).filter(|_| !m.pinned);
+            let leaves = to
+                .is_some_and(|to| to.may_take_the_place_of(m.spec.priority, instance, yields.cut));
+            (!leaves).then(|| instance.id.clone())
         };
         for id in self.models.values().filter_map(spared).collect::<Vec<InstanceId>>() {
             if let Some(instance) = self.instance_mut(&id) {
                 (instance.life, instance.yields) = (Life::Ready, None);
+                // What it was asked last may have been answered while it drained.
+                instance.health = Health::begin(now, instance.spec.health_interval);
             }
             self.ledger.drain(&id, false);
             out.push(Effect::Notice(Notice::Spared { instance: id }));

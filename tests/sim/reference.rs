@@ -310,11 +310,11 @@ impl Reference {
                 self.stopping(now, instance, *reason)
             }
             Effect::Notice(Notice::Yielding { instance, .. }) => {
-                self.yields(instance, true);
+                self.yields(now, instance, true);
                 Ok(())
             }
             Effect::Notice(Notice::Spared { instance }) => {
-                self.yields(instance, false);
+                self.yields(now, instance, false);
                 Ok(())
             }
             Effect::Notice(Notice::Asleep { instance, .. }) => {

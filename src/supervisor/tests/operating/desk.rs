@@ -4,7 +4,7 @@ use super::*;
 use crate::plan::Standing;
 use crate::supervisor::event::Reconfiguration;
 use crate::supervisor::instance::Life;
-use crate::types::{EngineKind, Evict, SleepLevel};
+use crate::types::{EngineKind, Evict, GpuId, OnFull, SleepLevel};
 
 fn load(waiter: u64, model: &str, evict: Evict) -> Event {
     let wish = Wish { evict: Some(evict), ..Wish::default() };
@@ -150,4 +150,43 @@ fn who_is_pinned_while_it_falls_asleep_is_not_evicted() {
     assert_eq!(standing(&host), Standing::Pinned);
     host.tell(Event::Pin { waiter: WaiterId(3), model: name("m"), pinned: false });
     assert_eq!(standing(&host), Standing::Asleep);
+}
+
+#[test]
+fn a_reload_that_comes_back_to_the_same_container_brings_its_policy() {
+    let mut host = Host::new(vec![spec("m", 10)]);
+    let id = host.ready(1, "m");
+    let mut other = spec("m", 10);
+    other.args = vec!["--changed".to_owned()];
+    configure(&mut host, vec![other]);
+    let mut back = spec("m", 10);
+    back.health_interval = Some(Duration::from_secs(5));
+    back.idle_timeout = Some(Duration::from_secs(7));
+    configure(&mut host, vec![back]);
+    host.pass(5);
+    assert!(host.out.iter().any(|e| matches!(e, Effect::Check { .. })), "{:?}", host.out);
+    host.release(&id);
+    host.pass(7);
+    assert_eq!(host.stops(), [id]);
+}
+
+#[test]
+fn a_reload_may_end_what_made_a_model_drain() {
+    let changes: [fn(&mut ModelSpec, &mut ModelSpec); 3] = [
+        |busy, _| busy.priority = 5,
+        |_, m| m.on_full = OnFull::Wait,
+        |_, m| m.gpus = vec![GpuId::new("GPU-elsewhere")],
+    ];
+    for (at, change) in changes.into_iter().enumerate() {
+        let (mut busy, mut m) = (spec("busy", 60), spec("m", 60));
+        let mut host = Host::new(vec![busy.clone(), m.clone()]);
+        host.state.settings.turn_after = Some(Duration::from_secs(1));
+        host.ready(1, "busy");
+        host.acquire(2, "m");
+        host.pass(1);
+        assert_eq!(host.phase("busy"), Phase::Draining);
+        change(&mut busy, &mut m);
+        configure(&mut host, vec![busy, m]);
+        assert_eq!(host.phase("busy"), Phase::Ready, "case {at}");
+    }
 }
