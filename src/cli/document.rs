@@ -44,6 +44,7 @@ pub struct Model {
     pub pinned: bool,
     pub idle_timeout: Option<Duration>,
     pub restarts: u32,
+    pub chunks: Option<u64>,
     pub last_used: Option<Duration>,
     pub load_ms: Option<u64>,
     pub error: Option<Fault>,

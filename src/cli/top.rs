@@ -2,6 +2,7 @@
 //!
 //! Invariants: what is drawn is one status of the daemon, never a mixture of two; the terminal is given back however this ends.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
 
@@ -16,12 +17,14 @@ use ratatui::widgets::{Cell, Paragraph, Row, Table};
 use super::Context;
 use super::document::{Document, Gpu, Model};
 use super::exit::{Exit, Failure, Outcome};
-use super::output::span;
+use super::output::{NONE, span};
 use super::status::bytes;
 use crate::types::Bytes;
 
 /// How long a key may wait.
 const KEYS: Duration = Duration::from_millis(100);
+/// What a rate is the mean of: the daemon's numbers are half a second old at the most.
+const RATE_WINDOW: Duration = Duration::from_secs(5);
 
 /// Watches devices, models and requests. q leaves.
 #[derive(Debug, Args)]
@@ -38,11 +41,13 @@ impl Top {
         }
         let bus = context.bus().await?;
         let (_, mut document) = bus.status().await?;
+        let mut rates = Rates::default();
+        rates.note(&document);
         let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         let mut terminal = ratatui::try_init()?;
         let mut looked = Instant::now();
         let ended = loop {
-            if let Err(err) = terminal.draw(|frame| draw(frame, &document, plain)) {
+            if let Err(err) = terminal.draw(|frame| draw(frame, &document, &rates, plain)) {
                 break Err(err.into());
             }
             match asked_to_leave() {
@@ -53,13 +58,45 @@ impl Top {
             if looked.elapsed() >= self.every {
                 looked = Instant::now();
                 match bus.status().await {
-                    Ok((_, next)) => document = next,
+                    Ok((_, next)) => {
+                        rates.note(&next);
+                        document = next;
+                    }
                     Err(failure) => break Err(failure),
                 }
             }
         };
         ratatui::restore();
         ended
+    }
+}
+
+/// How fast models stream, by what several looks saw. PURE.
+#[derive(Debug, Default)]
+struct Rates(VecDeque<(Duration, BTreeMap<String, u64>)>);
+
+impl Rates {
+    fn note(&mut self, document: &Document) {
+        let count = |model: &Model| Some((model.name.clone(), model.chunks?));
+        // The clock of another daemon begins anew, and so do its counts.
+        if self.0.back().is_some_and(|(then, _)| *then >= document.now) {
+            self.0.clear();
+        }
+        self.0.push_back((document.now, document.models.iter().filter_map(count).collect()));
+        while self.0.get(1).is_some_and(|(then, _)| *then + RATE_WINDOW <= document.now) {
+            self.0.pop_front();
+        }
+    }
+
+    /// Chunks a second; `None`: not known, or not yet.
+    fn of(&self, model: &str) -> Option<f64> {
+        let (first, last) = (self.0.front()?, self.0.back()?);
+        let time = last.0.saturating_sub(first.0).as_secs_f64();
+        // Of a model that is new, all of it is new.
+        let count = last.1.get(model)?.checked_sub(first.1.get(model).copied().unwrap_or(0))?;
+        #[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
+        let rate = (time > 0.0).then(|| count as f64 / time);
+        rate
     }
 }
 
@@ -83,7 +120,7 @@ const PARTS: [(&str, Color, &str); 6] = [
     ("·", Color::DarkGray, "kept free"),
 ];
 
-fn draw(frame: &mut Frame<'_>, document: &Document, plain: bool) {
+fn draw(frame: &mut Frame<'_>, document: &Document, rates: &Rates, plain: bool) {
     let gpus = u16::try_from(document.gpus.len()).unwrap_or(u16::MAX).min(16);
     let problems = u16::try_from(document.problems.len()).unwrap_or(u16::MAX).min(4);
     let areas = Layout::vertical([
@@ -119,7 +156,7 @@ fn draw(frame: &mut Frame<'_>, document: &Document, plain: bool) {
     }
     lines.push(Line::from(legend));
     frame.render_widget(Paragraph::new(lines), *ledger);
-    table(frame, *models, document, &paint);
+    table(frame, *models, document, rates, &paint);
 }
 
 /// A device's ledger as one line.
@@ -160,8 +197,15 @@ fn cells(amounts: &[Bytes; 6], total: Bytes, width: usize) -> [usize; 6] {
     })
 }
 
-fn table(frame: &mut Frame<'_>, area: Rect, document: &Document, paint: &impl Fn(Color) -> Style) {
-    let head = ["MODEL", "PHASE", "PIN", "DEVICES", "NEEDS", "HOLDS", "RUN", "WAIT", "USED"];
+fn table(
+    frame: &mut Frame<'_>,
+    area: Rect,
+    document: &Document,
+    rates: &Rates,
+    paint: &impl Fn(Color) -> Style,
+) {
+    let head =
+        ["MODEL", "PHASE", "PIN", "DEVICES", "NEEDS", "HOLDS", "RUN", "WAIT", "CHUNKS/S", "USED"];
     let row = |model: &Model| {
         let color = match model.phase.as_str() {
             "ready" => Color::Green,
@@ -180,6 +224,9 @@ fn table(frame: &mut Frame<'_>, area: Rect, document: &Document, paint: &impl Fn
             Cell::from(bytes(model.observed)),
             Cell::from(model.in_flight.to_string()),
             Cell::from(model.queued.to_string()),
+            Cell::from(
+                rates.of(&model.name).map_or_else(|| NONE.to_owned(), |r| format!("{r:.0}")),
+            ),
             Cell::from(used.unwrap_or_default()),
         ];
         Row::new(cells)
@@ -196,6 +243,7 @@ fn table(frame: &mut Frame<'_>, area: Rect, document: &Document, paint: &impl Fn
         Constraint::Length(10),
         Constraint::Length(4),
         Constraint::Length(4),
+        Constraint::Length(8),
         Constraint::Length(8),
     ];
     let bold = Style::new().add_modifier(Modifier::BOLD);
@@ -214,8 +262,47 @@ mod tests {
     #[test]
     fn as_expected() {
         let mut terminal = Terminal::new(TestBackend::new(110, 16)).unwrap();
-        terminal.draw(|frame| draw(frame, &example(), true)).unwrap();
+        let mut rates = Rates::default();
+        let mut before = example();
+        before.now -= Duration::from_secs(2);
+        before.models[0].chunks = Some(1000);
+        rates.note(&before);
+        rates.note(&example());
+        terminal.draw(|frame| draw(frame, &example(), &rates, true)).unwrap();
         crate::cli::tests::compare("top.txt", &format!("{}", terminal.backend()));
+    }
+
+    #[test]
+    fn a_rate_is_the_mean_of_the_last_seconds() {
+        let look = |now, chunks: &[(&str, u64)]| Document {
+            now: Duration::from_secs(now),
+            models: chunks
+                .iter()
+                .map(|(name, chunks)| Model {
+                    name: (*name).to_owned(),
+                    chunks: Some(*chunks),
+                    ..Model::default()
+                })
+                .collect(),
+            ..Document::default()
+        };
+        let mut rates = Rates::default();
+        rates.note(&look(100, &[("m", 50)]));
+        assert_eq!(rates.of("m"), None, "one look is no rate");
+        rates.note(&look(102, &[("m", 250), ("new", 10)]));
+        assert_eq!(
+            (rates.of("m"), rates.of("new"), rates.of("no")),
+            (Some(100.0), Some(5.0), None)
+        );
+        // What is older than the window counts no more.
+        for now in 103..120 {
+            rates.note(&look(now, &[("m", 250 + (now - 102) * 10)]));
+        }
+        assert_eq!(rates.of("m"), Some(10.0));
+        assert!(rates.0.len() <= 8, "{rates:?}");
+        // Another daemon.
+        rates.note(&look(3, &[("m", 0)]));
+        assert_eq!(rates.of("m"), None);
     }
 
     #[test]

@@ -11,7 +11,8 @@
 //!                                            │    ├─ intake, budget; peek, multipart, rewrite ─ the body; PURE: its model
 //!                                            │    ├─ gate, admission ─ a turn; PURE: whose
 //!                                            │    ├─ wait, beat ─ signs of life while a model loads; PURE: their bytes
-//!                                            │    └─ grant, forward, relay, answer ─ to the engine and back, under a lease
+//!                                            │    └─ grant, forward, relay, answer ─ to the engine and back, under a lease;
+//!                                            │         │                            PURE: chunks ─ how many went by
 //!                                            │         └─ upstream, message ─ its connection; PURE: its answer
 //!                                            ├─ external ─ models that run elsewhere: their health, their key
 //!                                            ├─ websocket, recall ─ sockets; answers that are asked for again
@@ -32,6 +33,7 @@ mod admission;
 mod answer;
 mod beat;
 mod budget;
+mod chunks;
 mod conn;
 mod endpoints;
 mod error;

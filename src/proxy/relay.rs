@@ -11,12 +11,14 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use hyper::body::SizeHint;
 
+use super::chunks::Chunks;
 use super::endpoints::Events;
 use super::error::ApiError;
 use super::forward::Engines;
 use super::grant::Grant;
 use super::message::{Body, Framing};
 use super::upstream::Conn;
+use crate::supervisor::handle::Meter;
 
 /// An answer that broke off.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -54,6 +56,8 @@ pub(super) struct Relay {
     held: Option<Held>,
     /// What it carries, if it is a stream of server-sent events.
     events: Option<Events>,
+    /// Where the chunks of a stream from one of our engines are counted.
+    meter: Option<(Meter, Chunks)>,
     sent: u64,
     /// The last bytes sent, to know whether an event is still open.
     tail: [u8; 4],
@@ -72,8 +76,11 @@ impl Relay {
         keep: Option<Arc<Engines>>,
         events: Option<Events>,
     ) -> Self {
+        let lease = grant.lease().filter(|_| events.is_some());
+        let meter = lease.map(|lease| (lease.meter().clone(), Chunks::default()));
         let held = Some(Held { conn, body: framing.into(), grant, keep });
-        let mut relay = Self { held, events, sent: 0, tail: [0; 4], mended: None, broken: None };
+        let (sent, tail) = (0, [0; 4]);
+        let mut relay = Self { held, events, meter, sent, tail, mended: None, broken: None };
         relay.end_if_whole();
         relay
     }
@@ -157,6 +164,9 @@ impl Relay {
     }
 
     fn note(&mut self, data: &Bytes) {
+        if let Some((meter, chunks)) = &mut self.meter {
+            meter.add(chunks.count(data));
+        }
         self.sent = self.sent.saturating_add(u64::try_from(data.len()).unwrap_or(u64::MAX));
         let last = &data[data.len().saturating_sub(4)..];
         self.tail.rotate_left(last.len());
@@ -188,6 +198,7 @@ mod tests {
             let mut relay = Relay {
                 held: None,
                 events: None,
+                meter: None,
                 sent: 0,
                 tail: [0; 4],
                 mended: None,

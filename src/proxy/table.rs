@@ -126,6 +126,7 @@ pub(super) mod tests {
             idle_timeout: None,
             progress: None,
             restarts: 0,
+            chunks: 0,
             last_used: None,
             load_ms: None,
             error: None,

@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::event::Reconfiguration;
 use super::execute::Clock;
+pub use super::meter::Meter;
 use super::ports::Endpoint;
 use crate::types::{Denied, Haste, InstanceId, ModelName, Moment, Preview, Status, WaiterId, Wish};
 
@@ -21,6 +22,7 @@ use crate::types::{Denied, Haste, InstanceId, ModelName, Moment, Preview, Status
 pub struct Lease {
     instance: InstanceId,
     endpoint: Endpoint,
+    meter: Meter,
     release: mpsc::UnboundedSender<Ask>,
 }
 
@@ -37,19 +39,26 @@ impl Lease {
         &self.endpoint
     }
 
+    /// Where to count what the model streams.
+    #[must_use]
+    pub fn meter(&self) -> &Meter {
+        &self.meter
+    }
+
     pub(super) fn new(
         instance: InstanceId,
         endpoint: Endpoint,
+        meter: Meter,
         release: mpsc::UnboundedSender<Ask>,
     ) -> Self {
-        Self { instance, endpoint, release }
+        Self { instance, endpoint, meter, release }
     }
 
     /// A lease for a scripted supervisor, reported to it through `handle` when dropped.
     #[doc(hidden)]
     #[must_use]
     pub fn scripted(instance: InstanceId, endpoint: Endpoint, handle: &Handle) -> Self {
-        Self::new(instance, endpoint, handle.asks.clone())
+        Self::new(instance, endpoint, Meter::default(), handle.asks.clone())
     }
 }
 

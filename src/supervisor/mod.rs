@@ -23,6 +23,7 @@ pub mod health;
 mod instance;
 mod lifecycle;
 mod measure;
+mod meter;
 mod operator;
 mod pace;
 mod picture;

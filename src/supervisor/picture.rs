@@ -60,6 +60,8 @@ impl State {
             idle_timeout: model.spec.idle_timeout,
             progress: model.progress(),
             restarts: model.restarts,
+            // Whoever publishes the picture has counted them.
+            chunks: 0,
             last_used: model.last_used,
             load_ms: model.last_load.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)),
             // A failure that a later load has made good is history, kept only for the delay of the next.

@@ -16,7 +16,7 @@ use super::effect::{Effect, Notice};
 use super::event::{Event, Observation};
 pub use super::execute::{Clock, Ports};
 use super::execute::{Executor, Subject, unix_s};
-use super::handle::{Ask, Handle, Lease, Verb};
+use super::handle::{Ask, Handle, Lease, Meter, Verb};
 use super::ports::Found;
 use super::state::{Settings, State};
 use crate::plan::Book;
@@ -51,6 +51,8 @@ pub struct Supervisor {
     release: mpsc::UnboundedSender<Ask>,
     events: mpsc::UnboundedReceiver<Event>,
     pending: BTreeMap<WaiterId, Pending>,
+    /// Of models that were ever leased.
+    meters: BTreeMap<ModelName, Meter>,
     status: watch::Sender<Arc<Status>>,
     turns: Arc<AtomicU64>,
     observe_at: Moment,
@@ -104,6 +106,7 @@ impl Supervisor {
             release,
             events,
             pending: BTreeMap::new(),
+            meters: BTreeMap::new(),
             status,
             turns: Arc::new(AtomicU64::new(0)),
             observe_at: Moment::START,
@@ -144,8 +147,7 @@ impl Supervisor {
         while !self.exit {
             self.turn_inputs().await;
             self.look_if_due();
-            let now = self.clock.now();
-            let picture = Arc::new(self.state.status(now));
+            let picture = Arc::new(self.picture());
             self.status.send_if_modified(|old| {
                 let new = **old != *picture;
                 *old = picture;
@@ -155,6 +157,14 @@ impl Supervisor {
         }
         self.executor.close().await;
         // Whoever still waits learns it from the closed channel.
+    }
+
+    fn picture(&self) -> Status {
+        let mut picture = self.state.status(self.clock.now());
+        for model in &mut picture.models {
+            model.chunks = self.meters.get(&model.name).map_or(0, Meter::total);
+        }
+        picture
     }
 
     /// Waits for something to do and does it, with whatever else has come in by then.
@@ -241,7 +251,11 @@ impl Supervisor {
             Effect::Observe => self.observe_at = Moment::START,
             Effect::Grant { waiter, instance, endpoint } => {
                 // Made first: if nobody takes it, dropping it gives it back.
-                let lease = Lease::new(instance, endpoint, self.release.clone());
+                let meter = match self.meters.get(&instance.model) {
+                    Some(meter) => meter.clone(),
+                    None => self.meters.entry(instance.model.clone()).or_default().clone(),
+                };
+                let lease = Lease::new(instance, endpoint, meter, self.release.clone());
                 if let Some(Pending::Lease(answer)) = self.pending.remove(&waiter) {
                     let _ = answer.send(Ok(lease));
                 }

@@ -59,6 +59,9 @@ pub struct ModelStatus {
     pub progress: Option<LoadProgress>,
     /// Failures of starts and of running engines since the daemon's start.
     pub restarts: u32,
+    /// Chunks of answers that its engines have streamed to clients since the daemon's start: server-sent events with data, of which
+    /// most carry one token, more where the engine sends several at once, and a few per answer none. Answers in one piece are not in it.
+    pub chunks: u64,
     /// Last time a lease was given or returned.
     pub last_used: Option<Moment>,
     /// Duration of the last successful load, in milliseconds.

@@ -231,6 +231,7 @@ fn two_models() -> Status {
         idle_timeout: None,
         progress: None,
         restarts: 0,
+        chunks: 0,
         last_used: None,
         load_ms: None,
         error: None,

@@ -102,7 +102,11 @@ impl House {
     }
 
     pub async fn with(status: Status, gate: Gate) -> Self {
-        let daemon = Daemon::start("unix:tmpdir=/tmp");
+        Self::on(Daemon::start("unix:tmpdir=/tmp"), status, gate).await
+    }
+
+    /// On a bus that may have others on it.
+    pub async fn on(daemon: Daemon, status: Status, gate: Gate) -> Self {
         let (handle, asks, status) = Handle::scripted(status);
         let root = Arc::new(Root::default());
         let facts = Facts {
@@ -248,6 +252,7 @@ pub fn status() -> Status {
         idle_timeout: Some(Duration::from_secs(60)),
         progress: None,
         restarts: 1,
+        chunks: 1234,
         last_used: Some(Moment::from_secs(5)),
         load_ms: Some(1500),
         error: None,
