@@ -27,7 +27,7 @@ use crate::adapters::systemd::{self, Handed};
 use crate::checks::{self, Checks, Probes};
 use crate::config::{Config, GpuBackend};
 use crate::control::bus::{self, Bus};
-use crate::control::polkit::Gate;
+use crate::control::polkit::{Gate, Patience};
 use crate::control::{Context, Facts};
 use crate::proxy::{self, Limits, Listener, Server, Upstream};
 use crate::supervisor::handle::Handle;
@@ -297,7 +297,7 @@ async fn control(root: Arc<Root>, facts: Facts) -> JoinHandle<()> {
     let (bus, gate) = if root.options.user {
         (Bus::Session, Gate::Owner { uid: rustix::process::geteuid().as_raw() })
     } else {
-        (Bus::System, Gate::Polkit)
+        (Bus::System, Gate::Polkit(Patience::default()))
     };
     let context = Context::new(root.handle.clone(), root, facts, gate);
     let (first, tried) = tokio::sync::oneshot::channel();

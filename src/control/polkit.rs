@@ -15,10 +15,23 @@ use zbus_polkit::policykit1::{AuthorityProxy, CheckAuthorizationFlags, Subject};
 
 use super::error::{Code, Error};
 
-/// How long polkit may think.
+/// How long the bus may think.
 const TIME: Duration = Duration::from_secs(10);
-/// How long, with a person asked for a password.
-const TIME_INTERACTIVE: Duration = Duration::from_secs(120);
+
+/// How long polkit may think.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// By its rules alone.
+    pub rules: Duration,
+    /// With a person who is asked for a password.
+    pub person: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { rules: Duration::from_secs(10), person: Duration::from_secs(120) }
+    }
+}
 
 /// What a call does, in polkit's words: `org.hostler1.policy` defines each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -56,8 +69,8 @@ impl Action {
 /// Who decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gate {
-    /// polkit, on the system bus.
-    Polkit,
+    /// polkit, on the system bus, where it answers in time.
+    Polkit(Patience),
     /// A user's own bus: the same user may do all, and nobody else anything.
     Owner {
         /// That user.
@@ -77,7 +90,7 @@ impl Gate {
         action: Action,
     ) -> Result<(), Error> {
         match self {
-            Self::Polkit => ask_polkit(connection, call, action).await,
+            Self::Polkit(patience) => ask_polkit(connection, call, action, patience).await,
             Self::Owner { uid } => ask_bus(connection, call, uid, action).await,
         }
     }
@@ -112,6 +125,7 @@ async fn ask_polkit(
     connection: &Connection,
     call: &Header<'_>,
     action: Action,
+    patience: Patience,
 ) -> Result<(), Error> {
     static CALLS: AtomicU64 = AtomicU64::new(1);
     let interactive = call.primary().flags().contains(Flags::ALLOW_INTERACTIVE_AUTH);
@@ -122,7 +136,7 @@ async fn ask_polkit(
     } else {
         CheckAuthorizationFlags::empty()
     };
-    let time = if interactive { TIME_INTERACTIVE } else { TIME };
+    let time = if interactive { patience.person } else { patience.rules };
     let id = format!("hostler-{}", CALLS.fetch_add(1, Ordering::Relaxed));
     let absent = |err: zbus::Error| {
         denied(
@@ -141,7 +155,7 @@ async fn ask_polkit(
         // Nobody waits for the answer any more; a dialog that is still shown goes away.
         let cancel = polkit.cancel_check_authorization(&id);
         let _ = tokio::time::timeout(TIME, cancel).await;
-        return Err(denied(action, &format!("polkit gave no answer within {} s", time.as_secs())));
+        return Err(denied(action, &format!("polkit gave no answer within {time:?}")));
     };
     let answer = answer.map_err(absent)?;
     if answer.is_authorized {

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use hostler::supervisor::handle::{Ask, Verb};
 use hostler::types::{
-    Bytes, Check, CheckVerdict, Denied, Evict, Fault, FaultCode, GpuId, Haste, Outcome, Phase,
-    Preview, PreviewGpu, Wish,
+    Bytes, Check, CheckVerdict, Denied, Evict, Fault, FaultCode, GpuId, Haste, LoadProgress,
+    Moment, Outcome, Phase, Preview, PreviewGpu, Wish,
 };
 use tokio::sync::oneshot;
 
@@ -61,6 +61,74 @@ async fn a_load_is_a_job_until_the_model_answers() {
     assert_eq!(job(&house, 1, "Error").await, "(ss) \"\" \"\"");
     let jobs = house.manager(&["ListJobs"]).await.unwrap();
     assert_eq!(jobs, "a(osssd) 1 \"/org/hostler1/job/1\" \"load\" \"org/m\" \"done\" 1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_knows_how_far_it_is_where_earlier_loads_tell() {
+    let mut loading = status();
+    let expected = Some(std::time::Duration::from_secs(1_000_000));
+    loading.models[1].phase = Phase::Loading;
+    let load = LoadProgress { since: Moment::START, expected, pulled: None };
+    loading.models[1].progress = Some(load);
+    let mut house = House::open(loading.clone()).await;
+    house.manager(&["Load", "sa{sv}", "small", "0"]).await.unwrap();
+    let (_, _, answer) = next(&mut house).await;
+    let number = |text: String| text.split(' ').nth(1).unwrap().parse::<f64>().unwrap();
+    let progress = number(job(&house, 1, "Progress").await);
+    assert!(progress > 0.0 && progress < 0.01, "{progress}");
+    let eta = number(job(&house, 1, "EtaUSec").await);
+    assert!(eta > 0.99e12 && eta < 1e12, "{eta}");
+    assert_eq!(job(&house, 1, "Phase").await, "s \"loading\"");
+    // It takes longer than any before: it is all but done, and not done.
+    let expected = Some(std::time::Duration::ZERO);
+    loading.models[1].progress = Some(LoadProgress { expected, ..load });
+    house.status.send(Arc::new(loading)).unwrap();
+    assert_eq!(job(&house, 1, "Progress").await, "d 0.99");
+    assert_eq!(job(&house, 1, "EtaUSec").await, "t 0");
+    let mut monitor = house.monitor().await;
+    answer.send(Ok(())).unwrap();
+    monitor.until("JobRemoved /org/hostler1/job/1 load small done").await;
+    assert_eq!(job(&house, 1, "Progress").await, "d 1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ended_jobs_are_forgotten_and_too_many_are_refused() {
+    use hostler::control::jobs::{KEPT, RUNNING_MAX};
+
+    let mut house = House::open(status()).await;
+    let mut monitor = house.monitor().await;
+    let client = house.client().await;
+    let load = async || {
+        let options = std::collections::BTreeMap::<&str, zbus::Variant<'_>>::new();
+        let (bus, manager) = (Some("org.hostler1"), Some("org.hostler1.Manager"));
+        let call =
+            client.call_method(bus, "/org/hostler1", manager, "Load", &("small", options)).await;
+        call.map(drop).map_err(|err| err.to_string())
+    };
+    // One more than is kept.
+    for id in 1..=KEPT + 1 {
+        load().await.unwrap();
+        next(&mut house).await.2.send(Ok(())).unwrap();
+        monitor.until(&format!("JobRemoved /org/hostler1/job/{id} ")).await;
+    }
+    monitor.until("InterfacesRemoved /org/hostler1/job/1").await;
+    let jobs = house.manager(&["ListJobs"]).await.unwrap();
+    assert!(jobs.starts_with(&format!("a(osssd) {KEPT} \"/org/hostler1/job/2\"")), "{jobs}");
+    let forgotten = ["/org/hostler1/job/1", "org.hostler1.Job", "State"];
+    let get = [&["get-property", "org.hostler1"], &forgotten[..]].concat();
+    assert!(house.busctl(&get).await.unwrap_err().contains("Unknown object"));
+    // As many as may run, and one more; whose end makes room.
+    let mut answers = Vec::new();
+    for _ in 0..RUNNING_MAX {
+        load().await.unwrap();
+        answers.push(next(&mut house).await.2);
+    }
+    let error = load().await.unwrap_err();
+    assert!(error.contains("1024 jobs are running already"), "{error}");
+    let last = KEPT + 1 + RUNNING_MAX;
+    answers.pop().unwrap().send(Ok(())).unwrap();
+    monitor.until(&format!("JobRemoved /org/hostler1/job/{last} ")).await;
+    load().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -36,12 +36,12 @@ async fn end(child: Child) -> Run {
     Run::of(output.await.unwrap())
 }
 
-async fn run(house: &House, args: &[&str]) -> Run {
+pub async fn run(house: &House, args: &[&str]) -> Run {
     end(spawn(house, args, &[])).await
 }
 
 #[derive(Debug)]
-struct Run {
+pub struct Run {
     code: i32,
     out: String,
     err: String,
@@ -54,13 +54,13 @@ impl Run {
         Self { code, out: text(&output.stdout), err: text(&output.stderr) }
     }
 
-    fn json(&self) -> Value {
+    pub fn json(&self) -> Value {
         serde_json::from_str(&self.out).unwrap_or_else(|err| panic!("{err}: {self:?}"))
     }
 }
 
 /// What an operator wants of the supervisor next.
-async fn next(house: &mut House) -> (String, Verb, oneshot::Sender<Result<(), Denied>>) {
+pub async fn next(house: &mut House) -> (String, Verb, oneshot::Sender<Result<(), Denied>>) {
     loop {
         if let Ask::Operate { model, verb, answer, .. } = house.asks.recv().await.unwrap() {
             return (model.to_string(), verb, answer);

@@ -4,5 +4,9 @@
 
 mod calls;
 mod cli;
+mod gate;
 mod house;
+mod properties;
+mod schema;
+mod shapes;
 mod surface;
