@@ -31,6 +31,7 @@ use crate::control::polkit::{Gate, Patience};
 use crate::control::{Context, Facts};
 use crate::proxy::{self, Limits, Listener, Server, Upstream};
 use crate::supervisor::handle::Handle;
+use crate::supervisor::state;
 use crate::supervisor::task::{Clock, Ports, Running, Supervisor};
 
 mod core;
@@ -82,7 +83,7 @@ pub async fn run(options: Options, sockets: Vec<(String, Handed)>) -> Exit {
     let (file, journal) = (recall::footprints(options.user), recall::journal(options.user));
     let book = recall::book(&file);
     let record = recall::record(&journal);
-    let generation = record.generation();
+    let (generation, pins) = (record.generation(), record.pins().clone());
     let (journal, trouble) = Told::new(journal);
     let helpers = Helpers {
         record,
@@ -114,7 +115,8 @@ pub async fn run(options: Options, sockets: Vec<(String, Handed)>) -> Exit {
         return fail(sockets, &failure).await;
     }
     let images = recall::images(&config, &*ports.containers).await;
-    let recalled = Recalled { book, images, generation, journal: trouble };
+    let core = state::Recalled { book, images, generation, pins };
+    let recalled = Recalled { core, journal: trouble };
     serve(options, config, ports, proven, recalled, sockets).await
 }
 
@@ -329,7 +331,7 @@ fn supervise(
         found,
         devices,
     );
-    supervisor.remember(recalled.book, recalled.images, recalled.generation);
+    supervisor.remember(recalled.core);
     supervisor.spawn_on(handle, plane.runtime())
 }
 

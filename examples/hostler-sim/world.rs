@@ -202,6 +202,7 @@ impl World {
                 | Effect::Notice(_)
                 | Effect::Reap { .. }
                 | Effect::Save(_)
+                | Effect::KeepPins(_)
                 | Effect::Done { .. }
                 | Effect::Exit => {}
             }

@@ -8,8 +8,8 @@
 //!              ▼                               └─ the daemon leaves: wait for the next, load and pin again
 //!             exit status
 //! ```
-//! Invariant: a pin lasts as long as its daemon, so the process gives it anew to each daemon; a restart of the daemon, which
-//! keeps its models, neither ends the unit nor reloads the model.
+//! Invariants: a restart of the daemon, which keeps its models and their pins, neither ends the unit nor reloads the model; whoever
+//! comes after one that ended with its models is asked anew; the unit's end is the pin's, also while one daemon follows another.
 
 use std::time::Duration;
 
@@ -27,6 +27,8 @@ use crate::adapters::systemd;
 
 /// How long a daemon that left may take to come back: longer than any pause between two of its starts.
 const COMEBACK: Duration = Duration::from_secs(120);
+/// How long a unit that is stopped waits for it, to take the pin back.
+const LAST_WORD: Duration = Duration::from_secs(10);
 /// A look without a signal.
 const LOOK: Duration = Duration::from_secs(10);
 
@@ -88,9 +90,14 @@ impl Unit {
             }
             systemd::status("The daemon left; waiting for the next");
             let back = async { while !matches!(owner.next().await, Some(Some(_)) | None) {} };
+            tokio::pin!(back);
             tokio::select! {
-                back = tokio::time::timeout(COMEBACK, back) => back.map_err(|_| not_running(bus.user))?,
-                _ = term.recv() => return Ok(()),
+                back = tokio::time::timeout(COMEBACK, &mut back) => back.map_err(|_| not_running(bus.user))?,
+                _ = term.recv() => return match tokio::time::timeout(LAST_WORD, back).await {
+                    Ok(()) => let_go(context, &bus, &name).await,
+                    // Nobody runs who could hold the pin.
+                    Err(_) => Ok(()),
+                },
             }
         }
     }

@@ -7,7 +7,8 @@ use super::bus::failure;
 use super::exit::Outcome;
 use super::load::each;
 
-/// Keeps models loaded. Those that are not loaded are loaded as soon as there is room; see load --pin to wait for that.
+/// Keeps models loaded, over restarts of the daemon too. Those that are not loaded are loaded as soon as there is room; see load --pin to
+/// wait for that.
 #[derive(Debug, Args)]
 pub struct Pin {
     #[command(flatten)]

@@ -197,8 +197,9 @@ impl Model {
         Ok(self.now()?.idle_timeout.map_or(UNKNOWN, us))
     }
 
-    /// Never evicted, never idled out. Setting it to true loads the model; to false lets it go when it is idle. It lasts until it is
-    /// unloaded or the daemon ends; "pin = true" in the configuration is for ever.
+    /// Never evicted, never idled out. Setting it to true loads the model; to false lets it go when it is idle. It lasts, over restarts
+    /// of the daemon, until it is unloaded, the daemon is stopped with its models, or the host reboots; then "pin" in the configuration
+    /// counts again.
     #[zbus(property)]
     fn pinned(&self) -> Result<bool, Error> {
         Ok(self.now()?.pinned)

@@ -11,7 +11,8 @@ use crate::adapters::state_file::StateFile;
 use crate::config::Config;
 use crate::plan::Book;
 use crate::supervisor::ports::Containers;
-use crate::types::{Generation, ImageRef, ModelName};
+use crate::supervisor::state;
+use crate::types::{ImageRef, ModelName};
 
 /// Name of the file with the footprints.
 const FOOTPRINTS: &str = "footprints";
@@ -22,15 +23,11 @@ const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// Where a system service keeps its state when systemd does not say where.
 const SYSTEM_DIR: &str = "/var/lib/hostler/state";
 
-/// What the core begins with.
+/// What the daemon begins with.
 #[derive(Debug)]
 pub struct Recalled {
-    /// What was measured earlier.
-    pub book: Book,
-    /// IDs of the models' images.
-    pub images: BTreeMap<ModelName, String>,
-    /// The highest that was given to an incarnation.
-    pub generation: Generation,
+    /// What the core is told.
+    pub core: state::Recalled,
     /// What is wrong with the file of what was begun.
     pub journal: Trouble,
 }

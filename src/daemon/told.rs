@@ -66,7 +66,7 @@ pub async fn tell(handle: Handle, mut trouble: Trouble) {
     loop {
         let why = trouble.borrow_and_update().clone();
         let message = why.map(|why| {
-            format!("the journal is not written, what is begun is known by the containers' labels alone: {why}")
+            format!("the journal is not written, what is begun is known by the containers' labels alone, and a restart forgets what operators say about pins: {why}")
         });
         handle.problem(CODE, message);
         if trouble.changed().await.is_err() {

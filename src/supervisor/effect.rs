@@ -1,5 +1,6 @@
 //! What the core wants done. Data only; the executor carries it out and answers with an [`super::event::Event`].
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -81,6 +82,9 @@ pub enum Effect {
     Observe,
     /// Write down what was measured: the whole book, in its form on disk. Answered by `Saved`; of several, the last counts.
     Save(Vec<u8>),
+    /// Write down which models operators pinned (`true`) or let go (`false`) otherwise than the configuration says: all of them, for
+    /// the next daemon. Not answered: a disk that takes nothing keeps nobody from a pin.
+    KeepPins(BTreeMap<ModelName, bool>),
     /// Give a caller its lease.
     Grant {
         /// Who.

@@ -17,7 +17,7 @@ use super::ports::{
     CanaryError, Containers, Endpoint, Engines, Gpus, LaunchOrder, Launched, Progress, Shelf, Sign,
 };
 use crate::plan::Usage;
-use crate::types::{Fault, FaultCode, GpuId, InstanceId, ModelSpec, Moment, SleepLevel};
+use crate::types::{Fault, FaultCode, GpuId, InstanceId, ModelName, ModelSpec, Moment, SleepLevel};
 
 /// How long the end of the daemon waits for the disk.
 const CLOSE_TIME: Duration = Duration::from_secs(5);
@@ -83,6 +83,8 @@ pub(super) struct Executor {
     /// Whose death is being looked into.
     dying: BTreeSet<InstanceId>,
     writer: Option<Writer>,
+    /// The last pins on their way to the disk.
+    pins: Option<JoinHandle<()>>,
     /// Where the adapters run, wherever the owner does.
     runtime: tokio::runtime::Handle,
 }
@@ -98,7 +100,18 @@ impl Executor {
         let (probes, dying) = (BTreeMap::new(), BTreeSet::new());
         let (observing, sweeping) = (Arc::default(), Arc::default());
         let runtime = tokio::runtime::Handle::current();
-        Self { ports, events, clock, probes, observing, sweeping, dying, writer: None, runtime }
+        Self {
+            ports,
+            events,
+            clock,
+            probes,
+            observing,
+            sweeping,
+            dying,
+            writer: None,
+            pins: None,
+            runtime,
+        }
     }
 
     pub(super) fn launch(&self, order: LaunchOrder) {
@@ -149,12 +162,19 @@ impl Executor {
         let _ = writer.newest.send(footprints);
     }
 
+    pub(super) fn keep_pins(&mut self, pins: BTreeMap<ModelName, bool>) {
+        // The order of the calls is the order of what was said; the writing may take its time.
+        let work = self.ports.containers.keep_pins(pins);
+        self.pins = Some(self.runtime.spawn(work));
+    }
+
     /// Lets what is being written be written.
     pub(super) async fn close(self) {
-        if let Some(Writer { newest, task }) = self.writer {
-            drop(newest);
+        let footprints = self.writer.map(|Writer { task, .. }| ("footprints", task));
+        let pins = self.pins.map(|task| ("pins", task));
+        for (what, task) in footprints.into_iter().chain(pins) {
             if tokio::time::timeout(CLOSE_TIME, task).await.is_err() {
-                tracing::warn!("the disk takes too long to take the last footprints, ignoring");
+                tracing::warn!("the disk takes too long to take the last {what}, ignoring");
             }
         }
     }

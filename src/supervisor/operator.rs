@@ -1,7 +1,10 @@
 //! The part of the core that does what operators say: load, unload, pin, sleep, wake, and the dry run of a load.
 //!
 //! Invariants: an operator's wish lasts as long as somebody waits for it; whoever gives up takes his wish back, and a load that nobody
-//! wants any more ends with it; a dry run changes nothing.
+//! wants any more ends with it; a dry run changes nothing; what was said about pins is written down, for a restart of the daemon is no
+//! reason to forget it.
+
+use std::collections::BTreeMap;
 
 use super::effect::{Effect, StopReason};
 use super::instance::{Instance, Life};
@@ -116,6 +119,29 @@ impl State {
             instance.last_used = now;
         }
         out.push(Effect::Done { waiter });
+    }
+
+    /// Begins with what operators said to an earlier daemon.
+    pub(super) fn recall_pins(&mut self, pins: BTreeMap<ModelName, bool>) {
+        for (name, pinned) in &pins {
+            if let Some(model) = self.models.get_mut(name) {
+                model.pinned = *pinned;
+                model.wanted = *pinned;
+            }
+        }
+        self.pins = pins;
+    }
+
+    /// Has written down what operators say about pins, where that is no longer what was written. A daemon that ends with its models
+    /// ends what was said about them: they come back as they are configured.
+    pub(super) fn keep_pins(&mut self, out: &mut Vec<Effect>) {
+        let over = self.shutdown.is_some_and(|shutdown| !shutdown.keep);
+        let said = self.models.values().filter(|m| !over && !m.retired && m.pinned != m.spec.pin);
+        let said = said.map(|m| (&m.spec.name, &m.pinned));
+        if !said.clone().eq(&self.pins) {
+            self.pins = said.map(|(name, pinned)| (name.clone(), *pinned)).collect();
+            out.push(Effect::KeepPins(self.pins.clone()));
+        }
     }
 
     pub(super) fn sleep(

@@ -16,8 +16,8 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::types::{
-    Bytes, Fault, FaultCode, GpuId, GpuSnapshot, ImageRef, InstanceId, Known, ModelSpec, Phase,
-    Placement, Pulled, SleepLevel, SpecHash, Transport,
+    Bytes, Fault, FaultCode, GpuId, GpuSnapshot, ImageRef, InstanceId, Known, ModelName, ModelSpec,
+    Phase, Placement, Pulled, SleepLevel, SpecHash, Transport,
 };
 
 /// A boxed future: ports are used as trait objects.
@@ -228,6 +228,13 @@ pub trait Containers: Send + Sync + 'static {
     fn try_devices(&self, _gpus: Vec<GpuId>) -> PortFuture<'_, Result<Vec<String>, Fault>> {
         let why = "no container can be run to try the devices";
         Box::pin(async move { Err(Fault::new(FaultCode::Internal, why)) })
+    }
+
+    /// Writes down, beside what was begun, what operators said about pins: all of it, until the next boot. Of two calls the later one
+    /// counts, whichever ends first; the call itself does not block. An adapter that writes nothing down keeps nothing.
+    fn keep_pins(&self, pins: BTreeMap<ModelName, bool>) -> PortFuture<'static, ()> {
+        drop(pins);
+        Box::pin(std::future::ready(()))
     }
 
     /// Proves the path that models of this transport use by starting and removing a throw-away container through it:

@@ -60,6 +60,19 @@ pub struct Settings {
     pub seed: u64,
 }
 
+/// What an earlier daemon knew; by default, nothing.
+#[derive(Debug, Default)]
+pub struct Recalled {
+    /// What was measured.
+    pub book: Book,
+    /// IDs of the models' images, as they are now.
+    pub images: BTreeMap<ModelName, String>,
+    /// The highest that was given to an incarnation.
+    pub generation: Generation,
+    /// Which models operators pinned, or let go, otherwise than the configuration says.
+    pub pins: BTreeMap<ModelName, bool>,
+}
+
 /// A failure that is not yet forgiven.
 #[derive(Clone, Debug)]
 pub(super) struct Failure {
@@ -152,6 +165,8 @@ pub struct State {
     pub(super) local_time: Option<DayMinute>,
     /// Stops that failed and are tried again, and why.
     pub(super) stuck: BTreeMap<InstanceId, String>,
+    /// Pins otherwise than configured, as they were last written down.
+    pub(super) pins: BTreeMap<ModelName, bool>,
     next_generation: u64,
     random: u64,
 }
@@ -188,16 +203,19 @@ impl State {
             discover_from: Moment::START,
             local_time: None,
             stuck: BTreeMap::new(),
+            pins: BTreeMap::new(),
             next_generation: 1,
             random,
         }
     }
 
-    /// Begins with what an earlier daemon measured and how long loads took, and with the images that the models' references mean now.
-    pub fn remember(&mut self, book: Book, images: BTreeMap<ModelName, String>) {
-        self.book = book;
+    /// Begins with what an earlier daemon knew.
+    pub fn remember(&mut self, recalled: Recalled) {
+        self.book = recalled.book;
         self.recall_loads();
-        for (name, id) in images {
+        self.raise_generation(recalled.generation);
+        self.recall_pins(recalled.pins);
+        for (name, id) in recalled.images {
             if let Some(model) = self.models.get_mut(&name) {
                 model.known.image_id = Some(id);
             }
@@ -255,6 +273,7 @@ impl State {
             Event::Tick => {}
         }
         self.schedule(now, &mut out);
+        self.keep_pins(&mut out);
         out
     }
 

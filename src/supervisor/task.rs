@@ -18,10 +18,9 @@ pub use super::execute::{Clock, Ports};
 use super::execute::{Executor, Subject, unix_s};
 use super::handle::{Ask, Handle, Lease, Meter, Verb};
 use super::ports::Found;
-use super::state::{Settings, State};
-use crate::plan::Book;
+use super::state::{Recalled, Settings, State};
 use crate::types::{
-    DayMinute, Denied, Generation, GpuSnapshot, ModelName, ModelSpec, Moment, Status, WaiterId,
+    DayMinute, Denied, GpuSnapshot, ModelName, ModelSpec, Moment, Status, WaiterId,
 };
 
 /// How often the world is read without a cause.
@@ -118,15 +117,9 @@ impl Supervisor {
         (supervisor, handle)
     }
 
-    /// Begins with what an earlier daemon measured, the IDs of the models' images, and the highest generation ever given.
-    pub fn remember(
-        &mut self,
-        book: Book,
-        images: BTreeMap<ModelName, String>,
-        generation: Generation,
-    ) {
-        self.state.remember(book, images);
-        self.state.raise_generation(generation);
+    /// Begins with what an earlier daemon knew.
+    pub fn remember(&mut self, recalled: Recalled) {
+        self.state.remember(recalled);
     }
 
     /// Starts the task.
@@ -248,6 +241,7 @@ impl Supervisor {
             Effect::Stop { instance } => self.executor.stop(instance),
             Effect::Reap { container } => self.executor.reap(container),
             Effect::Save(footprints) => self.executor.save(footprints),
+            Effect::KeepPins(pins) => self.executor.keep_pins(pins),
             Effect::Observe => self.observe_at = Moment::START,
             Effect::Grant { waiter, instance, endpoint } => {
                 // Made first: if nobody takes it, dropping it gives it back.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::effect::{Effect, Notice, StopReason};
 use super::event::{Event, Observation};
 use super::ports::{Endpoint, Found, FoundIdentity, LaunchOrder, Launched};
-use super::state::{Settings, State};
+use super::state::{Recalled, Settings, State};
 use crate::plan::{ReleaseRule, Rules, SleepRules, Usage, policy};
 use crate::types::{
     Bytes, DayMinute, Denied, Eviction, Fault, FaultCode, Generation, GpuId, GpuReading,

@@ -176,7 +176,7 @@ impl Owner {
                 }
             }
             Effect::Deny { waiter, denied } => panic!("{waiter:?} is refused: {denied}"),
-            Effect::Notice(_) | Effect::Save(_) | Effect::Done { .. } => {}
+            Effect::Notice(_) | Effect::Save(_) | Effect::KeepPins(_) | Effect::Done { .. } => {}
             other @ (Effect::Sleep { .. }
             | Effect::Wake { .. }
             | Effect::Canary { .. }

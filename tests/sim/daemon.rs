@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use hostler::plan::Book;
 use hostler::supervisor::event::Event;
+use hostler::supervisor::state::Recalled;
 use hostler::types::InstanceId;
 
 use crate::case::model;
@@ -48,7 +49,9 @@ impl World {
         let book = Book::decode(&self.saved).unwrap_or_default();
         let names = self.case.specs.keys().cloned();
         let images = names.map(|name| (name.clone(), self.image(&name))).collect();
-        self.core = Some(Core::new(&self.case, self.mutant, book, images));
+        // Its journal is lost with each daemon: what was said about pins is not among the histories.
+        let recalled = Recalled { book, images, ..Recalled::default() };
+        self.core = Some(Core::new(&self.case, self.mutant, recalled));
         self.observe_at = self.now;
         self.first_reading()?;
         let found = self.list();

@@ -183,7 +183,8 @@ fn each_invariant_catches_its_mutant() {
     let mut missed = Vec::new();
     for (mutant, rules) in mutants::ALL {
         let mut others = std::collections::BTreeSet::new();
-        let caught = (0..number("SEEDS").unwrap_or(150)).any(|seed| {
+        // The last one is a history in which a wrong answer after a wake comes to light: among the first there is none.
+        let caught = (0..number("SEEDS").unwrap_or(150)).chain([371]).any(|seed| {
             let broken = run(seed, false, Some(mutant)).1.err().map(|b| b.rule);
             others.extend(broken);
             broken.is_some_and(|rule| rules.contains(&rule))

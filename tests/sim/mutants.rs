@@ -6,14 +6,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hostler::plan::Book;
 use hostler::supervisor::effect::{Effect, Notice, StopReason};
 use hostler::supervisor::event::Event;
 use hostler::supervisor::ports::{Endpoint, LaunchOrder, Launched};
-use hostler::supervisor::state::{Settings, State};
+use hostler::supervisor::state::{Recalled, Settings, State};
 use hostler::types::{
-    Bytes, Denied, Generation, Haste, InstanceId, ModelName, ModelSpec, Moment, SleepLevel, Status,
-    WaiterId,
+    Bytes, Denied, Generation, Haste, InstanceId, ModelSpec, Moment, SleepLevel, Status, WaiterId,
 };
 
 use crate::case::Case;
@@ -162,12 +160,7 @@ pub struct Core {
 }
 
 impl Core {
-    pub fn new(
-        case: &Case,
-        mutant: Option<Mutant>,
-        book: Book,
-        images: BTreeMap<ModelName, String>,
-    ) -> Self {
+    pub fn new(case: &Case, mutant: Option<Mutant>, recalled: Recalled) -> Self {
         let mut settings = case.settings.clone();
         let mut specs = case.specs.clone();
         if let Some(mutant) = mutant {
@@ -175,7 +168,7 @@ impl Core {
             specs.values_mut().for_each(|spec| mutant.spec(Arc::make_mut(spec)));
         }
         let mut state = State::new(settings, &specs);
-        state.remember(book, images);
+        state.remember(recalled);
         let (kept, waiting, orders) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
         let (asleep, answers) = (BTreeMap::new(), BTreeMap::new());
         let due = state.next_deadline();

@@ -329,6 +329,7 @@ impl Reference {
             | Effect::Reap { .. }
             | Effect::Observe
             | Effect::Save(_)
+            | Effect::KeepPins(_)
             | Effect::Notice(_)
             | Effect::Exit => Ok(()),
         }

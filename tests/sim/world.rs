@@ -350,7 +350,7 @@ impl World {
                 self.exited = true;
                 Ok(())
             }
-            Effect::Done { .. } | Effect::Notice(_) => Ok(()),
+            Effect::Done { .. } | Effect::KeepPins(_) | Effect::Notice(_) => Ok(()),
         }
     }
 

@@ -1,16 +1,17 @@
 //! What was begun, written down before it is begun.
 //!
 //! ```text
-//!   hostler-journal 1 <CRC32C, 8 hex digits> <bytes of the body>\n
-//!   {"boot":"…","generation":7,"entries":[{"container":"…","labels":{…}}, …]}
+//!   hostler-journal 2 <CRC32C, 8 hex digits> <bytes of the body>\n
+//!   {"boot":"…","generation":7,"entries":[{"container":"…","labels":{…}}, …],"pins":{"qwen":true}}
 //! ```
-//! Purpose: two things that the host itself may forget. A container that podman does not know any more (its directories were
+//! Purpose: what the host itself does not know, or may forget. A container that podman does not know any more (its directories were
 //! wiped, or it believes in a reboot) lives on in a control group that only its ID names; and a directory for an engine's
 //! socket has no labels. All else is read from labels, which cannot disagree with the host. Generations are counted here too,
-//! so that none is given twice, also after the last container is gone.
+//! so that none is given twice, also after the last container is gone; and pins that operators gave or took, which labels cannot
+//! say, for podman does not change those of a container. (Format 1 had no pins.)
 //!
 //! Owner: the adapter. Invariants: an intent is on the disk before podman is asked to create, and the container's ID before
-//! podman is asked to start it: before that nothing runs. Entries of another boot are void. A disk that takes nothing stops
+//! podman is asked to start it: before that nothing runs. Entries and pins of another boot are void. A disk that takes nothing stops
 //! nobody: it is said, and labels serve alone.
 
 use std::collections::BTreeMap;
@@ -24,10 +25,10 @@ use serde::{Deserialize, Serialize};
 use super::labels;
 use crate::supervisor::ports::Shelf;
 use crate::types::sealed::{self, SealError};
-use crate::types::{Generation, InstanceId};
+use crate::types::{Generation, InstanceId, ModelName};
 
 const MAGIC: &str = "hostler-journal";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// How long the disk may take. Nobody is ever kept from a start by it.
 const WRITE_TIME: Duration = Duration::from_secs(10);
 
@@ -53,6 +54,9 @@ pub struct Record {
     /// The highest that was given to an incarnation.
     generation: Generation,
     entries: Vec<Entry>,
+    /// Models that operators pinned, or let go, otherwise than the configuration says.
+    #[serde(default)]
+    pins: BTreeMap<ModelName, bool>,
 }
 
 /// Why bytes are no journal.
@@ -100,6 +104,7 @@ impl Record {
     pub fn of_boot(mut self, boot: &str) -> Self {
         if self.boot != boot {
             self.entries.clear();
+            self.pins.clear();
             boot.clone_into(&mut self.boot);
         }
         self
@@ -109,6 +114,12 @@ impl Record {
     #[must_use]
     pub fn generation(&self) -> Generation {
         self.generation
+    }
+
+    /// What operators said about pins.
+    #[must_use]
+    pub fn pins(&self) -> &BTreeMap<ModelName, bool> {
+        &self.pins
     }
 
     /// How many incarnations were begun and are not known to be gone.
@@ -199,7 +210,15 @@ impl Journal {
         orphans
     }
 
-    async fn write(&self) {
+    /// What operators say about pins now; whether that is news, and so has to be written.
+    pub(super) fn pin(&self, pins: BTreeMap<ModelName, bool>) -> bool {
+        let mut record = self.record();
+        let changed = record.pins != pins;
+        record.pins = pins;
+        changed
+    }
+
+    pub(super) async fn write(&self) {
         let Some(shelf) = &self.shelf else { return };
         let _one = self.writing.lock().await;
         let bytes = self.record().encode();
@@ -324,6 +343,24 @@ mod tests {
 
         journal.end(|entry| entry.is_of(&instance)).await;
         assert!(shelf.last().is_empty());
+    }
+
+    #[tokio::test]
+    async fn pins_are_kept_until_the_next_boot() {
+        let shelf = Arc::new(Kept::default());
+        let journal = Journal::new(Record::default().of_boot("b"), Some(shelf.clone()));
+        let pins = BTreeMap::from([("m".parse().unwrap(), true), ("n".parse().unwrap(), false)]);
+        assert!(journal.pin(pins.clone()));
+        journal.write().await;
+        assert!(!journal.pin(pins.clone()), "no news");
+        assert_eq!(*shelf.last().of_boot("b").pins(), pins);
+        assert!(shelf.last().of_boot("other").pins().is_empty());
+        // What is written for another reason has them too.
+        journal.begin(labels().1).await;
+        assert_eq!(*shelf.last().pins(), pins);
+        // Written by a daemon that knew of none.
+        let old = sealed::seal(MAGIC, 1, br#"{"boot":"b","generation":7,"entries":[]}"#);
+        assert!(Record::decode(&old).unwrap().pins().is_empty());
     }
 
     #[test]

@@ -38,6 +38,7 @@ mod socket_dir;
 mod stop;
 mod wire;
 
+use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
@@ -51,7 +52,7 @@ use journal::{Journal, Record};
 use crate::supervisor::ports::{
     ContainerSpec, Containers, Found, Launched, PodmanInfo, PortFuture, Progress, Scopes, Shelf,
 };
-use crate::types::{Fault, FaultCode, GpuId, ImageRef, InstanceId, Transport};
+use crate::types::{Fault, FaultCode, GpuId, ImageRef, InstanceId, ModelName, Transport};
 
 /// [`Containers`] over podman's API. Cheap to clone; nothing is connected until the first call.
 #[derive(Clone, Debug)]
@@ -198,6 +199,17 @@ impl Containers for Podman {
             let mut lines = Vec::new();
             self.run_helper(&helper, &mut |line| lines.push(line.to_owned())).await?;
             Ok(lines)
+        })
+    }
+
+    fn keep_pins(&self, pins: BTreeMap<ModelName, bool>) -> PortFuture<'static, ()> {
+        let inner = self.inner.clone();
+        // Now, and not when somebody has time for it: calls have an order.
+        let changed = inner.journal.pin(pins);
+        Box::pin(async move {
+            if changed {
+                inner.journal.write().await;
+            }
         })
     }
 

@@ -29,7 +29,7 @@ fn host(measure_after: Option<u64>) -> Host {
     let mut host = Host::bare(vec![spec("a", gib(60)), spec("b", gib(60))]);
     host.state.settings.measure_after = measure_after.map(Duration::from_secs);
     let images = ["a", "b"].map(|m| (name(m), "1".to_owned())).into();
-    host.state.remember(crate::plan::Book::default(), images);
+    host.state.remember(Recalled { images, ..Recalled::default() });
     host.tell(Event::Found(vec![]));
     reading(&mut host, None, 0);
     host

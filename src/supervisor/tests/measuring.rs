@@ -110,7 +110,9 @@ fn what_an_earlier_daemon_measured_is_true_of_the_same_image_only() {
     let book = measure(&mut host, &id, Some(gib(30)), gib(40)).unwrap();
     for (image, source) in [("1", NeedSource::Measured), ("2", NeedSource::Exclusive)] {
         let mut next = undeclared();
-        next.state.remember(book.clone(), BTreeMap::from([(name("m"), image.to_owned())]));
+        let images = BTreeMap::from([(name("m"), image.to_owned())]);
+        let book = book.clone();
+        next.state.remember(Recalled { book, images, ..Recalled::default() });
         reading(&mut next, &nobody(), Some(0), 0);
         next.acquire(1, "m");
         assert_eq!(next.order().unwrap().placement.need.source, source, "image {image}");
@@ -127,19 +129,20 @@ fn how_long_loads_took_is_known_to_the_next_daemon_and_not_true_of_another_speci
     let expected = |host: &Host| host.state.models[&name("m")].demand.reload();
     let mut next = undeclared();
     assert_eq!(expected(&next), None);
-    next.state.remember(book.clone(), BTreeMap::new());
+    next.state.remember(Recalled { book: book.clone(), ..Recalled::default() });
     assert_eq!(expected(&next), took);
     let mut other = test_spec("m");
     other.args.push("--other".into());
     let mut changed = Host::bare(vec![other]);
-    changed.state.remember(book, BTreeMap::new());
+    changed.state.remember(Recalled { book, ..Recalled::default() });
     assert_eq!(expected(&changed), None);
 }
 
 #[test]
 fn a_changed_image_is_planned_for_again_at_once() {
     let mut host = undeclared();
-    host.state.remember(Book::default(), BTreeMap::from([(name("m"), "old".to_owned())]));
+    let images = BTreeMap::from([(name("m"), "old".to_owned())]);
+    host.state.remember(Recalled { images, ..Recalled::default() });
     reading(&mut host, &nobody(), Some(0), 0);
     host.acquire(1, "m");
     let order = host.order().unwrap();

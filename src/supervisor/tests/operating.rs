@@ -59,6 +59,66 @@ fn a_pin_loads_and_an_unpinned_model_is_idle_from_then_on() {
     assert_eq!(host.phase("m"), Phase::Stopped);
 }
 
+/// What was written down about pins, if anything was.
+fn kept(host: &Host) -> Option<BTreeMap<ModelName, bool>> {
+    host.out
+        .iter()
+        .rev()
+        .find_map(|e| if let Effect::KeepPins(pins) = e { Some(pins.clone()) } else { None })
+}
+
+fn pins(pins: &[(&str, bool)]) -> BTreeMap<ModelName, bool> {
+    pins.iter().map(|(model, pinned)| (name(model), *pinned)).collect()
+}
+
+#[test]
+fn what_is_said_about_pins_outlives_the_daemon() {
+    let mut own = spec("own", 10);
+    (own.pin, own.idle_timeout) = (true, None);
+    let specs = || vec![spec("m", 10), own.clone(), spec("other", 10)];
+    let pin = |waiter, pinned| Event::Pin { waiter: WaiterId(waiter), model: name("m"), pinned };
+    let mut host = Host::new(specs());
+    assert_eq!(kept(&host), None, "as configured");
+    host.tell(pin(1, true));
+    assert_eq!(kept(&host), Some(pins(&[("m", true)])));
+    host.tell(pin(2, true));
+    assert_eq!(kept(&host), None, "no news");
+    host.tell(Event::Unload { waiter: WaiterId(3), model: name("own"), haste: Haste::Now });
+    let said = pins(&[("m", true), ("own", false)]);
+    assert_eq!(kept(&host), Some(said.clone()));
+    host.tell(Event::Shutdown { keep: true });
+    assert_eq!(kept(&host), None, "the next daemon is told all of it");
+
+    let mut next = Host::bare(specs());
+    next.state.remember(Recalled { pins: said.clone(), ..Recalled::default() });
+    next.tell(Event::Found(vec![]));
+    next.observe();
+    assert!(pinned(&next, "m") && !pinned(&next, "own"));
+    let id = next.launch();
+    assert_eq!(
+        id.model,
+        name("m"),
+        "what was pinned and is not there comes back; what was let go does not"
+    );
+    next.start(&id);
+    next.heal(&id);
+    next.pass(1000);
+    assert_eq!((next.phase("m"), next.phase("own")), (Phase::Ready, Phase::Stopped));
+    assert_eq!(kept(&next), None);
+    // Models that are let go with the daemon come back as they are configured.
+    next.tell(Event::Shutdown { keep: false });
+    assert_eq!(kept(&next), Some(pins(&[])));
+
+    // What the configuration says by now needs no word of an operator's, nor do models that are gone.
+    let mut changed = spec("m", 10);
+    (changed.pin, changed.idle_timeout) = (true, None);
+    let mut next = Host::bare(vec![changed]);
+    next.state.remember(Recalled { pins: said, ..Recalled::default() });
+    next.tell(Event::Found(vec![]));
+    assert_eq!(kept(&next), Some(pins(&[])));
+    assert!(pinned(&next, "m"));
+}
+
 #[test]
 fn haste_cuts_requests_off() {
     let mut host = Host::new(vec![spec("m", 10)]);
