@@ -22,6 +22,7 @@ pub mod handle;
 pub mod health;
 mod instance;
 mod lifecycle;
+mod log;
 mod measure;
 mod meter;
 mod operator;

@@ -12,11 +12,12 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
-use super::effect::{Effect, Notice};
+use super::effect::Effect;
 use super::event::{Event, Observation};
 pub use super::execute::{Clock, Ports};
 use super::execute::{Executor, Subject, unix_s};
 use super::handle::{Ask, Handle, Lease, Meter, Verb};
+use super::log;
 use super::ports::Found;
 use super::state::{Recalled, Settings, State};
 use crate::types::{
@@ -36,9 +37,12 @@ const TURN_INTERVAL: Duration = Duration::from_secs(1);
 /// Inputs taken in one turn before readers get a new picture.
 const BATCH: usize = 256;
 
+/// How what an operator asked for has ended.
+type Done = Result<(), Denied>;
+
 enum Pending {
     Lease(oneshot::Sender<Result<Lease, Denied>>),
-    Operator(oneshot::Sender<Result<(), Denied>>),
+    Operator(oneshot::Sender<Done>),
 }
 
 /// The supervisor before it runs.
@@ -50,6 +54,8 @@ pub struct Supervisor {
     release: mpsc::UnboundedSender<Ask>,
     events: mpsc::UnboundedReceiver<Event>,
     pending: BTreeMap<WaiterId, Pending>,
+    /// What operators are to be told when readers can see it, too.
+    told: Vec<(oneshot::Sender<Done>, Done)>,
     /// Of models that were ever leased.
     meters: BTreeMap<ModelName, Meter>,
     status: watch::Sender<Arc<Status>>,
@@ -105,6 +111,7 @@ impl Supervisor {
             release,
             events,
             pending: BTreeMap::new(),
+            told: Vec::new(),
             meters: BTreeMap::new(),
             status,
             turns: Arc::new(AtomicU64::new(0)),
@@ -146,6 +153,10 @@ impl Supervisor {
                 *old = picture;
                 new
             });
+            // Whoever is told that it is done looks next, and must not see how it was before.
+            for (answer, result) in self.told.drain(..) {
+                let _ = answer.send(result);
+            }
             self.turns.fetch_add(1, Ordering::Relaxed);
         }
         self.executor.close().await;
@@ -256,15 +267,15 @@ impl Supervisor {
             }
             Effect::Deny { waiter, denied } => match self.pending.remove(&waiter) {
                 Some(Pending::Lease(answer)) => drop(answer.send(Err(denied))),
-                Some(Pending::Operator(answer)) => drop(answer.send(Err(denied))),
+                Some(Pending::Operator(answer)) => self.told.push((answer, Err(denied))),
                 None => {}
             },
             Effect::Done { waiter } => {
                 if let Some(Pending::Operator(answer)) = self.pending.remove(&waiter) {
-                    let _ = answer.send(Ok(()));
+                    self.told.push((answer, Ok(())));
                 }
             }
-            Effect::Notice(notice) => log(&notice),
+            Effect::Notice(notice) => log::log(&notice),
             Effect::Exit => self.exit = true,
         }
     }
@@ -311,97 +322,4 @@ fn local_time() -> Option<DayMinute> {
     let now = jiff::Zoned::now();
     let part = |n: i8| u16::try_from(n).ok();
     DayMinute::new(part(now.hour())?, part(now.minute())?)
-}
-
-/// The owner's one line for each thing that an operator wants to know. The text is whole without the fields, because
-/// `journalctl` shows only that; the fields are for `journalctl HOSTLER_MODEL=…`.
-fn log(notice: &Notice) {
-    match notice {
-        Notice::Starting { instance, gpus, planned } => {
-            let model = &instance.model;
-            let on: Vec<&str> = gpus.iter().map(crate::types::GpuId::as_str).collect();
-            let on = on.join(", ");
-            tracing::info!(%model, %instance, gpu = on, "{model}: starting on {on} with {planned} each, as {instance}");
-        }
-        Notice::Adopted { instance } => {
-            let model = &instance.model;
-            tracing::info!(%model, %instance, "{model}: adopting the running container {instance}");
-        }
-        Notice::Ready { instance, load_ms } => {
-            let model = &instance.model;
-            tracing::info!(%model, %instance, load_ms, "{model}: ready after {load_ms} ms");
-        }
-        Notice::Yielding { instance, to } => {
-            let model = &instance.model;
-            tracing::info!(%model, %instance, "{model}: takes no new requests, and leaves for {to} after those that run");
-        }
-        Notice::Spared { instance } => {
-            let model = &instance.model;
-            tracing::info!(%model, %instance, "{model}: serves on, nobody waits for its place any more");
-        }
-        Notice::FallingAsleep { instance, level, reason } => {
-            let (model, reason) = (&instance.model, reason.as_str());
-            tracing::info!(%model, %instance, reason, "{model}: putting {instance} to sleep at level {level} ({reason})");
-        }
-        Notice::Asleep { instance, level, residual, host_ram } => {
-            let model = &instance.model;
-            tracing::info!(%model, %instance, "{model}: asleep at level {level}, it keeps {residual} on a device and {host_ram} of the host");
-        }
-        Notice::SleepFailed { instance, why } => {
-            let model = &instance.model;
-            tracing::warn!(%model, %instance, "{model}: {instance} is stopped instead of asleep: {why}");
-        }
-        Notice::Waking { instance } => {
-            let model = &instance.model;
-            tracing::info!(%model, %instance, "{model}: waking {instance}");
-        }
-        Notice::Woken { instance, wake_ms } => {
-            let model = &instance.model;
-            tracing::info!(%model, %instance, wake_ms, "{model}: awake after {wake_ms} ms, and it answers as before");
-        }
-        Notice::WakeFailed { instance, why } => {
-            let model = &instance.model;
-            tracing::warn!(%model, %instance, "{model}: {instance} did not wake well and is stopped, a cold start follows on demand: {why}");
-        }
-        Notice::Sleepless { instance, why } => {
-            let model = &instance.model;
-            tracing::warn!(%model, %instance, "{model}: it will not be put to sleep: {why}");
-        }
-        Notice::Stopping { instance, reason } => {
-            let (model, reason) = (&instance.model, reason.as_str());
-            tracing::info!(%model, %instance, reason, "{model}: stopping {instance} ({reason})");
-        }
-        Notice::Stopped { instance } => {
-            let model = &instance.model;
-            tracing::info!(%model, %instance, "{model}: stopped, {instance} is gone");
-        }
-        Notice::Failed { instance, fault, retry_ms } => {
-            let (model, code) = (&instance.model, fault.code.as_str());
-            tracing::error!(%model, %instance, code, retry_ms, "{model}: failed ({code}): {fault}; next attempt in {retry_ms} ms at the earliest");
-            for line in &fault.log_tail {
-                tracing::info!(%model, %instance, "{model} | {line}");
-            }
-        }
-        Notice::StopFailed { instance, fault } => {
-            let model = &instance.model;
-            tracing::warn!(%model, %instance, "{model}: {instance} could not be stopped, retrying: {fault}");
-        }
-        Notice::PlannedAgain { instance, why } => {
-            let (model, why) = (&instance.model, why.as_str());
-            tracing::info!(%model, %instance, why, "{model}: planning again ({why})");
-        }
-        Notice::Measured { instance, measured } => {
-            let (model, m) = (&instance.model, measured);
-            let (median, peak, samples) = (m.median, m.peak, m.samples);
-            let confidence = m.confidence;
-            tracing::info!(%model, %instance, "{model}: measured {median} on each device, at most {peak} ({samples} samples, {confidence:?} confidence)");
-        }
-        Notice::Unmeasured { instance, why } => {
-            let model = &instance.model;
-            tracing::info!(%model, %instance, "{model}: its memory cannot be measured this time: {why}");
-        }
-        Notice::Waiting { model, why } => {
-            tracing::info!(%model, "{model}: waiting for room: {why}");
-        }
-    }
 }

@@ -45,6 +45,7 @@ const IMPURE: &[&str] = &[
     "src/supervisor/execute.rs",
     "src/supervisor/execute/tend.rs",
     "src/supervisor/handle.rs",
+    "src/supervisor/log.rs",
     "src/supervisor/ports.rs",
     "src/supervisor/task.rs",
 ];
