@@ -41,11 +41,13 @@ impl Meter {
     /// Starts to tell.
     pub fn start() -> Self {
         let meter = Self(Arc::default());
-        let count = Arc::clone(&meter.0);
+        // Whoever has fetched all, or failed, has nobody left to give up.
+        let count = Arc::downgrade(&meter.0);
         std::thread::spawn(move || {
             let (mut last, mut since) = (0, Instant::now());
             loop {
                 std::thread::sleep(TELL);
+                let Some(count) = count.upgrade() else { return };
                 let now = count.load(Ordering::Relaxed);
                 if now != last {
                     (last, since) = (now, Instant::now());
