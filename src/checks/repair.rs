@@ -28,21 +28,8 @@ pub fn repair(check: Check, user: &str) -> Vec<Vec<String>> {
         }
         Check::Podman => "systemctl --user restart hostler-user-podman.socket".to_owned(),
         Check::Subids => {
-            let taken: Vec<String> = ["/etc/subuid", "/etc/subgid"]
-                .iter()
-                .filter_map(|file| fs::read_to_string(file).ok())
-                .collect();
-            let from = free_range(&taken.join("\n"));
-            let to = from + RANGE - 1;
-            let give =
-                format!("usermod --add-subuids {from}-{to} --add-subgids {from}-{to} {user}");
-            // podman keeps its first mapping in a process that lives on.
-            let again = if system {
-                format!("systemctl --user --machine={user}@ restart hostler-podman.service")
-            } else {
-                "systemctl --user restart hostler-user-podman.service".to_owned()
-            };
-            format!("{give}\n{again}")
+            let read = |file| fs::read_to_string(file).unwrap_or_default();
+            subids(user, system, &read("/etc/subuid"), &read("/etc/subgid"))
         }
         Check::Selinux => "setsebool -P container_use_devices 1".to_owned(),
         Check::Memory
@@ -65,6 +52,37 @@ pub fn repair(check: Check, user: &str) -> Vec<Vec<String>> {
 pub fn shown(commands: &[Vec<String>]) -> String {
     let lines: Vec<String> = commands.iter().map(|command| command.join(" ")).collect();
     lines.join(" && ")
+}
+
+/// What gives a user subordinate IDs, where these files are `/etc/subuid` and `/etc/subgid`.
+fn subids(user: &str, system: bool, subuid: &str, subgid: &str) -> String {
+    let mut lines = Vec::new();
+    // A user who has them, and whose podman does not know yet, gets no second range.
+    if !(has_range(subuid, user) && has_range(subgid, user)) {
+        let from = free_range(&format!("{subuid}\n{subgid}"));
+        let to = from + RANGE - 1;
+        lines.push(format!("usermod --add-subuids {from}-{to} --add-subgids {from}-{to} {user}"));
+    }
+    // podman keeps its first mapping in a process that lives on, also over a restart of its service.
+    if system {
+        let manager = format!("--user --machine={user}@");
+        lines.push(format!("systemd-run {manager} --quiet --wait --collect podman system migrate"));
+        lines.push(format!("systemctl {manager} restart hostler-podman.service"));
+    } else {
+        lines.push("podman system migrate".to_owned());
+        lines.push("systemctl --user restart hostler-user-podman.service".to_owned());
+    }
+    lines.join("\n")
+}
+
+/// Whether a line of such a file gives a user as many as containers need.
+fn has_range(text: &str, user: &str) -> bool {
+    text.lines().any(|line| {
+        let mut fields = line.split(':');
+        let (name, count) = (fields.next(), fields.nth(1));
+        let count = count.and_then(|count| count.trim().parse::<u64>().ok());
+        name == Some(user) && count.is_some_and(|count| count >= RANGE)
+    })
 }
 
 /// The first range of IDs that no line of `/etc/subuid` and `/etc/subgid` has a part of.
@@ -99,10 +117,23 @@ mod tests {
     }
 
     #[test]
+    fn ids_are_given_once_and_podman_is_told() {
+        let give = |subuid: &str, subgid: &str| subids("hostler", true, subuid, subgid);
+        let migrate = "systemd-run --user --machine=hostler@ --quiet --wait --collect podman system migrate\n\
+             systemctl --user --machine=hostler@ restart hostler-podman.service";
+        let range = "--add-subuids 165536-231071 --add-subgids 165536-231071 hostler\n";
+        let (other, own) = ("other:100000:65536\n", "hostler:165536:65536\n");
+        assert_eq!(give(other, other), format!("usermod {range}{migrate}"));
+        assert_eq!(give(own, own), migrate, "it has them already");
+        assert!(give(own, "").starts_with("usermod --add-subuids 100000-165535 "));
+        assert!(give("hostler:1:10\n", "hostler:1:10\n").starts_with("usermod "));
+        assert!(subids("alice", false, "", "").contains("\npodman system migrate\n"));
+    }
+
+    #[test]
     fn commands_are_as_shown() {
         let commands = repair(Check::Linger, "hostler");
         assert_eq!(shown(&commands), "loginctl enable-linger hostler");
-        assert_eq!(repair(Check::Subids, "hostler").len(), 2);
         assert!(repair(Check::Network, "hostler").is_empty());
     }
 }
