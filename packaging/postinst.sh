@@ -45,6 +45,16 @@ fi
 
 systemd-tmpfiles --create hostler.conf
 
+# From version 253 on systemd waits for the end of a reload. Older ones would ignore the type, and have nothing to reload by: so
+# the units themselves do not say it.
+if [ "$(systemctl --version | awk 'NR == 1 { print int($2) }')" -ge 253 ]; then
+  for manager in system user; do
+    mkdir -p "/etc/systemd/$manager/hostler.service.d"
+    printf '%s\n' '# Written by the post-install script of Hostler.' '[Service]' 'Type=notify-reload' 'ExecReload=' \
+      >"/etc/systemd/$manager/hostler.service.d/10-reload.conf"
+  done
+fi
+
 [ -d /run/systemd/system ] || exit 0
 
 systemctl daemon-reload
