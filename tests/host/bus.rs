@@ -116,6 +116,64 @@ fn busctl_sees_and_does_what_there_is() {
 }
 
 #[test]
+fn a_model_is_measured_put_to_sleep_and_woken_by_busctl() {
+    skip_unless_wanted!();
+    let script = Script::with_gpus(vec![Gpu::new(GPU.to_owned(), 16 << 30)]);
+    let vram = "weights=2GiB,kv=1GiB,overhead=200MiB";
+    let models = [Fake::new("small", vram).vllm().line("vram = \"5GiB\"")];
+    let scene = Scene::new(&script, "[memory]\nhost_ram_budget = \"8GiB\"\n", &models).unwrap();
+    let host = &scene.host;
+    let get = |property: &str| ok(call(host, &format!("get-property {SMALL} {property}")));
+    let small = |method: &str| ok(call(host, &format!("call {SMALL} {method}")));
+    // What cannot be is said, as a job's end.
+    let refused = |job: &str, why: &str| {
+        wait_job(host, job, "failed");
+        let object = job.split('"').nth(1).unwrap();
+        let error =
+            ok(call(host, &format!("get-property org.hostler1 {object} org.hostler1.Job Error")));
+        assert!(error.contains("org.hostler1.Error.Conflict") && error.contains(why), "{error}");
+    };
+    refused(&small("Wake"), "it does not sleep");
+    refused(&small("Sleep"), "it is not loaded");
+
+    // Measured within 2 % of the truth, and let go: nobody else used it.
+    let measured = ok(host.try_root("hostler measure small").unwrap());
+    assert!(measured.starts_with("small: ") && measured.contains("samples"), "{measured}");
+    let row = crate::harness::model(host, "small").unwrap();
+    let (bytes, truth) = (row["footprint"]["bytes"].as_u64().unwrap(), (3 << 30) + (200 << 20));
+    assert!(bytes.abs_diff(truth) * 50 <= truth, "{bytes} instead of {truth}");
+    assert_eq!(row["footprint"]["attribution"], "process", "{row}");
+    assert_ne!(get("FootprintConfidence"), "s \"none\"");
+    scene.wait_stopped("small");
+    wait_job(host, &ok(call(host, &format!("call {MANAGER} Measure s small"))), "done");
+    scene.wait_stopped("small");
+
+    // Asleep it holds its overhead, and answers as before once it was woken.
+    wait_job(host, &small("Load a{sv} 0"), "done");
+    let container = get("ContainerID");
+    let full = scene.truth(GPU).used;
+    wait_job(host, &small("Sleep"), "done");
+    assert_eq!((get("Phase"), get("SleepLevel")), ("s \"asleep\"".to_owned(), "y 1".to_owned()));
+    let asleep = scene.truth(GPU).used;
+    assert!(asleep * 10 < full, "{asleep} of {full} is still in use");
+    crate::schema::check(
+        &serde_json::from_str(&host.root("hostler --json status").unwrap()).unwrap(),
+    );
+    wait_job(host, &small("Sleep"), "done");
+    wait_job(host, &small("Wake"), "done");
+    assert_eq!((get("Phase"), get("SleepLevel")), ("s \"ready\"".to_owned(), "y 0".to_owned()));
+    assert_eq!((get("ContainerID"), scene.truth(GPU).used), (container.clone(), full));
+    scene.serve("small");
+    // The operator's words for it.
+    host.root("hostler sleep small && hostler wake small").unwrap();
+    assert_eq!(get("ContainerID"), container);
+    // What is pinned does not sleep.
+    host.root("hostler pin small").unwrap();
+    refused(&small("Sleep"), "it is pinned; unpin it first");
+    scene.never_over_committed();
+}
+
+#[test]
 fn polkit_says_who_may() {
     skip_unless_wanted!();
     let scene = scene();

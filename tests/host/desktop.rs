@@ -70,6 +70,56 @@ fn a_desktop_user_starts_a_socket_and_is_answered() {
 }
 
 #[test]
+fn a_desktop_user_has_control_and_models_as_units() {
+    skip_unless_wanted!();
+    let host = alice();
+    let her = |script: &str| host.user("alice", script).unwrap();
+    let state =
+        |unit: &str| her(&format!("systemctl --user show -P ActiveState {unit}")).trim().to_owned();
+    // Nothing runs: a call on her own bus starts her own daemon.
+    assert_eq!(state("hostler.service"), "inactive");
+    let manager = "org.hostler1 /org/hostler1 org.hostler1.Manager";
+    let models = her(&format!("busctl --user call {manager} ListModels"));
+    assert!(models.starts_with("a(sosstt) 1 \"count\" \"/org/hostler1/model/count\""), "{models}");
+    assert_eq!(state("hostler.service"), "active");
+    assert_eq!(host.root("ps -o user= -p $(pgrep --exact hostlerd)").unwrap().trim(), "alice");
+    // The program finds it by itself; on the system's bus there is none.
+    assert!(her("hostler list").contains("count"));
+    assert_eq!(host.try_root("hostler --system list").unwrap().status.code(), Some(3));
+
+    // A unit of hers that requires a model starts once the model answers.
+    let unit = "[Unit]\nRequires=hostler-model@count.service\nAfter=hostler-model@count.service\n\
+                [Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=sh -c 'hostler --json show count >%t/seen'\n";
+    host.write_file(&format!("{HOME}/.config/systemd/user/needs.service"), unit).unwrap();
+    her("systemctl --user daemon-reload && systemctl --user start needs.service");
+    let seen: serde_json::Value = serde_json::from_str(&her("cat $XDG_RUNTIME_DIR/seen")).unwrap();
+    assert_eq!((&seen["phase"], &seen["pinned"]), (&"ready".into(), &true.into()), "{seen}");
+    let shown = her("systemctl --user status --no-pager hostler-model@count.service");
+    assert!(shown.contains("Status: \"count is ready"), "{shown}");
+
+    // A restart of the daemon keeps the container, its pin and both units.
+    let engine = host.root("pgrep --exact llama-server").unwrap();
+    her("systemctl --user restart hostler.service");
+    let shown: serde_json::Value = serde_json::from_str(&her("hostler --json show count")).unwrap();
+    assert_eq!(shown["pinned"], true, "{shown}");
+    her("hostler wait count --timeout 30s");
+    assert_eq!(host.root("pgrep --exact llama-server").unwrap(), engine);
+    assert_eq!(
+        (state("needs.service"), state("hostler-model@count.service")),
+        ("active".into(), "active".into())
+    );
+
+    // Others of this host have nothing to say to it, and it ends with the unit.
+    let stranger = host.try_root(&format!(
+        "useradd --create-home mallory && runuser -u mallory -- busctl --address=unix:path=/run/user/$(id -u alice)/bus call {manager} ListModels"
+    ));
+    assert!(!stranger.unwrap().status.success());
+    her("systemctl --user stop hostler-model@count.service");
+    assert_eq!(state("needs.service"), "inactive");
+    assert_eq!(her("podman ps --all --quiet"), "");
+}
+
+#[test]
 fn a_desktop_user_without_configuration_is_told_where_it_goes() {
     skip_unless_wanted!();
     let host = alice();

@@ -9,8 +9,9 @@ use testhost::{Host, Look, Run, wait_for};
 
 use crate::harness::{
     COUNT, FIRST, SOON, containers, count, get, model, property, put_count_model, serving,
-    show_status, skip_unless_wanted, wait_phase,
+    show_status, skip_unless_wanted, wait_phase, wait_property,
 };
+use crate::schema;
 
 fn hostler(host: &Host, args: &str) -> Run {
     host.try_root(&format!("hostler {args}")).unwrap()
@@ -83,15 +84,20 @@ fn a_model_is_loaded_watched_and_let_go() {
 fn the_status_is_as_its_schema_says() {
     skip_unless_wanted!();
     let host = running();
-    let status = json(&host, "status");
-    let schema = testhost::checkout().join("docs/status.schema.json");
-    let schema: Value = serde_json::from_str(&std::fs::read_to_string(schema).unwrap()).unwrap();
-    for key in schema["required"].as_array().unwrap() {
-        assert!(status.get(key.as_str().unwrap()).is_some(), "{key} is not in {status:#}");
-    }
-    for key in status.as_object().unwrap().keys() {
-        assert!(schema["properties"].get(key).is_some(), "{key} is not in the schema");
-    }
+    // With nothing, with a model and a job, and with a model that failed.
+    schema::check(&json(&host, "status"));
+    good(&host, "load count");
+    let loaded = json(&host, "status");
+    schema::check(&loaded);
+    assert_eq!(loaded["jobs"][0]["state"], "done", "{loaded:#}");
+    host.root("kill -KILL $(pgrep --exact llama-server) && chmod 0 /var/lib/hostler/models/*.gguf")
+        .unwrap();
+    let failed = wait_for("the model to fail", FIRST, || {
+        let status = json(&host, "status");
+        let failed = !status["models"][0]["error"].is_null();
+        Ok(if failed { Look::Done(status) } else { Look::NotYet(status.to_string()) })
+    });
+    schema::check(&failed.unwrap());
     let text = good(&host, "status");
     assert!(text.contains("running") && text.contains("127.0.0.1:8711"), "{text}");
     assert!(!text.contains('\x1b'), "no colours to a pipe");
@@ -141,40 +147,6 @@ fn who_may_not_is_told_what_to_do() {
     assert_eq!(code(&run), 3, "{run:?}");
 }
 
-/// What a pane of tmux shows.
-fn pane(host: &Host) -> String {
-    host.root("tmux capture-pane -p -t top").unwrap()
-}
-
-fn wait_pane(host: &Host, what: &str, seen: impl Fn(&str) -> bool) -> String {
-    wait_for(&format!("top to show {what}"), SOON, || {
-        let text = pane(host);
-        Ok(if seen(&text) { Look::Done(text) } else { Look::NotYet(text) })
-    })
-    .unwrap()
-}
-
-#[test]
-fn top_shows_devices_and_models_live() {
-    skip_unless_wanted!();
-    let host = running();
-    let run = hostler(&host, "top");
-    assert_eq!(code(&run), 2, "no terminal: {run:?}");
-    host.root("TERM=xterm-256color tmux -f /dev/null new-session -d -s top -x 120 -y 24 'hostler top --every 200ms; sleep 600'").unwrap();
-    let text = wait_pane(&host, "the model", |t| t.contains("count") && t.contains("stopped"));
-    assert!(text.starts_with("hostler "), "{text}");
-    assert!(text.lines().any(|l| l.starts_with("host ") && l.contains("free of")), "{text}");
-    assert!(text.contains("MODEL") && text.contains("PHASE"), "{text}");
-    good(&host, "load count --pin");
-    let text = wait_pane(&host, "it ready", |t| {
-        t.lines().any(|l| l.starts_with("count") && l.contains("ready") && l.contains("pin"))
-    });
-    let bar = text.lines().find(|l| l.starts_with("host ")).unwrap();
-    assert!(bar.contains('█'), "what the model holds is in the bar: {bar}");
-    host.root("tmux send-keys -t top q").unwrap();
-    wait_pane(&host, "nothing any more", |t| !t.contains("MODEL"));
-}
-
 #[test]
 fn a_unit_that_requires_a_model_starts_once_the_model_answers() {
     skip_unless_wanted!();
@@ -190,15 +162,20 @@ fn a_unit_that_requires_a_model_starts_once_the_model_answers() {
     let shown = show_status(&host, "hostler-model@count.service").unwrap();
     assert!(shown.contains("Status: \"count is ready"), "{shown}");
 
-    // A restart of the daemon ends neither unit, and the pin is given anew.
+    // A restart of the daemon ends neither unit, and the model keeps its container and its pin.
+    let before = containers(&host).unwrap();
     host.root("systemctl restart hostler.service").unwrap();
-    wait_for("the pin to be given anew", FIRST, || {
-        let shown = json(&host, "show count");
-        let pinned = shown["pinned"] == true && shown["phase"] == "ready";
-        Ok(if pinned { Look::Done(()) } else { Look::NotYet(shown.to_string()) })
+    let shown = json(&host, "show count");
+    assert_eq!(shown["pinned"], true, "from the first moment: {shown}");
+    wait_phase(&host, "count", "ready", FIRST).unwrap();
+    assert_eq!(containers(&host).unwrap(), before);
+    wait_property(&host, "hostler-model@count.service", "StatusText", SOON, |text| {
+        text.starts_with("count is ")
     })
     .unwrap();
-    assert_eq!(property(&host, "needs.service", "ActiveState").unwrap(), "active");
+    for unit in ["needs.service", "hostler-model@count.service"] {
+        assert_eq!(property(&host, unit, "ActiveState").unwrap(), "active", "{unit}");
+    }
 
     host.root("systemctl stop hostler-model@count.service").unwrap();
     assert_eq!(property(&host, "needs.service", "ActiveState").unwrap(), "inactive");
@@ -211,6 +188,75 @@ fn a_unit_that_requires_a_model_starts_once_the_model_answers() {
     host.wait_unit("hostler-model@count.service", "failed", SOON).unwrap();
     let shown = show_status(&host, "hostler-model@count.service").unwrap();
     assert!(shown.contains("by an operator"), "{shown}");
+}
+
+/// The counting model and another, which go when nobody asks for two seconds, and one that is pinned by its configuration.
+fn idling() -> Host {
+    let model = COUNT.split_once("[models.count]").unwrap().1;
+    let idle = "idle_timeout = \"2s\"\n";
+    let toml = format!("{COUNT}{idle}[models.other]{model}{idle}[models.own]{model}pin = true\n");
+    let host = serving(&toml).unwrap();
+    host.root("systemctl start hostler.service").unwrap();
+    host
+}
+
+/// The journal as it is on the disk.
+fn kept(host: &Host) -> String {
+    host.root("cat /var/lib/hostler/state/journal").unwrap()
+}
+
+#[test]
+fn what_an_operator_said_about_pins_outlives_the_daemon() {
+    skip_unless_wanted!();
+    let host = idling();
+    wait_phase(&host, "own", "ready", FIRST).unwrap();
+    good(&host, "load count");
+    good(&host, "pin count");
+    good(&host, "unload own");
+    let before = containers(&host).unwrap();
+    let holds = |how: &str| {
+        let pin = |name: &str| json(&host, &format!("show {name}"))["pinned"].clone();
+        assert_eq!((pin("count"), pin("own")), (true.into(), false.into()), "{how}");
+        wait_phase(&host, "count", "ready", FIRST).unwrap();
+        assert_eq!(containers(&host).unwrap(), before, "{how}");
+        assert_eq!(model(&host, "own").unwrap()["phase"], "stopped", "{how}");
+    };
+    host.root("systemctl restart hostler.service").unwrap();
+    holds("after a restart");
+    // A daemon that is killed, too: what was said is on the disk.
+    assert!(kept(&host).contains(r#""pins":{"count":true,"own":false}"#), "{}", kept(&host));
+    host.root("systemctl kill --signal=KILL hostler.service").unwrap();
+    wait_property(&host, "hostler.service", "NRestarts", SOON, |count| count == "1").unwrap();
+    host.wait_unit("hostler.service", "active", FIRST).unwrap();
+    holds("after a kill");
+    // Where its idle time is over, that of one which was loaded later is too.
+    good(&host, "load other");
+    wait_phase(&host, "other", "stopped", SOON).unwrap();
+    assert_eq!(containers(&host).unwrap(), before, "a pinned model is never idle");
+    good(&host, "unpin count");
+    wait_phase(&host, "count", "stopped", SOON).unwrap();
+
+    // A pin may be all that there is of a model; a stop with the models ends it, and the configuration decides.
+    good(&host, "load count --pin");
+    host.root("systemctl stop hostler.service").unwrap();
+    assert_eq!(containers(&host).unwrap(), []);
+    assert!(kept(&host).contains(r#""pins":{}"#), "{}", kept(&host));
+    host.root("systemctl start hostler.service").unwrap();
+    wait_phase(&host, "own", "ready", FIRST).unwrap();
+    let rows = ["count", "own"].map(|name| json(&host, &format!("show {name}"))["pinned"].clone());
+    assert_eq!(rows, [serde_json::Value::from(false), true.into()]);
+    assert_eq!(model(&host, "count").unwrap()["phase"], "stopped");
+}
+
+#[test]
+fn a_reboot_ends_what_was_said_about_pins() {
+    skip_unless_wanted!();
+    let mut host = running();
+    good(&host, "load count --pin");
+    host.reboot().unwrap();
+    host.root("systemctl start hostler.service").unwrap();
+    good(&host, "wait --timeout 60s");
+    assert_eq!(json(&host, "show count")["pinned"], false);
 }
 
 #[test]

@@ -90,6 +90,56 @@ fn one_model_of_five_is_changed_under_load_and_no_request_fails() {
 }
 
 #[test]
+fn systemctl_waits_until_the_reload_is_over() {
+    skip_unless_wanted!();
+    let scene = scene();
+    let host = &scene.host;
+    scene.serve("one");
+    let shown = |property: &str| {
+        host.root(&format!("systemctl show -P {property} hostler.service"))
+            .unwrap()
+            .trim()
+            .to_owned()
+    };
+    assert_eq!((shown("Type").as_str(), shown("ExecReload").as_str()), ("notify-reload", ""));
+    let mut changed = models();
+    changed.push(Fake::new("six", "2GiB").line("vram = \"3GiB\""));
+    scene.configure("", &changed).unwrap();
+    // What the images are is asked of podman, which does not answer.
+    let podman = |signal: &str| {
+        let kill = format!(
+            "systemctl --user kill --kill-whom=main --signal={signal} hostler-podman.service"
+        );
+        host.user("hostler", &kill).unwrap();
+    };
+    podman("STOP");
+    let mut reload = host.command("systemctl").args(["reload", "hostler.service"]).spawn().unwrap();
+    wait_property(host, "hostler.service", "SubState", SOON, |state| state == "reload-notify")
+        .unwrap();
+    assert_eq!(shown("ActiveState"), "reloading");
+    assert!(
+        reload.try_wait().unwrap().is_none(),
+        "the daemon has said that it reloads, and not that it has"
+    );
+    assert!(!ids(host).contains_key("six"));
+    scene.serve("one");
+    podman("CONT");
+    assert!(reload.wait().unwrap().success());
+    assert!(ids(host).contains_key("six"), "it is over when systemctl returns");
+    assert_eq!(shown("ActiveState"), "active");
+    // By the signal alone, systemd sees it too.
+    scene.configure("", &models()).unwrap();
+    host.root("systemctl kill --kill-whom=main --signal=HUP hostler.service").unwrap();
+    wait_for("the sixth to be gone", SOON, || {
+        let now = ids(host);
+        let gone = !now.contains_key("six");
+        Ok(if gone { Look::Done(()) } else { Look::NotYet(format!("{now:?}")) })
+    })
+    .unwrap();
+    host.wait_unit("hostler.service", "active", SOON).unwrap();
+}
+
+#[test]
 fn fault_29_a_wrong_file_changes_nothing_and_says_where() {
     skip_unless_wanted!();
     let scene = scene();

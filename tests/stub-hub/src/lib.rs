@@ -9,7 +9,7 @@ use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use sha2::{Digest as _, Sha256};
 
@@ -23,6 +23,8 @@ pub struct Knobs {
     pub token: Option<String>,
     /// The first answer with each file ends after so many bytes.
     pub cut: Option<usize>,
+    /// The first answer with each file stops after so many bytes, and goes on when the test says so.
+    pub hold: Option<usize>,
     /// Digests are those of other files.
     pub lie: bool,
     /// Ranges are ignored.
@@ -45,6 +47,7 @@ pub struct Hub {
     knobs: Knobs,
     asked: Arc<Mutex<Vec<Asked>>>,
     cut: Arc<Mutex<BTreeSet<PathBuf>>>,
+    released: Arc<(Mutex<bool>, Condvar)>,
 }
 
 impl Hub {
@@ -60,7 +63,8 @@ impl Hub {
         knobs: Knobs,
     ) -> std::io::Result<(Self, SocketAddr)> {
         let address = listener.local_addr()?;
-        let hub = Self { dir: dir.to_owned(), knobs, asked: Arc::default(), cut: Arc::default() };
+        let (asked, cut, released) = Default::default();
+        let hub = Self { dir: dir.to_owned(), knobs, asked, cut, released };
         let serving = hub.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
@@ -78,6 +82,20 @@ impl Hub {
     #[must_use]
     pub fn asked(&self) -> Vec<Asked> {
         self.asked.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Answers that were held back go on.
+    pub fn release(&self) {
+        let (released, changed) = &*self.released;
+        *released.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        changed.notify_all();
+    }
+
+    fn wait_released(&self) {
+        let (released, changed) = &*self.released;
+        let guard = released.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = changed.wait_while(guard, |released| !*released);
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
     }
 
     fn serve(&self, mut stream: TcpStream) -> std::io::Result<()> {
@@ -166,8 +184,14 @@ impl Hub {
             rest.len()
         )?;
         let first = self.cut.lock().unwrap_or_else(PoisonError::into_inner).insert(file.to_owned());
-        let cut = self.knobs.cut.filter(|_| first).unwrap_or(rest.len());
-        stream.write_all(&rest[..cut.min(rest.len())])?;
+        let cut = self.knobs.cut.filter(|_| first).unwrap_or(rest.len()).min(rest.len());
+        let (now, later) =
+            rest[..cut].split_at(self.knobs.hold.filter(|_| first).unwrap_or(cut).min(cut));
+        stream.write_all(now)?;
+        if !later.is_empty() {
+            self.wait_released();
+            stream.write_all(later)?;
+        }
         hang_up(stream)
     }
 }
