@@ -184,7 +184,7 @@ fn each_invariant_catches_its_mutant() {
     for (mutant, rules) in mutants::ALL {
         let mut others = std::collections::BTreeSet::new();
         // The last one is a history in which a wrong answer after a wake comes to light: among the first there is none.
-        let caught = (0..number("SEEDS").unwrap_or(150)).chain([371]).any(|seed| {
+        let caught = (0..number("SEEDS").unwrap_or(600)).chain([371]).any(|seed| {
             let broken = run(seed, false, Some(mutant)).1.err().map(|b| b.rule);
             others.extend(broken);
             broken.is_some_and(|rule| rules.contains(&rule))
