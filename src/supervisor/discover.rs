@@ -17,7 +17,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 pub(super) struct Discovery {
     /// Operators, each with the time of the wish, in the order of these.
     pub(super) waiters: Vec<(WaiterId, Moment)>,
-    /// When it had to leave before it was measured: it has had a turn, and waits for its next one since then.
+    /// When it had to leave before it was measured: it has had a turn, and waits for its next one since then. Only while an
+    /// operator waits.
     pub(super) evicted: Option<Moment>,
     /// The daemon itself.
     pub(super) background: bool,
@@ -28,6 +29,15 @@ pub(super) struct Discovery {
 impl Discovery {
     pub(super) fn is_wanted(&self) -> bool {
         self.background || !self.waiters.is_empty()
+    }
+
+    /// An operator has left; whether it was one who waits for this. A turn that nobody waits for is none: it would keep the model
+    /// from being evicted for good.
+    pub(super) fn take_back(&mut self, waiter: WaiterId) -> bool {
+        let before = self.waiters.len();
+        self.waiters.retain(|(w, _)| *w != waiter);
+        self.evicted = self.evicted.filter(|_| !self.waiters.is_empty());
+        before != self.waiters.len()
     }
 
     /// There is no room for what nobody asked for.

@@ -240,9 +240,7 @@ impl State {
             model.queue.remove(waiter);
             model.unloading.retain(|w| *w != waiter);
             model.dozing.retain(|w| *w != waiter);
-            let measured = model.discovery.waiters.len();
-            model.discovery.waiters.retain(|(w, _)| *w != waiter);
-            let measured = measured != model.discovery.waiters.len();
+            let measured = model.discovery.take_back(waiter);
             if before && !model.queue.has_operators() {
                 model.wanted = model.pinned;
             } else if !measured {

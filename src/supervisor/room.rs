@@ -34,13 +34,14 @@ impl State {
             return;
         }
         let mut kept = Claims::default();
-        for (_, _, name) in self.queue_for_room(now) {
+        for (.., name) in self.queue_for_room(now) {
             self.find_room(now, &name, &mut kept, out);
         }
     }
 
-    /// All who wait for room: the highest priority first, then whoever has waited longest.
-    fn queue_for_room(&mut self, now: Moment) -> Vec<(Reverse<i8>, Moment, ModelName)> {
+    /// All who wait for room: the highest priority first, then whoever has waited longest; at the same moment requests before
+    /// measurements, or one that was evicted for a request would have its room back before it.
+    fn queue_for_room(&mut self, now: Moment) -> Vec<(Reverse<i8>, Moment, bool, ModelName)> {
         let mut wanted = Vec::new();
         for model in self.models.values_mut() {
             let asleep = model.instance.as_ref().map(Instance::is_asleep);
@@ -57,7 +58,8 @@ impl State {
                 continue;
             }
             let since = model.asked_since().unwrap_or(now);
-            wanted.push((Reverse(model.spec.priority), since, model.spec.name.clone()));
+            let (priority, name) = (Reverse(model.spec.priority), model.spec.name.clone());
+            wanted.push((priority, since, model.queue.is_empty(), name));
         }
         wanted.sort();
         wanted

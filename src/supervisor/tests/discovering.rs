@@ -167,6 +167,38 @@ fn two_that_are_measured_take_turns() {
 }
 
 #[test]
+fn a_measurement_that_was_taken_back_protects_nobody() {
+    let mut host = host(None);
+    host.tell(Event::Measure { waiter: WaiterId(7), model: name("a") });
+    let a = host.launch();
+    host.start(&a);
+    host.heal(&a);
+    host.pass(1);
+    host.acquire(1, "b");
+    assert_eq!(host.stops(), std::slice::from_ref(&a), "a request comes before a measurement");
+    host.stopped(&a);
+    reading(&mut host, None, 0);
+    let b = host.launch();
+    assert_eq!(b.model, name("b"), "whom it left for");
+    host.start(&b);
+    host.heal(&b);
+    host.release(&b);
+    host.tell(Event::Cancel { waiter: WaiterId(7) });
+    host.pass(1);
+    host.acquire(2, "a");
+    host.stopped(&b);
+    reading(&mut host, None, 0);
+    let a = host.launch();
+    assert_eq!(a.model, name("a"));
+    host.start(&a);
+    host.heal(&a);
+    host.release(&a);
+    host.pass(1);
+    host.acquire(3, "b");
+    assert_eq!(host.stops(), [a], "nobody measures it any more");
+}
+
+#[test]
 fn a_quiet_host_measures_only_at_its_hours() {
     let mut host = host(Some(600));
     host.state.settings.measure_hours = "22:00-06:00".parse().unwrap();
