@@ -6,7 +6,7 @@ use testhost::{Host, Look, wait_for};
 use super::answered;
 use crate::harness::{
     COUNT, SOON, config, containers, count, count_request, engine, get, left_over, model, post,
-    serving, skip_unless_wanted, wait_phase,
+    property, serving, skip_unless_wanted, wait_phase,
 };
 
 const CHAT: &str = "/v1/chat/completions";
@@ -109,17 +109,46 @@ fn fault_09_a_full_storage_is_named_and_mends_itself() {
 #[test]
 fn fault_26_a_journal_that_cannot_be_written_is_a_problem_until_it_can() {
     skip_unless_wanted!();
-    let host = serving(COUNT).unwrap();
+    let host = serving(&format!("{COUNT}idle_timeout = \"1s\"\n")).unwrap();
     host.root("systemctl start hostler.service").unwrap();
     let state = "/var/lib/hostler/state";
-    host.root(&format!("mount -t tmpfs -o ro,mode=0755 none {state}")).unwrap();
-    // A model is loaded all the same: its container's labels say whose it is.
+    let pid = property(&host, "hostler.service", "MainPID").unwrap();
+    let strace = format!(
+        "setsid strace -qq -f -p {pid} -e trace=fsync,fdatasync -e inject=fsync,fdatasync:error=EIO -o /dev/null >/dev/null 2>&1 & \
+         for n in $(seq 100); do grep -q 'TracerPid:.*[1-9]' /proc/{pid}/status && break; sleep 0.05; done"
+    );
+    for (bad, good, words) in [
+        (
+            format!("mount -t tmpfs -o ro,mode=0755 none {state}"),
+            format!("umount {state}"),
+            "read-only",
+        ),
+        (
+            format!(
+                "mount -t tmpfs -o size=16k,mode=0700,uid=$(id -u hostler),gid=$(id -g hostler) none {state}; \
+                 dd if=/dev/zero of={state}/fill bs=1k 2>/dev/null; true"
+            ),
+            format!("umount {state}"),
+            "no space",
+        ),
+        (strace, "pkill strace".to_owned(), "input/output error"),
+    ] {
+        wait_phase(&host, "count", "stopped", SOON).unwrap();
+        host.root(&bad).unwrap();
+        // A model is loaded all the same: its container's labels say whose it is.
+        count(&host).check();
+        wait_problem(&host, Some("journal_unwritable"));
+        let answer = get(&host, "/ready").unwrap();
+        assert!(answer.body.to_lowercase().contains(words), "{words}: {answer:?}");
+        host.root(&good).unwrap();
+        wait_for("the journal to be written", SOON, || {
+            let ready = get(&host, "/ready")?.body;
+            let bad = ready.contains("journal_unwritable");
+            Ok(if bad { Look::NotYet(ready) } else { Look::Done(()) })
+        })
+        .unwrap();
+    }
     count(&host).check();
-    wait_problem(&host, Some("journal_unwritable"));
-    let answer = get(&host, "/ready").unwrap();
-    assert!(answer.body.contains("read-only") || answer.body.contains("Read-only"), "{answer:?}");
-    host.root(&format!("umount {state}")).unwrap();
-    wait_problem(&host, None);
     let journal = host.root(&format!("cat {state}/journal")).unwrap();
     assert!(journal.contains("io.hostler.model"), "{journal}");
     host.root("systemctl stop hostler.service").unwrap();
