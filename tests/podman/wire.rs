@@ -249,6 +249,45 @@ async fn stopping_what_is_unknown_or_stopped_already_is_success() {
 }
 
 #[tokio::test]
+async fn fault_01_what_podman_was_killed_over_while_it_removed_it_is_removed() {
+    let spec = plain();
+    let id = "ab".repeat(32);
+    let gone = std::sync::Arc::new(Mutex::new(false));
+    let (name, flag) = (spec.instance.container_name(), gone.clone());
+    let labels = json!({
+        "io.hostler.namespace": "ns", "io.hostler.model": "test/m", "io.hostler.generation": "1",
+        "io.hostler.suffix": &*spec.instance.suffix, "io.hostler.spec-hash": "x",
+        "io.hostler.gpus": "host", "io.hostler.need": "1", "io.hostler.need-source": "declared",
+        "io.hostler.device-total": "1", "io.hostler.transport": "unix",
+    });
+    let (fake, podman) = Fake::new(move |method, path, _, _| {
+        let mut gone = flag.lock().unwrap();
+        match (method, path) {
+            ("DELETE", _) => {
+                *gone = true;
+                Act::Say(200, json!([]))
+            }
+            (_, p) if p.starts_with("/containers/json") => {
+                let one = json!([{"Id": "ab".repeat(32), "Names": [name], "Labels": labels, "State": "removing"}]);
+                Act::Say(200, if *gone { json!([]) } else { one })
+            }
+            _ if *gone => absent(),
+            // What podman 5.4 says when its layer is gone and its record is not.
+            _ => refuse("layer not known"),
+        }
+    });
+    podman.stop(spec.instance).await.unwrap();
+    assert_eq!(fake.count("DELETE"), 1);
+    *gone.lock().unwrap() = false;
+    podman.reap(id.clone()).await.unwrap();
+    assert_eq!(fake.count("DELETE"), 2);
+    // Somebody else's, which podman cannot inspect either, is not in the list of ours.
+    *gone.lock().unwrap() = false;
+    podman.reap("cd".repeat(32)).await.unwrap_err();
+    assert_eq!(fake.count("DELETE"), 2);
+}
+
+#[tokio::test]
 async fn a_pull_that_fails_says_why_and_makes_no_container() {
     for (line, code, word) in [
         ("{\"error\":\"manifest unknown\"}\n", FaultCode::ImageMissing, "podman pull quay.example"),

@@ -73,12 +73,7 @@ impl Inner {
     }
 
     async fn undo(&self, spec: &ContainerSpec, dir: Option<&Path>, mut fault: Fault) -> Fault {
-        let removed = match self.look(&spec.instance).await {
-            Ok(Some(inspect)) => self.bury(&inspect.id).await,
-            Ok(None) => Ok(()),
-            Err(e) => Err(e.fault(FaultCode::StopFailed, "the look for leftovers")),
-        };
-        match removed {
+        match self.bury_instance(&spec.instance).await {
             Ok(()) => {
                 if let Some(dir) = dir {
                     self.remove_dir(dir);

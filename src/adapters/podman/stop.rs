@@ -7,6 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::api::Listed;
 use super::error::{Cause, PodmanError};
 use super::inspect::Inspect;
 use super::launch::is_ours;
@@ -18,12 +19,32 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 /// Between looks at a control group that should become empty.
 const EMPTY_LOOK: Duration = Duration::from_millis(20);
 
+/// A container of ours that is to go.
+struct Doomed {
+    id: String,
+    name: String,
+    stop_timeout: Duration,
+}
+
+impl From<Inspect> for Doomed {
+    fn from(inspect: Inspect) -> Self {
+        let stop_timeout = inspect.config.stop_timeout.map_or(STOP_TIMEOUT, Duration::from_secs);
+        Self { id: inspect.id, name: inspect.name, stop_timeout }
+    }
+}
+
+impl From<Listed> for Doomed {
+    fn from(listed: Listed) -> Self {
+        Self { id: listed.id, name: listed.name, stop_timeout: STOP_TIMEOUT }
+    }
+}
+
 impl Inner {
     pub(super) async fn stop(&self, instance: &InstanceId) -> Result<(), Fault> {
         let thing = format!("model {} (container {instance})", instance.model);
-        let found = self.look(instance).await;
+        let found = self.doomed(instance).await;
         match found.map_err(|e| e.fault(FaultCode::StopFailed, &thing))? {
-            Some(inspect) => self.end(&inspect, &thing).await?,
+            Some(doomed) => self.end(&doomed, &thing).await?,
             // podman may have forgotten what still runs; we have not.
             None => {
                 if let Some(id) = self.journal.container(instance) {
@@ -38,45 +59,88 @@ impl Inner {
 
     pub(super) async fn reap(&self, container: &str) -> Result<(), Fault> {
         let thing = format!("container {container}");
-        let inspect = match self.api.inspect(container).await {
-            Ok(inspect) => inspect,
+        let doomed = match self.api.inspect(container).await {
+            Ok(inspect) => {
+                let labels = inspect.config.labels.as_ref();
+                if labels.and_then(|l| l.get(labels::NAMESPACE)) != Some(&self.namespace) {
+                    let text = format!(
+                        "{thing} does not belong to namespace {:?}, ignoring it",
+                        self.namespace
+                    );
+                    return Err(Fault::new(FaultCode::StopFailed, text));
+                }
+                inspect.into()
+            }
             Err(e) if e.cause() == Some(Cause::NoSuchContainer) => {
                 self.extinguish(container, &thing).await?;
                 self.journal.end(|entry| entry.container.as_deref() == Some(container)).await;
                 return Ok(());
             }
-            Err(e) => return Err(e.fault(FaultCode::StopFailed, &thing)),
+            Err(e) => {
+                let listed = self.half_removed(e, |listed| listed.id == container).await;
+                listed.map_err(|e| e.fault(FaultCode::StopFailed, &thing))?.into()
+            }
         };
-        let namespace = inspect.config.labels.as_ref().and_then(|l| l.get(labels::NAMESPACE));
-        if namespace != Some(&self.namespace) {
-            return Err(Fault::new(
-                FaultCode::StopFailed,
-                format!("{thing} does not belong to namespace {:?}, ignoring it", self.namespace),
-            ));
-        }
-        self.end(&inspect, &thing).await?;
+        self.end(&doomed, &thing).await?;
         // podman's names hold no slash, so this stays below the engines' directory.
-        if !inspect.name.is_empty() && !inspect.name.contains('/') {
-            self.remove_dir(&socket_dir::path(&self.engine_dir, &inspect.name));
+        if !doomed.name.is_empty() && !doomed.name.contains('/') {
+            self.remove_dir(&socket_dir::path(&self.engine_dir, &doomed.name));
         }
-        self.journal.end(|entry| entry.container.as_deref() == Some(&inspect.id)).await;
+        self.journal.end(|entry| entry.container.as_deref() == Some(&doomed.id)).await;
         Ok(())
     }
 
+    /// The container of an instance, to be ended.
+    async fn doomed(&self, instance: &InstanceId) -> Result<Option<Doomed>, PodmanError> {
+        match self.look(instance).await {
+            Ok(found) => Ok(found.map(Doomed::from)),
+            Err(e) => {
+                let is_its = |listed: &Listed| {
+                    labels::identity(&listed.labels).is_some_and(|i| i.instance == *instance)
+                };
+                Ok(Some(self.half_removed(e, is_its).await?.into()))
+            }
+        }
+    }
+
+    /// One of ours that podman lists and refuses to inspect, with `refused`: it was killed while it removed it, and says of what
+    /// it has lost that it does not know it. It can still be removed, and only that ends it.
+    async fn half_removed(
+        &self,
+        refused: PodmanError,
+        which: impl Fn(&Listed) -> bool,
+    ) -> Result<Listed, PodmanError> {
+        if !matches!(refused, PodmanError::Refused { .. }) {
+            return Err(refused);
+        }
+        let all = self.api.list(labels::NAMESPACE, &self.namespace).await?;
+        let found = all.into_iter().find(which).ok_or(refused)?;
+        tracing::warn!(container = %found.id, "podman lost a part of {} and still lists it, removing it", found.name);
+        Ok(found)
+    }
+
     /// The gentle way, then the certain one.
-    async fn end(&self, inspect: &Inspect, thing: &str) -> Result<(), Fault> {
-        let timeout = inspect.config.stop_timeout.map_or(STOP_TIMEOUT, Duration::from_secs);
-        match self.api.stop(&inspect.id, timeout).await {
+    async fn end(&self, doomed: &Doomed, thing: &str) -> Result<(), Fault> {
+        match self.api.stop(&doomed.id, doomed.stop_timeout).await {
             Ok(()) => {}
             Err(e @ PodmanError::Unreachable { .. }) => {
                 return Err(e.fault(FaultCode::StopFailed, thing));
             }
             // Whatever podman's trouble is, removal by force is the next step in any case.
             Err(e) => {
-                tracing::debug!(container = %inspect.id, reason = %e, "stop failed, removing by force")
+                tracing::debug!(container = %doomed.id, reason = %e, "stop failed, removing by force")
             }
         }
-        self.bury(&inspect.id).await
+        self.bury(&doomed.id).await
+    }
+
+    /// Buries what is left of an instance, if anything is.
+    pub(super) async fn bury_instance(&self, instance: &InstanceId) -> Result<(), Fault> {
+        match self.doomed(instance).await {
+            Ok(Some(doomed)) => self.bury(&doomed.id).await,
+            Ok(None) => Ok(()),
+            Err(e) => Err(e.fault(FaultCode::StopFailed, "the look for leftovers")),
+        }
     }
 
     /// Removes a container by force and makes sure that nothing of it is left.
