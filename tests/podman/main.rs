@@ -17,5 +17,6 @@ mod contract;
 mod fake;
 mod faults;
 mod host;
+mod pulls;
 mod support;
 mod wire;
