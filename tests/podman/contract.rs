@@ -31,6 +31,8 @@ async fn an_engine_runs_caged_and_its_end_is_complete() {
     let launched = host.podman.launch(spec.clone(), report).await.unwrap();
     assert_eq!(*told.lock().unwrap(), [Sign::Phase(Phase::Starting)]);
 
+    // By then those that looked around have ended, and who is left stays.
+    let log = host.log_with(&spec.instance, "done").await;
     let pids = host.podman.pids(&launched.cgroup).unwrap();
     assert!(!pids.is_empty());
     for pid in &pids {
@@ -46,7 +48,6 @@ async fn an_engine_runs_caged_and_its_end_is_complete() {
         }
     }
 
-    let log = host.log_with(&spec.instance, "done").await;
     for line in [
         "tmp-is-writable",
         "shm-is-writable",
