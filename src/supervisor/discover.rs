@@ -143,8 +143,8 @@ impl State {
     /// When that will be, if nothing happens; `None`: not as things are, or not at this hour.
     pub(super) fn discovery_at(&self) -> Option<Moment> {
         let after = self.settings.measure_after?;
-        let hours = self.settings.measure_hours;
-        if hours != Hours::ALL && !self.local_time.is_some_and(|now| hours.contain(now)) {
+        let its_hour = |now| self.settings.measure_hours.contain(now);
+        if self.asks_the_hour() && !self.local_time.is_some_and(its_hour) {
             return None;
         }
         let busy = |m: &Model| {
