@@ -17,11 +17,6 @@ const LARGE: &str = "MIG-22222222-0000-0000-0000-000000000000";
 /// From the end of the last process to the quarantine of what has not come back.
 const RELEASE_DEADLINE: Duration = Duration::from_secs(30);
 
-/// A model that says what it needs, and needs that.
-fn sized(name: &str, gib: u64) -> Fake {
-    Fake::new(name, &format!("{gib}GiB")).line(&format!("vram = \"{gib}GiB\""))
-}
-
 fn row(scene: &Scene, name: &str) -> Value {
     scene.wait_model(name, "looked at", SOON, |_| true)
 }
@@ -33,13 +28,13 @@ fn who_fits_stays_the_cheapest_leaves_and_who_cannot_be_placed_is_told_why() {
     // As usual: memory is back a moment after its process has ended.
     script.gpus[0].release_lag_ms = 1_500;
     let models = [
-        sized("slow", 10).env("LOAD", "3s"),
-        sized("quick", 10),
-        sized("third", 10),
-        sized("huge", 30),
-        sized("modest", 10).line("on_full = \"refuse\""),
+        Fake::sized("slow", 10).env("LOAD", "3s"),
+        Fake::sized("quick", 10),
+        Fake::sized("third", 10),
+        Fake::sized("huge", 30),
+        Fake::sized("modest", 10).line("on_full = \"refuse\""),
         // Without signs of life a stream waits as long as any other request, and has its status.
-        sized("humble", 10).line("priority = -5").line("loading_feedback = \"off\""),
+        Fake::sized("humble", 10).line("priority = -5").line("loading_feedback = \"off\""),
     ];
     let policy = "[policy]\nmin_residency = \"0s\"\n[server]\nmax_wait = \"9s\"";
     let scene = Scene::new(&script, policy, &models).unwrap();
@@ -104,7 +99,7 @@ fn fault_14_memory_that_comes_back_late_is_waited_for_then_quarantined_and_never
     skip_unless_wanted!();
     let mut script = Script::with_gpus(vec![Gpu::new(A, 24 * GIB), Gpu::new(B, 24 * GIB)]);
     script.gpus.iter_mut().for_each(|gpu| gpu.release_lag_ms = 600_000);
-    let on = |name: &str, gib, gpu: &str| sized(name, gib).line(&format!("gpus = [{gpu:?}]"));
+    let on = |name: &str, gib, gpu: &str| Fake::sized(name, gib).line(&format!("gpus = [{gpu:?}]"));
     let models = [
         on("held", 14, A),
         on("next", 14, A),
@@ -196,7 +191,8 @@ fn a_model_is_placed_on_a_mig_device_by_its_uuid() {
     };
     script.gpus[0].mig = Some(true);
     script.gpus[0].mig_devices = vec![slice(SMALL, 10), slice(LARGE, 20)];
-    let models = [sized("sliced", 12), sized("bound", 3).line(&format!("gpus = [{SMALL:?}]"))];
+    let models =
+        [Fake::sized("sliced", 12), Fake::sized("bound", 3).line(&format!("gpus = [{SMALL:?}]"))];
     let scene = Scene::new(&script, "", &models).unwrap();
     scene.serve("sliced");
     scene.serve("bound");

@@ -19,6 +19,16 @@ fn absent() -> Act {
     Act::Say(404, json!({"cause": "no such container", "message": "no such container"}))
 }
 
+/// Those that the container of such a specification has.
+fn labels_of(spec: &ContainerSpec) -> Value {
+    json!({
+        "io.hostler.namespace": "ns", "io.hostler.model": "test/m", "io.hostler.generation": "1",
+        "io.hostler.suffix": &*spec.instance.suffix, "io.hostler.spec-hash": "x",
+        "io.hostler.gpus": "host", "io.hostler.need": "1", "io.hostler.need-source": "declared",
+        "io.hostler.device-total": "1", "io.hostler.transport": "unix",
+    })
+}
+
 /// The inspection of a container made from `create`'s body.
 fn inspection(create: &Value, status: &str) -> Act {
     Act::Say(
@@ -223,12 +233,7 @@ async fn stopping_what_is_unknown_or_stopped_already_is_success() {
     podman.reap("ab".repeat(32)).await.unwrap();
 
     let spec = plain();
-    let labels = json!({
-        "io.hostler.namespace": "ns", "io.hostler.model": "test/m", "io.hostler.generation": "1",
-        "io.hostler.suffix": &*spec.instance.suffix, "io.hostler.spec-hash": "x",
-        "io.hostler.gpus": "host", "io.hostler.need": "1", "io.hostler.need-source": "declared",
-        "io.hostler.device-total": "1", "io.hostler.transport": "unix",
-    });
+    let labels = labels_of(&spec);
     let container = json!({"name": spec.instance.container_name(), "labels": labels});
     let gone = Mutex::new(false);
     let (fake, podman) = Fake::new(move |method, path, _, _| {
@@ -254,12 +259,7 @@ async fn fault_01_what_podman_was_killed_over_while_it_removed_it_is_removed() {
     let id = "ab".repeat(32);
     let gone = std::sync::Arc::new(Mutex::new(false));
     let (name, flag) = (spec.instance.container_name(), gone.clone());
-    let labels = json!({
-        "io.hostler.namespace": "ns", "io.hostler.model": "test/m", "io.hostler.generation": "1",
-        "io.hostler.suffix": &*spec.instance.suffix, "io.hostler.spec-hash": "x",
-        "io.hostler.gpus": "host", "io.hostler.need": "1", "io.hostler.need-source": "declared",
-        "io.hostler.device-total": "1", "io.hostler.transport": "unix",
-    });
+    let labels = labels_of(&spec);
     let (fake, podman) = Fake::new(move |method, path, _, _| {
         let mut gone = flag.lock().unwrap();
         match (method, path) {

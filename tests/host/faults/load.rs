@@ -67,10 +67,6 @@ fn ask(socket: &Path, model: &str) -> (End, String) {
     (end, text)
 }
 
-fn sized(name: &str, gib: u64) -> Fake {
-    Fake::new(name, &format!("{gib}GiB")).line(&format!("vram = \"{gib}GiB\""))
-}
-
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().map_or(default, |text| text.parse().unwrap())
 }
@@ -79,9 +75,12 @@ fn number(name: &str, default: u64) -> u64 {
 fn fault_19_a_thousand_requests_for_one_cold_model_make_one_container() {
     skip_unless_wanted!();
     let script = Script::with_gpus(vec![Gpu::new(A, 8 * GIB)]);
-    let scene =
-        Scene::new(&script, "[server]\nmax_queue = 2000\n", &[sized("m", 4).env("LOAD", "3s")])
-            .unwrap();
+    let scene = Scene::new(
+        &script,
+        "[server]\nmax_queue = 2000\n",
+        &[Fake::sized("m", 4).env("LOAD", "3s")],
+    )
+    .unwrap();
     let socket = scene.host.path("/run/hostler/http.sock");
     let began = Instant::now();
     let clients: Vec<_> = (0..1000)
@@ -179,7 +178,7 @@ fn nothing_left(scene: &Scene) {
 /// A host on which two of three models fit, with a daemon that systemd restarts at once each time.
 fn contested() -> Scene {
     let script = Script::with_gpus(vec![Gpu::new(A, 10 * GIB)]);
-    let models = [sized("a", 4), sized("b", 4), sized("c", 4)];
+    let models = [Fake::sized("a", 4), Fake::sized("b", 4), Fake::sized("c", 4)];
     let policy = "[policy]\nmin_residency = \"1s\"\n[server]\nmax_wait = \"60s\"\n";
     let scene = Scene::new(&script, policy, &models).unwrap();
     let dropin = "[Service]\nRestartSec=100ms\nRestartSteps=0\nRestartMaxDelaySec=infinity\n";

@@ -6,29 +6,28 @@ use nvidia_ml::{Gpu, Kind, Process, Script, Size};
 use serde_json::{Value, json};
 use testhost::{Look, wait_for};
 
-use crate::harness::{Fake, SOON, Scene, containers, post, served, skip_unless_wanted, status};
+use crate::harness::{
+    Fake, SOON, Scene, containers, count_request, post, served, skip_unless_wanted, status,
+};
 
 const GIB: u64 = 1 << 30;
 const A: &str = "GPU-aaaaaaaa-0000-0000-0000-000000000000";
-
-fn sized(name: &str, gib: u64) -> Fake {
-    Fake::new(name, &format!("{gib}GiB")).line(&format!("vram = \"{gib}GiB\""))
-}
 
 #[test]
 fn fault_16_idle_models_yield_to_a_foreign_process_which_is_left_alone() {
     skip_unless_wanted!();
     let script = Script::with_gpus(vec![Gpu::new(A, 24 * GIB)]);
     // The slow one costs more to have back.
-    let models =
-        [sized("slow", 6).env("LOAD", "3s"), sized("quick", 6), sized("busy", 6).env("RATE", "2")];
+    let models = [
+        Fake::sized("slow", 6).env("LOAD", "3s"),
+        Fake::sized("quick", 6),
+        Fake::sized("busy", 6).env("RATE", "2"),
+    ];
     let policy = "headroom = \"2GiB\"\n[policy]\nmin_residency = \"0s\"";
     let scene = Scene::new(&script, policy, &models).unwrap();
     scene.serve("slow");
     scene.serve("quick");
-    let body = json!({"model": "busy", "stream": true, "max_tokens": 40,
-        "messages": [{"role": "user", "content": "go on"}]});
-    let stream = post(&scene.host, "/v1/chat/completions", &body.to_string());
+    let stream = post(&scene.host, "/v1/chat/completions", &count_request("busy", 40));
     scene.wait_model("busy", "in use", SOON, |row| row["in_flight"] == 1);
     // A process of somebody else, with a life of its own, takes what is free, and half of what is kept free for engines that
     // grow: the cheapest idle model leaves.
@@ -66,12 +65,12 @@ fn fault_16_idle_models_yield_to_a_foreign_process_which_is_left_alone() {
 fn fault_20_a_long_stream_keeps_its_model_from_being_evicted() {
     skip_unless_wanted!();
     let script = Script::with_gpus(vec![Gpu::new(A, 8 * GIB)]);
-    let models =
-        [sized("streams", 6).env("RATE", "4").line("idle_timeout = \"1s\""), sized("wants", 6)];
+    let models = [
+        Fake::sized("streams", 6).env("RATE", "4").line("idle_timeout = \"1s\""),
+        Fake::sized("wants", 6),
+    ];
     let scene = Scene::new(&script, "[policy]\nmin_residency = \"0s\"", &models).unwrap();
-    let body = json!({"model": "streams", "stream": true, "max_tokens": 48,
-        "messages": [{"role": "user", "content": "go on"}]});
-    let stream = post(&scene.host, "/v1/chat/completions", &body.to_string());
+    let stream = post(&scene.host, "/v1/chat/completions", &count_request("streams", 48));
     scene.wait_model("streams", "in use", SOON, |row| row["in_flight"] == 1);
     let before = containers(&scene.host).unwrap();
     let (asked, wants) = (Instant::now(), scene.ask("wants"));
@@ -97,7 +96,7 @@ fn fault_27_a_clock_that_jumps_evicts_nobody() {
     skip_unless_wanted!();
     let script = Script::with_gpus(vec![Gpu::new(A, 24 * GIB)]);
     let models =
-        ["now", "later", "earlier"].map(|name| sized(name, 4).line("idle_timeout = \"10m\""));
+        ["now", "later", "earlier"].map(|name| Fake::sized(name, 4).line("idle_timeout = \"10m\""));
     let policy = "[policy]\nmin_residency = \"0s\"";
     let scene = Scene::new(&script, policy, &models).unwrap();
     // The host's clock is the machine's own: only what the daemon reads is bent. Monotonic time stays as it is, as it does where

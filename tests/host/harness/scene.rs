@@ -40,6 +40,11 @@ impl Fake {
         fake.env("FLAVOR", "llamacpp").env("LOAD", "100ms").env("VRAM", vram)
     }
 
+    /// A model that says what it needs, and needs that.
+    pub fn sized(name: &str, gib: u64) -> Self {
+        Self::new(name, &format!("{gib}GiB")).line(&format!("vram = \"{gib}GiB\""))
+    }
+
     /// Sets a knob of the engine.
     pub fn env(mut self, knob: &str, value: &str) -> Self {
         self.env.retain(|(name, _)| name != knob);
