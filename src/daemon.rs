@@ -13,7 +13,6 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -26,19 +25,24 @@ use crate::adapters::state_file::StateFile;
 use crate::adapters::systemd::{self, Handed};
 use crate::checks::{self, Checks, Probes};
 use crate::config::{Config, GpuBackend};
+use crate::console::Desk;
 use crate::control::bus::{self, Bus};
 use crate::control::polkit::{Gate, Patience};
 use crate::control::{Context, Facts};
+use crate::observe::metrics::Metrics;
+use crate::observe::timeline::Timeline;
+use crate::proxy::port::Behind;
 use crate::proxy::{self, Limits, Listener, Server, Upstream};
-use crate::supervisor::handle::Handle;
 use crate::supervisor::state;
 use crate::supervisor::task::{Clock, Ports, Running, Supervisor};
+use crate::supervisor::witness::Witness;
 
 mod core;
 mod door;
 mod manager;
 mod options;
 mod plane;
+mod pulse;
 mod recall;
 mod reload;
 mod told;
@@ -55,8 +59,6 @@ use validate::Proven;
 /// How long clients that wait on the sockets are served the reason of a failed start. It also bounds how often a start
 /// that cannot succeed is tried while clients keep coming.
 const REFUSAL_GRACE: Duration = Duration::from_secs(2);
-/// `STATUS=` at most this often.
-const STATUS_INTERVAL: Duration = Duration::from_millis(500);
 /// How long READY waits for the bus.
 const BUS_TIME: Duration = Duration::from_secs(3);
 /// Beyond the drain: stopping containers, which have their own stop time-outs.
@@ -230,25 +232,33 @@ async fn serve(
         listeners: sockets.iter().map(Listener::shown).collect(),
     };
     let trouble = recalled.journal.clone();
-    let running = supervise(&config, ports.clone(), proven, recalled, &plane);
+    let (metrics, timeline) = (Arc::new(Metrics::default()), Arc::new(Timeline::default()));
+    let witness = Arc::new((metrics.clone(), timeline.clone()));
+    let running = supervise(&config, ports.clone(), proven, recalled, witness, &plane);
     let limits = Limits {
         max_body: config.server.max_body,
         max_connections: config.server.max_connections,
         ..Limits::default()
     };
-    let server = Server::new(running.handle.clone(), limits, Upstream::default());
-    let rules = server.rules();
-    rules.store(Arc::new(door::rules(&config)));
+    let rules = door::rules(&config).shared();
     let exposed = sockets.iter().any(|s| s.exposed().is_ok_and(|address| address.is_some()));
-    let stop = CancellationToken::new();
-    let mut server = plane.spawn(server.serve(sockets, stop.clone(), config.policy.drain_timeout));
+    let drain_timeout = config.policy.drain_timeout;
     let (handle, started, current) = (running.handle.clone(), config.clone(), config);
     let current = tokio::sync::Mutex::new(current);
+    let served_by = rules.clone();
     let root = Arc::new(Root { options, started, current, ports, handle, rules, exposed });
-    let control = control(root.clone(), facts).await;
+    let context = context(root.clone(), facts);
+    let handle = running.handle.clone();
+    let desk = Desk { handle, metrics: metrics.clone(), timeline, control: context.clone() };
+    let behind = Behind { observer: metrics, console: Arc::new(desk) };
+    let handle = running.handle.clone();
+    let server = Server::with(handle, limits, Upstream::default(), served_by, behind);
+    let stop = CancellationToken::new();
+    let mut server = plane.spawn(server.serve(sockets, stop.clone(), drain_timeout));
+    let control = control(context, user).await;
     let helpers = [
-        tokio::spawn(report(running.handle.clone())),
-        tokio::spawn(feed_watchdog(running.turns.clone())),
+        tokio::spawn(pulse::report(running.handle.clone())),
+        tokio::spawn(pulse::feed_watchdog(running.turns.clone())),
         tokio::spawn(told::tell(running.handle.clone(), trouble)),
     ];
     systemd::ready(&validate::summary(&running.handle.status()));
@@ -294,14 +304,19 @@ async fn serve(
     Exit::Ok
 }
 
-/// Control over D-Bus. Ready when the name is owned, or cannot be had now.
-async fn control(root: Arc<Root>, facts: Facts) -> JoinHandle<()> {
-    let (bus, gate) = if root.options.user {
-        (Bus::Session, Gate::Owner { uid: rustix::process::geteuid().as_raw() })
+/// Control, before there is a bus.
+fn context(root: Arc<Root>, facts: Facts) -> Arc<Context> {
+    let gate = if root.options.user {
+        Gate::Owner { uid: rustix::process::geteuid().as_raw() }
     } else {
-        (Bus::System, Gate::Polkit(Patience::default()))
+        Gate::Polkit(Patience::default())
     };
-    let context = Context::new(root.handle.clone(), root, facts, gate);
+    Context::new(root.handle.clone(), root, facts, gate)
+}
+
+/// Control over D-Bus. Ready when the name is owned, or cannot be had now.
+async fn control(context: Arc<Context>, user: bool) -> JoinHandle<()> {
+    let bus = if user { Bus::Session } else { Bus::System };
     let (first, tried) = tokio::sync::oneshot::channel();
     let task = tokio::spawn(bus::run(context, bus, CancellationToken::new(), first));
     // Whoever starts the daemon may call it at once; a bus that hangs is not waited for.
@@ -314,6 +329,7 @@ fn supervise(
     ports: Ports,
     proven: Proven,
     recalled: Recalled,
+    witness: Arc<dyn Witness>,
     plane: &Plane,
 ) -> Running {
     let Proven { devices, found, podman } = proven;
@@ -332,34 +348,8 @@ fn supervise(
         devices,
     );
     supervisor.remember(recalled.core);
+    supervisor.witnessed_by(witness);
     supervisor.spawn_on(handle, plane.runtime())
-}
-
-/// Keeps `systemctl status` up to date.
-async fn report(handle: Handle) {
-    let mut changes = handle.watch();
-    let mut last = String::new();
-    while changes.changed().await.is_ok() {
-        let text = validate::summary(&handle.status());
-        if text != last {
-            systemd::status(&text);
-            last = text;
-        }
-        tokio::time::sleep(STATUS_INTERVAL).await;
-    }
-}
-
-/// Feeds systemd's watchdog while the owner's loop turns, and only then: podman may hang, the owner may not.
-async fn feed_watchdog(turns: Arc<AtomicU64>) {
-    let Some(interval) = systemd::watchdog_interval() else { return };
-    let mut seen = None;
-    loop {
-        let now = turns.load(Ordering::Relaxed);
-        if seen.replace(now) != Some(now) {
-            systemd::watchdog();
-        }
-        tokio::time::sleep(interval / 3).await;
-    }
 }
 
 /// SIGTERM or SIGINT ends this; SIGHUP reads the configuration again, as `systemctl reload` does.

@@ -29,6 +29,7 @@ pub mod adapters;
 pub mod checks;
 pub mod cli;
 pub mod config;
+pub mod console;
 pub mod control;
 pub mod daemon;
 #[cfg(test)]

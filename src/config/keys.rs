@@ -84,10 +84,16 @@ fn key(
         }
     }
     let models = models(report, &format!("{prefix}.models"), raw, config);
+    let admin = raw.admin.as_ref().is_some_and(|v| *v.get_ref());
+    if let (true, Some(value), false) = (admin, &raw.admin, models.is_empty()) {
+        let message = "a key for some models only cannot be an administrator's; remove one of models and admin";
+        report.at(value.span().start, &format!("{prefix}.admin"), message);
+    }
     let mut count = |key: &str, value: Option<&Spanned<i64>>, max| {
         check::count(report, &format!("{prefix}.{key}"), value, max)
     };
     Some(KeyConfig {
+        admin,
         name: text.clone(),
         digest: digest?,
         models,

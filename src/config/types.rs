@@ -86,6 +86,8 @@ pub struct KeyConfig {
     pub concurrent: Option<u32>,
     /// Weight where keys share a model, default 1.
     pub share: u32,
+    /// It may change what runs, default no.
+    pub admin: bool,
 }
 
 /// The HTTP side.

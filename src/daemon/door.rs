@@ -20,6 +20,7 @@ pub fn rules(config: &Config) -> Rules {
         per_minute: key.per_minute,
         concurrent: key.concurrent,
         share: key.share,
+        admin: key.admin,
     };
     let own = config.models.values().map(|m| (&m.name, &m.aliases, &m.door));
     let models = own.chain(config.externals.values().map(|m| (&m.name, &m.aliases, &m.door)));

@@ -1,3 +1,5 @@
-//! L3: what people can see of the inside. For now: logs.
+//! L3: what people can see of the inside: logs, metrics, and what has happened.
 
 pub mod log;
+pub mod metrics;
+pub mod timeline;

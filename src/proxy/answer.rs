@@ -10,13 +10,13 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 
 use super::conn::Busy;
+use super::port::ByteStream;
 use super::recall::Watch;
 use super::record::Record;
 use super::relay::{Broken, Relay};
 use super::wait::{Begun, Step, Wait};
 
 /// Where an answer's bytes come from.
-#[derive(Debug)]
 pub(super) enum Source {
     /// Ours.
     Whole(Option<Bytes>),
@@ -24,6 +24,8 @@ pub(super) enum Source {
     Relay(Box<Relay>, Option<Box<Watch>>),
     /// Ours until an engine's come.
     Wait(Box<Wait>),
+    /// The console's, as they come.
+    Page(ByteStream),
     /// All was said, by an event that told of a failure.
     Failed,
 }
@@ -35,7 +37,6 @@ impl From<Begun> for Source {
 }
 
 /// The body.
-#[derive(Debug)]
 pub(super) struct Answer {
     pub source: Source,
     pub record: Option<Record>,
@@ -76,7 +77,7 @@ impl Body for Answer {
         match &self.source {
             Source::Whole(bytes) => bytes.is_none(),
             Source::Relay(relay, _) => relay.is_end(),
-            Source::Wait(_) => false,
+            Source::Wait(_) | Source::Page(_) => false,
             Source::Failed => true,
         }
     }
@@ -87,7 +88,7 @@ impl Body for Answer {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64)
             }
             Source::Relay(relay, _) => relay.size_hint(),
-            Source::Wait(_) => SizeHint::default(),
+            Source::Wait(_) | Source::Page(_) => SizeHint::default(),
             Source::Failed => SizeHint::with_exact(0),
         }
     }
@@ -99,6 +100,7 @@ impl Answer {
             match &mut self.source {
                 Source::Whole(bytes) => return Poll::Ready(bytes.take().map(Ok)),
                 Source::Failed => return Poll::Ready(None),
+                Source::Page(stream) => return stream.as_mut().poll_next(cx).map(|b| b.map(Ok)),
                 Source::Relay(relay, watch) => {
                     let mut polled = relay.poll_data(cx);
                     if polled.is_pending() && self.busy.is_over() {
@@ -142,7 +144,7 @@ impl Answer {
     fn end(&mut self) {
         let Some(mut record) = self.record.take() else { return };
         let mended = match &mut self.source {
-            Source::Whole(_) | Source::Wait(_) => None,
+            Source::Whole(_) | Source::Wait(_) | Source::Page(_) => None,
             // What was told by an event has its place in the record already.
             Source::Failed => return,
             Source::Relay(relay, _) => relay.take_mended(),

@@ -94,6 +94,7 @@ pub(super) async fn infer(
     let body = intake::collect(body, &service.limits, asked_first, &mut share).await?;
     let Peek { model, stream } = look(task, &head.headers, body.clone()).await?;
     record.model = Some(model.clone());
+    record.served = visitor.rules.resolve(&model).cloned();
     if let Some(error) = ApiError::impossible_model(&model) {
         return Err(error);
     }

@@ -32,6 +32,8 @@ pub struct Key {
     pub concurrent: Option<u32>,
     /// Its weight where holders of keys share a model that serves no more at once; at least 1.
     pub share: u32,
+    /// It may load and unload models and what else changes the host's state.
+    pub admin: bool,
 }
 
 impl Key {
@@ -96,6 +98,7 @@ mod tests {
             per_minute: None,
             concurrent: None,
             share: 1,
+            admin: false,
         }
     }
 

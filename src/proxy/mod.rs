@@ -16,6 +16,7 @@
 //!                                            │         └─ upstream, message ─ its connection; PURE: its answer
 //!                                            ├─ external ─ models that run elsewhere: their health, their key
 //!                                            ├─ websocket, recall ─ sockets; answers that are asked for again
+//!                                            ├─ page, port ─ what is asked about the host, and of whom
 //!                                            └─ respond, table ─ PURE: answers of our own
 //! ```
 //!
@@ -48,7 +49,9 @@ mod intake;
 mod keys;
 mod message;
 mod multipart;
+mod page;
 mod peek;
+pub mod port;
 mod recall;
 mod record;
 mod refuse;

@@ -4,23 +4,29 @@
 //! travels with it into the answer's body. Invariants: exactly one line, written by `Drop`, so that no way to end a request
 //! can miss it; never a prompt, a completion, a header's value other than the request's ID.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::HeaderMap;
 use hyper::header::{HeaderName, HeaderValue};
 use tokio::time::Instant;
 
+use super::port::{Observer, Seen};
+use crate::types::ModelName;
+
 /// Names a request across client, daemon and engine.
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// What is known of a request so far.
-#[derive(Debug)]
 pub(super) struct Record {
+    observer: Arc<dyn Observer>,
     id: HeaderValue,
     /// What was asked for; `-` where the head was refused.
     pub route: &'static str,
     /// As the client wrote it.
     pub model: Option<String>,
+    /// The configured model that it is for.
+    pub served: Option<ModelName>,
     /// HTTP status; `None` while there is none.
     pub status: Option<u16>,
     /// The name of the key that came with it.
@@ -40,13 +46,22 @@ pub(super) struct Record {
     complete: bool,
 }
 
+impl std::fmt::Debug for Record {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Record").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
 impl Record {
     /// Begins with the head.
-    pub fn new(headers: &HeaderMap) -> Self {
+    pub fn new(headers: &HeaderMap, observer: Arc<dyn Observer>) -> Self {
+        observer.begun();
         Self {
+            observer,
             id: request_id(headers),
             route: "-",
             model: None,
+            served: None,
             key: None,
             status: None,
             error: None,
@@ -90,6 +105,21 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
+        let total = self.start.elapsed();
+        // Left while it waited: the wait is what there is to tell.
+        let queue = self.queue.or_else(|| self.queued.map(|at| at.elapsed()));
+        self.observer.ended(&Seen {
+            route: self.route,
+            model: self.served.as_ref(),
+            status: self.status,
+            refused: self.error,
+            complete: self.complete,
+            total,
+            queue,
+            first_byte: self.first_byte,
+            bytes: self.bytes,
+            routine: self.routine,
+        });
         // Most of the work below is the text, which nobody would read.
         let logged = if self.routine {
             tracing::enabled!(target: "hostler::proxy", tracing::Level::DEBUG)
@@ -103,8 +133,6 @@ impl Drop for Record {
         let id = self.id.to_str().unwrap_or_default();
         // Cut: nobody bounds what a client writes there but the body's size.
         let model = self.model.as_deref().map(|m| &m[..m.floor_char_boundary(128)]);
-        // Left while it waited: the wait is what there is to tell.
-        let queue = self.queue.or_else(|| self.queued.map(|at| at.elapsed()));
         // Whole without the fields: `journalctl` shows only the text.
         let text = format!(
             "{} {}: {}{} after {} ms",
@@ -112,7 +140,7 @@ impl Drop for Record {
             model.unwrap_or("-"),
             self.status.map_or_else(|| "no answer".to_owned(), |s| s.to_string()),
             if self.complete { "" } else { ", broken off" },
-            ms(self.start.elapsed()),
+            ms(total),
         );
         macro_rules! line {
             ($level:expr) => {
@@ -128,7 +156,7 @@ impl Drop for Record {
                     fault = self.fault.as_deref(),
                     queue_ms = queue.map(ms),
                     first_byte_ms = self.first_byte.map(ms),
-                    total_ms = ms(self.start.elapsed()),
+                    total_ms = ms(total),
                     bytes = self.bytes,
                     aborted = !self.complete,
                     "{text}"

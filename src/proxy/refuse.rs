@@ -19,6 +19,7 @@ use super::conn::{self, Busy, End};
 use super::endpoints::Dialect;
 use super::error::ApiError;
 use super::intake;
+use super::port::Unobserved;
 use super::record::{REQUEST_ID, Record};
 use super::respond;
 use super::server::{AcceptErrors, Limits};
@@ -80,7 +81,7 @@ async fn answer(
     _busy: Busy,
     error: Arc<ApiError>,
 ) -> Response<Full<Bytes>> {
-    let mut record = Record::new(request.headers());
+    let mut record = Record::new(request.headers(), std::sync::Arc::new(Unobserved));
     record.status = Some(error.status.as_u16());
     record.error = Some(error.code);
     let id = record.id();

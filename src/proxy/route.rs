@@ -8,6 +8,7 @@ use hyper::{HeaderMap, Method, StatusCode, Uri, Version};
 
 use super::endpoints::Task;
 use super::error::ApiError;
+use super::port::Page;
 use super::strict;
 use crate::types::{Denied, ModelName};
 
@@ -32,6 +33,8 @@ pub(super) enum Route {
     Status(Format),
     /// What clients of Ollama ask before they show a list of models; read-only.
     Ollama(Ollama),
+    /// Something about the host.
+    Page(Page),
     /// A browser asks whether another site's page may send what the path knows.
     Preflight,
 }
@@ -90,6 +93,7 @@ impl Route {
             Self::Ollama(Ollama::Version) => "ollama_version",
             Self::Ollama(Ollama::Tags) => "ollama_tags",
             Self::Ollama(Ollama::Ps) => "ollama_ps",
+            Self::Page(page) => pages::name(page),
             Self::Preflight => "preflight",
         }
     }
@@ -103,7 +107,9 @@ impl Route {
             Self::Realtime(_) | Self::Recall(Recall { act: Act::Retrieve, .. }) => {
                 ("GET", method == Method::GET)
             }
+            Self::Page(Page::Act(..)) => ("POST", method == Method::POST),
             Self::Models
+            | Self::Page(_)
             | Self::Model(_)
             | Self::Health
             | Self::Ready
@@ -160,6 +166,9 @@ fn find(uri: &Uri, headers: &HeaderMap) -> Result<Route, ApiError> {
     let path = uri.path();
     if let Some(task) = Task::at(path) {
         return Ok(Route::Inference(task));
+    }
+    if let Some(page) = pages::find(path, uri.query()) {
+        return page.map(Route::Page);
     }
     Ok(match path {
         "/v1/models" => Route::Models,
@@ -275,5 +284,6 @@ fn format(headers: &HeaderMap) -> Format {
     Format::Json
 }
 
+mod pages;
 #[cfg(test)]
 mod tests;

@@ -17,6 +17,7 @@ use super::conn::{self, End};
 use super::external;
 use super::forward::{Engines, Upstream};
 use super::gate::Gate;
+use super::port::Behind;
 use super::rules::{Rules, SharedRules};
 use super::service::Service;
 use super::stream::{Listener, Stream, accept};
@@ -75,7 +76,6 @@ pub struct Drained {
 }
 
 /// The HTTP server.
-#[derive(Debug)]
 pub struct Server {
     service: Arc<Service>,
     limits: Arc<Limits>,
@@ -87,6 +87,18 @@ impl Server {
     /// A server that asks `supervisor` for leases and reports its status.
     #[must_use]
     pub fn new(supervisor: Handle, limits: Limits, upstream: Upstream) -> Self {
+        Self::with(supervisor, limits, upstream, Rules::default().shared(), Behind::default())
+    }
+
+    /// The same, by rules that somebody holds already, and with who is behind it.
+    #[must_use]
+    pub fn with(
+        supervisor: Handle,
+        limits: Limits,
+        upstream: Upstream,
+        rules: SharedRules,
+        behind: Behind,
+    ) -> Self {
         let limits = Arc::new(limits);
         let (ending, end) = (CancellationToken::new(), End::default());
         let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -94,7 +106,7 @@ impl Server {
             supervisor,
             limits: limits.clone(),
             engines: Engines::new(upstream),
-            rules: Rules::default().shared(),
+            rules,
             gate: Gate::new(),
             budget: Arc::default(),
             answers: Arc::default(),
@@ -103,6 +115,8 @@ impl Server {
             cut: end.over.clone(),
             created: unix.as_secs(),
             ending: ending.clone(),
+            observer: behind.observer,
+            console: behind.console,
         };
         Self { service: Arc::new(service), limits, ending, end }
     }
@@ -170,7 +184,8 @@ impl Server {
 
     fn connection(&self, stream: Stream) -> impl Future<Output = ()> + Send + 'static {
         let service = self.service.clone();
-        let answer = move |request, busy| service.clone().answer(request, busy);
+        let peer = stream.peer();
+        let answer = move |request, busy| service.clone().answer(request, busy, peer);
         conn::run(stream, self.limits.clone(), self.end.clone(), answer)
     }
 

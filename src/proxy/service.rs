@@ -28,6 +28,8 @@ use super::grant::{Engine, Grant};
 use super::inference::{self, Visitor};
 use super::intake;
 use super::keys;
+use super::page;
+use super::port::{Console, Observer};
 use super::recall::Answers;
 use super::record::{REQUEST_ID, Record};
 use super::respond::{self, Whole};
@@ -35,12 +37,12 @@ use super::route::{Recall, Route, route};
 use super::rules::{Rules, SharedRules};
 use super::server::Limits;
 use super::site;
+use super::stream::Peer;
 use super::websocket;
 use crate::supervisor::handle::Handle;
 use crate::types::ModelName;
 
 /// What all requests share.
-#[derive(Debug)]
 pub(super) struct Service {
     pub supervisor: Handle,
     pub limits: Arc<Limits>,
@@ -59,6 +61,10 @@ pub(super) struct Service {
     pub created: u64,
     /// The server is about to end: clients are told to come back on a new connection.
     pub ending: CancellationToken,
+    /// Who counts requests.
+    pub observer: Arc<dyn Observer>,
+    /// Who answers for the host.
+    pub console: Arc<dyn Console>,
 }
 
 impl Service {
@@ -67,13 +73,14 @@ impl Service {
         self: Arc<Self>,
         request: Request<Incoming>,
         busy: Busy,
+        peer: Peer,
     ) -> Response<Answer> {
-        let mut record = Record::new(request.headers());
+        let mut record = Record::new(request.headers(), self.observer.clone());
         let head = request.method() == Method::HEAD;
         let dialect = Dialect::of(request.uri().path());
         let mut origin = None;
         let result = {
-            let mut work = std::pin::pin!(self.dispatch(request, &mut record, &mut origin));
+            let mut work = std::pin::pin!(self.dispatch(request, peer, &mut record, &mut origin));
             std::future::poll_fn(|cx| match work.as_mut().poll(cx) {
                 Poll::Pending if busy.is_over() => Poll::Ready(Err(ApiError::drained())),
                 polled @ (Poll::Ready(_) | Poll::Pending) => polled,
@@ -109,11 +116,12 @@ impl Service {
     async fn dispatch(
         self: &Arc<Self>,
         request: Request<Incoming>,
+        peer: Peer,
         record: &mut Record,
         origin: &mut Option<HeaderValue>,
     ) -> Result<Response<Source>, ApiError> {
         let (head, mut body) = request.into_parts();
-        let (route, visitor) = match self.admit(&head, record, origin) {
+        let (route, visitor) = match self.admit(&head, peer, record, origin) {
             Ok(admitted) => admitted,
             Err(error) => {
                 // Where the head cannot be trusted, neither can the body's end. A client that asked first sends none.
@@ -150,6 +158,10 @@ impl Service {
                 Ok(own(respond::status(&status(), format, externals)))
             }
             Route::Ollama(what) => Ok(own(respond::ollama(what, &status(), self.created, may))),
+            Route::Page(page) => {
+                intake::discard(&mut body).await;
+                page::answer(self, page, &visitor, record).await
+            }
             Route::Preflight => {
                 let mut response = respond::nothing();
                 if origin.is_some() {
@@ -174,6 +186,7 @@ impl Service {
     fn admit(
         &self,
         head: &Parts,
+        peer: Peer,
         record: &mut Record,
         origin: &mut Option<HeaderValue>,
     ) -> Result<(Route, Visitor), ApiError> {
@@ -181,7 +194,11 @@ impl Service {
         record.route = route.name();
         let rules = self.rules.load_full();
         *origin = site::check(&rules, &head.headers)?;
-        let open = matches!(route, Route::Health | Route::Ready | Route::Preflight);
+        let open = if let Route::Page(page) = &route {
+            page::is_open(page, peer, &head.headers)
+        } else {
+            matches!(route, Route::Health | Route::Ready | Route::Preflight)
+        };
         let key = if rules.keys.is_empty() {
             None
         } else {
@@ -194,6 +211,11 @@ impl Service {
         };
         let visitor = Visitor { rules, key };
         record.key = visitor.name().map(str::to_owned);
+        if let Route::Page(page) = &route {
+            page::may(page, peer, &visitor)?;
+        } else if let Route::Status(_) = route {
+            page::sees_all(&visitor)?;
+        }
         Ok((route, visitor))
     }
 
@@ -215,6 +237,7 @@ impl Service {
         let origin = origin.ok_or_else(gone)?;
         let model = &origin.instance.model;
         record.model = Some(model.to_string());
+        record.served = Some(model.clone());
         let alive = self
             .supervisor
             .status()

@@ -149,7 +149,31 @@ pub(super) enum Stream {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
+/// Where a client is, as far as the kernel tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Peer {
+    /// At a Unix socket: who may connect is the file system's word.
+    Unix,
+    /// On this host.
+    Loopback,
+    /// Anywhere.
+    Far,
+}
+
 impl Stream {
+    /// Where the other side is.
+    pub fn peer(&self) -> Peer {
+        match self {
+            Self::Unix(_) => Peer::Unix,
+            Self::Tcp(stream)
+                if stream.peer_addr().is_ok_and(|a| a.ip().to_canonical().is_loopback()) =>
+            {
+                Peer::Loopback
+            }
+            Self::Tcp(_) | Self::Tls(_) => Peer::Far,
+        }
+    }
+
     /// Connects to an engine.
     ///
     /// # Errors

@@ -55,6 +55,7 @@ pub(super) async fn open(
     record: &mut Record,
 ) -> Result<Response<Source>, ApiError> {
     record.model = Some(model.clone());
+    record.served = visitor.rules.resolve(&model).cloned();
     if let Some(error) = ApiError::impossible_model(&model) {
         return Err(error);
     }

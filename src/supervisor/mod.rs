@@ -41,6 +41,7 @@ pub mod sweep;
 pub mod task;
 mod turn;
 mod wake;
+pub mod witness;
 
 #[cfg(test)]
 mod tests;

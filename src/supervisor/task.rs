@@ -20,6 +20,7 @@ use super::handle::{Ask, Handle, Lease, Meter, Verb};
 use super::log;
 use super::ports::Found;
 use super::state::{Recalled, Settings, State};
+use super::witness::{Blind, Witness};
 use crate::types::{
     DayMinute, Denied, GpuSnapshot, ModelName, ModelSpec, Moment, Status, WaiterId,
 };
@@ -58,6 +59,7 @@ pub struct Supervisor {
     told: Vec<(oneshot::Sender<Done>, Done)>,
     /// Of models that were ever leased.
     meters: BTreeMap<ModelName, Meter>,
+    witness: Arc<dyn Witness>,
     status: watch::Sender<Arc<Status>>,
     turns: Arc<AtomicU64>,
     observe_at: Moment,
@@ -113,6 +115,7 @@ impl Supervisor {
             pending: BTreeMap::new(),
             told: Vec::new(),
             meters: BTreeMap::new(),
+            witness: Arc::new(Blind),
             status,
             turns: Arc::new(AtomicU64::new(0)),
             observe_at: Moment::START,
@@ -127,6 +130,11 @@ impl Supervisor {
     /// Begins with what an earlier daemon knew.
     pub fn remember(&mut self, recalled: Recalled) {
         self.state.remember(recalled);
+    }
+
+    /// Tells a witness what the journal is told.
+    pub fn witnessed_by(&mut self, witness: Arc<dyn Witness>) {
+        self.witness = witness;
     }
 
     /// Starts the task.
@@ -275,7 +283,10 @@ impl Supervisor {
                     self.told.push((answer, Ok(())));
                 }
             }
-            Effect::Notice(notice) => log::log(&notice),
+            Effect::Notice(notice) => {
+                log::log(&notice);
+                self.witness.see(self.clock.now(), &notice);
+            }
             Effect::Exit => self.exit = true,
         }
     }

@@ -21,6 +21,7 @@ fn key(name: &str) -> Key {
         per_minute: None,
         concurrent: None,
         share: 1,
+        admin: false,
     }
 }
 

@@ -97,7 +97,6 @@ async fn what_is_not_listed_is_not_there() {
         "/is_sleeping",
         "/collective_rpc",
         "/pause",
-        "/metrics",
         "/server_info",
         "/reset_prefix_cache",
         "/start_profile",

@@ -102,6 +102,7 @@ impl House {
                 per_minute: None,
                 concurrent: None,
                 share: 1,
+                admin: false,
             }],
             aliases: models
                 .clone()

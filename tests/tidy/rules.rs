@@ -17,7 +17,20 @@ const LAYERS: &[(&str, &[&str])] = &[
     // The endpoint of a lease is all that the front door sees of the ports.
     ("proxy", &["proxy", "supervisor::handle", "supervisor::ports::Endpoint", "types"]),
     ("control", &["control", "supervisor::handle", "types"]),
-    ("observe", &["observe", "supervisor::handle", "types"]),
+    // Both see the ports that the front door gives them, and the notices of the owner.
+    ("observe", &["observe", "proxy::port", "supervisor::handle", "supervisor::witness", "types"]),
+    (
+        "console",
+        &[
+            "console",
+            "control",
+            "observe",
+            "proxy::port",
+            "supervisor::handle",
+            "supervisor::witness",
+            "types",
+        ],
+    ),
     ("checks", &["checks", "adapters", "config", "supervisor::ports", "types"]),
     // No HTTP and nothing of the core: what a program outside the daemon may know.
     (
@@ -48,6 +61,7 @@ const IMPURE: &[&str] = &[
     "src/supervisor/log.rs",
     "src/supervisor/ports.rs",
     "src/supervisor/task.rs",
+    "src/supervisor/witness.rs",
 ];
 
 /// What no pure file names.

@@ -83,4 +83,6 @@ pub struct RawKey {
     pub concurrent: Option<Spanned<i64>>,
     /// Weight where keys share a model's max_concurrent, 1 to 1000. Default 1.
     pub share: Option<Spanned<i64>>,
+    /// May load, unload, pin and put to sleep over HTTP (the dashboard's buttons). Default false.
+    pub admin: Option<Spanned<bool>>,
 }

@@ -104,7 +104,7 @@ fn a_model_by_name_with_slashes() {
 
 #[test]
 fn unknown_paths_and_hidden_ones() {
-    for unknown in ["/", "/v1", "/v1/chat/completions/", "/V1/models", "/sleep", "/metrics"] {
+    for unknown in ["/", "/v1", "/v1/chat/completions/", "/V1/models", "/sleep"] {
         let error = get(unknown).unwrap_err();
         assert_eq!((error.status.as_u16(), error.close), (404, false), "{unknown}");
     }
@@ -134,7 +134,6 @@ fn routes_for_development_are_nobodys() {
         "/stop_profile",
         "/load",
         "/version",
-        "/metrics",
         "/ping",
         "/invocations",
         "/pooling",
@@ -207,4 +206,38 @@ fn accept_chooses_the_format() {
     assert_eq!(status("text/html, text/plain;q=0.5, */*"), Route::Status(Format::Text));
     assert_eq!(status("application/json, text/plain"), Route::Status(Format::Json));
     assert_eq!(status("*/*"), Route::Status(Format::Json));
+}
+
+#[test]
+fn pages_about_the_host() {
+    use crate::proxy::port::{Act, Page};
+    let name = |n: &str| -> ModelName { n.parse().unwrap() };
+    for (path, page) in [
+        ("/metrics", Page::Metrics),
+        ("/metrics/models/org/a", Page::EngineMetrics(name("org/a"))),
+        ("/ui", Page::Ui),
+        ("/ui/", Page::Ui),
+        ("/api/v1/models", Page::Models),
+        ("/api/v1/gpus", Page::Gpus),
+        ("/api/v1/jobs", Page::Jobs),
+        ("/api/v1/events", Page::Events),
+        ("/api/v1/openapi.json", Page::OpenApi),
+        ("/api/v1/models/org%2Fa/log", Page::Log(name("org/a"))),
+        ("/debug/state", Page::DebugState),
+        ("/debug/plan?model=org%2Fa", Page::DebugPlan(name("org/a"))),
+    ] {
+        assert_eq!(get(path), Ok(Route::Page(page)), "{path}");
+    }
+    let post = |path: &'static str| {
+        route(&Method::POST, &Uri::from_static(path), Version::HTTP_11, &head(&[]))
+    };
+    let load = Route::Page(Page::Act(name("org/a"), Act::Load));
+    assert_eq!(post("/api/v1/models/org/a/load"), Ok(load));
+    assert_eq!(get("/api/v1/models/org/a/load").unwrap_err().status, 405);
+    for bad in ["/debug/plan", "/debug/plan?model=a&model=b", "/debug/plan?x=1"] {
+        assert_eq!(get(bad).unwrap_err().status, 400, "{bad}");
+    }
+    for none in ["/api/v1/models/a", "/api/v1/models/a/explode", "/debug", "/ui/x", "/metrics/"] {
+        assert_eq!(get(none).unwrap_err().status, 404, "{none}");
+    }
 }

@@ -1,0 +1,120 @@
+//! What is asked about the host, and who may ask.
+//!
+//! Purpose: between a route and the [`super::port::Console`]. Owner: `service`. Invariants: where keys are asked for, the host is shown
+//! only to holders of a key for all models, and changed only by an administrator's; nobody changes anything without a key, so no page
+//! of another site can; what ends with the drain does not hold it up.
+
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+use hyper::header::{self, HeaderValue};
+use hyper::{HeaderMap, Response, StatusCode};
+
+use super::answer::Source;
+use super::error::ApiError;
+use super::inference::Visitor;
+use super::port::{Asker, Content, Page};
+use super::record::Record;
+use super::service::Service;
+use super::stream::Peer;
+
+/// Whether a page is shown to those who have no key.
+pub(super) fn is_open(page: &Page, peer: Peer, headers: &HeaderMap) -> bool {
+    // A proxy on this host speaks for others.
+    let forwarded = [header::FORWARDED.as_str(), "x-forwarded-for", "x-real-ip", "via"];
+    let local = peer != Peer::Far && !forwarded.iter().any(|name| headers.contains_key(*name));
+    match page {
+        // It holds nothing of the host.
+        Page::Ui | Page::OpenApi => true,
+        Page::Metrics | Page::EngineMetrics(_) => local,
+        // The socket's file says who may.
+        Page::DebugState | Page::DebugPlan(_) => peer == Peer::Unix,
+        Page::Models | Page::Gpus | Page::Jobs | Page::Events | Page::Log(_) | Page::Act(..) => {
+            false
+        }
+    }
+}
+
+/// Whether a visitor may see the page.
+///
+/// # Errors
+/// 403 for who may not, 404 for a page that is not there.
+pub(super) fn may(page: &Page, peer: Peer, visitor: &Visitor) -> Result<(), ApiError> {
+    match page {
+        Page::DebugState | Page::DebugPlan(_) if peer != Peer::Unix => Err(ApiError::new(
+            StatusCode::NOT_FOUND,
+            "unknown_path",
+            "pages for debugging are on the Unix socket alone: curl --unix-socket /run/hostler/http.sock",
+        )),
+        Page::Act(..) if !visitor.key().is_some_and(|key| key.admin) => Err(ApiError::new(
+            StatusCode::FORBIDDEN,
+            "admin_key_required",
+            "only a key with admin = true in the file of keys ([auth] keys_file) changes anything here; on the host, the \
+             command hostler does",
+        )),
+        Page::Ui | Page::OpenApi => Ok(()),
+        Page::Metrics | Page::EngineMetrics(_) if visitor.key().is_none() => Ok(()),
+        Page::Metrics
+        | Page::EngineMetrics(_)
+        | Page::Models
+        | Page::Gpus
+        | Page::Jobs
+        | Page::Events
+        | Page::Log(_)
+        | Page::Act(..)
+        | Page::DebugState
+        | Page::DebugPlan(_) => sees_all(visitor),
+    }
+}
+
+/// Whether a visitor may know all about the host.
+///
+/// # Errors
+/// 403 for a key that is good for some models only.
+pub(super) fn sees_all(visitor: &Visitor) -> Result<(), ApiError> {
+    if visitor.key().is_none_or(|key| key.models.is_empty()) {
+        return Ok(());
+    }
+    Err(ApiError::new(
+        StatusCode::FORBIDDEN,
+        "key_limited",
+        "this key is for some models only; the state of the host is shown to keys without a list of models",
+    ))
+}
+
+/// The console's answer.
+///
+/// # Errors
+/// As the console refuses.
+pub(super) async fn answer(
+    service: &Arc<Service>,
+    page: Page,
+    visitor: &Visitor,
+    record: &mut Record,
+) -> Result<Response<Source>, ApiError> {
+    record.routine = matches!(page, Page::Metrics | Page::EngineMetrics(_));
+    if let Page::EngineMetrics(name)
+    | Page::Log(name)
+    | Page::Act(name, _)
+    | Page::DebugPlan(name) = &page
+    {
+        record.model = Some(name.to_string());
+        record.served = visitor.rules.resolve(name.as_str()).cloned();
+    }
+    let asker = Asker { key: visitor.name().map(str::to_owned) };
+    let answered = service.console.answer(page, asker).await;
+    let mut response = answered.map_err(|refusal| {
+        let status = StatusCode::from_u16(refusal.status);
+        let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        ApiError::new(status, refusal.code, refusal.message)
+    })?;
+    let nosniff = HeaderValue::from_static("nosniff");
+    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, nosniff);
+    Ok(response.map(|content| match content {
+        Content::Whole(bytes) => Source::Whole(Some(bytes)),
+        Content::Stream(stream) => {
+            let ending = service.ending.clone().cancelled_owned();
+            Source::Page(Box::pin(stream.take_until(ending)))
+        }
+    }))
+}

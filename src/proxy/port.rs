@@ -1,0 +1,198 @@
+//! What the front door asks of those behind it: who counts its requests, and who answers for the host.
+//!
+//! Purpose: the two ports by which metrics and the console get to the one endpoint, without the front door knowing either. Owner: the
+//! composition root gives one of each to [`super::Server`]. Invariants: an [`Observer`] sees each request exactly once, at its
+//! end; a [`Console`] is asked only by those who may ([`Asker`] is checked first); neither sees a prompt, a completion or a key.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::Stream;
+use hyper::Response;
+
+use crate::types::ModelName;
+
+/// One request that is over.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen<'a> {
+    /// What was asked for, by the list of routes; `-` where the head was refused. Bounded.
+    pub route: &'static str,
+    /// The configured model that it was for; `None`: none, or one that nobody configured. Bounded.
+    pub model: Option<&'a ModelName>,
+    /// HTTP status; `None`: the client left before there was one.
+    pub status: Option<u16>,
+    /// `error.code` of our own refusals. Bounded.
+    pub refused: Option<&'static str>,
+    /// The whole answer went out.
+    pub complete: bool,
+    /// From the head to the end.
+    pub total: Duration,
+    /// Its wait for a turn and a lease; `None`: it did not get so far.
+    pub queue: Option<Duration>,
+    /// From the head to the first byte of the answer's body.
+    pub first_byte: Option<Duration>,
+    /// Of the answer's body.
+    pub bytes: u64,
+    /// A question that monitoring asks all the time, which no person wants counted with the rest.
+    pub routine: bool,
+}
+
+/// Counts requests. Called on the thread of requests: it may neither block nor compute for long.
+pub trait Observer: Send + Sync + 'static {
+    /// A head has come in.
+    fn begun(&self);
+    /// A request is over; each that has begun is, however it ends.
+    fn ended(&self, seen: &Seen<'_>);
+}
+
+/// Counts nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Unobserved;
+
+impl Observer for Unobserved {
+    fn begun(&self) {}
+    fn ended(&self, _: &Seen<'_>) {}
+}
+
+/// What is asked about the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Page {
+    /// `GET /metrics`.
+    Metrics,
+    /// `GET /metrics/models/{id}`: an engine's own.
+    EngineMetrics(ModelName),
+    /// `GET /api/v1/models`.
+    Models,
+    /// `GET /api/v1/gpus`.
+    Gpus,
+    /// `GET /api/v1/jobs`.
+    Jobs,
+    /// `GET /api/v1/events`: server-sent events.
+    Events,
+    /// `GET /api/v1/models/{id}/log`: server-sent events.
+    Log(ModelName),
+    /// `GET /api/v1/openapi.json`.
+    OpenApi,
+    /// `POST /api/v1/models/{id}/{verb}`.
+    Act(ModelName, Act),
+    /// `GET /ui`.
+    Ui,
+    /// `GET /debug/state`, on a Unix socket.
+    DebugState,
+    /// `GET /debug/plan?model=`, on a Unix socket.
+    DebugPlan(ModelName),
+}
+
+/// What an administrator may do to a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Act {
+    /// Make it ready.
+    Load,
+    /// Make it leave after its requests.
+    Unload,
+    /// Keep it loaded.
+    Pin,
+    /// Keep it loaded no more.
+    Unpin,
+    /// Put it to sleep.
+    Sleep,
+    /// Wake it.
+    Wake,
+    /// Find out what it needs.
+    Measure,
+}
+
+impl Act {
+    /// All of them, by their words in paths.
+    pub const ALL: [(&'static str, Self); 7] = [
+        ("load", Self::Load),
+        ("unload", Self::Unload),
+        ("pin", Self::Pin),
+        ("unpin", Self::Unpin),
+        ("sleep", Self::Sleep),
+        ("wake", Self::Wake),
+        ("measure", Self::Measure),
+    ];
+}
+
+/// Who asks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Asker {
+    /// The name of the key that came with it.
+    pub key: Option<String>,
+}
+
+/// Bytes that come as they are made.
+pub type ByteStream = Pin<Box<dyn Stream<Item = Bytes> + Send>>;
+
+/// What a page is made of.
+pub enum Content {
+    /// All of it.
+    Whole(Bytes),
+    /// What there is now and what comes; it ends when the daemon drains.
+    Stream(ByteStream),
+}
+
+impl std::fmt::Debug for Content {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Whole(_) => "Whole",
+            Self::Stream(_) => "Stream",
+        })
+    }
+}
+
+/// Why there is no page.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// HTTP status.
+    pub status: u16,
+    /// Stable word for programs.
+    pub code: &'static str,
+    /// For people.
+    pub message: String,
+}
+
+/// A page, or why there is none.
+pub type Answer<'a> = Pin<Box<dyn Future<Output = Result<Response<Content>, Refusal>> + Send + 'a>>;
+
+/// Answers for the host. Called on the thread of requests: it may not block.
+pub trait Console: Send + Sync + 'static {
+    /// One page.
+    fn answer(&self, page: Page, asker: Asker) -> Answer<'_>;
+}
+
+/// Who is behind a front door.
+#[derive(Clone)]
+pub struct Behind {
+    /// Who counts its requests.
+    pub observer: Arc<dyn Observer>,
+    /// Who answers for the host.
+    pub console: Arc<dyn Console>,
+}
+
+impl Default for Behind {
+    fn default() -> Self {
+        Self { observer: Arc::new(Unobserved), console: Arc::new(NoConsole) }
+    }
+}
+
+impl std::fmt::Debug for Behind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Behind").finish_non_exhaustive()
+    }
+}
+
+/// Knows no page.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoConsole;
+
+impl Console for NoConsole {
+    fn answer(&self, _: Page, _: Asker) -> Answer<'_> {
+        let message = "this server has no pages about its host".to_owned();
+        Box::pin(std::future::ready(Err(Refusal { status: 404, code: "unknown_path", message })))
+    }
+}

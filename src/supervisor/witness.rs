@@ -1,0 +1,30 @@
+//! Who is told what the owner tells people.
+//!
+//! Purpose: the port by which counters and a timeline see each [`Notice`] that the journal gets, once and in the same order. Owner:
+//! the composition root makes one; the owner's task calls it. Invariant: it is called in the owner's turn, so it may neither block nor
+//! compute for long.
+
+pub use super::effect::{Notice, StopReason};
+use crate::types::Moment;
+
+/// Sees what happens to models.
+pub trait Witness: Send + Sync + 'static {
+    /// This has just happened.
+    fn see(&self, at: Moment, notice: &Notice);
+}
+
+/// Two, one after the other.
+impl<A: Witness, B: Witness> Witness for (std::sync::Arc<A>, std::sync::Arc<B>) {
+    fn see(&self, at: Moment, notice: &Notice) {
+        self.0.see(at, notice);
+        self.1.see(at, notice);
+    }
+}
+
+/// Nobody.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Blind;
+
+impl Witness for Blind {
+    fn see(&self, _: Moment, _: &Notice) {}
+}
