@@ -248,8 +248,8 @@ async fn serve(
     let served_by = rules.clone();
     let root = Arc::new(Root { options, started, current, ports, handle, rules, exposed });
     let context = context(root.clone(), facts);
-    let handle = running.handle.clone();
-    let desk = Desk { handle, metrics: metrics.clone(), timeline, control: context.clone() };
+    let runtime = tokio::runtime::Handle::current();
+    let desk = Desk { metrics: metrics.clone(), timeline, control: context.clone(), runtime };
     let behind = Behind { observer: metrics, console: Arc::new(desk) };
     let handle = running.handle.clone();
     let server = Server::with(handle, limits, Upstream::default(), served_by, behind);

@@ -9,60 +9,171 @@ use std::sync::Arc;
 use bytes::Bytes;
 use hyper::Response;
 use hyper::header::{self, HeaderValue};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
 
 use crate::control::Context;
+use crate::control::deed::Deed;
+use crate::control::error::{Code, Error};
 use crate::observe::metrics::Metrics;
 use crate::observe::timeline::Timeline;
-use crate::proxy::port::{Answer, Asker, Console, Content, Page, Refusal};
-use crate::supervisor::handle::Handle;
+use crate::proxy::port::{Act, Answer, Asker, ByteStream, Console, Content, Page, Refusal};
+use crate::types::{Haste, ModelName, Wish};
+
+mod events;
+mod log;
+pub mod openapi;
+mod ui;
 
 /// Answers for the host.
 #[derive(Debug)]
 pub struct Desk {
-    /// For the status.
-    pub handle: Handle,
     /// For metrics.
     pub metrics: Arc<Metrics>,
     /// For events.
     pub timeline: Arc<Timeline>,
-    /// For jobs.
+    /// For all else.
     pub control: Arc<Context>,
+    /// Where control runs: its jobs live longer than the thread of requests cares to.
+    pub runtime: tokio::runtime::Handle,
 }
 
 impl Console for Desk {
     fn answer(&self, page: Page, asker: Asker) -> Answer<'_> {
         Box::pin(self.page(page, asker))
     }
-}
 
-impl Desk {
-    async fn page(&self, page: Page, _asker: Asker) -> Result<Response<Content>, Refusal> {
-        match page {
-            Page::Metrics => {
-                let text = self.metrics.render(&self.handle.status());
-                Ok(whole("application/openmetrics-text; version=1.0.0; charset=utf-8", text))
-            }
-            Page::EngineMetrics(_)
-            | Page::Models
-            | Page::Gpus
-            | Page::Jobs
-            | Page::Events
-            | Page::Log(_)
-            | Page::OpenApi
-            | Page::Act(..)
-            | Page::Ui
-            | Page::DebugState
-            | Page::DebugPlan(_) => {
-                let message = "there is no such page yet".to_owned();
-                Err(Refusal { status: 404, code: "unknown_path", message })
-            }
-        }
+    fn about(&self) -> Map<String, Value> {
+        self.control.about()
     }
 }
 
+impl Desk {
+    async fn page(&self, page: Page, asker: Asker) -> Result<Response<Content>, Refusal> {
+        let status = || self.control.status();
+        Ok(match page {
+            Page::Metrics => {
+                let text = self.metrics.render(&status());
+                whole("application/openmetrics-text; version=1.0.0; charset=utf-8", text)
+            }
+            Page::EngineMetrics(_) => {
+                let message = "there is no such page yet".to_owned();
+                return Err(Refusal { status: 404, code: "unknown_path", message });
+            }
+            Page::Models => json_page(&status().models),
+            Page::Gpus => json_page(&status().gpus),
+            Page::Jobs => json_text(self.control.jobs_json()),
+            Page::Events => stream(events::listen(self.control.clone(), &self.timeline, &asker)),
+            Page::Log(model) => stream(self.log(model).await?),
+            Page::OpenApi => json_page(&openapi::document()),
+            Page::Act(model, act) => self.act(model, act, asker).await?,
+            Page::Ui => ui::page(),
+            Page::DebugState => json_text(self.control.status_json()),
+            Page::DebugPlan(model) => json_text(self.control.plan_json(model.as_str()).await?),
+        })
+    }
+
+    async fn log(&self, model: ModelName) -> Result<ByteStream, Refusal> {
+        let control = self.control.clone();
+        let opened = self
+            .away(async move { control.open_log(model.as_str(), Some(log::LINES), true).await });
+        let pipe = opened.await?;
+        log::lines(pipe)
+            .map_err(|err| Error::new(Code::NoLog, format!("the log cannot be read: {err}")).into())
+    }
+
+    /// Does what an administrator asks for; the job's number where it takes a while.
+    async fn act(
+        &self,
+        name: ModelName,
+        act: Act,
+        asker: Asker,
+    ) -> Result<Response<Content>, Refusal> {
+        let control = self.control.clone();
+        let model = control.name(name.as_str())?;
+        let (word, key) = (act.word(), asker.key.unwrap_or_default());
+        tracing::info!(%model, key, "{model}: {word} was asked for over HTTP with the key {key:?}");
+        let done = self.away(async move {
+            let deed = match act {
+                Act::Load => Deed::Load(model, Wish::default()),
+                Act::Unload => Deed::Unload(model, Haste::Drain),
+                Act::Measure => Deed::Measure(model),
+                Act::Sleep => Deed::Sleep(model),
+                Act::Wake => Deed::Wake(model),
+                Act::Pin => return control.pin(&model, true).await.map(|()| None),
+                Act::Unpin => return control.pin(&model, false).await.map(|()| None),
+            };
+            control.start(deed).await.map(Some)
+        });
+        let job = done.await?;
+        let mut response = json_page(&json!({ "job": job }));
+        if job.is_some() {
+            *response.status_mut() = hyper::StatusCode::ACCEPTED;
+        }
+        Ok(response)
+    }
+
+    /// Control's work, off the thread of requests; it is finished also where the client leaves.
+    async fn away<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, Error>> + Send + 'static,
+    ) -> Result<T, Error> {
+        let failed = |err| Err(Error::new(Code::Internal, format!("it did not end: {err}")));
+        self.runtime.spawn(work).await.unwrap_or_else(failed)
+    }
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        let (status, code) = match error.code {
+            Code::UnknownModel => (404, "model_not_found"),
+            Code::UnknownJob => (404, "job_not_found"),
+            Code::NoLog => (404, "no_log"),
+            Code::InvalidArgument => (400, "invalid_argument"),
+            Code::Conflict => (409, "conflict"),
+            Code::NeverFits | Code::NoRoom => (503, "no_room"),
+            Code::StillLoading => (503, "model_loading"),
+            Code::LoadFailed => (503, "load_failed"),
+            Code::QueueFull => (429, "queue_full"),
+            Code::Unmeasurable => (503, "unmeasurable"),
+            Code::Unloaded | Code::Cancelled => (409, "cancelled"),
+            Code::ShuttingDown => (503, "shutting_down"),
+            Code::ConfigInvalid | Code::Internal => (500, "internal_error"),
+            Code::AccessDenied | Code::InteractiveAuthorizationRequired => (403, "access_denied"),
+        };
+        Self { status, code, message: error.message }
+    }
+}
+
+fn json_page(value: &impl Serialize) -> Response<Content> {
+    // Plain data with string keys cannot fail to serialise.
+    json_text(serde_json::to_string(value).unwrap_or_default())
+}
+
+fn json_text(json: String) -> Response<Content> {
+    whole("application/json", json)
+}
+
 fn whole(content_type: &'static str, body: impl Into<Bytes>) -> Response<Content> {
-    let mut response = Response::new(Content::Whole(body.into()));
-    let value = HeaderValue::from_static(content_type);
-    response.headers_mut().insert(header::CONTENT_TYPE, value);
+    let body = body.into();
+    let length = HeaderValue::from(body.len());
+    let mut response = typed(content_type, Content::Whole(body));
+    response.headers_mut().insert(header::CONTENT_LENGTH, length);
+    response
+}
+
+fn stream(events: ByteStream) -> Response<Content> {
+    let mut response = typed("text/event-stream", Content::Stream(events));
+    // nginx would gather events otherwise.
+    response.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
+    response
+}
+
+/// Nothing here may be kept by anybody on the way: it is of this moment.
+fn typed(content_type: &'static str, content: Content) -> Response<Content> {
+    let mut response = Response::new(content);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }

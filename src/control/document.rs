@@ -13,6 +13,17 @@ use crate::types::Status;
 /// Everything that a reader may know, at one moment.
 #[derive(Debug, Serialize, schemars::JsonSchema)]
 pub struct Document<'a> {
+    /// The daemon itself.
+    #[serde(flatten)]
+    about: About<'a>,
+    /// Models, devices, problems.
+    #[serde(flatten)]
+    status: &'a Status,
+}
+
+/// What is not about models and devices.
+#[derive(Debug, Serialize, schemars::JsonSchema)]
+struct About<'a> {
     /// The daemon's version.
     version: &'a str,
     /// `running`, `degraded` or `stopping`.
@@ -25,16 +36,13 @@ pub struct Document<'a> {
     podman_version: &'a str,
     /// Where requests are accepted.
     listeners: &'a [String],
-    /// Models, devices, problems.
-    #[serde(flatten)]
-    status: &'a Status,
     /// Running and lately ended.
     jobs: Vec<JobRow>,
 }
 
 /// One job.
 #[derive(Debug, Serialize, schemars::JsonSchema)]
-struct JobRow {
+pub struct JobRow {
     /// Its number.
     id: u32,
     /// What it does.
@@ -51,9 +59,7 @@ struct JobRow {
     error: Option<String>,
 }
 
-/// The document, as it is now.
-pub(super) fn json(context: &Context) -> String {
-    let status = context.handle.status();
+fn jobs(context: &Context) -> Vec<JobRow> {
     let job = |job: super::jobs::Record| JobRow {
         id: job.id,
         kind: job.kind.as_str(),
@@ -63,18 +69,40 @@ pub(super) fn json(context: &Context) -> String {
         progress: Some(context.job_progress(&job).0).filter(|p| *p >= 0.0),
         error: job.error().map(|error| error.message.clone()),
     };
-    let document = Document {
+    context.jobs.all().into_iter().map(job).collect()
+}
+
+fn about_now<'a>(context: &'a Context, status: &Status) -> About<'a> {
+    About {
         version: &context.facts.version,
-        state: state(&status),
+        state: state(status),
         now: context.handle.now().0,
         epoch_us: context.epoch_us,
         podman_version: &context.facts.podman,
         listeners: &context.facts.listeners,
-        status: &status,
-        jobs: context.jobs.all().into_iter().map(job).collect(),
-    };
+        jobs: jobs(context),
+    }
+}
+
+/// The document, as it is now.
+pub(super) fn json(context: &Context) -> String {
+    let status = context.handle.status();
+    let document = Document { about: about_now(context, &status), status: &status };
     // Strings, numbers and lists of them cannot fail to serialise.
     serde_json::to_string(&document).unwrap_or_default()
+}
+
+/// The part that is about the daemon itself.
+pub(super) fn about(context: &Context) -> serde_json::Map<String, serde_json::Value> {
+    match serde_json::to_value(about_now(context, &context.handle.status())) {
+        Ok(serde_json::Value::Object(map)) => map,
+        Ok(_) | Err(_) => serde_json::Map::new(),
+    }
+}
+
+/// The jobs alone.
+pub(super) fn jobs_json(context: &Context) -> String {
+    serde_json::to_string(&jobs(context)).unwrap_or_default()
 }
 
 /// One word for it all.

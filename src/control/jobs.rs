@@ -9,7 +9,7 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio_util::sync::CancellationToken;
-use zbus::{Connection, OwnedObjectPath};
+use zbus::Connection;
 
 use super::error::{Code, Error};
 use super::job::Job;
@@ -204,13 +204,13 @@ impl Jobs {
 }
 
 impl Context {
-    /// Begins a job: its object is there, and its task runs, when this returns its path.
+    /// Begins a job: its object is there, and its task runs, when this returns its number.
     pub(super) async fn begin<F>(
         self: &Arc<Self>,
         kind: Kind,
         model: Option<ModelName>,
         work: F,
-    ) -> Result<OwnedObjectPath, Error>
+    ) -> Result<u32, Error>
     where
         F: Future<Output = Result<(), Error>> + Send + 'static,
     {
@@ -223,6 +223,7 @@ impl Context {
                 manager.job_new(&object, record.kind.as_str(), &model).await?;
             }
         }
+        let id = record.id;
         let context = self.clone();
         tokio::spawn(async move {
             let cancelled = record.cancel.clone();
@@ -234,7 +235,7 @@ impl Context {
             };
             context.finish(record, state).await;
         });
-        Ok(object)
+        Ok(id)
     }
 
     async fn finish(&self, record: Record, state: State) {

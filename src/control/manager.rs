@@ -6,12 +6,13 @@ use zbus::message::Header;
 use zbus::object_server::SignalEmitter;
 use zbus::{Connection, ObjectPath, OwnedObjectPath, interface};
 
+use super::deed::Deed;
 use super::error::{Code, Error};
 use super::jobs::Kind;
 use super::options::{self, Options};
 use super::polkit::Action;
 use super::{Context, document, path};
-use crate::types::{Denied, Evict, GpuId, ModelName, ModelStatus, Wish};
+use crate::types::{Evict, GpuId, ModelStatus, Wish};
 
 /// The object at the root.
 #[derive(Debug)]
@@ -94,7 +95,8 @@ impl Manager {
         #[zbus(header)] call: Header<'_>,
         #[zbus(connection)] bus: &Connection,
     ) -> Result<OwnedObjectPath, Error> {
-        self.context.unload_all(bus, &call, &mode).await
+        let deed = Deed::UnloadAll(options::haste(&mode)?);
+        self.context.checked(bus, &call, Kind::UnloadAll, deed).await
     }
 
     /// What Load with these options would do now; nothing is changed. Whether it is or would be ready without waiting for anybody but
@@ -117,7 +119,8 @@ impl Manager {
         #[zbus(header)] call: Header<'_>,
         #[zbus(connection)] bus: &Connection,
     ) -> Result<OwnedObjectPath, Error> {
-        self.context.measure(bus, &call, &name).await
+        let deed = Deed::Measure(self.context.model(&name)?.name);
+        self.context.checked(bus, &call, Kind::Measure, deed).await
     }
 
     /// Runs the checks that the daemon's start waits for, each once, and returns them: what was checked, "PASS", "WARN" or "FAIL", what
@@ -270,8 +273,7 @@ impl Context {
         if wish.evict == Some(Evict::Any) {
             self.gate.check(bus, call, Action::Evict).await?;
         }
-        let (handle, name) = (self.handle.clone(), model.clone());
-        self.work(Kind::Load, Some(model), async move { handle.load_as(&name, wish).await }).await
+        self.start(Deed::Load(model, wish)).await.map(path::job)
     }
 
     pub(super) async fn unload(
@@ -283,22 +285,7 @@ impl Context {
     ) -> Result<OwnedObjectPath, Error> {
         let haste = options::haste(mode)?;
         let model = self.model(name)?.name;
-        self.gate.check(bus, call, Action::UnloadModel).await?;
-        let (handle, name) = (self.handle.clone(), model.clone());
-        let work = async move { handle.unload_as(&name, haste).await };
-        self.work(Kind::Unload, Some(model), work).await
-    }
-
-    async fn unload_all(
-        self: &Arc<Self>,
-        bus: &Connection,
-        call: &Header<'_>,
-        mode: &str,
-    ) -> Result<OwnedObjectPath, Error> {
-        let haste = options::haste(mode)?;
-        self.gate.check(bus, call, Action::UnloadModel).await?;
-        let handle = self.handle.clone();
-        self.work(Kind::UnloadAll, None, async move { handle.unload_all(haste).await }).await
+        self.checked(bus, call, Kind::Unload, Deed::Unload(model, haste)).await
     }
 
     async fn plan(
@@ -314,51 +301,15 @@ impl Context {
         Ok((preview.outcome.is_possible(), gpus, json))
     }
 
-    async fn measure(
+    /// Starts a deed for a caller who may do such a thing.
+    pub(super) async fn checked(
         self: &Arc<Self>,
         bus: &Connection,
         call: &Header<'_>,
-        name: &str,
-    ) -> Result<OwnedObjectPath, Error> {
-        let model = self.model(name)?.name;
-        self.gate.check(bus, call, Action::LoadModel).await?;
-        let (handle, name) = (self.handle.clone(), model.clone());
-        self.work(Kind::Measure, Some(model), async move { handle.measure(&name).await }).await
-    }
-
-    pub(super) async fn sleep(
-        self: &Arc<Self>,
-        bus: &Connection,
-        call: &Header<'_>,
-        model: &ModelName,
-    ) -> Result<OwnedObjectPath, Error> {
-        self.gate.check(bus, call, Action::UnloadModel).await?;
-        let (handle, name) = (self.handle.clone(), model.clone());
-        let work = async move { handle.sleep(&name).await };
-        self.work(Kind::Sleep, Some(model.clone()), work).await
-    }
-
-    pub(super) async fn wake(
-        self: &Arc<Self>,
-        bus: &Connection,
-        call: &Header<'_>,
-        model: &ModelName,
-    ) -> Result<OwnedObjectPath, Error> {
-        self.gate.check(bus, call, Action::LoadModel).await?;
-        let (handle, name) = (self.handle.clone(), model.clone());
-        let work = async move { handle.wake(&name).await };
-        self.work(Kind::Wake, Some(model.clone()), work).await
-    }
-
-    async fn work<F>(
-        self: &Arc<Self>,
         kind: Kind,
-        model: Option<ModelName>,
-        work: F,
-    ) -> Result<OwnedObjectPath, Error>
-    where
-        F: Future<Output = Result<(), Denied>> + Send + 'static,
-    {
-        self.begin(kind, model, async move { work.await.map_err(Error::from) }).await
+        deed: Deed,
+    ) -> Result<OwnedObjectPath, Error> {
+        self.gate.check(bus, call, kind.action()).await?;
+        self.start(deed).await.map(path::job)
     }
 }

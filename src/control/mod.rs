@@ -30,12 +30,14 @@ use crate::supervisor::handle::Handle;
 use crate::types::{Bytes, Check, InstanceId, Known, ModelStatus, Moment};
 
 pub mod bus;
+pub mod deed;
 pub mod document;
 pub mod error;
 pub mod gpu;
 pub mod job;
 pub mod jobs;
 pub mod manager;
+mod mirror;
 pub mod model;
 pub mod options;
 pub mod path;

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use zbus::message::Header;
 use zbus::{Connection, Fd, OwnedObjectPath, interface};
 
+use super::deed::Deed;
 use super::error::{Code, Error};
+use super::jobs::Kind;
 use super::options::{self, LogOptions, Options};
 use super::polkit::Action;
 use super::{Context, UNKNOWN, bytes, us};
@@ -35,12 +37,8 @@ impl Model {
         how: LogOptions,
     ) -> Result<Fd<'static>, Error> {
         self.context.gate.check(bus, &call, Action::ReadLogs).await?;
-        let Some(instance) = self.now()?.instance else {
-            let message = format!("model {} has no container now, so there is no log", self.name);
-            return Err(Error::new(Code::NoLog, message));
-        };
-        let opened = self.context.host.open_log(instance, how.lines, how.follow).await;
-        opened.map(Fd::from).map_err(|why| Error::new(Code::NoLog, why))
+        let opened = self.context.open_log(self.name.as_str(), how.lines, how.follow).await;
+        opened.map(Fd::from)
     }
 }
 
@@ -74,7 +72,7 @@ impl Model {
         #[zbus(header)] call: Header<'_>,
         #[zbus(connection)] bus: &Connection,
     ) -> Result<OwnedObjectPath, Error> {
-        self.context.sleep(bus, &call, &self.name).await
+        self.context.checked(bus, &call, Kind::Sleep, Deed::Sleep(self.name.clone())).await
     }
 
     /// Wakes it. Only one that sleeps.
@@ -83,7 +81,7 @@ impl Model {
         #[zbus(header)] call: Header<'_>,
         #[zbus(connection)] bus: &Connection,
     ) -> Result<OwnedObjectPath, Error> {
-        self.context.wake(bus, &call, &self.name).await
+        self.context.checked(bus, &call, Kind::Wake, Deed::Wake(self.name.clone())).await
     }
 
     /// What its container wrote, from the beginning, and what it writes until it ends: the read end of a pipe.

@@ -101,7 +101,11 @@ pub(super) async fn answer(
         record.model = Some(name.to_string());
         record.served = visitor.rules.resolve(name.as_str()).cloned();
     }
-    let asker = Asker { key: visitor.name().map(str::to_owned) };
+    let asker = Asker {
+        key: visitor.name().map(str::to_owned),
+        admin: visitor.key().is_some_and(|key| key.admin),
+        keys: !visitor.rules.keys.is_empty(),
+    };
     let answered = service.console.answer(page, asker).await;
     let mut response = answered.map_err(|refusal| {
         let status = StatusCode::from_u16(refusal.status);

@@ -116,6 +116,12 @@ impl Act {
         ("wake", Self::Wake),
         ("measure", Self::Measure),
     ];
+
+    /// The word for it.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        Self::ALL.iter().find(|(_, act)| *act == self).map_or("", |(word, _)| word)
+    }
 }
 
 /// Who asks.
@@ -123,6 +129,10 @@ impl Act {
 pub struct Asker {
     /// The name of the key that came with it.
     pub key: Option<String>,
+    /// That key is an administrator's.
+    pub admin: bool,
+    /// Keys are asked for here at all.
+    pub keys: bool,
 }
 
 /// Bytes that come as they are made.
@@ -163,6 +173,11 @@ pub type Answer<'a> = Pin<Box<dyn Future<Output = Result<Response<Content>, Refu
 pub trait Console: Send + Sync + 'static {
     /// One page.
     fn answer(&self, page: Page, asker: Asker) -> Answer<'_>;
+
+    /// What `GET /api/v1/status` says of the daemon itself, beside models and devices.
+    fn about(&self) -> serde_json::Map<String, serde_json::Value> {
+        serde_json::Map::new()
+    }
 }
 
 /// Who is behind a front door.

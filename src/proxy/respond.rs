@@ -160,18 +160,25 @@ pub(super) fn ready(status: &Status, known: bool) -> Whole {
     json_response(code, serde_json::to_vec(&body).unwrap_or_default())
 }
 
-/// The status, and what is known of models that run elsewhere.
+/// The status, what is said of the daemon itself, and what is known of models that run elsewhere.
 #[derive(Serialize)]
 struct Everything<'a> {
+    #[serde(flatten)]
+    about: serde_json::Map<String, Value>,
     #[serde(flatten)]
     status: &'a Status,
     externals: Vec<Value>,
 }
 
 /// `GET /api/v1/status`.
-pub(super) fn status(status: &Status, format: Format, externals: Vec<Value>) -> Whole {
+pub(super) fn status(
+    status: &Status,
+    format: Format,
+    about: serde_json::Map<String, Value>,
+    externals: Vec<Value>,
+) -> Whole {
     match format {
-        Format::Json => ok(&Everything { status, externals }),
+        Format::Json => ok(&Everything { about, status, externals }),
         Format::Text => whole(StatusCode::OK, "text/plain; charset=utf-8", table(status).into()),
     }
 }
@@ -291,9 +298,9 @@ mod tests {
 
     #[test]
     fn status_in_two_formats() {
-        let text = status(&status_of_two(), Format::Text, vec![]);
+        let text = status(&status_of_two(), Format::Text, serde_json::Map::new(), vec![]);
         assert!(text.body().starts_with(b"MODEL"));
-        let body = value(&status(&status_of_two(), Format::Json, vec![]));
+        let body = value(&status(&status_of_two(), Format::Json, serde_json::Map::new(), vec![]));
         assert_eq!(body["models"][1]["name"], "b");
         assert_eq!(body["models"][1]["phase"], "stopped");
     }

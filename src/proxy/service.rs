@@ -155,7 +155,7 @@ impl Service {
             }
             Route::Status(format) => {
                 let externals = external::report(&visitor.rules, &self.healths);
-                Ok(own(respond::status(&status(), format, externals)))
+                Ok(own(respond::status(&status(), format, self.console.about(), externals)))
             }
             Route::Ollama(what) => Ok(own(respond::ollama(what, &status(), self.created, may))),
             Route::Page(page) => {

@@ -25,6 +25,7 @@ mod lifecycle;
 mod log;
 mod measure;
 mod meter;
+pub mod notice;
 mod operator;
 mod pace;
 mod picture;

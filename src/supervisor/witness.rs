@@ -5,6 +5,7 @@
 //! compute for long.
 
 pub use super::effect::{Notice, StopReason};
+pub use super::notice::{Line, Weight};
 use crate::types::Moment;
 
 /// Sees what happens to models.
