@@ -46,12 +46,15 @@ pub(super) fn may(page: &Page, peer: Peer, visitor: &Visitor) -> Result<(), ApiE
             "unknown_path",
             "pages for debugging are on the Unix socket alone: curl --unix-socket /run/hostler/http.sock",
         )),
-        Page::Act(..) if !visitor.key().is_some_and(|key| key.admin) => Err(ApiError::new(
-            StatusCode::FORBIDDEN,
-            "admin_key_required",
-            "only a key with admin = true in the file of keys ([auth] keys_file) changes anything here; on the host, the \
-             command hostler does",
-        )),
+        // An engine's log may hold what its clients asked; on the bus it needs a right of its own, too.
+        Page::Act(..) | Page::Log(_) if !visitor.key().is_some_and(|key| key.admin) => {
+            Err(ApiError::new(
+                StatusCode::FORBIDDEN,
+                "admin_key_required",
+                "only a key with admin = true in the file of keys ([auth] keys_file) changes anything or reads logs here; on the \
+             host, the command hostler does",
+            ))
+        }
         Page::Ui | Page::OpenApi => Ok(()),
         Page::Metrics | Page::EngineMetrics(_) if visitor.key().is_none() => Ok(()),
         Page::Metrics

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use hostler::proxy::port::Behind;
 use hostler::proxy::{Drained, Limits, Listener, Rules, Server, Upstream};
 use hostler::supervisor::handle::{Ask, Handle, Lease};
 use hostler::supervisor::ports::Endpoint;
@@ -148,6 +149,7 @@ pub struct Setup {
     pub upstream: Upstream,
     pub drain: Duration,
     pub rules: Rules,
+    pub behind: Behind,
 }
 
 impl Default for Setup {
@@ -161,6 +163,7 @@ impl Default for Setup {
             upstream: Upstream::default(),
             drain: Duration::from_secs(10),
             rules: rules(),
+            behind: Behind::default(),
         }
     }
 }
@@ -184,8 +187,8 @@ pub async fn house(setup: Setup) -> House {
     let address = tcp.local_addr().unwrap();
     let unix = dir.path().join("http.sock");
     let listeners: Vec<Listener> = vec![tcp.into(), UnixListener::bind(&unix).unwrap().into()];
-    let server = Server::new(supervisor.handle.clone(), setup.limits, setup.upstream);
-    server.rules().store(Arc::new(setup.rules));
+    let (handle, rules) = (supervisor.handle.clone(), setup.rules.shared());
+    let server = Server::with(handle, setup.limits, setup.upstream, rules, setup.behind);
     let stop = CancellationToken::new();
     let served = tokio::spawn(server.serve(listeners, stop.clone(), setup.drain));
     House { tcp: address, unix, engine, supervisor, stop, served, _dir: dir }

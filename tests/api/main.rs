@@ -17,6 +17,7 @@ mod leaving;
 mod limits;
 mod load;
 mod log;
+mod pages;
 mod raw;
 mod refuse;
 mod reuse;

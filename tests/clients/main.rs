@@ -5,7 +5,9 @@
 #![expect(clippy::unwrap_used, reason = "a panic is how a test reports its failure")]
 
 mod behind;
+mod browser;
 mod house;
+mod world;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};

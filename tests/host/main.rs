@@ -12,6 +12,7 @@ mod activation;
 mod bus;
 mod cli;
 mod confinement;
+mod console;
 mod crash;
 mod desktop;
 mod doctor;

@@ -11,6 +11,8 @@ packages=(
   debootstrap debian-archive-keyring systemd-container                        # the test host
   dbus                                                                        # a private bus
 )
+# A browser for the dashboard's test.
+if ! command -v chromium >/dev/null && ! command -v google-chrome >/dev/null; then packages+=(chromium); fi
 # For the real clients. Another Node.js than Debian's brings its own npm, and Debian's conflicts with it.
 for program in node npm; do
   command -v "$program" >/dev/null || packages+=("${program/%node/nodejs}")

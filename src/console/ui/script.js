@@ -33,6 +33,7 @@ function time(s) {
   if (s < 172800) return `${Math.round(s / 3600)} h`;
   return `${Math.round(s / 86400)} d`;
 }
+const ago = (s) => (s < 1 ? "now" : `${time(s)} ago`);
 const took = (s) => (s < 1 ? `${Math.round(s * 1000)} ms` : `${s.toFixed(1)} s`);
 function toast(text) {
   $("toast").textContent = text;
@@ -121,8 +122,8 @@ function you() {
   $("key-open").hidden = !keys;
   $("read-only").hidden = admin;
   $("read-only").textContent = keys
-    ? "Read-only: only a key with admin = true may load and unload models here."
-    : "Read-only: no keys are configured. On the host, the command hostler loads and unloads models; here, a key with admin = true would ([auth] keys_file).";
+    ? "Read-only: only a key with admin = true loads and unloads models and reads logs here."
+    : "Read-only: no keys are configured. On the host, the command hostler loads and unloads models and shows logs; here, a key with admin = true would ([auth] keys_file).";
 }
 
 // ---- drawing ----
@@ -131,7 +132,7 @@ const MEANING = {
   confirmed: "held by models that are ready", reserved: "promised to models that start", releasing: "being given back",
   quarantined: "not given back", foreign: "used by others", headroom: "kept free",
 };
-$("legend").append(...PARTS.flatMap((p) => [el("i", `key s-${p}`), `${p} (${MEANING[p]})`]));
+$("legend").append(...PARTS.flatMap((p) => [el("span", "one", el("i", `key s-${p}`), `${p} (${MEANING[p]})`), " "]));
 
 function draw() {
   const s = seen.status;
@@ -167,7 +168,7 @@ function gpu(g) {
     ours.set(name, (ours.get(name) || 0) + (p.bytes || 0));
   }
   const holders = [...ours].map(([name, n]) => `${name} ${bytes(n)}`).join(" · ");
-  return el("article", "card", el("div", "row", el("b", "", g.name), el("span", "quiet", g.id), el("span", "gap"),
+  return el("article", "card", el("div", "row", el("b", "", g.name), g.id === g.name ? null : el("span", "quiet", g.id), el("span", "gap"),
     el("span", "", `${bytes(g.free)} free of ${bytes(total)}`)), bar,
   el("div", "quiet", parts.join(" · ") || "nothing in use"), holders ? el("div", "quiet", holders) : null);
 }
@@ -233,7 +234,7 @@ function fill(row, m) {
   }
   if (m.pinned) button("unpin", "unpin", !admin, () => perform(m.name, "unpin"));
   else if (m.phase === "ready") button("pin", "pin", !admin, () => perform(m.name, "pin"));
-  button("log", "log", !m.instance, () => openLog(m.name));
+  button("log", "log", !admin || !m.instance, () => openLog(m.name));
   button("why", "why", !m.report, () => openWhy(m.name));
   const place = m.gpus.length ? ` on ${m.gpus.join(", ")}` : "";
   const note = m.phase === "waiting" ? m.waiting_for : m.error && `${m.error.code}: ${m.error.message}`;
@@ -241,8 +242,9 @@ function fill(row, m) {
     el("div", "", el("span", "name", m.name), m.pinned ? el("span", "quiet", " pinned") : null, el("div", "quiet", [m.engine, ...m.aliases].join(" · "))),
     el("div", "", el("span", `pill p-${m.phase}`, m.phase)),
     progress(m) || el("div", "quiet", memory(m) + place),
-    el("div", "quiet", m.in_flight || m.queued ? `${m.in_flight} running, ${m.queued} waiting` : m.last_used ? `used ${time(now() - seconds(m.last_used))} ago` : "not used yet"),
-    acts, note ? el("div", m.phase === "waiting" ? "note quiet" : "note bad", note) : null);
+    el("div", "quiet", m.in_flight || m.queued ? `${m.in_flight} running, ${m.queued} waiting` : m.last_used ? `used ${ago(now() - seconds(m.last_used))}` : "not used yet"),
+    acts);
+  if (note) row.append(el("div", m.phase === "waiting" ? "note quiet" : "note bad", note));
   if (focused) row.querySelector(`[data-act="${focused}"]`)?.focus();
 }
 async function perform(model, act) {
@@ -278,7 +280,7 @@ function drawLoad(models) {
 function drawEvents() {
   const at = now();
   const rows = seen.events.slice(-100).reverse().map((e) => {
-    const when = el("time", "quiet", `${time(at - seconds(e.at))} ago`.replace("now ago", "now"));
+    const when = el("time", "quiet", ago(at - seconds(e.at)));
     when.title = new Date(seen.status.epoch_us / 1000 + seconds(e.at) * 1000).toLocaleString();
     return el("li", "", when, el("span", e.weight, e.text));
   });
@@ -290,11 +292,14 @@ const LANE = {
 };
 function drawLanes() {
   if (!seen.status) return;
-  const at = now(), names = seen.status.models.map((m) => m.name).filter((n) => seen.events.some((e) => e.model === n));
+  const at = now(), first = Math.min(at, ...seen.events.map((e) => seconds(e.at)));
+  const span = Math.min(LANES, Math.max(60, (at - first) * 1.05));
+  $("lanes-span").textContent = `(the last ${time(span)})`;
+  const names = seen.status.models.map((m) => m.name).filter((n) => seen.events.some((e) => e.model === n));
   const width = Math.max(320, $("lanes").clientWidth || 600), label = Math.min(180, width / 3), height = 22;
   $("lanes").setAttribute("viewBox", `0 0 ${width} ${Math.max(1, names.length) * height}`);
   $("lanes").setAttribute("height", String(Math.max(1, names.length) * height));
-  const x = (t) => label + Math.max(0, 1 - (at - t) / LANES) * (width - label);
+  const x = (t) => label + Math.max(0, 1 - (at - t) / span) * (width - label);
   const nodes = [];
   names.forEach((name, row) => {
     const y = row * height;
@@ -302,7 +307,7 @@ function drawLanes() {
     nodes.push(svg("text", { x: 0, y: y + 14 }, short));
     let open = null;
     const close = (t) => {
-      if (!open || t < at - LANES) return;
+      if (!open || t < at - span) return;
       const from = x(open.at), rect = svg("rect", { x: from, y: y + 3, width: Math.max(2, x(t) - from), height: height - 7, rx: 3, class: `s-${open.kind}` });
       rect.append(svg("title", {}, open.text));
       nodes.push(rect);

@@ -1,0 +1,156 @@
+//! Pages about the host: who may see them, and that they end with the drain.
+
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use hostler::proxy::Key;
+use hostler::proxy::port::{Act, Answer, Asker, Behind, Console, Content, Observer, Page, Seen};
+use hyper::Response;
+use sha2::{Digest, Sha256};
+
+use crate::engine::{Step, send};
+use crate::house::{House, Setup, house};
+use crate::wire::{BODY, CHAT, Reply, get, post_with, soon};
+
+/// Route, model and status.
+type Request = (&'static str, Option<String>, Option<u16>);
+
+/// Notes what it is asked, and answers everything.
+#[derive(Default)]
+struct Notes {
+    asked: Mutex<Vec<(Page, Asker)>>,
+    requests: Mutex<Vec<Request>>,
+}
+
+impl Console for Notes {
+    fn answer(&self, page: Page, asker: Asker) -> Answer<'_> {
+        let endless = page == Page::Events;
+        self.asked.lock().unwrap().push((page, asker));
+        let content = if endless {
+            let first = futures_util::stream::iter([Bytes::from_static(b": hello\n\n")]);
+            Content::Stream(Box::pin(first.chain(futures_util::stream::pending())))
+        } else {
+            Content::Whole(Bytes::from_static(b"it"))
+        };
+        Box::pin(std::future::ready(Ok(Response::new(content))))
+    }
+}
+
+impl Observer for Notes {
+    fn begun(&self) {}
+
+    fn ended(&self, seen: &Seen<'_>) {
+        let model = seen.model.map(ToString::to_string);
+        self.requests.lock().unwrap().push((seen.route, model, seen.status));
+    }
+}
+
+fn key(name: &str, admin: bool, models: &[&str]) -> Key {
+    Key {
+        name: name.into(),
+        digest: Sha256::digest(format!("sk-{name}")).into(),
+        models: models.iter().map(|m| m.parse().unwrap()).collect(),
+        per_minute: None,
+        concurrent: None,
+        share: 1,
+        admin,
+    }
+}
+
+async fn with(keys: Vec<Key>) -> (House, Arc<Notes>) {
+    let notes = Arc::new(Notes::default());
+    let behind = Behind { observer: notes.clone(), console: notes.clone() };
+    let answer = send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}");
+    let mut setup = Setup { behind, script: vec![answer, Step::Close], ..Setup::default() };
+    setup.rules.keys = keys;
+    (house(setup).await, notes)
+}
+
+/// A request with a head of its own.
+async fn ask(house: &House, line: &str, head: &str) -> Reply {
+    house.ask(format!("{line} HTTP/1.1\r\nhost: h\r\nconnection: close\r\n{head}\r\n")).await
+}
+
+const PAGES: [&str; 5] =
+    ["/api/v1/models", "/api/v1/gpus", "/api/v1/jobs", "/api/v1/status", "/api/v1/models/m/log"];
+
+#[tokio::test]
+async fn without_keys_the_host_is_shown_and_nobody_changes_it() {
+    let (mut house, notes) = with(vec![]).await;
+    for path in PAGES.into_iter().filter(|p| !p.ends_with("/log")) {
+        assert_eq!(ask(&house, &format!("GET {path}"), "").await.status, 200, "{path}");
+    }
+    let before = notes.asked.lock().unwrap().len();
+    for line in ["POST /api/v1/models/m/load", "GET /api/v1/models/m/log"] {
+        ask(&house, line, "").await.error(403, "admin_key_required");
+    }
+    ask(&house, "GET /debug/state", "").await.error(404, "unknown_path");
+    ask(&house, "GET /debug/plan?model=m", "").await.error(404, "unknown_path");
+    assert_eq!(notes.asked.lock().unwrap().len(), before, "nobody was asked");
+    let mut unix = house.unix_client().await;
+    unix.send(get("/debug/plan?model=org%2Fbig")).await;
+    assert_eq!(unix.reply().await.status, 200);
+    let asked = notes.asked.lock().unwrap().last().cloned().unwrap();
+    assert_eq!(asked, (Page::DebugPlan("org/big".parse().unwrap()), Asker::default()));
+    house.supervisor.quiet();
+    house.engine.untouched();
+}
+
+#[tokio::test]
+async fn with_keys_only_their_holders_see_the_host_and_only_an_administrator_changes_it() {
+    let keys = vec![key("boss", true, &[]), key("all", false, &[]), key("few", false, &["m"])];
+    let (house, notes) = with(keys).await;
+    let bearer = |name: &str| format!("authorization: Bearer sk-{name}\r\n");
+    for path in PAGES {
+        let line = format!("GET {path}");
+        assert_eq!(ask(&house, &line, "").await.status, 401, "{path}");
+        let log = path.ends_with("/log");
+        let (few, all) = if log { ("admin_key_required", 403) } else { ("key_limited", 200) };
+        ask(&house, &line, &bearer("few")).await.error(403, few);
+        assert_eq!(ask(&house, &line, &bearer("all")).await.status, all, "{path}");
+        assert_eq!(ask(&house, &line, &bearer("boss")).await.status, 200, "{path}");
+    }
+    let load = "POST /api/v1/models/org/big/load";
+    assert_eq!(ask(&house, load, "").await.status, 401);
+    for name in ["all", "few"] {
+        ask(&house, load, &bearer(name)).await.error(403, "admin_key_required");
+    }
+    let before = notes.asked.lock().unwrap().len();
+    assert_eq!(ask(&house, load, &bearer("boss")).await.status, 200);
+    let asked = notes.asked.lock().unwrap()[before..].to_vec();
+    let boss = Asker { key: Some("boss".into()), admin: true, keys: true };
+    assert_eq!(asked, [(Page::Act("org/big".parse().unwrap(), Act::Load), boss)]);
+    // What holds nothing of the host needs no key, and monitoring on this host needs none unless it speaks for others.
+    for path in ["/ui", "/api/v1/openapi.json", "/metrics"] {
+        assert_eq!(ask(&house, &format!("GET {path}"), "").await.status, 200, "{path}");
+    }
+    for head in ["x-forwarded-for: 192.0.2.1\r\n", "forwarded: for=192.0.2.1\r\n"] {
+        assert_eq!(ask(&house, "GET /metrics", head).await.status, 401, "{head}");
+    }
+}
+
+#[tokio::test]
+async fn each_request_is_seen_once_with_a_model_only_if_that_is_configured() {
+    let (house, notes) = with(vec![]).await;
+    for model in ["gpt-4o", "made-up-by-a-client"] {
+        let body = BODY.replace("\"m\"", &format!("\"{model}\""));
+        house.ask(post_with(CHAT, "connection: close\r\n", body)).await;
+    }
+    ask(&house, "GET /nowhere", "").await;
+    let seen = notes.requests.lock().unwrap().clone();
+    let routes: Vec<_> = seen.iter().map(|(route, model, _)| (*route, model.as_deref())).collect();
+    assert_eq!(routes, [("chat_completions", Some("m")), ("chat_completions", None), ("-", None)]);
+    assert_eq!(seen[2].2, Some(404));
+}
+
+#[tokio::test]
+async fn who_watches_does_not_hold_up_the_drain() {
+    let (mut house, _) = with(vec![]).await;
+    let mut client = house.client().await;
+    client.send(get("/api/v1/events")).await;
+    client.until(": hello").await;
+    house.stop.cancel();
+    let drained = soon("the server to end", &mut house.served).await.unwrap();
+    assert_eq!(drained.aborted, 0);
+}
