@@ -288,12 +288,29 @@ impl State {
 }
 
 impl Model {
+    /// Why its configuration does not allow a wish.
+    fn forbids(&self, wish: &Wish) -> Option<String> {
+        let bound = &self.spec.gpus;
+        let outside = wish.gpus.iter().find(|gpu| !bound.is_empty() && !bound.contains(gpu))?;
+        Some(format!("its configuration does not allow the device {outside}"))
+    }
+
+    /// Refuses operators who wish for what another configuration has made impossible, before it is planned for them.
+    pub(super) fn deny_forbidden(&mut self, out: &mut Vec<Effect>) {
+        let forbidden = |(waiter, wish): &(WaiterId, Wish)| Some((*waiter, self.forbids(wish)?));
+        for (waiter, why) in self.wishes.iter().filter_map(forbidden).collect::<Vec<_>>() {
+            if self.queue.remove(waiter) {
+                let denied = Denied::Conflict { model: self.spec.name.clone(), why };
+                out.push(Effect::Deny { waiter, denied });
+                self.wanted = self.pinned || self.queue.has_operators();
+            }
+        }
+    }
+
     /// Why a wish cannot be.
     fn contradicts(&self, wish: &Wish) -> Option<String> {
-        let bound = &self.spec.gpus;
-        let outside = wish.gpus.iter().find(|gpu| !bound.is_empty() && !bound.contains(gpu));
-        if let Some(gpu) = outside {
-            return Some(format!("its configuration does not allow the device {gpu}"));
+        if let Some(why) = self.forbids(wish) {
+            return Some(why);
         }
         let instance = self.instance.as_ref().filter(|i| i.has_served() || i.is_loading())?;
         let elsewhere = instance.placement.gpus.iter().find(|gpu| !wish.gpus.contains(gpu));

@@ -67,6 +67,11 @@ impl State {
 
     /// Containers of another specification go when nobody uses them; models that are configured no more go with theirs.
     pub(super) fn replace_changed(&mut self, out: &mut Vec<Effect>) {
+        // Whoever waits for what loads already is served by it.
+        let loads = |m: &Model| m.instance.as_ref().is_some_and(Instance::is_loading);
+        for model in self.models.values_mut().filter(|m| !loads(m)) {
+            model.deny_forbidden(out);
+        }
         let stale = |m: &Model| {
             m.instance.as_ref().is_some_and(|i| m.has_changed(i) && !is_used(i) && !is_going(i))
                 // Who waits is served by what loads or wakes: it may be all but ready.

@@ -131,3 +131,17 @@ fn a_load_by_an_older_configuration_that_nobody_waits_for_is_given_up() {
     configure(&mut host, vec![spec("m", 10)]);
     assert!(host.order().is_some());
 }
+
+#[test]
+fn an_operator_whose_device_is_forbidden_meanwhile_is_told() {
+    let mut host = Host::new(vec![spec("m", 10), spec("other", 95)]);
+    host.ready(1, "other");
+    let wish = Wish { gpus: vec![GpuId::host()], ..Wish::default() };
+    host.tell(Event::Load { waiter: WaiterId(2), model: name("m"), wish });
+    host.acquire(3, "m");
+    let mut bound = spec("m", 10);
+    bound.gpus = vec![GpuId::new("GPU-1")];
+    configure(&mut host, vec![bound, spec("other", 95)]);
+    assert_eq!(host.denials()[0], (2, "conflict"), "or it would go where it may not be");
+    assert!(host.stops().is_empty() && host.phase("other") == Phase::Ready);
+}
