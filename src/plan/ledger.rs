@@ -36,6 +36,8 @@ pub struct Hold {
     pub stuck: bool,
     /// It serves its last requests, and leaves for another then.
     pub draining: bool,
+    /// In use on its devices when its end was ordered.
+    before: BTreeMap<GpuId, Bytes>,
 }
 
 /// How far a hold is.
@@ -166,6 +168,7 @@ impl Ledger {
             stage: Stage::Reserved,
             stuck: false,
             draining: false,
+            before: BTreeMap::new(),
         };
         self.holds.insert(instance, hold);
     }
@@ -183,6 +186,7 @@ impl Ledger {
     /// The instance is being stopped.
     pub fn release(&mut self, instance: &InstanceId) {
         self.drain(instance, false);
+        self.remember_use(instance);
         self.set_stage(instance, Stage::Releasing { gone: None });
     }
 

@@ -4,13 +4,20 @@
 //! ledger remembers how much of a device is *unexplained* while nothing is being released; what a release adds to that is
 //! what has not come back. A process of a stopped instance that still has memory counts too: it has outlived its cgroup.
 //!
-//! On the host backend and where the driver attributes nothing to processes there is no such account. There the first reading
-//! after the end decides: what has not come back is in use, hence foreign, hence not free.
+//! Where the driver attributes nothing to processes there is no such account. There it is waited until the device has less in
+//! use than when the stop was ordered, for [`FALL_MAX`] at most: what is in use then is foreign, hence not free. Without that
+//! wait, memory that a driver is slow to give back is foreign for a second: whoever waits for it loses its place to others. On
+//! the host backend memory is back with the end of its process, and the first reading after it decides.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::{Device, Hold, Ledger, ReleaseRule, Stage};
 use crate::types::{Bytes, GpuId, InstanceId, Known, Moment};
+
+/// So long after the end of the last process a device that keeps no accounts may take to show less memory in use. There may be
+/// nothing to show: the process had taken nothing yet, or another has taken as much meanwhile.
+const FALL_MAX: Duration = Duration::from_secs(3);
 
 /// What has not come back, and who seems to hold it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,7 +64,7 @@ impl Ledger {
                 | Stage::Asleep
                 | Stage::Releasing { .. } => continue,
             };
-            let missing = self.missing_of(hold);
+            let missing = self.missing_of(hold, taken.since(since));
             if missing <= self.rule.slack {
                 self.holds.remove(&id);
             } else if taken.since(since) >= self.rule.deadline || self.is_quarantined(&id) {
@@ -72,15 +79,30 @@ impl Ledger {
         self.holds.get(id).is_some_and(|h| matches!(h.stage, Stage::Quarantined { .. }))
     }
 
-    /// What has not come back of a hold, on the device where most is missing; never more than it was charged with.
-    fn missing_of(&self, hold: &Hold) -> Bytes {
+    /// What is in use on its devices while it still lives.
+    pub(super) fn remember_use(&mut self, instance: &InstanceId) {
+        let Some(hold) = self.holds.get_mut(instance) else { return };
+        if !matches!(hold.stage, Stage::Releasing { .. }) {
+            let used = |gpu: &GpuId| Some((gpu.clone(), self.devices.get(gpu)?.reading.used));
+            hold.before = hold.gpus.iter().filter_map(used).collect();
+        }
+    }
+
+    /// What has not come back of a hold, so long after its end, on the device where most is missing; never more than it was
+    /// charged with.
+    fn missing_of(&self, hold: &Hold, after: Duration) -> Bytes {
         let on = |gpu: &GpuId| {
             let Some(device) = self.devices.get(gpu).filter(|d| d.lost.is_none()) else {
                 return Bytes::ZERO;
             };
-            let Some(unexplained) = device.unexplained() else { return Bytes::ZERO };
-            let grown = unexplained.saturating_sub(device.unexplained_at_rest);
             let charge = hold.promised.max(hold.seen(gpu));
+            let Some(unexplained) = device.unexplained() else {
+                let used = device.reading.used;
+                let before = hold.before.get(gpu).filter(|_| !device.reading.id.is_host());
+                let fell = before.is_none_or(|before| used + self.rule.slack < *before);
+                return if fell || after >= FALL_MAX { Bytes::ZERO } else { charge.min(used) };
+            };
+            let grown = unexplained.saturating_sub(device.unexplained_at_rest);
             (grown + device.survivors_hold(hold)).min(charge)
         };
         hold.gpus.iter().map(on).max().unwrap_or(Bytes::ZERO)

@@ -140,13 +140,22 @@ fn a_foreign_process_that_comes_meanwhile_is_no_late_release() {
 }
 
 #[test]
-fn without_accounts_the_first_reading_decides_and_nothing_is_free_too_early() {
-    let mut ledger = stopped();
-    let mut blind = with(430, &[]);
-    blind.devices[0].processes = vec![ProcessMemory { pid: 9, bytes: Known::Unknown }];
-    ledger.observe(Moment::from_secs(7), &blind, &BTreeMap::new());
-    let row = &ledger.rows()[0];
-    assert_eq!((row.releasing, row.foreign, row.free), (Bytes(0), Bytes(430), Bytes(570)));
+fn without_accounts_less_in_use_decides_or_a_short_time_and_nothing_is_free_too_early() {
+    let blind = |used| {
+        let mut blind = with(used, &[]);
+        blind.devices[0].processes = vec![ProcessMemory { pid: 9, bytes: Known::Unknown }];
+        blind
+    };
+    // In use when its stop was ordered: 430.
+    let cases =
+        [(430, 8, 400, 30, 570), (429, 7, 0, 429, 571), (30, 7, 0, 30, 970), (430, 9, 0, 430, 570)];
+    for (used, at, releasing, foreign, free) in cases {
+        let mut ledger = stopped();
+        ledger.observe(Moment::from_secs(at), &blind(used), &BTreeMap::new());
+        let row = &ledger.rows()[0];
+        let expected = (Bytes(releasing), Bytes(foreign), Bytes(free));
+        assert_eq!((row.releasing, row.foreign, row.free), expected, "{used} at {at} s");
+    }
 }
 
 #[test]
