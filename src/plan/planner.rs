@@ -43,6 +43,8 @@ pub struct Want<'a> {
     pub waking: Option<&'a InstanceId>,
     /// What is kept for those whose turn is before its.
     pub kept: &'a Claims,
+    /// It is its turn: where those that are loading or too young still are all that is in its way, their place is kept for it.
+    pub in_turn: bool,
 }
 
 /// What comes of a want.
@@ -193,8 +195,29 @@ impl Room<'_> {
         }
         let later = |row: &&Row| want.fits_later(row, self.holders);
         let later: Vec<&Row> = ever.iter().copied().filter(later).collect();
-        let claim = tightest(&later, count).map_or(nothing, |chosen| want.claim(&chosen));
-        (wait(report), claim)
+        let chosen = tightest(&later, count).or_else(|| self.soonest(want, &ever, count));
+        (wait(report), chosen.map_or(nothing, |chosen| want.claim(&chosen)))
+    }
+
+    /// Where those that may leave once they have loaded and are old enough will have made room; of several places the one where
+    /// the least is left to wait for. Nobody else starts on what is kept, so there the wait only gets shorter.
+    fn soonest<'r>(&self, want: &Want<'_>, ever: &[&'r Row], count: usize) -> Option<Vec<&'r Row>> {
+        if !want.in_turn {
+            return None;
+        }
+        let settles = |row: &&Row| want.fits_settled(row, self.holders);
+        let rows: Vec<&Row> = ever.iter().copied().filter(settles).collect();
+        let settled = |row: &Row| {
+            let here = self.candidates.iter().filter_map(|c| c.holder.charge_on(&row.id));
+            (want.missing(row, self.holders).saturating_sub(here.sum()), row.id.clone())
+        };
+        let full = groups(&rows).into_iter().filter(|group| group.len() >= count);
+        full.map(|mut group| {
+            group.sort_by_key(|row| settled(row));
+            group.truncate(count);
+            group
+        })
+        .min_by_key(|group| group.last().map(|row| settled(row)))
     }
 }
 

@@ -18,11 +18,20 @@ use crate::plan::{self, Claims, Decision, Holder, Needs, Plan, Standing, Want};
 use crate::types::{Bytes, Evict, GpuId, InstanceId, ModelName, Moment, Placement, Wish};
 
 /// What a model wants: a start, or the wake of its instance.
+#[derive(Clone)]
 pub(super) struct Spot {
     needs: Needs,
     gpu_count: u32,
     allowed: Vec<GpuId>,
     waking: Option<InstanceId>,
+    in_turn: bool,
+}
+
+impl Spot {
+    /// The same for one whose turn it is.
+    pub(super) fn in_turn(&self) -> Self {
+        Self { in_turn: true, ..self.clone() }
+    }
 }
 
 impl State {
@@ -43,6 +52,7 @@ impl State {
     /// measurements, or one that was evicted for a request would have its room back before it.
     fn queue_for_room(&mut self, now: Moment) -> Vec<(Reverse<i8>, Moment, bool, ModelName)> {
         let mut wanted = Vec::new();
+        let turn_after = self.turn_after();
         for model in self.models.values_mut() {
             let asleep = model.instance.as_ref().map(Instance::is_asleep);
             if asleep == Some(false) || !model.is_demanded() {
@@ -57,7 +67,9 @@ impl State {
                     Some(format!("{orphan}, left behind earlier, is removed first"));
                 continue;
             }
-            let since = model.asked_since().unwrap_or(now);
+            // Whose requests gave up and came again waits on: by the oldest that is there it would lose its place each time.
+            let hungry = model.hungry_since(now, turn_after);
+            let since = model.asked_since().into_iter().chain(hungry).min().unwrap_or(now);
             let (priority, name) = (Reverse(model.spec.priority), model.spec.name.clone());
             wanted.push((priority, since, model.queue.is_empty(), name));
         }
@@ -153,6 +165,7 @@ impl State {
             on_full: model.on_full(wish),
             waking: spot.waking.as_ref(),
             kept,
+            in_turn: spot.in_turn,
         };
         plan::plan(now, self.settings.rules, &self.ledger, holders, &want)
     }
@@ -162,7 +175,7 @@ impl State {
         let gpu_count = model.spec.gpu_count;
         let wished = wish.map(|wish| &wish.gpus).filter(|gpus| !gpus.is_empty());
         let allowed = wished.unwrap_or(&model.spec.gpus).clone();
-        Spot { needs: self.needs(model), gpu_count, allowed, waking: None }
+        Spot { needs: self.needs(model), gpu_count, allowed, waking: None, in_turn: false }
     }
 
     /// A wake where it sleeps.
@@ -174,6 +187,7 @@ impl State {
             gpu_count: u32::try_from(allowed.len()).unwrap_or(1),
             allowed,
             waking: Some(asleep.id.clone()),
+            in_turn: false,
         }
     }
 
@@ -262,20 +276,20 @@ impl State {
             instance: i.id.clone(),
             charges: self.charges(&i.id),
             standing: match i.life {
+                Life::Dozing { .. }
+                | Life::Draining { .. }
+                | Life::Abandoned { .. }
+                | Life::Stopping { .. } => Standing::Leaving,
+                _ if model.pinned => Standing::Pinned,
                 Life::Pulling { .. }
                 | Life::Starting { .. }
                 | Life::Loading { .. }
                 | Life::Waking { .. } => Standing::Starting,
-                Life::Ready | Life::Asleep { .. } if model.pinned => Standing::Pinned,
                 Life::Ready if i.in_flight > 0 && !busy_too => Standing::Busy,
                 Life::Ready if to_measure && model.discovery.is_wanted() => Standing::Measuring,
                 Life::Ready if its_turn(model) => Standing::Measuring,
                 Life::Ready => Standing::Idle,
                 Life::Asleep { .. } => Standing::Asleep,
-                Life::Dozing { .. }
-                | Life::Draining { .. }
-                | Life::Abandoned { .. }
-                | Life::Stopping { .. } => Standing::Leaving,
             },
             last_used: i.last_used,
             ready_since: i.ready_since.filter(|_| !i.is_asleep()),

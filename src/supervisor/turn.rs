@@ -26,26 +26,36 @@ impl Model {
         let turn_after = turn_after?;
         // A pin, an idle wish or a measurement make nobody leave who is busy.
         self.queue.oldest()?;
-        let kept = self.hunger.filter(|(_, last)| now.since(*last) <= turn_after);
-        let since = kept.map_or(now, |(since, _)| since);
+        let since = self.hungry_since(now, Some(turn_after)).unwrap_or(now);
         self.hunger = Some((since, now));
         Some(since + turn_after)
+    }
+
+    /// Since when it has waited for room, with no more than a pause.
+    pub(super) fn hungry_since(&self, now: Moment, turn_after: Option<Duration>) -> Option<Moment> {
+        let (since, last) = self.hunger.filter(|_| !self.queue.is_empty())?;
+        Some(since).filter(|_| turn_after.is_some_and(|after| now.since(last) <= after))
     }
 
     /// Whether busy ones have to make way for it now.
     fn has_turn(&self, now: Moment, turn_after: Option<Duration>) -> bool {
         let idle_only = self.wish().is_some_and(|wish| wish.evict.is_some());
         let asked = !self.queue.is_empty() && !idle_only && self.spec.on_full == OnFull::Evict;
-        let due = self.hunger.zip(turn_after).is_some_and(|((since, last), after)| {
-            now.since(last) <= after && now.since(since) >= after
-        });
-        asked && due
+        let since = self.hungry_since(now, turn_after);
+        asked && since.zip(turn_after).is_some_and(|(since, after)| now.since(since) >= after)
     }
+}
+
+/// Among equals in priority the young stay.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Rank {
+    priority: i8,
+    young: bool,
 }
 
 impl Model {
     /// Whether what drains for it has to leave still: it waits, and nothing that a reload may change stands against it.
-    fn may_take_the_place_of(&self, priority: i8, instance: &Instance, cut: bool) -> bool {
+    fn may_take_the_place_of(&self, than: Rank, instance: &Instance, cut: bool) -> bool {
         let wish = self.wish();
         let cold = self.instance.as_ref().is_none_or(Instance::is_asleep);
         let any = wish.is_some_and(|wish| wish.evict == Some(Evict::Any));
@@ -54,7 +64,7 @@ impl Model {
             && cold
             && (any || !cut)
             && self.on_full(wish) == OnFull::Evict
-            && self.priority(wish) >= priority
+            && Rank { priority: self.priority(wish), young: false } >= than
             && instance.placement.gpus.iter().any(here)
     }
 }
@@ -80,8 +90,9 @@ impl State {
             return plan;
         }
         let all = self.holders_for(Some(model), true);
-        let turn = self.plan(now, model, spot, model.wish(), kept, &all);
-        if matches!(turn.decision, Decision::Evict(_)) { turn } else { plan }
+        let turn = self.plan(now, model, &spot.in_turn(), model.wish(), kept, &all);
+        let comes = matches!(turn.decision, Decision::Evict(_)) || !turn.claim.is_empty();
+        if comes { turn } else { plan }
     }
 
     pub(super) fn evict(
@@ -122,8 +133,10 @@ impl State {
             let drains = matches!(instance.life, Life::Draining { .. });
             let yields = instance.yields.as_ref().filter(|_| drains)?;
             let to = self.models.get(&yields.to).filter(|_| !m.pinned);
-            let leaves = to
-                .is_some_and(|to| to.may_take_the_place_of(m.spec.priority, instance, yields.cut));
+            let least = self.settings.rules.min_residency;
+            let young = instance.ready_since.is_some_and(|at| now.since(at) < least);
+            let rank = Rank { priority: m.spec.priority, young };
+            let leaves = to.is_some_and(|to| to.may_take_the_place_of(rank, instance, yields.cut));
             (!leaves).then(|| instance.id.clone())
         };
         for id in self.models.values().filter_map(spared).collect::<Vec<InstanceId>>() {

@@ -94,7 +94,17 @@ fn want<'a>(model: &'a ModelName, bytes: u64, count: u32, allowed: &'a [GpuId]) 
     let needs = Box::leak(Box::new(Needs { other, by_name: BTreeMap::new(), budget: None }));
     let (on_full, priority) = (OnFull::Evict, 0);
     let kept = Box::leak(Box::default());
-    Want { model, needs, gpu_count: count, allowed, priority, on_full, waking: None, kept }
+    Want {
+        model,
+        needs,
+        gpu_count: count,
+        allowed,
+        priority,
+        on_full,
+        waking: None,
+        kept,
+        in_turn: false,
+    }
 }
 
 fn ask(
@@ -311,45 +321,5 @@ fn the_cheaper_return_leaves_even_if_it_was_used_last() {
     assert_eq!(by(Eviction::Cost), evict(&[1]));
 }
 
-#[test]
-fn what_is_on_its_way_is_claimed_and_nothing_else() {
-    let model: ModelName = "want".parse().unwrap();
-    let claim = |w: &(Ledger, Vec<Holder>), bytes, count| {
-        let want = want(&model, bytes, count, &[]);
-        let claim = plan(NOW, rules(Eviction::Cost), &w.0, &w.1, &want).claim;
-        (0..2).filter(|n| claim.touch(&gpu(*n))).collect::<Vec<_>>()
-    };
-    let of = |standing| world(&[(100, 0), (100, 0)], &[(vec![0], 80, standing, 0)]);
-    for standing in [Standing::Leaving, Standing::Idle] {
-        assert_eq!(claim(&of(standing), 50, 2), [0, 1], "{standing:?}");
-        assert!(claim(&of(standing), 50, 1).is_empty(), "it starts on the other");
-    }
-    assert!(claim(&of(Standing::Starting), 50, 2).is_empty(), "it will not leave by itself");
-    assert_eq!(claim(&of(Standing::Starting), 20, 2), [0, 1], "it fits beside it");
-    for standing in [Standing::Busy, Standing::Pinned] {
-        assert!(claim(&of(standing), 50, 2).is_empty(), "{standing:?}");
-    }
-}
-
-#[test]
-fn what_is_kept_for_others_is_neither_taken_nor_freed() {
-    let w = world(&[(100, 0), (100, 0)], &[(vec![0], 40, Standing::Idle, 0)]);
-    let model: ModelName = "want".parse().unwrap();
-    let mut kept = Claims::default();
-    let ask = |kept: &Claims, bytes| {
-        let want = Want { kept, ..want(&model, bytes, 1, &[]) };
-        plan(NOW, rules(Eviction::Cost), &w.0, &w.1, &want)
-    };
-    assert_eq!(started(&ask(&kept, 50).decision), ["GPU-0"]);
-    kept.add(Claims::on([(&gpu(0), Bytes(20))].into_iter()));
-    assert_eq!(started(&ask(&kept, 50).decision), ["GPU-1"]);
-    kept.add(Claims::on([(&gpu(1), Bytes(50))].into_iter()));
-    let waits = ask(&kept, 50);
-    assert!(matches!(waits.decision, Decision::Wait { .. }), "{waits:?}");
-    let verdicts: Vec<Verdict> = waits.report.devices.iter().map(|d| d.verdict).collect();
-    assert_eq!(verdicts, [Verdict::Kept, Verdict::Kept]);
-    assert!(waits.claim.touch(&gpu(1)), "behind the other there is room for it too");
-    assert!(ask(&kept, 60).claim.is_empty());
-}
-
+mod claims;
 mod properties;

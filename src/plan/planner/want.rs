@@ -59,6 +59,28 @@ impl Want<'_> {
         self.fits(row, row.soon + self.held(row, holders)) && (!self.exclusive(row) || alone)
     }
 
+    /// It fits once what starts there is ready, and whoever may leave for it but for their age has left.
+    pub(super) fn fits_settled(&self, row: &Row, holders: &[Holder]) -> bool {
+        let there = |h: &&Holder| {
+            self.waking != Some(&h.instance)
+                && h.charge_on(&row.id).is_some_and(|c| c > Bytes::ZERO)
+        };
+        let leaves = |h: &Holder| match h.standing {
+            Standing::Idle | Standing::Starting | Standing::Asleep => h.priority <= self.priority,
+            Standing::Leaving => true,
+            Standing::Busy | Standing::Measuring | Standing::Pinned => false,
+        };
+        if self.exclusive(row) {
+            return row.kept == Bytes::ZERO && holders.iter().filter(there).all(leaves);
+        }
+        let goes = |h: &&Holder| h.standing != Standing::Leaving && leaves(h);
+        let movable = holders.iter().filter(there).filter(goes);
+        let freed: Bytes = movable.filter_map(|h| h.charge_on(&row.id)).sum();
+        // Not by what is free: where others have taken what was promised, that much less comes back.
+        let coming = row.soon.saturating_sub(row.free);
+        self.missing(row, holders) + row.kept <= freed + coming
+    }
+
     /// Kept for it on the devices on which it will start.
     pub(super) fn claim(&self, chosen: &[&Row]) -> Claims {
         let whole = |row: &Row| if self.exclusive(row) { row.total } else { self.on(row).bytes };

@@ -83,6 +83,7 @@ fn ask(
         on_full,
         waking,
         kept: &Claims::default(),
+        in_turn: false,
     };
     let policy = policy::named(Eviction::Lru);
     let rules = Rules { policy, min_residency: Duration::ZERO, sleep };

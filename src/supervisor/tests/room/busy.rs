@@ -103,3 +103,44 @@ fn a_turn_comes_before_those_who_wait_are_told_to_come_back() {
     host.pass(host.state.settings.max_wait.as_secs() / 2);
     assert_eq!(host.phase("small"), Phase::Draining);
 }
+
+#[test]
+fn a_turn_is_not_lost_to_those_who_take_turns_in_what_it_needs() {
+    let mut host = Host::new(vec![spec("a", 40), spec("b", 40), spec("c", 40), spec("large", 90)]);
+    host.state.settings.turn_after = Some(TURN);
+    host.ready(1, "a");
+    host.acquire(2, "large");
+    // Its turn comes while another loads, and then is young: nobody else starts where it will.
+    host.pass(TURN.as_secs() - 1);
+    host.acquire(3, "b");
+    let b = host.launch();
+    host.pass(1);
+    host.acquire(4, "c");
+    host.start(&b);
+    host.heal(&b);
+    assert_eq!((host.grants(), host.stops()), (vec![3], vec![]), "it is young");
+    let why = host.state.status(host.now).models[2].waiting_for.clone().unwrap();
+    assert!(why.contains("kept for a model whose turn is first"), "{why}");
+    host.now = host.now + MIN_RESIDENCY;
+    host.tell(Event::Tick);
+    assert_eq!((host.phase("a"), host.phase("b")), (Phase::Draining, Phase::Draining));
+}
+
+#[test]
+fn who_comes_again_keeps_its_place_before_those_who_came_between() {
+    let mut host = Host::new(vec![spec("a", 40), spec("b", 40), spec("c", 90), spec("d", 90)]);
+    host.state.settings.turn_after = Some(TURN);
+    let a = host.ready(1, "a");
+    host.acquire(2, "c");
+    host.pass(5);
+    host.acquire(3, "d");
+    host.tell(Event::Cancel { waiter: WaiterId(2) });
+    host.pass(5);
+    host.acquire(4, "c");
+    host.release(&a);
+    assert_eq!(host.stops(), std::slice::from_ref(&a));
+    host.stopped(&a);
+    host.pass(1);
+    host.observe();
+    assert_eq!(host.launch().model, name("c"));
+}
