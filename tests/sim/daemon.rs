@@ -44,13 +44,14 @@ impl World {
             }
         }
         self.case.settings.seed += 1;
+        let pinned = self.reference.outlives();
         self.reference = Reference::new(&self.case);
+        self.reference.recall(pinned);
         // A file that is not there, or damaged, costs relearning.
         let book = Book::decode(&self.saved).unwrap_or_default();
         let names = self.case.specs.keys().cloned();
         let images = names.map(|name| (name.clone(), self.image(&name))).collect();
-        // Its journal is lost with each daemon: what was said about pins is not among the histories.
-        let recalled = Recalled { book, images, ..Recalled::default() };
+        let recalled = Recalled { book, images, pins: self.pins.clone(), ..Recalled::default() };
         self.core = Some(Core::new(&self.case, self.mutant, recalled));
         self.observe_at = self.now;
         self.first_reading()?;

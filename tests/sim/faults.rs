@@ -135,7 +135,7 @@ const ALL: [(Kind, u64); UNATTENDED + 5] = [
     (Kind::DiesAsleep, 30),
     (Kind::WakeFails, 20),
     (Kind::WakeHangs, 10),
-    (Kind::CanaryDiffers, 15),
+    (Kind::CanaryDiffers, 50),
     (Kind::CanaryFails, 15),
     (Kind::Desk, 40),
     (Kind::Configured, 10),

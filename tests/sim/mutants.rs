@@ -98,10 +98,12 @@ pub enum Mutant {
     Impatient,
     /// Nobody who is busy ever makes way.
     NoTurns,
+    /// What operators said about pins is gone with the daemon.
+    LosePins,
 }
 
 /// All of them, with what has to catch each.
-pub const ALL: [(Mutant, &[Rule]); 39] = [
+pub const ALL: [(Mutant, &[Rule]); 40] = [
     (Mutant::DropGrant, &[Rule::AnsweredInTime]),
     (Mutant::GrantTwice, &[Rule::AnsweredOnce]),
     (Mutant::GrantAfterStop, &[Rule::LeaseOnReady]),
@@ -141,6 +143,7 @@ pub const ALL: [(Mutant, &[Rule]); 39] = [
     (Mutant::DeafToSickness, &[Rule::SickGo]),
     (Mutant::Impatient, &[Rule::BreakerKept]),
     (Mutant::NoTurns, &[Rule::TurnComes]),
+    (Mutant::LosePins, &[Rule::PinKept]),
 ];
 
 /// The production core, with whatever is wrong with it.
@@ -160,7 +163,10 @@ pub struct Core {
 }
 
 impl Core {
-    pub fn new(case: &Case, mutant: Option<Mutant>, recalled: Recalled) -> Self {
+    pub fn new(case: &Case, mutant: Option<Mutant>, mut recalled: Recalled) -> Self {
+        if mutant == Some(Mutant::LosePins) {
+            recalled.pins.clear();
+        }
         let mut settings = case.settings.clone();
         let mut specs = case.specs.clone();
         if let Some(mutant) = mutant {

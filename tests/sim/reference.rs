@@ -90,6 +90,8 @@ pub struct Reference {
     failing: BTreeMap<ModelName, Moment>,
     unloading: Option<ModelName>,
     shutdown: Option<Moment>,
+    /// The daemon ends with its models.
+    ends: bool,
     /// By the last reading: what runs there is lost with them.
     lost: Vec<GpuId>,
     /// The most that anybody was overtaken.
@@ -119,6 +121,7 @@ impl Reference {
             failing: BTreeMap::new(),
             unloading: None,
             shutdown: None,
+            ends: false,
             lost: Vec::new(),
             overtaken: 0,
             specs,
@@ -212,7 +215,10 @@ impl Reference {
             Event::Unload { waiter, model, haste } => self.unload(now, *waiter, model, *haste),
             Event::Checked { instance, result } => self.checked(now, instance, result.is_ok()),
             Event::Swept { .. } | Event::LoadProgress { .. } | Event::Pulled { .. } => {}
-            Event::Shutdown { .. } => self.shutdown = self.shutdown.or(Some(now)),
+            Event::Shutdown { keep } => {
+                self.ends |= self.shutdown.is_none() && !keep;
+                self.shutdown = self.shutdown.or(Some(now));
+            }
             Event::Found(found) => {
                 for identity in found.iter().filter_map(|f| f.identity.as_ref()) {
                     let gpus = &identity.placement.gpus;

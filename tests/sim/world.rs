@@ -107,6 +107,8 @@ pub struct World {
     /// The state file, and what is to be written to it.
     pub(crate) saved: Vec<u8>,
     pub(crate) unsaved: Vec<u8>,
+    /// The journal, of which the core knows pins.
+    pub(crate) pins: BTreeMap<ModelName, bool>,
     agenda: BTreeMap<(Moment, u64), Happening>,
     entries: u64,
     pub(crate) mutant: Option<Mutant>,
@@ -140,6 +142,7 @@ impl World {
             settling: false,
             saved: Vec::new(),
             unsaved: Vec::new(),
+            pins: BTreeMap::new(),
             agenda: BTreeMap::new(),
             entries: 0,
             mutant,
@@ -350,7 +353,11 @@ impl World {
                 self.exited = true;
                 Ok(())
             }
-            Effect::Done { .. } | Effect::KeepPins(_) | Effect::Notice(_) => Ok(()),
+            Effect::KeepPins(pins) => {
+                self.pins = pins;
+                Ok(())
+            }
+            Effect::Done { .. } | Effect::Notice(_) => Ok(()),
         }
     }
 

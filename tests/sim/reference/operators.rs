@@ -1,5 +1,6 @@
 //! What operators asked for, and what another configuration changes.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use hostler::types::{Denied, Evict, Haste, InstanceId, ModelName, Moment, WaiterId, Wish};
@@ -105,7 +106,7 @@ impl Reference {
             (Verb::Load { .. } | Verb::Wake, _) => self.pinned(&operator.model),
             (Verb::Unload | Verb::Pin(_) | Verb::Sleep, _) => true,
         };
-        if !kept {
+        if !kept && !self.is_waited_for(&operator.model) {
             self.loaded.remove(&operator.model);
         }
     }
@@ -177,6 +178,16 @@ impl Reference {
             spec.spec_hash() == told.hash && told.gpus.iter().all(allowed)
         });
         Rule::ReloadKept.check(!same || told.retired, || format!("{id} goes, and is as configured"))
+    }
+
+    /// Who stays pinned whatever happens to the daemon; `None`: it has ended with its models, and pins are as configured.
+    pub fn outlives(&self) -> Option<BTreeSet<ModelName>> {
+        (!self.ends).then(|| self.pinned.clone())
+    }
+
+    /// Begins with what operators said to an earlier daemon.
+    pub fn recall(&mut self, pinned: Option<BTreeSet<ModelName>>) {
+        self.pinned = pinned.unwrap_or_else(|| std::mem::take(&mut self.pinned));
     }
 
     /// Another configuration, which the core is about to be told.
