@@ -2,8 +2,9 @@
 //!
 //! Purpose: an argument that overrides what Hostler computes would make its accounting wrong without a word, so it is
 //! refused with the key to use instead. Owner: one table an engine; whoever lets Hostler compute another argument adds
-//! it here. Names follow llama-server's and vLLM's own lists of arguments; vLLM's (`vllm/engine/arg_utils.py`, its groups of
-//! parallelism and cache) as of version 0.30, in which decode-context parallelism still uses the devices of the tensor's.
+//! it here. Names follow llama-server's and vLLM's own lists of arguments; vLLM's (`vllm/engine/arg_utils.py`,
+//! `vllm/entrypoints/launchers/cli_args.py`, `vllm/entrypoints/cli/serve.py`, `vllm/envs.py`) as of version 0.32. There
+//! decode-context parallelism uses the devices of the tensor's, and what multimodal work reserves comes out of the cache.
 
 use std::collections::BTreeMap;
 
@@ -141,6 +142,7 @@ const VLLM: &[Rule] = &[
             "--data-parallel-external-lb",
             "-dpm",
             "--data-parallel-multi-port-external-lb",
+            "--data-parallel-supervisor-port",
             "-n",
             "--nnodes",
             "-r",
@@ -148,12 +150,24 @@ const VLLM: &[Rule] = &[
             "--master-addr",
             "--master-port",
         ],
-        &[],
+        // Read where no argument says how many there are.
+        &[
+            "VLLM_DP_SIZE",
+            "VLLM_DP_RANK",
+            "VLLM_DP_RANK_LOCAL",
+            "VLLM_DP_MASTER_IP",
+            "VLLM_DP_MASTER_PORT",
+        ],
         "an engine runs on this host alone and answers at one place; remove it",
     ),
     rule(&["--device-ids"], &[], DEVICES),
     rule(
-        &["--gpu-memory-utilization", "--kv-cache-memory-bytes", "--num-gpu-blocks-override"],
+        &[
+            "--gpu-memory-utilization",
+            "--device-memory-utilization",
+            "--kv-cache-memory-bytes",
+            "--num-gpu-blocks-override",
+        ],
         &[],
         "Hostler computes it from the placement; use the key vram",
     ),
@@ -177,7 +191,11 @@ const VLLM: &[Rule] = &[
         "Hostler decides whether a model may sleep; remove it",
     ),
     rule(&["--config"], &[], "a file could set what Hostler computes; write its arguments here"),
-    rule(&["--headless"], &[], "Hostler talks to the engine over HTTP; remove it"),
+    rule(
+        &["--headless", "--grpc", "--grpc-port"],
+        &[],
+        "Hostler talks to the engine over HTTP; remove it",
+    ),
 ];
 
 /// Owned by the container's device injection, whatever the engine.
@@ -192,7 +210,7 @@ fn rules(engine: EngineKind) -> &'static [Rule] {
 }
 
 /// The rule that an argument breaks. Follows how the engines read arguments: both take `_` for `-` in long ones, and
-/// vLLM takes unambiguous beginnings.
+/// vLLM takes unambiguous beginnings, and the value of a short one of one letter without a space.
 fn broken_by(engine: EngineKind, arg: &str, builtin: bool) -> Option<&'static Rule> {
     let flag = arg.split('=').next().unwrap_or_default();
     if !flag.starts_with('-') || flag.trim_start_matches('-').is_empty() {
@@ -201,7 +219,10 @@ fn broken_by(engine: EngineKind, arg: &str, builtin: bool) -> Option<&'static Ru
     let flag = if flag.starts_with("--") { flag.replace('_', "-") } else { flag.to_owned() };
     let names = |known: &str| match engine {
         EngineKind::Llamacpp => known == flag,
-        EngineKind::Vllm => known.starts_with(&flag),
+        EngineKind::Vllm => {
+            let letter = known.len() == 2 && !flag.starts_with("--");
+            known.starts_with(&flag) || (letter && flag.starts_with(known))
+        }
     };
     let applies = |rule: &&Rule| !(builtin && rule.names_weights);
     rules(engine).iter().filter(applies).find(|rule| rule.flags.iter().any(|known| names(known)))
@@ -302,6 +323,10 @@ mod tests {
             "-dpl",
             "--data-parallel-size-local=2",
             "--nnodes",
+            "-n2",
+            "-r1",
+            "--device-memory-utilization=0.9",
+            "--grpc",
             "-pcp",
             "--device-ids",
             "--num-gpu-blocks-override",
@@ -342,6 +367,9 @@ mod tests {
             "--kv-cache-dtype",
             "--cpu-offload-gb",
             "--trust-remote-code",
+            "-q",
+            "--mm-ipc-gpu-memory-gb",
+            "--max-num-active-seqs",
             "--",
             "--config-format",
             "0.9",
