@@ -42,6 +42,7 @@ bench: ## the front door beside nginx and HAProxy, as ratios in one run (docs/pe
 	$(CARGO) build --release --locked -p bench
 	"$(or $(CARGO_TARGET_DIR),target)/release/scan"
 	"$(or $(CARGO_TARGET_DIR),target)/release/bench" run $(ARGS)
+	$(if $(ARGS),,"$(or $(CARGO_TARGET_DIR),target)/release/bench" watched)
 
 .PHONY: soak
 soak: ## kills and load for long, on a real host: KILLS=500 API_KILLS=200 MINUTES=30

@@ -26,6 +26,7 @@ use crate::adapters::systemd::{self, Handed};
 use crate::checks::{self, Checks, Probes};
 use crate::config::{Config, GpuBackend};
 use crate::console::Desk;
+use crate::console::metrics::Scrapes;
 use crate::control::bus::{self, Bus};
 use crate::control::polkit::{Gate, Patience};
 use crate::control::{Context, Facts};
@@ -87,7 +88,9 @@ pub async fn run(options: Options, sockets: Vec<(String, Handed)>) -> Exit {
     let record = recall::record(&journal);
     let (generation, pins) = (record.generation(), record.pins().clone());
     let (journal, trouble) = Told::new(journal);
+    let metrics = Arc::new(Metrics::default());
     let helpers = Helpers {
+        calls: Some(metrics.clone()),
         record,
         journal: Some(Arc::new(journal)),
         scopes: Some(Arc::new(manager::of_containers(options.user))),
@@ -119,7 +122,7 @@ pub async fn run(options: Options, sockets: Vec<(String, Handed)>) -> Exit {
     let images = recall::images(&config, &*ports.containers).await;
     let core = state::Recalled { book, images, generation, pins };
     let recalled = Recalled { core, journal: trouble };
-    serve(options, config, ports, proven, recalled, sockets).await
+    serve(options, config, ports, proven, recalled, sockets, metrics).await
 }
 
 /// Tells everybody why there is no daemon: the journal, systemd, and the clients that wait on the sockets.
@@ -217,6 +220,7 @@ async fn serve(
     proven: Proven,
     recalled: Recalled,
     sockets: Vec<Listener>,
+    metrics: Arc<Metrics>,
 ) -> Exit {
     let user = options.user;
     let plane = match Plane::start() {
@@ -232,7 +236,7 @@ async fn serve(
         listeners: sockets.iter().map(Listener::shown).collect(),
     };
     let trouble = recalled.journal.clone();
-    let (metrics, timeline) = (Arc::new(Metrics::default()), Arc::new(Timeline::default()));
+    let timeline = Arc::new(Timeline::default());
     let witness = Arc::new((metrics.clone(), timeline.clone()));
     let running = supervise(&config, ports.clone(), proven, recalled, witness, &plane);
     let limits = Limits {
@@ -249,7 +253,13 @@ async fn serve(
     let root = Arc::new(Root { options, started, current, ports, handle, rules, exposed });
     let context = context(root.clone(), facts);
     let runtime = tokio::runtime::Handle::current();
-    let desk = Desk { metrics: metrics.clone(), timeline, control: context.clone(), runtime };
+    let scrapes = Scrapes {
+        handle: running.handle.clone(),
+        metrics: metrics.clone(),
+        gpus: root.ports.gpus.clone(),
+        engines: root.ports.engines.clone(),
+    };
+    let desk = Desk { scrapes, timeline, control: context.clone(), runtime };
     let behind = Behind { observer: metrics, console: Arc::new(desk) };
     let handle = running.handle.clone();
     let server = Server::with(handle, limits, Upstream::default(), served_by, behind);

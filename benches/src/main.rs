@@ -10,6 +10,7 @@ mod measure;
 mod process;
 mod rivals;
 mod table;
+mod watched;
 
 use clap::{Parser, Subcommand};
 
@@ -24,6 +25,8 @@ struct Cli {
 enum What {
     /// Runs all measurements, or those named, and prints the table.
     Run(measure::Plan),
+    /// What metrics and the log cost: the front door with and without them.
+    Watched(watched::Plan),
     /// The stand-in engine, on a Unix socket or a TCP address.
     Engine {
         /// `/path` or `address:port`.
@@ -34,6 +37,7 @@ enum What {
 fn main() -> anyhow::Result<()> {
     match Cli::parse().what {
         What::Run(plan) => measure::run(&plan),
+        What::Watched(plan) => watched::run(&plan),
         What::Engine { listen } => engine::run(&listen),
     }
 }

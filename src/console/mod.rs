@@ -15,21 +15,23 @@ use serde_json::{Map, Value, json};
 use crate::control::Context;
 use crate::control::deed::Deed;
 use crate::control::error::{Code, Error};
-use crate::observe::metrics::Metrics;
 use crate::observe::timeline::Timeline;
 use crate::proxy::port::{Act, Answer, Asker, ByteStream, Console, Content, Page, Refusal};
 use crate::types::{Haste, ModelName, Wish};
 
 mod events;
 mod log;
+pub mod metrics;
 pub mod openapi;
 mod ui;
+
+use metrics::Scrapes;
 
 /// Answers for the host.
 #[derive(Debug)]
 pub struct Desk {
     /// For metrics.
-    pub metrics: Arc<Metrics>,
+    pub scrapes: Scrapes,
     /// For events.
     pub timeline: Arc<Timeline>,
     /// For all else.
@@ -52,14 +54,8 @@ impl Desk {
     async fn page(&self, page: Page, asker: Asker) -> Result<Response<Content>, Refusal> {
         let status = || self.control.status();
         Ok(match page {
-            Page::Metrics => {
-                let text = self.metrics.render(&status());
-                whole("application/openmetrics-text; version=1.0.0; charset=utf-8", text)
-            }
-            Page::EngineMetrics(_) => {
-                let message = "there is no such page yet".to_owned();
-                return Err(Refusal { status: 404, code: "unknown_path", message });
-            }
+            Page::Metrics => self.scrapes.own(&asker).await,
+            Page::EngineMetrics(model) => self.scrapes.of_engine(&model).await?,
             Page::Models => json_page(&status().models),
             Page::Gpus => json_page(&status().gpus),
             Page::Jobs => json_text(self.control.jobs_json()),

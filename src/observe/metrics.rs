@@ -1,28 +1,167 @@
 //! Metrics.
 //!
-//! Purpose: count what happens, for Prometheus. Owner: the composition root. Invariant: labels are bounded by the configuration.
+//! ```text
+//!   front door ── Seen ──▶ requests ──┐
+//!   owner ── Notice, Look ▶ happenings ┼─▶ page, in OpenMetrics' or Prometheus' text
+//!   podman ── Call ───────▶ calls ────┤
+//!   Status, driver, kernel ───────────┘ read at the scrape
+//! ```
+//! Purpose: count what happens, for Prometheus. Owner: the composition root. Invariants: labels are bounded by the configuration and by
+//! lists in this source, whatever clients write; what [`Status`] has already is read at the scrape and never counted twice; counting
+//! takes no lock on the thread of requests. The names are in [`names`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, prometheus_text, text};
+use prometheus_client::registry::Registry;
 
 use crate::proxy::port::{Observer, Seen};
-use crate::supervisor::witness::{Notice, Witness};
-use crate::types::{Moment, Status};
+use crate::supervisor::witness::{Call, Calls, Look, Notice, Witness};
+use crate::types::{GpuVitals, Moment, Status};
+use count::{Histogram, LONG_SECONDS, Table};
+use page::{Page, Value};
+
+mod count;
+mod happenings;
+pub mod names;
+mod page;
+mod picture;
+mod process;
+pub mod relabel;
+mod requests;
 
 /// All that is counted.
 #[derive(Debug, Default)]
-pub struct Metrics {}
+pub struct Metrics {
+    requests: requests::Requests,
+    happenings: happenings::Happenings,
+    calls: Table<(&'static str, &'static str), Histogram>,
+}
+
+/// What a scrape reads, beside what is counted.
+#[derive(Clone, Debug)]
+pub struct Scrape {
+    /// The latest picture.
+    pub status: Arc<Status>,
+    /// On the clock of its moments.
+    pub now: Moment,
+    /// What the driver tells beside memory; empty where it tells nothing.
+    pub vitals: Vec<GpuVitals>,
+}
+
+/// How the page is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// OpenMetrics 1.0.
+    OpenMetrics,
+    /// Prometheus' own text, version 0.0.4, which everybody reads.
+    Text,
+}
+
+impl Format {
+    /// For the answer's `Content-Type`.
+    #[must_use]
+    pub const fn content_type(self) -> &'static str {
+        match self {
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            Self::Text => prometheus_text::CONTENT_TYPE,
+        }
+    }
+}
 
 impl Metrics {
-    /// The page, in OpenMetrics' text format.
+    /// The page.
     #[must_use]
-    pub fn render(&self, _status: &Status) -> String {
-        String::new()
+    pub fn render(self: &Arc<Self>, scrape: Scrape, format: Format) -> String {
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(Whole { metrics: self.clone(), scrape }));
+        let mut page = String::new();
+        let written = match format {
+            Format::OpenMetrics => text::encode(&mut page, &registry),
+            Format::Text => prometheus_text::encode(&mut page, &registry),
+        };
+        // Nothing that is written into a text can fail.
+        debug_assert_eq!(written, Ok(()));
+        page
+    }
+}
+
+/// The whole page as the library wants it.
+#[derive(Debug)]
+struct Whole {
+    metrics: Arc<Metrics>,
+    scrape: Scrape,
+}
+
+impl Collector for Whole {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> std::fmt::Result {
+        let mut page = Page::new(encoder);
+        let page = &mut page;
+        let Self { metrics, scrape } = self;
+        picture::write(page, &scrape.status, scrape.now)?;
+        metrics.requests.write(page)?;
+        metrics.happenings.write(page, &metrics.requests.first_token)?;
+        picture::vitals(page, &scrape.vitals)?;
+        let calls = metrics.calls.rows();
+        let calls = calls.iter().map(|((op, result), took)| {
+            (vec![(*op).to_owned(), (*result).to_owned()], Value::Histogram(took.read()))
+        });
+        page.family(&names::PODMAN_SECONDS, calls)?;
+        process::write(page)
     }
 }
 
 impl Observer for Metrics {
-    fn begun(&self) {}
-    fn ended(&self, _: &Seen<'_>) {}
+    fn begun(&self) {
+        self.requests.begun();
+    }
+
+    fn ended(&self, seen: &Seen<'_>) {
+        self.requests.ended(seen);
+    }
 }
 
 impl Witness for Metrics {
-    fn see(&self, _: Moment, _: &Notice) {}
+    fn see(&self, at: Moment, notice: &Notice) {
+        match notice {
+            // One of an earlier daemon has had its first request long ago.
+            Notice::Starting { instance, .. } => self.requests.fresh(instance, true),
+            Notice::Stopped { instance } | Notice::Failed { instance, .. } => {
+                self.requests.fresh(instance, false);
+            }
+            Notice::Pulling { .. }
+            | Notice::Loading { .. }
+            | Notice::Adopted { .. }
+            | Notice::Ready { .. }
+            | Notice::Yielding { .. }
+            | Notice::Spared { .. }
+            | Notice::FallingAsleep { .. }
+            | Notice::Asleep { .. }
+            | Notice::SleepFailed { .. }
+            | Notice::Waking { .. }
+            | Notice::Woken { .. }
+            | Notice::WakeFailed { .. }
+            | Notice::Sleepless { .. }
+            | Notice::Stopping { .. }
+            | Notice::StopFailed { .. }
+            | Notice::PlannedAgain { .. }
+            | Notice::Measured { .. }
+            | Notice::Unmeasured { .. }
+            | Notice::Waiting { .. } => {}
+        }
+        self.happenings.see(at, notice);
+    }
+
+    fn looked(&self, at: Look, ok: bool) {
+        self.happenings.looked(at, ok);
+    }
+}
+
+impl Calls for Metrics {
+    fn over(&self, call: Call, took: Duration) {
+        let key = (call.op, if call.ok { "ok" } else { "error" });
+        self.calls.with(&key, || key, || Histogram::new(LONG_SECONDS), |h| h.observe(took));
+    }
 }

@@ -10,9 +10,9 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 
 use super::conn::Busy;
-use super::port::ByteStream;
+use super::port::{ByteStream, Side};
 use super::recall::Watch;
-use super::record::Record;
+use super::record::{Piece, Record};
 use super::relay::{Broken, Relay};
 use super::wait::{Begun, Step, Wait};
 
@@ -28,6 +28,19 @@ pub(super) enum Source {
     Page(ByteStream),
     /// All was said, by an event that told of a failure.
     Failed,
+}
+
+impl Source {
+    /// What the bytes are that it has just given.
+    fn piece(&self) -> Piece {
+        match self {
+            Self::Wait(_) => Piece::Sign,
+            Self::Relay(relay, _) if relay.is_events() => Piece::Event,
+            Self::Whole(_) | Self::Relay(..) | Self::Page(_) => Piece::Part,
+            // An event that tells of a failure is no answer.
+            Self::Failed => Piece::Sign,
+        }
+    }
 }
 
 impl From<Begun> for Source {
@@ -52,10 +65,12 @@ impl Body for Answer {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let this = self.get_mut();
-        match std::task::ready!(this.poll_source(cx)) {
+        let polled = std::task::ready!(this.poll_source(cx));
+        match polled {
             Some(Ok(data)) => {
+                let what = this.source.piece();
                 if let Some(record) = &mut this.record {
-                    record.sent(data.len());
+                    record.sent(data.len(), what);
                 }
                 Poll::Ready(Some(Ok(Frame::data(data))))
             }
@@ -63,6 +78,7 @@ impl Body for Answer {
                 this.busy.broken();
                 if let Some(mut record) = this.record.take() {
                     record.fault = Some(broken.to_string());
+                    record.broken_by = Some(broken.by);
                 }
                 Poll::Ready(Some(Err(broken)))
             }
@@ -121,13 +137,16 @@ impl Answer {
                         Step::Beat(bytes) => return Poll::Ready(Some(Ok(bytes))),
                         Step::Began(begun) => {
                             if let Some(record) = &mut self.record {
-                                record.queue_ends();
+                                wait.tell(record);
                             }
                             self.source = (*begun).into();
                         }
                         Step::Failed(event, error) => {
                             if let Some(record) = &mut self.record {
-                                record.queue_ends();
+                                wait.tell(record);
+                                let engines = error.is_engines();
+                                let by = if engines { Side::Engine } else { Side::Host };
+                                record.broken_by = Some(by);
                                 record.error = Some(error.code);
                                 record.fault = Some(error.message);
                             }
@@ -154,6 +173,7 @@ impl Answer {
             Some(broken) => {
                 self.busy.last();
                 record.fault = Some(broken.to_string());
+                record.broken_by = Some(broken.by);
             }
         }
     }

@@ -4,8 +4,7 @@
 //! the answer's body, which then holds the rest of the way. Invariants: a refused request has asked the supervisor for nothing;
 //! dropping the future at any point gives turn, lease and connection back.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -33,7 +32,7 @@ use super::record::Record;
 use super::rewrite::rewrite;
 use super::rules::Rules;
 use super::service::Service;
-use super::wait::{Begun, Wait, Waiter};
+use super::wait::{Asked, Begun, Wait, Waiter};
 use crate::types::{DoorSpec, Feedback};
 
 /// Bodies from here on are looked into on a thread of their own: at some GB/s this is a tenth of a millisecond.
@@ -74,7 +73,7 @@ struct Job {
     /// The body is an answer of `/v1/responses`, which may be asked for again.
     recalled: bool,
     spec: Arc<DoorSpec>,
-    asked: Arc<AtomicBool>,
+    asked: Arc<OnceLock<Asked>>,
 }
 
 /// Answers a request for inference.
@@ -117,8 +116,7 @@ pub(super) async fn infer(
     if !stream || job.spec.feedback == Feedback::Off || task.events() == Events::Other {
         let wait_max = job.visitor.rules.max_wait;
         let granted = job.grant(None, wait_max).await;
-        record.queue_ends();
-        return job.finish(granted?).await.map(own_head);
+        return job.finish_now(granted, record).await;
     }
     with_feedback(job, record).await
 }
@@ -158,13 +156,11 @@ async fn with_feedback(job: Job, record: &mut Record) -> Result<Response<Source>
     });
     let soon = tokio::time::timeout(rules.feedback_after, &mut granted).await;
     if let Ok((job, granted)) = soon {
-        record.queue_ends();
-        return job.finish(granted?).await.map(own_head);
+        return job.finish_now(granted, record).await;
     }
     let Some(model) = name else {
         let (job, granted) = granted.await;
-        record.queue_ends();
-        return job.finish(granted?).await.map(own_head);
+        return job.finish_now(granted, record).await;
     };
     let work = Box::pin(async move {
         let (job, granted) = granted.await;
@@ -212,6 +208,18 @@ impl Job {
         Ok(Grant { engine, _slot: slot })
     }
 
+    /// The rest of the way of a request that has had no signs of life.
+    async fn finish_now(
+        self,
+        granted: Result<Grant, ApiError>,
+        record: &mut Record,
+    ) -> Result<Response<Source>, ApiError> {
+        record.queue_ends();
+        let grant = granted?;
+        record.instance = grant.lease().map(|lease| lease.instance().clone());
+        self.finish(grant).await.map(own_head)
+    }
+
     /// To the engine, and the head of its answer.
     async fn finish(self, grant: Grant) -> Result<Begun, ApiError> {
         let watch = grant.lease().filter(|_| self.recalled).map(|lease| {
@@ -219,7 +227,8 @@ impl Job {
             let origin = Origin { instance, caller: self.visitor.name().map(str::to_owned) };
             Watch::new(self.service.answers.clone(), origin)
         });
-        self.asked.store(true, Ordering::Relaxed);
+        let instance = grant.lease().map(|lease| lease.instance().clone());
+        let _ = self.asked.set(Asked { at: Instant::now(), instance });
         let order =
             Order { target: self.target, headers: &self.headers, id: self.id, body: self.body };
         let response = forward::forward(grant, order, &self.service.engines).await;

@@ -93,6 +93,7 @@ pub(super) async fn answer(
     service: &Arc<Service>,
     page: Page,
     visitor: &Visitor,
+    headers: &HeaderMap,
     record: &mut Record,
 ) -> Result<Response<Source>, ApiError> {
     record.routine = matches!(page, Page::Metrics | Page::EngineMetrics(_));
@@ -104,10 +105,15 @@ pub(super) async fn answer(
         record.model = Some(name.to_string());
         record.served = visitor.rules.resolve(name.as_str()).cloned();
     }
+    let openmetrics = headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .any(|value| value.to_str().is_ok_and(|v| v.contains("application/openmetrics-text")));
     let asker = Asker {
         key: visitor.name().map(str::to_owned),
         admin: visitor.key().is_some_and(|key| key.admin),
         keys: !visitor.rules.keys.is_empty(),
+        openmetrics,
     };
     let answered = service.console.answer(page, asker).await;
     let mut response = answered.map_err(|refusal| {

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 use hyper::Response;
 
-use crate::types::ModelName;
+use crate::types::{InstanceId, ModelName};
 
 /// One request that is over.
 #[derive(Clone, Copy, Debug)]
@@ -22,22 +22,76 @@ pub struct Seen<'a> {
     pub route: &'static str,
     /// The configured model that it was for; `None`: none, or one that nobody configured. Bounded.
     pub model: Option<&'a ModelName>,
+    /// Whose engine it was given to; `None`: to none of ours.
+    pub instance: Option<&'a InstanceId>,
     /// HTTP status; `None`: the client left before there was one.
     pub status: Option<u16>,
     /// `error.code` of our own refusals. Bounded.
     pub refused: Option<&'static str>,
-    /// The whole answer went out.
-    pub complete: bool,
+    /// Who ended it before its whole answer went out; `None`: nobody did.
+    pub broken_by: Option<Side>,
     /// From the head to the end.
     pub total: Duration,
     /// Its wait for a turn and a lease; `None`: it did not get so far.
     pub queue: Option<Duration>,
-    /// From the head to the first byte of the answer's body.
+    /// From the head to the first byte of the answer's body that is no sign of life.
     pub first_byte: Option<Duration>,
+    /// Between the pieces of a stream.
+    pub gaps: &'a Gaps,
     /// Of the answer's body.
     pub bytes: u64,
     /// A question that monitoring asks all the time, which no person wants counted with the rest.
     pub routine: bool,
+}
+
+/// Who can end a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The client left.
+    Client,
+    /// The engine did, or said something that is no answer.
+    Engine,
+    /// The daemon did, because it ends, or because there was no engine for a stream that had begun.
+    Host,
+}
+
+impl Side {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Client, Self::Engine, Self::Host];
+
+    /// The word for it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Engine => "engine",
+            Self::Host => "host",
+        }
+    }
+}
+
+/// Times between the pieces of one stream, in buckets: a request counts them for itself, so that a piece costs next to nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Gaps {
+    /// By [`Gaps::BOUNDS`]; the last is of those above all of them.
+    pub counts: [u32; Self::BOUNDS.len() + 1],
+    /// Of all.
+    pub sum: Duration,
+}
+
+impl Gaps {
+    /// Upper bounds of the buckets, in seconds.
+    pub const BOUNDS: &'static [f64] =
+        &[0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0];
+
+    /// One more.
+    pub fn add(&mut self, gap: Duration) {
+        let seconds = gap.as_secs_f64();
+        let at = Self::BOUNDS.iter().position(|bound| seconds <= *bound);
+        let count = &mut self.counts[at.unwrap_or(Self::BOUNDS.len())];
+        *count = count.saturating_add(1);
+        self.sum += gap;
+    }
 }
 
 /// Counts requests. Called on the thread of requests: it may neither block nor compute for long.
@@ -133,6 +187,8 @@ pub struct Asker {
     pub admin: bool,
     /// Keys are asked for here at all.
     pub keys: bool,
+    /// It reads OpenMetrics' text format (`Accept`).
+    pub openmetrics: bool,
 }
 
 /// Bytes that come as they are made.

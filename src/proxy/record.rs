@@ -11,8 +11,8 @@ use hyper::HeaderMap;
 use hyper::header::{HeaderName, HeaderValue};
 use tokio::time::Instant;
 
-use super::port::{Observer, Seen};
-use crate::types::ModelName;
+use super::port::{Gaps, Observer, Seen, Side};
+use crate::types::{InstanceId, ModelName};
 
 /// Names a request across client, daemon and engine.
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -27,6 +27,8 @@ pub(super) struct Record {
     pub model: Option<String>,
     /// The configured model that it is for.
     pub served: Option<ModelName>,
+    /// Whose engine got it.
+    pub instance: Option<InstanceId>,
     /// HTTP status; `None` while there is none.
     pub status: Option<u16>,
     /// The name of the key that came with it.
@@ -35,6 +37,8 @@ pub(super) struct Record {
     pub error: Option<&'static str>,
     /// What went wrong on the engine's side.
     pub fault: Option<String>,
+    /// Who broke the answer off, where it was not the client.
+    pub broken_by: Option<Side>,
     /// Of the answer's body.
     pub bytes: u64,
     /// Routine questions are logged at debug level: a load balancer asks every second.
@@ -43,7 +47,20 @@ pub(super) struct Record {
     queued: Option<Instant>,
     queue: Option<Duration>,
     first_byte: Option<Duration>,
+    piece: Option<Instant>,
+    gaps: Gaps,
     complete: bool,
+}
+
+/// What goes out at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Piece {
+    /// A sign of life: the answer has not begun.
+    Sign,
+    /// Some of an engine's stream of events.
+    Event,
+    /// Some of any other body.
+    Part,
 }
 
 impl std::fmt::Debug for Record {
@@ -62,16 +79,20 @@ impl Record {
             route: "-",
             model: None,
             served: None,
+            instance: None,
             key: None,
             status: None,
             error: None,
             fault: None,
+            broken_by: None,
             bytes: 0,
             routine: false,
             start: Instant::now(),
             queued: None,
             queue: None,
             first_byte: None,
+            piece: None,
+            gaps: Gaps::default(),
             complete: false,
         }
     }
@@ -91,10 +112,25 @@ impl Record {
         self.queue = self.queued.map(|at| at.elapsed());
     }
 
+    /// The wait ended then.
+    pub fn queue_ended(&mut self, at: Instant) {
+        self.queue = self.queued.map(|since| at.saturating_duration_since(since));
+    }
+
     /// So many bytes of the body go to the client.
-    pub fn sent(&mut self, bytes: usize) {
-        self.first_byte.get_or_insert_with(|| self.start.elapsed());
+    pub fn sent(&mut self, bytes: usize, what: Piece) {
         self.bytes = self.bytes.saturating_add(u64::try_from(bytes).unwrap_or(u64::MAX));
+        if what == Piece::Sign {
+            return;
+        }
+        if what == Piece::Event {
+            let now = Instant::now();
+            if let Some(last) = self.piece.replace(now) {
+                self.gaps.add(now.saturating_duration_since(last));
+                return;
+            }
+        }
+        self.first_byte.get_or_insert_with(|| self.start.elapsed());
     }
 
     /// The whole answer went out.
@@ -108,15 +144,18 @@ impl Drop for Record {
         let total = self.start.elapsed();
         // Left while it waited: the wait is what there is to tell.
         let queue = self.queue.or_else(|| self.queued.map(|at| at.elapsed()));
+        let broken_by = (!self.complete).then(|| self.broken_by.unwrap_or(Side::Client));
         self.observer.ended(&Seen {
             route: self.route,
             model: self.served.as_ref(),
+            instance: self.instance.as_ref(),
             status: self.status,
             refused: self.error,
-            complete: self.complete,
+            broken_by,
             total,
             queue,
             first_byte: self.first_byte,
+            gaps: &self.gaps,
             bytes: self.bytes,
             routine: self.routine,
         });
@@ -139,9 +178,10 @@ impl Drop for Record {
             self.route,
             model.unwrap_or("-"),
             self.status.map_or_else(|| "no answer".to_owned(), |s| s.to_string()),
-            if self.complete { "" } else { ", broken off" },
+            broken_by.map_or_else(String::new, |by| format!(", broken off by the {}", by.as_str())),
             ms(total),
         );
+        let instance = self.instance.as_ref().map(tracing::field::display);
         macro_rules! line {
             ($level:expr) => {
                 tracing::event!(
@@ -149,6 +189,7 @@ impl Drop for Record {
                     $level,
                     route = self.route,
                     model,
+                    instance,
                     key = self.key.as_deref(),
                     request_id = id,
                     status = self.status,
@@ -159,6 +200,7 @@ impl Drop for Record {
                     total_ms = ms(total),
                     bytes = self.bytes,
                     aborted = !self.complete,
+                    aborted_by = broken_by.map(Side::as_str),
                     "{text}"
                 )
             };

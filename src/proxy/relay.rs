@@ -17,6 +17,7 @@ use super::error::ApiError;
 use super::forward::Engines;
 use super::grant::Grant;
 use super::message::{Body, Framing};
+use super::port::Side;
 use super::upstream::Conn;
 use crate::supervisor::handle::Meter;
 
@@ -26,6 +27,8 @@ use crate::supervisor::handle::Meter;
 pub(super) struct Broken {
     after: u64,
     cause: String,
+    /// Who broke it off.
+    pub by: Side,
 }
 
 /// What must live as long as the engine works for the request. The order of the fields is the order of their ends.
@@ -107,7 +110,7 @@ impl Relay {
                 Poll::Ready(data.map(Ok))
             }
             Err(cause) => {
-                let broken = Broken { after: self.sent, cause };
+                let broken = Broken { after: self.sent, cause, by: Side::Engine };
                 let status = hyper::StatusCode::BAD_GATEWAY;
                 let error = ApiError::new(status, "engine_failed", broken.to_string());
                 self.break_off(broken, &error, cx)
@@ -118,7 +121,8 @@ impl Relay {
     /// Ends it before the engine does, because the daemon ends.
     pub fn end_early(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Broken>>> {
         let error = ApiError::drained();
-        let broken = Broken { after: self.sent, cause: error.message.clone() };
+        let (after, cause) = (self.sent, error.message.clone());
+        let broken = Broken { after, cause, by: Side::Host };
         self.break_off(broken, &error, cx)
     }
 

@@ -160,7 +160,7 @@ impl Service {
             Route::Ollama(what) => Ok(own(respond::ollama(what, &status(), self.created, may))),
             Route::Page(page) => {
                 intake::discard(&mut body).await;
-                page::answer(self, page, &visitor, record).await
+                page::answer(self, page, &visitor, &head.headers, record).await
             }
             Route::Preflight => {
                 let mut response = respond::nothing();
@@ -251,6 +251,7 @@ impl Service {
         let lease = self.supervisor.acquire(model.as_str()).await;
         record.queue_ends();
         let lease = lease?;
+        record.instance = Some(lease.instance().clone());
         if *lease.instance() != origin.instance {
             return Err(gone());
         }

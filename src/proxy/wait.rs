@@ -5,8 +5,7 @@
 //! is told by an event, and the stream then ends without a `[DONE]`.
 
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -19,9 +18,10 @@ use super::beat::{Beat, Stage};
 use super::endpoints::Events;
 use super::error::ApiError;
 use super::recall::Watch;
+use super::record::Record;
 use super::relay::Relay;
 use crate::supervisor::handle::Handle;
-use crate::types::ModelName;
+use crate::types::{InstanceId, ModelName};
 
 /// An engine's refusal is read up to here, to be told as an event.
 const REFUSAL_MAX: usize = 64 << 10;
@@ -32,6 +32,14 @@ pub(super) struct Begun {
     pub response: Response<Relay>,
     /// Looks for what has to be remembered of it.
     pub watch: Option<Watch>,
+}
+
+/// When an engine was asked, and which.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub at: Instant,
+    /// `None`: one that runs elsewhere.
+    pub instance: Option<InstanceId>,
 }
 
 /// What is to be done until then.
@@ -59,7 +67,7 @@ pub(super) struct Wait {
     since: Instant,
     supervisor: Handle,
     model: ModelName,
-    asked: Arc<AtomicBool>,
+    asked: Arc<OnceLock<Asked>>,
 }
 
 impl std::fmt::Debug for Wait {
@@ -77,7 +85,7 @@ pub(super) struct Waiter {
     pub supervisor: Handle,
     pub model: ModelName,
     /// Set once the engine was asked.
-    pub asked: Arc<AtomicBool>,
+    pub asked: Arc<OnceLock<Asked>>,
 }
 
 impl Wait {
@@ -100,12 +108,23 @@ impl Wait {
             Poll::Pending => {}
         }
         std::task::ready!(self.tick.poll_tick(cx));
-        let stage = if self.asked.load(Ordering::Relaxed) {
+        let stage = if self.asked.get().is_some() {
             Stage::Engine
         } else {
             Stage::of(&self.supervisor.status(), &self.model)
         };
         Poll::Ready(Step::Beat(self.beat.bytes(stage, self.since.elapsed()).into()))
+    }
+
+    /// What a request's record has to know of it when it is over.
+    pub fn tell(&self, record: &mut Record) {
+        match self.asked.get() {
+            Some(asked) => {
+                record.queue_ended(asked.at);
+                record.instance.clone_from(&asked.instance);
+            }
+            None => record.queue_ends(),
+        }
     }
 
     /// Ends it before the engine's own bytes came, because the daemon ends.

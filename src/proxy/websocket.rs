@@ -70,6 +70,7 @@ pub(super) async fn open(
     let grant = grant(service, &model, visitor).await;
     record.queue_ends();
     let grant = grant?;
+    record.instance = grant.lease().map(|lease| lease.instance().clone());
     let engines = &service.engines;
     let stream = grant.connect(engines).await;
     let mut conn = Conn::new(stream.map_err(|failure| failure.to_api(&model))?);

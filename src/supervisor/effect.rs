@@ -124,6 +124,16 @@ pub enum Notice {
         /// Promised on each device.
         planned: Bytes,
     },
+    /// Its image is not here and is being pulled.
+    Pulling {
+        /// Which.
+        instance: InstanceId,
+    },
+    /// Its container runs, its engine loads.
+    Loading {
+        /// Which.
+        instance: InstanceId,
+    },
     /// A container of an earlier daemon was taken over.
     Adopted {
         /// Which.

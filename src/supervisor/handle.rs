@@ -113,6 +113,13 @@ pub enum Ask {
         /// Answered at once.
         answer: oneshot::Sender<Result<Preview, Denied>>,
     },
+    /// Somebody wants to know where a ready engine listens, without a lease.
+    Reach {
+        /// Which, by name or alias.
+        model: ModelName,
+        /// Answered at once.
+        answer: oneshot::Sender<Result<(InstanceId, Endpoint), Denied>>,
+    },
     /// Another configuration.
     Configure(Box<Reconfiguration>),
     /// A problem elsewhere, or its end (`None`).
@@ -293,6 +300,18 @@ impl Handle {
     pub async fn preview(&self, model: &ModelName, wish: Wish) -> Result<Preview, Denied> {
         let (answer, receive) = oneshot::channel();
         let ask = Ask::Preview { model: model.clone(), wish, answer };
+        self.asks.send(ask).map_err(|_| Denied::ShuttingDown)?;
+        receive.await.unwrap_or(Err(Denied::ShuttingDown))
+    }
+
+    /// Where a ready engine listens, for a question that is no use of the model: it neither loads nor keeps it, and the engine may be gone
+    /// when it is asked.
+    ///
+    /// # Errors
+    /// [`Denied::UnknownModel`], [`Denied::Conflict`] where none is ready, or [`Denied::ShuttingDown`].
+    pub async fn reach(&self, model: &ModelName) -> Result<(InstanceId, Endpoint), Denied> {
+        let (answer, receive) = oneshot::channel();
+        let ask = Ask::Reach { model: model.clone(), answer };
         self.asks.send(ask).map_err(|_| Denied::ShuttingDown)?;
         receive.await.unwrap_or(Err(Denied::ShuttingDown))
     }

@@ -17,7 +17,13 @@ const STOP_RETRY_DELAY: Duration = Duration::from_secs(5);
 pub(super) const FORGIVEN_AFTER: Duration = Duration::from_secs(60);
 
 impl State {
-    pub(super) fn progress(&mut self, now: Moment, id: &InstanceId, phase: Phase) {
+    pub(super) fn progress(
+        &mut self,
+        now: Moment,
+        id: &InstanceId,
+        phase: Phase,
+        out: &mut Vec<Effect>,
+    ) {
         let Some(instance) = self.instance_mut(id) else { return };
         if !matches!(instance.life, Life::Starting { .. }) {
             return;
@@ -27,6 +33,7 @@ impl State {
             // the room meanwhile.
             instance.life = Life::Pulling { pulled: None };
             self.ledger.withdraw(id);
+            out.push(Effect::Notice(Notice::Pulling { instance: id.clone() }));
         } else if phase == Phase::Starting {
             // The load's clock starts when podman is asked.
             instance.load_began = Some(now);
@@ -56,6 +63,7 @@ impl State {
                 instance.life = Life::Loading { deadline: *deadline };
                 instance.launched = Some(launched.clone());
                 let (instance, spec) = (id.clone(), instance.spec.clone());
+                out.push(Effect::Notice(Notice::Loading { instance: instance.clone() }));
                 out.push(Effect::AwaitReady { instance, spec, launched });
             }
             Life::Pulling { .. } => {

@@ -89,6 +89,12 @@ impl From<&Notice> for Line {
                 let text = format!("starting on {on} with {planned} each, as {instance}");
                 Self { gpu: Some(on), ..Self::of("starting", instance, text) }
             }
+            Notice::Pulling { instance } => {
+                Self::of("pulling", instance, "its image is not here and is being pulled".into())
+            }
+            Notice::Loading { instance } => {
+                Self::of("loading", instance, format!("{instance} runs, its engine loads"))
+            }
             Notice::Adopted { instance } => {
                 let text = format!("adopting the running container {instance}");
                 Self::of("adopted", instance, text)

@@ -1,11 +1,12 @@
 //! The part of the core that describes it: `State → Status`, and what an observation has to look at.
 
 use super::instance::Life;
-use super::ports::Launched;
+use super::ports::{Endpoint, Launched};
 use super::state::{Model, State};
 use crate::plan::Hold;
 use crate::types::{
-    GpuId, InstanceId, Known, LoadProgress, ModelStatus, Moment, Phase, Problem, Status,
+    Denied, GpuId, InstanceId, Known, LoadProgress, ModelName, ModelStatus, Moment, Phase, Problem,
+    Status,
 };
 
 impl State {
@@ -38,6 +39,22 @@ impl State {
             Some(Live { id, launched, gpus, watched: false })
         });
         instances.chain(orphans)
+    }
+
+    /// Where a ready engine listens, for who asks it something that is no use of the model.
+    ///
+    /// # Errors
+    /// [`Denied::UnknownModel`], and [`Denied::Conflict`] where none is ready.
+    pub fn reach(&self, name: &ModelName) -> Result<(InstanceId, Endpoint), Denied> {
+        let known = self.aliases.get(name).unwrap_or(name);
+        let unknown = || Denied::UnknownModel { model: name.to_string() };
+        let model = self.models.get(known).ok_or_else(unknown)?;
+        let ready = model.instance.as_ref().filter(|i| i.is_ready());
+        let reached = ready.and_then(|i| Some((i.id.clone(), i.endpoint()?)));
+        reached.ok_or_else(|| {
+            let why = "no engine of it is ready".to_owned();
+            Denied::Conflict { model: known.clone(), why }
+        })
     }
 
     fn model_status(&self, now: Moment, model: &Model) -> ModelStatus {

@@ -15,9 +15,11 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+pub use gpu_error::GpuError;
+
 use crate::types::{
-    Bytes, Fault, FaultCode, GpuId, GpuSnapshot, ImageRef, InstanceId, Known, ModelName, ModelSpec,
-    Phase, Placement, Pulled, SleepLevel, SpecHash, Transport,
+    Bytes, Fault, FaultCode, GpuId, GpuSnapshot, GpuVitals, ImageRef, InstanceId, Known, ModelName,
+    ModelSpec, Phase, Placement, Pulled, SleepLevel, SpecHash, Transport,
 };
 
 /// A boxed future: ports are used as trait objects.
@@ -169,6 +171,21 @@ pub struct PodmanHost {
     pub selinux: Option<bool>,
 }
 
+/// One request to a container engine's API that is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Call {
+    /// What was asked, by the adapter's list.
+    pub op: &'static str,
+    /// It was done, or answered.
+    pub ok: bool,
+}
+
+/// Counts requests to a container engine's API. May neither block nor compute for long.
+pub trait Calls: Send + Sync + 'static {
+    /// One is over.
+    fn over(&self, call: Call, took: Duration);
+}
+
 /// The container engine: podman, for one label namespace. Objects without our labels are never touched.
 pub trait Containers: Send + Sync + 'static {
     /// Creates and starts a container and verifies its effective hardening. An ambiguous outcome (the API died in the
@@ -250,6 +267,11 @@ pub trait Gpus: Send + Sync + 'static {
     /// When the backend as a whole does not answer.
     fn snapshot(&self) -> PortFuture<'_, Result<GpuSnapshot, GpuError>>;
 
+    /// How the devices do, for people; empty where the backend cannot tell, which is no error. Within the deadline of a reading.
+    fn vitals(&self) -> PortFuture<'_, Vec<GpuVitals>> {
+        Box::pin(std::future::ready(Vec::new()))
+    }
+
     /// Bytes that the processes of one cgroup hold, per device of `gpus`, judged by `snapshot` (NVML) or by the
     /// processes' proportional set size (host).
     fn usage(
@@ -258,61 +280,6 @@ pub trait Gpus: Send + Sync + 'static {
         gpus: Vec<GpuId>,
         snapshot: Arc<GpuSnapshot>,
     ) -> PortFuture<'_, BTreeMap<GpuId, Known<Bytes>>>;
-}
-
-/// Why the memory backend does not answer. Each cause has its own message and start-up exit status.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum GpuError {
-    /// `libnvidia-ml.so.1` cannot be loaded.
-    #[error(
-        "the NVML library could not be loaded ({0}); install the NVIDIA driver, or set [gpu] backend = \"host\" on a machine without one"
-    )]
-    LibraryMissing(String),
-    /// The kernel module is not loaded.
-    #[error(
-        "the NVIDIA driver is not loaded ({0}); run \"modprobe nvidia\" and look at \"dmesg\" for why it was not"
-    )]
-    DriverNotLoaded(String),
-    /// User-space library and kernel module are of different versions.
-    #[error(
-        "the NVML library and the NVIDIA kernel module are of different versions ({0}); reboot, or reload the module, after the driver's upgrade"
-    )]
-    VersionMismatch(String),
-    /// NVML reports a device with no memory.
-    #[error(
-        "NVML reports zero memory on {0}; the device is not usable: look at \"nvidia-smi\" and \"dmesg\""
-    )]
-    ZeroMemory(GpuId),
-    /// NVML has no memory information for the device (unified-memory boards).
-    #[error(
-        "NVML has no memory information for {0} (a unified-memory board?); set [gpu] backend = \"host\" for it"
-    )]
-    MemoryUnsupported(GpuId),
-    /// A configured device does not exist.
-    #[error("the configured device {wanted} does not exist; NVML lists {present:?}")]
-    NotFound {
-        /// From the configuration.
-        wanted: GpuId,
-        /// What there is.
-        present: Vec<GpuId>,
-    },
-    /// There is no device at all.
-    #[error(
-        "NVML lists no device; look at \"nvidia-smi\", or set [gpu] backend = \"host\" on a machine without one"
-    )]
-    NoDevices,
-    /// A device has fallen off the bus.
-    #[error("the device {0} is lost ({1}); it needs a reset or a reboot")]
-    Lost(GpuId, String),
-    /// NVML did not answer in time.
-    #[error("NVML did not answer within {0:?}; the driver hangs: look at \"dmesg\"")]
-    Timeout(Duration),
-    /// `/proc/meminfo` or a process's memory cannot be read.
-    #[error("the host's memory could not be read ({0})")]
-    HostMemory(String),
-    /// Any other NVML error.
-    #[error("NVML failed: {0}")]
-    Other(String),
 }
 
 /// Where bytes outlive the daemon.
@@ -380,6 +347,12 @@ pub trait Engines: Send + Sync + 'static {
         spec: Arc<ModelSpec>,
         endpoint: Endpoint,
     ) -> PortFuture<'_, Result<String, CanaryError>>;
+
+    /// The engine's own metrics in Prometheus' text format, as it wrote them. Bounded in time and size.
+    fn metrics(&self, endpoint: Endpoint) -> PortFuture<'_, Result<String, String>> {
+        drop(endpoint);
+        Box::pin(std::future::ready(Err("this engine has none".to_owned())))
+    }
 }
 
 /// Why an engine gave no canary's answer.
@@ -392,3 +365,5 @@ pub enum CanaryError {
     #[error("{0}")]
     Failed(String),
 }
+
+mod gpu_error;

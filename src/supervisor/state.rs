@@ -246,7 +246,7 @@ impl State {
             }
             Event::Shutdown { keep } => self.begin_shutdown(now, keep, &mut out),
             Event::Found(found) => self.take_over(now, found, &mut out),
-            Event::Progress { instance, phase } => self.progress(now, &instance, phase),
+            Event::Progress { instance, phase } => self.progress(now, &instance, phase, &mut out),
             Event::Pulled { instance, pulled } => self.pulled(&instance, pulled),
             Event::Launched { instance, launched } => {
                 self.launched(&instance, launched, &mut out);

@@ -20,7 +20,7 @@ use super::handle::{Ask, Handle, Lease, Meter, Verb};
 use super::log;
 use super::ports::Found;
 use super::state::{Recalled, Settings, State};
-use super::witness::{Blind, Witness};
+use super::witness::{Blind, Look, Witness};
 use crate::types::{
     DayMinute, Denied, GpuSnapshot, ModelName, ModelSpec, Moment, Status, WaiterId,
 };
@@ -226,6 +226,9 @@ impl Supervisor {
             Ask::Preview { model, wish, answer } => {
                 let _ = answer.send(self.state.preview(self.clock.now(), &model, &wish));
             }
+            Ask::Reach { model, answer } => {
+                let _ = answer.send(self.state.reach(&model));
+            }
             Ask::Configure(new) => self.apply(Event::Configure(new)),
             Ask::Trouble { code, message } => self.apply(Event::Trouble { code, message }),
             Ask::Shutdown { keep } => self.apply(Event::Shutdown { keep }),
@@ -233,6 +236,11 @@ impl Supervisor {
     }
 
     fn apply(&mut self, event: Event) {
+        if let Event::Swept { list, .. } = &event {
+            self.witness.looked(Look::Containers, list.is_ok());
+        } else if let Event::Observed(seen) = &event {
+            self.witness.looked(Look::Devices, seen.devices.is_ok());
+        }
         let effects = self.state.handle(self.clock.now(), event);
         for effect in effects {
             self.dispatch(effect);

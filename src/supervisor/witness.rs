@@ -6,12 +6,27 @@
 
 pub use super::effect::{Notice, StopReason};
 pub use super::notice::{Line, Weight};
+pub use super::ports::{Call, Calls};
 use crate::types::Moment;
 
 /// Sees what happens to models.
 pub trait Witness: Send + Sync + 'static {
     /// This has just happened.
     fn see(&self, at: Moment, notice: &Notice);
+
+    /// What there is was looked at, and compared with what is known; `ok`: there was an answer.
+    fn looked(&self, at: Look, ok: bool) {
+        let _ = (at, ok);
+    }
+}
+
+/// What is looked at now and then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// podman's list of our containers.
+    Containers,
+    /// The memory of the devices.
+    Devices,
 }
 
 /// Two, one after the other.
@@ -19,6 +34,11 @@ impl<A: Witness, B: Witness> Witness for (std::sync::Arc<A>, std::sync::Arc<B>) 
     fn see(&self, at: Moment, notice: &Notice) {
         self.0.see(at, notice);
         self.1.see(at, notice);
+    }
+
+    fn looked(&self, at: Look, ok: bool) {
+        self.0.looked(at, ok);
+        self.1.looked(at, ok);
     }
 }
 

@@ -49,6 +49,23 @@ pub struct GpuReading {
     pub processes: Vec<ProcessMemory>,
 }
 
+/// How one device does, for people and monitoring; nothing is decided by it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GpuVitals {
+    /// Identity.
+    pub id: GpuId,
+    /// Share of the last sample period in which a kernel ran, from 0 to 1.
+    pub compute: Known<f64>,
+    /// Share of the last sample period in which memory was read or written, from 0 to 1.
+    pub memory: Known<f64>,
+    /// Of the chip, in degrees Celsius.
+    pub temperature: Known<f64>,
+    /// Drawn now, in watts.
+    pub power: Known<f64>,
+    /// The limit that is enforced, in watts.
+    pub power_limit: Known<f64>,
+}
+
 /// All configured devices at one time. A device that could not be read is in `lost`, never in `devices` with zeros.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct GpuSnapshot {

@@ -33,7 +33,7 @@ pub use denied::Denied;
 pub use door::{DoorSpec, Feedback};
 pub use external::{ExternalSpec, Origin};
 pub use fault::{Fault, FaultCode};
-pub use gpu::{GpuReading, GpuSnapshot, Known, ProcessMemory};
+pub use gpu::{GpuReading, GpuSnapshot, GpuVitals, Known, ProcessMemory};
 pub use hours::{DayMinute, Hours};
 pub use ids::{Generation, GpuId, InstanceId, InstanceIdError, WaiterId};
 pub use moment::Moment;

@@ -67,6 +67,7 @@ impl Supervisor {
                     Ask::Release { .. } => drop(report.send(Happened::Released)),
                     other @ (Ask::Operate { .. }
                     | Ask::Preview { .. }
+                    | Ask::Reach { .. }
                     | Ask::Trouble { .. }
                     | Ask::Configure(_)
                     | Ask::Shutdown { .. }) => {

@@ -119,7 +119,7 @@ async fn with_keys_only_their_holders_see_the_host_and_only_an_administrator_cha
     let before = notes.asked.lock().unwrap().len();
     assert_eq!(ask(&house, load, &bearer("boss")).await.status, 200);
     let asked = notes.asked.lock().unwrap()[before..].to_vec();
-    let boss = Asker { key: Some("boss".into()), admin: true, keys: true };
+    let boss = Asker { key: Some("boss".into()), admin: true, keys: true, openmetrics: false };
     assert_eq!(asked, [(Page::Act("org/big".parse().unwrap(), Act::Load), boss)]);
     // What holds nothing of the host needs no key, and monitoring on this host needs none unless it speaks for others.
     for path in ["/ui", "/api/v1/openapi.json", "/metrics"] {

@@ -26,6 +26,7 @@ async fn next(house: &mut House) -> (String, Verb, Answer) {
             | Ask::Cancel { .. }
             | Ask::Release { .. }
             | Ask::Preview { .. }
+            | Ask::Reach { .. }
             | Ask::Configure(_)
             | Ask::Shutdown { .. }) => panic!("{other:?}"),
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use hostler::adapters::engine::Profiles;
 use hostler::config::{self, Defaults, Source};
 use hostler::console::Desk;
+use hostler::console::metrics::Scrapes;
 use hostler::control::polkit::Gate;
 use hostler::control::{Context, Facts};
 use hostler::observe::metrics::Metrics;
@@ -70,6 +71,7 @@ impl House {
             engines: Arc::new(Profiles),
             shelf: world.clone(),
         };
+        let (gpus, engines) = (ports.gpus.clone(), ports.engines.clone());
         let (mut supervisor, handle) = Supervisor::new(
             settings,
             &config.models,
@@ -95,15 +97,17 @@ impl House {
         };
         rules(&mut all);
         let (facts, gate) = (facts(), Gate::Owner { uid: 0 });
+        let handle = running.handle;
+        let scrapes = Scrapes { handle: handle.clone(), metrics: metrics.clone(), gpus, engines };
         let desk = Desk {
-            metrics,
+            scrapes,
             timeline,
-            control: Context::new(running.handle.clone(), world.clone(), facts, gate),
+            control: Context::new(handle.clone(), world.clone(), facts, gate),
             runtime: tokio::runtime::Handle::current(),
         };
-        let behind = Behind { observer: desk.metrics.clone(), console: Arc::new(desk) };
+        let behind = Behind { observer: metrics, console: Arc::new(desk) };
         let (limits, upstream) = (Limits::default(), Upstream::default());
-        let server = Server::with(running.handle, limits, upstream, all.shared(), behind);
+        let server = Server::with(handle, limits, upstream, all.shared(), behind);
         let stop = CancellationToken::new();
         tokio::spawn(server.serve(vec![listener.into()], stop.clone(), Duration::from_secs(1)));
         Self { address, _world: world, _stop: stop.drop_guard() }

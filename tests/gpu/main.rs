@@ -10,3 +10,4 @@ mod faults;
 mod memory;
 mod real;
 mod rig;
+mod vitals;

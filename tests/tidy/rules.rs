@@ -27,6 +27,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "observe",
             "proxy::port",
             "supervisor::handle",
+            "supervisor::ports",
             "supervisor::witness",
             "types",
         ],

@@ -1,4 +1,4 @@
-//! `front PORT ENGINE [--log]`: Hostler's front door as the daemon wires it, in front of one engine that is always there.
+//! `front PORT ENGINE [--log] [--bare]`: Hostler's front door as the daemon wires it, in front of one engine that is always there.
 //!
 //! The supervisor is the real one; only podman, the device and the engine's profile are stand-ins, which are asked nothing
 //! once the model is ready. So what a request costs here is what it costs in the daemon.
@@ -13,8 +13,10 @@ use clap::Parser;
 use hostler::config::{self, Defaults, Source};
 use hostler::daemon::Plane;
 use hostler::observe::log::Format;
+use hostler::observe::metrics::Metrics;
 use hostler::plan::{ReleaseRule, Rules, SleepRules, policy};
-use hostler::proxy::{Limits, Server, Upstream};
+use hostler::proxy::port::Behind;
+use hostler::proxy::{Limits, Rules as Served, Server, Upstream};
 use hostler::supervisor::health::HealthRules;
 use hostler::supervisor::ports::{
     CanaryError, ContainerSpec, Containers, Endpoint, Engines, Found, GpuError, Gpus, LaunchOrder,
@@ -40,10 +42,13 @@ struct Cli {
     /// Writes the log of requests to stderr, as the daemon does.
     #[arg(long)]
     log: bool,
+    /// Counts nothing, which the daemon always does.
+    #[arg(long)]
+    bare: bool,
 }
 
 fn main() -> Result<()> {
-    let Cli { port, engine, log } = Cli::parse();
+    let Cli { port, engine, log, bare } = Cli::parse();
     if log {
         hostler::observe::log::start(Format::Text, "info")?;
     }
@@ -53,10 +58,10 @@ fn main() -> Result<()> {
         Endpoint::Tcp(engine.parse()?)
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(serve(port, endpoint))
+    runtime.block_on(serve(port, endpoint, bare))
 }
 
-async fn serve(port: u16, endpoint: Endpoint) -> Result<()> {
+async fn serve(port: u16, endpoint: Endpoint, bare: bool) -> Result<()> {
     let config = config::parse(&[Source::settings("bench", CONFIG)], &Defaults::system());
     let config = config.map_err(|e| anyhow::anyhow!("{e}"))?;
     let specs = config.models.iter().map(|(n, s)| (n.clone(), Arc::new(ModelSpec::clone(s))));
@@ -85,14 +90,23 @@ async fn serve(port: u16, endpoint: Endpoint) -> Result<()> {
         engines: world.clone(),
         shelf: world.clone(),
     };
-    let (supervisor, handle) =
+    let (mut supervisor, handle) =
         Supervisor::new(settings, &specs, ports, Clock::start(), vec![], devices());
+    let mut behind = Behind::default();
+    if !bare {
+        let metrics = Arc::new(Metrics::default());
+        supervisor.witnessed_by(metrics.clone());
+        behind.observer = metrics;
+    }
     let plane = Plane::start()?;
     let running = supervisor.spawn_on(handle.clone(), plane.runtime());
     running.handle.acquire("m").await.context("the model")?;
     let listener = hostler::proxy::listen(([127, 0, 0, 1], port).into())?;
     let limits = Limits { max_connections: 9000, ..Limits::default() };
-    let server = Server::new(handle, limits, Upstream::default());
+    let models = config.models.values().map(|m| (m.name.clone(), Arc::new(m.door.clone())));
+    // As the daemon's: a request is counted for its model only where it is configured.
+    let rules = Served { models: models.collect(), ..Served::default() }.shared();
+    let server = Server::with(handle, limits, Upstream::default(), rules, behind);
     let served = server.serve(vec![listener.into()], CancellationToken::new(), Duration::ZERO);
     plane.spawn(served).await?;
     Ok(())

@@ -96,7 +96,8 @@ pub(super) async fn status_of_post(
     body: Value,
     deadline: Duration,
 ) -> Result<u16, String> {
-    converse(endpoint, Method::POST, path, Some(body), deadline).await.map(|(status, _)| status)
+    let limits = (deadline, BODY_MAX);
+    converse(endpoint, Method::POST, path, Some(body), limits).await.map(|(status, _)| status)
 }
 
 async fn post(
@@ -116,7 +117,7 @@ async fn exchange(
     body: Option<Value>,
     deadline: Duration,
 ) -> Result<Value, String> {
-    let (status, body) = converse(endpoint, method, path, body, deadline).await?;
+    let (status, body) = converse(endpoint, method, path, body, (deadline, BODY_MAX)).await?;
     if status != 200 {
         let text = String::from_utf8_lossy(&body[..body.len().min(200)]).into_owned();
         return Err(format!("{path}: answered {status}: {text}"));
@@ -124,23 +125,28 @@ async fn exchange(
     Ok(serde_json::from_slice(&body).unwrap_or_default())
 }
 
-/// One request on a connection of its own: status and body of the answer.
-async fn converse(
+/// One request on a connection of its own: status and body of the answer, at most so late and so long.
+///
+/// # Errors
+/// What went wrong, for people.
+pub(super) async fn converse(
     endpoint: &Endpoint,
     method: Method,
     path: &str,
     body: Option<Value>,
-    deadline: Duration,
+    (deadline, body_max): (Duration, usize),
 ) -> Result<(u16, Bytes), String> {
     let asked = async {
         let connect = |error: std::io::Error| format!("{path}: cannot connect: {error}");
         let request = request(method, path, body)?;
         match endpoint {
             Endpoint::Unix(socket) => {
-                ask(UnixStream::connect(socket).await.map_err(connect)?, request).await
+                let stream = UnixStream::connect(socket).await.map_err(connect)?;
+                ask(stream, request, body_max).await
             }
             Endpoint::Tcp(address) => {
-                ask(TcpStream::connect(address).await.map_err(connect)?, request).await
+                let stream = TcpStream::connect(address).await.map_err(connect)?;
+                ask(stream, request, body_max).await
             }
         }
         .map_err(|why| format!("{path}: {why}"))
@@ -165,7 +171,11 @@ fn request(
     Ok(request)
 }
 
-async fn ask<S>(stream: S, request: Request<Full<Bytes>>) -> Result<(u16, Bytes), String>
+async fn ask<S>(
+    stream: S,
+    request: Request<Full<Bytes>>,
+    body_max: usize,
+) -> Result<(u16, Bytes), String>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
@@ -174,7 +184,7 @@ where
     let asked = async {
         let response = sender.send_request(request).await.map_err(|err| err.to_string())?;
         let status = response.status();
-        let body = Limited::new(response.into_body(), BODY_MAX).collect().await;
+        let body = Limited::new(response.into_body(), body_max).collect().await;
         Ok((status.as_u16(), body.map_err(|err| err.to_string())?.to_bytes()))
     };
     tokio::pin!(asked);

@@ -8,6 +8,7 @@
 mod check;
 mod dev;
 mod llamacpp;
+mod metrics;
 mod probe;
 mod vllm;
 
@@ -116,6 +117,10 @@ impl Engines for Profiles {
         endpoint: Endpoint,
     ) -> PortFuture<'_, Result<String, CanaryError>> {
         Box::pin(async move { dev::canary(&endpoint, &spec.name).await })
+    }
+
+    fn metrics(&self, endpoint: Endpoint) -> PortFuture<'_, Result<String, String>> {
+        Box::pin(async move { metrics::metrics(&endpoint).await })
     }
 }
 

@@ -13,6 +13,7 @@ mod nvml;
 mod processes;
 mod reader;
 mod thread;
+mod vitals;
 
 pub use host::Host;
 pub use nvml::Nvml;

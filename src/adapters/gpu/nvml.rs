@@ -17,13 +17,15 @@ use std::time::Duration;
 
 use super::reader::Reader;
 use super::thread::{NoAnswer, Worker};
+use super::vitals::Last;
 use crate::supervisor::ports::{GpuError, Gpus, PortFuture};
-use crate::types::{Bytes, GpuId, GpuReading, GpuSnapshot, Known};
+use crate::types::{Bytes, GpuId, GpuReading, GpuSnapshot, GpuVitals, Known};
 
 /// The NVML backend.
 pub struct Nvml {
     worker: Worker<Result<GpuSnapshot, GpuError>>,
     deadline: Duration,
+    vitals: Arc<Last>,
 }
 
 impl Nvml {
@@ -42,11 +44,18 @@ impl Nvml {
         devices: Vec<GpuId>,
         deadline: Duration,
     ) -> Self {
+        let vitals = Arc::new(Last::default());
+        let last = vitals.clone();
         let worker = Worker::new("hostler-nvml", move || {
             let mut reader = Reader::new(library.clone(), devices.clone());
-            Box::new(move || reader.snapshot())
+            let last = last.clone();
+            Box::new(move || {
+                let snapshot = reader.snapshot();
+                last.set(snapshot.as_ref().map_or_else(|_| Vec::new(), |s| reader.vitals(s)));
+                snapshot
+            })
         });
-        Self { worker, deadline }
+        Self { worker, deadline, vitals }
     }
 }
 
@@ -60,6 +69,11 @@ impl Gpus for Nvml {
                 Err(NoAnswer::Broken(why)) => Err(GpuError::Other(why)),
             }
         })
+    }
+
+    /// From the last reading; asks the driver for nothing.
+    fn vitals(&self) -> PortFuture<'_, Vec<GpuVitals>> {
+        Box::pin(std::future::ready(self.vitals.get()))
     }
 
     fn usage(

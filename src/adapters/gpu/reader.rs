@@ -12,9 +12,9 @@ use nvml_wrapper::Nvml as Library;
 use nvml_wrapper::error::NvmlError;
 
 use super::cause::{Trouble, device_trouble, init_error};
-use super::processes;
+use super::{processes, vitals};
 use crate::supervisor::ports::GpuError;
-use crate::types::{Bytes, GpuId, GpuReading, GpuSnapshot};
+use crate::types::{Bytes, GpuId, GpuReading, GpuSnapshot, GpuVitals};
 
 /// What the dynamic linker is asked for when the configuration names no library.
 const LIBRARY: &str = "libnvidia-ml.so.1";
@@ -59,6 +59,12 @@ impl Reader {
             }
             Err(Trouble::Backend(error)) => Err(error),
         }
+    }
+
+    /// How the devices of a reading do.
+    pub(super) fn vitals(&self, snapshot: &GpuSnapshot) -> Vec<GpuVitals> {
+        let ids = snapshot.devices.iter().map(|device| &device.id);
+        self.nvml.as_ref().map_or_else(Vec::new, |nvml| vitals::read(nvml, ids))
     }
 
     fn read_all(&mut self, nvml: &Library) -> Result<GpuSnapshot, Trouble> {

@@ -21,6 +21,7 @@ use super::error::{Cause, PodmanError};
 use super::info::Info;
 use super::inspect::{Image, Inspect, Pod};
 use super::labels;
+use super::timed::Ear;
 use super::wire::{Wire, encode};
 use super::{follow, logs};
 use crate::supervisor::ports::PodmanInfo;
@@ -82,6 +83,7 @@ pub struct Listed {
 pub struct Api {
     lib: podman_api::Podman,
     wire: Wire,
+    ear: Ear,
     /// The deadlines of its calls.
     pub deadlines: Deadlines,
 }
@@ -89,8 +91,8 @@ pub struct Api {
 impl Api {
     /// Nothing is connected until the first call.
     #[must_use]
-    pub fn new(socket: PathBuf, deadlines: Deadlines) -> Self {
-        Self { lib: podman_api::Podman::unix(&socket), wire: Wire::new(socket), deadlines }
+    pub fn new(socket: PathBuf, deadlines: Deadlines, ear: Ear) -> Self {
+        Self { lib: podman_api::Podman::unix(&socket), wire: Wire::new(socket), ear, deadlines }
     }
 
     /// The raw client, for calls that only one module makes.
@@ -104,8 +106,9 @@ impl Api {
     /// # Errors
     /// As [`PodmanError`] says.
     pub async fn info(&self) -> Result<PodmanInfo, PodmanError> {
-        let ping = self.within("ping", self.deadlines.ask, self.lib.ping()).await?;
-        let info: Info = self.get("info", "/info").await?;
+        let ping = self.within("ping", self.deadlines.ask, self.lib.ping());
+        let ping = self.ear.time("ping", ping).await?;
+        let info: Info = self.ear.time("info", self.get("info", "/info")).await?;
         let missing = || PodmanError::Garbage {
             what: "info".into(),
             detail: "host.security.rootless is missing".into(),
@@ -120,7 +123,8 @@ impl Api {
     /// As [`PodmanError`] says.
     pub async fn image_id(&self, image: &ImageRef) -> Result<Option<String>, PodmanError> {
         let path = format!("/images/{}/json", encode(image.as_str()));
-        match self.get::<Image>(&format!("look for image {image}"), &path).await {
+        let what = format!("look for image {image}");
+        match self.ear.time("image", self.get::<Image>(&what, &path)).await {
             Ok(found) => Ok(Some(found.id)),
             Err(error) if error.cause() == Some(Cause::ImageUnknown) => Ok(None),
             Err(error) => Err(error),
@@ -136,7 +140,8 @@ impl Api {
         let opts = ContainerListOpts::builder().all(true).filter([filter]).build();
         let containers = self.lib.containers();
         let found = async { containers.list(&opts).await };
-        let found = self.within("list containers", self.deadlines.ask, found).await?;
+        let found = self.within("list containers", self.deadlines.ask, found);
+        let found = self.ear.time("list", found).await?;
         Ok(found.into_iter().filter_map(listed).collect())
     }
 
@@ -146,7 +151,7 @@ impl Api {
     /// As [`PodmanError`] says; an unknown one is [`super::error::Cause::NoSuchContainer`].
     pub async fn inspect(&self, id: &str) -> Result<Inspect, PodmanError> {
         let path = format!("/containers/{}/json", encode(id));
-        self.get(&format!("inspect {id}"), &path).await
+        self.ear.time("inspect", self.get(&format!("inspect {id}"), &path)).await
     }
 
     /// Creates a container; returns its ID.
@@ -154,7 +159,8 @@ impl Api {
     /// # Errors
     /// As [`PodmanError`] says.
     pub async fn create(&self, body: &Value) -> Result<String, PodmanError> {
-        self.make("create the container", "/containers/create", body).await
+        let made = self.make("create the container", "/containers/create", body);
+        self.ear.time("create", made).await
     }
 
     /// Starts a container; one that runs already is success.
@@ -163,7 +169,8 @@ impl Api {
     /// As [`PodmanError`] says.
     pub async fn start(&self, id: &str) -> Result<(), PodmanError> {
         let container = self.lib.containers().get(id);
-        self.settled("start the container", async { container.start(None).await }).await
+        let started = self.settled("start the container", async { container.start(None).await });
+        self.ear.time("start", started).await
     }
 
     /// Stops a container with the stop timeout that it was created with; one that does not run is success.
@@ -173,7 +180,8 @@ impl Api {
     pub async fn stop(&self, id: &str, stop_timeout: Duration) -> Result<(), PodmanError> {
         let deadline = stop_timeout + self.deadlines.stop_margin;
         let path = format!("/containers/{}/stop", encode(id));
-        self.wire.call("stop the container", Method::POST, &path, None, deadline).await.map(drop)
+        let stopped = self.wire.call("stop the container", Method::POST, &path, None, deadline);
+        self.ear.time("stop", stopped).await.map(drop)
     }
 
     /// Removes a container, killing it if it runs.
@@ -183,7 +191,8 @@ impl Api {
     pub async fn remove(&self, id: &str) -> Result<(), PodmanError> {
         let opts = ContainerDeleteOpts::builder().force(true).volumes(true).timeout(0).build();
         let container = self.lib.containers().get(id);
-        self.settled("remove the container", async { container.delete(&opts).await }).await
+        let gone = self.settled("remove the container", async { container.delete(&opts).await });
+        self.ear.time("remove", gone).await
     }
 
     /// The last `lines` lines of a container's log.
@@ -196,8 +205,8 @@ impl Api {
             encode(id)
         );
         let what = "read the container's log";
-        let answer = self.wire.call(what, Method::GET, &path, None, self.deadlines.ask).await?;
-        Ok(logs::last_lines(&answer, lines))
+        let answer = self.wire.call(what, Method::GET, &path, None, self.deadlines.ask);
+        Ok(logs::last_lines(&self.ear.time("logs", answer).await?, lines))
     }
 
     /// A container's log as a pipe; see [`follow`].
@@ -233,7 +242,9 @@ impl Api {
             }
         };
         let limits = self.deadlines;
-        self.wire.lines(&what, Method::POST, &path, limits.pull_idle, limits.pull, &mut line).await
+        let (idle, most) = (limits.pull_idle, limits.pull);
+        let pulled = self.wire.lines(&what, Method::POST, &path, idle, most, &mut line);
+        self.ear.time("pull", pulled).await
     }
 
     /// Creates a pod; returns its ID.

@@ -10,6 +10,7 @@
 //!  helper   short-lived containers of our own program          info     what podman knows of its host (pure)
 //!  prove    the path that models use socket_dir  engines' directories         api      calls: podman-api, or wire (raw)
 //!  journal  what was begun           pull     images and their pulls          list     what there is, by podman and kernel
+//!  timed    how long calls take
 //! ```
 //!
 //! # Architecture Invariant
@@ -36,6 +37,7 @@ mod prove;
 mod pull;
 mod socket_dir;
 mod stop;
+mod timed;
 mod wire;
 
 use std::collections::BTreeMap;
@@ -50,7 +52,8 @@ use error::PodmanError;
 use journal::{Journal, Record};
 
 use crate::supervisor::ports::{
-    ContainerSpec, Containers, Found, Launched, PodmanInfo, PortFuture, Progress, Scopes, Shelf,
+    Calls, ContainerSpec, Containers, Found, Launched, PodmanInfo, PortFuture, Progress, Scopes,
+    Shelf,
 };
 use crate::types::{Fault, FaultCode, GpuId, ImageRef, InstanceId, ModelName, Transport};
 
@@ -85,6 +88,8 @@ pub struct Helpers {
     pub journal: Option<Arc<dyn Shelf>>,
     /// Who kills what outlives its container; `None`: nobody, where this process may not.
     pub scopes: Option<Arc<dyn Scopes>>,
+    /// Who counts what podman is asked; `None`: nobody.
+    pub calls: Option<Arc<dyn Calls>>,
 }
 
 impl std::fmt::Debug for Helpers {
@@ -112,9 +117,9 @@ impl Podman {
         deadlines: Deadlines,
         helpers: Helpers,
     ) -> Self {
-        let Helpers { record, journal, scopes } = helpers;
+        let Helpers { record, journal, scopes, calls } = helpers;
         let inner = Inner {
-            api: Api::new(socket, deadlines),
+            api: Api::new(socket, deadlines, timed::Ear(calls)),
             namespace,
             engine_dir,
             pull,

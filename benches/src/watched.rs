@@ -1,0 +1,120 @@
+//! What metrics and the log cost: the same front door with and without them, in one run.
+//!
+//! Purpose: `bench watched`. Owner: nobody. Invariants: as for the other measurements; a ratio is to the front door that nobody watches, in
+//! the same round.
+
+use std::fs::File;
+use std::net::SocketAddr;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use clap::Args;
+
+use crate::load;
+use crate::process::{Process, pin_self};
+
+/// How long.
+#[derive(Args)]
+pub struct Plan {
+    /// Rounds, of which the median is reported.
+    #[arg(long, default_value_t = 9)]
+    rounds: usize,
+    /// Divides the number of requests in each round, for a quick look.
+    #[arg(long, default_value_t = 1)]
+    quick: usize,
+}
+
+/// Who is compared, and by which options; the first is what the others are compared with.
+const WHO: [(&str, &[&str]); 3] =
+    [("nobody watches", &["--bare"]), ("metrics", &[]), ("metrics and the log", &["--log"])];
+const PROXY_CPU: usize = 0;
+const LOAD_CPU: usize = 1;
+
+struct Front {
+    address: SocketAddr,
+    process: Process,
+}
+
+/// Runs a plan.
+pub fn run(plan: &Plan) -> Result<()> {
+    pin_self(LOAD_CPU)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(all(plan))
+}
+
+async fn all(plan: &Plan) -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let me = std::env::current_exe()?;
+    let socket = dir.path().join("e.sock").display().to_string();
+    let mut engine = Command::new(&me);
+    engine.args(["engine", &socket]);
+    let mut engine = Process::start(LOAD_CPU, &engine, None)?;
+    engine.ready(async || tokio::net::UnixStream::connect(&socket).await.is_ok()).await?;
+    let base = 30_000 + u16::try_from(std::process::id() % 1000)? * 8;
+    let mut fronts = Vec::new();
+    for (port, (who, options)) in (base..).zip(WHO) {
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        let mut command = Command::new(me.with_file_name("front"));
+        command.args([&port.to_string(), &socket]).args(options);
+        let said = File::create(dir.path().join("log"))?;
+        let mut process = Process::start(PROXY_CPU, &command, Some(said))?;
+        process.ready(async || load::listens(address).await).await.context(who)?;
+        fronts.push(Front { address, process });
+    }
+    let measures =
+        ["small POST, c = 1", "small POST, c = 16", "small POST, c = 128", "SSE burst, c = 64"];
+    let mut values = vec![vec![vec![]; WHO.len()]; measures.len()];
+    for round in 0..plan.rounds {
+        eprintln!("round {} of {}", round + 1, plan.rounds);
+        for (measure, values) in values.iter_mut().enumerate() {
+            for i in 0..fronts.len() {
+                // In another order each round.
+                let at = (i + round) % fronts.len();
+                values[at].push(cpu(&fronts[at], measure, plan.quick).await?);
+            }
+        }
+    }
+    println!(
+        "| CPU, µs | {} |\n|---{}|",
+        WHO.map(|(who, _)| who).join(" | "),
+        "|---".repeat(WHO.len())
+    );
+    for (name, values) in measures.iter().zip(&values) {
+        let cells = values.iter().map(|of| {
+            let mut ratios: Vec<u64> =
+                of.iter().zip(&values[0]).map(|(n, bare)| n * 10_000 / bare).collect();
+            let ratio = load::median(&mut ratios).unwrap_or_default();
+            let nanos = load::median(&mut of.clone()).unwrap_or_default();
+            format!(
+                "{}.{:02} ({}.{:03} ×)",
+                nanos / 1000,
+                nanos % 1000 / 10,
+                ratio / 10_000,
+                ratio % 10_000 / 10
+            )
+        });
+        println!("| {name} | {} |", cells.collect::<Vec<_>>().join(" | "));
+    }
+    Ok(())
+}
+
+/// Nanoseconds of processor time for a request, or a token of a stream.
+async fn cpu(front: &Front, measure: usize, quick: usize) -> Result<u64> {
+    const TOKENS: u64 = 100;
+    let scaled = |n: usize| (n / quick).max(1);
+    let stream = load::stream(TOKENS, 0, false);
+    let (clients, each) = [(1, 4000), (16, 800), (128, 100), (64, 8)][measure];
+    let each = scaled(each);
+    load::requests(front.address, &load::small(), 4, 2).await?;
+    let before = front.process.cpu_ns()?;
+    let mut count = u64::try_from(clients * each)?;
+    if measure < 3 {
+        load::requests(front.address, &load::small(), clients, each).await?;
+    } else {
+        for _ in 0..each {
+            load::streams(front.address, &stream, clients).await?;
+        }
+        count *= TOKENS;
+    }
+    Ok((front.process.cpu_ns()? - before) / count)
+}

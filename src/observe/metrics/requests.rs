@@ -1,0 +1,216 @@
+//! What requests are counted by.
+//!
+//! Purpose: one row for each (model, endpoint) that was ever asked for, with all that is counted of its requests. Owner:
+//! [`super::Metrics`]. Invariants: a model is one that is, or was, configured, and an endpoint one of the front door's list, so rows are
+//! bounded whatever clients write; counting takes no lock.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::count::{Count, Histogram, SECONDS, Table};
+use super::names;
+use super::page::{Page, Value};
+use crate::proxy::port::{Gaps, Seen, Side};
+use crate::types::{InstanceId, ModelName};
+
+/// Statuses that have a number of their own; any other is counted with its class (`4xx`).
+const CODES: [u16; 36] = [
+    100, 101, 200, 201, 202, 204, 206, 301, 302, 304, 400, 401, 402, 403, 404, 405, 406, 408, 409,
+    410, 411, 413, 414, 415, 417, 421, 422, 426, 429, 431, 499, 500, 501, 502, 503, 504,
+];
+const CLASSES: [&str; 7] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx", "other"];
+
+/// Of one model and endpoint.
+#[derive(Debug)]
+struct Row {
+    codes: [Count; CODES.len()],
+    classes: [Count; CLASSES.len()],
+    total: Histogram,
+    first_byte: Histogram,
+    gaps: Histogram,
+    queue: Histogram,
+    bytes: Count,
+    broken: [Count; Side::ALL.len()],
+}
+
+impl Row {
+    fn new() -> Self {
+        Self {
+            codes: std::array::from_fn(|_| Count::default()),
+            classes: std::array::from_fn(|_| Count::default()),
+            total: Histogram::new(SECONDS),
+            first_byte: Histogram::new(SECONDS),
+            gaps: Histogram::new(Gaps::BOUNDS),
+            queue: Histogram::new(SECONDS),
+            bytes: Count::default(),
+            broken: std::array::from_fn(|_| Count::default()),
+        }
+    }
+
+    fn count(&self, seen: &Seen<'_>) {
+        match seen.status.map(|status| (status, CODES.binary_search(&status))) {
+            Some((_, Ok(at))) => self.codes[at].add(1),
+            Some((status, Err(_))) => {
+                let class = usize::from(status / 100);
+                self.classes[if (1..=5).contains(&class) { class } else { 6 }].add(1);
+            }
+            None => self.classes[0].add(1),
+        }
+        self.bytes.add(seen.bytes);
+        if let Some(side) = seen.broken_by {
+            self.broken[side as usize].add(1);
+        }
+        // Times of questions about the host are nobody's question.
+        if seen.model.is_none() || seen.routine {
+            return;
+        }
+        self.total.observe(seen.total);
+        if let Some(queue) = seen.queue {
+            self.queue.observe(queue);
+        }
+        if let Some(first) = seen.first_byte.filter(|_| seen.refused.is_none()) {
+            self.first_byte.observe(first);
+        }
+        let gaps = seen.gaps;
+        if gaps.counts.iter().any(|n| *n > 0) {
+            for (bucket, count) in gaps.counts.iter().enumerate().filter(|(_, n)| **n > 0) {
+                self.gaps.add(bucket, u64::from(*count), Duration::ZERO);
+            }
+            self.gaps.add(Gaps::BOUNDS.len(), 0, gaps.sum);
+        }
+    }
+
+    fn codes(&self) -> impl Iterator<Item = (String, u64)> {
+        let own = CODES.iter().map(u16::to_string).zip(self.codes.iter().map(Count::get));
+        let classes = CLASSES.iter().map(|c| (*c).to_owned());
+        own.chain(classes.zip(self.classes.iter().map(Count::get))).filter(|(_, n)| *n > 0)
+    }
+}
+
+type Rows = Table<&'static str, Row>;
+
+/// All requests since the daemon's start.
+#[derive(Debug)]
+pub(super) struct Requests {
+    open: AtomicI64,
+    models: Table<ModelName, Rows>,
+    /// Of requests for no configured model.
+    others: Rows,
+    /// By (model, `error.code`); refusals are rare.
+    denied: Table<(Option<ModelName>, &'static str), Count>,
+    /// Instances that are ready and have had no request yet. Mostly 0, and then nobody looks further.
+    fresh: AtomicU64,
+    fresh_ones: std::sync::Mutex<BTreeMap<ModelName, InstanceId>>,
+    pub(super) first_token: Table<ModelName, Histogram>,
+}
+
+impl Default for Requests {
+    fn default() -> Self {
+        Self {
+            open: AtomicI64::new(0),
+            models: Table::default(),
+            others: Rows::default(),
+            denied: Table::default(),
+            fresh: AtomicU64::new(0),
+            fresh_ones: std::sync::Mutex::default(),
+            first_token: Table::default(),
+        }
+    }
+}
+
+impl Requests {
+    pub(super) fn begun(&self) {
+        self.open.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn ended(&self, seen: &Seen<'_>) {
+        self.open.fetch_sub(1, Ordering::Relaxed);
+        let endpoint = if seen.route == "-" { "refused" } else { seen.route };
+        let count = |rows: &Rows| {
+            rows.with(&endpoint, || endpoint, Row::new, |row| row.count(seen));
+        };
+        match seen.model {
+            Some(model) => self.models.with(model, || model.clone(), Rows::default, count),
+            None => count(&self.others),
+        }
+        if let Some(reason) = seen.refused {
+            let key = (seen.model.cloned(), reason);
+            self.denied.with(&key, || key.clone(), Count::default, |n| n.add(1));
+        }
+        if self.fresh.load(Ordering::Relaxed) > 0 {
+            self.first(seen);
+        }
+    }
+
+    /// An engine has become ready, or is not any more.
+    pub(super) fn fresh(&self, instance: &InstanceId, is: bool) {
+        let mut ones = self.fresh_ones();
+        if is {
+            ones.insert(instance.model.clone(), instance.clone());
+        } else if ones.get(&instance.model) == Some(instance) {
+            ones.remove(&instance.model);
+        }
+        self.fresh.store(ones.len() as u64, Ordering::Relaxed);
+    }
+
+    /// The first answer of a new engine: what its first request waited for it alone.
+    fn first(&self, seen: &Seen<'_>) {
+        let (Some(instance), Some(first)) = (seen.instance, seen.first_byte) else { return };
+        if self.fresh_ones().get(&instance.model) != Some(instance) {
+            return;
+        }
+        self.fresh(instance, false);
+        let own = first.saturating_sub(seen.queue.unwrap_or_default());
+        let model = &instance.model;
+        let new = || Histogram::new(super::count::LONG_SECONDS);
+        self.first_token.with(model, || model.clone(), new, |h| h.observe(own));
+    }
+
+    fn fresh_ones(&self) -> std::sync::MutexGuard<'_, BTreeMap<ModelName, InstanceId>> {
+        // Nothing under the lock can leave the map half changed. It is held for a look-up, after a load.
+        self.fresh_ones.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    pub(super) fn write(&self, page: &mut Page<'_>) -> std::fmt::Result {
+        let models = self.models.rows();
+        let rows: Vec<(String, &'static str, Arc<Row>)> = models
+            .iter()
+            .flat_map(|(model, rows)| {
+                let rows = rows.rows();
+                let each = rows.iter().map(|(at, row)| (model.to_string(), *at, row.clone()));
+                each.collect::<Vec<_>>()
+            })
+            .chain(self.others.rows().iter().map(|(at, row)| (String::new(), *at, row.clone())))
+            .collect();
+        let each = |value: fn(&Row) -> Value| {
+            rows.iter().map(move |(m, at, row)| (vec![m.clone(), (*at).to_owned()], value(row)))
+        };
+        let codes = rows.iter().flat_map(|(m, at, row)| {
+            row.codes().map(|(code, n)| (vec![m.clone(), (*at).to_owned(), code], Value::Count(n)))
+        });
+        page.family(&names::REQUESTS, codes)?;
+        page.family(&names::REQUEST_SECONDS, each(|row| Value::Histogram(row.total.read())))?;
+        page.family(&names::FIRST_BYTE, each(|row| Value::Histogram(row.first_byte.read())))?;
+        page.family(&names::CHUNK_DELAY, each(|row| Value::Histogram(row.gaps.read())))?;
+        page.family(&names::QUEUE_WAIT, each(|row| Value::Histogram(row.queue.read())))?;
+        page.family(&names::RESPONSE_BYTES, each(|row| Value::Count(row.bytes.get())))?;
+        let broken = rows.iter().flat_map(|(m, at, row)| {
+            let sides = Side::ALL.iter().zip(&row.broken).filter(|(_, n)| n.get() > 0);
+            sides.map(|(side, n)| {
+                let labels = vec![m.clone(), (*at).to_owned(), side.as_str().to_owned()];
+                (labels, Value::Count(n.get()))
+            })
+        });
+        page.family(&names::ABORTED, broken)?;
+        let denied = self.denied.rows();
+        let denied = denied.iter().map(|((model, reason), n)| {
+            let model = model.as_ref().map_or_else(String::new, ToString::to_string);
+            (vec![model, (*reason).to_owned()], Value::Count(n.get()))
+        });
+        page.family(&names::DENIED, denied)?;
+        let open = self.open.load(Ordering::Relaxed);
+        page.family(&names::OPEN, [(vec![], Value::Level(open as f64))])
+    }
+}
