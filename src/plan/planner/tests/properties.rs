@@ -97,6 +97,13 @@ proptest! {
         let again = plan(NOW, rules, &w.0, &turned, &want);
         prop_assert_eq!(&again, &first, "the order of the holders is told");
 
+        // In its turn it does the same, and may keep more.
+        let due = Want { in_turn: true, ..want.clone() };
+        let in_turn = plan(NOW, rules, &w.0, &w.1, &due);
+        prop_assert_eq!(&plan(NOW, rules, &w.0, &turned, &due), &in_turn);
+        prop_assert_eq!(&in_turn.decision, &first.decision);
+        prop_assert!(first.claim.is_empty() || in_turn.claim == first.claim);
+
         let devices = count as usize;
         match first.decision {
             Decision::Start(p) => {

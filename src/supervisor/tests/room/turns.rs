@@ -150,3 +150,22 @@ fn who_waits_for_what_will_not_come_by_itself_keeps_nothing() {
     assert_eq!(host.launch().model, name("t"));
     assert_ne!(on(&host, "t"), on(&host, "s"));
 }
+
+#[test]
+fn devices_load_side_by_side_and_each_one_model_at_a_time() {
+    let mut host = host();
+    host.acquire(1, "s");
+    let s = host.launch();
+    host.acquire(2, "t");
+    let t = host.launch();
+    assert_ne!(on(&host, "s"), on(&host, "t"));
+    // There is room for it beside either.
+    host.acquire(3, "beside");
+    assert!(host.order().is_none());
+    host.start(&s);
+    host.start(&t);
+    assert!(host.order().is_none(), "engines profile the whole device until they are ready");
+    host.heal(&t);
+    assert_eq!(host.launch().model, name("beside"));
+    assert_eq!(on(&host, "beside"), on(&host, "t"));
+}
