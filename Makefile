@@ -17,6 +17,14 @@ help: ## list all targets
 build: ## build the release binaries
 	$(CARGO) build --release --locked
 
+.PHONY: deb
+deb: build ## build the Debian package into target/dist
+	@mkdir -p target/dist && packaging/deb.sh "$(BINDIR)" target/dist
+
+.PHONY: rpm
+rpm: build ## build the RPM package into target/dist
+	@mkdir -p target/dist && packaging/rpm.sh "$(BINDIR)" target/dist
+
 .PHONY: prereqs
 prereqs: ## install what tests and demo need (Debian packages)
 	@tests/host/prereqs.sh

@@ -29,18 +29,23 @@ put 0755 "$bindir/hostler" "$prefix/bin/hostler"
 # Manual pages and completions are what the program says of itself.
 "$bindir/hostler" --quiet pages "$destdir$prefix/share"
 put_text units/system "$prefix/lib/systemd/system"
+put_text units/system-preset "$prefix/lib/systemd/system-preset"
 put_text units/user "$prefix/lib/systemd/user"
 put_text units/service-user "$prefix/lib/systemd/user"
 put_text units/sysusers.d "$prefix/lib/sysusers.d"
 put_text units/tmpfiles.d "$prefix/lib/tmpfiles.d"
 put_text units/containers "$prefix/lib/hostler"
+for script in postinst prerm purge; do
+  put 0755 "packaging/$script.sh" "$prefix/lib/hostler/$script.sh"
+done
 put_text units/dbus-1/interfaces "$prefix/share/dbus-1/interfaces"
 put_text units/dbus-1/system.d "$prefix/share/dbus-1/system.d"
 put_text units/dbus-1/system-services "$prefix/share/dbus-1/system-services"
 put_text units/dbus-1/services "$prefix/share/dbus-1/services"
 put_text units/polkit-1/actions "$prefix/share/polkit-1/actions"
 put_text units/polkit-1/rules.d "$prefix/share/polkit-1/rules.d"
-for file in README.md ARCHITECTURE.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE docs/hostler.toml.example docs/cli.md docs/status.schema.json; do
+for file in README.md ARCHITECTURE.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE docs/hostler.toml.example docs/api.md docs/cli.md docs/dashboard.md \
+  docs/faults.md docs/packages.md docs/status.schema.json; do
   put 0644 "$file" "$prefix/share/doc/hostler/$(basename "$file")"
 done
 mkdir -p "$destdir$sysconfdir/hostler"

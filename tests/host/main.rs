@@ -24,6 +24,7 @@ mod hub;
 mod memory;
 mod nvidia;
 mod operator;
+mod packages;
 mod platform;
 mod readiness;
 mod reload;

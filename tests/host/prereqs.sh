@@ -10,6 +10,7 @@ packages=(
   nginx-light haproxy                                                         # what the front door is tried against
   debootstrap debian-archive-keyring systemd-container                        # the test host
   dbus                                                                        # a private bus
+  debhelper lintian rpm rpmlint                                               # packages, and what is wrong with them
 )
 # A browser for the dashboard's test.
 if ! command -v chromium >/dev/null && ! command -v google-chrome >/dev/null; then packages+=(chromium); fi

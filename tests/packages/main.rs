@@ -1,0 +1,111 @@
+//! The packages as files: the same twice, clean by their distributions' checks, and with the same contents.
+//!
+//! They are made of the binaries under test; what they do on a host is tried in `tests/host`.
+#![expect(clippy::unwrap_used, reason = "a panic is how a test reports its failure")]
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use sha2::{Digest, Sha256};
+
+fn tree() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn output(command: &mut Command) -> String {
+    let ended = command.output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let (out, err) = (text(&ended.stdout), text(&ended.stderr));
+    assert!(ended.status.success(), "{command:?}: {out}{err}");
+    out
+}
+
+/// The binaries under test without what a release does not have.
+fn binaries(dir: &Path) -> PathBuf {
+    let out = dir.join("bin");
+    std::fs::create_dir_all(&out).unwrap();
+    for path in [env!("CARGO_BIN_EXE_hostlerd"), env!("CARGO_BIN_EXE_hostler")] {
+        let path = Path::new(path);
+        let target = out.join(path.file_name().unwrap());
+        output(Command::new("strip").arg("-o").args([&target, path]));
+    }
+    out
+}
+
+/// A package by one of the scripts, quickly.
+fn build(script: &str, bindir: &Path, out: &Path) -> PathBuf {
+    std::fs::create_dir_all(out).unwrap();
+    let mut command = Command::new(tree().join("packaging").join(script));
+    command.args([bindir, out]);
+    command.env("HOSTLER_DEB_COMPRESSION", "-Zgzip -z1").env("HOSTLER_RPM_COMPRESSION", "w1.gzdio");
+    PathBuf::from(output(&mut command).trim())
+}
+
+fn digest(package: &Path) -> Vec<u8> {
+    Sha256::digest(std::fs::read(package).unwrap()).to_vec()
+}
+
+/// The paths of files, without what each distribution adds or names by itself.
+fn files(list: &str) -> BTreeSet<String> {
+    let own = [
+        "/usr/share/doc/hostler/LICENSE-",
+        "/usr/share/doc/hostler/copyright",
+        "/usr/share/doc/hostler/changelog",
+    ];
+    let paths = list.lines().map(|line| line.trim_start_matches('.').to_owned());
+    let docs = |path: String| path.strip_suffix(".gz").map(str::to_owned).unwrap_or(path);
+    paths
+        .map(docs)
+        .filter(|p| !own.iter().any(|o| p.starts_with(o)) && !p.ends_with("/CHANGELOG.md"))
+        .collect()
+}
+
+#[test]
+fn a_deb_is_reproducible_and_lintian_has_nothing_to_say() {
+    let dir = tempfile::tempdir().unwrap();
+    let bin = binaries(dir.path());
+    let first = build("deb.sh", &bin, &dir.path().join("1"));
+    let second = build("deb.sh", &bin, &dir.path().join("2"));
+    assert_eq!(digest(&first), digest(&second), "two builds of one tree differ");
+    // What the binaries of a test build lack of a release is not the package's fault.
+    let said = output(Command::new("lintian").args(["--fail-on", "error,warning"]).arg(&first));
+    let tags: Vec<_> =
+        said.lines().filter(|l| l.starts_with("E:") || l.starts_with("W:")).collect();
+    assert!(tags.is_empty(), "{tags:#?}");
+}
+
+#[test]
+fn an_rpm_is_reproducible_has_the_debs_files_and_rpmlint_has_nothing_to_say() {
+    let dir = tempfile::tempdir().unwrap();
+    let bin = binaries(dir.path());
+    let first = build("rpm.sh", &bin, &dir.path().join("1"));
+    let second = build("rpm.sh", &bin, &dir.path().join("2"));
+    assert_eq!(digest(&first), digest(&second), "two builds of one tree differ");
+    let config = tree().join("packaging/rpm/rpmlint.toml");
+    let said = output(Command::new("rpmlint").arg("--config").arg(config).arg(&first));
+    assert!(said.contains("0 errors, 0 warnings"), "{said}");
+
+    let deb = build("deb.sh", &bin, &dir.path().join("deb"));
+    let tar = Command::new("sh")
+        .args(["-c", "dpkg-deb --fsys-tarfile \"$0\" | tar --list | grep -v '/$'"])
+        .arg(&deb)
+        .output()
+        .unwrap();
+    let deb = files(&String::from_utf8(tar.stdout).unwrap());
+    let listed = output(
+        Command::new("rpm")
+            .args(["-qp", "--qf", "[%{FILEMODES:perms} %{FILENAMES}\\n]"])
+            .arg(&first),
+    );
+    let plain = listed.lines().filter(|l| !l.starts_with('d')).filter_map(|l| l.split_once(' '));
+    let rpm = files(&plain.map(|(_, path)| path).collect::<Vec<_>>().join("\n"));
+    assert!(deb.len() > 40, "{deb:?}");
+    assert_eq!(deb, rpm);
+    // Its scripts are those of the deb, called by rpm's own conditions.
+    let scripts = output(Command::new("rpm").args(["-qp", "--scripts"]).arg(&first));
+    for call in ["postinst.sh", "prerm.sh", "preset hostler.socket", "try-restart hostler.service"]
+    {
+        assert!(scripts.contains(call), "{call} is not in {scripts}");
+    }
+}
