@@ -29,6 +29,7 @@ pub mod pages;
 mod plan;
 mod reload;
 mod remove;
+mod settings;
 mod show;
 mod status;
 mod top;

@@ -54,7 +54,13 @@ fn all() -> Vec<(PathBuf, Vec<u8>)> {
     let mut files = Vec::new();
     let exits: Vec<(u8, String)> =
         Exit::ALL.iter().map(|exit| (*exit as u8, exit.meaning().to_owned())).collect();
-    page(&mut files, &cli, "1", &exits, "hostlerd(8), systemd(1), podman(1), busctl(1)");
+    page(
+        &mut files,
+        &cli,
+        "1",
+        &exits,
+        "hostlerd(8), hostler.toml(5), systemd(1), podman(1), busctl(1)",
+    );
     for command in visible(&cli) {
         let name = format!("hostler-{}", command.get_name());
         let command = command.clone().name(name.clone()).bin_name(name.replacen('-', " ", 1));
@@ -64,7 +70,8 @@ fn all() -> Vec<(PathBuf, Vec<u8>)> {
         .iter()
         .map(|exit| (*exit as u8, format!("{exit}: {}", exit.fix())))
         .collect();
-    page(&mut files, &daemon, "8", &exits, "hostler(1), systemd(1), podman(1)");
+    page(&mut files, &daemon, "8", &exits, "hostler(1), hostler.toml(5), systemd(1), podman(1)");
+    files.push((PathBuf::from("man/man5/hostler.toml.5"), super::settings::page()));
     for (name, command) in
         [("hostler", shown(Cli::command())), ("hostlerd", daemon::Options::command())]
     {
@@ -160,6 +167,7 @@ mod tests {
             "man/man1/hostler-load.1",
             "man/man1/hostler-doctor.1",
             "man/man8/hostlerd.8",
+            "man/man5/hostler.toml.5",
             "bash-completion/completions/hostler",
             "zsh/site-functions/_hostlerd",
             "fish/vendor_completions.d/hostler.fish",
