@@ -34,6 +34,7 @@ put_text units/user "$prefix/lib/systemd/user"
 put_text units/service-user "$prefix/lib/systemd/user"
 put_text units/sysusers.d "$prefix/lib/sysusers.d"
 put_text units/tmpfiles.d "$prefix/lib/tmpfiles.d"
+put_text units/catalog "$prefix/lib/systemd/catalog"
 put_text units/containers "$prefix/lib/hostler"
 for script in postinst prerm purge; do
   put 0755 "packaging/$script.sh" "$prefix/lib/hostler/$script.sh"
@@ -45,7 +46,7 @@ put_text units/dbus-1/services "$prefix/share/dbus-1/services"
 put_text units/polkit-1/actions "$prefix/share/polkit-1/actions"
 put_text units/polkit-1/rules.d "$prefix/share/polkit-1/rules.d"
 for file in README.md ARCHITECTURE.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE docs/hostler.toml.example docs/api.md docs/cli.md docs/dashboard.md \
-  docs/faults.md docs/metrics.md docs/packages.md docs/status.schema.json; do
+  docs/faults.md docs/journal.md docs/metrics.md docs/packages.md docs/status.schema.json; do
   put 0644 "$file" "$prefix/share/doc/hostler/$(basename "$file")"
 done
 for file in contrib/grafana/hostler.json contrib/prometheus/scrape.yml contrib/prometheus/alerts.yml; do

@@ -44,6 +44,8 @@ if ! has_range /etc/subuid || ! has_range /etc/subgid; then
 fi
 
 systemd-tmpfiles --create hostler.conf
+# What `journalctl -x` says of Hostler's lines. Packages of systemd do it by a trigger; `make install` has none.
+journalctl --update-catalog 2>/dev/null || say "the journal's catalogue could not be updated, ignoring"
 
 # From version 253 on systemd waits for the end of a reload. Older ones would ignore the type, and have nothing to reload by: so
 # the units themselves do not say it.

@@ -30,6 +30,7 @@ use crate::console::metrics::Scrapes;
 use crate::control::bus::{self, Bus};
 use crate::control::polkit::{Gate, Patience};
 use crate::control::{Context, Facts};
+use crate::observe::log;
 use crate::observe::metrics::Metrics;
 use crate::observe::timeline::Timeline;
 use crate::proxy::port::Behind;
@@ -80,6 +81,10 @@ pub async fn run(options: Options, sockets: Vec<(String, Handed)>) -> Exit {
             return fail(sockets, &StartFailure::new(Exit::Config, message)).await;
         }
     };
+    if let Err(err) = log::set(options.filter(&config)) {
+        let message = format!("{err:#}");
+        return fail(sockets, &StartFailure::new(Exit::Config, message)).await;
+    }
     if let Err(failure) = make_engine_dir(&config) {
         return fail(sockets, &failure).await;
     }
@@ -129,7 +134,7 @@ pub async fn run(options: Options, sockets: Vec<(String, Handed)>) -> Exit {
 async fn fail(sockets: Vec<Listener>, failure: &StartFailure) -> Exit {
     let exit = failure.exit;
     let status = exit as u8;
-    tracing::error!(code = %exit, status, "start failed ({exit}, exit status {status}): {failure}");
+    tracing::error!(kind = "daemon_start_failed", code = %exit, status, "start failed ({exit}, exit status {status}): {failure}");
     let first = failure.message.lines().take(2).collect::<Vec<_>>().join(" ");
     systemd::status(&format!("Failed ({exit}): {first}"));
     systemd::extend_timeout(REFUSAL_GRACE * 10);
@@ -268,12 +273,13 @@ async fn serve(
     let control = control(context, user).await;
     let helpers = [
         tokio::spawn(pulse::report(running.handle.clone())),
+        tokio::spawn(pulse::problems(running.handle.clone())),
         tokio::spawn(pulse::feed_watchdog(running.turns.clone())),
         tokio::spawn(told::tell(running.handle.clone(), trouble)),
     ];
     systemd::ready(&validate::summary(&running.handle.status()));
     let config = &root.started;
-    tracing::info!("ready: {} models configured", config.models.len());
+    tracing::info!(kind = "daemon_ready", "ready: {} models configured", config.models.len());
     let mut task = running.task;
     let died = tokio::select! {
         () = asked_to_stop(&root) => None,
@@ -293,6 +299,7 @@ async fn serve(
     });
     systemd::extend_timeout(config.policy.drain_timeout + STOP_EXTENSION);
     tracing::info!(
+        kind = "daemon_stopping",
         "stopping: draining, then {}",
         if keep { "keeping the models" } else { "stopping the models" }
     );

@@ -18,7 +18,7 @@ fn main() -> ExitCode {
     }
     // Before any thread is started: the environment and the descriptors are the process's own.
     let sockets = systemd::take_sockets();
-    if let Err(err) = log::start(options.log_format, &options.log) {
+    if let Err(err) = log::start(options.log_format, options.log.as_deref().unwrap_or(log::LEVEL)) {
         eprintln!("hostlerd: {err:#}");
         return Exit::Internal.into();
     }

@@ -17,6 +17,7 @@ use crate::types::{Bytes, Hours};
 use super::check::{self, HOUR, SECOND};
 use super::error::ConfigErrors;
 use super::health;
+use super::log;
 use super::memory::memory;
 use super::model::{self, Devices, Entry, Fallback};
 use super::raw::{
@@ -81,6 +82,7 @@ pub fn parse(sources: &[Source], defaults: &Defaults) -> Result<Config, ConfigEr
     let policy = policy(&mut report, &raw.policy.0);
     let startup = startup(&mut report, &raw.startup.0);
     let health = health::health(&mut report, &raw.health.0);
+    let log = log::log(&mut report, &raw.log.0);
     let fallback = Fallback { on_full: policy.on_full, health_interval: health.interval };
     let models = model::models(&mut report, entries, &devices, fallback);
     match gpu {
@@ -94,6 +96,7 @@ pub fn parse(sources: &[Source], defaults: &Defaults) -> Result<Config, ConfigEr
             policy,
             health,
             startup,
+            log,
             models: models.own,
             externals: models.external,
             external_keys: BTreeMap::new(),
@@ -279,6 +282,7 @@ mod tests {
         same("RawPolicy", "min_residency", config.policy.min_residency);
         same("RawPolicy", "turn_after", config.policy.turn_after.unwrap());
         same("RawStartup", "timeout", config.startup.timeout);
+        assert_eq!(default("RawLog", "level"), config.log.level);
         same("RawHealth", "interval", config.health.interval.unwrap());
         same("RawHealth", "timeout", config.health.timeout);
         same("RawHealth", "breaker_open", config.health.breaker_open);

@@ -14,13 +14,16 @@ use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 use toml::Spanned;
 
 use super::health::RawHealth;
+use super::log::RawLog;
 use crate::types::{Eviction, Feedback, OnFull, Transport};
 
 mod schema;
 mod server;
+mod startup;
 
 pub use schema::schema;
 pub use server::{RawAuth, RawKey, RawKeys, RawServer};
+pub use startup::RawStartup;
 
 /// A text that [`super::check`] understands; as a type of its own, so that a wrong TOML type is answered with an example.
 macro_rules! text_type {
@@ -146,6 +149,9 @@ pub struct RawFile {
     /// The checks before the service reports that it is ready.
     #[schemars(with = "RawStartup")]
     pub startup: Table<RawStartup>,
+    /// What is written down.
+    #[schemars(with = "RawLog")]
+    pub log: Table<RawLog>,
     /// Models by name: `[models.NAME]`, in quotes where the name has dots or slashes: `[models."org/model"]`.
     #[schemars(with = "BTreeMap<String, RawModel>")]
     pub models: BTreeMap<Spanned<String>, Table<RawModel>>,
@@ -257,15 +263,6 @@ pub enum RawOnStop {
     Stop,
     /// Keep them for the next start.
     Keep,
-}
-
-/// The checks before the service reports that it is ready.
-#[derive(Debug, Default, serde::Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct RawStartup {
-    /// How long all checks together may be retried, 1s to 1h. Default "60s".
-    #[schemars(with = "DurationText", extend("default" = "60s"))]
-    pub timeout: Option<Spanned<DurationText>>,
 }
 
 /// One model.

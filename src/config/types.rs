@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::health::HealthConfig;
+use super::log::LogConfig;
 use crate::types::{Bytes, Eviction, ExternalSpec, GpuId, Hours, ModelName, ModelSpec, OnFull};
 
 /// The whole configuration, checked, with all defaults filled in.
@@ -32,6 +33,8 @@ pub struct Config {
     pub health: HealthConfig,
     /// `[startup]`.
     pub startup: StartupConfig,
+    /// `[log]`.
+    pub log: LogConfig,
     /// All models by name. Aliases are unique among all names and aliases.
     pub models: BTreeMap<ModelName, Arc<ModelSpec>>,
     /// Models that run elsewhere.

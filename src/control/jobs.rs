@@ -243,10 +243,10 @@ impl Context {
         let kind = record.kind.as_str();
         match &state {
             State::Failed(error) => {
-                tracing::warn!(%model, job = record.id, "job {} ({kind} {model}) failed: {error}", record.id);
+                tracing::warn!(kind = "job", %model, job = record.id, "job {} ({kind} {model}) failed: {error}", record.id);
             }
             State::Running | State::Done | State::Cancelled => {
-                tracing::info!(%model, job = record.id, "job {} ({kind} {model}) is {word}", record.id);
+                tracing::info!(kind = "job", %model, job = record.id, "job {} ({kind} {model}) is {word}", record.id);
             }
         }
         let forgotten = self.jobs.end(record.id, state);

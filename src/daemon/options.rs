@@ -38,9 +38,9 @@ pub struct Options {
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
     pub log_format: Format,
 
-    /// What is logged: a level, or target=level directives.
-    #[arg(long, value_name = "FILTER", env = "HOSTLER_LOG", default_value = "info")]
-    pub log: String,
+    /// What is logged: a level, or target=level directives. Overrides [log] level.
+    #[arg(long, value_name = "FILTER", env = "HOSTLER_LOG")]
+    pub log: Option<String>,
 }
 
 impl Options {
@@ -54,8 +54,14 @@ impl Options {
             check_config: false,
             config_schema: false,
             log_format: Format::default(),
-            log: "info".to_owned(),
+            log: None,
         }
+    }
+
+    /// What is logged: the command line's word, else the configuration's.
+    #[must_use]
+    pub fn filter<'a>(&'a self, config: &'a Config) -> &'a str {
+        self.log.as_deref().unwrap_or(&config.log.level)
     }
 
     /// Reads and checks the configuration that the options point at.

@@ -2,6 +2,7 @@
 //!
 //! Owner: the composition root runs both tasks until the drain.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -37,5 +38,28 @@ pub async fn feed_watchdog(turns: Arc<AtomicU64>) {
             systemd::watchdog();
         }
         tokio::time::sleep(interval / 3).await;
+    }
+}
+
+/// Tells the journal of each problem that begins or ends, whoever found it.
+pub async fn problems(handle: Handle) {
+    let mut changes = handle.watch();
+    let mut known: BTreeMap<&'static str, String> = BTreeMap::new();
+    loop {
+        let status = changes.borrow_and_update().clone();
+        let now: BTreeMap<_, _> =
+            status.problems.iter().map(|p| (p.code, p.message.clone())).collect();
+        for (code, message) in &now {
+            if known.get(code) != Some(message) {
+                tracing::warn!(kind = "problem", code, "{code}: {message}");
+            }
+        }
+        for code in known.keys().filter(|code| !now.contains_key(*code)) {
+            tracing::info!(kind = "problem_over", code, "{code}: it is over");
+        }
+        known = now;
+        if changes.changed().await.is_err() {
+            return;
+        }
     }
 }

@@ -14,6 +14,7 @@ use crate::adapters::systemd;
 use crate::checks::{Checks, cdi_dirs};
 use crate::config::{Config, OnStop};
 use crate::control::{Host, HostFuture};
+use crate::observe::log;
 use crate::proxy::SharedRules;
 use crate::supervisor::event::Reconfiguration;
 use crate::supervisor::handle::Handle;
@@ -64,6 +65,7 @@ impl Root {
             }
             Err(why) => {
                 tracing::error!(
+                    kind = "reload_failed",
                     "the configuration was not reloaded, everything stays as it was: {why}"
                 );
                 // One line: it becomes a part of the status line.
@@ -89,6 +91,7 @@ impl Root {
         say(current, &new);
         self.handle.configure(Reconfiguration { settings, specs, images });
         self.rules.store(Arc::new(door::rules(&new)));
+        log::set(self.options.filter(&new)).map_err(|err| err.to_string())?;
         let pending = needs_restart(&self.started, &new);
         *current = new;
         Ok(pending)
@@ -129,6 +132,7 @@ fn say(old: &Config, new: &Config) {
     };
     let changed = new.models.keys().filter(other).collect();
     tracing::info!(
+        kind = "reloaded",
         "configuration reloaded; models added: {}; removed: {}; changed: {}",
         list(added),
         list(removed),

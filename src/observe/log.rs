@@ -1,12 +1,16 @@
 //! Logs: native journald fields under systemd, text or JSON elsewhere.
 //!
-//! Invariant: no prompt, no completion, no key and no body is ever passed to a log macro.
+//! Invariants: no prompt, no completion, no key and no body is ever passed to a log macro; what is logged can be changed while the daemon
+//! runs, by a reload.
+
+use std::sync::OnceLock;
 
 use clap::ValueEnum;
-use tracing_journald::{Priority, PriorityMappings};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Layer};
+use tracing_subscriber::{EnvFilter, Layer, reload};
+
+use super::journal::Journal;
 
 /// Where log lines go.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -20,16 +24,21 @@ pub enum Format {
     Json,
 }
 
+/// What is logged where nothing else is said.
+pub const LEVEL: &str = "info";
+
+type Change = Box<dyn Fn(EnvFilter) -> Result<(), reload::Error> + Send + Sync>;
+static CHANGE: OnceLock<Change> = OnceLock::new();
+
 /// Starts logging. `filter` is a level (`info`) or a list of `target=level` directives.
 ///
 /// # Errors
 /// If the filter does not parse, or logging was started before.
 pub fn start(format: Format, filter: &str) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(filter)
-        .map_err(|err| anyhow::anyhow!("the log filter {filter:?} is not valid: {err}"))?;
+    let (filter, handle) = reload::Layer::new(parse(filter)?);
     let journal = format == Format::Auto && libsystemd::logging::connected_to_journal();
     let layer = if journal {
-        journald()?
+        Journal.boxed()
     } else if format == Format::Json {
         tracing_subscriber::fmt::layer().json().with_writer(std::io::stderr).boxed()
     } else {
@@ -38,24 +47,24 @@ pub fn start(format: Format, filter: &str) -> anyhow::Result<()> {
         tracing_subscriber::fmt::layer().with_ansi(colour).with_writer(std::io::stderr).boxed()
     };
     tracing_subscriber::registry().with(layer.with_filter(filter)).try_init()?;
+    let _ = CHANGE.set(Box::new(move |new| handle.reload(new)));
     Ok(())
 }
 
-fn journald<S>() -> anyhow::Result<Box<dyn Layer<S> + Send + Sync>>
-where
-    S: tracing::Subscriber + for<'a> tracing_subscriber::registry::LookupSpan<'a>,
-{
-    // The layer's own mapping shows INFO as "notice".
-    let priorities = PriorityMappings {
-        error: Priority::Error,
-        warn: Priority::Warning,
-        info: Priority::Informational,
-        debug: Priority::Debug,
-        trace: Priority::Debug,
-    };
-    let layer = tracing_journald::layer()?
-        .with_priority_mappings(priorities)
-        .with_field_prefix(Some("HOSTLER".to_owned()))
-        .with_syslog_identifier("hostlerd".to_owned());
-    Ok(layer.boxed())
+/// Logs by another filter from now on. Where logging was never started (tests, programs that only borrow the daemon's parts) nothing
+/// happens.
+///
+/// # Errors
+/// If the filter does not parse; then it stays as it was.
+pub fn set(filter: &str) -> anyhow::Result<()> {
+    let filter = parse(filter)?;
+    if let Some(change) = CHANGE.get() {
+        change(filter)?;
+    }
+    Ok(())
+}
+
+fn parse(filter: &str) -> anyhow::Result<EnvFilter> {
+    EnvFilter::try_new(filter)
+        .map_err(|err| anyhow::anyhow!("the log filter {filter:?} is not valid: {err}"))
 }

@@ -201,7 +201,8 @@ impl Job {
                 Engine::Far(external.clone())
             }
             None => {
-                let lease = self.service.supervisor.acquire_within(&self.model, wait).await;
+                let id = self.id.to_str().ok();
+                let lease = self.service.supervisor.acquire_for(&self.model, wait, id).await;
                 Engine::Own(lease?)
             }
         };

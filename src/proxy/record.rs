@@ -187,6 +187,7 @@ impl Drop for Record {
                 tracing::event!(
                     target: "hostler::proxy",
                     $level,
+                    kind = "request",
                     route = self.route,
                     model,
                     instance,

@@ -248,7 +248,9 @@ impl Service {
             return Err(gone());
         }
         record.queue_begins();
-        let lease = self.supervisor.acquire(model.as_str()).await;
+        let id = record.id();
+        let id = id.to_str().ok();
+        let lease = self.supervisor.acquire_for(model.as_str(), None, id).await;
         record.queue_ends();
         let lease = lease?;
         record.instance = Some(lease.instance().clone());

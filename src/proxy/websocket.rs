@@ -67,7 +67,7 @@ pub(super) async fn open(
         )
     })?;
     record.queue_begins();
-    let grant = grant(service, &model, visitor).await;
+    let grant = grant(service, &model, visitor, &record.id()).await;
     record.queue_ends();
     let grant = grant?;
     record.instance = grant.lease().map(|lease| lease.instance().clone());
@@ -110,7 +110,12 @@ pub(super) async fn open(
     Ok(accepted)
 }
 
-async fn grant(service: &Arc<Service>, model: &str, visitor: &Visitor) -> Result<Grant, ApiError> {
+async fn grant(
+    service: &Arc<Service>,
+    model: &str,
+    visitor: &Visitor,
+    id: &HeaderValue,
+) -> Result<Grant, ApiError> {
     let rules = &visitor.rules;
     let name = rules.resolve(model);
     let name = name.ok_or_else(|| Denied::UnknownModel { model: model.to_owned() })?;
@@ -122,7 +127,10 @@ async fn grant(service: &Arc<Service>, model: &str, visitor: &Visitor) -> Result
             external::check(&service.healths, name)?;
             Engine::Far(external.clone())
         }
-        None => Engine::Own(service.supervisor.acquire(model).await?),
+        None => {
+            let id = id.to_str().ok();
+            Engine::Own(service.supervisor.acquire_for(model, None, id).await?)
+        }
     };
     Ok(Grant { engine, _slot: slot })
 }

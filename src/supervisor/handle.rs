@@ -78,6 +78,8 @@ pub enum Ask {
         model: String,
         /// The longest it waits; `None`: as configured.
         wait: Option<Duration>,
+        /// Its ID, for the journal.
+        request: Option<Arc<str>>,
         /// Identity for [`Ask::Cancel`].
         waiter: WaiterId,
         /// Where the answer goes.
@@ -208,9 +210,23 @@ impl Handle {
         model: &str,
         wait: Option<Duration>,
     ) -> Result<Lease, Denied> {
+        self.acquire_for(model, wait, None).await
+    }
+
+    /// The same for a request with an ID, which the journal's lines about a load carry that begins for it.
+    ///
+    /// # Errors
+    /// The reason why there is no lease.
+    pub async fn acquire_for(
+        &self,
+        model: &str,
+        wait: Option<Duration>,
+        request: Option<&str>,
+    ) -> Result<Lease, Denied> {
         let mut leave = self.waiter();
         let (answer, receive) = oneshot::channel();
-        let ask = Ask::Acquire { model: model.to_owned(), wait, waiter: leave.waiter, answer };
+        let (model, request) = (model.to_owned(), request.map(Arc::from));
+        let ask = Ask::Acquire { model, wait, request, waiter: leave.waiter, answer };
         self.asks.send(ask).map_err(|_| Denied::ShuttingDown)?;
         let result = receive.await;
         leave.answered = true;

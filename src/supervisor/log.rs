@@ -6,8 +6,8 @@
 use super::effect::Notice;
 use super::notice::{Line, Weight};
 
-/// The line of a notice; after a failure also what the engine said last.
-pub(super) fn log(notice: &Notice) {
+/// The line of a notice, with the ID of the request that it is about; after a failure also what the engine said last.
+pub(super) fn log(notice: &Notice, request: Option<&str>) {
     let line = Line::from(notice);
     macro_rules! say {
         ($level:expr) => {
@@ -15,6 +15,7 @@ pub(super) fn log(notice: &Notice) {
                 $level,
                 kind = line.kind,
                 model = %line.model,
+                request_id = request,
                 instance = line.instance.as_ref().map(tracing::field::display),
                 gpu = line.gpu.as_deref(),
                 reason = line.reason,
@@ -32,7 +33,7 @@ pub(super) fn log(notice: &Notice) {
     if let Notice::Failed { instance, fault, .. } = notice {
         let model = &instance.model;
         for line in &fault.log_tail {
-            tracing::info!(%model, %instance, "{model} | {line}");
+            tracing::info!(%model, %instance, request_id = request, "{model} | {line}");
         }
     }
 }

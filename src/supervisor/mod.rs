@@ -38,6 +38,7 @@ mod room;
 mod schedule;
 mod sleep;
 pub mod state;
+mod story;
 pub mod sweep;
 pub mod task;
 mod turn;

@@ -6,7 +6,7 @@ use super::state::{Model, State};
 use crate::plan::Hold;
 use crate::types::{
     Denied, GpuId, InstanceId, Known, LoadProgress, ModelName, ModelStatus, Moment, Phase, Problem,
-    Status,
+    Status, WaiterId,
 };
 
 impl State {
@@ -39,6 +39,12 @@ impl State {
             Some(Live { id, launched, gpus, watched: false })
         });
         instances.chain(orphans)
+    }
+
+    /// The request that has waited longest for a model.
+    #[must_use]
+    pub fn first_waiter(&self, model: &ModelName) -> Option<WaiterId> {
+        self.models.get(model)?.queue.first_lease()
     }
 
     /// Where a ready engine listens, for who asks it something that is no use of the model.

@@ -49,6 +49,12 @@ impl Queue {
         self.0.iter().any(|w| matches!(w.purpose, Purpose::Ready { .. }))
     }
 
+    /// The request that has waited longest.
+    pub(super) fn first_lease(&self) -> Option<WaiterId> {
+        let lease = |w: &&Waiter| matches!(w.purpose, Purpose::Lease { .. });
+        self.0.iter().find(lease).map(|w| w.id)
+    }
+
     /// Whether it is here.
     pub(super) fn contains(&self, id: WaiterId) -> bool {
         self.0.iter().any(|w| w.id == id)

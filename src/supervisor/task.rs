@@ -20,6 +20,7 @@ use super::handle::{Ask, Handle, Lease, Meter, Verb};
 use super::log;
 use super::ports::Found;
 use super::state::{Recalled, Settings, State};
+use super::story::Stories;
 use super::witness::{Blind, Look, Witness};
 use crate::types::{
     DayMinute, Denied, GpuSnapshot, ModelName, ModelSpec, Moment, Status, WaiterId,
@@ -42,7 +43,8 @@ const BATCH: usize = 256;
 type Done = Result<(), Denied>;
 
 enum Pending {
-    Lease(oneshot::Sender<Result<Lease, Denied>>),
+    /// With the request's ID.
+    Lease(oneshot::Sender<Result<Lease, Denied>>, Option<Arc<str>>),
     Operator(oneshot::Sender<Done>),
 }
 
@@ -60,6 +62,7 @@ pub struct Supervisor {
     /// Of models that were ever leased.
     meters: BTreeMap<ModelName, Meter>,
     witness: Arc<dyn Witness>,
+    stories: Stories,
     status: watch::Sender<Arc<Status>>,
     turns: Arc<AtomicU64>,
     observe_at: Moment,
@@ -116,6 +119,7 @@ impl Supervisor {
             told: Vec::new(),
             meters: BTreeMap::new(),
             witness: Arc::new(Blind),
+            stories: Stories::default(),
             status,
             turns: Arc::new(AtomicU64::new(0)),
             observe_at: Moment::START,
@@ -203,8 +207,8 @@ impl Supervisor {
 
     fn take(&mut self, ask: Ask) {
         match ask {
-            Ask::Acquire { model, wait, waiter, answer } => {
-                self.pending.insert(waiter, Pending::Lease(answer));
+            Ask::Acquire { model, wait, request, waiter, answer } => {
+                self.pending.insert(waiter, Pending::Lease(answer, request));
                 self.apply(Event::Acquire { waiter, model, wait });
             }
             Ask::Cancel { waiter } => {
@@ -277,12 +281,12 @@ impl Supervisor {
                     None => self.meters.entry(instance.model.clone()).or_default().clone(),
                 };
                 let lease = Lease::new(instance, endpoint, meter, self.release.clone());
-                if let Some(Pending::Lease(answer)) = self.pending.remove(&waiter) {
+                if let Some(Pending::Lease(answer, _)) = self.pending.remove(&waiter) {
                     let _ = answer.send(Ok(lease));
                 }
             }
             Effect::Deny { waiter, denied } => match self.pending.remove(&waiter) {
-                Some(Pending::Lease(answer)) => drop(answer.send(Err(denied))),
+                Some(Pending::Lease(answer, _)) => drop(answer.send(Err(denied))),
                 Some(Pending::Operator(answer)) => self.told.push((answer, Err(denied))),
                 None => {}
             },
@@ -292,7 +296,15 @@ impl Supervisor {
                 }
             }
             Effect::Notice(notice) => {
-                log::log(&notice);
+                let (state, pending) = (&self.state, &self.pending);
+                let request = self.stories.of(&notice, |model| {
+                    let waiter = state.first_waiter(model)?;
+                    match pending.get(&waiter)? {
+                        Pending::Lease(_, request) => request.clone(),
+                        Pending::Operator(_) => None,
+                    }
+                });
+                log::log(&notice, request.as_deref());
                 self.witness.see(self.clock.now(), &notice);
             }
             Effect::Exit => self.exit = true,

@@ -89,3 +89,98 @@ async fn a_client_that_left_is_told_as_such() {
     assert_eq!(line["fields"]["bytes"], 0);
     assert!(line["fields"].get("status").is_none(), "{line}");
 }
+
+/// Every path that takes a body, with what it may be asked.
+const ASKED: [&str; 17] = [
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/responses",
+    "/v1/embeddings",
+    "/v1/rerank",
+    "/rerank",
+    "/v2/rerank",
+    "/v1/score",
+    "/score",
+    "/v1/audio/transcriptions",
+    "/v1/audio/translations",
+    "/v1/audio/speech",
+    "/v1/images/generations",
+    "/v1/messages",
+    "/v1/messages/count_tokens",
+    "/tokenize",
+    "/detokenize",
+];
+
+/// What an engine may do with a secret.
+fn scripts() -> Vec<Vec<crate::engine::Step>> {
+    use crate::engine::Step;
+    let secret = "data: {\"choices\":[{\"text\":\"a secret\"}]}\n\n";
+    let length = secret.len();
+    let whole = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{secret}");
+    let refused = format!("HTTP/1.1 400 Bad\r\ncontent-length: {length}\r\n\r\n{secret}");
+    vec![
+        vec![send(&whole)],
+        vec![send(SSE), send(chunk(secret)), send("0\r\n\r\n")],
+        // It breaks off, in the middle of an answer, of a chunk, and of a head.
+        vec![send(SSE), send(chunk(secret)), Step::Close],
+        vec![send(SSE), send("1d\r\ndata: a secret"), Step::Close],
+        vec![send("HTTP/1.1 200 OK\r\nx-secret: a secret\r\nsecr"), Step::Close],
+        vec![send("a secret and no HTTP\r\n\r\n"), Step::Close],
+        vec![send(&refused)],
+    ]
+}
+
+#[tokio::test]
+async fn no_level_tells_a_prompt_a_body_or_a_key() {
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .json()
+        .with_max_level(tracing::Level::TRACE)
+        .with_writer(move || writer.clone())
+        .finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let keys = "authorization: Bearer secret-key\r\nx-api-key: secret-key\r\ncookie: secret\r\nconnection: close\r\n";
+    let form = "--b\r\ncontent-disposition: form-data; name=\"model\"\r\n\r\nm\r\n--b\r\n\
+                content-disposition: form-data; name=\"file\"; filename=\"secret.wav\"\r\n\r\na secret\r\n--b--\r\n";
+    let mut told = 0;
+    for script in scripts() {
+        let house = playing(script).await;
+        for path in ASKED {
+            let request = if path.contains("/audio/tran") {
+                let head = format!(
+                    "POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: multipart/form-data; boundary=b\r\n\
+                     content-length: {}\r\n{keys}\r\n",
+                    form.len()
+                );
+                (head + form).into_bytes()
+            } else {
+                let body = "{\"model\":\"m\",\"stream\":true,\"input\":\"a secret\",\"prompt\":\"a secret\",\
+                            \"messages\":[{\"role\":\"user\",\"content\":\"a secret\"}],\"user\":\"secret\"}";
+                post_with(path, keys, body)
+            };
+            house.ask(request).await;
+            told += 1;
+        }
+    }
+    // Bodies that are refused, each for another reason; and what looks into what is not there.
+    let house = playing(vec![]).await;
+    for body in [
+        "{\"model\":\"m\",\"prompt\":\"a secret\"",
+        "{\"model\":\"m\",\"prompt\":\"a secret\",\"model\":\"m\"}",
+        "{\"model\":7,\"prompt\":\"a secret\"}",
+        "{\"model\":\"m\",\"n\":\"a secret\",\"prompt\":\"a secret\"}",
+        "{\"model\":\"m\",\"prompt\":\"a secret\\ud800\"}",
+        "a secret",
+    ] {
+        house.ask(post_with("/v1/completions", keys, body)).await;
+        told += 1;
+    }
+    for path in ["/v1/models", "/v1/responses/resp_1", "/api/v1/status", "/metrics", "/ui"] {
+        let head = format!("GET {path} HTTP/1.1\r\nhost: x\r\n{keys}\r\n");
+        house.ask(head).await;
+        told += 1;
+    }
+    // Taking them looks for the word.
+    assert!(lines.take().len() >= told, "fewer lines than {told}");
+}

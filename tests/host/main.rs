@@ -21,6 +21,7 @@ mod engine;
 mod faults;
 mod harness;
 mod hub;
+mod journal;
 mod memory;
 mod nvidia;
 mod operator;

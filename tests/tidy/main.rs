@@ -4,6 +4,7 @@
 //! run here over the whole tree. Limits only go down: a file that has shrunk below its ceiling lowers it.
 #![expect(clippy::unwrap_used, reason = "a panic is how a test reports its failure")]
 
+mod catalog;
 mod commands;
 mod faults;
 mod names;

@@ -1,0 +1,111 @@
+//! What the journal tells, to those who ask it.
+
+use hostler::observe::catalog;
+use serde_json::Value;
+use testhost::{Host, Look, wait_for};
+
+use crate::harness::{COUNT, SOON, config, count_request, curl, get, serving, skip_unless_wanted};
+
+const BASE: &str = "http://127.0.0.1:8711";
+
+/// The journal's entries that match.
+fn entries(host: &Host, matches: &str) -> Vec<Value> {
+    let text = host.root(&format!("journalctl --sync; journalctl -b -o json --no-pager {matches}"));
+    text.unwrap().lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
+fn field<'e>(entry: &'e Value, name: &str) -> &'e str {
+    entry[name].as_str().unwrap_or_default()
+}
+
+#[test]
+fn one_request_tells_its_whole_story_with_the_load_that_it_caused() {
+    skip_unless_wanted!();
+    let host = serving(COUNT).unwrap();
+    let url = format!("{BASE}/v1/chat/completions");
+    let body = count_request("count", 24);
+    let json = "content-type: application/json";
+    let ask = |id: &str| {
+        let id = format!("x-request-id: {id}");
+        let answer = curl(&host, &["-H", json, "-H", &id, "--data-binary", &body, &url]);
+        assert_eq!(answer.status, 200, "{answer:?}");
+    };
+    ask("story-1");
+    ask("story-2");
+    let story = wait_for("the request's own line", SOON, || {
+        let story = entries(&host, "HOSTLER_REQUEST_ID=story-1");
+        let over = story.iter().any(|e| field(e, "HOSTLER_KIND") == "request");
+        Ok(if over { Look::Done(story) } else { Look::NotYet(format!("{story:?}")) })
+    });
+    let story = story.unwrap();
+    let kinds: Vec<&str> = story.iter().map(|e| field(e, "HOSTLER_KIND")).collect();
+    assert_eq!(kinds, ["starting", "loading", "ready", "request"], "{story:?}");
+    let instance = field(&story[0], "HOSTLER_INSTANCE");
+    assert!(instance.starts_with("hostler-count-g"), "{instance}");
+    for entry in &story {
+        let message = catalog::of(field(entry, "HOSTLER_KIND")).unwrap();
+        assert_eq!(field(entry, "MESSAGE_ID"), message.id);
+        assert_eq!(field(entry, "HOSTLER_MODEL"), "count");
+        assert_eq!(field(entry, "HOSTLER_INSTANCE"), instance);
+        assert_eq!(field(entry, "PRIORITY"), "6");
+        assert_eq!(field(entry, "SYSLOG_IDENTIFIER"), "hostlerd");
+        assert_eq!(field(entry, "_SYSTEMD_UNIT"), "hostler.service");
+        assert!(field(entry, "MESSAGE").contains("count"), "{entry}");
+    }
+    let over = story.last().unwrap();
+    for (name, value) in [("HOSTLER_ROUTE", "chat_completions"), ("HOSTLER_STATUS", "200")] {
+        assert_eq!(field(over, name), value);
+    }
+    for times in ["HOSTLER_QUEUE_MS", "HOSTLER_FIRST_BYTE_MS", "HOSTLER_TOTAL_MS"] {
+        assert!(field(over, times).parse::<u64>().is_ok(), "{times} in {over}");
+    }
+    // The second one loaded nothing, and finds the load by its instance.
+    let second = wait_for("the second line", SOON, || {
+        let second = entries(&host, "HOSTLER_REQUEST_ID=story-2");
+        Ok(if second.is_empty() { Look::NotYet(String::new()) } else { Look::Done(second) })
+    });
+    let second = second.unwrap();
+    assert_eq!(second.len(), 1, "{second:?}");
+    assert_eq!(field(&second[0], "HOSTLER_INSTANCE"), instance);
+
+    // The catalogue is systemd's own to read.
+    host.root("journalctl --update-catalog").unwrap();
+    for message in catalog::ALL {
+        let dump = host.root(&format!("journalctl --dump-catalog {}", message.id)).unwrap();
+        assert!(dump.contains(&format!("Subject: {}", message.subject)), "{dump}");
+    }
+    let explained = host.root("journalctl -b --no-pager -x HOSTLER_KIND=ready").unwrap();
+    assert!(explained.contains("A model is ready"), "{explained}");
+}
+
+#[test]
+fn what_is_logged_is_changed_by_a_reload() {
+    skip_unless_wanted!();
+    let host = serving(COUNT).unwrap();
+    let asked = || entries(&host, "HOSTLER_KIND=request HOSTLER_ROUTE=health").len();
+    let reload = |log: &str| {
+        config(&host, &format!("{COUNT}{log}")).unwrap();
+        host.root("systemctl reload hostler.service").unwrap();
+    };
+    assert_eq!(get(&host, "/health").unwrap().status, 200);
+    assert_eq!(asked(), 0, "a routine question is no news");
+    reload("\n[log]\nlevel = \"info,hostler::proxy=debug\"\n");
+    let seen = wait_for("a debug line", SOON, || {
+        assert_eq!(get(&host, "/health").unwrap().status, 200);
+        let seen = asked();
+        Ok(if seen > 0 { Look::Done(seen) } else { Look::NotYet(seen.to_string()) })
+    });
+    seen.unwrap();
+    reload("\n[log]\nlevel = \"info\"\n");
+    let before = asked();
+    assert_eq!(get(&host, "/health").unwrap().status, 200);
+    assert_eq!(asked(), before, "it is quiet again");
+    // A wrong one is refused as a whole, with its place.
+    config(&host, &format!("{COUNT}\n[log]\nlevel = \"loud\"\n")).unwrap();
+    host.root("systemctl reload hostler.service; true").unwrap();
+    let failed = entries(&host, "HOSTLER_KIND=reload_failed");
+    let [failed] = &failed[..] else { panic!("{failed:?}") };
+    assert!(field(failed, "MESSAGE").contains("log.level"), "{failed}");
+    let message = catalog::of("reload_failed").unwrap();
+    assert_eq!(field(failed, "MESSAGE_ID"), message.id);
+}
