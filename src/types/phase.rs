@@ -46,6 +46,22 @@ pub enum Phase {
 }
 
 impl Phase {
+    /// All of them, in the order of a life.
+    pub const ALL: [Self; 12] = [
+        Self::Stopped,
+        Self::Waiting,
+        Self::Pulling,
+        Self::Starting,
+        Self::Loading,
+        Self::Ready,
+        Self::Draining,
+        Self::Dozing,
+        Self::Asleep,
+        Self::Waking,
+        Self::Stopping,
+        Self::Failed,
+    ];
+
     /// The word for it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -78,20 +94,7 @@ mod tests {
 
     #[test]
     fn the_wire_word_is_the_printed_word() {
-        for phase in [
-            Phase::Stopped,
-            Phase::Waiting,
-            Phase::Pulling,
-            Phase::Starting,
-            Phase::Loading,
-            Phase::Ready,
-            Phase::Draining,
-            Phase::Dozing,
-            Phase::Asleep,
-            Phase::Waking,
-            Phase::Stopping,
-            Phase::Failed,
-        ] {
+        for phase in Phase::ALL {
             assert_eq!(serde_json::to_string(&phase).unwrap(), format!("\"{phase}\""));
         }
     }

@@ -57,21 +57,6 @@ fn report(model: &ModelName, other: &InstanceId) -> Report {
     }
 }
 
-const PHASES: [Phase; 12] = [
-    Phase::Stopped,
-    Phase::Waiting,
-    Phase::Pulling,
-    Phase::Starting,
-    Phase::Loading,
-    Phase::Ready,
-    Phase::Draining,
-    Phase::Dozing,
-    Phase::Asleep,
-    Phase::Waking,
-    Phase::Stopping,
-    Phase::Failed,
-];
-
 /// One model in each phase, with all that a phase can have.
 fn models() -> Vec<ModelStatus> {
     let base = status().models.remove(0);
@@ -126,7 +111,7 @@ fn models() -> Vec<ModelStatus> {
         }
         model
     };
-    PHASES.into_iter().enumerate().map(|(n, phase)| at(n, phase)).collect()
+    Phase::ALL.into_iter().enumerate().map(|(n, phase)| at(n, phase)).collect()
 }
 
 async fn document(house: &House) -> Value {
@@ -155,7 +140,7 @@ async fn every_status_is_as_its_schema_says() {
     house.status.send(Arc::new(full.clone())).unwrap();
     let shown = document(&house).await;
     schema::check(&shown);
-    assert_eq!(shown["models"].as_array().unwrap().len(), PHASES.len());
+    assert_eq!(shown["models"].as_array().unwrap().len(), Phase::ALL.len());
     assert_eq!(shown["state"], "degraded");
 
     // Jobs: done, failed, running.

@@ -10,20 +10,6 @@ use crate::types::{
     Breaker, Bytes, GpuVitals, Known, MeasuredNeed, ModelStatus, Moment, Phase, SleepStatus, Status,
 };
 
-const PHASES: [Phase; 12] = [
-    Phase::Stopped,
-    Phase::Waiting,
-    Phase::Pulling,
-    Phase::Starting,
-    Phase::Loading,
-    Phase::Ready,
-    Phase::Draining,
-    Phase::Dozing,
-    Phase::Asleep,
-    Phase::Waking,
-    Phase::Stopping,
-    Phase::Failed,
-];
 const BREAKERS: [(Breaker, &str); 3] =
     [(Breaker::Closed, "closed"), (Breaker::Open, "open"), (Breaker::HalfOpen, "half_open")];
 
@@ -48,7 +34,7 @@ fn models(page: &mut Page<'_>, models: &[ModelStatus], now: Moment) -> std::fmt:
     page.family(&names::QUEUE_LENGTH, each(|m| Value::Level(f64::from(m.queued))))?;
     page.family(&names::CHUNKS, each(|m| Value::Count(m.chunks)))?;
     let phases = models.iter().flat_map(|m| {
-        PHASES.iter().map(|p| (vec![m.name.to_string(), p.to_string()], flag(m.phase == *p)))
+        Phase::ALL.iter().map(|p| (vec![m.name.to_string(), p.to_string()], flag(m.phase == *p)))
     });
     page.family(&names::PHASE, phases)?;
     page.family(&names::PINNED, each(|m| flag(m.pinned)))?;
