@@ -118,12 +118,14 @@ impl State {
         if model.sleeps.failures >= FAILURES_MAX {
             return Err("it failed to fall asleep or to wake too often");
         }
-        if !known {
-            return Err("the driver does not say how much memory it holds");
-        }
         // A wake takes all of it again, and only a reading since then shows all.
         if !instance.measuring.whole {
-            return Err("what it holds has not been looked at since it became ready");
+            return Err(
+                "what it holds has not been looked at since it became ready; try again in a moment",
+            );
+        }
+        if !known {
+            return Err("the driver does not say how much memory it holds");
         }
         let charged = |h: &Hold| h.gpus.iter().map(|g| h.charge(g)).sum();
         let weights = instance.spec.anatomy.as_ref().map(|a| a.weights);
