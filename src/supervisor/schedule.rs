@@ -243,7 +243,9 @@ impl State {
 /// When an instance has been unused for its idle time-out, or has slept for its own.
 fn idle_at(model: &Model, instance: &Instance) -> Option<Moment> {
     if let Life::Asleep { since, .. } = instance.life {
-        let timeout = model.spec.sleep_timeout.filter(|_| !model.is_demanded())?;
+        // A pin is for ever, also in a shutdown that keeps the models, which ends all demand.
+        let kept = model.pinned || model.is_demanded();
+        let timeout = model.spec.sleep_timeout.filter(|_| !kept)?;
         return Some(since + timeout);
     }
     let measured = !model.discovery.is_wanted();

@@ -240,6 +240,18 @@ fn a_shutdown_stops_those_who_sleep_or_keeps_them() {
 }
 
 #[test]
+fn a_pin_that_cannot_wake_keeps_its_sleeper_over_a_shutdown_that_keeps() {
+    let mut night = Night::new(vec![sleeper("m", 60, 40), spec("other", 70)]);
+    let id = night.loaded(1, "m", 55);
+    night.lulled(&id, 5);
+    night.host.ready(2, "other");
+    night.host.tell(Event::Pin { waiter: WaiterId(3), model: "m".parse().unwrap(), pinned: true });
+    night.pass(1001);
+    night.host.tell(Event::Shutdown { keep: true });
+    assert!(night.host.stops().is_empty(), "its time to sleep is over, its pin is not");
+}
+
+#[test]
 fn what_an_earlier_daemon_sent_to_sleep_is_not_woken() {
     let spec = sleeper("m", 60, 40);
     let mut night = Night { host: Host::bare(vec![spec.clone()]), held: BTreeMap::new() };
