@@ -1,8 +1,8 @@
 //! `GET /api/v1/events`: the whole status whenever it changes, and each notice, as server-sent events.
 //!
 //! Owner: the connection that listens. Invariants: the first events are who listens, the status as it is and the notices that are kept; a client
-//! that listens slowly gets the newest status, never a queue of old ones; silence is broken by a comment, so that nobody on the way
-//! takes the connection for dead.
+//! that listens slowly gets the newest status, never a queue of old ones; in silence the status is said again, so that nobody on the
+//! way takes the connection for dead.
 
 use std::sync::Arc;
 use std::time::Duration;

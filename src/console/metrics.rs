@@ -1,6 +1,6 @@
 //! `/metrics`, and engines' own below `/metrics/models/`.
 //!
-//! Purpose: one scrape. Owner: [`super::Desk`], and the listener for metrics. Invariants: a scrape asks neither podman nor the driver for
+//! Purpose: one scrape. Owner: [`super::Desk`]. Invariants: a scrape asks neither podman nor the driver for
 //! anything; it wakes no model, holds no lease and counts as no use; an engine that does not answer costs it a bounded time.
 
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use hyper::Response;
 
 use super::whole;
 use crate::observe::metrics::{Format, Metrics, Scrape, relabel};
-use crate::proxy::port::{Answer, Asker, Console, Content, Page, Refusal};
+use crate::proxy::port::{Asker, Content, Refusal};
 use crate::supervisor::handle::Handle;
 use crate::supervisor::ports::{Engines, Gpus};
 use crate::types::{Denied, ModelName};
@@ -30,31 +30,6 @@ pub struct Scrapes {
 impl std::fmt::Debug for Scrapes {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Scrapes").finish_non_exhaustive()
-    }
-}
-
-/// Where nothing else is answered for.
-impl Console for Scrapes {
-    fn answer(&self, page: Page, asker: Asker) -> Answer<'_> {
-        Box::pin(async move {
-            match page {
-                Page::Metrics => Ok(self.own(&asker).await),
-                Page::EngineMetrics(model) => self.of_engine(&model).await,
-                Page::Models
-                | Page::Gpus
-                | Page::Jobs
-                | Page::Events
-                | Page::Log(_)
-                | Page::OpenApi
-                | Page::Act(..)
-                | Page::Ui
-                | Page::DebugState
-                | Page::DebugPlan(_) => {
-                    let message = "only metrics are served here".to_owned();
-                    Err(Refusal { status: 404, code: "unknown_path", message })
-                }
-            }
-        })
     }
 }
 

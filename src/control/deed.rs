@@ -3,13 +3,12 @@
 //! Purpose: the one way from a wish to a job, whichever door it came through. Owner: none. Invariant: nothing is checked here but what
 //! the supervisor itself refuses; whoever calls has asked who it is for.
 
-use std::future::Future;
 use std::sync::Arc;
 
 use super::Context;
 use super::error::Error;
 use super::jobs::Kind;
-use crate::types::{Denied, Haste, ModelName, Wish};
+use crate::types::{Haste, ModelName, Wish};
 
 /// One operation that takes a while.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,53 +27,51 @@ pub enum Deed {
     Wake(ModelName),
 }
 
+impl Deed {
+    /// The kind of its job, which also says what whoever wants it must be allowed.
+    #[must_use]
+    pub const fn kind(&self) -> Kind {
+        match self {
+            Self::Load(..) => Kind::Load,
+            Self::Unload(..) => Kind::Unload,
+            Self::UnloadAll(_) => Kind::UnloadAll,
+            Self::Measure(_) => Kind::Measure,
+            Self::Sleep(_) => Kind::Sleep,
+            Self::Wake(_) => Kind::Wake,
+        }
+    }
+
+    /// Whom it is done to; `None`: all.
+    const fn model(&self) -> Option<&ModelName> {
+        match self {
+            Self::Load(model, _)
+            | Self::Unload(model, _)
+            | Self::Measure(model)
+            | Self::Sleep(model)
+            | Self::Wake(model) => Some(model),
+            Self::UnloadAll(_) => None,
+        }
+    }
+}
+
 impl Context {
     /// Begins a job; its number.
     ///
     /// # Errors
     /// If too many run already.
     pub async fn start(self: &Arc<Self>, deed: Deed) -> Result<u32, Error> {
-        let handle = self.handle.clone();
-        match deed {
-            Deed::Load(model, wish) => {
-                let name = model.clone();
-                let work = async move { handle.load_as(&name, wish).await };
-                self.work(Kind::Load, Some(model), work).await
-            }
-            Deed::Unload(model, haste) => {
-                let name = model.clone();
-                let work = async move { handle.unload_as(&name, haste).await };
-                self.work(Kind::Unload, Some(model), work).await
-            }
-            Deed::UnloadAll(haste) => {
-                self.work(Kind::UnloadAll, None, async move { handle.unload_all(haste).await })
-                    .await
-            }
-            Deed::Measure(model) => {
-                let name = model.clone();
-                self.work(Kind::Measure, Some(model), async move { handle.measure(&name).await })
-                    .await
-            }
-            Deed::Sleep(model) => {
-                let name = model.clone();
-                self.work(Kind::Sleep, Some(model), async move { handle.sleep(&name).await }).await
-            }
-            Deed::Wake(model) => {
-                let name = model.clone();
-                self.work(Kind::Wake, Some(model), async move { handle.wake(&name).await }).await
-            }
-        }
-    }
-
-    async fn work<F>(
-        self: &Arc<Self>,
-        kind: Kind,
-        model: Option<ModelName>,
-        work: F,
-    ) -> Result<u32, Error>
-    where
-        F: Future<Output = Result<(), Denied>> + Send + 'static,
-    {
-        self.begin(kind, model, async move { work.await.map_err(Error::from) }).await
+        let (handle, model) = (self.handle.clone(), deed.model().cloned());
+        self.begin(deed.kind(), model, async move {
+            let done = match deed {
+                Deed::Load(model, wish) => handle.load_as(&model, wish).await,
+                Deed::Unload(model, haste) => handle.unload_as(&model, haste).await,
+                Deed::UnloadAll(haste) => handle.unload_all(haste).await,
+                Deed::Measure(model) => handle.measure(&model).await,
+                Deed::Sleep(model) => handle.sleep(&model).await,
+                Deed::Wake(model) => handle.wake(&model).await,
+            };
+            done.map_err(Error::from)
+        })
+        .await
     }
 }

@@ -8,7 +8,6 @@ use zbus::{Connection, ObjectPath, OwnedObjectPath, interface};
 
 use super::deed::Deed;
 use super::error::{Code, Error};
-use super::jobs::Kind;
 use super::options::{self, Options};
 use super::polkit::Action;
 use super::{Context, document, path};
@@ -96,7 +95,7 @@ impl Manager {
         #[zbus(connection)] bus: &Connection,
     ) -> Result<OwnedObjectPath, Error> {
         let deed = Deed::UnloadAll(options::haste(&mode)?);
-        self.context.checked(bus, &call, Kind::UnloadAll, deed).await
+        self.context.checked(bus, &call, deed).await
     }
 
     /// What Load with these options would do now; nothing is changed. Whether it is or would be ready without waiting for anybody but
@@ -120,7 +119,7 @@ impl Manager {
         #[zbus(connection)] bus: &Connection,
     ) -> Result<OwnedObjectPath, Error> {
         let deed = Deed::Measure(self.context.model(&name)?.name);
-        self.context.checked(bus, &call, Kind::Measure, deed).await
+        self.context.checked(bus, &call, deed).await
     }
 
     /// Runs the checks that the daemon's start waits for, each once, and returns them: what was checked, "PASS", "WARN" or "FAIL", what
@@ -285,7 +284,7 @@ impl Context {
     ) -> Result<OwnedObjectPath, Error> {
         let haste = options::haste(mode)?;
         let model = self.model(name)?.name;
-        self.checked(bus, call, Kind::Unload, Deed::Unload(model, haste)).await
+        self.checked(bus, call, Deed::Unload(model, haste)).await
     }
 
     async fn plan(
@@ -306,10 +305,9 @@ impl Context {
         self: &Arc<Self>,
         bus: &Connection,
         call: &Header<'_>,
-        kind: Kind,
         deed: Deed,
     ) -> Result<OwnedObjectPath, Error> {
-        self.gate.check(bus, call, kind.action()).await?;
+        self.gate.check(bus, call, deed.kind().action()).await?;
         self.start(deed).await.map(path::job)
     }
 }

@@ -7,7 +7,6 @@ use zbus::{Connection, Fd, OwnedObjectPath, interface};
 
 use super::deed::Deed;
 use super::error::{Code, Error};
-use super::jobs::Kind;
 use super::options::{self, LogOptions, Options};
 use super::polkit::Action;
 use super::{Context, UNKNOWN, bytes, us};
@@ -72,7 +71,7 @@ impl Model {
         #[zbus(header)] call: Header<'_>,
         #[zbus(connection)] bus: &Connection,
     ) -> Result<OwnedObjectPath, Error> {
-        self.context.checked(bus, &call, Kind::Sleep, Deed::Sleep(self.name.clone())).await
+        self.context.checked(bus, &call, Deed::Sleep(self.name.clone())).await
     }
 
     /// Wakes it. Only one that sleeps.
@@ -81,7 +80,7 @@ impl Model {
         #[zbus(header)] call: Header<'_>,
         #[zbus(connection)] bus: &Connection,
     ) -> Result<OwnedObjectPath, Error> {
-        self.context.checked(bus, &call, Kind::Wake, Deed::Wake(self.name.clone())).await
+        self.context.checked(bus, &call, Deed::Wake(self.name.clone())).await
     }
 
     /// What its container wrote, from the beginning, and what it writes until it ends: the read end of a pipe.
