@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::engine::send;
 use crate::house::{Happened, playing};
+use crate::surface::{FORM_PATHS, JSON_PATHS};
 use crate::wire::{CHAT, SSE, chunk, get, post_with};
 
 #[derive(Clone, Default)]
@@ -90,27 +91,6 @@ async fn a_client_that_left_is_told_as_such() {
     assert!(line["fields"].get("status").is_none(), "{line}");
 }
 
-/// Every path that takes a body, with what it may be asked.
-const ASKED: [&str; 17] = [
-    "/v1/chat/completions",
-    "/v1/completions",
-    "/v1/responses",
-    "/v1/embeddings",
-    "/v1/rerank",
-    "/rerank",
-    "/v2/rerank",
-    "/v1/score",
-    "/score",
-    "/v1/audio/transcriptions",
-    "/v1/audio/translations",
-    "/v1/audio/speech",
-    "/v1/images/generations",
-    "/v1/messages",
-    "/v1/messages/count_tokens",
-    "/tokenize",
-    "/detokenize",
-];
-
 /// What an engine may do with a secret.
 fn scripts() -> Vec<Vec<crate::engine::Step>> {
     use crate::engine::Step;
@@ -146,7 +126,7 @@ async fn no_level_tells_a_prompt_a_body_or_a_key() {
     let mut told = 0;
     for script in scripts() {
         let house = playing(script).await;
-        for path in ASKED {
+        for path in JSON_PATHS.into_iter().chain(FORM_PATHS) {
             let request = if path.contains("/audio/tran") {
                 let head = format!(
                     "POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: multipart/form-data; boundary=b\r\n\

@@ -8,7 +8,8 @@ use crate::wire::{get, post, post_with};
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nserver: e\r\nx-odd: 1\r\ncontent-length: 7\r\n\r\n{\"a\":1}";
 
-const JSON_PATHS: [&str; 15] = [
+/// Those whose model is in JSON.
+pub const JSON_PATHS: [&str; 15] = [
     "/v1/chat/completions",
     "/v1/completions",
     "/v1/responses",
@@ -25,6 +26,9 @@ const JSON_PATHS: [&str; 15] = [
     "/tokenize",
     "/detokenize",
 ];
+
+/// Those whose model is a field of a form.
+pub const FORM_PATHS: [&str; 2] = ["/v1/audio/transcriptions", "/v1/audio/translations"];
 
 #[tokio::test]
 async fn every_path_reaches_the_engine_and_comes_back_as_it_is() {
@@ -53,7 +57,7 @@ async fn an_upload_names_its_model_in_the_form() {
             form.len()
         )
     };
-    for path in ["/v1/audio/transcriptions", "/v1/audio/translations"] {
+    for path in FORM_PATHS {
         assert_eq!(house.ask(upload(path, form)).await.status, 200);
         let seen = house.engine.request().await;
         assert_eq!(seen.line, format!("POST {path} HTTP/1.1"));

@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
 use crate::house::{House, KEY};
-use crate::skip;
+use testhost::skip;
 
 /// A sixtieth of what is usual, for a load that is shorter by as much: 60 s to 10 min.
 const PATIENCE: &str = "1s";

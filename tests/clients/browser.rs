@@ -6,7 +6,9 @@ use std::time::Duration;
 use tokio::process::Command;
 
 use crate::house::{ADMIN, House, KEY};
-use crate::{clients, here, run, skip};
+use testhost::skip;
+
+use crate::{clients, here, run};
 
 /// A Chromium of the system; `None`: there is none.
 fn chromium() -> Option<PathBuf> {

@@ -9,7 +9,6 @@ mod browser;
 mod house;
 mod world;
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -23,27 +22,10 @@ fn here() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients")
 }
 
-/// Notes that a test did not run, and why.
-fn skip(test: &str, why: &str) {
-    eprintln!("SKIPPED {test}: {why}");
-    if let Some(list) = std::env::var_os("HOSTLER_SKIPPED") {
-        let mut list = std::fs::OpenOptions::new().append(true).create(true).open(list).unwrap();
-        writeln!(list, "{test}: {why}").unwrap();
-    }
-}
-
 /// Where the clients of a kind are; `None`: they cannot be had, which was noted.
 async fn clients(test: &str, kind: &str) -> Option<PathBuf> {
     let output = Command::new(here().join("env.sh")).arg(kind).output().await.unwrap();
-    let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
-    match output.status.code() {
-        Some(0) => Some(said(&output.stdout).into()),
-        Some(75) => {
-            skip(test, &said(&output.stderr));
-            None
-        }
-        _ => panic!("env.sh {kind}: {}", said(&output.stderr)),
-    }
+    testhost::fetched(test, &format!("env.sh {kind}"), &output).map(PathBuf::from)
 }
 
 async fn python(client: &str) {

@@ -23,27 +23,10 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Notes that a test did not run, and why.
-fn skip(test: &str, why: &str) {
-    eprintln!("SKIPPED {test}: {why}");
-    if let Some(list) = std::env::var_os("HOSTLER_SKIPPED") {
-        let mut list = std::fs::OpenOptions::new().append(true).create(true).open(list).unwrap();
-        writeln!(list, "{test}: {why}").unwrap();
-    }
-}
-
 /// Where a parser is; `None`: it cannot be had, which was noted.
 fn tool(test: &str, name: &str) -> Option<PathBuf> {
     let output = Command::new(root().join("tests/metrics/tools.sh")).arg(name).output().unwrap();
-    let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
-    match output.status.code() {
-        Some(0) => Some(said(&output.stdout).into()),
-        Some(75) => {
-            skip(test, &said(&output.stderr));
-            None
-        }
-        _ => panic!("tools.sh {name}: {}", said(&output.stderr)),
-    }
+    testhost::fetched(test, &format!("tools.sh {name}"), &output).map(PathBuf::from)
 }
 
 /// Runs a program on a text.

@@ -25,23 +25,45 @@ pub use host::{Builder, Host};
 pub use place::{cache, checkout, prerequisites, script};
 pub use wait::{Look, wait_for};
 
-/// Whether host tests are to be skipped (`HOSTLER_HOST_TESTS=skip`). Says so, with the test's name, and adds a line to the
-/// file that `HOSTLER_SKIPPED` names, which `make check` counts: a skipped test is never a silent pass.
+/// Whether host tests are to be skipped (`HOSTLER_HOST_TESTS=skip`), which is [noted](skip).
 pub fn skipped(test: &str) -> bool {
-    if std::env::var_os("HOSTLER_HOST_TESTS").is_none_or(|value| value != "skip") {
-        return false;
+    let wanted = std::env::var_os("HOSTLER_HOST_TESTS").is_none_or(|value| value != "skip");
+    if !wanted {
+        skip(test, "HOSTLER_HOST_TESTS=skip");
     }
-    eprintln!("SKIPPED {test}: HOSTLER_HOST_TESTS=skip");
+    !wanted
+}
+
+/// Says that a test did not run, and why, and adds a line to the file that `HOSTLER_SKIPPED` names, which `make check` counts: a
+/// skipped test is never a silent pass.
+pub fn skip(test: &str, why: &str) {
+    eprintln!("SKIPPED {test}: {why}");
     if let Some(list) = std::env::var_os("HOSTLER_SKIPPED") {
         use std::io::Write as _;
         let written = std::fs::OpenOptions::new()
             .append(true)
             .create(true)
             .open(&list)
-            .and_then(|mut file| writeln!(file, "{test}: HOSTLER_HOST_TESTS=skip"));
+            .and_then(|mut file| writeln!(file, "{test}: {why}"));
         if let Err(error) = written {
             eprintln!("count {test} as skipped in {}: {error}, ignoring", list.display());
         }
     }
-    true
+}
+
+/// What a script that fetches something for tests has printed; `None`: it cannot be had here (status 75), which is [noted](skip).
+///
+/// # Panics
+/// If the script failed otherwise.
+#[must_use]
+pub fn fetched(test: &str, what: &str, output: &std::process::Output) -> Option<String> {
+    let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    match output.status.code() {
+        Some(0) => Some(said(&output.stdout)),
+        Some(75) => {
+            skip(test, &said(&output.stderr));
+            None
+        }
+        _ => panic!("{what}: {}", said(&output.stderr)),
+    }
 }
