@@ -21,7 +21,7 @@ use super::forward;
 use super::rules::{Rules, SharedRules};
 use super::stream::Stream;
 use super::upstream::{Conn, Lost};
-use crate::types::{ModelName, Origin};
+use crate::types::{ModelName, Origin, sandbox};
 
 /// Between two questions whether it lives.
 const PERIOD: Duration = Duration::from_secs(5);
@@ -96,7 +96,8 @@ impl External {
     }
 
     async fn ask(&self) -> Result<StatusCode, String> {
-        let stream = self.connect().await.map_err(|e| format!("it cannot be reached: {e}"))?;
+        let unreached = |e| format!("it cannot be reached: {}", sandbox::unconnected(&e));
+        let stream = self.connect().await.map_err(unreached)?;
         let mut request = Request::new(());
         *request.uri_mut() = Uri::try_from(&*self.health).map_err(|e| e.to_string())?;
         let (mut head, ()) = request.into_parts();

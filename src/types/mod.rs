@@ -20,6 +20,7 @@ mod moment;
 mod name;
 mod phase;
 mod report;
+pub mod sandbox;
 pub mod sealed;
 mod sleep;
 mod spec;

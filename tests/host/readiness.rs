@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use crate::harness::{
-    COUNT, FIRST, Refusal, config, count, get, property, recovers, refused, serving, show_status,
-    skip_unless_wanted, wait_property,
+    COUNT, FIRST, Refusal, allow_internet, config, count, get, property, recovers, refused,
+    serving, show_status, skip_unless_wanted, wait_property,
 };
 
 /// A short patience, so that a fault that may heal within a start is given up soon.
@@ -141,6 +141,18 @@ fn a_network_that_cannot_be_proven_is_said() {
     skip_unless_wanted!();
     let toml = impatient().replace("context = 4096", "context = 4096\ntransport = \"tcp\"");
     let host = serving(&toml).unwrap();
+    // The sandbox has none, and says how to get one.
+    refused(
+        &host,
+        &Refusal {
+            status: 50,
+            word: "network_unproven",
+            says: &["the tcp path to engines", "systemctl edit hostler"],
+        },
+    );
+    allow_internet(&host).unwrap();
+    recovers(&host);
+    host.root("systemctl stop hostler.service").unwrap();
     host.root(
         "for name in pasta pasta.avx2; do mv /usr/bin/$name /usr/bin/$name.off || true; done",
     )

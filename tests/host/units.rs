@@ -3,7 +3,7 @@
 use crate::harness::{installed, skip_unless_wanted};
 
 /// The exposure that `systemd-analyze security` may report for the daemon, in tenths. What is left has a reason in the unit.
-const EXPOSURE_TENTHS_MAX: u32 = 15;
+const EXPOSURE_TENTHS_MAX: u32 = 12;
 
 #[test]
 fn systemd_finds_nothing_to_complain_about() {

@@ -18,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::supervisor::ports::Endpoint;
-use crate::types::EngineKind;
+use crate::types::{EngineKind, sandbox};
 
 /// Connecting, asking and the whole answer. An engine that loads weights with all its threads may miss it: that is "not yet".
 const DEADLINE: Duration = Duration::from_secs(1);
@@ -61,7 +61,9 @@ fn not_connected(error: &io::Error, endpoint: &Endpoint) -> Result<bool, String>
     }
     Err(match endpoint {
         Endpoint::Unix(path) => format!("cannot connect to {}: {error}", path.display()),
-        Endpoint::Tcp(address) => format!("cannot connect to {address}: {error}"),
+        Endpoint::Tcp(address) => {
+            format!("cannot connect to {address}: {}", sandbox::unconnected(error))
+        }
     })
 }
 

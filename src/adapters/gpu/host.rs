@@ -14,8 +14,8 @@
 //! weights again for each token is of no use.
 //!
 //! Reading another user's `smaps_rollup` takes the right to trace it. The daemon has that over rootless containers of its
-//! own user as long as it runs in the user namespace that podman runs in (no `PrivateUsers=`), and sees `/proc`
-//! whole (no `ProtectProc=`).
+//! own user as long as it runs in the user namespace that podman runs in (no `PrivateUsers=`); by that right it also sees
+//! them where `/proc` hides others (`ProtectProc=invisible`).
 
 use std::collections::BTreeMap;
 use std::io;

@@ -17,7 +17,7 @@ use super::error::Cause;
 use super::inspect::{Inspect, Pod, published};
 use super::{Inner, cgroup, create, labels, random, socket_dir};
 use crate::supervisor::ports::{SOCKET_DIR, SOCKET_NAME, TCP_PORT};
-use crate::types::{Fault, FaultCode, Transport};
+use crate::types::{Fault, FaultCode, Transport, sandbox};
 
 /// How long a published port may take to accept its first connection.
 const ACCEPT: Duration = Duration::from_secs(5);
@@ -192,15 +192,18 @@ async fn accepts(pod: &Pod) -> Result<(), String> {
     let connect = async {
         loop {
             match TcpStream::connect(address).await {
-                Ok(_) => return,
+                Ok(_) => return Ok(()),
+                Err(error) if sandbox::forbids(&error) => {
+                    return Err(sandbox::unconnected(&error));
+                }
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
             }
         }
     };
-    tokio::time::timeout(ACCEPT, connect).await.map_err(|_| {
-        format!(
+    tokio::time::timeout(ACCEPT, connect).await.unwrap_or_else(|_| {
+        Err(format!(
             "the published port {address} accepts no connection within {ACCEPT:?}; rootless networking (pasta or slirp4netns) does not work for the service user"
-        )
+        ))
     })
 }
 

@@ -6,8 +6,8 @@ use testhost::{Look, wait_for};
 
 use super::answered;
 use crate::harness::{
-    COUNT, Fake, SOON, Scene, containers, count, count_request, engine, events, left_over, post,
-    serving, skip_unless_wanted, wait_phase,
+    COUNT, Fake, SOON, Scene, allow_internet, containers, count, count_request, engine, events,
+    left_over, post, serving, skip_unless_wanted, wait_phase,
 };
 
 const GIB: u64 = 1 << 30;
@@ -47,6 +47,7 @@ fn fault_12_a_network_that_dies_is_found_out_and_models_without_one_do_not_notic
         "{COUNT}\n[health]\ninterval = \"1s\"\nfailures = 2\n[models.net]{table}transport = \"tcp\"\n"
     );
     let host = serving(&toml).unwrap();
+    allow_internet(&host).unwrap();
     count(&host).check();
     let asked = post(&host, "/v1/chat/completions", &count_request("net", 8)).wait();
     assert_eq!(asked.status, 200, "{asked:?}");

@@ -11,9 +11,9 @@ pub use http::{Answer, count_request, curl, get, post};
 pub use refused::{Refusal, recovers, refused};
 pub use scene::{FAKE_IMAGE, Fake, Scene, served};
 pub use serve::{
-    ALL, COUNT, Counting, FIRST, SOON, check_count, config, containers, count, count_a_little,
-    count_to, engine, events, left_over, model, property, serving, show_status, status, wait_busy,
-    wait_phase, wait_property,
+    ALL, COUNT, Counting, FIRST, SOON, allow_internet, check_count, config, containers, count,
+    count_a_little, count_to, engine, events, left_over, model, property, serving, show_status,
+    status, wait_busy, wait_phase, wait_property,
 };
 
 use std::path::{Path, PathBuf};

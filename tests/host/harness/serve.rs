@@ -46,6 +46,15 @@ pub fn config(host: &Host, toml: &str) -> Result<()> {
     host.write_file("/etc/hostler/hostler.toml", toml)
 }
 
+/// Lets the daemon make Internet sockets, as its own message tells an administrator to, from its next start on.
+pub fn allow_internet(host: &Host) -> Result<()> {
+    host.write_file(
+        "/etc/systemd/system/hostler.service.d/internet.conf",
+        "[Service]\nRestrictAddressFamilies=AF_INET AF_INET6\nIPAddressAllow=localhost\n",
+    )?;
+    host.root("systemctl daemon-reload").map(drop)
+}
+
 /// A request for the counting model's answer, under way.
 #[derive(Debug)]
 pub struct Counting {
