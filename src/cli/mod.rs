@@ -9,7 +9,7 @@
 //!  mod     the command line, dispatch     bus       connection, proxies, D-Bus errors → failures
 //!  exit    exit statuses, failures        document  the daemon's status, as it comes over the bus
 //!  output  tables, JSON, colours          pages     manual pages and completions
-//!  status list show load verbs plan why measure wait logs top reload doctor config  add/  remove
+//!  status list show load verbs plan why measure wait logs top reload doctor config  add/  import/  remove
 //! ```
 
 mod add;
@@ -19,6 +19,7 @@ mod doctor;
 mod document;
 mod exit;
 mod fetch;
+mod import;
 mod job;
 mod list;
 mod load;
@@ -120,6 +121,8 @@ enum Command {
     Add(Box<add::Add>),
     /// Remove a model's file in models.d, and apply that.
     Remove(remove::Remove),
+    /// Translate the configuration of another program into Hostler's.
+    Import(import::Import),
     /// Look at the configuration files.
     Config(config::Config),
     /// Check the host, and say what mends it.
@@ -187,6 +190,7 @@ async fn dispatch(context: &Context, command: Command) -> Outcome {
         Command::Reload(it) => it.run(context).await,
         Command::Add(it) => it.run(context).await,
         Command::Remove(it) => it.run(context).await,
+        Command::Import(it) => it.run(context),
         Command::Config(it) => it.run(context),
         Command::Doctor(it) => it.run(context).await,
         Command::Unit(it) => it.run(context).await,

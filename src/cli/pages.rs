@@ -61,11 +61,7 @@ fn all() -> Vec<(PathBuf, Vec<u8>)> {
         &exits,
         "hostlerd(8), hostler.toml(5), systemd(1), podman(1), busctl(1)",
     );
-    for command in visible(&cli) {
-        let name = format!("hostler-{}", command.get_name());
-        let command = command.clone().name(name.clone()).bin_name(name.replacen('-', " ", 1));
-        page(&mut files, &command, "1", &exits, "hostler(1), hostlerd(8)");
-    }
+    subpages(&mut files, &cli, "hostler", &exits);
     let exits: Vec<(u8, String)> = checks::Exit::ALL
         .iter()
         .map(|exit| (*exit as u8, format!("{exit}: {}", exit.fix())))
@@ -87,6 +83,22 @@ fn all() -> Vec<(PathBuf, Vec<u8>)> {
         }
     }
     files
+}
+
+/// A page for each subcommand, and for theirs: `hostler-config-check.1`.
+fn subpages(
+    files: &mut Vec<(PathBuf, Vec<u8>)>,
+    parent: &Command,
+    prefix: &str,
+    exits: &[(u8, String)],
+) {
+    for command in visible(parent) {
+        let name = format!("{prefix}-{}", command.get_name());
+        let whole = command.get_bin_name().unwrap_or(&name).to_owned();
+        let command = command.clone().name(name.clone()).bin_name(whole);
+        page(files, &command, "1", exits, "hostler(1), hostlerd(8)");
+        subpages(files, &command, &name, exits);
+    }
 }
 
 /// The subcommands that people use.
@@ -166,6 +178,8 @@ mod tests {
             "man/man1/hostler.1",
             "man/man1/hostler-load.1",
             "man/man1/hostler-doctor.1",
+            "man/man1/hostler-config-check.1",
+            "man/man1/hostler-import-llama-swap.1",
             "man/man8/hostlerd.8",
             "man/man5/hostler.toml.5",
             "bash-completion/completions/hostler",

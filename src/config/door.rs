@@ -17,6 +17,12 @@ use super::source::Report;
 const CLIENTS: [&str; 7] =
     ["model", "stream", "messages", "prompt", "input", "stream_options", "previous_response_id"];
 
+/// Whether a parameter is the client's alone to set, so that `defaults` and `force` may not.
+#[must_use]
+pub fn is_clients(parameter: &str) -> bool {
+    CLIENTS.contains(&parameter)
+}
+
 pub(super) fn door(report: &mut Report<'_>, entry: &Entry) -> DoorSpec {
     let raw = &entry.raw;
     let limit_key = entry.key("max_concurrent");
@@ -49,7 +55,7 @@ fn parameters(
     let mut good = Map::new();
     for (name, value) in raw.into_iter().flatten() {
         let text = name.get_ref();
-        if CLIENTS.contains(&text.as_str()) {
+        if is_clients(text) {
             let message = format!("{text:?} is the client's to say; remove it here");
             report.at(name.span().start, key, message);
             continue;

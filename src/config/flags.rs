@@ -228,6 +228,20 @@ fn broken_by(engine: EngineKind, arg: &str, builtin: bool) -> Option<&'static Ru
     rules(engine).iter().filter(applies).find(|rule| rule.flags.iter().any(|known| names(known)))
 }
 
+/// Why an argument of an engine, `--flag` or `--flag=value`, is Hostler's to set, and what to do instead; for whoever takes a
+/// command line over. Weights are taken for named by a key.
+#[must_use]
+pub fn reserved_argument(engine: EngineKind, arg: &str) -> Option<&'static str> {
+    broken_by(engine, arg, false).map(|rule| rule.instead)
+}
+
+/// The same of a variable of an engine's environment.
+#[must_use]
+pub fn reserved_variable(engine: EngineKind, name: &str) -> Option<&'static str> {
+    let ours = rules(engine).iter().find(|rule| rule.env.contains(&name)).map(|rule| rule.instead);
+    ours.or_else(|| DEVICE_ENV.contains(&name).then_some(DEVICES))
+}
+
 /// Further arguments; those that Hostler sets are reported.
 pub(super) fn args(
     report: &mut Report<'_>,
@@ -296,104 +310,4 @@ fn is_env_name(text: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn refused(engine: EngineKind, arg: &str) -> bool {
-        broken_by(engine, arg, false).is_some()
-    }
-
-    #[test]
-    fn every_form_of_a_refused_flag() {
-        use EngineKind::{Llamacpp, Vllm};
-        for arg in
-            ["-m", "-c", "--ctx-size", "--ctx_size", "--ctx-size=8", "-np", "--host=x", "-hf"]
-        {
-            assert!(refused(Llamacpp, arg), "{arg}");
-        }
-        for arg in [
-            "--gpu-memory-utilization=0.9",
-            "--gpu_memory_utilization",
-            "--gpu-memory-util",
-            "-tp",
-            "-tp=2",
-            "-t",
-            "--tensor-parallel",
-            "--uds",
-            "-dpl",
-            "--data-parallel-size-local=2",
-            "--nnodes",
-            "-n2",
-            "-r1",
-            "--device-memory-utilization=0.9",
-            "--grpc",
-            "-pcp",
-            "--device-ids",
-            "--num-gpu-blocks-override",
-            "--root-path",
-            "--max-model-len",
-            "--kv-cache-memory-bytes",
-        ] {
-            assert!(refused(Vllm, arg), "{arg}");
-        }
-    }
-
-    #[test]
-    fn ordinary_arguments_pass() {
-        use EngineKind::{Llamacpp, Vllm};
-        for arg in [
-            "-ngl",
-            "99",
-            "--embeddings",
-            "--metrics",
-            "--hostile",
-            "-",
-            "--",
-            "-1",
-            "-cb",
-            "",
-            "-t",
-        ] {
-            assert!(!refused(Llamacpp, arg), "{arg}");
-        }
-        for arg in [
-            "--enforce-eager",
-            "--quantization",
-            "awq",
-            "--model-impl",
-            "--max-num-batched-tokens",
-            "--decode-context-parallel-size",
-            "-ep",
-            "--kv-cache-dtype",
-            "--cpu-offload-gb",
-            "--trust-remote-code",
-            "-q",
-            "--mm-ipc-gpu-memory-gb",
-            "--max-num-active-seqs",
-            "--",
-            "--config-format",
-            "0.9",
-        ] {
-            assert!(!refused(Vllm, arg), "{arg}");
-        }
-    }
-
-    #[test]
-    fn without_weights_the_arguments_may_name_the_model() {
-        for (engine, arg) in [(EngineKind::Llamacpp, "-m"), (EngineKind::Vllm, "--model=x")] {
-            assert!(refused(engine, arg));
-            assert!(broken_by(engine, arg, true).is_none());
-        }
-        assert!(broken_by(EngineKind::Llamacpp, "--host", true).is_some());
-    }
-
-    #[test]
-    fn names_of_variables() {
-        for good in ["A", "_x", "HF_HOME2"] {
-            assert!(is_env_name(good), "{good}");
-        }
-        for bad in ["", "2A", "A-B", "A B", "É"] {
-            assert!(!is_env_name(bad), "{bad}");
-        }
-    }
-}
+mod tests;

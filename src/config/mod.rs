@@ -32,7 +32,9 @@ mod source;
 mod tree;
 mod types;
 
+pub use door::is_clients;
 pub use error::{ConfigError, ConfigErrors, Position};
+pub use flags::{reserved_argument, reserved_variable};
 pub use health::HealthConfig;
 pub use keys::keys;
 pub use load::{Dirs, load, load_external_keys, load_file, load_keys, read};

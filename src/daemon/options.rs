@@ -44,14 +44,14 @@ pub struct Options {
 }
 
 impl Options {
-    /// Those that say which configuration is meant, and nothing else.
+    /// Those that say which configuration is meant, for whoever checks it by hand.
     #[must_use]
     pub fn of(user: bool, config: Option<PathBuf>) -> Self {
         Self {
             config,
             user,
             listen: Vec::new(),
-            check_config: false,
+            check_config: true,
             config_schema: false,
             log_format: Format::default(),
             log: None,

@@ -5,6 +5,8 @@
 //! `user` is read in user mode, with that file's line as `$XDG_CONFIG_HOME`.
 #![expect(clippy::unwrap_used, reason = "a panic is how a test reports its failure")]
 
+mod import;
+
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;

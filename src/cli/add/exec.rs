@@ -2,6 +2,7 @@
 
 use toml::Value;
 
+use crate::config;
 use crate::types::EngineKind;
 
 /// What a command line says.
@@ -9,6 +10,8 @@ use crate::types::EngineKind;
 pub struct Taken {
     /// The path, or the hub's ID, of the model.
     pub model: Option<String>,
+    /// What the engine was to fetch from a hub by itself: `org/name`, or `org/name:Q4_K_M`.
+    pub fetch: Option<String>,
     /// A name that clients use.
     pub name: Option<String>,
     /// Further ones.
@@ -24,11 +27,14 @@ pub struct Taken {
 /// What a flag is to Hostler.
 enum Meaning {
     Model,
+    Fetch,
     Name,
     Number(&'static str),
     Dropped(&'static str),
     /// The same of a flag without a value.
     DroppedAlone(&'static str),
+    /// The same where only the next word shows whether there is a value.
+    DroppedMaybe(&'static str),
 }
 
 const LISTEN: &str = "Hostler decides where the engine listens";
@@ -37,9 +43,12 @@ const SHARE: &str = "Hostler computes it from the place; say what the model need
 const SLEEP: &str = "Hostler drives sleep and idling";
 
 fn meaning(engine: EngineKind, flag: &str) -> Option<Meaning> {
-    use Meaning::{Dropped, DroppedAlone, Model, Name, Number};
+    use Meaning::{Dropped, DroppedAlone, DroppedMaybe, Fetch, Model, Name, Number};
+    // As the engines read them.
+    let flag = if flag.starts_with("--") { &flag.replace('_', "-") } else { flag };
     Some(match (engine, flag) {
         (EngineKind::Llamacpp, "-m") | (_, "--model") => Model,
+        (EngineKind::Llamacpp, "-hf" | "-hfr" | "--hf-repo") => Fetch,
         (EngineKind::Llamacpp, "-a" | "--alias") | (EngineKind::Vllm, "--served-model-name") => {
             Name
         }
@@ -60,7 +69,7 @@ fn meaning(engine: EngineKind, flag: &str) -> Option<Meaning> {
         }
         (EngineKind::Vllm, "--enable-sleep-mode") => DroppedAlone(SLEEP),
         (EngineKind::Llamacpp, "--sleep-idle-seconds") => Dropped(SLEEP),
-        _ => return None,
+        _ => DroppedMaybe(config::reserved_argument(engine, flag)?),
     })
 }
 
@@ -92,9 +101,17 @@ pub fn read(engine: EngineKind, exec: &[String]) -> Taken {
             taken.left.push((word.clone(), why.to_owned()));
             continue;
         }
+        if let Meaning::DroppedMaybe(why) = meaning {
+            if joined.is_none() {
+                words.next_if(|word| !word.starts_with('-'));
+            }
+            taken.left.push((flag.to_owned(), why.to_owned()));
+            continue;
+        }
         let value = joined.or_else(|| words.next().cloned()).unwrap_or_default();
         match meaning {
             Meaning::Model => taken.model = Some(value),
+            Meaning::Fetch => taken.fetch = Some(value),
             Meaning::Name => {
                 let mut names: Vec<String> = vec![value];
                 while engine == EngineKind::Vllm
@@ -115,7 +132,7 @@ pub fn read(engine: EngineKind, exec: &[String]) -> Taken {
                     taken.left.push((format!("{flag} {value}"), why));
                 }
             },
-            Meaning::Dropped(why) | Meaning::DroppedAlone(why) => {
+            Meaning::Dropped(why) | Meaning::DroppedAlone(why) | Meaning::DroppedMaybe(why) => {
                 taken.left.push((flag.to_owned(), why.to_owned()));
             }
         }
@@ -155,6 +172,22 @@ mod tests {
         assert_eq!(taken.model.as_deref(), Some("/model"));
         assert_eq!((taken.name.as_deref(), taken.aliases), (Some("a"), vec!["b".to_owned()]));
         assert_eq!(taken.keys, [("gpu_count", Value::from(2))]);
+        assert_eq!(taken.left.len(), 2);
+    }
+
+    #[test]
+    fn what_the_configuration_refuses_is_left_with_its_value() {
+        let taken = read(
+            EngineKind::Llamacpp,
+            "llama-server -hf org/m:Q4 --ctx_size 8 --api-prefix /x --reuse-port -ngl 9",
+        );
+        assert_eq!(taken.fetch.as_deref(), Some("org/m:Q4"));
+        assert_eq!(taken.keys, [("context", Value::from(8))]);
+        assert_eq!(taken.args, ["-ngl", "9"]);
+        let left: Vec<&str> = taken.left.iter().map(|(flag, _)| flag.as_str()).collect();
+        assert_eq!(left, ["--api-prefix", "--reuse-port"]);
+        let taken = read(EngineKind::Vllm, "vllm serve /m -pp 2 --headless --dtype auto");
+        assert_eq!(taken.args, ["--dtype", "auto"]);
         assert_eq!(taken.left.len(), 2);
     }
 }

@@ -68,6 +68,19 @@ impl Definition {
         if file_name(&self.name) != format!("{}.toml", self.name) {
             let _ = writeln!(text, "name = {}", inline(&Value::from(self.name.as_str())));
         }
+        text + &self.lines()
+    }
+
+    /// The same as a table `[models.NAME]` of a larger file.
+    #[must_use]
+    pub fn table(&self) -> String {
+        format!("[models.{}]\n{}", key(&self.name), self.lines())
+    }
+
+    /// The keys, one a line.
+    #[must_use]
+    pub fn lines(&self) -> String {
+        let mut text = String::new();
         for (key, value) in &self.keys {
             let _ = writeln!(text, "{key} = {}", inline(value));
         }
@@ -149,7 +162,8 @@ pub fn write(path: &Path, text: &str) -> Outcome {
         let fix = if denied { "as root, or with --user for your own daemon" } else { "" };
         Failure::new(exit, format!("{} cannot be written: {err}", path.display())).fix(fix)
     };
-    let dir = path.parent().unwrap_or(Path::new("/"));
+    // A bare name has an empty parent.
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(dir).map_err(failed)?;
     let mut file = tempfile::Builder::new().prefix(".hostler-").tempfile_in(dir).map_err(failed)?;
     file.write_all(text.as_bytes()).map_err(failed)?;
@@ -181,6 +195,7 @@ mod tests {
         let table: toml::Table = text.parse().unwrap();
         assert_eq!(table["args"][1].as_str(), Some("a \"b\"\n"));
         assert_eq!(table["env"]["B.C"].as_str(), Some("2"));
+        assert!(d.table().starts_with("[models.\"org/m\"]\nengine = \"llamacpp\"\n"));
         let plain = Definition { name: "m".into(), ..Definition::default() };
         assert_eq!(plain.text(), "");
     }

@@ -8,11 +8,11 @@
 //! ```
 //! Invariant: nothing is written before the whole configuration, the new file included, was checked by the daemon's own rules.
 
-mod exec;
+pub mod exec;
 pub mod file;
 mod hub;
-mod quadlet;
-mod source;
+pub mod quadlet;
+pub mod source;
 mod unit_file;
 mod weights;
 

@@ -93,7 +93,18 @@ fn exec_line(text: &str) -> usize {
     settings(text).iter().find(|s| s.key == "Exec").map_or(0, |s| s.line)
 }
 
-fn guess(image: &str) -> Option<EngineKind> {
+/// podman's way to write a size, in Hostler's.
+pub fn shm_size(value: &str) -> String {
+    let text = value.trim_end_matches(['b', 'B', 'i']).to_ascii_uppercase();
+    let (number, unit) = text.split_at(text.len().saturating_sub(1));
+    match unit {
+        "K" | "M" | "G" => format!("{number}{unit}iB"),
+        _ => format!("{text}B"),
+    }
+}
+
+/// The engine in an image, by the image's name.
+pub fn guess(image: &str) -> Option<EngineKind> {
     let name = image.to_ascii_lowercase();
     if name.contains("vllm") {
         Some(EngineKind::Vllm)
@@ -106,7 +117,7 @@ fn guess(image: &str) -> Option<EngineKind> {
 
 /// The path that the engine was given, seen from the host.
 fn weights(definition: &mut Definition, unit: &mut Unit, taken: &mut Taken) -> Result<(), String> {
-    let Some(model) = taken.model.take() else { return Ok(()) };
+    let Some(model) = taken.fetch.take().or(taken.model.take()) else { return Ok(()) };
     let inside = Path::new(&model);
     if !inside.is_absolute() {
         return Err(format!(
@@ -173,13 +184,7 @@ fn container(unit: &mut Unit, key: &str, setting: &Setting) -> Result<(), String
         "Environment" => environment(unit, value),
         "AddDevice" => device(unit, value),
         "ShmSize" => {
-            let text = value.trim_end_matches(['b', 'B', 'i']).to_ascii_uppercase();
-            let (number, unit_name) = text.split_at(text.len().saturating_sub(1));
-            let size = match unit_name {
-                "K" | "M" | "G" => format!("{number}{unit_name}iB"),
-                _ => format!("{text}B"),
-            };
-            unit.others.push(("shm_size", Value::from(size)));
+            unit.others.push(("shm_size", Value::from(shm_size(value))));
             Ok(())
         }
         "StopTimeout" => time(unit, "stop_timeout", value),
@@ -248,19 +253,23 @@ fn volume(unit: &mut Unit, setting: &Setting) -> Result<(), String> {
     }
 }
 
+/// Why a variable does not belong into an engine's environment.
+pub fn unwanted(name: &str) -> Option<&'static str> {
+    if ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"].contains(&name) {
+        return Some("engines run offline, and hostler add takes HF_TOKEN itself");
+    }
+    let devices = name.ends_with("_VISIBLE_DEVICES");
+    devices.then_some("Hostler decides which devices an engine sees")
+}
+
 fn environment(unit: &mut Unit, value: &str) -> Result<(), String> {
     let mut refused = Vec::new();
     for word in words(value)? {
         match word.split_once('=') {
-            Some((name, _)) if ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"].contains(&name) => {
-                refused.push(format!(
-                    "{name}: engines run offline, and hostler add takes HF_TOKEN itself"
-                ));
-            }
-            Some((name, _)) if name.ends_with("_VISIBLE_DEVICES") => {
-                refused.push(format!("{name}: Hostler decides which devices an engine sees"));
-            }
-            Some((name, value)) => drop(unit.env.insert(name.to_owned(), value.to_owned())),
+            Some((name, value)) => match unwanted(name) {
+                Some(why) => refused.push(format!("{name}: {why}")),
+                None => drop(unit.env.insert(name.to_owned(), value.to_owned())),
+            },
             None => refused.push(format!(
                 "{word}: has no value; Hostler passes nothing of its own environment on"
             )),
@@ -270,6 +279,15 @@ fn environment(unit: &mut Unit, value: &str) -> Result<(), String> {
 }
 
 fn device(unit: &mut Unit, value: &str) -> Result<(), String> {
+    unit.gpus.push(gpu(value)?);
+    Ok(())
+}
+
+/// A GPU's UUID, from the name of its CDI device.
+///
+/// # Errors
+/// With the reason why it says no device that Hostler can be told.
+pub fn gpu(value: &str) -> Result<String, String> {
     let Some(name) = value.strip_prefix("nvidia.com/gpu=") else {
         return Err("an engine gets GPUs only, by CDI".to_owned());
     };
@@ -279,8 +297,7 @@ fn device(unit: &mut Unit, value: &str) -> Result<(), String> {
         );
     }
     if name.starts_with("GPU-") || name.starts_with("MIG-") {
-        unit.gpus.push(name.to_owned());
-        return Ok(());
+        return Ok(name.to_owned());
     }
     Err("is a device by its number, which can change; nvidia-smi -L shows its UUID for gpus = [\"GPU-…\"]".to_owned())
 }

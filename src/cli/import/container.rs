@@ -1,0 +1,329 @@
+//! `docker run …` and `podman run …` as a command of llama-swap. PURE.
+//!
+//! Invariant: an option that is not in the tables ends the reading, as nobody can know whether a value follows it.
+
+use std::path::PathBuf;
+
+use toml::Value;
+
+use super::command::{Started, name, program, unknown};
+use super::left::{NOTHING, Why};
+use crate::cli::add::quadlet::{gpu, guess, shm_size, unwanted};
+
+/// Options without a value.
+const ALONE: [&str; 14] = [
+    "--rm",
+    "--init",
+    "--detach",
+    "-d",
+    "--interactive",
+    "-i",
+    "--tty",
+    "-t",
+    "--replace",
+    "--privileged",
+    "--read-only",
+    "--no-healthcheck",
+    "--publish-all",
+    "-P",
+];
+
+/// Options that Hostler decides by itself.
+const DECIDED: [&str; 30] = [
+    "--rm",
+    "--init",
+    "--detach",
+    "-d",
+    "--interactive",
+    "-i",
+    "--tty",
+    "-t",
+    "--replace",
+    "--read-only",
+    "--no-healthcheck",
+    "--publish-all",
+    "-P",
+    "--publish",
+    "-p",
+    "--name",
+    "--network",
+    "--net",
+    "--ipc",
+    "--pull",
+    "--restart",
+    "--label",
+    "-l",
+    "--log-driver",
+    "--log-opt",
+    "--hostname",
+    "-h",
+    "--expose",
+    "--stop-signal",
+    "--cidfile",
+];
+
+/// Options that give rights.
+const RIGHTS: [&str; 14] = [
+    "--privileged",
+    "--cap-add",
+    "--cap-drop",
+    "--security-opt",
+    "--user",
+    "-u",
+    "--userns",
+    "--group-add",
+    "--ulimit",
+    "--pid",
+    "--sysctl",
+    "--device-cgroup-rule",
+    "--uts",
+    "--runtime",
+];
+
+/// Other options with a value, for which there is no place.
+const NO_PLACE: [&str; 19] = [
+    "--memory",
+    "-m",
+    "--memory-swap",
+    "--cpus",
+    "--cpuset-cpus",
+    "--cpu-shares",
+    "--workdir",
+    "-w",
+    "--env-file",
+    "--tmpfs",
+    "--volumes-from",
+    "--add-host",
+    "--dns",
+    "--platform",
+    "--secret",
+    "--oom-score-adj",
+    "--annotation",
+    "--cgroup-parent",
+    "--pids-limit",
+];
+
+const MADE: &str = "Hostler makes the container itself";
+
+/// Whether a command line starts a container.
+pub fn is_one(words: &[String]) -> bool {
+    let mut words = words.iter().filter(|word| *word != "sudo");
+    words.next().is_some_and(|word| ["docker", "podman", "nerdctl"].contains(&name(word)))
+}
+
+/// Reads the line.
+///
+/// # Errors
+/// If it cannot be read to its end, or holds no engine that Hostler runs.
+pub fn read(words: &[String]) -> Result<Started, Why> {
+    let Some(run) = words.iter().position(|word| word == "run").filter(|at| *at <= 3) else {
+        return Err(Why::new(
+            "starts a container otherwise than by \"run\"",
+            "write it as docker run …, and import again",
+        ));
+    };
+    let mut line = Line::default();
+    let mut rest = words.iter().skip(run + 1).peekable();
+    while let Some(word) = rest.next_if(|word| word.starts_with('-')) {
+        let (flag, joined) = match word.split_once('=') {
+            Some((flag, value)) => (flag, Some(value.to_owned())),
+            None => (word.as_str(), None),
+        };
+        let together = word.len() > 2 && !word.starts_with("--");
+        if ALONE.contains(&flag) || (together && word.chars().skip(1).all(|c| "dit".contains(c))) {
+            line.flag(flag, joined.as_deref().unwrap_or_default());
+            continue;
+        }
+        if !line.knows(flag) {
+            return Err(Why::new(
+                format!(
+                    "has the option {flag}, which is not known here, nor whether a value follows it"
+                ),
+                "remove it, and import again",
+            ));
+        }
+        let value = joined.or_else(|| rest.next().cloned()).unwrap_or_default();
+        line.flag(flag, &value);
+    }
+    let Some(image) = rest.next() else {
+        return Err(Why::new("names no image", "correct it, and import again"));
+    };
+    line.started(image, rest.cloned().collect())
+}
+
+/// What is gathered on the way.
+#[derive(Default)]
+struct Line {
+    entrypoint: Vec<String>,
+    env: Vec<(String, String)>,
+    volumes: Vec<(PathBuf, PathBuf)>,
+    gpus: Vec<String>,
+    keys: Vec<(&'static str, Value)>,
+    left: Vec<(String, Why)>,
+}
+
+impl Line {
+    fn knows(&self, flag: &str) -> bool {
+        let own = [
+            "-v",
+            "--volume",
+            "--mount",
+            "-e",
+            "--env",
+            "--shm-size",
+            "--entrypoint",
+            "--device",
+            "--gpus",
+            "--stop-timeout",
+        ];
+        own.contains(&flag)
+            || [&DECIDED[..], &RIGHTS[..], &NO_PLACE[..]].iter().any(|list| list.contains(&flag))
+    }
+
+    fn flag(&mut self, flag: &str, value: &str) {
+        let done = match flag {
+            "-v" | "--volume" => self.volume(value.split(':').take(2).collect()),
+            "--mount" => {
+                let part = |names: [&str; 3]| {
+                    let mut parts = value.split(',').filter_map(|part| part.split_once('='));
+                    parts.find(|(name, _)| names.contains(name)).map(|(_, value)| value)
+                };
+                let (host, inside) =
+                    (part(["source", "src", "source"]), part(["target", "destination", "dst"]));
+                self.volume(host.into_iter().chain(inside).collect())
+            }
+            "-e" | "--env" => match value.split_once('=') {
+                Some((name, value)) if unwanted(name).is_none() => {
+                    self.env.push((name.to_owned(), value.to_owned()));
+                    return;
+                }
+                Some((name, _)) => {
+                    let why = Why::new(unwanted(name).unwrap_or_default(), NOTHING);
+                    self.left.push((format!("{flag} {name}"), why));
+                    return;
+                }
+                None => Err(Why::new(
+                    "Hostler passes nothing of its own environment on",
+                    "give the variable its value in env",
+                )),
+            },
+            "--shm-size" => {
+                self.keys.push(("shm_size", Value::from(shm_size(value))));
+                return;
+            }
+            "--stop-timeout" => {
+                self.keys.push(("stop_timeout", Value::from(format!("{value}s"))));
+                return;
+            }
+            "--entrypoint" => {
+                self.entrypoint = value.split_whitespace().map(str::to_owned).collect();
+                return;
+            }
+            "--device" => gpu(value)
+                .map(|id| self.gpus.push(id))
+                .map_err(|why| Why::new(why, "gpu_count says how many, gpus names them by UUID")),
+            "--gpus" => Err(Why::new(
+                "Hostler chooses the devices",
+                "gpu_count says on how many it runs, 1 unless told; gpus names them by UUID",
+            )),
+            _ if RIGHTS.contains(&flag) => {
+                Err(Why::new("an engine gets no right beyond Hostler's fixed, tight set", NOTHING))
+            }
+            _ if NO_PLACE.contains(&flag) => Err(Why::new(
+                "it has no place in a model's definition",
+                "look whether the engine has an argument for it",
+            )),
+            _ => Err(Why::new(MADE, NOTHING)),
+        };
+        if let Err(why) = done {
+            self.left.push((flag.to_owned(), why));
+        }
+    }
+
+    fn volume(&mut self, parts: Vec<&str>) -> Result<(), Why> {
+        if let [host, inside] = parts.as_slice()
+            && host.contains('/')
+            && inside.starts_with('/')
+        {
+            self.volumes.push(((*host).into(), (*inside).into()));
+            return Ok(());
+        }
+        Err(Why::new(
+            "it is no directory of the host, and an engine gets nothing but its weights",
+            "keep the weights in a directory of the host, or in an image",
+        ))
+    }
+
+    fn started(self, image: &str, args: Vec<String>) -> Result<Started, Why> {
+        let own_entry = !self.entrypoint.is_empty();
+        let mut tail = self.entrypoint;
+        tail.extend(args);
+        let (engine, skip) = match program(&tail) {
+            Some((0, length, engine)) => (engine, length),
+            _ if own_entry => return Err(unknown(&tail[0], &tail)),
+            _ => {
+                let engine = guess(image).filter(|_| !image.contains("sglang"));
+                (engine.ok_or_else(|| unknown(image, &[image.to_owned()]))?, 0)
+            }
+        };
+        let mut started = Started::new(engine, tail.split_off(skip));
+        started.image = Some(image.to_owned());
+        started.env = self.env.into_iter().collect();
+        started.volumes = self.volumes;
+        started.gpus = self.gpus;
+        started.keys = self.keys;
+        started.left = self.left;
+        Ok(started)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::command::read;
+    use crate::types::EngineKind;
+
+    #[test]
+    fn containers() {
+        let started = read(
+            "docker run --rm -it --name x --gpus all -p 9000:8080 -v /srv/models:/models:ro \
+             -e A=1 -e HF_TOKEN=secret --shm-size 2g --device nvidia.com/gpu=GPU-1 \
+             registry.example/llama.cpp:server-cuda -m /models/m.gguf -c 4096",
+        )
+        .unwrap();
+        assert_eq!(started.engine, EngineKind::Llamacpp);
+        assert_eq!(started.image.as_deref(), Some("registry.example/llama.cpp:server-cuda"));
+        assert_eq!(started.exec, ["-m", "/models/m.gguf", "-c", "4096"]);
+        assert_eq!(started.volumes, [("/srv/models".into(), "/models".into())]);
+        assert_eq!(started.gpus, ["GPU-1"]);
+        assert_eq!(started.keys, [("shm_size", "2GiB".into())]);
+        assert_eq!(started.env.len(), 1);
+        let left: Vec<&str> = started.left.iter().map(|(key, _)| key.as_str()).collect();
+        assert_eq!(left, ["--rm", "-it", "--name", "--gpus", "-p", "-e HF_TOKEN"]);
+        assert!(!format!("{:?}", started.left).contains("secret"));
+    }
+
+    #[test]
+    fn the_entry_point_decides_before_the_images_name() {
+        let started = read("podman run --entrypoint vllm registry.example/x serve org/m").unwrap();
+        assert_eq!((started.engine, started.exec.len()), (EngineKind::Vllm, 1));
+        let mounted = read(
+            "podman run --mount type=bind,source=/srv,target=/m registry.example/vllm-openai:v1 --model /m",
+        );
+        assert_eq!(mounted.unwrap().volumes.len(), 1);
+    }
+
+    #[test]
+    fn what_cannot_be_read_says_why() {
+        for (cmd, word) in [
+            ("docker run --new-option 1 registry.example/vllm x", "--new-option"),
+            ("docker compose up x", "otherwise"),
+            ("docker run --rm", "no image"),
+            ("docker run registry.example/comfyui:1", "registry.example/comfyui:1"),
+            ("docker run registry.example/sglang:1 python3 -m sglang.launch_server", "SGLang"),
+            ("docker run --entrypoint /bin/x registry.example/vllm:1", "/bin/x"),
+        ] {
+            let why = read(cmd).unwrap_err();
+            assert!(why.why.contains(word), "{cmd}: {why:?}");
+        }
+    }
+}
