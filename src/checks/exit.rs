@@ -3,7 +3,7 @@
 use std::fmt;
 use std::process::ExitCode;
 
-/// The daemon's exit statuses. Documented in README.md and, one day, `hostlerd(8)`; never renumbered.
+/// The daemon's exit statuses. Documented in docs/troubleshoot.md and `hostlerd(8)`; never renumbered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
     /// Asked to stop, and stopped.

@@ -158,7 +158,7 @@ pub(super) const fn advice(check: Check) -> &'static str {
         | Check::Selinux
         | Check::Images
         | Check::Network
-        | Check::Containers => "see \"What the admin sees\" in README.md",
+        | Check::Containers => "see docs/troubleshoot.md",
     }
 }
 

@@ -128,7 +128,7 @@ pub const ALL: &[Message] = &[
         "failed",
         "1fa41468013c4ad9a572bfec5dca8c04",
         "A model failed",
-        "Its start, or the running engine. HOSTLER_REASON is the cause's word (docs/faults.md); what the engine wrote last follows. It is tried again on demand, at the earliest after HOSTLER_RETRY_MS.",
+        "Its start, or the running engine. HOSTLER_REASON is the cause's word (docs/troubleshoot.md); what the engine wrote last follows. It is tried again on demand, at the earliest after HOSTLER_RETRY_MS.",
     ),
     message(
         "stopping",

@@ -7,9 +7,13 @@
 mod catalog;
 mod commands;
 mod faults;
+mod links;
+mod manual;
 mod names;
 mod rules;
 mod tree;
+
+use std::collections::BTreeMap;
 
 use tree::{File, files, root};
 
@@ -142,6 +146,25 @@ fn files_that_texts_name_exist() {
     let all = files();
     let markdown: Vec<&File> = all.iter().filter(|f| f.path.ends_with(".md")).collect();
     hold(&markdown, |f| rules::paths(&f.path, &f.text, &|p| root().join(p).exists()));
+}
+
+#[test]
+fn links_lead_somewhere() {
+    let all = files();
+    let markdown: Vec<&File> = all.iter().filter(|f| f.path.ends_with(".md")).collect();
+    let texts = markdown.iter().map(|f| (f.path.as_str(), f.text.as_str())).collect();
+    hold(&markdown, |f| links::broken(f, &texts, &|p| root().join(p).exists()));
+}
+
+#[test]
+fn each_document_can_be_reached_from_the_readme() {
+    let all = files();
+    let markdown = all.iter().filter(|f| f.path.ends_with(".md"));
+    let texts: BTreeMap<&str, &str> =
+        markdown.map(|f| (f.path.as_str(), f.text.as_str())).collect();
+    assert!(texts.contains_key("README.md") && texts.len() > 10);
+    let lost = links::unreachable("README.md", &texts);
+    assert!(lost.is_empty(), "no link leads to {lost:?}");
 }
 
 #[test]
