@@ -25,6 +25,10 @@ deb: build ## build the Debian package into target/dist
 rpm: build ## build the RPM package into target/dist
 	@mkdir -p target/dist && packaging/rpm.sh "$(BINDIR)" target/dist
 
+.PHONY: release
+release: ## make a release: VERSION=x.y.z, ARGS=--dry-run|--skip-check; commits and tags, pushes nothing
+	@packaging/release.sh $(VERSION) $(ARGS)
+
 .PHONY: prereqs
 prereqs: ## install what tests and demo need (Debian packages)
 	@tests/host/prereqs.sh
