@@ -8,6 +8,10 @@ use std::collections::BTreeSet;
 
 use super::node::Node;
 
+/// The longest text that macros may make, in bytes: macros in macros could make one that no memory holds. What would be longer
+/// keeps its macro, and is told as one that has no value.
+const TEXT_MAX: usize = 64 << 10;
+
 /// Macros in the order of their definition.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Macros(Vec<(String, Node)>);
@@ -61,7 +65,10 @@ fn put(node: &Node, name: &str, value: &Node) -> Node {
     match node {
         Node::Text(text) if *text == slug => value.clone(),
         Node::Text(text) if text.contains(&slug) => {
-            Node::Text(text.replace(&slug, &value.text().unwrap_or_default()))
+            let value = value.text().unwrap_or_default();
+            let length = text.matches(&slug).count() * value.len() + text.len();
+            let fits = length <= TEXT_MAX;
+            Node::Text(if fits { text.replace(&slug, &value) } else { text.clone() })
         }
         Node::List(items) => Node::List(items.iter().map(|item| put(item, name, value)).collect()),
         Node::Map(entries) => Node::Map(
@@ -141,6 +148,17 @@ mod tests {
         assert_eq!(text("${PORT}"), Node::Text("${PORT}".into()));
         let nested = macros.expand(&Node::parse("a: {b: [\"${ctx}\"]}").unwrap());
         assert_eq!(nested.get("a").unwrap().get("b").unwrap().items(), [Node::Int(8192)]);
+    }
+
+    #[test]
+    fn macros_that_grow_without_end_stay_what_they_are() {
+        let text: String =
+            (0..40).map(|n| format!("m{}: \"${{m{n}}}${{m{n}}}\"\n", n + 1)).collect();
+        let node = Node::parse(&format!("m0: long\n{text}")).unwrap();
+        let macros = Macros::read(Some(&node)).unwrap();
+        let grown = macros.expand(&Node::Text("${m40}".into())).text().unwrap();
+        assert!(grown.len() <= TEXT_MAX, "{}", grown.len());
+        assert!(left_over(&grown).is_some());
     }
 
     #[test]

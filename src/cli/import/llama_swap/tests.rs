@@ -213,3 +213,44 @@ fn nobody_said_where_memory_is_measured() {
     assert!(imported.text.contains("backend = \"nvml\""));
     assert!(imported.left[0].key.contains("backend"));
 }
+
+/// Whatever the file holds: what comes of it is a configuration, of the tables that the import writes and no other.
+#[test]
+fn fuzz_import() {
+    let words = [
+        "models:",
+        "\n  m:\n    cmd: ",
+        "llama-server -m /m.gguf ",
+        "docker run ",
+        "${MODEL_ID}",
+        "${",
+        "}",
+        "- ",
+        ": ",
+        "\n    ",
+        "&a ",
+        "*a",
+        "<<: *a",
+        "peers:",
+        "groups:",
+        "[",
+        "]",
+        "{",
+        "#",
+        "\"",
+        "'",
+        "|\n",
+        "\n[auth]\n",
+        "ttl: -1",
+        "filters:",
+        "setParams:",
+    ];
+    crate::fuzz::fuzz("import", &words, |bytes| {
+        let Ok(text) = std::str::from_utf8(bytes) else { return };
+        let Ok(imported) = import(text, &told(), &variable) else { return };
+        let table: toml::Table = imported.text.parse().unwrap();
+        let known = ["gpu", "log", "models"];
+        assert!(table.keys().all(|key| known.contains(&key.as_str())), "{}", imported.text);
+        left::lines(&imported.left).iter().for_each(|line| assert!(!line.contains('\n'), "{line}"));
+    });
+}
