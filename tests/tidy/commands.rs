@@ -23,6 +23,14 @@ pub fn commands(path: &str, text: &str, known: &BTreeMap<String, BTreeSet<String
             }
             let command = span.split(['|', ';', '#', '&']).next().unwrap_or_default();
             let words = command.split_whitespace().skip_while(|w| *w != "hostler").skip(1);
+            // What it prints begins with its version.
+            if words
+                .clone()
+                .next()
+                .is_some_and(|word| word.starts_with(|c: char| c.is_ascii_digit()))
+            {
+                continue;
+            }
             let mut name = None;
             for word in words {
                 let option = word.split(['=', ',', ']']).next().unwrap_or_default();
@@ -59,6 +67,7 @@ fn commands_that_do_not_exist_are_seen() {
         ("load".to_owned(), known(&["--pin"])),
     ]);
     assert_eq!(commands("a", "`hostler --json load x --pin` hostler lod", &tree), [""; 0]);
+    assert_eq!(commands("a", "```\nhostler 0.1.0: running, up 1s\n```", &tree), [""; 0]);
     assert_eq!(commands("a", "    hostler load x --pim", &tree).len(), 1);
     assert_eq!(commands("a", "see `hostler lod`", &tree).len(), 1);
 }
