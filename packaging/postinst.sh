@@ -47,15 +47,23 @@ systemd-tmpfiles --create hostler.conf
 # What `journalctl -x` says of Hostler's lines. Packages of systemd do it by a trigger; `make install` has none.
 journalctl --update-catalog 2>/dev/null || say "the journal's catalogue could not be updated, ignoring"
 
-# From version 253 on systemd waits for the end of a reload. Older ones would ignore the type, and have nothing to reload by: so
-# the units themselves do not say it.
-if [ "$(systemctl --version | awk 'NR == 1 { print int($2) }')" -ge 253 ]; then
+# drop_in VERSION NAME LINE ...: lines of [Service] for systemd of that version or newer. Older ones would ignore them, with a
+# warning at every turn: so the units themselves do not have them.
+drop_in() {
+  since=$1 name=$2
+  shift 2
+  [ "$systemd" -ge "$since" ] || return 0
   for manager in system user; do
     mkdir -p "/etc/systemd/$manager/hostler.service.d"
-    printf '%s\n' '# Written by the post-install script of Hostler.' '[Service]' 'Type=notify-reload' 'ExecReload=' \
-      >"/etc/systemd/$manager/hostler.service.d/10-reload.conf"
+    printf '%s\n' '# Written by the post-install script of Hostler.' '[Service]' "$@" \
+      >"/etc/systemd/$manager/hostler.service.d/$name.conf"
   done
-fi
+}
+systemd=$(systemctl --version | awk 'NR == 1 { print int($2) }')
+# systemctl waits for the end of a reload. Without the type there would be nothing to reload by.
+drop_in 253 10-reload 'Type=notify-reload' 'ExecReload='
+# A daemon that cannot start is tried less and less often; without, every second.
+drop_in 254 10-restart 'RestartSteps=5' 'RestartMaxDelaySec=30s'
 
 [ -d /run/systemd/system ] || exit 0
 

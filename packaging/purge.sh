@@ -17,7 +17,7 @@ done
 rm -f "/var/lib/systemd/linger/$user"
 # Written by the post-install script, and by `hostler add`.
 for manager in system user; do
-  rm -f "/etc/systemd/$manager/hostler.service.d/10-reload.conf"
+  rm -f "/etc/systemd/$manager/hostler.service.d/10-reload.conf" "/etc/systemd/$manager/hostler.service.d/10-restart.conf"
   rmdir "/etc/systemd/$manager/hostler.service.d" 2>/dev/null || true
 done
 if [ -n "$uid" ]; then

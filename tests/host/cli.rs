@@ -26,7 +26,7 @@ fn the_program_its_pages_and_its_completions_are_installed() {
     skip_unless_wanted!();
     let host = installed().boot().unwrap();
     assert!(good(&host, "--version").starts_with("hostler "));
-    host.root("test -s /usr/share/man/man1/hostler.1 -a -s /usr/share/man/man8/hostlerd.8")
+    host.root("test -s /usr/share/man/man1/hostler.1.gz -a -s /usr/share/man/man8/hostlerd.8.gz")
         .unwrap();
     host.root("bash -n /usr/share/bash-completion/completions/hostler").unwrap();
     let run = hostler(&host, "lod");

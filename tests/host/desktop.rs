@@ -9,6 +9,8 @@ const HOME: &str = "/home/alice";
 /// A host with a user who has a manager, images, models and a configuration of her own.
 fn alice() -> Host {
     let host = installed().boot().unwrap();
+    // The package listens for the system's daemon, which has the same ports.
+    host.root("systemctl --quiet disable --now hostler.socket hostler-unix.socket").unwrap();
     host.root("useradd --create-home alice && touch /var/lib/systemd/linger/alice").unwrap();
     host.root("systemctl start user@$(id -u alice).service").unwrap();
     let image = File::open(testhost::assets::llama_server_image().unwrap()).unwrap();

@@ -1,17 +1,21 @@
 #!/bin/bash
-# Builds the test host's root: a minimal Debian 13 with systemd, D-Bus and rootless podman.
+# Builds the test host's root: a minimal Debian with systemd, D-Bus and rootless podman.
 #
-#   mkroot.sh          build it unless it is cached; print its path
-#   mkroot.sh --path   print the path it has or would have, building nothing
+#   mkroot.sh [SUITE]          build it unless it is cached; print its path
+#   mkroot.sh --path [SUITE]   print the path it has or would have, building nothing
 #
-# Cache: ${HOSTLER_CACHE:-${XDG_CACHE_HOME:-~/.cache}/hostler}/root/<key>, where the key is a hash of this file: a
+# SUITE: trixie (Debian 13, the default) or bookworm (Debian 12).
+#
+# Cache: ${HOSTLER_CACHE:-${XDG_CACHE_HOME:-~/.cache}/hostler}/root/<suite>-<key>, where the key is a hash of this file: a
 # changed recipe is a new root, and an old one stays usable for other checkouts. The root is shared, read-only, as the
 # lower layer of every host's overlay, so it is never modified once it has been renamed into place.
 #
 # Needs root, debootstrap and a Debian mirror: the one this machine's apt uses, or DEBIAN_MIRROR.
 set -euo pipefail
 
-suite=trixie
+only_path=
+if [ "${1:-}" = --path ]; then only_path=yes; shift; fi
+suite=${1:-trixie}
 # What a host has: a real init with user sessions, rootless podman with both network backends and every helper that
 # podman looks for at run time (catatonit for `init: true`, aardvark-dns for names), and what tests look around with.
 packages=(
@@ -20,7 +24,14 @@ packages=(
   polkitd                                          # who may control the daemon over D-Bus
   curl procps iproute2 busybox-static tmux strace
   libfaketime                                      # clocks that jump, for one process
+  rpm                                              # to install the other package where there is no other distribution
 )
+# podman 4.3 knows no passt.
+case $suite in
+  trixie) ;;
+  bookworm) packages+=(slirp4netns) ;;
+  *) echo "test host: no recipe for a root of Debian $suite, only for trixie and bookworm" >&2; exit 64 ;;
+esac
 # Units that have no business in a container: they would fail or wait.
 masked=(
   systemd-modules-load.service systemd-udevd.service systemd-udev-trigger.service
@@ -34,9 +45,9 @@ die() { say "$*"; exit 1; }
 
 cache=${HOSTLER_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/hostler}
 key=$(sha256sum <"${BASH_SOURCE[0]}" | cut -c1-16)
-root=$cache/root/$key
+root=$cache/root/$suite-$key
 
-if [ "${1:-}" = --path ]; then echo "$root"; exit 0; fi
+if [ -n "$only_path" ]; then echo "$root"; exit 0; fi
 if [ -d "$root" ]; then echo "$root"; exit 0; fi
 
 [ "$(id -u)" = 0 ] || die "building the root needs root (debootstrap makes device nodes and foreign owners)"
@@ -52,11 +63,11 @@ mirror=${DEBIAN_MIRROR:-$(apt-get indextargets --format '$(REPO_URI)' 'Created-B
   grep -m1 '/debian/$' || true)}
 [ -n "$mirror" ] || die "no Debian mirror in this machine's apt configuration: set DEBIAN_MIRROR"
 
-tmp=$cache/root/.building-$key
+tmp=$cache/root/.building-$suite-$key
 rm -rf "$tmp"
 say "building a Debian $suite root with podman (once; a minute or two) ..."
 started=$SECONDS
-log=$cache/root/$key.log
+log=$root.log
 include=$(IFS=,; echo "${packages[*]}")
 debootstrap --variant=minbase --include="$include" "$suite" "$tmp" "$mirror" >"$log" 2>&1 ||
   { tail -n 20 "$log" >&2; die "debootstrap failed; the whole log is $log"; }

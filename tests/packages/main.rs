@@ -8,6 +8,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use sha2::{Digest, Sha256};
+use testhost::Format;
+
+/// That of the host tests' first package.
+const VERSION: &str = "0.0.1";
 
 fn tree() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -38,8 +42,15 @@ fn build(script: &str, bindir: &Path, out: &Path) -> PathBuf {
     std::fs::create_dir_all(out).unwrap();
     let mut command = Command::new(tree().join("packaging").join(script));
     command.args([bindir, out]);
+    command.env("HOSTLER_VERSION", VERSION);
     command.env("HOSTLER_DEB_COMPRESSION", "-Zgzip -z1").env("HOSTLER_RPM_COMPRESSION", "w1.gzdio");
     PathBuf::from(output(&mut command).trim())
+}
+
+/// The package that the host tests install, built once for all of them.
+fn shared(format: Format) -> PathBuf {
+    let bindir = Path::new(env!("CARGO_BIN_EXE_hostlerd")).parent().unwrap();
+    testhost::package(bindir, format, VERSION).unwrap()
 }
 
 fn digest(package: &Path) -> Vec<u8> {
@@ -65,11 +76,10 @@ fn files(list: &str) -> BTreeSet<String> {
 fn a_deb_is_reproducible_and_lintian_has_nothing_to_say() {
     let dir = tempfile::tempdir().unwrap();
     let bin = binaries(dir.path());
-    let first = build("deb.sh", &bin, &dir.path().join("1"));
-    let second = build("deb.sh", &bin, &dir.path().join("2"));
-    assert_eq!(digest(&first), digest(&second), "two builds of one tree differ");
+    let package = build("deb.sh", &bin, &dir.path().join("2"));
+    assert_eq!(digest(&shared(Format::Deb)), digest(&package), "two builds of one tree differ");
     // What the binaries of a test build lack of a release is not the package's fault.
-    let said = output(Command::new("lintian").args(["--fail-on", "error,warning"]).arg(&first));
+    let said = output(Command::new("lintian").args(["--fail-on", "error,warning"]).arg(&package));
     let tags: Vec<_> =
         said.lines().filter(|l| l.starts_with("E:") || l.starts_with("W:")).collect();
     assert!(tags.is_empty(), "{tags:#?}");
@@ -79,31 +89,29 @@ fn a_deb_is_reproducible_and_lintian_has_nothing_to_say() {
 fn an_rpm_is_reproducible_has_the_debs_files_and_rpmlint_has_nothing_to_say() {
     let dir = tempfile::tempdir().unwrap();
     let bin = binaries(dir.path());
-    let first = build("rpm.sh", &bin, &dir.path().join("1"));
-    let second = build("rpm.sh", &bin, &dir.path().join("2"));
-    assert_eq!(digest(&first), digest(&second), "two builds of one tree differ");
+    let package = build("rpm.sh", &bin, &dir.path().join("2"));
+    assert_eq!(digest(&shared(Format::Rpm)), digest(&package), "two builds of one tree differ");
     let config = tree().join("packaging/rpm/rpmlint.toml");
-    let said = output(Command::new("rpmlint").arg("--config").arg(config).arg(&first));
+    let said = output(Command::new("rpmlint").arg("--config").arg(config).arg(&package));
     assert!(said.contains("0 errors, 0 warnings"), "{said}");
 
-    let deb = build("deb.sh", &bin, &dir.path().join("deb"));
     let tar = Command::new("sh")
         .args(["-c", "dpkg-deb --fsys-tarfile \"$0\" | tar --list | grep -v '/$'"])
-        .arg(&deb)
+        .arg(shared(Format::Deb))
         .output()
         .unwrap();
     let deb = files(&String::from_utf8(tar.stdout).unwrap());
     let listed = output(
         Command::new("rpm")
             .args(["-qp", "--qf", "[%{FILEMODES:perms} %{FILENAMES}\\n]"])
-            .arg(&first),
+            .arg(&package),
     );
     let plain = listed.lines().filter(|l| !l.starts_with('d')).filter_map(|l| l.split_once(' '));
     let rpm = files(&plain.map(|(_, path)| path).collect::<Vec<_>>().join("\n"));
     assert!(deb.len() > 40, "{deb:?}");
     assert_eq!(deb, rpm);
     // Its scripts are those of the deb, called by rpm's own conditions.
-    let scripts = output(Command::new("rpm").args(["-qp", "--scripts"]).arg(&first));
+    let scripts = output(Command::new("rpm").args(["-qp", "--scripts"]).arg(&package));
     for call in ["postinst.sh", "prerm.sh", "preset hostler.socket", "try-restart hostler.service"]
     {
         assert!(scripts.contains(call), "{call} is not in {scripts}");

@@ -2,8 +2,9 @@
 //! 1, so it ends with the host; a user's command runs in a transient unit of that user's own manager, as after a login.
 
 use crate::error::IoContext;
+use crate::package::{Format, package};
 use crate::wait::{Look, wait_for};
-use crate::{Error, Host, Result, place};
+use crate::{Error, Host, Result};
 use std::fs::File;
 use std::io::Write as _;
 use std::path::Path;
@@ -126,25 +127,15 @@ impl Host {
         unpacked.success(&format!("copying {} into {into}", from.join(name).display())).map(drop)
     }
 
-    /// Installs the checkout as a package does: `make install` of the binaries in `bindir` and of the units, then the package's
-    /// post-install script.
+    /// Installs the Debian package of what is built in `bindir` and of the checkout, as `dpkg --install` does: with its scripts.
     pub fn install(&self, bindir: &Path) -> Result<()> {
-        let stage = self.scratch().join("stage");
-        let made = output(
-            Command::new("make")
-                .args(["--silent", "install", "PREFIX=/usr", "SYSCONFDIR=/etc"])
-                .arg(format!("BINDIR={}", bindir.display()))
-                .arg(format!("DESTDIR={}", stage.display()))
-                .env_remove("MAKEFLAGS")
-                .current_dir(place::checkout()),
-            "make install",
-        )?;
-        made.success("make install")?;
-        self.unpack(&stage, Path::new("."), "/")?;
-        let postinst = place::checkout().join("packaging/postinst.sh");
-        let script = File::open(&postinst).doing("open", &postinst)?;
-        output(self.command("sh").arg("-s").stdin(script), "postinst.sh")?
-            .success("packaging/postinst.sh")
+        let package = package(bindir, Format::Deb, "0.0.1")?;
+        let stream = File::open(&package).doing("open", &package)?;
+        // Its writes need not survive a crash of the machine.
+        let script = "cat >/tmp/hostler.deb && \
+             DEBIAN_FRONTEND=noninteractive dpkg --force-unsafe-io --install /tmp/hostler.deb && rm /tmp/hostler.deb";
+        output(self.command("sh").args(["-c", script]).stdin(stream), "dpkg --install")?
+            .success("dpkg --install hostler")
             .map(drop)
     }
 

@@ -16,10 +16,37 @@ const BOOT_MAX: Duration = Duration::from_secs(120);
 /// An orderly shutdown waits for containers that ignore SIGTERM (10 s) and for the daemon's drain.
 const SHUTDOWN_MAX: Duration = Duration::from_secs(150);
 
+/// Which Debian a host is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Suite {
+    /// Debian 12: podman 4.3 with slirp4netns, systemd 252.
+    Bookworm,
+    /// Debian 13: podman 5.4 with passt, systemd 257.
+    #[default]
+    Trixie,
+}
+
+impl Suite {
+    /// By its name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::Bookworm, Self::Trixie].into_iter().find(|suite| suite.name() == name)
+    }
+
+    /// As debootstrap calls it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Bookworm => "bookworm",
+            Self::Trixie => "trixie",
+        }
+    }
+}
+
 /// What a host is to have. Made by [`Host::builder`].
 #[derive(Debug, Default)]
 pub struct Builder {
     name: Option<String>,
+    suite: Suite,
     binds: Vec<String>,
     install: Option<PathBuf>,
     images: Vec<PathBuf>,
@@ -33,6 +60,13 @@ impl Builder {
         self
     }
 
+    /// Another Debian than 13.
+    #[must_use]
+    pub fn suite(mut self, suite: Suite) -> Self {
+        self.suite = suite;
+        self
+    }
+
     /// Shows a file or directory of the machine inside the host, read-only.
     #[must_use]
     pub fn bind_ro(mut self, source: &Path, target: &str) -> Self {
@@ -40,7 +74,7 @@ impl Builder {
         self
     }
 
-    /// Installs what is built in `bindir` and the units of the checkout, as a package would, once the host runs.
+    /// Installs the Debian package of what is built in `bindir` and of the checkout once the host runs.
     #[must_use]
     pub fn install(mut self, bindir: &Path) -> Self {
         self.install = Some(bindir.to_owned());
@@ -58,7 +92,7 @@ impl Builder {
     pub fn boot(self) -> Result<Host> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         place::prerequisites()?;
-        let root = PathBuf::from(place::script("tests/host/mkroot.sh", &[])?);
+        let root = PathBuf::from(place::script("tests/host/mkroot.sh", &[self.suite.name()])?);
         let persistent = self.name.is_some();
         let id = self.name.unwrap_or_else(|| {
             let count = COUNT.fetch_add(1, Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! A real host for tests and for the demo: Debian 13 with systemd as PID 1, user managers, journald, D-Bus and rootless
+//! A real host for tests and for the demo: Debian with systemd as PID 1, user managers, journald, D-Bus and rootless
 //! podman, booted by systemd-nspawn in about a second.
 //!
 //! Owner: each [`Host`] is owned by the value that [`Builder::boot`] returns. Dropping it, panicking, or killing the process with
@@ -16,12 +16,14 @@ mod error;
 mod exec;
 mod host;
 mod life;
+mod package;
 mod place;
 mod wait;
 
 pub use error::{Error, Result};
 pub use exec::Run;
-pub use host::{Builder, Host};
+pub use host::{Builder, Host, Suite};
+pub use package::{Format, package};
 pub use place::{cache, checkout, prerequisites, script};
 pub use wait::{Look, wait_for};
 

@@ -170,7 +170,7 @@ fn remove_cgroups(cgroup: &Path) -> Result<()> {
 }
 
 /// Opens a lock file and waits for its lock, which lasts as long as the file is open.
-fn lock(path: &Path) -> Result<File> {
+pub(crate) fn lock(path: &Path) -> Result<File> {
     let file = OpenOptions::new()
         .create(true)
         .truncate(false)

@@ -2,11 +2,11 @@
 
 use std::path::Path;
 use std::process::ExitCode;
-use testhost::{Error, Host};
+use testhost::{Error, Host, Suite};
 
 const USAGE: &str = "usage: hostler-testhost COMMAND ...
-  boot NAME              boot a host, unless it runs
-  install NAME BINDIR    install the checkout's units and BINDIR's binaries, as a package would
+  boot NAME [SUITE]      boot a host (trixie, or bookworm), unless it runs
+  install NAME BINDIR    install the Debian package of the checkout and of BINDIR's binaries
   load NAME ARCHIVE      load an image archive into the service user's podman
   copy NAME FILE DIR     copy a file into a directory of the host
   exec NAME PROGRAM ...  run a program as root in the host
@@ -28,10 +28,9 @@ fn main() -> ExitCode {
 
 fn act(words: &[&str]) -> Result<ExitCode, Box<dyn std::error::Error>> {
     match words {
-        ["boot", name] => {
-            if Host::attach(name)?.is_none() {
-                Host::builder().persistent(name).boot()?;
-            }
+        ["boot", name] => boot(name, Suite::default())?,
+        ["boot", name, suite] => {
+            boot(name, Suite::named(suite).ok_or_else(|| format!("no suite {suite}"))?)?;
         }
         ["stop", name] => Host::stop(name)?,
         ["hold"] => {
@@ -52,6 +51,13 @@ fn act(words: &[&str]) -> Result<ExitCode, Box<dyn std::error::Error>> {
         _ => return Err(USAGE.into()),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn boot(name: &str, suite: Suite) -> Result<(), Error> {
+    if Host::attach(name)?.is_none() {
+        Host::builder().persistent(name).suite(suite).boot()?;
+    }
+    Ok(())
 }
 
 fn attach(name: &str) -> Result<Host, Box<dyn std::error::Error>> {
