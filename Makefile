@@ -17,12 +17,16 @@ help: ## list all targets
 build: ## build the release binaries
 	$(CARGO) build --release --locked
 
+.PHONY: binaries
+binaries: ## build the release binaries for packages: like build, with the list of their crates in them
+	@packaging/build.sh
+
 .PHONY: deb
-deb: build ## build the Debian package into target/dist
+deb: binaries ## build the Debian package into target/dist
 	@mkdir -p target/dist && packaging/deb.sh "$(BINDIR)" target/dist
 
 .PHONY: rpm
-rpm: build ## build the RPM package into target/dist
+rpm: binaries ## build the RPM package into target/dist
 	@mkdir -p target/dist && packaging/rpm.sh "$(BINDIR)" target/dist
 
 .PHONY: release

@@ -23,7 +23,8 @@ d}' "$tree/debian/postrm.in" >"$tree/debian/postrm"
 rm "$tree/debian/postrm.in"
 printf 'hostler (%s) unstable; urgency=medium\n\n  * See changelog.gz.\n\n -- Hostler maintainers <hostler@example.org>  %s\n' \
   "$version" "$(date --utc --rfc-email --date "@$SOURCE_DATE_EPOCH")" >"$tree/debian/changelog"
-export HOSTLER_SOURCE=$source HOSTLER_BINDIR=$bindir HOSTLER_DEB_COMPRESSION=${HOSTLER_DEB_COMPRESSION:--Zxz}
+"$source/packaging/sbom.py" >"$work/hostler.cdx.json"
+export HOSTLER_SBOM=$work/hostler.cdx.json HOSTLER_SOURCE=$source HOSTLER_BINDIR=$bindir HOSTLER_DEB_COMPRESSION=${HOSTLER_DEB_COMPRESSION:--Zxz}
 (cd "$tree" && umask 022 && dpkg-buildpackage --build=binary --unsigned-changes --no-check-builddeps) >"$work/log" 2>&1 ||
   { tail -n 40 "$work/log" >&2; exit 1; }
 mv "$work"/hostler_*.deb "$outdir"

@@ -52,4 +52,6 @@ done
 for file in contrib/grafana/hostler.json contrib/prometheus/scrape.yml contrib/prometheus/alerts.yml; do
   put 0644 "$file" "$prefix/share/doc/hostler/examples/$(basename "$file")"
 done
+# Packages bring the bill of materials of their binaries (sbom.py).
+[ -z "${HOSTLER_SBOM:-}" ] || put 0644 "$HOSTLER_SBOM" "$prefix/share/hostler/hostler.cdx.json"
 mkdir -p "$destdir$sysconfdir/hostler"

@@ -14,6 +14,8 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 umask 022
 
+"$source/packaging/sbom.py" >"$work/hostler.cdx.json"
+export HOSTLER_SBOM=$work/hostler.cdx.json
 # What the files are is asked of the one who puts them there.
 sh "$source/packaging/install.sh" "$bindir" "$work/stage" /usr /etc
 (cd "$work/stage" && find . -type f | sed -e 's#^\.##' -e '/LICENSE-/d' -e 's#^\(/usr/share/man/.*\)$#\1.gz#' \

@@ -3,16 +3,18 @@
 #
 #   env.sh python     a virtual environment by requirements.txt
 #   env.sh node       node_modules by package.json
+#   env.sh cyclonedx  a virtual environment by ../packages/requirements.txt: who judges the bill of materials
 #
 # Cache: ${HOSTLER_CACHE:-${XDG_CACHE_HOME:-~/.cache}/hostler}/clients/<kind>-<key>. Status 75: it cannot be installed here.
 set -euo pipefail
 cd "$(dirname "$0")"
 
-kind=${1:?python or node}
+kind=${1:?python, node or cyclonedx}
 case $kind in
   python) list=requirements.txt tool=python3 ;;
   node) list=package.json tool=npm ;;
-  *) echo "env.sh: python or node, not $kind" >&2; exit 64 ;;
+  cyclonedx) list=../packages/requirements.txt tool=python3 ;;
+  *) echo "env.sh: python, node or cyclonedx, not $kind" >&2; exit 64 ;;
 esac
 command -v "$tool" >/dev/null || { echo "$tool is missing" >&2; exit 75; }
 
@@ -26,7 +28,7 @@ rm -rf "$dir"
 mkdir -p "$dir"
 cp "$list" "$dir"
 case $kind in
-  python) python3 -m venv "$dir" && "$dir/bin/pip" -q --disable-pip-version-check install -r "$list" ;;
+  python | cyclonedx) python3 -m venv "$dir" && "$dir/bin/pip" -q --disable-pip-version-check install -r "$list" ;;
   node) (cd "$dir" && npm install --silent --no-audit --no-fund --ignore-scripts) ;;
 esac >"$cache/$kind.log" 2>&1 || { echo "$list could not be installed: $(tail -n 1 "$cache/$kind.log")" >&2; exit 75; }
 : >"$dir/.whole"

@@ -3,6 +3,8 @@
 //! They are made of the binaries under test; what they do on a host is tried in `tests/host`.
 #![expect(clippy::unwrap_used, reason = "a panic is how a test reports its failure")]
 
+mod bill;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
