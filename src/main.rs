@@ -1,13 +1,23 @@
 //! `hostlerd`: flags → sockets → logs → [`hostler::daemon::run`] → exit status.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 use hostler::adapters::systemd;
 use hostler::daemon::{self, Exit, Options};
 use hostler::observe::log;
 
+/// How long the end of the process waits for its last log lines to be taken.
+const LAST_LINES: Duration = Duration::from_secs(2);
+
 fn main() -> ExitCode {
+    let exit = serve();
+    log::flush(LAST_LINES);
+    exit
+}
+
+fn serve() -> ExitCode {
     let options = Options::parse();
     if options.config_schema {
         println!("{:#}", hostler::config::schema());

@@ -4,11 +4,14 @@
 //! the same round.
 
 use std::fs::File;
+use std::io::Write as _;
 use std::net::SocketAddr;
+use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 
 use anyhow::{Context, Result};
 use clap::Args;
+use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::load;
 use crate::process::{Process, pin_self};
@@ -24,9 +27,9 @@ pub struct Plan {
     quick: usize,
 }
 
-/// Who is compared, and by which options; the first is what the others are compared with.
-const WHO: [(&str, &[&str]); 3] =
-    [("nobody watches", &["--bare"]), ("metrics", &[]), ("metrics and the log", &["--log"])];
+/// Who is compared; the first is what the others are compared with.
+const WHO: [&str; 4] =
+    ["nobody watches", "metrics", "metrics, log as text", "metrics, log to the journal"];
 const PROXY_CPU: usize = 0;
 const LOAD_CPU: usize = 1;
 
@@ -51,8 +54,12 @@ async fn all(plan: &Plan) -> Result<()> {
     let mut engine = Process::start(LOAD_CPU, &engine, None)?;
     engine.ready(async || tokio::net::UnixStream::connect(&socket).await.is_ok()).await?;
     let base = 30_000 + u16::try_from(std::process::id() % 1000)? * 8;
+    let journal = dir.path().join("journal");
+    read_all(UnixDatagram::bind(&journal)?, File::create(dir.path().join("entries"))?);
+    let journal = journal.display().to_string();
+    let options = [&["--bare"][..], &[], &["--log"], &["--journal", &journal]];
     let mut fronts = Vec::new();
-    for (port, (who, options)) in (base..).zip(WHO) {
+    for (port, (who, options)) in (base..).zip(WHO.into_iter().zip(options)) {
         let address = SocketAddr::from(([127, 0, 0, 1], port));
         let mut command = Command::new(me.with_file_name("front"));
         command.args([&port.to_string(), &socket]).args(options);
@@ -74,11 +81,7 @@ async fn all(plan: &Plan) -> Result<()> {
             }
         }
     }
-    println!(
-        "| CPU, µs | {} |\n|---{}|",
-        WHO.map(|(who, _)| who).join(" | "),
-        "|---".repeat(WHO.len())
-    );
+    println!("| CPU, µs | {} |\n|---{}|", WHO.join(" | "), "|---".repeat(WHO.len()));
     for (name, values) in measures.iter().zip(&values) {
         let cells = values.iter().map(|of| {
             let mut ratios: Vec<u64> =
@@ -96,6 +99,20 @@ async fn all(plan: &Plan) -> Result<()> {
         println!("| {name} | {} |", cells.collect::<Vec<_>>().join(" | "));
     }
     Ok(())
+}
+
+/// Is the journal, on the load's processor: waits, takes one entry and writes it down, as journald does. (It also does much else with an
+/// entry, so it sleeps less than this one, and costs who wakes it less.)
+fn read_all(journal: UnixDatagram, mut entries: File) {
+    std::thread::spawn(move || {
+        let mut entry = vec![0; 1 << 16];
+        let mut wait = || -> std::io::Result<usize> {
+            let mut ready = [PollFd::new(&journal, PollFlags::IN)];
+            poll(&mut ready, None)?;
+            journal.recv(&mut entry).inspect(|length| drop(entries.write_all(&entry[..*length])))
+        };
+        while wait().is_ok() {}
+    });
 }
 
 /// Nanoseconds of processor time for a request, or a token of a stream.

@@ -47,6 +47,12 @@ pub const ALL: &[Message] = &[
         "Requests that run have [policy] drain_timeout; then the models are stopped or kept, as on_stop says. A restart always keeps them.",
     ),
     message(
+        "log_lines_lost",
+        "5023b71e7bdd4cc9a677781363045aea",
+        "Log lines were lost",
+        "Nobody took them in time, or at all: the journal hangs or is being started anew. Requests do not wait for it. HOSTLER_LINES says how many.",
+    ),
+    message(
         "reloaded",
         "154a5a8cface471598abf2f475c1837a",
         "The configuration was read again",

@@ -1,7 +1,6 @@
 //! L3: what people can see of the inside: logs, metrics, and what has happened.
 
 pub mod catalog;
-mod journal;
 pub mod log;
 pub mod metrics;
 pub mod timeline;

@@ -4,6 +4,7 @@
 //! travels with it into the answer's body. Invariants: exactly one line, written by `Drop`, so that no way to end a request
 //! can miss it; never a prompt, a completion, a header's value other than the request's ID.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -63,8 +64,8 @@ pub(super) enum Piece {
     Part,
 }
 
-impl std::fmt::Debug for Record {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Record").field("id", &self.id).finish_non_exhaustive()
     }
 }
@@ -159,7 +160,7 @@ impl Drop for Record {
             bytes: self.bytes,
             routine: self.routine,
         });
-        // Most of the work below is the text, which nobody would read.
+        // Nobody would read it.
         let logged = if self.routine {
             tracing::enabled!(target: "hostler::proxy", tracing::Level::DEBUG)
         } else {
@@ -172,15 +173,6 @@ impl Drop for Record {
         let id = self.id.to_str().unwrap_or_default();
         // Cut: nobody bounds what a client writes there but the body's size.
         let model = self.model.as_deref().map(|m| &m[..m.floor_char_boundary(128)]);
-        // Whole without the fields: `journalctl` shows only the text.
-        let text = format!(
-            "{} {}: {}{} after {} ms",
-            self.route,
-            model.unwrap_or("-"),
-            self.status.map_or_else(|| "no answer".to_owned(), |s| s.to_string()),
-            broken_by.map_or_else(String::new, |by| format!(", broken off by the {}", by.as_str())),
-            ms(total),
-        );
         let instance = self.instance.as_ref().map(tracing::field::display);
         macro_rules! line {
             ($level:expr) => {
@@ -202,7 +194,13 @@ impl Drop for Record {
                     bytes = self.bytes,
                     aborted = !self.complete,
                     aborted_by = broken_by.map(Side::as_str),
-                    "{text}"
+                    // Whole without the fields: `journalctl` shows only the text.
+                    "{} {}: {}{} after {} ms",
+                    self.route,
+                    model.unwrap_or("-"),
+                    Outcome(self.status),
+                    End(broken_by),
+                    ms(total),
                 )
             };
         }
@@ -211,6 +209,27 @@ impl Drop for Record {
         } else {
             line!(tracing::Level::INFO);
         }
+    }
+}
+
+/// A status, in a line's text.
+struct Outcome(Option<u16>);
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(status) => write!(f, "{status}"),
+            None => f.write_str("no answer"),
+        }
+    }
+}
+
+/// Who broke the answer off, in a line's text.
+struct End(Option<Side>);
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.map_or(Ok(()), |by| write!(f, ", broken off by the {}", by.as_str()))
     }
 }
 

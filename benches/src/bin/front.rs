@@ -1,10 +1,10 @@
-//! `front PORT ENGINE [--log] [--bare]`: Hostler's front door as the daemon wires it, in front of one engine that is always there.
+//! `front PORT ENGINE [--log | --journal SOCKET] [--bare]`: Hostler's front door as the daemon wires it, in front of one engine that is always there.
 //!
 //! The supervisor is the real one; only podman, the device and the engine's profile are stand-ins, which are asked nothing
 //! once the model is ready. So what a request costs here is what it costs in the daemon.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,14 +42,19 @@ struct Cli {
     /// Writes the log of requests to stderr, as the daemon does.
     #[arg(long)]
     log: bool,
+    /// Writes it to who listens at this socket, in the journal's form.
+    #[arg(long, conflicts_with = "log")]
+    journal: Option<PathBuf>,
     /// Counts nothing, which the daemon always does.
     #[arg(long)]
     bare: bool,
 }
 
 fn main() -> Result<()> {
-    let Cli { port, engine, log, bare } = Cli::parse();
-    if log {
+    let Cli { port, engine, log, journal, bare } = Cli::parse();
+    if let Some(socket) = journal {
+        hostler::observe::log::start_journal(&socket, "info")?;
+    } else if log {
         hostler::observe::log::start(Format::Text, "info")?;
     }
     let endpoint = if engine.starts_with('/') {
