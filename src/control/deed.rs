@@ -60,8 +60,9 @@ impl Context {
     /// # Errors
     /// If too many run already.
     pub async fn start(self: &Arc<Self>, deed: Deed) -> Result<u32, Error> {
-        let (handle, model) = (self.handle.clone(), deed.model().cloned());
-        self.begin(deed.kind(), model, async move {
+        let (supervisor, model) = (self.handle.clone(), deed.model().cloned());
+        self.begin(deed.kind(), model, |job| async move {
+            let handle = supervisor.for_job(job);
             let done = match deed {
                 Deed::Load(model, wish) => handle.load_as(&model, wish).await,
                 Deed::Unload(model, haste) => handle.unload_as(&model, haste).await,

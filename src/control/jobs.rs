@@ -209,7 +209,7 @@ impl Context {
         self: &Arc<Self>,
         kind: Kind,
         model: Option<ModelName>,
-        work: F,
+        work: impl FnOnce(u32) -> F,
     ) -> Result<u32, Error>
     where
         F: Future<Output = Result<(), Error>> + Send + 'static,
@@ -224,6 +224,7 @@ impl Context {
             }
         }
         let id = record.id;
+        let work = work(id);
         let context = self.clone();
         tokio::spawn(async move {
             let cancelled = record.cancel.clone();

@@ -152,6 +152,8 @@ pub enum Notice {
         instance: InstanceId,
         /// For whom.
         to: ModelName,
+        /// Requests run on it, which it ends first.
+        busy: bool,
     },
     /// It does not have to leave after all, and serves on.
     Spared {

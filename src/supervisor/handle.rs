@@ -103,6 +103,8 @@ pub enum Ask {
         model: ModelName,
         /// What.
         verb: Verb,
+        /// The number of the job that it is for.
+        job: Option<u32>,
         /// Answered when it is so.
         answer: oneshot::Sender<Result<(), Denied>>,
     },
@@ -177,6 +179,7 @@ pub struct Handle {
     pub(super) status: watch::Receiver<Arc<Status>>,
     pub(super) next: Arc<std::sync::atomic::AtomicU64>,
     pub(super) clock: Clock,
+    pub(super) job: Option<u32>,
 }
 
 impl Handle {
@@ -189,7 +192,13 @@ impl Handle {
         let (asks, receive) = mpsc::unbounded_channel();
         let (publish, status) = watch::channel(Arc::new(status));
         let clock = Clock::start();
-        (Self { asks, status, next: Arc::default(), clock }, receive, publish)
+        (Self { asks, status, next: Arc::default(), clock, job: None }, receive, publish)
+    }
+
+    /// The same handle for a job, whose number the journal's lines carry about what is done for it.
+    #[must_use]
+    pub fn for_job(&self, job: u32) -> Self {
+        Self { job: Some(job), ..self.clone() }
     }
 
     /// A lease on a model, by name or alias; waits while the model is loaded, at most the configured `max_wait`. Dropping the
@@ -345,7 +354,8 @@ impl Handle {
     async fn operate(&self, model: &ModelName, verb: Verb) -> Result<(), Denied> {
         let mut leave = self.waiter();
         let (answer, receive) = oneshot::channel();
-        let ask = Ask::Operate { waiter: leave.waiter, model: model.clone(), verb, answer };
+        let (waiter, model, job) = (leave.waiter, model.clone(), self.job);
+        let ask = Ask::Operate { waiter, model, verb, job, answer };
         self.asks.send(ask).map_err(|_| Denied::ShuttingDown)?;
         let result = receive.await;
         leave.answered = true;

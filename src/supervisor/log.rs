@@ -5,9 +5,11 @@
 
 use super::effect::Notice;
 use super::notice::{Line, Weight};
+use super::story::Cause;
 
-/// The line of a notice, with the ID of the request that it is about; after a failure also what the engine said last.
-pub(super) fn log(notice: &Notice, request: Option<&str>) {
+/// The line of a notice, with for whom it happens; after a failure also what the engine said last.
+pub(super) fn log(notice: &Notice, cause: &Cause) {
+    let (request, job) = (cause.request.as_deref(), cause.job);
     let line = Line::from(notice);
     macro_rules! say {
         ($level:expr) => {
@@ -16,6 +18,7 @@ pub(super) fn log(notice: &Notice, request: Option<&str>) {
                 kind = line.kind,
                 model = %line.model,
                 request_id = request,
+                job,
                 instance = line.instance.as_ref().map(tracing::field::display),
                 gpu = line.gpu.as_deref(),
                 reason = line.reason,
@@ -33,7 +36,7 @@ pub(super) fn log(notice: &Notice, request: Option<&str>) {
     if let Notice::Failed { instance, fault, .. } = notice {
         let model = &instance.model;
         for line in &fault.log_tail {
-            tracing::info!(%model, %instance, request_id = request, "{model} | {line}");
+            tracing::info!(%model, %instance, request_id = request, job, "{model} | {line}");
         }
     }
 }

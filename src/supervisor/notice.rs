@@ -102,7 +102,10 @@ impl From<&Notice> for Line {
             Notice::Ready { instance, load_ms } => {
                 Self::of("ready", instance, format!("ready after {load_ms} ms")).took(*load_ms)
             }
-            Notice::Yielding { instance, to } => {
+            Notice::Yielding { instance, to, busy: false } => {
+                Self::of("yielding", instance, format!("leaves for {to}"))
+            }
+            Notice::Yielding { instance, to, busy: true } => {
                 let text =
                     format!("takes no new requests, and leaves for {to} after those that run");
                 Self::of("yielding", instance, text)

@@ -43,8 +43,18 @@ impl State {
 
     /// The request that has waited longest for a model.
     #[must_use]
-    pub fn first_waiter(&self, model: &ModelName) -> Option<WaiterId> {
+    pub fn first_request(&self, model: &ModelName) -> Option<WaiterId> {
         self.models.get(model)?.queue.first_lease()
+    }
+
+    /// The operator that has waited longest for something of a model: that it is ready, measured, gone or asleep.
+    #[must_use]
+    pub fn first_operator(&self, model: &ModelName) -> Option<WaiterId> {
+        let model = self.models.get(model)?;
+        let measuring = model.discovery.waiters.first().map(|(waiter, _)| waiter);
+        let queued = model.queue.first_operator();
+        let others = measuring.or(model.unloading.first()).or(model.dozing.first());
+        queued.or(others.copied())
     }
 
     /// Where a ready engine listens, for who asks it something that is no use of the model.

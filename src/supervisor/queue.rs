@@ -46,13 +46,19 @@ impl Queue {
 
     /// Whether operators are among them.
     pub(super) fn has_operators(&self) -> bool {
-        self.0.iter().any(|w| matches!(w.purpose, Purpose::Ready { .. }))
+        self.first_operator().is_some()
     }
 
     /// The request that has waited longest.
     pub(super) fn first_lease(&self) -> Option<WaiterId> {
         let lease = |w: &&Waiter| matches!(w.purpose, Purpose::Lease { .. });
         self.0.iter().find(lease).map(|w| w.id)
+    }
+
+    /// The operator that has waited longest.
+    pub(super) fn first_operator(&self) -> Option<WaiterId> {
+        let operator = |w: &&Waiter| matches!(w.purpose, Purpose::Ready { .. });
+        self.0.iter().find(operator).map(|w| w.id)
     }
 
     /// Whether it is here.

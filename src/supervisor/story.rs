@@ -1,58 +1,82 @@
-//! Whose request a model's load is for. PURE.
+//! For whom a model loads or leaves. PURE.
 //!
-//! Purpose: `journalctl HOSTLER_REQUEST_ID=…` tells a request's whole story, the load of its model included, so the load's lines carry the
-//! ID of the request that has waited longest for it when it is begun. Owner: the task. Invariants: nothing is decided by it; a load that
-//! nobody's request waits for (a pin, an operator's wish) carries none; others that wait for the same load have it by the instance,
-//! which their own lines name.
+//! Purpose: `journalctl HOSTLER_REQUEST_ID=…` tells a request's whole story, and `HOSTLER_JOB=…` a job's: the load of its model, and who had
+//! to leave for it. So these lines carry the ID of the request, and the number of the job, that have waited longest when it began.
+//! Owner: the task. Invariants: nothing is decided by it; a load that nobody waits for (a pin) carries none; others that wait for the
+//! same load have it by the instance, which their own lines name.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::effect::Notice;
+use super::effect::{Notice, StopReason};
 use crate::types::ModelName;
 
-/// The requests for which models load or wake now.
+/// For whom something is done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Cause {
+    /// The ID of the request that has waited longest.
+    pub request: Option<Arc<str>>,
+    /// The number of the operator's job that has waited longest.
+    pub job: Option<u32>,
+}
+
+/// For whom models load, wake and leave now.
 #[derive(Debug, Default)]
-pub(super) struct Stories(BTreeMap<ModelName, Arc<str>>);
+pub(super) struct Stories(BTreeMap<ModelName, Cause>);
 
 impl Stories {
-    /// The request that a notice is about. `first`: the one that has waited longest for a model.
+    /// For whom that happens which a notice tells. `waiting`: who waits for a model now.
     pub(super) fn of(
         &mut self,
         notice: &Notice,
-        first: impl FnOnce(&ModelName) -> Option<Arc<str>>,
-    ) -> Option<Arc<str>> {
+        waiting: impl FnOnce(&ModelName) -> Cause,
+    ) -> Cause {
         match notice {
-            Notice::Waiting { model, .. } => first(model),
+            Notice::Waiting { model, .. } => waiting(model),
             Notice::Starting { instance, .. } | Notice::Waking { instance } => {
-                let model = &instance.model;
-                let request = first(model);
-                match &request {
-                    Some(request) => self.0.insert(model.clone(), request.clone()),
-                    None => self.0.remove(model),
-                };
-                request
+                self.begin(&instance.model, waiting(&instance.model))
             }
+            Notice::Yielding { instance, to, .. } => self.begin(&instance.model, waiting(to)),
+            Notice::Stopping { instance, reason }
+            | Notice::FallingAsleep { instance, reason, .. } => match reason {
+                StopReason::Unloaded
+                | StopReason::Asked
+                | StopReason::Measured
+                | StopReason::Moved => self.begin(&instance.model, waiting(&instance.model)),
+                StopReason::Idle
+                | StopReason::Evicted
+                | StopReason::Reconfigured
+                | StopReason::Failed
+                | StopReason::Shutdown
+                | StopReason::Pressure
+                | StopReason::Orphaned => self.known(&instance.model),
+            },
             Notice::Pulling { instance }
             | Notice::Loading { instance }
-            | Notice::Stopping { instance, .. } => self.0.get(&instance.model).cloned(),
+            | Notice::SleepFailed { instance, .. }
+            | Notice::StopFailed { instance, .. } => self.known(&instance.model),
             Notice::Ready { instance, .. }
             | Notice::Woken { instance, .. }
             | Notice::WakeFailed { instance, .. }
             | Notice::PlannedAgain { instance, .. }
             | Notice::Failed { instance, .. }
-            | Notice::Stopped { instance } => self.0.remove(&instance.model),
+            | Notice::Asleep { instance, .. }
+            | Notice::Spared { instance }
+            | Notice::Stopped { instance } => self.0.remove(&instance.model).unwrap_or_default(),
             Notice::Adopted { .. }
-            | Notice::Yielding { .. }
-            | Notice::Spared { .. }
-            | Notice::FallingAsleep { .. }
-            | Notice::Asleep { .. }
-            | Notice::SleepFailed { .. }
             | Notice::Sleepless { .. }
-            | Notice::StopFailed { .. }
             | Notice::Measured { .. }
-            | Notice::Unmeasured { .. } => None,
+            | Notice::Unmeasured { .. } => Cause::default(),
         }
+    }
+
+    fn begin(&mut self, model: &ModelName, cause: Cause) -> Cause {
+        self.0.insert(model.clone(), cause.clone());
+        cause
+    }
+
+    fn known(&self, model: &ModelName) -> Cause {
+        self.0.get(model).cloned().unwrap_or_default()
     }
 }
 
@@ -61,22 +85,58 @@ mod tests {
     use super::*;
     use crate::types::{Bytes, Generation, InstanceId};
 
+    fn instance(model: &str, generation: u64) -> InstanceId {
+        InstanceId::new(model.parse().unwrap(), Generation(generation), 7)
+    }
+
+    fn request(id: &str) -> Cause {
+        Cause { request: Some(Arc::from(id)), job: None }
+    }
+
+    fn starting(generation: u64) -> Notice {
+        let instance = instance("m", generation);
+        Notice::Starting { instance, gpus: vec![], planned: Bytes::ZERO }
+    }
+
+    fn nobody(_: &ModelName) -> Cause {
+        Cause::default()
+    }
+
     #[test]
-    fn a_load_is_of_the_request_that_waited_when_it_began() {
+    fn a_load_is_of_those_who_waited_when_it_began() {
         let mut stories = Stories::default();
-        let instance = |n| InstanceId::new("m".parse().unwrap(), Generation(n), 7);
-        let starting =
-            |n| Notice::Starting { instance: instance(n), gpus: vec![], planned: Bytes::ZERO };
-        let waits = |id: &'static str| move |_: &ModelName| Some(Arc::from(id));
-        let nobody = |_: &ModelName| -> Option<Arc<str>> { None };
-        let is = |of: Option<Arc<str>>, id: &str| assert_eq!(of.as_deref(), Some(id));
-        is(stories.of(&starting(1), waits("a")), "a");
-        // It has left meanwhile, and another waits: the load was not for that one.
-        is(stories.of(&Notice::Loading { instance: instance(1) }, waits("b")), "a");
-        is(stories.of(&Notice::Ready { instance: instance(1), load_ms: 1 }, nobody), "a");
-        assert_eq!(stories.of(&Notice::Stopped { instance: instance(1) }, waits("b")), None);
+        let a = Cause { job: Some(3), ..request("a") };
+        assert_eq!(stories.of(&starting(1), |_| a.clone()), a);
+        // They have left meanwhile, and another waits: the load was not for that one.
+        let loading = |n| Notice::Loading { instance: instance("m", n) };
+        assert_eq!(stories.of(&loading(1), |_| request("b")), a);
+        let ready = Notice::Ready { instance: instance("m", 1), load_ms: 1 };
+        assert_eq!(stories.of(&ready, nobody), a);
+        let stopped = Notice::Stopped { instance: instance("m", 1) };
+        assert_eq!(stories.of(&stopped, |_| request("b")), Cause::default());
         // A pin's load.
-        assert_eq!(stories.of(&starting(2), nobody), None);
-        assert_eq!(stories.of(&Notice::Loading { instance: instance(2) }, waits("b")), None);
+        assert_eq!(stories.of(&starting(2), nobody), Cause::default());
+        assert_eq!(stories.of(&loading(2), |_| request("b")), Cause::default());
+    }
+
+    #[test]
+    fn who_leaves_for_another_leaves_for_its_request() {
+        let mut stories = Stories::default();
+        let leaver = instance("old", 1);
+        let of_new = |model: &ModelName| match model.as_str() {
+            "new" => request("a"),
+            other => panic!("{other} is not who it leaves for"),
+        };
+        let to = "new".parse().unwrap();
+        let yielding = Notice::Yielding { instance: leaver.clone(), to, busy: false };
+        assert_eq!(stories.of(&yielding, of_new), request("a"));
+        let reason = StopReason::Evicted;
+        let stopping = Notice::Stopping { instance: leaver.clone(), reason };
+        assert_eq!(stories.of(&stopping, of_new), request("a"));
+        let stopped = Notice::Stopped { instance: leaver.clone() };
+        assert_eq!(stories.of(&stopped, of_new), request("a"));
+        // Later it goes because nobody uses it.
+        let stopping = Notice::Stopping { instance: leaver, reason: StopReason::Idle };
+        assert_eq!(stories.of(&stopping, of_new), Cause::default());
     }
 }

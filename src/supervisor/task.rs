@@ -20,7 +20,7 @@ use super::handle::{Ask, Handle, Lease, Meter, Verb};
 use super::log;
 use super::ports::Found;
 use super::state::{Recalled, Settings, State};
-use super::story::Stories;
+use super::story::{Cause, Stories};
 use super::witness::{Blind, Look, Witness};
 use crate::types::{
     DayMinute, Denied, GpuSnapshot, ModelName, ModelSpec, Moment, Status, WaiterId,
@@ -45,7 +45,8 @@ type Done = Result<(), Denied>;
 enum Pending {
     /// With the request's ID.
     Lease(oneshot::Sender<Result<Lease, Denied>>, Option<Arc<str>>),
-    Operator(oneshot::Sender<Done>),
+    /// With the number of the job.
+    Operator(oneshot::Sender<Done>, Option<u32>),
 }
 
 /// The supervisor before it runs.
@@ -100,7 +101,7 @@ impl Supervisor {
         let state = State::new(settings, specs);
         let (status, watch) = watch::channel(Arc::new(state.status(clock.now())));
         let next = Arc::new(AtomicU64::new(1));
-        let handle = Handle { asks: release.clone(), status: watch, next, clock };
+        let handle = Handle { asks: release.clone(), status: watch, next, clock, job: None };
         // Nothing can have closed the channel yet.
         let usage = BTreeMap::new();
         let first =
@@ -216,8 +217,8 @@ impl Supervisor {
                 self.apply(Event::Cancel { waiter });
             }
             Ask::Release { instance } => self.apply(Event::Release { instance }),
-            Ask::Operate { waiter, model, verb, answer } => {
-                self.pending.insert(waiter, Pending::Operator(answer));
+            Ask::Operate { waiter, model, verb, job, answer } => {
+                self.pending.insert(waiter, Pending::Operator(answer, job));
                 self.apply(match verb {
                     Verb::Load(wish) => Event::Load { waiter, model, wish },
                     Verb::Measure => Event::Measure { waiter, model },
@@ -287,24 +288,29 @@ impl Supervisor {
             }
             Effect::Deny { waiter, denied } => match self.pending.remove(&waiter) {
                 Some(Pending::Lease(answer, _)) => drop(answer.send(Err(denied))),
-                Some(Pending::Operator(answer)) => self.told.push((answer, Err(denied))),
+                Some(Pending::Operator(answer, _)) => self.told.push((answer, Err(denied))),
                 None => {}
             },
             Effect::Done { waiter } => {
-                if let Some(Pending::Operator(answer)) = self.pending.remove(&waiter) {
+                if let Some(Pending::Operator(answer, _)) = self.pending.remove(&waiter) {
                     self.told.push((answer, Ok(())));
                 }
             }
             Effect::Notice(notice) => {
                 let (state, pending) = (&self.state, &self.pending);
-                let request = self.stories.of(&notice, |model| {
-                    let waiter = state.first_waiter(model)?;
-                    match pending.get(&waiter)? {
-                        Pending::Lease(_, request) => request.clone(),
-                        Pending::Operator(_) => None,
-                    }
+                let cause = self.stories.of(&notice, |model| {
+                    let of = |waiter: Option<WaiterId>| waiter.and_then(|w| pending.get(&w));
+                    let request = match of(state.first_request(model)) {
+                        Some(Pending::Lease(_, request)) => request.clone(),
+                        Some(Pending::Operator(..)) | None => None,
+                    };
+                    let job = match of(state.first_operator(model)) {
+                        Some(Pending::Operator(_, job)) => *job,
+                        Some(Pending::Lease(..)) | None => None,
+                    };
+                    Cause { request, job }
                 });
-                log::log(&notice, request.as_deref());
+                log::log(&notice, &cause);
                 self.witness.see(self.clock.now(), &notice);
             }
             Effect::Exit => self.exit = true,

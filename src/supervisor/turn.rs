@@ -114,14 +114,15 @@ impl State {
                 let measured = !model.discovery.waiters.is_empty();
                 model.discovery.evicted = measured.then_some(now);
             }
+            let busy = self.instance_mut(instance).is_some_and(|i| i.in_flight > 0);
+            let yielding = Notice::Yielding { instance: instance.clone(), to: name.clone(), busy };
+            out.push(Effect::Notice(yielding));
             self.leave(now, &instance.model, *leave, StopReason::Evicted, out);
             if let Some(victim) = self.instance_mut(instance)
                 && matches!(victim.life, Life::Draining { .. })
             {
                 victim.yields = Some(Yield { to: name.clone(), cut });
                 self.ledger.drain(instance, true);
-                let (instance, to) = (instance.clone(), name.clone());
-                out.push(Effect::Notice(Notice::Yielding { instance, to }));
             }
         }
     }

@@ -50,6 +50,13 @@ fn an_administrator_loads_a_model_and_reads_its_log_over_http() {
     let said = format!("job {job} (load count) is done");
     let journal = host.wait_journal("hostler.service", &said, SOON * 2).unwrap();
     assert!(journal.contains("load was asked for over HTTP with the key \"boss\""), "{journal}");
+    // The job's whole story.
+    let only = "-o cat --output-fields=HOSTLER_KIND";
+    let story = host.root(&format!("journalctl -b --no-pager {only} HOSTLER_JOB={job}")).unwrap();
+    assert_eq!(
+        story.split_whitespace().collect::<Vec<_>>(),
+        ["starting", "loading", "ready", "job"]
+    );
     let models = ask("reader", &[], "/api/v1/models").json();
     assert_eq!(models[0]["phase"], "ready", "{models}");
     let jobs = ask("reader", &[], "/api/v1/jobs").json();

@@ -57,6 +57,16 @@ fn who_fits_stays_the_cheapest_leaves_and_who_cannot_be_placed_is_told_why() {
     let quick = quick["instance"].as_str().unwrap();
     assert!(journal.contains(&format!("quick: stopping {quick} (evicted)")), "{journal}");
     assert_eq!(journal.matches("(evicted)").count(), 1, "{journal}");
+    assert!(journal.contains("quick: leaves for third"), "{journal}");
+    // It left for the request that made the other one start.
+    let cause = |kind: &str| {
+        let only = "-o cat --output-fields=HOSTLER_REQUEST_ID";
+        let ask = format!("journalctl -b --no-pager {only} {kind}");
+        scene.host.root(&ask).unwrap().trim().to_owned()
+    };
+    let started = cause("HOSTLER_KIND=starting HOSTLER_MODEL=third");
+    assert!(!started.is_empty() && !started.contains('\n'), "{started:?}");
+    assert_eq!(cause("HOSTLER_KIND=stopping HOSTLER_MODEL=quick"), started);
     assert_eq!(scene.truth(A).used, 20 * GIB);
 
     // Never: at once, and a retry is useless.

@@ -315,8 +315,8 @@ impl Reference {
             Effect::Notice(Notice::FallingAsleep { instance, reason, .. }) => {
                 self.stopping(now, instance, *reason)
             }
-            Effect::Notice(Notice::Yielding { instance, .. }) => {
-                self.yields(now, instance, true);
+            Effect::Notice(Notice::Yielding { instance, busy, .. }) => {
+                self.yields(now, instance, *busy);
                 Ok(())
             }
             Effect::Notice(Notice::Spared { instance }) => {
