@@ -47,6 +47,7 @@ mod plane;
 mod pulse;
 mod recall;
 mod reload;
+mod sockets;
 mod told;
 mod validate;
 
@@ -70,7 +71,7 @@ const STOP_EXTENSION: Duration = Duration::from_secs(120);
 ///
 /// `sockets` are those handed over by systemd, taken before any thread was started.
 pub async fn run(options: Options, sockets: Vec<(String, Handed)>) -> Exit {
-    let sockets = match listeners(sockets) {
+    let sockets = match sockets::handed(sockets) {
         Ok(sockets) => sockets,
         Err(failure) => return fail(Vec::new(), &failure).await,
     };
@@ -113,14 +114,18 @@ pub async fn run(options: Options, sockets: Vec<(String, Handed)>) -> Exit {
         Ok(proven) => proven,
         Err(failure) => return fail(sockets, &failure).await,
     };
-    let sockets = if sockets.is_empty() {
-        match bind(&config) {
+    let mut sockets = if sockets.is_empty() {
+        match sockets::bind(&config) {
             Ok(sockets) => sockets,
             Err(failure) => return fail(Vec::new(), &failure).await,
         }
     } else {
         sockets
     };
+    match sockets::bind_metrics(&config) {
+        Ok(more) => sockets.extend(more),
+        Err(failure) => return fail(sockets, &failure).await,
+    }
     if let Err(failure) = door::guarded(&config, &sockets) {
         return fail(sockets, &failure).await;
     }
@@ -147,45 +152,6 @@ async fn fail(sockets: Vec<Listener>, failure: &StartFailure) -> Exit {
         .await;
     }
     exit
-}
-
-fn listeners(handed: Vec<(String, Handed)>) -> Result<Vec<Listener>, StartFailure> {
-    let convert = |handed| -> std::io::Result<Listener> {
-        Ok(match handed {
-            Handed::Tcp(socket) => {
-                socket.set_nonblocking(true)?;
-                tokio::net::TcpListener::from_std(socket)?.into()
-            }
-            Handed::Unix(socket) => {
-                socket.set_nonblocking(true)?;
-                tokio::net::UnixListener::from_std(socket)?.into()
-            }
-        })
-    };
-    let mut listeners = Vec::new();
-    for (name, socket) in handed {
-        listeners.push(convert(socket).map_err(|err| {
-            let message =
-                format!("the socket {name:?} handed over by systemd cannot be used: {err}");
-            StartFailure::new(Exit::Listen, message)
-        })?);
-    }
-    Ok(listeners)
-}
-
-/// Foreground mode: binds what the configuration or the command line says.
-fn bind(config: &Config) -> Result<Vec<Listener>, StartFailure> {
-    let mut listeners = Vec::new();
-    for address in &config.server.listen {
-        let bound = proxy::listen(*address);
-        let listener = bound.map_err(|err| {
-            let message = format!("cannot listen on {address}: {err}; is another hostlerd, or hostler.socket, using it?");
-            StartFailure::new(Exit::Listen, message)
-        })?;
-        tracing::info!("listening on {address}");
-        listeners.push(listener.into());
-    }
-    Ok(listeners)
 }
 
 /// The directory below which each engine gets one for its socket. Only the service user may look into it: the engines

@@ -43,6 +43,6 @@ pub use parse::parse;
 pub use raw::schema;
 pub use source::{Source, SourceKind};
 pub use types::{
-    Config, Defaults, GpuBackend, GpuConfig, KeyConfig, KeySource, MemoryConfig, OnStop,
-    PodmanConfig, PolicyConfig, Secret, ServerConfig, StartupConfig,
+    Config, Defaults, GpuBackend, GpuConfig, KeyConfig, KeySource, MemoryConfig, MetricsConfig,
+    OnStop, PodmanConfig, PolicyConfig, Secret, ServerConfig, StartupConfig,
 };

@@ -24,7 +24,7 @@ use super::raw::{
     DurationText, RawBackend, RawFile, RawGpu, RawModel, RawOnStop, RawPodman, RawPolicy,
     RawStartup, Table,
 };
-use super::server::{auth, server};
+use super::server::{auth, metrics, server};
 use super::source::{Report, Source, SourceKind};
 use super::tree;
 use super::types::{
@@ -82,6 +82,7 @@ pub fn parse(sources: &[Source], defaults: &Defaults) -> Result<Config, ConfigEr
     let policy = policy(&mut report, &raw.policy.0);
     let startup = startup(&mut report, &raw.startup.0);
     let health = health::health(&mut report, &raw.health.0);
+    let metrics = metrics(&mut report, &raw.metrics.0, &server.listen);
     let log = log::log(&mut report, &raw.log.0);
     let fallback = Fallback { on_full: policy.on_full, health_interval: health.interval };
     let models = model::models(&mut report, entries, &devices, fallback);
@@ -96,6 +97,7 @@ pub fn parse(sources: &[Source], defaults: &Defaults) -> Result<Config, ConfigEr
             policy,
             health,
             startup,
+            metrics,
             log,
             models: models.own,
             externals: models.external,
@@ -301,6 +303,8 @@ mod tests {
         let listen: Vec<_> = config.server.listen.iter().map(ToString::to_string).collect();
         let server = &schema["$defs"]["RawServer"]["properties"];
         assert_eq!(server["listen"]["default"], serde_json::json!(listen));
+        let own: Vec<std::net::SocketAddr> = vec![];
+        assert_eq!(config.metrics.listen, own);
         assert_eq!(server["max_connections"]["default"], config.server.max_connections);
         assert_eq!(server["max_queue"]["default"], config.server.max_queue);
         assert!(config.podman.pull && config.policy.on_stop == OnStop::Stop);

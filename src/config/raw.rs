@@ -22,7 +22,7 @@ mod server;
 mod startup;
 
 pub use schema::schema;
-pub use server::{RawAuth, RawKey, RawKeys, RawServer};
+pub use server::{RawAuth, RawKey, RawKeys, RawMetrics, RawServer};
 pub use startup::RawStartup;
 
 /// A text that [`super::check`] understands; as a type of its own, so that a wrong TOML type is answered with an example.
@@ -149,6 +149,9 @@ pub struct RawFile {
     /// The checks before the service reports that it is ready.
     #[schemars(with = "RawStartup")]
     pub startup: Table<RawStartup>,
+    /// Where metrics are shown beside the front door.
+    #[schemars(with = "RawMetrics")]
+    pub metrics: Table<RawMetrics>,
     /// What is written down.
     #[schemars(with = "RawLog")]
     pub log: Table<RawLog>,

@@ -1,4 +1,4 @@
-//! `[server]` and `[auth]`.
+//! `[server]`, `[metrics]` and `[auth]`.
 //!
 //! Owner: [`super::parse`]. Pure.
 
@@ -11,13 +11,23 @@ use toml::Spanned;
 use crate::types::Bytes;
 
 use super::check::{self, HOUR, SECOND};
-use super::raw::{RawAuth, RawServer};
+use super::raw::{RawAuth, RawMetrics, RawServer};
 use super::source::Report;
-use super::types::{KeySource, ServerConfig};
+use super::types::{KeySource, MetricsConfig, ServerConfig};
 
 /// `keyed`: who comes in is asked for a key.
 pub(super) fn server(report: &mut Report<'_>, raw: RawServer, keyed: bool) -> ServerConfig {
-    let listen = raw.listen.as_ref().map_or_else(default_listen, |l| listen(report, l, keyed));
+    let far = |address: &SocketAddr| {
+        (!keyed && !address.ip().is_loopback()).then(|| {
+            format!(
+                "only loopback addresses are allowed, not \"{address}\", because requests are not authenticated; name the keys \
+                 of those who may come in ([auth] keys_file), or listen on 127.0.0.1 or [::1] and let a reverse proxy check who \
+                 may come in"
+            )
+        })
+    };
+    let given = raw.listen.as_ref().map(|list| listen(report, "server.listen", list, far));
+    let listen = given.unwrap_or_else(default_listen);
     let mut time = |key: &str, value: Option<&Spanned<_>>, limits, default: Duration| {
         check::duration(report, key, value, limits).unwrap_or(default)
     };
@@ -68,12 +78,29 @@ fn default_listen() -> Vec<SocketAddr> {
     ]
 }
 
+/// `[metrics]`. `taken`: where the front door listens.
+pub(super) fn metrics(
+    report: &mut Report<'_>,
+    raw: &RawMetrics,
+    taken: &[SocketAddr],
+) -> MetricsConfig {
+    let is_taken = |address: &SocketAddr| {
+        let message =
+            || format!("\"{address}\" is an address of [server] listen; take another port");
+        taken.contains(address).then(message)
+    };
+    let list = raw.listen.as_ref();
+    let listen = list.map(|list| listen(report, "metrics.listen", list, is_taken));
+    MetricsConfig { listen: listen.unwrap_or_default() }
+}
+
+/// Addresses; `wrong` says what is wrong with one.
 fn listen(
     report: &mut Report<'_>,
+    key: &str,
     list: &Spanned<Vec<Spanned<String>>>,
-    keyed: bool,
+    wrong: impl Fn(&SocketAddr) -> Option<String>,
 ) -> Vec<SocketAddr> {
-    const KEY: &str = "server.listen";
     let mut addresses = Vec::new();
     for value in list.get_ref() {
         let (text, offset) = (value.get_ref(), value.span().start);
@@ -82,25 +109,20 @@ fn listen(
                 let message = format!(
                     "{text:?} is not \"IP:PORT\"; write for example \"127.0.0.1:8711\" or \"[::1]:8711\""
                 );
-                report.at(offset, KEY, message);
-            }
-            Ok(address) if !address.ip().is_loopback() && !keyed => {
-                let message = format!(
-                    "only loopback addresses are allowed, not {text:?}, because requests are not authenticated; name the \
-                     keys of those who may come in ([auth] keys_file), or listen on 127.0.0.1 or [::1] and let a reverse \
-                     proxy check who may come in"
-                );
-                report.at(offset, KEY, message);
+                report.at(offset, key, message);
             }
             Ok(address) if addresses.contains(&address) => {
-                report.at(offset, KEY, format!("{text:?} is listed twice; remove one"));
+                report.at(offset, key, format!("{text:?} is listed twice; remove one"));
             }
-            Ok(address) => addresses.push(address),
+            Ok(address) => match wrong(&address) {
+                Some(message) => report.at(offset, key, message),
+                None => addresses.push(address),
+            },
         }
     }
     if list.get_ref().is_empty() {
         let message = "is empty, so nobody could connect; name an address or remove the key";
-        report.at(list.span().start, KEY, message);
+        report.at(list.span().start, key, message);
     }
     addresses
 }

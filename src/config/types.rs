@@ -33,6 +33,8 @@ pub struct Config {
     pub health: HealthConfig,
     /// `[startup]`.
     pub startup: StartupConfig,
+    /// `[metrics]`.
+    pub metrics: MetricsConfig,
     /// `[log]`.
     pub log: LogConfig,
     /// All models by name. Aliases are unique among all names and aliases.
@@ -91,6 +93,13 @@ pub struct KeyConfig {
     pub share: u32,
     /// It may change what runs, default no.
     pub admin: bool,
+}
+
+/// `[metrics]`: where they are shown beside the front door.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MetricsConfig {
+    /// Addresses that have metrics and nothing else, for whoever can reach them; none by default.
+    pub listen: Vec<SocketAddr>,
 }
 
 /// The HTTP side.

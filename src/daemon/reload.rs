@@ -146,6 +146,7 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<String> {
         ("[server] listen", old.server.listen != new.server.listen),
         ("[server] max_body", old.server.max_body != new.server.max_body),
         ("[server] max_connections", old.server.max_connections != new.server.max_connections),
+        ("[metrics] listen", old.metrics.listen != new.metrics.listen),
         ("[gpu] backend", old.gpu.backend != new.gpu.backend),
         ("[gpu] devices", old.gpu.devices != new.gpu.devices),
         ("[gpu] budget", old.gpu.budget != new.gpu.budget),

@@ -19,7 +19,7 @@ use prometheus_client::registry::Registry;
 
 use crate::proxy::port::{Observer, Seen};
 use crate::supervisor::witness::{Call, Calls, Look, Notice, Witness};
-use crate::types::{GpuVitals, Moment, Status};
+use crate::types::{GpuVitals, ModelName, Moment, Status};
 use count::{Histogram, LONG_SECONDS, Table};
 use page::{Page, Value};
 
@@ -100,7 +100,8 @@ impl Collector for Whole {
         let mut page = Page::new(encoder);
         let page = &mut page;
         let Self { metrics, scrape } = self;
-        picture::write(page, &scrape.status, scrape.now)?;
+        let turns = |model: &ModelName| metrics.requests.waiting(model);
+        picture::write(page, &scrape.status, scrape.now, turns)?;
         metrics.requests.write(page)?;
         metrics.happenings.write(page, &metrics.requests.first_token)?;
         picture::vitals(page, &scrape.vitals)?;
@@ -116,6 +117,10 @@ impl Collector for Whole {
 impl Observer for Metrics {
     fn begun(&self) {
         self.requests.begun();
+    }
+
+    fn awaits_turn(&self, model: &ModelName, begins: bool) {
+        self.requests.awaits_turn(model, begins);
     }
 
     fn ended(&self, seen: &Seen<'_>) {

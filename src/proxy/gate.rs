@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::admission::{Admission, Caller, Let, Refused, Ticket, Wish};
 use super::error::ApiError;
 use super::keys::Key;
+use super::port::Observer;
 use crate::types::{DoorSpec, ModelName, Moment};
 
 /// What the lock guards.
@@ -25,10 +26,32 @@ struct Inner {
 }
 
 /// The gate.
-#[derive(Debug)]
 pub(super) struct Gate {
     inner: Mutex<Inner>,
     began: Instant,
+    observer: Arc<dyn Observer>,
+}
+
+impl std::fmt::Debug for Gate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Gate").field("inner", &self.inner).finish_non_exhaustive()
+    }
+}
+
+/// A request that is seen to wait for its turn.
+struct Waits<'a>(&'a dyn Observer, &'a ModelName);
+
+impl<'a> Waits<'a> {
+    fn begin(observer: &'a dyn Observer, model: &'a ModelName) -> Self {
+        observer.awaits_turn(model, true);
+        Self(observer, model)
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.awaits_turn(self.1, false);
+    }
 }
 
 /// A right to one request at once.
@@ -60,8 +83,8 @@ pub(super) struct Patience {
 
 impl Gate {
     /// A gate that nobody has passed.
-    pub fn new() -> Arc<Self> {
-        Arc::new(Self { inner: Mutex::default(), began: Instant::now() })
+    pub fn new(observer: Arc<dyn Observer>) -> Arc<Self> {
+        Arc::new(Self { inner: Mutex::default(), began: Instant::now(), observer })
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -87,6 +110,7 @@ impl Gate {
         let wish = Wish { model, limit: spec.max_concurrent, queue_max: patience.queue_max };
         let (slot, turn) = self.arrive(&caller(key), wish).map_err(|r| refused(&r, model))?;
         let Some(turn) = turn else { return Ok(Some(slot)) };
+        let _seen = Waits::begin(&*self.observer, model);
         match tokio::time::timeout(patience.wait_max, turn).await {
             Ok(_) => Ok(Some(slot)),
             Err(_) => {
@@ -156,7 +180,23 @@ fn refused(refused: &Refused, model: &ModelName) -> ApiError {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicI64, Ordering};
+
     use super::*;
+
+    /// How many are seen to wait.
+    #[derive(Default)]
+    struct Seen(AtomicI64);
+
+    impl Observer for Seen {
+        fn begun(&self) {}
+
+        fn ended(&self, _: &crate::proxy::port::Seen<'_>) {}
+
+        fn awaits_turn(&self, _: &ModelName, begins: bool) {
+            self.0.fetch_add(if begins { 1 } else { -1 }, Ordering::Relaxed);
+        }
+    }
 
     const PATIENCE: Patience = Patience { wait_max: Duration::from_secs(5), queue_max: 2 };
 
@@ -166,7 +206,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_turn_comes_when_another_request_ends_or_gives_up() {
-        let gate = Gate::new();
+        let seen = Arc::new(Seen::default());
+        let gate = Gate::new(seen.clone());
         let model: ModelName = "m".parse().unwrap();
         let limit = spec(1);
         assert!(gate.enter(None, &model, &DoorSpec::default(), PATIENCE).await.unwrap().is_none());
@@ -175,16 +216,19 @@ mod tests {
         let mut third = Box::pin(gate.enter(None, &model, &limit, PATIENCE));
         assert!(futures_util::poll!(&mut second).is_pending());
         assert!(futures_util::poll!(&mut third).is_pending());
+        assert_eq!(seen.0.load(Ordering::Relaxed), 2);
         let full = gate.enter(None, &model, &limit, PATIENCE).await.unwrap_err();
         assert_eq!((full.status.as_u16(), full.code), (503, "queue_full"));
         drop(first);
         // It is the second one's turn, which gives up before it takes it.
         drop(second);
         let third = third.await.unwrap().unwrap();
+        assert_eq!(seen.0.load(Ordering::Relaxed), 0);
         let late = gate.enter(None, &model, &limit, PATIENCE).await.unwrap_err();
         assert_eq!((late.code, late.retry_after_secs()), ("model_busy", Some(5)));
         drop(third);
         gate.enter(None, &model, &limit, PATIENCE).await.unwrap().unwrap();
         assert!(gate.inner().waiting.is_empty());
+        assert_eq!(seen.0.load(Ordering::Relaxed), 0);
     }
 }

@@ -15,18 +15,33 @@ use super::error::ApiError;
 use super::inference::Visitor;
 use super::port::{Asker, Content, Page};
 use super::record::Record;
+use super::route::Route;
 use super::service::Service;
 use super::stream::Peer;
+
+/// What is served where there is nothing but metrics.
+///
+/// # Errors
+/// 404 for all else.
+pub(super) fn is_monitoring(route: &Route) -> Result<(), ApiError> {
+    if matches!(route, Route::Health | Route::Page(Page::Metrics | Page::EngineMetrics(_))) {
+        return Ok(());
+    }
+    let message =
+        "this address has /metrics, /metrics/models/NAME and /health alone ([metrics] listen)";
+    Err(ApiError::new(StatusCode::NOT_FOUND, "unknown_path", message))
+}
 
 /// Whether a page is shown to those who have no key.
 pub(super) fn is_open(page: &Page, peer: Peer, headers: &HeaderMap) -> bool {
     // A proxy on this host speaks for others.
     let forwarded = [header::FORWARDED.as_str(), "x-forwarded-for", "x-real-ip", "via"];
-    let local = peer != Peer::Far && !forwarded.iter().any(|name| headers.contains_key(*name));
+    let local = matches!(peer, Peer::Unix | Peer::Loopback)
+        && !forwarded.iter().any(|name| headers.contains_key(*name));
     match page {
         // It holds nothing of the host.
         Page::Ui | Page::OpenApi => true,
-        Page::Metrics | Page::EngineMetrics(_) => local,
+        Page::Metrics | Page::EngineMetrics(_) => local || peer == Peer::Monitoring,
         // The socket's file says who may.
         Page::DebugState | Page::DebugPlan(_) => peer == Peer::Unix,
         Page::Models | Page::Gpus | Page::Jobs | Page::Events | Page::Log(_) | Page::Act(..) => {

@@ -98,6 +98,10 @@ impl Gaps {
 pub trait Observer: Send + Sync + 'static {
     /// A head has come in.
     fn begun(&self);
+    /// It begins (`true`) or ends (`false`) to wait for one of the turns that a configured model has (`max_concurrent`).
+    fn awaits_turn(&self, model: &ModelName, begins: bool) {
+        let _ = (model, begins);
+    }
     /// A request is over; each that has begun is, however it ends.
     fn ended(&self, seen: &Seen<'_>);
 }

@@ -59,7 +59,7 @@ pub async fn refuse(listeners: Vec<Listener>, cause: String, grace: Duration) {
             accepted = errors.accept(&listeners, &mut turn),
                 if connections.len() < limits.max_connections => {
                 let error = error.clone();
-                if let Some(stream) = accepted {
+                if let Some((stream, _)) = accepted {
                     let answer = move |request, busy| answer(request, busy, error.clone());
                     connections.spawn(conn::run(stream, limits.clone(), ending.clone(), answer));
                 }

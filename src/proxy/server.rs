@@ -20,7 +20,7 @@ use super::gate::Gate;
 use super::port::Behind;
 use super::rules::{Rules, SharedRules};
 use super::service::Service;
-use super::stream::{Listener, Stream, accept};
+use super::stream::{Listener, Peer, Stream, accept};
 use super::upstream::SWEEP;
 use crate::supervisor::handle::Handle;
 use crate::types::Bytes;
@@ -107,7 +107,7 @@ impl Server {
             limits: limits.clone(),
             engines: Engines::new(upstream),
             rules,
-            gate: Gate::new(),
+            gate: Gate::new(behind.observer.clone()),
             budget: Arc::default(),
             answers: Arc::default(),
             healths: Arc::default(),
@@ -174,17 +174,16 @@ impl Server {
                 Some(ended) = connections.join_next() => reap(ended),
                 _ = sweep.tick() => self.service.engines.pool.sweep(),
                 accepted = errors.accept(listeners, &mut turn), if room => {
-                    if let Some(stream) = accepted {
-                        connections.spawn(self.connection(stream));
+                    if let Some((stream, peer)) = accepted {
+                        connections.spawn(self.connection(stream, peer));
                     }
                 }
             }
         }
     }
 
-    fn connection(&self, stream: Stream) -> impl Future<Output = ()> + Send + 'static {
+    fn connection(&self, stream: Stream, peer: Peer) -> impl Future<Output = ()> + Send + 'static {
         let service = self.service.clone();
-        let peer = stream.peer();
         let answer = move |request, busy| service.clone().answer(request, busy, peer);
         conn::run(stream, self.limits.clone(), self.end.clone(), answer)
     }
@@ -249,15 +248,19 @@ impl AcceptErrors {
 
     /// The next connection; `None` after an error. Safe to drop at any time: a connection that was accepted is returned
     /// without waiting, and the next call takes up a pause where this one left it.
-    pub async fn accept(&mut self, listeners: &[Listener], turn: &mut usize) -> Option<Stream> {
+    pub async fn accept(
+        &mut self,
+        listeners: &[Listener],
+        turn: &mut usize,
+    ) -> Option<(Stream, Peer)> {
         if let Some(until) = self.until {
             tokio::time::sleep_until(until).await;
             self.until = None;
         }
         match accept(listeners, turn).await {
-            Ok(stream) => {
+            Ok(accepted) => {
                 self.pause = Duration::ZERO;
-                Some(stream)
+                Some(accepted)
             }
             Err(error) => {
                 self.note(&error);

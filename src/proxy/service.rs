@@ -193,7 +193,11 @@ impl Service {
         let route = route(&head.method, &head.uri, head.version, &head.headers)?;
         record.route = route.name();
         let rules = self.rules.load_full();
-        *origin = site::check(&rules, &head.headers)?;
+        if peer == Peer::Monitoring {
+            page::is_monitoring(&route)?;
+        } else {
+            *origin = site::check(&rules, &head.headers)?;
+        }
         let open = if let Route::Page(page) = &route {
             page::is_open(page, peer, &head.headers)
         } else {

@@ -25,6 +25,8 @@ pub enum Listener {
     Tcp(TcpListener),
     /// A Unix stream socket.
     Unix(UnixListener),
+    /// TCP, for monitoring alone: metrics and nothing else, to whoever can reach it.
+    Scrapes(TcpListener),
 }
 
 impl From<TcpListener> for Listener {
@@ -63,10 +65,11 @@ impl Listener {
         Ok(match self {
             Self::Tcp(listener) => TcpListener::from_std(listener.into_std()?)?.into(),
             Self::Unix(listener) => UnixListener::from_std(listener.into_std()?)?.into(),
+            Self::Scrapes(listener) => Self::Scrapes(TcpListener::from_std(listener.into_std()?)?),
         })
     }
 
-    /// The address that other hosts could reach it by; `None`: there is none.
+    /// The address by which other hosts could reach what keys protect; `None`: there is none.
     ///
     /// # Errors
     /// If the socket does not know its address.
@@ -75,7 +78,7 @@ impl Listener {
             Self::Tcp(listener) => {
                 Ok(Some(listener.local_addr()?).filter(|address| !address.ip().is_loopback()))
             }
-            Self::Unix(_) => Ok(None),
+            Self::Unix(_) | Self::Scrapes(_) => Ok(None),
         }
     }
 
@@ -84,7 +87,7 @@ impl Listener {
     pub fn shown(&self) -> String {
         let unknown = |_| "unknown".to_owned();
         match self {
-            Self::Tcp(listener) => {
+            Self::Tcp(listener) | Self::Scrapes(listener) => {
                 listener.local_addr().map_or_else(unknown, |address| address.to_string())
             }
             Self::Unix(listener) => listener.local_addr().map_or_else(unknown, |address| {
@@ -94,10 +97,13 @@ impl Listener {
         }
     }
 
-    pub(super) fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<Stream>> {
+    pub(super) fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Stream, Peer)>> {
         match self {
-            Self::Tcp(l) => l.poll_accept(cx).map_ok(|(s, _)| Stream::tcp(s)),
-            Self::Unix(l) => l.poll_accept(cx).map_ok(|(s, _)| Stream::Unix(s)),
+            Self::Tcp(l) => l.poll_accept(cx).map_ok(|(s, from)| (Stream::tcp(s), Peer::at(from))),
+            Self::Unix(l) => l.poll_accept(cx).map_ok(|(s, _)| (Stream::Unix(s), Peer::Unix)),
+            Self::Scrapes(l) => {
+                l.poll_accept(cx).map_ok(|(s, _)| (Stream::tcp(s), Peer::Monitoring))
+            }
         }
     }
 }
@@ -125,9 +131,9 @@ fn tls_config() -> io::Result<Arc<ClientConfig>> {
     Ok(CONFIG.get_or_init(|| Arc::new(config)).clone())
 }
 
-/// The next connection on any of the listeners. `turn` moves on with every connection, so that a busy listener cannot starve
+/// The next connection on any of the listeners, and who is there. `turn` moves on with every connection, so that a busy listener cannot starve
 /// the others.
-pub(super) async fn accept(listeners: &[Listener], turn: &mut usize) -> io::Result<Stream> {
+pub(super) async fn accept(listeners: &[Listener], turn: &mut usize) -> io::Result<(Stream, Peer)> {
     std::future::poll_fn(|cx| {
         for offset in 0..listeners.len() {
             let index = (*turn + offset) % listeners.len();
@@ -158,22 +164,17 @@ pub(super) enum Peer {
     Loopback,
     /// Anywhere.
     Far,
+    /// Anywhere, at a listener that has only metrics.
+    Monitoring,
+}
+
+impl Peer {
+    fn at(address: SocketAddr) -> Self {
+        if address.ip().to_canonical().is_loopback() { Self::Loopback } else { Self::Far }
+    }
 }
 
 impl Stream {
-    /// Where the other side is.
-    pub fn peer(&self) -> Peer {
-        match self {
-            Self::Unix(_) => Peer::Unix,
-            Self::Tcp(stream)
-                if stream.peer_addr().is_ok_and(|a| a.ip().to_canonical().is_loopback()) =>
-            {
-                Peer::Loopback
-            }
-            Self::Tcp(_) | Self::Tls(_) => Peer::Far,
-        }
-    }
-
     /// Connects to an engine.
     ///
     /// # Errors

@@ -172,6 +172,8 @@ impl Default for Setup {
 pub struct House {
     pub tcp: SocketAddr,
     pub unix: PathBuf,
+    /// Where there are metrics alone.
+    pub monitoring: SocketAddr,
     pub engine: Engine,
     pub supervisor: Supervisor,
     pub stop: CancellationToken,
@@ -187,12 +189,15 @@ pub async fn house(setup: Setup) -> House {
     let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = tcp.local_addr().unwrap();
     let unix = dir.path().join("http.sock");
-    let listeners: Vec<Listener> = vec![tcp.into(), UnixListener::bind(&unix).unwrap().into()];
+    let scrapes = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let monitoring = scrapes.local_addr().unwrap();
+    let listeners =
+        vec![tcp.into(), UnixListener::bind(&unix).unwrap().into(), Listener::Scrapes(scrapes)];
     let (handle, rules) = (supervisor.handle.clone(), setup.rules.shared());
     let server = Server::with(handle, setup.limits, setup.upstream, rules, setup.behind);
     let stop = CancellationToken::new();
     let served = tokio::spawn(server.serve(listeners, stop.clone(), setup.drain));
-    House { tcp: address, unix, engine, supervisor, stop, served, _dir: dir }
+    House { tcp: address, unix, monitoring, engine, supervisor, stop, served, _dir: dir }
 }
 
 /// A house whose engine plays `script`.

@@ -8,10 +8,11 @@ use hostler::proxy::Key;
 use hostler::proxy::port::{Act, Answer, Asker, Behind, Console, Content, Observer, Page, Seen};
 use hyper::Response;
 use sha2::{Digest, Sha256};
+use tokio::net::TcpStream;
 
 use crate::engine::{Step, send};
 use crate::house::{House, Setup, house};
-use crate::wire::{BODY, CHAT, Reply, get, post_with, soon};
+use crate::wire::{BODY, CHAT, Client, Reply, get, post_with, soon};
 
 /// Route, model and status.
 type Request = (&'static str, Option<String>, Option<u16>);
@@ -153,4 +154,38 @@ async fn who_watches_does_not_hold_up_the_drain() {
     house.stop.cancel();
     let drained = soon("the server to end", &mut house.served).await.unwrap();
     assert_eq!(drained.aborted, 0);
+}
+
+#[tokio::test]
+async fn an_address_for_monitoring_has_metrics_without_a_key_and_nothing_else() {
+    let (mut house, notes) = with(vec![key("boss", true, &[])]).await;
+    let ask = async |line: &str, head: &str| {
+        let mut client = Client::new(TcpStream::connect(house.monitoring).await.unwrap());
+        client
+            .send(format!("{line} HTTP/1.1\r\nhost: far:9711\r\nconnection: close\r\n{head}\r\n"))
+            .await;
+        client.reply().await
+    };
+    for path in ["/metrics", "/metrics/models/m", "/health"] {
+        assert_eq!(ask(&format!("GET {path}"), "via: 1.1 p\r\n").await.status, 200, "{path}");
+    }
+    assert_eq!(notes.asked.lock().unwrap().len(), 2);
+    let boss = "authorization: Bearer sk-boss\r\n";
+    for line in [
+        "GET /ready",
+        "GET /ui",
+        "GET /v1/models",
+        "GET /api/v1/status",
+        "GET /debug/state",
+        "POST /api/v1/models/m/load",
+    ] {
+        ask(line, boss).await.error(404, "unknown_path");
+    }
+    let mut client = Client::new(TcpStream::connect(house.monitoring).await.unwrap());
+    let head = format!("{boss}connection: close\r\n");
+    client.send(post_with(CHAT, &head, BODY)).await;
+    client.reply().await.error(404, "unknown_path");
+    assert_eq!(notes.asked.lock().unwrap().len(), 2, "nobody else was asked");
+    house.supervisor.quiet();
+    house.engine.untouched();
 }

@@ -1,9 +1,9 @@
-//! `[server]` and `[auth]` as written.
+//! `[server]`, `[metrics]` and `[auth]` as written.
 
 use schemars::JsonSchema;
 use toml::Spanned;
 
-use super::{BytesText, DurationText};
+use super::{BytesText, DurationText, Written};
 
 /// The HTTP endpoint.
 #[derive(Debug, Default, serde::Deserialize, JsonSchema)]
@@ -46,6 +46,20 @@ pub struct RawServer {
     /// Origins of web pages that may use the endpoint from a browser, "https://HOST[:PORT]", or "*" for any. Default []: none.
     #[schemars(with = "Vec<String>", extend("default" = []))]
     pub origins: Option<Vec<Spanned<String>>>,
+}
+
+/// Where metrics are shown beside the front door.
+#[derive(Debug, Default, serde::Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawMetrics {
+    /// Addresses "IP:PORT" that have /metrics, /metrics/models/NAME and /health and nothing else, for whoever can reach them, without a
+    /// key: for Prometheus on another host. The daemon binds them itself, also where systemd hands over sockets. Default [], none.
+    #[schemars(with = "Vec<String>", extend("default" = []))]
+    pub listen: Option<Spanned<Vec<Spanned<String>>>>,
+}
+
+impl Written for RawMetrics {
+    const FORM: &'static str = "a table, [metrics]";
 }
 
 /// Who may come in. Without this section: everybody who can connect.

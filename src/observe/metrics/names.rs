@@ -67,7 +67,7 @@ metrics! {
     DENIED Counter "hostler_denied_total" ["model", "reason"] "Requests that Hostler refused itself, by error.code";
     OPEN Gauge "hostler_requests_open" [] "Requests at the front door now: those that wait, run, or are being answered";
     IN_FLIGHT Gauge "hostler_requests_in_flight" ["model"] "Requests that an engine works on now";
-    QUEUE_LENGTH Gauge "hostler_queue_length" ["model"] "Requests that wait for the model to be ready now";
+    QUEUE_LENGTH Gauge "hostler_queue_length" ["model"] "Requests that wait now: for the model to be ready, or for one of its turns (max_concurrent)";
     CHUNKS Counter "hostler_stream_chunks_total" ["model"] "Server-sent events with data that the model's engines have streamed; most carry one token";
 
     PHASE Gauge "hostler_model_phase" ["model", "phase"] "1 for the phase that the model is in, 0 for the others";

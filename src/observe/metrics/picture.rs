@@ -7,13 +7,20 @@
 use super::names;
 use super::page::{Page, Value};
 use crate::types::{
-    Breaker, Bytes, GpuVitals, Known, MeasuredNeed, ModelStatus, Moment, Phase, SleepStatus, Status,
+    Breaker, Bytes, GpuVitals, Known, MeasuredNeed, ModelName, ModelStatus, Moment, Phase,
+    SleepStatus, Status,
 };
 
 const BREAKERS: [(Breaker, &str); 3] =
     [(Breaker::Closed, "closed"), (Breaker::Open, "open"), (Breaker::HalfOpen, "half_open")];
 
-pub(super) fn write(page: &mut Page<'_>, status: &Status, now: Moment) -> std::fmt::Result {
+/// `turns`: requests that wait for one of a model's turns, of which the picture knows nothing.
+pub(super) fn write(
+    page: &mut Page<'_>,
+    status: &Status,
+    now: Moment,
+    turns: impl Fn(&ModelName) -> i64,
+) -> std::fmt::Result {
     let version = vec![env!("CARGO_PKG_VERSION").to_owned()];
     page.family(&names::BUILD, [(version, Value::Level(1.0))])?;
     page.family(&names::SHUTTING_DOWN, [(vec![], flag(status.shutting_down))])?;
@@ -21,6 +28,11 @@ pub(super) fn write(page: &mut Page<'_>, status: &Status, now: Moment) -> std::f
     codes.sort_unstable();
     codes.dedup();
     page.family(&names::PROBLEM, codes.iter().map(|c| (vec![(*c).to_owned()], flag(true))))?;
+    let queues = status.models.iter().map(|m| {
+        let waiting = f64::from(m.queued) + turns(&m.name) as f64;
+        (vec![m.name.to_string()], Value::Level(waiting))
+    });
+    page.family(&names::QUEUE_LENGTH, queues)?;
     models(page, &status.models, now)?;
     memory(page, &status.models)?;
     devices(page, status)
@@ -31,7 +43,6 @@ fn models(page: &mut Page<'_>, models: &[ModelStatus], now: Moment) -> std::fmt:
         models.iter().map(move |m| (vec![m.name.to_string()], value(m)))
     };
     page.family(&names::IN_FLIGHT, each(|m| Value::Level(f64::from(m.in_flight))))?;
-    page.family(&names::QUEUE_LENGTH, each(|m| Value::Level(f64::from(m.queued))))?;
     page.family(&names::CHUNKS, each(|m| Value::Count(m.chunks)))?;
     let phases = models.iter().flat_map(|m| {
         Phase::ALL.iter().map(|p| (vec![m.name.to_string(), p.to_string()], flag(m.phase == *p)))

@@ -95,6 +95,8 @@ type Rows = Table<&'static str, Row>;
 #[derive(Debug)]
 pub(super) struct Requests {
     open: AtomicI64,
+    /// That wait for a turn.
+    waiting: Table<ModelName, AtomicI64>,
     models: Table<ModelName, Rows>,
     /// Of requests for no configured model.
     others: Rows,
@@ -110,6 +112,7 @@ impl Default for Requests {
     fn default() -> Self {
         Self {
             open: AtomicI64::new(0),
+            waiting: Table::default(),
             models: Table::default(),
             others: Rows::default(),
             denied: Table::default(),
@@ -123,6 +126,19 @@ impl Default for Requests {
 impl Requests {
     pub(super) fn begun(&self) {
         self.open.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn awaits_turn(&self, model: &ModelName, begins: bool) {
+        let by = if begins { 1 } else { -1 };
+        let add = |n: &AtomicI64| {
+            n.fetch_add(by, Ordering::Relaxed);
+        };
+        self.waiting.with(model, || model.clone(), AtomicI64::default, add);
+    }
+
+    /// Requests that wait for one of the model's turns.
+    pub(super) fn waiting(&self, model: &ModelName) -> i64 {
+        self.waiting.rows().get(model).map_or(0, |n| n.load(Ordering::Relaxed))
     }
 
     pub(super) fn ended(&self, seen: &Seen<'_>) {
