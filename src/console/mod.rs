@@ -61,7 +61,7 @@ impl Desk {
             Page::Jobs => json_text(self.control.jobs_json()),
             Page::Events => stream(events::listen(self.control.clone(), &self.timeline, &asker)),
             Page::Log(model) => stream(self.log(model).await?),
-            Page::OpenApi => json_page(&openapi::document()),
+            Page::OpenApi => whole("application/json", openapi::text()),
             Page::Act(model, act) => self.act(model, act, asker).await?,
             Page::Ui => ui::page(),
             Page::DebugState => json_text(self.control.status_json()),

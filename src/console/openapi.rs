@@ -3,6 +3,8 @@
 //! Owner: none. Invariant: the schemas are made from the very types that are written, so the two cannot drift apart; the paths are those
 //! of `proxy::port`.
 
+use std::sync::LazyLock;
+
 use schemars::SchemaGenerator;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
@@ -12,9 +14,14 @@ use crate::observe::timeline::Entry;
 use crate::proxy::port::Act;
 use crate::types::{GpuStatus, ModelStatus, Preview};
 
-/// The document.
+/// The document, as JSON. Made once: it is the same for everybody.
 #[must_use]
-pub fn document() -> Value {
+pub fn text() -> &'static str {
+    static TEXT: LazyLock<String> = LazyLock::new(|| document().to_string());
+    &TEXT
+}
+
+fn document() -> Value {
     let settings =
         SchemaSettings::draft2020_12().with(|s| s.definitions_path = "/components/schemas".into());
     let mut schemas = settings.into_generator();
