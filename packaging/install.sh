@@ -45,8 +45,7 @@ put_text units/dbus-1/system-services "$prefix/share/dbus-1/system-services"
 put_text units/dbus-1/services "$prefix/share/dbus-1/services"
 put_text units/polkit-1/actions "$prefix/share/polkit-1/actions"
 put_text units/polkit-1/rules.d "$prefix/share/polkit-1/rules.d"
-for file in README.md ARCHITECTURE.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE docs/hostler.toml.example docs/api.md docs/cli.md docs/dashboard.md \
-  docs/faults.md docs/journal.md docs/metrics.md docs/packages.md docs/status.schema.json; do
+for file in README.md ARCHITECTURE.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE docs/hostler.toml.example docs/status.schema.json docs/*.md; do
   put 0644 "$file" "$prefix/share/doc/hostler/$(basename "$file")"
 done
 for file in contrib/grafana/hostler.json contrib/prometheus/scrape.yml contrib/prometheus/alerts.yml; do
