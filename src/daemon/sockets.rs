@@ -9,6 +9,7 @@ use super::{Exit, StartFailure};
 use crate::adapters::systemd::Handed;
 use crate::config::Config;
 use crate::proxy::{self, Listener};
+use crate::types::sandbox;
 
 /// The sockets that systemd handed over.
 ///
@@ -63,7 +64,8 @@ pub(super) fn bind(config: &Config) -> Result<Vec<Listener>, StartFailure> {
 pub(super) fn bind_metrics(config: &Config) -> Result<Vec<Listener>, StartFailure> {
     let bind = |address: &SocketAddr| {
         proxy::listen(*address).map(Listener::Scrapes).map_err(|err| {
-            let message = format!("cannot listen on {address} ([metrics] listen): {err}");
+            let why = sandbox::unconnected(&err);
+            let message = format!("cannot listen on {address} ([metrics] listen): {why}");
             StartFailure::new(Exit::Listen, message)
         })
     };

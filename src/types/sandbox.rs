@@ -7,13 +7,13 @@ use std::io::Error;
 /// "Address family not supported by protocol": what `RestrictAddressFamilies=` answers, and a kernel without that family.
 const EAFNOSUPPORT: i32 = 97;
 
-/// Whether a connection failed because no socket of its kind may be made.
+/// Whether a socket could not be had because no socket of its kind may be made.
 #[must_use]
 pub fn forbids(error: &Error) -> bool {
     error.raw_os_error() == Some(EAFNOSUPPORT)
 }
 
-/// Why a connection over the Internet's protocols failed, with the fix where the sandbox forbids it.
+/// Why there is no connection, or no listener, over the Internet's protocols, with the fix where the sandbox forbids it.
 #[must_use]
 pub fn unconnected(error: &Error) -> String {
     if !forbids(error) {

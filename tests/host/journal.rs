@@ -4,7 +4,9 @@ use hostler::observe::catalog;
 use serde_json::Value;
 use testhost::{Host, Look, wait_for};
 
-use crate::harness::{COUNT, SOON, config, count_request, curl, get, serving, skip_unless_wanted};
+use crate::harness::{
+    COUNT, SOON, allow_internet, config, count_request, curl, get, serving, skip_unless_wanted,
+};
 
 const BASE: &str = "http://127.0.0.1:8711";
 
@@ -108,4 +110,25 @@ fn what_is_logged_is_changed_by_a_reload() {
     assert!(field(failed, "MESSAGE").contains("log.level"), "{failed}");
     let message = catalog::of("reload_failed").unwrap();
     assert_eq!(field(failed, "MESSAGE_ID"), message.id);
+}
+
+#[test]
+fn metrics_have_an_address_of_their_own_where_the_sandbox_lets_them() {
+    skip_unless_wanted!();
+    let own = format!("{COUNT}\n[metrics]\nlisten = [\"127.0.0.1:9711\"]\n");
+    let host = serving(&own).unwrap();
+    // The start fails and says what to write where; clients hear it, too.
+    let refused = get(&host, "/health").unwrap();
+    assert_eq!(refused.status, 503, "{refused:?}");
+    assert!(refused.body.contains("RestrictAddressFamilies=AF_INET AF_INET6"), "{refused:?}");
+    allow_internet(&host).unwrap();
+    let page = wait_for("the metrics", SOON * 3, || {
+        let _ = get(&host, "/health");
+        let page = curl(&host, &["http://127.0.0.1:9711/metrics"]);
+        Ok(if page.status == 200 { Look::Done(page) } else { Look::NotYet(format!("{page:?}")) })
+    });
+    assert!(page.unwrap().body.contains("hostler_build_info{"));
+    let elsewhere = curl(&host, &["http://127.0.0.1:9711/v1/models"]);
+    assert_eq!(elsewhere.status, 404, "{elsewhere:?}");
+    assert_eq!(get(&host, "/v1/models").unwrap().status, 200);
 }

@@ -53,7 +53,8 @@ pub struct RawServer {
 #[serde(default, deny_unknown_fields)]
 pub struct RawMetrics {
     /// Addresses "IP:PORT" that have /metrics, /metrics/models/NAME and /health and nothing else, for whoever can reach them, without a
-    /// key: for Prometheus on another host. The daemon binds them itself, also where systemd hands over sockets. Default [], none.
+    /// key: for Prometheus on another host. The daemon binds them itself, for which its service needs a drop-in: it says which. Default
+    /// [], none.
     #[schemars(with = "Vec<String>", extend("default" = []))]
     pub listen: Option<Spanned<Vec<Spanned<String>>>>,
 }
