@@ -16,6 +16,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import tempfile
 import tomllib
 import zlib
 
@@ -90,10 +91,10 @@ def bill():
 
 def embedded(binary):
     """The crates in a binary's own list that are not of the build only."""
-    section = subprocess.run(
-        ["objcopy", "--output-target=binary", "--only-section=.dep-v0", "--set-section-flags", ".dep-v0=alloc", binary, "/dev/stdout"],
-        check=True, stdout=subprocess.PIPE,
-    ).stdout
+    with tempfile.TemporaryDirectory() as work:
+        dumped = pathlib.Path(work) / "list"
+        subprocess.run(["objcopy", f"--dump-section=.dep-v0={dumped}", binary, f"{work}/copy"], capture_output=True)
+        section = dumped.read_bytes() if dumped.exists() else b""
     if not section:
         sys.exit(f"sbom: {binary} carries no list of its crates: build it by `cargo auditable` (make deb and make rpm do)")
     packages = json.loads(zlib.decompress(section))["packages"]

@@ -108,3 +108,39 @@ fn it_names_what_the_binaries_are_made_of_and_nothing_else() {
         assert!(lock.to_string().contains(not), "{not} is not in Cargo.lock any more");
     }
 }
+
+#[test]
+fn a_list_in_a_binary_that_lacks_a_crate_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let names = components(&bill());
+    // As `cargo auditable` embeds it: deflated JSON in a section of its own.
+    let carrying = |skip: usize| {
+        let packages: Vec<Value> = names
+            .keys()
+            .skip(skip)
+            .map(|(name, version)| serde_json::json!({"name": name, "version": version}))
+            .chain([serde_json::json!({"name": "hostler", "version": env!("CARGO_PKG_VERSION")})])
+            .chain([serde_json::json!({"name": "cc", "version": "1.0.0", "kind": "build"})])
+            .collect();
+        let list = dir.path().join("list");
+        std::fs::write(&list, serde_json::json!({"packages": packages}).to_string()).unwrap();
+        let deflate = "import sys, zlib; p = sys.argv[1]; d = open(p, 'rb').read(); open(p, 'wb').write(zlib.compress(d))";
+        output(Command::new("python3").args(["-c", deflate]).arg(&list));
+        let binary = dir.path().join("binary");
+        let section = format!("--add-section=.dep-v0={}", list.display());
+        output(Command::new("objcopy").args([&section, "/bin/true"]).arg(&binary));
+        let mut command = Command::new(tree().join("packaging/sbom.py"));
+        command.arg("--compare").arg(binary).output().unwrap()
+    };
+    let whole = carrying(0);
+    assert!(whole.status.success(), "{whole:?}");
+    let lacking = carrying(1);
+    let (first, _) = names.keys().next().unwrap();
+    let said = String::from_utf8_lossy(&lacking.stderr).into_owned();
+    assert!(!lacking.status.success() && said.contains(first), "{said}");
+    // A binary that was built without.
+    let none =
+        Command::new(tree().join("packaging/sbom.py")).args(["--compare", "/bin/true"]).output();
+    let said = String::from_utf8_lossy(&none.unwrap().stderr).into_owned();
+    assert!(said.contains("carries no list"), "{said}");
+}

@@ -27,14 +27,14 @@ fn output(command: &mut Command) -> String {
     out
 }
 
-/// The binaries under test without what a release does not have.
+/// The binaries under test without what a release does not have; symbols are for the packages to remove.
 fn binaries(dir: &Path) -> PathBuf {
     let out = dir.join("bin");
     std::fs::create_dir_all(&out).unwrap();
     for path in [env!("CARGO_BIN_EXE_hostlerd"), env!("CARGO_BIN_EXE_hostler")] {
         let path = Path::new(path);
         let target = out.join(path.file_name().unwrap());
-        output(Command::new("strip").arg("-o").args([&target, path]));
+        output(Command::new("strip").args(["--strip-debug", "-o"]).args([&target, path]));
     }
     out
 }

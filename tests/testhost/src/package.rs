@@ -1,7 +1,7 @@
 //! Packages of what is under test, built once and shared by all hosts of a run. Owner: the host that installs one.
 //!
 //! They lie beside the binaries (`BINDIR/packages/KEY`), where KEY stands for the size and time of everything that goes into them, so
-//! that a change makes new ones; old ones are removed then. The binaries in them are stripped, as in a release, and barely compressed.
+//! that a change makes new ones; old ones are removed then. The binaries in them are stripped, and barely compressed.
 
 use crate::error::IoContext;
 use crate::{Error, Result, life, place};
@@ -78,7 +78,7 @@ pub fn package(bindir: &Path, format: Format, version: &str) -> Result<PathBuf> 
     Ok(made)
 }
 
-/// The binaries without what a release does not have.
+/// The binaries without what a release does not have; symbols are for the packages to remove.
 fn stripped(bindir: &Path, dir: &Path) -> Result<PathBuf> {
     let bin = dir.join("bin");
     if bin.exists() {
@@ -88,7 +88,10 @@ fn stripped(bindir: &Path, dir: &Path) -> Result<PathBuf> {
     std::fs::create_dir_all(&new).doing("create", &new)?;
     for program in PROGRAMS {
         let mut strip = Command::new("strip");
-        run(strip.arg("-o").args([new.join(program), bindir.join(program)]), "strip")?;
+        run(
+            strip.args(["--strip-debug", "-o"]).args([new.join(program), bindir.join(program)]),
+            "strip",
+        )?;
     }
     std::fs::rename(&new, &bin).doing("rename", &new)?;
     Ok(bin)
