@@ -160,15 +160,6 @@ impl Drop for Record {
             bytes: self.bytes,
             routine: self.routine,
         });
-        // Nobody would read it.
-        let logged = if self.routine {
-            tracing::enabled!(target: "hostler::proxy", tracing::Level::DEBUG)
-        } else {
-            tracing::enabled!(target: "hostler::proxy", tracing::Level::INFO)
-        };
-        if !logged {
-            return;
-        }
         let ms = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
         let id = self.id.to_str().unwrap_or_default();
         // Cut: nobody bounds what a client writes there but the body's size.

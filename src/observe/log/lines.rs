@@ -13,10 +13,12 @@ use tracing_subscriber::fmt::MakeWriter;
 
 /// So long a line may wait for others.
 const GATHER: Duration = Duration::from_millis(20);
+/// So many lines wait for no more: a larger batch than the socket takes at once would put the writer to sleep in the middle of it.
+const ENOUGH: usize = 64;
 /// Bytes that wait at most: some seconds of a busy front door.
 const MOST: usize = 4 << 20;
 /// What a buffer keeps when it is empty.
-const KEPT: usize = 64 << 10;
+const KEPT: usize = 128 << 10;
 
 /// Where lines end up.
 pub(super) trait Sink: Send {
@@ -60,7 +62,7 @@ impl Batch {
 struct State {
     waiting: Batch,
     lost: u64,
-    /// A line that waits for nobody.
+    /// Lines that wait for no others.
     urgent: bool,
     /// The writer sleeps until somebody wakes it.
     asleep: bool,
@@ -101,8 +103,8 @@ impl Lines {
             return;
         }
         state.waiting.push(line);
-        let urgent = level <= Level::WARN;
-        let hurry = urgent && !state.urgent;
+        let urgent = level <= Level::WARN || state.waiting.ends.len() >= ENOUGH;
+        let hurry = urgent && !state.urgent && !state.busy;
         state.urgent |= urgent;
         let wake = state.asleep || hurry;
         state.asleep = false;
