@@ -28,21 +28,8 @@ const ALONE: [&str; 14] = [
     "-P",
 ];
 
-/// Options that Hostler decides by itself.
-const DECIDED: [&str; 30] = [
-    "--rm",
-    "--init",
-    "--detach",
-    "-d",
-    "--interactive",
-    "-i",
-    "--tty",
-    "-t",
-    "--replace",
-    "--read-only",
-    "--no-healthcheck",
-    "--publish-all",
-    "-P",
+/// Options with a value that Hostler decides by itself.
+const DECIDED: [&str; 17] = [
     "--publish",
     "-p",
     "--name",
@@ -103,6 +90,20 @@ const NO_PLACE: [&str; 19] = [
     "--pids-limit",
 ];
 
+/// Options with a value that are read one by one.
+const READ: [&str; 10] = [
+    "-v",
+    "--volume",
+    "--mount",
+    "-e",
+    "--env",
+    "--shm-size",
+    "--entrypoint",
+    "--device",
+    "--gpus",
+    "--stop-timeout",
+];
+
 const MADE: &str = "Hostler makes the container itself";
 
 /// Whether a command line starts a container.
@@ -134,7 +135,7 @@ pub fn read(words: &[String]) -> Result<Started, Why> {
             line.flag(flag, joined.as_deref().unwrap_or_default());
             continue;
         }
-        if !line.knows(flag) {
+        if !takes_value(flag) {
             return Err(Why::new(
                 format!(
                     "has the option {flag}, which is not known here, nor whether a value follows it"
@@ -151,6 +152,12 @@ pub fn read(words: &[String]) -> Result<Started, Why> {
     line.started(image, rest.cloned().collect())
 }
 
+/// Whether an option is known, and a value follows it.
+fn takes_value(flag: &str) -> bool {
+    let lists = [&READ[..], &DECIDED, &RIGHTS, &NO_PLACE];
+    lists.iter().any(|list| list.contains(&flag))
+}
+
 /// What is gathered on the way.
 #[derive(Default)]
 struct Line {
@@ -163,33 +170,16 @@ struct Line {
 }
 
 impl Line {
-    fn knows(&self, flag: &str) -> bool {
-        let own = [
-            "-v",
-            "--volume",
-            "--mount",
-            "-e",
-            "--env",
-            "--shm-size",
-            "--entrypoint",
-            "--device",
-            "--gpus",
-            "--stop-timeout",
-        ];
-        own.contains(&flag)
-            || [&DECIDED[..], &RIGHTS[..], &NO_PLACE[..]].iter().any(|list| list.contains(&flag))
-    }
-
     fn flag(&mut self, flag: &str, value: &str) {
         let done = match flag {
             "-v" | "--volume" => self.volume(value.split(':').take(2).collect()),
             "--mount" => {
-                let part = |names: [&str; 3]| {
+                let part = |names: &[&str]| {
                     let mut parts = value.split(',').filter_map(|part| part.split_once('='));
                     parts.find(|(name, _)| names.contains(name)).map(|(_, value)| value)
                 };
                 let (host, inside) =
-                    (part(["source", "src", "source"]), part(["target", "destination", "dst"]));
+                    (part(&["source", "src"]), part(&["target", "destination", "dst"]));
                 self.volume(host.into_iter().chain(inside).collect())
             }
             "-e" | "--env" => match value.split_once('=') {

@@ -94,6 +94,12 @@ fn unknown_key() -> Why {
     )
 }
 
+/// Why a key is not taken over that no part of the import reads. `no_place`: keys that are known, why, and what to do instead.
+fn unread(no_place: &[(&str, &str, &str)], key: &str) -> Why {
+    let known = no_place.iter().find(|(known, ..)| *known == key);
+    known.map_or_else(unknown_key, |(_, why, instead)| Why::new(*why, *instead))
+}
+
 impl Import {
     pub fn run(self, context: &Context) -> Outcome {
         let From::LlamaSwap(it) = self.from;

@@ -43,6 +43,7 @@ pub struct Model {
 }
 
 const MADE: &str = "Hostler starts and reaches engines in its own way";
+const NAMED: &str = "an engine is told the model's name and aliases by Hostler";
 
 /// Keys of a model for which there is no place.
 const NO_PLACE: [(&str, &str, &str); 9] = [
@@ -206,10 +207,9 @@ impl Making<'_> {
             self.leave(flag, why, NOTHING);
         }
         if let Some(name) = taken.name.iter().find(|name| *name != self.id) {
-            let why = "an engine is told the model's name and aliases by Hostler";
             self.leave(
                 format!("the engine's own name {name}"),
-                why,
+                NAMED,
                 "add it to aliases if clients use it",
             );
         }
@@ -338,8 +338,7 @@ impl Making<'_> {
             self.leave("checkEndpoint", why, "health_interval says how often");
         }
         if let Some(name) = self.text("useModelName").filter(|name| name != self.id) {
-            let why = "an engine is told the model's name and aliases by Hostler";
-            self.leave(format!("useModelName: {name}"), why, NOTHING);
+            self.leave(format!("useModelName: {name}"), NAMED, NOTHING);
         }
         if started.image.is_none() && self.imageless.is_none() {
             let why = "an engine of Hostler is a container's, and no program of the host";
@@ -381,13 +380,8 @@ impl Making<'_> {
             if quiet {
                 continue;
             }
-            match NO_PLACE.iter().find(|(known, ..)| known == key) {
-                Some((_, why, instead)) => self.leave(key, *why, *instead),
-                None => {
-                    let Why { why, instead } = super::unknown_key();
-                    self.leave(key, why, instead);
-                }
-            }
+            let Why { why, instead } = super::unread(&NO_PLACE, key);
+            self.leave(key, why, instead);
         }
     }
 }

@@ -83,10 +83,7 @@ impl Routing {
             let instead = "pin = true keeps a model, priority says who goes first";
             self.leave(key, Why::new(MEMORY, instead));
         }
-        let known = ["swap", "exclusive", "persistent", "members"];
-        for (name, _) in group.entries().iter().filter(|(n, _)| !known.contains(&n.as_str())) {
-            self.leave(&format!("{key}.{name}"), super::unknown_key());
-        }
+        self.unknown(group, key, &["swap", "exclusive", "persistent", "members"]);
     }
 
     fn hooks(&mut self, root: &Node, names: &BTreeMap<String, String>) {

@@ -87,10 +87,7 @@ pub fn read(root: &Node) -> Globals {
             "includeAliasesInList" if value.flag() == Some(true) => Ok(()),
             "sendLoadingState" if value.flag() == Some(false) => Ok(()),
             key if ELSEWHERE.contains(&key) => Ok(()),
-            key => match NO_PLACE.iter().find(|(known, ..)| *known == key) {
-                Some((_, why, instead)) => Err(Why::new(*why, *instead)),
-                None => Err(super::unknown_key()),
-            },
+            key => Err(super::unread(&NO_PLACE, key)),
         };
         if let Err(why) = why {
             globals.left.push(Left { model: None, key: key.clone(), why });
