@@ -5,9 +5,9 @@
 //! parser (a known key written twice is refused, because parsers differ in which one wins; escapes in keys are decoded);
 //! nesting is bounded, so no body can exhaust a stack, ours or the engine's.
 
-mod find;
 mod param;
 mod scan;
+mod skip;
 
 use hyper::StatusCode;
 pub(super) use scan::Scan;

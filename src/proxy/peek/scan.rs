@@ -5,12 +5,14 @@
 //! for every parser (no lone surrogates, no bytes that are not UTF-8, no numbers beyond a double, no key of the table twice);
 //! the answer does not depend on where the pieces are cut.
 
+mod characters;
 mod text;
 
-use super::find::plain;
 use super::param::{self, PARAMS};
+use super::skip::skip;
 use super::{Peek, PeekError};
 use crate::types::ModelName;
+use characters::Characters;
 
 /// How deep arrays and objects may be nested. A stack of the engine's is not ours to exhaust.
 pub(in crate::proxy) const DEPTH_MAX: u32 = 127;
@@ -76,8 +78,7 @@ pub(in crate::proxy) struct Scan {
     /// Index into the table of the top-level key whose value comes.
     key: Option<usize>,
     seen: u32,
-    /// The beginning of a character whose end is in the next piece.
-    half: Vec<u8>,
+    characters: Characters,
     unit: u16,
     high: Option<u16>,
     fed: u64,
@@ -97,7 +98,7 @@ impl Scan {
             want: 0,
             key: None,
             seen: 0,
-            half: Vec::new(),
+            characters: Characters::default(),
             unit: 0,
             high: None,
             fed: 0,
@@ -113,23 +114,31 @@ impl Scan {
     /// Why the body is refused; what comes after is of no interest.
     pub fn feed(&mut self, piece: &[u8]) -> Result<(), PeekError> {
         self.empty &= piece.is_empty();
-        let mut i = 0;
-        while let Some(&byte) = piece.get(i) {
-            if self.at == At::Text {
-                let rest = &piece[i..];
-                let (count, wide) = plain(rest);
-                self.text(&rest[..count], wide || !self.half.is_empty(), count == rest.len())
-                    .map_err(|why| self.bad(i, why))?;
-                i += count;
-                if let Some(&end) = piece.get(i) {
-                    self.text_stops(end, i)?;
-                    i += 1;
-                }
-                continue;
-            }
-            i += usize::from(self.step(byte, i)?);
+        let good = self.characters.take(piece);
+        // In the order of the bytes, so that the answer is the same however they are cut.
+        self.walk(&piece[..good])?;
+        if good < piece.len() {
+            return Err(self.bad(good, "bytes that are not UTF-8"));
         }
         self.fed += piece.len() as u64;
+        Ok(())
+    }
+
+    fn walk(&mut self, piece: &[u8]) -> Result<(), PeekError> {
+        let mut i = 0;
+        while let Some(&byte) = piece.get(i) {
+            if self.at != At::Text {
+                i += usize::from(self.step(byte, i)?);
+                continue;
+            }
+            if self.is_unwanted() {
+                i += skip(&piece[i..]);
+            }
+            if let Some(&byte) = piece.get(i) {
+                self.text(byte, i)?;
+                i += 1;
+            }
+        }
         Ok(())
     }
 
@@ -159,6 +168,7 @@ impl Scan {
     }
 
     /// One byte outside a string; `false`: it is not used up, for it ended a number.
+    #[inline(always)]
     fn step(&mut self, byte: u8, i: usize) -> Result<bool, PeekError> {
         match (self.at, byte) {
             (
@@ -211,6 +221,7 @@ impl Scan {
         self.key.filter(|_| self.depth == 1)
     }
 
+    #[inline(always)]
     fn value(&mut self, byte: u8, i: usize) -> Result<(), PeekError> {
         if self.depth == 0 && byte != b'{' {
             self.seen |= NOT_OBJECT;

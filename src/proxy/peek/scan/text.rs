@@ -1,12 +1,13 @@
 //! The part of the machine that reads strings. PURE.
 //!
-//! Invariant: of a string that nobody wants, nothing is kept but half a character.
+//! Invariant: of a string that nobody wants, nothing is kept.
 
 use super::super::PeekError;
 use super::super::param::{self, PARAMS};
 use super::{At, MODEL, Scan};
 
 impl Scan {
+    #[inline(always)]
     pub(super) fn text_starts(&mut self, is_key: bool, want: usize) {
         self.at = At::Text;
         self.is_key = is_key;
@@ -14,43 +15,9 @@ impl Scan {
         self.token.clear();
     }
 
-    /// Plain bytes of a string. `check`: they may be outside ASCII; `open`: the string goes on in the next piece.
-    pub(super) fn text(
-        &mut self,
-        bytes: &[u8],
-        check: bool,
-        open: bool,
-    ) -> Result<(), &'static str> {
-        const NOT_UTF8: &str = "bytes that are not UTF-8";
-        if !bytes.is_empty() && self.high.is_some() {
-            return Err("half of a surrogate pair");
-        }
-        self.keep(bytes);
-        if !check {
-            return Ok(());
-        }
-        let mut bytes = bytes;
-        // The end of a character that an earlier piece began.
-        while !self.half.is_empty() {
-            let Some((first, rest)) = bytes.split_first() else {
-                return if open { Ok(()) } else { Err(NOT_UTF8) };
-            };
-            self.half.push(*first);
-            bytes = rest;
-            match std::str::from_utf8(&self.half) {
-                Ok(_) => self.half.clear(),
-                Err(error) if error.error_len().is_some() => return Err(NOT_UTF8),
-                Err(_) => {}
-            }
-        }
-        match std::str::from_utf8(bytes) {
-            Ok(_) => Ok(()),
-            Err(error) if error.error_len().is_none() && open => {
-                self.half.extend_from_slice(&bytes[error.valid_up_to()..]);
-                Ok(())
-            }
-            Err(_) => Err(NOT_UTF8),
-        }
+    /// Whether what comes next in the string need only be right.
+    pub(super) fn is_unwanted(&self) -> bool {
+        self.high.is_none() && self.token.len() >= self.want
     }
 
     /// Keeps what somebody wants to read.
@@ -59,9 +26,12 @@ impl Scan {
         self.token.extend_from_slice(&bytes[..bytes.len().min(room)]);
     }
 
-    pub(super) fn text_stops(&mut self, byte: u8, i: usize) -> Result<(), PeekError> {
+    /// One byte of a string, outside escapes.
+    #[inline(always)]
+    pub(super) fn text(&mut self, byte: u8, i: usize) -> Result<(), PeekError> {
         match byte {
             b'\\' => self.at = At::Escape,
+            0..0x20 => return Err(self.bad(i, "a control character in a string")),
             _ if self.high.is_some() => return Err(self.bad(i, "half of a surrogate pair")),
             b'"' if self.is_key => {
                 self.at = At::Colon;
@@ -82,7 +52,7 @@ impl Scan {
                 }
                 self.value_ended();
             }
-            _ => return Err(self.bad(i, "a control character in a string")),
+            _ => self.keep(&[byte]),
         }
         Ok(())
     }
