@@ -49,6 +49,7 @@ mod recall;
 mod reload;
 mod sockets;
 mod told;
+mod traces;
 mod validate;
 
 pub use crate::checks::{Exit, StartFailure};
@@ -57,6 +58,7 @@ pub use plane::Plane;
 use recall::Recalled;
 use reload::Root;
 use told::Told;
+use traces::Tracing;
 use validate::Proven;
 
 /// How long clients that wait on the sockets are served the reason of a failed start. It also bounds how often a start
@@ -208,7 +210,8 @@ async fn serve(
     };
     let trouble = recalled.journal.clone();
     let timeline = Arc::new(Timeline::default());
-    let witness = Arc::new((metrics.clone(), timeline.clone()));
+    let traces = Tracing::start(&config.traces, &metrics);
+    let witness = traces.witness(Arc::new((metrics.clone(), timeline.clone())));
     let running = supervise(&config, ports.clone(), proven, recalled, witness, &plane);
     let limits = Limits {
         max_body: config.server.max_body,
@@ -231,7 +234,7 @@ async fn serve(
         engines: root.ports.engines.clone(),
     };
     let desk = Desk { scrapes, timeline, control: context.clone(), runtime };
-    let behind = Behind { observer: metrics, console: Arc::new(desk) };
+    let behind = Behind { observer: traces.observer(metrics), console: Arc::new(desk) };
     let handle = running.handle.clone();
     let server = Server::with(handle, limits, Upstream::default(), served_by, behind);
     let stop = CancellationToken::new();
@@ -283,6 +286,7 @@ async fn serve(
         return Exit::Internal;
     }
     control.abort();
+    traces.finish().await;
     tracing::info!("stopped");
     Exit::Ok
 }

@@ -16,6 +16,7 @@ cargo fmt --all --check
 
 step "clippy"
 cargo clippy --workspace --all-targets --locked -- -D warnings
+cargo clippy --lib --bins --test traces --features otlp --locked -- -D warnings
 
 # With nextest, .config/nextest.toml bounds how many hosts run at once; without, the number of threads does.
 host=(--test host --test end)
@@ -23,6 +24,8 @@ if cargo nextest --version >/dev/null 2>&1; then
   step "unit, tidy, configuration and API tests"
   cargo nextest run --workspace --locked -E 'not (binary(host) + binary(sim) + package(testhost))'
   cargo test --workspace --locked --doc --quiet
+  step "traces: what the default build leaves out"
+  cargo nextest run --features otlp --test traces --locked
   step "fuzzing: a minute for all parsers together"
   HOSTLER_FUZZ_SECONDS=16 cargo nextest run --lib --locked fuzz_
   step "host tests"
@@ -34,10 +37,12 @@ else
 import json, sys
 for package in json.load(sys.stdin)["packages"]:
     for target in package["targets"]:
-        if target["kind"] == ["test"] and target["name"] not in ("host", "end", "sim"):
+        if target["kind"] == ["test"] and target["name"] not in ("host", "end", "sim", "traces"):
             print("--test", target["name"], sep="\n")')
   cargo test --workspace --locked --lib --bins "${others[@]}"
   cargo test --workspace --locked --doc --quiet
+  step "traces: what the default build leaves out"
+  cargo test --features otlp --test traces --locked
   step "host tests"
   cargo test --workspace --locked "${host[@]}" -- --test-threads 2
   ignored=$(cargo test --workspace --locked --lib --bins --tests -- --list --ignored 2>/dev/null | grep ': test$' || true)

@@ -107,7 +107,8 @@ fn url(report: &mut Report<'_>, key: &str, value: &Spanned<String>) -> Option<Or
     parsed
 }
 
-fn parse(text: &str) -> Option<Origin> {
+/// An address, as people write it.
+pub(super) fn parse(text: &str) -> Option<Origin> {
     let (tls, rest) = match text.strip_prefix("https://") {
         Some(rest) => (true, rest),
         None => (false, text.strip_prefix("http://")?),

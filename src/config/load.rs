@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use super::error::{ConfigError, ConfigErrors};
 use super::parse::parse;
 use super::source::{Source, SourceKind};
+use super::traces::built;
 use super::types::{Config, Defaults, KeySource, Secret};
 
 /// The largest configuration file; nobody writes more by hand.
@@ -55,7 +56,7 @@ pub fn load(root: &Path, dirs: &Dirs, defaults: &Defaults) -> Result<Config, Con
         let error = ConfigError { path: None, position: None, key: None, message };
         return Err(ConfigErrors::new(vec![error]));
     }
-    parse(&sources, defaults)
+    built(parse(&sources, defaults)?)
 }
 
 /// Reads and checks one settings file and nothing else, as `hostlerd --config FILE` does.
@@ -68,7 +69,7 @@ pub fn load_file(path: &Path, defaults: &Defaults) -> Result<Config, ConfigError
         kind: SourceKind::Settings,
         text: read_text(path),
     };
-    parse(&[source], defaults)
+    built(parse(&[source], defaults)?)
 }
 
 /// Reads the keys that `config` names into it. `credentials` is `$CREDENTIALS_DIRECTORY`.

@@ -4,14 +4,33 @@
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
+use toml::Spanned;
+
 use crate::types::{Bytes, EngineKind, SleepLevel, Transport};
 
 use super::check::{self, HOUR, SECOND};
 use super::model::{Devices, Entry};
 use super::parse::MEMORY_MAX;
-use super::raw::RawMemory;
+use super::raw::{BytesText, Written};
 use super::source::Report;
 use super::types::{GpuBackend, MemoryConfig};
+
+/// What may be done with memory beside the devices'.
+#[derive(Debug, Default, serde::Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawMemory {
+    /// Host memory for the weights of models that sleep instead of being stopped, 0B to 64TiB. Default "0B": none sleeps.
+    #[schemars(with = "BytesText", extend("default" = "0B"))]
+    pub host_ram_budget: Option<Spanned<BytesText>>,
+    /// A model that holds more than this on a device after it fell asleep is stopped, 0B to 64TiB. Default "2GiB".
+    #[schemars(with = "BytesText", extend("default" = "2GiB"))]
+    pub sleep_residual_max: Option<Spanned<BytesText>>,
+}
+
+impl Written for RawMemory {
+    const FORM: &'static str = "a table, [memory]";
+}
 
 /// How long a model sleeps before it is stopped.
 const SLEEP_TIMEOUT: Duration = Duration::from_secs(4 * 3600);

@@ -29,6 +29,7 @@ mod parse;
 mod raw;
 mod server;
 mod source;
+mod traces;
 mod tree;
 mod types;
 
@@ -42,6 +43,7 @@ pub use log::LogConfig;
 pub use parse::parse;
 pub use raw::schema;
 pub use source::{Source, SourceKind};
+pub use traces::TracesConfig;
 pub use types::{
     Config, Defaults, GpuBackend, GpuConfig, KeyConfig, KeySource, MemoryConfig, MetricsConfig,
     OnStop, PodmanConfig, PolicyConfig, Secret, ServerConfig, StartupConfig,

@@ -26,6 +26,7 @@ use super::raw::{
 };
 use super::server::{auth, metrics, server};
 use super::source::{Report, Source, SourceKind};
+use super::traces;
 use super::tree;
 use super::types::{
     Config, Defaults, GpuBackend, GpuConfig, OnStop, PodmanConfig, PolicyConfig, StartupConfig,
@@ -83,6 +84,7 @@ pub fn parse(sources: &[Source], defaults: &Defaults) -> Result<Config, ConfigEr
     let startup = startup(&mut report, &raw.startup.0);
     let health = health::health(&mut report, &raw.health.0);
     let metrics = metrics(&mut report, &raw.metrics.0, &server.listen);
+    let traces = traces::traces(&mut report, &raw.traces.0);
     let log = log::log(&mut report, &raw.log.0);
     let fallback = Fallback { on_full: policy.on_full, health_interval: health.interval };
     let models = model::models(&mut report, entries, &devices, fallback);
@@ -98,6 +100,7 @@ pub fn parse(sources: &[Source], defaults: &Defaults) -> Result<Config, ConfigEr
             health,
             startup,
             metrics,
+            traces,
             log,
             models: models.own,
             externals: models.external,

@@ -15,6 +15,8 @@ use toml::Spanned;
 
 use super::health::RawHealth;
 use super::log::RawLog;
+use super::memory::RawMemory;
+use super::traces::RawTraces;
 use crate::types::{Eviction, Feedback, OnFull, Transport};
 
 mod schema;
@@ -96,7 +98,6 @@ written! {
     RawAuth: "a table, [auth]",
     RawKey: "a table, [keys.NAME]",
     RawGpu: "a table, [gpu]",
-    RawMemory: "a table, [memory]",
     RawPodman: "a table, [podman]",
     RawPolicy: "a table, [policy]",
     RawStartup: "a table, [startup]",
@@ -152,6 +153,9 @@ pub struct RawFile {
     /// Where metrics are shown beside the front door.
     #[schemars(with = "RawMetrics")]
     pub metrics: Table<RawMetrics>,
+    /// Where spans of requests and loads are sent.
+    #[schemars(with = "RawTraces")]
+    pub traces: Table<RawTraces>,
     /// What is written down.
     #[schemars(with = "RawLog")]
     pub log: Table<RawLog>,
@@ -189,18 +193,6 @@ pub enum RawBackend {
     Nvml,
     /// The host's RAM.
     Host,
-}
-
-/// What may be done with memory beside the devices'.
-#[derive(Debug, Default, serde::Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct RawMemory {
-    /// Host memory for the weights of models that sleep instead of being stopped, 0B to 64TiB. Default "0B": none sleeps.
-    #[schemars(with = "BytesText", extend("default" = "0B"))]
-    pub host_ram_budget: Option<Spanned<BytesText>>,
-    /// A model that holds more than this on a device after it fell asleep is stopped, 0B to 64TiB. Default "2GiB".
-    #[schemars(with = "BytesText", extend("default" = "2GiB"))]
-    pub sleep_residual_max: Option<Spanned<BytesText>>,
 }
 
 /// How podman is reached.

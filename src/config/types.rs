@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::health::HealthConfig;
 use super::log::LogConfig;
+use super::traces::TracesConfig;
 use crate::types::{Bytes, Eviction, ExternalSpec, GpuId, Hours, ModelName, ModelSpec, OnFull};
 
 /// The whole configuration, checked, with all defaults filled in.
@@ -35,6 +36,8 @@ pub struct Config {
     pub startup: StartupConfig,
     /// `[metrics]`.
     pub metrics: MetricsConfig,
+    /// `[traces]`.
+    pub traces: TracesConfig,
     /// `[log]`.
     pub log: LogConfig,
     /// All models by name. Aliases are unique among all names and aliases.

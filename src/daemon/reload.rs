@@ -147,6 +147,8 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<String> {
         ("[server] max_body", old.server.max_body != new.server.max_body),
         ("[server] max_connections", old.server.max_connections != new.server.max_connections),
         ("[metrics] listen", old.metrics.listen != new.metrics.listen),
+        ("[traces] otlp", old.traces.otlp != new.traces.otlp),
+        ("[traces] sample", old.traces.sample != new.traces.sample),
         ("[gpu] backend", old.gpu.backend != new.gpu.backend),
         ("[gpu] devices", old.gpu.devices != new.gpu.devices),
         ("[gpu] budget", old.gpu.budget != new.gpu.budget),

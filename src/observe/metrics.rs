@@ -20,7 +20,7 @@ use prometheus_client::registry::Registry;
 use crate::proxy::port::{Observer, Seen};
 use crate::supervisor::witness::{Call, Calls, Look, Notice, Witness};
 use crate::types::{GpuVitals, ModelName, Moment, Status};
-use count::{Histogram, LONG_SECONDS, Table};
+use count::{Count, Histogram, LONG_SECONDS, Table};
 use page::{Page, Value};
 
 mod count;
@@ -38,6 +38,14 @@ pub struct Metrics {
     requests: requests::Requests,
     happenings: happenings::Happenings,
     calls: Table<(&'static str, &'static str), Histogram>,
+    spans: Spans,
+}
+
+/// What has become of spans.
+#[derive(Debug, Default)]
+struct Spans {
+    sent: Count,
+    lost: Count,
 }
 
 /// What a scrape reads, beside what is counted.
@@ -72,6 +80,12 @@ impl Format {
 }
 
 impl Metrics {
+    /// The collector took so many spans, and so many are lost.
+    pub fn spans(&self, sent: u64, lost: u64) {
+        self.spans.sent.add(sent);
+        self.spans.lost.add(lost);
+    }
+
     /// The page.
     #[must_use]
     pub fn render(self: &Arc<Self>, scrape: Scrape, format: Format) -> String {
@@ -110,6 +124,10 @@ impl Collector for Whole {
             (vec![(*op).to_owned(), (*result).to_owned()], Value::Histogram(took.read()))
         });
         page.family(&names::PODMAN_SECONDS, calls)?;
+        let Spans { sent, lost } = &metrics.spans;
+        let spans = [("sent", sent), ("lost", lost)]
+            .map(|(result, n)| (vec![result.to_owned()], Value::Count(n.get())));
+        page.family(&names::TRACE_SPANS, spans)?;
         process::write(page)
     }
 }
@@ -129,7 +147,7 @@ impl Observer for Metrics {
 }
 
 impl Witness for Metrics {
-    fn see(&self, at: Moment, notice: &Notice) {
+    fn see(&self, at: Moment, notice: &Notice, _: Option<&str>) {
         match notice {
             // One of an earlier daemon has had its first request long ago.
             Notice::Starting { instance, .. } => self.requests.fresh(instance, true),

@@ -4,3 +4,5 @@ pub mod catalog;
 pub mod log;
 pub mod metrics;
 pub mod timeline;
+#[cfg(feature = "otlp")]
+pub mod traces;

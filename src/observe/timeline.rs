@@ -58,7 +58,7 @@ impl Timeline {
 }
 
 impl Witness for Timeline {
-    fn see(&self, at: Moment, notice: &Notice) {
+    fn see(&self, at: Moment, notice: &Notice, _: Option<&str>) {
         let mut book = self.book.lock().unwrap_or_else(PoisonError::into_inner);
         book.last += 1;
         let entry = Arc::new(Entry { number: book.last, at, line: Line::from(notice) });
@@ -81,7 +81,7 @@ mod tests {
     fn ready(timeline: &Timeline, load_ms: u64) {
         let instance = InstanceId::new("org/m".parse().unwrap(), Generation(1), 1);
         let at = Moment(Duration::from_millis(load_ms));
-        timeline.see(at, &Notice::Ready { instance, load_ms });
+        timeline.see(at, &Notice::Ready { instance, load_ms }, None);
     }
 
     #[test]

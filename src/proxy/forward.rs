@@ -22,6 +22,7 @@ use super::record::REQUEST_ID;
 use super::relay::Relay;
 use super::route::{Act, Recall};
 use super::stream::Stream;
+use super::trace::{TRACEPARENT, TRACESTATE};
 use super::upstream::{Conn, Lost, Pool};
 
 /// Headers of the client's that an engine may see. Keys and cookies are not among them: they are between the client and us.
@@ -29,8 +30,8 @@ const PASSED: [HeaderName; 8] = [
     header::CONTENT_TYPE,
     header::ACCEPT,
     header::USER_AGENT,
-    HeaderName::from_static("traceparent"),
-    HeaderName::from_static("tracestate"),
+    TRACEPARENT,
+    TRACESTATE,
     HeaderName::from_static("anthropic-version"),
     HeaderName::from_static("anthropic-beta"),
     HeaderName::from_static("openai-beta"),

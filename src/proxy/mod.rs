@@ -16,6 +16,7 @@
 //!                                            │         └─ upstream, message ─ its connection; PURE: its answer
 //!                                            ├─ external ─ models that run elsewhere: their health, their key
 //!                                            ├─ websocket, recall ─ sockets; answers that are asked for again
+//!                                            ├─ trace ─ PURE: its place in the client's trace, and the engine's
 //!                                            ├─ page, port ─ what is asked about the host, and of whom
 //!                                            └─ respond, table ─ PURE: answers of our own
 //! ```
@@ -66,6 +67,7 @@ mod site;
 mod stream;
 mod strict;
 mod table;
+mod trace;
 mod upstream;
 mod wait;
 mod websocket;

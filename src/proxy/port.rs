@@ -7,12 +7,13 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures_util::Stream;
-use hyper::Response;
+use hyper::{Method, Response};
 
+pub use super::trace::{Caller, Trace};
 use crate::types::{InstanceId, ModelName};
 
 /// One request that is over.
@@ -42,6 +43,27 @@ pub struct Seen<'a> {
     pub bytes: u64,
     /// A question that monitoring asks all the time, which no person wants counted with the rest.
     pub routine: bool,
+    /// What is traced of it; `None`: it is not.
+    pub traced: Option<Traced<'a>>,
+}
+
+/// What a span tells beside what is counted. Nothing here is bounded but by the head's size.
+#[derive(Clone, Copy, Debug)]
+pub struct Traced<'a> {
+    /// Its place.
+    pub trace: Trace,
+    /// When the head was here, by the host's clock.
+    pub began: SystemTime,
+    /// From the head until it began to wait; `None`: it did not get so far.
+    pub queued: Option<Duration>,
+    /// How it was asked.
+    pub method: &'a Method,
+    /// What was asked for, without the query.
+    pub path: &'a str,
+    /// `x-request-id`.
+    pub id: &'a str,
+    /// The model as the client wrote it.
+    pub asked: Option<&'a str>,
 }
 
 /// Who can end a request.
@@ -102,6 +124,11 @@ pub trait Observer: Send + Sync + 'static {
     fn awaits_turn(&self, model: &ModelName, begins: bool) {
         let _ = (model, begins);
     }
+    /// Which span it is; `None`: none. Asked once, behind `begun`. `id`: its `x-request-id`.
+    fn trace(&self, id: &str, caller: Option<Caller>) -> Option<Trace> {
+        let _ = (id, caller);
+        None
+    }
     /// A request is over; each that has begun is, however it ends.
     fn ended(&self, seen: &Seen<'_>);
 }
@@ -113,6 +140,28 @@ pub struct Unobserved;
 impl Observer for Unobserved {
     fn begun(&self) {}
     fn ended(&self, _: &Seen<'_>) {}
+}
+
+/// Two, one after the other; the second is who traces.
+impl<A: Observer, B: Observer> Observer for (Arc<A>, Arc<B>) {
+    fn begun(&self) {
+        self.0.begun();
+        self.1.begun();
+    }
+
+    fn awaits_turn(&self, model: &ModelName, begins: bool) {
+        self.0.awaits_turn(model, begins);
+        self.1.awaits_turn(model, begins);
+    }
+
+    fn trace(&self, id: &str, caller: Option<Caller>) -> Option<Trace> {
+        self.1.trace(id, caller)
+    }
+
+    fn ended(&self, seen: &Seen<'_>) {
+        self.0.ended(seen);
+        self.1.ended(seen);
+    }
 }
 
 /// What is asked about the host.

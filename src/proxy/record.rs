@@ -6,13 +6,14 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use hyper::HeaderMap;
 use hyper::header::{HeaderName, HeaderValue};
+use hyper::http::request::Parts;
+use hyper::{HeaderMap, Method, Request};
 use tokio::time::Instant;
 
-use super::port::{Gaps, Observer, Seen, Side};
+use super::port::{Caller, Gaps, Observer, Seen, Side, Trace, Traced};
 use crate::types::{InstanceId, ModelName};
 
 /// Names a request across client, daemon and engine.
@@ -44,6 +45,7 @@ pub(super) struct Record {
     pub bytes: u64,
     /// Routine questions are logged at debug level: a load balancer asks every second.
     pub routine: bool,
+    trace: Option<Box<Place>>,
     start: Instant,
     queued: Option<Instant>,
     queue: Option<Duration>,
@@ -51,6 +53,14 @@ pub(super) struct Record {
     piece: Option<Instant>,
     gaps: Gaps,
     complete: bool,
+}
+
+/// Where it stands in a trace, and what only a span tells.
+struct Place {
+    trace: Trace,
+    began: SystemTime,
+    method: Method,
+    path: String,
 }
 
 /// What goes out at once.
@@ -88,6 +98,7 @@ impl Record {
             broken_by: None,
             bytes: 0,
             routine: false,
+            trace: None,
             start: Instant::now(),
             queued: None,
             queue: None,
@@ -95,6 +106,26 @@ impl Record {
             piece: None,
             gaps: Gaps::default(),
             complete: false,
+        }
+    }
+
+    /// It may be part of a trace.
+    pub fn trace<B>(&mut self, request: &Request<B>) {
+        let id = self.id.to_str().unwrap_or_default();
+        if let Some(trace) = self.observer.trace(id, Caller::of(request.headers())) {
+            self.trace = Some(Box::new(Place {
+                trace,
+                began: SystemTime::now(),
+                method: request.method().clone(),
+                path: request.uri().path().to_owned(),
+            }));
+        }
+    }
+
+    /// What the engine sees of the trace: the request's own span where it has one, else what the client wrote.
+    pub fn pass_trace(&self, head: &mut Parts) {
+        if let Some(place) = &self.trace {
+            place.trace.write(&mut head.headers);
         }
     }
 
@@ -146,6 +177,18 @@ impl Drop for Record {
         // Left while it waited: the wait is what there is to tell.
         let queue = self.queue.or_else(|| self.queued.map(|at| at.elapsed()));
         let broken_by = (!self.complete).then(|| self.broken_by.unwrap_or(Side::Client));
+        let id = self.id.to_str().unwrap_or_default();
+        // Cut: nobody bounds what a client writes there but the body's size.
+        let model = self.model.as_deref().map(|m| &m[..m.floor_char_boundary(128)]);
+        let traced = self.trace.as_deref().map(|place| Traced {
+            trace: place.trace,
+            began: place.began,
+            queued: self.queued.map(|at| at.saturating_duration_since(self.start)),
+            method: &place.method,
+            path: &place.path,
+            id,
+            asked: model,
+        });
         self.observer.ended(&Seen {
             route: self.route,
             model: self.served.as_ref(),
@@ -159,11 +202,9 @@ impl Drop for Record {
             gaps: &self.gaps,
             bytes: self.bytes,
             routine: self.routine,
+            traced,
         });
         let ms = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
-        let id = self.id.to_str().unwrap_or_default();
-        // Cut: nobody bounds what a client writes there but the body's size.
-        let model = self.model.as_deref().map(|m| &m[..m.floor_char_boundary(128)]);
         let instance = self.instance.as_ref().map(tracing::field::display);
         macro_rules! line {
             ($level:expr) => {

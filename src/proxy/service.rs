@@ -76,6 +76,7 @@ impl Service {
         peer: Peer,
     ) -> Response<Answer> {
         let mut record = Record::new(request.headers(), self.observer.clone());
+        record.trace(&request);
         let head = request.method() == Method::HEAD;
         let dialect = Dialect::of(request.uri().path());
         let mut origin = None;
@@ -120,7 +121,8 @@ impl Service {
         record: &mut Record,
         origin: &mut Option<HeaderValue>,
     ) -> Result<Response<Source>, ApiError> {
-        let (head, mut body) = request.into_parts();
+        let (mut head, mut body) = request.into_parts();
+        record.pass_trace(&mut head);
         let (route, visitor) = match self.admit(&head, peer, record, origin) {
             Ok(admitted) => admitted,
             Err(error) => {

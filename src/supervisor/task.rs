@@ -311,7 +311,7 @@ impl Supervisor {
                     Cause { request, job }
                 });
                 log::log(&notice, &cause);
-                self.witness.see(self.clock.now(), &notice);
+                self.witness.see(self.clock.now(), &notice, cause.request.as_deref());
             }
             Effect::Exit => self.exit = true,
         }

@@ -11,8 +11,8 @@ use crate::types::Moment;
 
 /// Sees what happens to models.
 pub trait Witness: Send + Sync + 'static {
-    /// This has just happened.
-    fn see(&self, at: Moment, notice: &Notice);
+    /// This has just happened. `request`: the ID of the request that it happens for, as the journal has it.
+    fn see(&self, at: Moment, notice: &Notice, request: Option<&str>);
 
     /// What there is was looked at, and compared with what is known; `ok`: there was an answer.
     fn looked(&self, at: Look, ok: bool) {
@@ -31,9 +31,9 @@ pub enum Look {
 
 /// Two, one after the other.
 impl<A: Witness, B: Witness> Witness for (std::sync::Arc<A>, std::sync::Arc<B>) {
-    fn see(&self, at: Moment, notice: &Notice) {
-        self.0.see(at, notice);
-        self.1.see(at, notice);
+    fn see(&self, at: Moment, notice: &Notice, request: Option<&str>) {
+        self.0.see(at, notice, request);
+        self.1.see(at, notice, request);
     }
 
     fn looked(&self, at: Look, ok: bool) {
@@ -47,5 +47,5 @@ impl<A: Witness, B: Witness> Witness for (std::sync::Arc<A>, std::sync::Arc<B>) 
 pub struct Blind;
 
 impl Witness for Blind {
-    fn see(&self, _: Moment, _: &Notice) {}
+    fn see(&self, _: Moment, _: &Notice, _: Option<&str>) {}
 }

@@ -9,6 +9,7 @@
 mod anatomy;
 mod bytes;
 mod check;
+mod collector;
 mod denied;
 mod door;
 mod external;
@@ -30,6 +31,7 @@ mod wish;
 pub use anatomy::{Anatomy, CacheLayers, CacheShape, Reach};
 pub use bytes::{Bytes, BytesError};
 pub use check::{Check, CheckVerdict};
+pub use collector::Collector;
 pub use denied::Denied;
 pub use door::{DoorSpec, Feedback};
 pub use external::{ExternalSpec, Origin};

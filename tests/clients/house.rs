@@ -13,11 +13,12 @@ use hostler::control::{Context, Facts};
 use hostler::observe::metrics::Metrics;
 use hostler::observe::timeline::Timeline;
 use hostler::plan::{ReleaseRule, Rules as Planning, SleepRules, policy};
-use hostler::proxy::port::Behind;
+use hostler::proxy::port::{Behind, Observer};
 use hostler::proxy::{Key, Limits, Rules, Server, Upstream};
 use hostler::supervisor::health::HealthRules;
 use hostler::supervisor::state::Settings;
 use hostler::supervisor::task::{Clock, Ports, Supervisor};
+use hostler::supervisor::witness::Witness;
 use hostler::types::{Bytes, Eviction, Hours};
 use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
@@ -29,6 +30,9 @@ pub const KEY: &str = "sk-test";
 /// An administrator's.
 pub const ADMIN: &str = "sk-boss";
 
+/// Who sees its requests, and what happens to its models.
+pub type Watchers = (Arc<dyn Observer>, Arc<dyn Witness>);
+
 pub struct House {
     pub address: SocketAddr,
     _world: Arc<World>,
@@ -38,6 +42,19 @@ pub struct House {
 impl House {
     /// Models of one engine each, by the keys of their configuration; `knobs` are the stand-in's.
     pub async fn new(model: &str, knobs: &[(&str, &str)], rules: impl FnOnce(&mut Rules)) -> Self {
+        Self::watched(model, knobs, rules, |_, metrics, timeline| {
+            (metrics.clone(), Arc::new((metrics, timeline)))
+        })
+        .await
+    }
+
+    /// The same with somebody who looks on.
+    pub async fn watched(
+        model: &str,
+        knobs: &[(&str, &str)],
+        rules: impl FnOnce(&mut Rules),
+        watchers: impl FnOnce(&Arc<World>, Arc<Metrics>, Arc<Timeline>) -> Watchers,
+    ) -> Self {
         let root = tempfile::tempdir().unwrap();
         let common = [("FAKE_RATE", "500"), ("FAKE_TTFT", "5ms")];
         let pair = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
@@ -81,7 +98,8 @@ impl House {
             world.devices(),
         );
         let (metrics, timeline) = (Arc::new(Metrics::default()), Arc::new(Timeline::default()));
-        supervisor.witnessed_by(Arc::new((metrics.clone(), timeline.clone())));
+        let (observer, witness) = watchers(&world, metrics.clone(), timeline.clone());
+        supervisor.witnessed_by(witness);
         let running = supervisor.spawn(handle.clone());
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -98,14 +116,14 @@ impl House {
         rules(&mut all);
         let (facts, gate) = (facts(), Gate::Owner { uid: 0 });
         let handle = running.handle;
-        let scrapes = Scrapes { handle: handle.clone(), metrics: metrics.clone(), gpus, engines };
+        let scrapes = Scrapes { handle: handle.clone(), metrics, gpus, engines };
         let desk = Desk {
             scrapes,
             timeline,
             control: Context::new(handle.clone(), world.clone(), facts, gate),
             runtime: tokio::runtime::Handle::current(),
         };
-        let behind = Behind { observer: metrics, console: Arc::new(desk) };
+        let behind = Behind { observer, console: Arc::new(desk) };
         let (limits, upstream) = (Limits::default(), Upstream::default());
         let server = Server::with(handle, limits, upstream, all.shared(), behind);
         let stop = CancellationToken::new();

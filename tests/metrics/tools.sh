@@ -1,13 +1,14 @@
 #!/bin/bash
-# Installs a parser of metrics in the cache, once for each version, and prints how it is called.
+# Installs a parser of what the daemon tells in the cache, once for each version, and prints how it is called.
 #
 #   tools.sh promtool      Prometheus' own: from PATH, else out of Debian's package, without installing it (it is a service)
 #   tools.sh openmetrics   the Python client's strict parser of OpenMetrics
+#   tools.sh otlp          OpenTelemetry's definition of traces for Python
 #
 # Cache: ${HOSTLER_CACHE:-${XDG_CACHE_HOME:-~/.cache}/hostler}/metrics. Status 75: it cannot be had here.
 set -euo pipefail
 
-tool=${1:?promtool or openmetrics}
+tool=${1:?promtool, openmetrics or otlp}
 cache=${HOSTLER_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/hostler}/metrics
 mkdir -p "$cache"
 exec 9>"$cache/.lock-$tool"
@@ -29,17 +30,17 @@ case $tool in
     fi
     echo "$dir/promtool"
     ;;
-  openmetrics)
-    version=0.26.0
-    dir=$cache/openmetrics-$version
+  openmetrics | otlp)
+    if [ "$tool" = otlp ]; then package=opentelemetry-proto version=1.45.2; else package=prometheus-client version=0.26.0; fi
+    dir=$cache/$tool-$version
     command -v python3 >/dev/null || cannot "python3 is missing"
     if [ ! -e "$dir/.whole" ]; then
       rm -rf "$dir" && mkdir -p "$dir"
-      python3 -m pip -q --disable-pip-version-check install --target "$dir" "prometheus-client==$version" \
-        >"$cache/openmetrics.log" 2>&1 || cannot "prometheus-client: $(tail -n 1 "$cache/openmetrics.log")"
+      python3 -m pip -q --disable-pip-version-check install --target "$dir" "$package==$version" \
+        >"$cache/$tool.log" 2>&1 || cannot "$package: $(tail -n 1 "$cache/$tool.log")"
       : >"$dir/.whole"
     fi
     echo "$dir"
     ;;
-  *) echo "tools.sh: promtool or openmetrics, not $tool" >&2; exit 64 ;;
+  *) echo "tools.sh: promtool, openmetrics or otlp, not $tool" >&2; exit 64 ;;
 esac

@@ -102,6 +102,7 @@ metrics! {
 
     PODMAN_SECONDS Histogram "hostler_podman_request_duration_seconds" ["op", "result"] "Requests to podman's API, by what was asked and whether it was done: ok or error";
     RECONCILES Counter "hostler_reconciles_total" ["source", "result"] "Times that what there is was compared with what is known: containers by podman's list, devices by the driver's reading";
+    TRACE_SPANS Counter "hostler_trace_spans_total" ["result"] "Spans for the collector that [traces] names: sent, or lost because it did not take them in time; 0 where nothing is traced";
 
     CPU Counter "process_cpu_seconds_total" [] "Processor time of the daemon, in user and in kernel mode";
     RSS Gauge "process_resident_memory_bytes" [] "Memory of the daemon that is resident, shared pages included";
