@@ -168,7 +168,7 @@ impl World {
                         bytes: order.spec.vram.unwrap_or(order.placement.need.bytes),
                     };
                     self.containers.insert(instance.clone(), container);
-                    let endpoint = Endpoint::Tcp(SocketAddr::from(([127, 0, 0, 1], 1)));
+                    let endpoint = Endpoint::Tcp(SocketAddr::from(([127, 0, 0, 1], 1)), None);
                     let container = instance.to_string();
                     let launched = Launched {
                         container,

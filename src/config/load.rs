@@ -15,7 +15,8 @@ use super::error::{ConfigError, ConfigErrors};
 use super::parse::parse;
 use super::source::{Source, SourceKind};
 use super::traces::built;
-use super::types::{Config, Defaults, KeySource, Secret};
+use super::types::{Config, Defaults, KeySource};
+use crate::types::Secret;
 
 /// The largest configuration file; nobody writes more by hand.
 const FILE_BYTES_MAX: u64 = 1 << 20;

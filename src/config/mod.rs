@@ -46,5 +46,5 @@ pub use source::{Source, SourceKind};
 pub use traces::TracesConfig;
 pub use types::{
     Config, Defaults, GpuBackend, GpuConfig, KeyConfig, KeySource, MemoryConfig, MetricsConfig,
-    OnStop, PodmanConfig, PolicyConfig, Secret, ServerConfig, StartupConfig,
+    OnStop, PodmanConfig, PolicyConfig, ServerConfig, StartupConfig,
 };

@@ -11,7 +11,9 @@ use std::time::Duration;
 use super::health::HealthConfig;
 use super::log::LogConfig;
 use super::traces::TracesConfig;
-use crate::types::{Bytes, Eviction, ExternalSpec, GpuId, Hours, ModelName, ModelSpec, OnFull};
+use crate::types::{
+    Bytes, Eviction, ExternalSpec, GpuId, Hours, ModelName, ModelSpec, OnFull, Secret,
+};
 
 /// The whole configuration, checked, with all defaults filled in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,16 +48,6 @@ pub struct Config {
     pub externals: BTreeMap<ModelName, ExternalSpec>,
     /// Their keys, that were read from credentials.
     pub external_keys: BTreeMap<ModelName, Secret>,
-}
-
-/// A text that is never printed.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(pub String);
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Secret(…)")
-    }
 }
 
 impl Config {

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use hyper::Request;
+use hyper::header::{self, HeaderValue};
 
 use super::endpoints::Events;
 use super::external::External;
@@ -60,9 +61,17 @@ impl Grant {
     }
 
     /// The request, as this engine has to get it.
-    pub fn dress<B>(&self, request: Request<B>, events: Events) -> Request<B> {
+    pub fn dress<B>(&self, mut request: Request<B>, events: Events) -> Request<B> {
         match &self.engine {
-            Engine::Own(_) => request,
+            Engine::Own(lease) => {
+                if let Some(key) = lease.endpoint().key()
+                    && let Ok(mut bearer) = HeaderValue::try_from(format!("Bearer {}", key.0))
+                {
+                    bearer.set_sensitive(true);
+                    request.headers_mut().insert(header::AUTHORIZATION, bearer);
+                }
+                request
+            }
             Engine::Far(external) => {
                 let (mut head, body) = request.into_parts();
                 external.dress(&mut head, events);

@@ -182,7 +182,7 @@ impl Stream {
     pub async fn connect(endpoint: &Endpoint) -> io::Result<Self> {
         match endpoint {
             Endpoint::Unix(path) => UnixStream::connect(path).await.map(Self::Unix),
-            Endpoint::Tcp(address) => TcpStream::connect(address).await.map(Self::tcp),
+            Endpoint::Tcp(address, _) => TcpStream::connect(address).await.map(Self::tcp),
         }
     }
 

@@ -13,13 +13,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Serialize;
-
 pub use gpu_error::GpuError;
 
 use crate::types::{
     Bytes, Fault, FaultCode, GpuId, GpuSnapshot, GpuVitals, ImageRef, InstanceId, Known, ModelName,
-    ModelSpec, Phase, Placement, Pulled, SleepLevel, SpecHash, Transport,
+    ModelSpec, Phase, Placement, Pulled, Secret, SleepLevel, SpecHash, Transport,
 };
 
 /// A boxed future: ports are used as trait objects.
@@ -51,13 +49,24 @@ pub struct LaunchOrder {
 }
 
 /// How to reach a running engine.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Endpoint {
-    /// A Unix socket on the host.
+    /// A Unix socket on the host, in a directory that is the service user's alone.
     Unix(PathBuf),
-    /// A port published on loopback.
-    Tcp(SocketAddr),
+    /// A port published on loopback, where every user of the host can connect, and the key that the engine asks of whoever does;
+    /// `None`: a container of an earlier version, whose engine asks for none.
+    Tcp(SocketAddr, Option<Secret>),
+}
+
+impl Endpoint {
+    /// What the engine asks for; goes out as `Authorization: Bearer`.
+    #[must_use]
+    pub fn key(&self) -> Option<&Secret> {
+        match self {
+            Self::Tcp(_, key) => key.as_ref(),
+            Self::Unix(_) => None,
+        }
+    }
 }
 
 /// What podman is asked to create: pure data, made by an engine profile, carried out by the container adapter.
@@ -80,6 +89,9 @@ pub struct ContainerSpec {
     pub command: Vec<String>,
     /// Environment.
     pub env: BTreeMap<String, String>,
+    /// The variable of the environment by which the engine learns the key that it is to ask for. Whoever creates the container
+    /// makes one up for it, and `None`: nobody else can connect.
+    pub key_variable: Option<String>,
     /// Read-only bind mounts: (host path, path in the container).
     pub binds: Vec<(PathBuf, PathBuf)>,
     /// Images mounted read-only: (image, path in the container).

@@ -23,6 +23,7 @@ mod phase;
 mod report;
 pub mod sandbox;
 pub mod sealed;
+mod secret;
 mod sleep;
 mod spec;
 mod status;
@@ -43,6 +44,7 @@ pub use moment::Moment;
 pub use name::{ModelName, NameError};
 pub use phase::Phase;
 pub use report::{DeviceHolder, DeviceVerdict, Report, Verdict, VictimVerdict};
+pub use secret::Secret;
 pub use sleep::SleepLevel;
 #[cfg(test)]
 pub use spec::test_spec;

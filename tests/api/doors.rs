@@ -7,7 +7,7 @@ use hostler::types::{Bytes, DoorSpec};
 use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 
-use crate::engine::{Step, send};
+use crate::engine::{Family, KEY, Step, send};
 use crate::house::{House, Setup, house, playing, rules};
 use crate::wire::{BODY, CHAT, get, post, post_with};
 
@@ -33,6 +33,19 @@ async fn keyed(keys: Vec<Key>, script: Vec<Step>) -> House {
 
 fn with(key: &str, path: &str) -> Vec<u8> {
     post_with(path, &format!("authorization: Bearer {key}\r\nconnection: close\r\n"), BODY)
+}
+
+/// Of the engine's own key the client sees nothing, and the engine nothing of the client's.
+#[tokio::test]
+async fn an_engine_that_others_can_reach_is_asked_with_its_own_key() {
+    let script = vec![send(OK), Step::Close];
+    let mut setup = Setup { family: Family::Tcp, script, ..Setup::default() };
+    setup.rules.keys = vec![key("alice")];
+    let mut house = house(setup).await;
+    let reply = house.ask(with("sk-alice", CHAT)).await;
+    assert_eq!(reply.status, 200);
+    let seen = house.engine.request().await;
+    assert_eq!(seen.headers["authorization"], format!("Bearer {KEY}"));
 }
 
 #[tokio::test]

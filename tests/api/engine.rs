@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hostler::supervisor::ports::Endpoint;
+use hostler::types::Secret;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc};
@@ -22,6 +23,9 @@ pub enum Step {
     /// RST, with TCP.
     Reset,
 }
+
+/// What an engine that is reached over TCP asks for.
+pub const KEY: &str = "the-engines-own";
 
 pub fn send(bytes: impl AsRef<[u8]>) -> Step {
     Step::Send(bytes.as_ref().to_vec())
@@ -77,7 +81,7 @@ impl Engine {
                         tokio::spawn(serve_tcp(stream, script.clone(), report.clone()));
                     }
                 });
-                Endpoint::Tcp(address)
+                Endpoint::Tcp(address, Some(Secret(KEY.into())))
             }
         };
         Self { endpoint, seen }

@@ -15,7 +15,7 @@ use crate::wire::{get, post, post_with, soon};
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nserver: far\r\ncontent-length: 7\r\n\r\n{\"a\":1}";
 
 async fn with(endpoint: &Endpoint, key: Option<&'static str>) -> House {
-    let Endpoint::Tcp(address) = endpoint else { panic!("{endpoint:?}") };
+    let Endpoint::Tcp(address, _) = endpoint else { panic!("{endpoint:?}") };
     let origin = Origin {
         tls: false,
         host: address.ip().to_string(),
@@ -64,7 +64,7 @@ async fn it_is_asked_under_its_own_name_and_key() {
         assert_eq!(seen.body, body.as_bytes());
         assert_eq!(seen.headers["authorization"], "Bearer sk-far");
         assert_eq!(seen.headers.contains_key("x-api-key"), path == "/v1/messages");
-        let Endpoint::Tcp(address) = &far.endpoint else { panic!() };
+        let Endpoint::Tcp(address, _) = &far.endpoint else { panic!() };
         assert_eq!(seen.headers["host"], address.to_string());
     }
     house.supervisor.quiet();
@@ -92,6 +92,7 @@ async fn one_that_is_dead_is_not_asked_and_one_that_refuses_its_key_is_told_of()
             // Nobody listens there any more.
             None => Endpoint::Tcp(
                 std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap(),
+                None,
             ),
         };
         let mut house = with(&far, None).await;

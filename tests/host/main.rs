@@ -22,6 +22,7 @@ mod faults;
 mod harness;
 mod hub;
 mod journal;
+mod locked;
 mod memory;
 mod nvidia;
 mod operator;

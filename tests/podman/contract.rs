@@ -229,7 +229,7 @@ async fn tcp_is_published_on_loopback_only() {
     let mut spec = host.spec(&applets("nc -ll -p 8000 -e /bin/busybox echo hello"));
     spec.transport = Transport::Tcp;
     let launched = host.launch(&spec).await;
-    let Endpoint::Tcp(address) = launched.endpoint else { panic!("{:?}", launched.endpoint) };
+    let Endpoint::Tcp(address, _) = launched.endpoint else { panic!("{:?}", launched.endpoint) };
     assert!(address.ip().is_loopback() && address.port() != 0, "{address}");
     let mut text = String::new();
     for _ in 0..100 {

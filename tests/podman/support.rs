@@ -37,6 +37,7 @@ pub fn spec(image: &str, script: &str) -> ContainerSpec {
         entrypoint: ["/bin/busybox", "sh", "-c"].map(String::from).to_vec(),
         command: vec![script.into()],
         env: BTreeMap::new(),
+        key_variable: None,
         binds: vec![],
         image_volumes: vec![],
         cdi_devices: vec![],

@@ -60,7 +60,7 @@ fn main() -> Result<()> {
     let endpoint = if engine.starts_with('/') {
         Endpoint::Unix(engine.into())
     } else {
-        Endpoint::Tcp(engine.parse()?)
+        Endpoint::Tcp(engine.parse()?, None)
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(serve(port, endpoint, bare))

@@ -138,13 +138,18 @@ pub(super) async fn converse(
 ) -> Result<(u16, Bytes), String> {
     let asked = async {
         let connect = |error: std::io::Error| format!("{path}: cannot connect: {error}");
-        let request = request(method, path, body)?;
+        let mut request = request(method, path, body)?;
+        if let Some(key) = endpoint.key() {
+            let bearer = HeaderValue::try_from(format!("Bearer {}", key.0));
+            let bearer = bearer.map_err(|_| "its key is no header".to_owned())?;
+            request.headers_mut().insert(header::AUTHORIZATION, bearer);
+        }
         match endpoint {
             Endpoint::Unix(socket) => {
                 let stream = UnixStream::connect(socket).await.map_err(connect)?;
                 ask(stream, request, body_max).await
             }
-            Endpoint::Tcp(address) => {
+            Endpoint::Tcp(address, _) => {
                 let stream = TcpStream::connect(address).await.map_err(connect)?;
                 ask(stream, request, body_max).await
             }

@@ -20,7 +20,7 @@ use std::time::Duration;
 use crate::supervisor::ports::{
     CanaryError, ContainerSpec, Endpoint, Engines, LaunchOrder, PortFuture, SOCKET_DIR, SOCKET_NAME,
 };
-use crate::types::{EngineKind, ImageRef, ModelSpec, SleepLevel, Weights};
+use crate::types::{EngineKind, ImageRef, ModelSpec, SleepLevel, Transport, Weights};
 
 /// Where weights from the host are mounted.
 const MODELS: &str = "/models";
@@ -48,6 +48,12 @@ impl Engines for Profiles {
             env.into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
         // The admin's word is the last one.
         env.extend(spec.env.clone());
+        let key_variable = match (spec.transport, spec.engine) {
+            // Nobody else can connect.
+            (Transport::Unix, _) => None,
+            (Transport::Tcp, EngineKind::Llamacpp) => Some("LLAMA_API_KEY".to_owned()),
+            (Transport::Tcp, EngineKind::Vllm) => Some("VLLM_API_KEY".to_owned()),
+        };
         ContainerSpec {
             instance: order.instance.clone(),
             spec_hash: spec.spec_hash(),
@@ -60,6 +66,7 @@ impl Engines for Profiles {
             entrypoint: Vec::new(),
             command,
             env,
+            key_variable,
             binds: mounted.binds,
             image_volumes: mounted.image_volumes,
             cdi_devices: order
@@ -196,9 +203,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::types::{
-        Bytes, Generation, GpuId, InstanceId, Need, NeedSource, Placement, Transport,
-    };
+    use crate::types::{Bytes, Generation, GpuId, InstanceId, Need, NeedSource, Placement};
 
     pub(super) fn spec(engine: EngineKind) -> ModelSpec {
         ModelSpec {
@@ -265,6 +270,20 @@ mod tests {
         assert!(got.entrypoint.is_empty());
         let want = (PathBuf::from("/srv/models/m.gguf"), PathBuf::from("/models/m.gguf"));
         assert_eq!(got.binds, [want]);
+    }
+
+    #[test]
+    fn an_engine_asks_for_a_key_where_others_can_connect() {
+        let variable = |engine, transport| {
+            let spec = ModelSpec { transport, ..spec(engine) };
+            container(spec, placement(&["host"], Bytes::gib(1), Bytes::gib(8))).key_variable
+        };
+        for (engine, name) in
+            [(EngineKind::Llamacpp, "LLAMA_API_KEY"), (EngineKind::Vllm, "VLLM_API_KEY")]
+        {
+            assert_eq!(variable(engine, Transport::Unix), None);
+            assert_eq!(variable(engine, Transport::Tcp).as_deref(), Some(name));
+        }
     }
 
     #[test]

@@ -36,7 +36,7 @@ pub(super) async fn health(engine: EngineKind, endpoint: &Endpoint) -> Result<bo
                 Ok(stream) => ask(engine, stream).await,
                 Err(error) => not_connected(&error, endpoint),
             },
-            Endpoint::Tcp(address) => match TcpStream::connect(address).await {
+            Endpoint::Tcp(address, _) => match TcpStream::connect(address).await {
                 Ok(stream) => ask(engine, stream).await,
                 Err(error) => not_connected(&error, endpoint),
             },
@@ -61,7 +61,7 @@ fn not_connected(error: &io::Error, endpoint: &Endpoint) -> Result<bool, String>
     }
     Err(match endpoint {
         Endpoint::Unix(path) => format!("cannot connect to {}: {error}", path.display()),
-        Endpoint::Tcp(address) => {
+        Endpoint::Tcp(address, _) => {
             format!("cannot connect to {address}: {}", sandbox::unconnected(error))
         }
     })
@@ -141,7 +141,7 @@ mod tests {
     /// One answer from a listener that speaks whatever it is told.
     async fn answer(engine: EngineKind, answer: &'static str) -> Result<bool, String> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let endpoint = Endpoint::Tcp(listener.local_addr().unwrap());
+        let endpoint = Endpoint::Tcp(listener.local_addr().unwrap(), None);
         let serve = tokio::spawn(async move {
             let (mut stream, _) = listener.accept().await.unwrap();
             let mut head = [0; 1024];
@@ -186,13 +186,13 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         drop(listener);
-        assert_eq!(health(EngineKind::Vllm, &Endpoint::Tcp(address)).await, Ok(false));
+        assert_eq!(health(EngineKind::Vllm, &Endpoint::Tcp(address, None)).await, Ok(false));
     }
 
     #[tokio::test]
     async fn reset_and_silence() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let endpoint = Endpoint::Tcp(listener.local_addr().unwrap());
+        let endpoint = Endpoint::Tcp(listener.local_addr().unwrap(), None);
         let serve = tokio::spawn(async move {
             let (stream, _) = listener.accept().await.unwrap();
             stream.set_zero_linger().unwrap();

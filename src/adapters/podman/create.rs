@@ -82,6 +82,16 @@ pub fn body(spec: &ContainerSpec, namespace: &str, socket_dir: &Path) -> Value {
     body
 }
 
+/// Makes up a key for the engine to ask for, where it is to ask for one. By the environment and not by an argument: everybody
+/// on the host reads the arguments of a process, and podman writes labels into its events. It ends with the container, and a
+/// later daemon reads it where podman has it, which answers nobody but the service user.
+pub fn lock(body: &mut Value, spec: &ContainerSpec) {
+    let Some(variable) = &spec.key_variable else { return };
+    // From the system's generator of random numbers, 244 bits.
+    let [a, b] = [(); 2].map(|()| uuid::Uuid::new_v4().simple());
+    body["env"][variable] = format!("{a}{b}").into();
+}
+
 fn environment(spec: &ContainerSpec) -> Map<String, Value> {
     // The user has no entry in the image's passwd; caches go where it may write.
     let mut env = Map::from_iter([("HOME".to_owned(), Value::from("/tmp"))]);
@@ -165,6 +175,7 @@ pub(super) mod tests {
             entrypoint: vec![],
             command: vec!["--port".into(), "1".into()],
             env: BTreeMap::from([("A".into(), "b c".into())]),
+            key_variable: None,
             binds: vec![("/srv/w.gguf".into(), "/weights/w.gguf".into())],
             image_volumes: vec![],
             cdi_devices: vec![],
@@ -222,6 +233,28 @@ pub(super) mod tests {
         );
         assert!(body.get("netns").is_none());
         assert!(!body.to_string().contains(SOCKET_DIR));
+    }
+
+    #[test]
+    fn a_key_is_made_up_each_time_where_the_engine_asks_for_one() {
+        let mut spec = spec(Transport::Tcp);
+        let mut locked = |variable: Option<&str>| {
+            spec.key_variable = variable.map(str::to_owned);
+            let mut body = body(&spec, "ns", Path::new("/x"));
+            let open = body.clone();
+            lock(&mut body, &spec);
+            (open, body)
+        };
+        let (open, same) = locked(None);
+        assert_eq!(open, same);
+        let keys = [(); 2].map(|()| {
+            let (_, mut body) = locked(Some("KEY"));
+            assert_eq!(body["labels"]["io.hostler.key-variable"], "KEY");
+            let key = body["env"]["KEY"].take().as_str().unwrap().to_owned();
+            assert!(!body.to_string().contains(&key), "nowhere else");
+            key
+        });
+        assert!(keys[0].len() == 64 && keys[0] != keys[1]);
     }
 
     #[test]

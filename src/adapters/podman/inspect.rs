@@ -8,6 +8,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use serde::Deserialize;
 
+use super::labels;
+use crate::types::Secret;
+
 /// `GET /libpod/containers/ID/json`.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
@@ -66,6 +69,21 @@ pub struct Config {
     pub labels: Option<BTreeMap<String, String>>,
     /// Seconds from SIGTERM to SIGKILL.
     pub stop_timeout: Option<u64>,
+    /// `NAME=VALUE`; one of them may be the engine's key.
+    pub env: Option<Vec<Secret>>,
+}
+
+impl Config {
+    /// The key that the engine asks for, as its container was made.
+    #[must_use]
+    pub fn key(&self) -> Option<Secret> {
+        let variable = labels::key_variable(self.labels.as_ref()?)?;
+        let value = |entry: &Secret| {
+            let value = entry.0.strip_prefix(variable)?.strip_prefix('=')?;
+            Some(Secret(value.to_owned()))
+        };
+        self.env.as_ref()?.iter().find_map(value)
+    }
 }
 
 /// `HostConfig`.
@@ -172,6 +190,11 @@ mod tests {
         assert_eq!(published(ports, 9), None);
         assert_eq!(published(ports, 10), None);
         assert_eq!(published(None, 8000), None);
+        assert_eq!(inspect.config.key(), None);
+        let text = r#"{"Labels":{"io.hostler.key-variable":"KEY"},"Env":["PATH=/bin","KEYS=x","KEY=a=b"]}"#;
+        let config: Config = serde_json::from_str(text).unwrap();
+        assert_eq!(config.key(), Some(Secret("a=b".into())));
+        assert!(!format!("{config:?}").contains("a=b"));
         serde_json::from_str::<Inspect>("{}").unwrap();
         serde_json::from_str::<Pod>("{}").unwrap();
     }

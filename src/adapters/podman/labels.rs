@@ -24,12 +24,14 @@ const NEED_SOURCE: &str = "io.hostler.need-source";
 const DEVICE_TOTAL: &str = "io.hostler.device-total";
 const TRANSPORT: &str = "io.hostler.transport";
 const VERSION: &str = "io.hostler.version";
+/// The variable of the environment that holds the engine's key, where it asks for one.
+const KEY_VARIABLE: &str = "io.hostler.key-variable";
 
 /// All labels of a container.
 #[must_use]
 pub fn to_labels(spec: &ContainerSpec, namespace: &str) -> BTreeMap<String, String> {
     let gpus: Vec<&str> = spec.placement.gpus.iter().map(GpuId::as_str).collect();
-    BTreeMap::from(
+    let mut labels = BTreeMap::from(
         [
             (NAMESPACE, namespace.to_owned()),
             (MODEL, spec.instance.model.to_string()),
@@ -44,7 +46,17 @@ pub fn to_labels(spec: &ContainerSpec, namespace: &str) -> BTreeMap<String, Stri
             (VERSION, env!("CARGO_PKG_VERSION").to_owned()),
         ]
         .map(|(key, value)| (key.to_owned(), value)),
-    )
+    );
+    if let Some(variable) = &spec.key_variable {
+        labels.insert(KEY_VARIABLE.to_owned(), variable.clone());
+    }
+    labels
+}
+
+/// Which variable of the environment holds the engine's key; `None`: it asks for none.
+#[must_use]
+pub fn key_variable(labels: &BTreeMap<String, String>) -> Option<&str> {
+    labels.get(KEY_VARIABLE).map(String::as_str)
 }
 
 /// Reads the identity back; `None` where a label is missing or damaged.

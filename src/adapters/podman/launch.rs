@@ -97,7 +97,8 @@ impl Inner {
         dir: Option<&Path>,
         thing: &str,
     ) -> Result<Launched, Fault> {
-        let body = create::body(spec, &self.namespace, dir.unwrap_or(Path::new("")));
+        let mut body = create::body(spec, &self.namespace, dir.unwrap_or(Path::new("")));
+        create::lock(&mut body, spec);
         let id = match self.api.create(&body).await {
             Ok(id) => id,
             Err(e) => self.resolve_create(spec, e, thing).await?,
@@ -281,7 +282,8 @@ fn no_group(thing: &str) -> Fault {
 fn endpoint(inspect: &Inspect, dir: Option<&Path>, thing: &str) -> Result<Endpoint, Fault> {
     let Some(dir) = dir else {
         let port = published(inspect.network_settings.ports.as_ref(), TCP_PORT);
-        return port.map(Endpoint::Tcp).ok_or_else(|| {
+        let key = inspect.config.key();
+        return port.map(|port| Endpoint::Tcp(port, key)).ok_or_else(|| {
             let message = format!("{thing}: podman published no port for the engine's {TCP_PORT}");
             Fault::new(FaultCode::StartFailed, message)
         });

@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use super::api::Listed;
+use super::error::Cause;
 use super::journal::Entry;
 use super::{Inner, cgroup, labels, socket_dir};
 use crate::supervisor::ports::{Endpoint, Found, Launched, SOCKET_NAME, TCP_PORT};
@@ -22,20 +23,21 @@ impl Inner {
         let groups = self.groups().await?;
         let names: Vec<_> = listed.iter().map(|c| (c.id.clone(), c.labels.clone())).collect();
         let open = self.journal.survey(&names, &self.namespace).await;
-        let mut found: Vec<Found> = listed
-            .into_iter()
-            .map(|container| {
-                let group = groups.get(&container.id).filter(|g| !cgroup::is_empty(g));
-                let running = group.map(|cgroup| Launched {
+        let mut found = Vec::new();
+        for container in listed {
+            let group = groups.get(&container.id).filter(|g| !cgroup::is_empty(g));
+            let running = match group {
+                None => None,
+                Some(cgroup) => Some(Launched {
                     container: container.id.clone(),
                     cgroup: cgroup.clone(),
-                    endpoint: self.endpoint(&container),
+                    endpoint: self.endpoint(&container).await?,
                     image_id: container.image_id.clone(),
-                });
-                let identity = labels::identity(&container.labels);
-                Found { container: container.id, identity, running }
-            })
-            .collect();
+                }),
+            };
+            let identity = labels::identity(&container.labels);
+            found.push(Found { container: container.id, identity, running });
+        }
         for entry in open {
             match self.forgotten(&entry, &groups) {
                 Some(alive) => found.push(alive),
@@ -75,13 +77,26 @@ impl Inner {
 
     /// Where a listed container's engine listens. One whose port is not known gets port 0, which no probe passes,
     /// so it is reaped and not adopted.
-    fn endpoint(&self, container: &Listed) -> Endpoint {
-        if labels::transport(&container.labels) == Some(Transport::Tcp) {
-            let port = container.ports.iter().find(|(_, _, inside)| *inside == TCP_PORT);
-            let port = port.map_or(0, |(_, port, _)| *port);
-            return Endpoint::Tcp(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port));
+    async fn endpoint(&self, container: &Listed) -> Result<Endpoint, Fault> {
+        if labels::transport(&container.labels) != Some(Transport::Tcp) {
+            let dir = socket_dir::path(&self.engine_dir, &container.name);
+            return Ok(Endpoint::Unix(dir.join(SOCKET_NAME)));
         }
-        Endpoint::Unix(socket_dir::path(&self.engine_dir, &container.name).join(SOCKET_NAME))
+        let port = container.ports.iter().find(|(_, _, inside)| *inside == TCP_PORT);
+        let port = port.map_or(0, |(_, port, _)| *port);
+        let key = match labels::key_variable(&container.labels) {
+            None => None,
+            // A list says nothing of the environment.
+            Some(_) => match self.api.inspect(&container.id).await {
+                Ok(inspect) => inspect.config.key(),
+                // It has just gone, and nobody will ask it.
+                Err(e) if e.cause() == Some(Cause::NoSuchContainer) => None,
+                Err(e) => {
+                    return Err(e.fault(FaultCode::PodmanUnreachable, &container.name));
+                }
+            },
+        };
+        Ok(Endpoint::Tcp(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port), key))
     }
 
     pub(super) async fn groups(&self) -> Result<BTreeMap<String, PathBuf>, Fault> {
