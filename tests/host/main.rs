@@ -16,6 +16,7 @@ mod console;
 mod crash;
 mod desktop;
 mod doctor;
+mod doors;
 mod endpoint;
 mod engine;
 mod faults;
@@ -34,6 +35,7 @@ mod restart;
 mod room;
 #[path = "../bus/schema.rs"]
 mod schema;
+mod surface;
 mod terminal;
 mod units;
 mod weights;
