@@ -74,10 +74,23 @@ impl Process {
 
     /// Time on a processor so far, in nanoseconds, of all threads.
     pub fn cpu_ns(&self) -> Result<u64> {
+        self.time(|_| true)
+    }
+
+    /// The same, of the threads of this name.
+    pub fn cpu_ns_of(&self, name: &str) -> Result<u64> {
+        self.time(|of| of == name)
+    }
+
+    fn time(&self, counts: impl Fn(&str) -> bool) -> Result<u64> {
         let mut sum = 0;
         for pid in &self.pids {
             for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
-                let stat = std::fs::read_to_string(task?.path().join("schedstat"))?;
+                let task = task?.path();
+                if !counts(std::fs::read_to_string(task.join("comm"))?.trim_end()) {
+                    continue;
+                }
+                let stat = std::fs::read_to_string(task.join("schedstat"))?;
                 let first = stat.split_whitespace().next().unwrap_or_default();
                 sum += first.parse::<u64>().context("schedstat")?;
             }

@@ -81,6 +81,42 @@ fn one_request_tells_its_whole_story_with_the_load_that_it_caused() {
 }
 
 #[test]
+fn every_line_of_a_burst_is_there_once_and_in_order() {
+    const MANY: usize = 3000;
+    skip_unless_wanted!();
+    let host = serving(COUNT).unwrap();
+    // One connection asks one question after the other.
+    let ask = format!("curl -s -o /dev/null '{BASE}/v1/models/none-[1-{MANY}]'");
+    host.root(&ask).unwrap();
+    let lines = wait_for("the lines", SOON, || {
+        let lines = entries(&host, "HOSTLER_KIND=request HOSTLER_ROUTE=model");
+        let some = lines.len();
+        Ok(if some < MANY { Look::NotYet(some.to_string()) } else { Look::Done(lines) })
+    });
+    let lines = lines.unwrap();
+    assert_eq!(lines.len(), MANY);
+    // The IDs sort by time.
+    let ids: Vec<&str> = lines.iter().map(|e| field(e, "HOSTLER_REQUEST_ID")).collect();
+    assert!(ids.is_sorted_by(|a, b| a < b), "a line is there twice, or in another's place");
+    let message = catalog::of("request").unwrap();
+    for line in &lines {
+        for (name, value) in [
+            ("MESSAGE_ID", message.id),
+            ("PRIORITY", "6"),
+            ("SYSLOG_IDENTIFIER", "hostlerd"),
+            ("HOSTLER_STATUS", "404"),
+            ("HOSTLER_ERROR", "model_not_found"),
+            ("HOSTLER_ABORTED", "false"),
+        ] {
+            assert_eq!(field(line, name), value, "{name} in {line}");
+        }
+        assert!(field(line, "MESSAGE").starts_with("model -: 404 after "), "{line}");
+    }
+    let lost = entries(&host, "HOSTLER_KIND=log_lines_lost");
+    assert!(lost.is_empty(), "{lost:?}");
+}
+
+#[test]
 fn what_is_logged_is_changed_by_a_reload() {
     skip_unless_wanted!();
     let host = serving(COUNT).unwrap();

@@ -3,6 +3,10 @@
 //! Purpose: each field of an event is a field of the journal, under `HOSTLER_`, and what has a place in the catalogue has its `MESSAGE_ID`.
 //! Owner: [`super`]. Invariants: an event is written once, as the bytes that the journal takes; a line that is too long for a datagram
 //! goes as a sealed file; a journal that was started anew is found again.
+//!
+//! Each line is a datagram of its own, although the protocol has a separator for entries behind each other: from version 253 on journald
+//! takes the first of them that has a text and drops what follows, silently. So what is saved is the rest: many datagrams go with one
+//! call, and a full socket is left alone for a while, because to sleep in it is to be woken for each line that journald takes.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -11,6 +15,7 @@ use std::io::{IoSlice, Write as _};
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::io::Errno;
@@ -29,6 +34,10 @@ use super::lines::{Batch, Lines, Sink};
 pub(super) const SOCKET: &str = "/run/systemd/journal/socket";
 /// Datagrams in one system call.
 const TOGETHER: usize = 256;
+/// How long a full socket is left alone at first; journald empties it in a few of these.
+const PAUSE: Duration = Duration::from_millis(1);
+/// The longest, where it does not: it hangs.
+const PAUSE_MAX: Duration = Duration::from_millis(64);
 
 /// What a thread keeps, so that an event needs no memory of its own.
 #[derive(Default)]
@@ -162,11 +171,12 @@ impl Visit for Entry<'_> {
 pub(super) struct Socket {
     path: PathBuf,
     connected: Option<UnixDatagram>,
+    pause: Duration,
 }
 
 impl Socket {
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), connected: None }
+        Self { path: path.into(), connected: None, pause: PAUSE }
     }
 
     fn connect(&mut self) -> Option<&UnixDatagram> {
@@ -183,8 +193,16 @@ impl Socket {
         // Twice: whoever listened may be gone, and another there.
         for _ in 0..2 {
             match together(self.connect()?, lines) {
-                Ok(sent) => return Some(sent.max(1)),
+                Ok(sent) => {
+                    self.pause = PAUSE;
+                    return Some(sent.max(1));
+                }
                 Err(Errno::INTR) => return Some(0),
+                Err(Errno::AGAIN) => {
+                    std::thread::sleep(self.pause);
+                    self.pause = (self.pause * 2).min(PAUSE_MAX);
+                    return Some(0);
+                }
                 Err(Errno::MSGSIZE) => return as_file(self.connect()?, lines.first()?).map(|()| 1),
                 Err(_) => self.connected = None,
             }
@@ -215,7 +233,7 @@ fn together(socket: &UnixDatagram, lines: &[&[u8]]) -> rustix::io::Result<usize>
     let slices: Vec<_> = lines.iter().map(|line| [IoSlice::new(line)]).collect();
     let mut controls: Vec<_> = lines.iter().map(|_| SendAncillaryBuffer::default()).collect();
     let messages = slices.iter().zip(&mut controls).map(|(slice, none)| MMsgHdr::new(slice, none));
-    sendmmsg(socket, &mut messages.collect::<Vec<_>>(), SendFlags::NOSIGNAL)
+    sendmmsg(socket, &mut messages.collect::<Vec<_>>(), SendFlags::NOSIGNAL | SendFlags::DONTWAIT)
 }
 
 /// A line that no datagram holds.

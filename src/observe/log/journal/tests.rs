@@ -75,6 +75,37 @@ fn fields_are_the_journals_and_what_is_in_the_catalogue_has_its_id() {
 }
 
 #[test]
+fn lines_wait_for_a_full_socket_and_come_once_and_in_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("socket");
+    let journal = UnixDatagram::bind(&path).unwrap();
+    let mut full = UnixDatagram::unbound().unwrap();
+    full.connect(&path).unwrap();
+    full.set_nonblocking(true).unwrap();
+    let held = std::iter::from_fn(|| full.send(b"full").ok()).count();
+    assert!(held > 0);
+    full = UnixDatagram::unbound().unwrap();
+    let lines = Lines::start(Socket::new(&path)).unwrap();
+    for n in 0..2000 {
+        lines.say(n.to_string().as_bytes(), Level::WARN);
+    }
+    assert!(!lines.flush(Duration::ZERO), "nobody reads yet");
+    let mut space = [0; 64];
+    let mut next = || {
+        let got = journal.recv(&mut space).unwrap();
+        String::from_utf8(space[..got].to_vec()).unwrap()
+    };
+    for _ in 0..held {
+        assert_eq!(next(), "full");
+    }
+    for n in 0..2000 {
+        assert_eq!(next(), n.to_string());
+    }
+    assert!(lines.flush(Duration::from_secs(3600)));
+    drop(full);
+}
+
+#[test]
 fn long_lines_go_as_sealed_files_and_a_new_journal_is_found() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("socket");
