@@ -224,7 +224,10 @@ async fn serve(
     let (handle, started, current) = (running.handle.clone(), config.clone(), config);
     let current = tokio::sync::Mutex::new(current);
     let served_by = rules.clone();
-    let root = Arc::new(Root { options, started, current, ports, handle, rules, exposed });
+    metrics.configured(core::names(&started));
+    let root =
+        Root { options, started, current, ports, handle, rules, metrics: metrics.clone(), exposed };
+    let root = Arc::new(root);
     let context = context(root.clone(), facts);
     let runtime = tokio::runtime::Handle::current();
     let scrapes = Scrapes {

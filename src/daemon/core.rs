@@ -1,6 +1,6 @@
 //! From the configuration to what the supervisor is given, at the start and at each reload.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::adapters::weights;
@@ -40,6 +40,12 @@ pub fn settings(config: &Config) -> Settings {
         },
         seed: uuid::Uuid::new_v4().as_u64_pair().0,
     }
+}
+
+/// The names of all models, of those that run elsewhere, too.
+#[must_use]
+pub fn names(config: &Config) -> BTreeSet<ModelName> {
+    config.models.keys().chain(config.externals.keys()).cloned().collect()
 }
 
 /// The models with what their files say. Reads the disk.

@@ -15,6 +15,7 @@ use crate::checks::{Checks, cdi_dirs};
 use crate::config::{Config, OnStop};
 use crate::control::{Host, HostFuture};
 use crate::observe::log;
+use crate::observe::metrics::Metrics;
 use crate::proxy::SharedRules;
 use crate::supervisor::event::Reconfiguration;
 use crate::supervisor::handle::Handle;
@@ -35,6 +36,8 @@ pub struct Root {
     pub handle: Handle,
     /// The front door's rules.
     pub rules: SharedRules,
+    /// Whose series go with their models.
+    pub metrics: Arc<Metrics>,
     /// A socket can be reached from other hosts, so keys have to be asked for.
     pub exposed: bool,
 }
@@ -91,6 +94,7 @@ impl Root {
         say(current, &new);
         self.handle.configure(Reconfiguration { settings, specs, images });
         self.rules.store(Arc::new(door::rules(&new)));
+        self.metrics.configured(core::names(&new));
         log::set(self.options.filter(&new)).map_err(|err| err.to_string())?;
         let pending = needs_restart(&self.started, &new);
         *current = new;

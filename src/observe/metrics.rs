@@ -7,12 +7,14 @@
 //!   Status, driver, kernel ───────────┘ read at the scrape
 //! ```
 //! Purpose: count what happens, for Prometheus. Owner: the composition root. Invariants: labels are bounded by the configuration and by
-//! lists in this source, whatever clients write; what [`Status`] has already is read at the scrape and never counted twice; counting
+//! lists in this source, whatever clients write; a model's series go with the model; what [`Status`] has already is read at the scrape and never counted twice; counting
 //! takes no lock on the thread of requests. The names are in [`names`].
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, prometheus_text, text};
 use prometheus_client::registry::Registry;
@@ -39,6 +41,8 @@ pub struct Metrics {
     happenings: happenings::Happenings,
     calls: Table<(&'static str, &'static str), Histogram>,
     spans: Spans,
+    /// Models that are configured; `None`: nobody said which.
+    configured: ArcSwapOption<BTreeSet<ModelName>>,
 }
 
 /// What has become of spans.
@@ -86,9 +90,27 @@ impl Metrics {
         self.spans.lost.add(lost);
     }
 
+    /// These models are configured from now on, those that run elsewhere included. What was counted of one that is not any more is
+    /// forgotten: by the next scrape for which it has left, or, where nobody scrapes, by the next call.
+    pub fn configured(&self, models: BTreeSet<ModelName>) {
+        let before = self.configured.swap(Some(Arc::new(models)));
+        self.forget(|model| before.as_ref().is_none_or(|before| before.contains(model)));
+    }
+
+    /// Forgets all models that are neither configured nor still there.
+    fn forget(&self, still: impl Fn(&ModelName) -> bool) {
+        if let Some(configured) = &*self.configured.load() {
+            let there = |model: &ModelName| configured.contains(model) || still(model);
+            self.requests.retain(there);
+            self.happenings.retain(there);
+        }
+    }
+
     /// The page.
     #[must_use]
     pub fn render(self: &Arc<Self>, scrape: Scrape, format: Format) -> String {
+        let models = &scrape.status.models;
+        self.forget(|model| models.iter().any(|m| m.name == *model));
         let mut registry = Registry::default();
         registry.register_collector(Box::new(Whole { metrics: self.clone(), scrape }));
         let mut page = String::new();
@@ -188,3 +210,6 @@ impl Calls for Metrics {
         self.calls.with(&key, || key, || Histogram::new(LONG_SECONDS), |h| h.observe(took));
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -200,6 +200,16 @@ fn models_come_and_go_and_what_cannot_change_is_named() {
     .unwrap();
     assert_eq!(containers(host).unwrap().len(), 2);
     assert_eq!(model(host, "one").unwrap()["phase"], "ready");
+    let page = wait_for("its metrics to go", SOON, || {
+        let page = crate::harness::get(host, "/metrics").unwrap().body;
+        let there = page.contains("model=\"two\"");
+        Ok(if there { Look::NotYet(page) } else { Look::Done(page) })
+    });
+    let page = page.unwrap();
+    for stays in ["one", "six"] {
+        let series = format!("hostler_loads_total{{model=\"{stays}\"");
+        assert!(page.contains(&series), "{page}");
+    }
     let said = |text: &str| text.contains("restart to apply: [server] max_connections");
     wait_property(host, "hostler.service", "StatusText", SOON, said).unwrap();
     let before = ids(host);

@@ -1,7 +1,7 @@
 //! What is counted with: numbers that only grow, without a lock.
 //!
 //! Purpose: counting on the thread of requests costs a few relaxed additions. Owner: whoever counts. Invariants: no reader makes a
-//! writer wait, nor the other way round; a row, once made, stays, so keys must be bounded.
+//! writer wait, nor the other way round; a row stays until its owner drops it, so keys must be bounded.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -116,6 +116,19 @@ impl<K: Ord + Clone, V> Table<K, V> {
             rows
         });
         act(self.0.load().get(key).unwrap_or(&row))
+    }
+
+    /// Keeps some rows. Whoever counts in another one at this moment counts for nobody.
+    pub(super) fn retain(&self, keep: impl Fn(&K, &V) -> bool) {
+        // Mostly all of them stay.
+        if self.0.load().iter().all(|(key, row)| keep(key, row)) {
+            return;
+        }
+        self.0.rcu(|rows| {
+            let mut rows = BTreeMap::clone(rows);
+            rows.retain(|key, row| keep(key, row));
+            rows
+        });
     }
 
     /// All rows, in the order of the keys.

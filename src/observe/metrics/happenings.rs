@@ -108,6 +108,21 @@ impl Happenings {
         }
     }
 
+    /// Of which something was counted.
+    #[cfg(test)]
+    pub(super) fn models(&self) -> std::collections::BTreeSet<ModelName> {
+        self.loads.rows().keys().map(|(model, _)| model.clone()).collect()
+    }
+
+    /// Drops what was counted of other models.
+    pub(super) fn retain(&self, there: impl Fn(&ModelName) -> bool) {
+        self.loads.retain(|(model, _), _| there(model));
+        self.steps.retain(|(model, _), _| there(model));
+        self.failures.retain(|(model, _), _| there(model));
+        self.evictions.retain(|(model, ..), _| there(model));
+        self.wakes.retain(|model, _| there(model));
+    }
+
     pub(super) fn looked(&self, at: Look, ok: bool) {
         let source = match at {
             Look::Containers => "containers",

@@ -1,7 +1,7 @@
 //! What requests are counted by.
 //!
 //! Purpose: one row for each (model, endpoint) that was ever asked for, with all that is counted of its requests. Owner:
-//! [`super::Metrics`]. Invariants: a model is one that is, or was, configured, and an endpoint one of the front door's list, so rows are
+//! [`super::Metrics`]. Invariants: a model is one that is configured, or was until lately, and an endpoint one of the front door's list, so rows are
 //! bounded whatever clients write; counting takes no lock.
 
 use std::collections::BTreeMap;
@@ -158,6 +158,15 @@ impl Requests {
         if self.fresh.load(Ordering::Relaxed) > 0 {
             self.first(seen);
         }
+    }
+
+    /// Drops what was counted of other models.
+    pub(super) fn retain(&self, there: impl Fn(&ModelName) -> bool) {
+        self.models.retain(|model, _| there(model));
+        // Who waits still ends to.
+        self.waiting.retain(|model, n| there(model) || n.load(Ordering::Relaxed) != 0);
+        self.denied.retain(|(model, _), _| model.as_ref().is_none_or(&there));
+        self.first_token.retain(|model, _| there(model));
     }
 
     /// An engine has become ready, or is not any more.

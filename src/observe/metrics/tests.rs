@@ -1,0 +1,109 @@
+//! Series that go with their model.
+
+use std::collections::BTreeSet;
+
+use super::*;
+use crate::proxy::port::Gaps;
+use crate::supervisor::witness::StopReason;
+use crate::types::{Fault, FaultCode, Generation, InstanceId};
+
+fn name(model: &str) -> ModelName {
+    model.parse().unwrap()
+}
+
+fn names(models: &[&str]) -> BTreeSet<ModelName> {
+    models.iter().map(|model| name(model)).collect()
+}
+
+/// All that can be counted of a model.
+fn used(metrics: &Metrics, model: &str) {
+    let model = name(model);
+    let instance = InstanceId::new(model.clone(), Generation(1), 1);
+    let see = |notice: Notice| metrics.see(Moment::START, &notice, None);
+    see(Notice::Starting {
+        instance: instance.clone(),
+        gpus: vec![],
+        planned: crate::types::Bytes::ZERO,
+    });
+    see(Notice::Loading { instance: instance.clone() });
+    see(Notice::Ready { instance: instance.clone(), load_ms: 1 });
+    for refused in [None, Some("queue_full")] {
+        metrics.begun();
+        metrics.ended(&Seen {
+            route: "models",
+            model: Some(&model),
+            instance: Some(&instance),
+            status: Some(200),
+            refused,
+            broken_by: None,
+            total: Duration::ZERO,
+            queue: None,
+            first_byte: Some(Duration::ZERO),
+            gaps: &Gaps::default(),
+            bytes: 1,
+            routine: false,
+            traced: None,
+        });
+    }
+    metrics.awaits_turn(&model, true);
+    metrics.awaits_turn(&model, false);
+    see(Notice::Woken { instance: instance.clone(), wake_ms: 1 });
+    let fault = Fault::new(FaultCode::EngineExited, "exit 1");
+    see(Notice::Failed { instance: instance.clone(), fault, retry_ms: 0 });
+    see(Notice::Stopping { instance, reason: StopReason::Idle });
+}
+
+/// The lines of the page that are about a model.
+fn series(metrics: &Arc<Metrics>, model: &str) -> Vec<String> {
+    let scrape = Scrape { status: Arc::default(), now: Moment::START, vitals: vec![] };
+    let page = metrics.render(scrape, Format::Text);
+    let label = format!("model=\"{model}\"");
+    page.lines().filter(|line| line.contains(&label)).map(str::to_owned).collect()
+}
+
+#[test]
+fn a_models_series_go_with_it_and_begin_anew() {
+    let metrics = Arc::new(Metrics::default());
+    for model in ["a", "b"] {
+        used(&metrics, model);
+    }
+    let all = series(&metrics, "b");
+    assert!(
+        !all.is_empty() && series(&metrics, "a").len() == all.len(),
+        "nobody said which there are"
+    );
+    metrics.configured(names(&["a", "b"]));
+    assert_eq!(series(&metrics, "b"), all);
+    metrics.configured(names(&["a"]));
+    // It still leaves.
+    metrics.forget(|model| *model == name("b"));
+    assert_eq!(metrics.requests.waiting(&name("b")), 0);
+    used(&metrics, "b");
+    assert_eq!(series(&metrics, "b"), [] as [&str; 0]);
+    assert_eq!(
+        series(&metrics, "a"),
+        all.iter().map(|l| l.replace("\"b\"", "\"a\"")).collect::<Vec<_>>()
+    );
+    metrics.configured(names(&["a", "b"]));
+    used(&metrics, "b");
+    assert_eq!(series(&metrics, "b"), all, "as if it had never been there");
+}
+
+#[test]
+fn without_a_scrape_no_more_than_two_configurations_are_kept() {
+    let metrics = Arc::new(Metrics::default());
+    for n in 0..50 {
+        let model = format!("m{n}");
+        metrics.configured(names(&[&model]));
+        used(&metrics, &model);
+        // A turn that somebody waits for ends in the row in which it began.
+        metrics.awaits_turn(&name("m0"), n % 2 == 0);
+    }
+    assert_eq!(metrics.requests.waiting(&name("m0")), 0);
+    let scrape = Scrape { status: Arc::default(), now: Moment::START, vitals: vec![] };
+    metrics.forget(|_| true);
+    let kept = metrics.happenings.models();
+    assert_eq!(kept, names(&["m48", "m49"]));
+    drop(metrics.render(scrape, Format::Text));
+    assert_eq!(metrics.happenings.models(), names(&["m49"]));
+}
