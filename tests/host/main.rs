@@ -36,6 +36,7 @@ mod room;
 #[path = "../bus/schema.rs"]
 mod schema;
 mod surface;
+mod swap;
 mod terminal;
 mod units;
 mod weights;

@@ -21,11 +21,12 @@ use crate::types::{Fault, FaultCode, InstanceId, Phase, Transport};
 const LOOK_PAUSE: Duration = Duration::from_millis(50);
 /// How often "not there" must be heard after a create that broke, for it may still be going on.
 const ABSENT_MAX: u32 = 4;
-/// Between looks at a container that has just been started.
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// Between looks at a container that has just been started: the first pause, each is twice as long as the one before, and the
+/// longest.
+const LOOK_AGAIN: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(100)];
 /// How often a process may look less restricted than asked right after its start: the runtime sets the
-/// last restrictions on its way to the engine's first instruction.
-const HARDEN_LOOKS: u32 = 10;
+/// last restrictions on its way to the engine's first instruction. In all a second.
+const HARDEN_LOOKS: u32 = 14;
 /// How often the exit code is asked for.
 const EXIT_LOOKS: u32 = 20;
 /// Lines of the container's log that a failure carries.
@@ -185,6 +186,7 @@ impl Inner {
     ) -> Result<Launched, Fault> {
         let mut deviations = Vec::new();
         let mut grouped = false;
+        let [mut pause, longest] = LOOK_AGAIN;
         for _ in 0..HARDEN_LOOKS {
             // A question may be asked again: a launch that went well is not given up because its answer got lost.
             let found = self.look_patiently(&spec.instance).await;
@@ -200,7 +202,8 @@ impl Inner {
             }
             let Some(cgroup) = group else {
                 // An engine that has just ended has lost its group before podman notices; look again.
-                tokio::time::sleep(LOOK_AGAIN).await;
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(longest);
                 continue;
             };
             grouped = true;
@@ -213,7 +216,8 @@ impl Inner {
                 let (container, image_id) = (inspect.id, inspect.image);
                 return Ok(Launched { container, cgroup, endpoint, image_id });
             }
-            tokio::time::sleep(LOOK_AGAIN).await;
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(longest);
         }
         if !grouped {
             return Err(no_group(thing));
@@ -235,7 +239,7 @@ impl Inner {
             if code.is_some() {
                 break;
             }
-            tokio::time::sleep(LOOK_AGAIN).await;
+            tokio::time::sleep(LOOK_AGAIN[1]).await;
             let again = self.api.inspect(&inspect.id).await;
             code = again.ok().filter(|i| !i.state.running).map(|i| i.state.exit_code);
         }

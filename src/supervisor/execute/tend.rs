@@ -14,8 +14,9 @@ use crate::supervisor::event::Event;
 use crate::supervisor::ports::{Endpoint, Launched};
 use crate::types::{Fault, FaultCode, InstanceId, ModelSpec};
 
-/// How often a loading engine is asked whether it is ready. Cheap: one local connection.
-const PROBE_INTERVAL: Duration = Duration::from_millis(50);
+/// Between two questions whether a loading engine is ready: a hundredth of the time that it has taken so far, but at least and at
+/// most this. So one that is quick is found ready at once. Cheap: one local connection, or none while nobody listens.
+const PROBE_PAUSE: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(20)];
 /// How often it is looked whether a loading engine has written something.
 const LOG_INTERVAL: Duration = Duration::from_secs(5);
 /// Lines of a dead container's log that go into the error.
@@ -112,6 +113,7 @@ async fn probe_until_ready(
     launched: Launched,
 ) -> Event {
     let mut strange: Option<String> = None;
+    let began = tokio::time::Instant::now();
     loop {
         match ports.engines.probe(spec.clone(), launched.endpoint.clone()).await {
             Ok(true) => return Event::Healthy { instance },
@@ -127,7 +129,8 @@ async fn probe_until_ready(
             let fault = obituary(ports, &instance, "ended while it loaded").await;
             return Event::Died { instance, fault };
         }
-        tokio::time::sleep(PROBE_INTERVAL).await;
+        let [least, most] = PROBE_PAUSE;
+        tokio::time::sleep((began.elapsed() / 100).clamp(least, most)).await;
     }
 }
 
