@@ -154,9 +154,13 @@ impl Witness for Traces {
             Notice::Ready { instance, .. } | Notice::Woken { instance, .. } => {
                 self.end(instance, None);
             }
+            // Nothing failed: its image is here now, or is another, and the next attempt follows at once.
+            Notice::PlannedAgain { instance, .. } => {
+                self.mark(instance, "planned_again");
+                self.end(instance, None);
+            }
             Notice::Failed { instance, fault, .. } => self.end(instance, Some(fault.code.as_str())),
             Notice::WakeFailed { instance, .. } => self.end(instance, Some("wake_failed")),
-            Notice::PlannedAgain { instance, why } => self.end(instance, Some(why.as_str())),
             Notice::Stopping { instance, reason } => self.end(instance, Some(reason.as_str())),
             Notice::Stopped { instance } => self.end(instance, Some("stopped")),
             Notice::Adopted { .. }

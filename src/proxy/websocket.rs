@@ -23,16 +23,19 @@ use super::grant::{Engine, Grant};
 use super::inference::Visitor;
 use super::record::{REQUEST_ID, Record};
 use super::service::Service;
+use super::trace::{TRACEPARENT, TRACESTATE};
 use super::upstream::{Conn, Lost};
 use crate::types::Denied;
 
 /// What the engine sees of the opening.
-const PASSED: [HeaderName; 6] = [
+const PASSED: [HeaderName; 8] = [
     header::SEC_WEBSOCKET_KEY,
     header::SEC_WEBSOCKET_VERSION,
     header::SEC_WEBSOCKET_PROTOCOL,
     header::SEC_WEBSOCKET_EXTENSIONS,
     header::USER_AGENT,
+    TRACEPARENT,
+    TRACESTATE,
     HeaderName::from_static("openai-beta"),
 ];
 

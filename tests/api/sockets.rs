@@ -10,7 +10,7 @@ use crate::wire::soon;
 
 const OPENING: &str = "GET /v1/realtime?model=m HTTP/1.1\r\nhost: localhost\r\nupgrade: websocket\r\n\
     connection: Upgrade\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
-    sec-websocket-protocol: realtime\r\nauthorization: Bearer k\r\n\r\n";
+    sec-websocket-protocol: realtime\r\nauthorization: Bearer k\r\ntraceparent: 00-1\r\n\r\n";
 
 const CONSENT: &str = "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\
     sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\nsec-websocket-protocol: realtime\r\nx-secret: 1\r\n\r\n\x01\x02\x00frame";
@@ -35,6 +35,7 @@ async fn bytes_pass_both_ways_and_the_lease_lives_as_long() {
     let seen = house.engine.request().await;
     assert_eq!(seen.line, "GET /v1/realtime?model=m HTTP/1.1");
     assert_eq!(seen.headers["sec-websocket-protocol"], "realtime");
+    assert_eq!(seen.headers["traceparent"], "00-1");
     assert!(!seen.headers.contains_key("authorization"));
     house.supervisor.expect(&[Happened::Asked("m".into())]).await;
     house.supervisor.quiet();

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use hostler::observe::traces::Traces;
 use hostler::proxy::port::{Gaps, Observer, Seen, Traced};
+use hostler::supervisor::witness::{Notice, Witness};
+use hostler::types::{Bytes, Fault, FaultCode, Generation, InstanceId, Moment};
 use hyper::{Method, StatusCode};
 use tokio_util::sync::CancellationToken;
 
@@ -115,4 +117,39 @@ async fn a_collector_that_is_away_holds_nobody_and_the_queue_is_bounded() {
     counted(&house, (512, 5000 - 512 + 1)).await;
     let mut collector = collector;
     assert_eq!(collector.spans(512).await.len(), 512);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_load_that_pulls_is_two_and_one_that_fails_says_why() {
+    let mut collector = Collector::start().await;
+    let (traces, exporter) = Traces::new(collector.place(), 1_000_000, Arc::default());
+    tokio::spawn(exporter.run(CancellationToken::new()));
+    let request = traces.trace("r", None).unwrap();
+    let instance = |generation| InstanceId::new("m".parse().unwrap(), Generation(generation), 1);
+    let see = |notice: Notice, of| traces.see(Moment::START, &notice, of);
+    let starting =
+        |n| Notice::Starting { instance: instance(n), gpus: vec![], planned: Bytes::ZERO };
+    // For nobody, and for one who is not traced.
+    see(starting(1), None);
+    see(starting(2), Some("other"));
+    for n in [1, 2] {
+        see(Notice::Ready { instance: instance(n), load_ms: 1 }, None);
+    }
+    see(starting(3), Some("r"));
+    see(Notice::Pulling { instance: instance(3) }, Some("r"));
+    see(Notice::PlannedAgain { instance: instance(3), why: FaultCode::ImagePulled }, Some("r"));
+    see(starting(4), Some("r"));
+    see(Notice::Loading { instance: instance(4) }, Some("r"));
+    let fault = Fault::new(FaultCode::EngineExited, "exit 1");
+    see(Notice::Failed { instance: instance(4), fault, retry_ms: 0 }, Some("r"));
+    let spans = collector.spans(2).await;
+    let [pull, load] = &spans[..] else { panic!("{spans:?}") };
+    for (span, events) in [(pull, &["pulling", "planned_again"][..]), (load, &["loading"])] {
+        assert_eq!(span.parent, Some(format!("{:016x}", request.span)));
+        assert_eq!((span.name.as_str(), span.trace.len()), ("load m", 32));
+        assert!(span.events.iter().map(|(name, _)| name.as_str()).eq(events.iter().copied()));
+    }
+    assert!(!pull.failed && load.failed);
+    assert_eq!(load.attributes["error.type"], FaultCode::EngineExited.as_str());
+    assert_eq!(load.attributes["hostler.instance"], instance(4).to_string());
 }
