@@ -135,9 +135,10 @@ impl House {
                 "nginx" => rivals::nginx(dir, port, &listen, plan.log)?,
                 "haproxy" => rivals::haproxy(dir, port, &listen)?,
                 _ => {
-                    let mut command = Command::new(me.with_file_name("front"));
+                    let name = if who == "bare" { "bare" } else { "front" };
+                    let mut command = Command::new(me.with_file_name(name));
                     command.args([&port.to_string(), &listen]);
-                    if plan.log {
+                    if plan.log && who != "bare" {
                         command.arg("--log");
                     }
                     command
@@ -294,7 +295,8 @@ async fn peaks(plan: &Plan, dir: &std::path::Path, table: &mut Table) -> Result<
 async fn hold(plan: &Plan, dir: &std::path::Path, table: &mut Table) -> Result<()> {
     let place = House::open(plan, dir).await?;
     for c in &place.contenders {
-        let Some(process) = c.proxy() else { continue };
+        // A bare proxy gives up where the engine's queue of connections is full.
+        let Some(process) = c.proxy().filter(|_| c.who != "bare") else { continue };
         load::settle().await;
         let idle = process.pss()?;
         table.put("memory: idle (PSS)", "MiB", (false, false), c.who, float(idle) / MIB);

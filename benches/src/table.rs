@@ -20,8 +20,9 @@ struct Row {
     values: BTreeMap<&'static str, Vec<f64>>,
 }
 
-/// The order of columns.
-pub const WHO: [&str; 4] = ["direct", "hostler", "nginx", "haproxy"];
+/// The order of columns. `bare` is hyper by itself, which checks nothing: what the library costs.
+pub const WHO: [&str; 5] = ["direct", "hostler", "nginx", "haproxy", "bare"];
+const OVER_NGINX: [&str; 3] = ["hostler", "haproxy", "bare"];
 
 impl Table {
     /// One round's value. `added`: without a proxy there is a value too, and what counts is what a proxy adds.
@@ -47,7 +48,8 @@ impl Table {
     /// As Markdown.
     pub fn markdown(&self) -> String {
         let mut out = String::from(
-            "| Measure | direct | Hostler | nginx | HAProxy | Hostler ÷ nginx | HAProxy ÷ nginx |\n|---|---|---|---|---|---|---|\n",
+            "| Measure | direct | Hostler | nginx | HAProxy | bare hyper | Hostler ÷ nginx | HAProxy ÷ nginx | bare ÷ nginx |\n\
+             |---|---|---|---|---|---|---|---|---|\n",
         );
         for (name, row) in &self.rows {
             let _ = write!(out, "| {name}, {} |", row.unit);
@@ -55,7 +57,7 @@ impl Table {
                 let cell = row.middle(who).map_or_else(|| "–".to_owned(), number);
                 let _ = write!(out, " {cell} |");
             }
-            for who in ["hostler", "haproxy"] {
+            for who in OVER_NGINX {
                 let cell =
                     row.over_nginx(who).map_or_else(|| "–".to_owned(), |r| format!("{r:.2}"));
                 let _ = write!(out, " {cell} |");
