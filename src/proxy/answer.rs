@@ -52,7 +52,7 @@ impl From<Begun> for Source {
 /// The body.
 pub(super) struct Answer {
     pub source: Source,
-    pub record: Option<Record>,
+    pub record: Option<Box<Record>>,
     pub busy: Busy,
 }
 

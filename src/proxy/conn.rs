@@ -30,6 +30,9 @@ use super::stream::Stream;
 /// What is read of a large body at once; a connection that brings none has no such buffer.
 const READ_MAX: usize = 256 << 10;
 
+/// What is so small all in all is copied into one piece before it is written.
+const TOGETHER: usize = 1 << 10;
+
 /// Where a connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
@@ -54,7 +57,8 @@ struct State {
 #[derive(Debug)]
 pub(super) struct Pulse {
     state: Mutex<State>,
-    last: CancellationToken,
+    /// The connection ends after the answer in hand.
+    last: AtomicBool,
     /// The server's drain is over.
     over: AtomicBool,
 }
@@ -75,9 +79,9 @@ impl Busy {
         self.0.state().reset = true;
     }
 
-    /// The connection ends after this answer.
+    /// The connection ends after this answer. To be said while the connection is polled, which looks for it then.
     pub fn last(&self) {
-        self.0.last.cancel();
+        self.0.last.store(true, Ordering::Relaxed);
     }
 
     /// The server's drain is over: an answer that is not there yet is broken off, so that its client is told. Whoever waits
@@ -91,7 +95,7 @@ impl Pulse {
     fn new() -> Arc<Self> {
         let stage = Stage::Head { since: Instant::now() };
         let state = Mutex::new(State { stage, stuck: None, reset: false });
-        Arc::new(Self { state, last: CancellationToken::new(), over: AtomicBool::new(false) })
+        Arc::new(Self { state, last: AtomicBool::new(false), over: AtomicBool::new(false) })
     }
 
     /// A request's head is complete.
@@ -206,7 +210,19 @@ impl AsyncWrite for Watched {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let poll = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
+        let stream = Pin::new(&mut this.stream);
+        let (mut small, mut length) = ([0; TOGETHER], 0);
+        for buf in bufs {
+            if let Some(place) = small.get_mut(length..length + buf.len()) {
+                place.copy_from_slice(buf);
+            }
+            length += buf.len();
+        }
+        // One piece is cheaper for the kernel than many.
+        let poll = match small.get(..length) {
+            Some(whole) => stream.poll_write(cx, whole),
+            None => stream.poll_write_vectored(cx, bufs),
+        };
         this.pulse.wrote(poll.is_pending());
         poll
     }
@@ -216,13 +232,38 @@ impl AsyncWrite for Watched {
     }
 }
 
+/// A word to all connections, which each of them can look for at the price of one load.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Signal {
+    token: CancellationToken,
+    given: Arc<AtomicBool>,
+}
+
+impl Signal {
+    /// Says it, once and for all.
+    pub fn give(&self) {
+        // First, so that whoever is woken sees it.
+        self.given.store(true, Ordering::Release);
+        self.token.cancel();
+    }
+
+    fn is_given(&self) -> bool {
+        self.given.load(Ordering::Acquire)
+    }
+
+    /// The same as a token, for who waits for nothing else.
+    pub fn token(&self) -> CancellationToken {
+        self.token.clone()
+    }
+}
+
 /// When connections have to end.
 #[derive(Clone, Debug, Default)]
 pub(super) struct End {
     /// Finish the request in hand, then end.
-    pub drain: CancellationToken,
+    pub drain: Signal,
     /// The time for that is over.
-    pub over: CancellationToken,
+    pub over: Signal,
 }
 
 /// Serves a connection to its end.
@@ -236,8 +277,8 @@ where
     let pulse = Pulse::new();
     let io = TokioIo::new(Watched { stream, pulse: pulse.clone() });
     let service = service_fn(|request| {
-        let busy = pulse.busy();
-        let answer = answer(request, busy);
+        // hyper keeps room for it as long as the connection lives: a pointer's, not that of all that a request may need.
+        let answer = Box::pin(answer(request, pulse.busy()));
         async move { Ok::<_, std::convert::Infallible>(answer.await) }
     });
     let buffer = usize::try_from(limits.max_header_bytes.0).unwrap_or(usize::MAX).max(8192);
@@ -250,37 +291,46 @@ where
         .serve_connection(io, service)
         .with_upgrades();
     tokio::pin!(conn);
-    let mut ending = false;
-    let mut look = Instant::now() + Duration::from_millis(1);
-    loop {
-        tokio::select! {
-            result = conn.as_mut() => {
+    let (drain, over) = (end.drain.token.cancelled(), end.over.token.cancelled());
+    let look = tokio::time::sleep_until(Instant::now() + Duration::from_millis(1));
+    tokio::pin!(drain, over, look);
+    let (mut listening, mut ending) = (false, false);
+    std::future::poll_fn(|cx| {
+        loop {
+            if let Poll::Ready(result) = conn.as_mut().poll(cx) {
                 if let Err(error) = result {
-                    tracing::debug!(error = &error as &dyn std::error::Error, "a client's connection ended");
+                    tracing::debug!(
+                        error = &error as &dyn std::error::Error,
+                        "a client's connection ended"
+                    );
                 }
-                return;
+                return Poll::Ready(());
             }
-            () = end.drain.cancelled(), if !ending => {
+            if !listening {
+                // Once: they wake this task, which then looks at what was given. To ask them each time is to take locks.
+                listening = true;
+                let _ = (drain.as_mut().poll(cx), over.as_mut().poll(cx));
+            }
+            if !ending && (end.drain.is_given() || pulse.last.load(Ordering::Relaxed)) {
                 ending = true;
                 conn.as_mut().graceful_shutdown();
+                continue;
             }
-            // The next turn of the loop polls the request, which then sees it.
-            () = end.over.cancelled(), if ending && !pulse.over.load(Ordering::Relaxed) => {
-                pulse.over.store(true, Ordering::Relaxed);
+            if ending && end.over.is_given() && !pulse.over.swap(true, Ordering::Relaxed) {
+                // The request that is polled next sees it.
+                continue;
             }
-            () = pulse.last.cancelled(), if !ending => {
-                ending = true;
-                conn.as_mut().graceful_shutdown();
-            }
-            () = tokio::time::sleep_until(look) => match pulse.check(Instant::now(), &limits) {
-                Ok(next) => look = next,
+            std::task::ready!(look.as_mut().poll(cx));
+            match pulse.check(Instant::now(), &limits) {
+                Ok(next) => look.as_mut().reset(next),
                 Err(why) => {
                     tracing::debug!(why, "a client's connection is cut");
-                    return;
+                    return Poll::Ready(());
                 }
             }
         }
-    }
+    })
+    .await;
 }
 
 #[cfg(test)]

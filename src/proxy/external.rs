@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::endpoints::Events;
 use super::error::ApiError;
-use super::forward;
+use super::order;
 use super::rules::{Rules, SharedRules};
 use super::stream::Stream;
 use super::upstream::{Conn, Lost};
@@ -103,8 +103,8 @@ impl External {
         let (mut head, ()) = request.into_parts();
         self.dress(&mut head, Events::Other);
         let mut conn = Conn::new(stream);
-        let asked = forward::written(&Request::from_parts(head, ()));
-        conn.send(&[&asked]).await.map_err(|e| e.to_string())?;
+        let asked = order::written(&Request::from_parts(head, ()), &[]);
+        conn.send(&asked, &[]).await.map_err(|e| e.to_string())?;
         match conn.head().await {
             Ok(head) => Ok(head.status),
             Err(Lost::Silent(error)) => Err(error.to_string()),

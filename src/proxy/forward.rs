@@ -10,32 +10,17 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use hyper::header::{self, HeaderName, HeaderValue};
-use hyper::{HeaderMap, Method, Request, Response, StatusCode, Uri};
+use hyper::header::{self, HeaderName};
+use hyper::{HeaderMap, Response, StatusCode};
 
-use super::endpoints::{Events, Task};
+use super::endpoints::Events;
 use super::error::ApiError;
 use super::grant::Grant;
 use super::message::Head;
-use super::record::REQUEST_ID;
+use super::order::Order;
 use super::relay::Relay;
-use super::route::{Act, Recall};
 use super::stream::Stream;
-use super::trace::{TRACEPARENT, TRACESTATE};
 use super::upstream::{Conn, Lost, Pool};
-
-/// Headers of the client's that an engine may see. Keys and cookies are not among them: they are between the client and us.
-const PASSED: [HeaderName; 8] = [
-    header::CONTENT_TYPE,
-    header::ACCEPT,
-    header::USER_AGENT,
-    TRACEPARENT,
-    TRACESTATE,
-    HeaderName::from_static("anthropic-version"),
-    HeaderName::from_static("anthropic-beta"),
-    HeaderName::from_static("openai-beta"),
-];
 
 /// Headers of the engine's that are about its connection, not about its answer.
 const HOP_BY_HOP: [HeaderName; 9] = [
@@ -49,6 +34,9 @@ const HOP_BY_HOP: [HeaderName; 9] = [
     header::TRANSFER_ENCODING,
     header::UPGRADE,
 ];
+
+/// Bodies up to here are copied behind their heads.
+const TOGETHER: usize = 4 << 10;
 
 /// Patience with engines.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,42 +72,6 @@ impl Deref for Engines {
     fn deref(&self) -> &Upstream {
         &self.upstream
     }
-}
-
-/// What an engine is asked, and in which form it may answer.
-#[derive(Clone, Debug)]
-pub(super) struct Target {
-    pub method: Method,
-    pub uri: Uri,
-    pub events: Events,
-}
-
-impl From<Task> for Target {
-    fn from(task: Task) -> Self {
-        Self { method: Method::POST, uri: Uri::from_static(task.path()), events: task.events() }
-    }
-}
-
-impl From<&Recall> for Target {
-    fn from(recall: &Recall) -> Self {
-        let (method, end) = match recall.act {
-            Act::Retrieve => (Method::GET, ""),
-            Act::Cancel => (Method::POST, "/cancel"),
-        };
-        // An identifier is letters, digits, `_` and `-`; were it not so, the engine would refuse the bare path.
-        let uri = Uri::try_from(format!("/v1/responses/{}{end}", recall.id));
-        let uri = uri.unwrap_or_else(|_| Uri::from_static("/v1/responses"));
-        Self { method, uri, events: Events::Responses }
-    }
-}
-
-/// What is to be sent.
-pub(super) struct Order<'a> {
-    pub target: Target,
-    /// The client's, to pick from.
-    pub headers: &'a HeaderMap,
-    pub id: HeaderValue,
-    pub body: Bytes,
 }
 
 /// Why there is no answer of the engine's.
@@ -167,22 +119,29 @@ impl Failure {
 /// When there is no head; the lease has been returned then.
 pub(super) async fn forward(
     grant: Grant,
-    order: Order<'_>,
+    order: &Order,
     engines: &Arc<Engines>,
 ) -> Result<Response<Relay>, Failure> {
     let events = order.target.events;
-    let head = written(&grant.dress(request(&order), events));
+    // A small body goes out with the head in one piece, which is cheaper than two.
+    let (ahead, body) = if order.body.len() <= TOGETHER {
+        (&*order.body, &[][..])
+    } else {
+        (&[][..], &*order.body)
+    };
+    let head = grant.written(order, ahead);
     let patience = engines.header_timeout;
     if let Some(stream) = grant.lease().and_then(|lease| engines.pool.take(lease.instance())) {
-        match ask(stream, &head, &order.body, patience).await {
+        match ask(stream, &head, body, patience).await {
             // It was closed just now, which nobody could know.
             Err(Unanswered::Silent(_)) => {}
             Err(Unanswered::Failed(failure)) => return Err(failure),
             Ok((conn, head)) => return Ok(answer(conn, head, grant, events, engines)),
         }
     }
-    let stream = grant.connect(engines).await?;
-    match ask(stream, &head, &order.body, patience).await {
+    // Boxed, for TLS and a resolver need room that hardly any request needs.
+    let stream = Box::pin(grant.connect(engines)).await?;
+    match ask(stream, &head, body, patience).await {
         Ok((conn, head)) => Ok(answer(conn, head, grant, events, engines)),
         Err(Unanswered::Silent(error)) => Err(Failure::NoAnswer(error.to_string())),
         Err(Unanswered::Failed(failure)) => Err(failure),
@@ -198,12 +157,12 @@ enum Unanswered {
 async fn ask(
     stream: Stream,
     head: &[u8],
-    body: &Bytes,
+    body: &[u8],
     patience: Duration,
 ) -> Result<(Conn, Head), Unanswered> {
     let mut conn = Conn::new(stream);
     let asked = async {
-        if let Err(error) = conn.send(&[head, body]).await {
+        if let Err(error) = conn.send(head, body).await {
             // It may have said why before it closed.
             return conn.head().await.map_err(|lost| match lost {
                 Lost::Silent(_) => Lost::Silent(error),
@@ -261,47 +220,10 @@ fn strip(headers: &mut HeaderMap) {
     }
 }
 
-fn request(order: &Order<'_>) -> Request<()> {
-    let length = order.body.len();
-    let posts = order.target.method == Method::POST;
-    let mut request = Request::new(());
-    *request.method_mut() = order.target.method.clone();
-    *request.uri_mut() = order.target.uri.clone();
-    let headers = request.headers_mut();
-    headers.insert(header::HOST, HeaderValue::from_static("localhost"));
-    if posts {
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    }
-    for name in PASSED {
-        if let Some(value) = order.headers.get(&name) {
-            headers.insert(name, value.clone());
-        }
-    }
-    headers.insert(REQUEST_ID, order.id.clone());
-    if posts {
-        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
-    }
-    request
-}
-
-/// A request's head in its bytes.
-pub(super) fn written(request: &Request<()>) -> Vec<u8> {
-    let mut head = Vec::with_capacity(512);
-    let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
-    for part in [request.method().as_str(), " ", target, " HTTP/1.1\r\n"] {
-        head.extend_from_slice(part.as_bytes());
-    }
-    for (name, value) in request.headers() {
-        for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
-            head.extend_from_slice(part);
-        }
-    }
-    head.extend_from_slice(b"\r\n");
-    head
-}
-
 #[cfg(test)]
 mod tests {
+    use hyper::header::HeaderValue;
+
     use super::*;
 
     fn map(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
@@ -309,41 +231,6 @@ mod tests {
             (HeaderName::from_static(n), HeaderValue::from_static(v))
         };
         pairs.iter().map(pair).collect()
-    }
-
-    #[test]
-    fn the_engine_sees_only_what_is_allowed() {
-        let headers = map(&[
-            ("authorization", "Bearer k"),
-            ("cookie", "c=1"),
-            ("x-api-key", "k"),
-            ("host", "evil"),
-            ("connection", "keep-alive"),
-            ("transfer-encoding", "chunked"),
-            ("x-forwarded-for", "10.0.0.1"),
-            ("content-type", "application/json; charset=utf-8"),
-            ("accept", "text/event-stream"),
-            ("traceparent", "00-1"),
-            ("x-request-id", "theirs"),
-        ]);
-        let id = HeaderValue::from_static("ours");
-        let body = Bytes::from_static(b"{}");
-        let order = Order { target: Task::Chat.into(), headers: &headers, id, body };
-        let head = written(&request(&order));
-        let text = String::from_utf8(head).unwrap();
-        let (line, rest) = text.split_once("\r\n").unwrap();
-        assert_eq!(line, "POST /v1/chat/completions HTTP/1.1");
-        let mut got: Vec<&str> = rest.strip_suffix("\r\n\r\n").unwrap().split("\r\n").collect();
-        got.sort_unstable();
-        let want = [
-            "accept: text/event-stream",
-            "content-length: 2",
-            "content-type: application/json; charset=utf-8",
-            "host: localhost",
-            "traceparent: 00-1",
-            "x-request-id: ours",
-        ];
-        assert_eq!(got, want);
     }
 
     #[test]

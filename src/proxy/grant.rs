@@ -12,6 +12,7 @@ use super::endpoints::Events;
 use super::external::External;
 use super::forward::{Failure, Upstream};
 use super::gate::Slot;
+use super::order::{self, Order};
 use super::stream::Stream;
 use super::upstream;
 use crate::supervisor::handle::Lease;
@@ -60,7 +61,7 @@ impl Grant {
         }
     }
 
-    /// The request, as this engine has to get it.
+    /// A request of ours, as this engine has to get it.
     pub fn dress<B>(&self, mut request: Request<B>, events: Events) -> Request<B> {
         match &self.engine {
             Engine::Own(lease) => {
@@ -76,6 +77,16 @@ impl Grant {
                 let (mut head, body) = request.into_parts();
                 external.dress(&mut head, events);
                 Request::from_parts(head, body)
+            }
+        }
+    }
+
+    /// The bytes of an order for this engine: its head, and what of its body goes out with it.
+    pub fn written(&self, order: &Order, body: &[u8]) -> Vec<u8> {
+        match &self.engine {
+            Engine::Own(lease) if lease.endpoint().key().is_none() => order.written(body),
+            Engine::Own(_) | Engine::Far(_) => {
+                order::written(&self.dress(order.request(), order.target.events), body)
             }
         }
     }

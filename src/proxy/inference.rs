@@ -20,12 +20,13 @@ use super::budget::Share;
 use super::endpoints::{BodyForm, Events, Task};
 use super::error::ApiError;
 use super::external;
-use super::forward::{self, Order, Target};
+use super::forward;
 use super::gate::Patience;
 use super::grant::{Engine, Grant};
 use super::intake;
 use super::keys::Key;
 use super::multipart;
+use super::order::{Order, Target};
 use super::peek::{Peek, PeekError, peek};
 use super::recall::{Origin, Watch};
 use super::record::Record;
@@ -62,14 +63,13 @@ impl Visitor {
 struct Job {
     service: Arc<Service>,
     visitor: Visitor,
-    target: Target,
-    headers: HeaderMap,
-    id: HeaderValue,
-    body: Bytes,
+    order: Order,
     /// The body's part of the memory for bodies.
-    share: Share,
+    _share: Share,
     /// As the client wrote it.
     model: String,
+    /// It asks for a stream.
+    stream: bool,
     /// The body is an answer of `/v1/responses`, which may be asked for again.
     recalled: bool,
     spec: Arc<DoorSpec>,
@@ -88,37 +88,22 @@ pub(super) async fn infer(
     visitor: Visitor,
     record: &mut Record,
 ) -> Result<Response<Source>, ApiError> {
-    let asked_first = head.headers.contains_key(header::EXPECT);
-    let mut share = service.budget.share(visitor.rules.max_buffered.0);
-    let body = intake::collect(body, &service.limits, asked_first, &mut share).await?;
-    let Peek { model, stream } = look(task, &head.headers, body.clone()).await?;
-    record.model = Some(model.clone());
-    record.served = visitor.rules.resolve(&model).cloned();
-    if let Some(error) = ApiError::impossible_model(&model) {
-        return Err(error);
-    }
-    let spec = admit_model(&visitor, &model)?;
-    let rewritten = task.body() == BodyForm::Json && spec.rewrites();
-    let job = Job {
-        service: service.clone(),
-        target: Target::from(task),
-        headers: head.headers,
-        id: record.id(),
-        body: if rewritten { rewrite(&body, &spec) } else { body },
-        share,
-        model,
-        recalled: task == Task::Responses,
-        spec,
-        visitor,
-        asked: Arc::default(),
-    };
+    let job = Job::read(service, task, head.headers, body, visitor, record).await?;
     record.queue_begins();
-    if !stream || job.spec.feedback == Feedback::Off || task.events() == Events::Other {
+    let (job, granted) = if job.is_told() {
+        match with_feedback(job).await {
+            Ok(soon) => soon,
+            Err(waiting) => return Ok(waiting),
+        }
+    } else {
         let wait_max = job.visitor.rules.max_wait;
         let granted = job.grant(None, wait_max).await;
-        return job.finish_now(granted, record).await;
-    }
-    with_feedback(job, record).await
+        (job, granted)
+    };
+    record.queue_ends();
+    let grant = granted?;
+    record.instance = grant.lease().map(|lease| lease.instance().clone());
+    job.finish(grant).await.map(own_head)
 }
 
 /// The model's own rules, if the visitor may use it. One that nobody configured is the supervisor's to refuse.
@@ -136,45 +121,47 @@ pub(super) fn admit_model(visitor: &Visitor, model: &str) -> Result<Arc<DoorSpec
     Ok(rules.model(model).unwrap_or_default())
 }
 
-/// A stream. Whoever is served soon gets the engine's own head; whoever has to wait gets one of ours, and signs of life.
-async fn with_feedback(job: Job, record: &mut Record) -> Result<Response<Source>, ApiError> {
+/// A stream. Whoever is served soon gets the engine's own head; whoever has to wait gets one of ours (`Err`), and signs of life.
+async fn with_feedback(
+    job: Box<Job>,
+) -> Result<(Box<Job>, Result<Grant, ApiError>), Response<Source>> {
     let since = Instant::now();
     let rules = job.visitor.rules.clone();
-    let (supervisor, asked) = (job.service.supervisor.clone(), job.asked.clone());
-    let beat = Beat {
-        form: job.spec.feedback,
-        events: job.target.events,
-        model: job.model.clone(),
-        id: job.id.to_str().unwrap_or_default().to_owned(),
-        created: job.service.created,
-    };
-    let name = rules.resolve(&job.model).cloned();
     let wait = rules.stream_wait;
+    let waiter = rules.resolve(&job.model).map(|model| Waiter {
+        beat: Beat {
+            form: job.spec.feedback,
+            events: job.order.target.events,
+            model: job.model.clone(),
+            id: job.order.id.to_str().unwrap_or_default().to_owned(),
+            created: job.service.created,
+        },
+        every: rules.feedback_interval,
+        since,
+        supervisor: job.service.supervisor.clone(),
+        model: model.clone(),
+        asked: job.asked.clone(),
+    });
     let mut granted = Box::pin(async move {
         let granted = job.grant(Some(wait), wait).await;
         (job, granted)
     });
-    let soon = tokio::time::timeout(rules.feedback_after, &mut granted).await;
-    if let Ok((job, granted)) = soon {
-        return job.finish_now(granted, record).await;
+    let Some(waiter) = waiter else { return Ok(granted.await) };
+    if let Ok(soon) = tokio::time::timeout(rules.feedback_after, &mut granted).await {
+        return Ok(soon);
     }
-    let Some(model) = name else {
-        let (job, granted) = granted.await;
-        return job.finish_now(granted, record).await;
-    };
     let work = Box::pin(async move {
         let (job, granted) = granted.await;
         job.finish(granted?).await
     });
-    let every = rules.feedback_interval;
-    let wait = Wait::new(work, Waiter { beat, every, since, supervisor, model, asked });
+    let wait = Wait::new(work, waiter);
     let mut response = Response::new(Source::Wait(Box::new(wait)));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     // nginx would gather the signs of life otherwise.
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
-    Ok(response)
+    Err(response)
 }
 
 fn own_head(begun: Begun) -> Response<Source> {
@@ -183,6 +170,53 @@ fn own_head(begun: Begun) -> Response<Source> {
 }
 
 impl Job {
+    /// Takes the body in, and finds out whom it is for. Boxed, because it is moved from hand to hand.
+    async fn read(
+        service: &Arc<Service>,
+        task: Task,
+        headers: HeaderMap,
+        body: Incoming,
+        visitor: Visitor,
+        record: &mut Record,
+    ) -> Result<Box<Self>, ApiError> {
+        let asked_first = headers.contains_key(header::EXPECT);
+        let mut share = service.budget.share(visitor.rules.max_buffered.0);
+        let body = intake::collect(body, &service.limits, asked_first, &mut share).await?;
+        let Peek { model, stream } = look(task, &headers, &body).await?;
+        record.model = Some(model.clone());
+        record.served = visitor.rules.resolve(&model).cloned();
+        if let Some(error) = ApiError::impossible_model(&model) {
+            return Err(error);
+        }
+        let spec = admit_model(&visitor, &model)?;
+        let rewritten = task.body() == BodyForm::Json && spec.rewrites();
+        let order = Order {
+            target: Target::from(task),
+            headers,
+            id: record.id(),
+            body: if rewritten { rewrite(&body, &spec) } else { body },
+        };
+        let (service, asked) = (service.clone(), Arc::default());
+        let recalled = task == Task::Responses;
+        Ok(Box::new(Self {
+            service,
+            visitor,
+            order,
+            _share: share,
+            model,
+            stream,
+            recalled,
+            spec,
+            asked,
+        }))
+    }
+
+    /// Whether its client is to be told that it waits.
+    fn is_told(&self) -> bool {
+        let events = self.order.target.events;
+        self.stream && self.spec.feedback != Feedback::Off && events != Events::Other
+    }
+
     /// A turn at the model, then a lease on it. `wait`: how long for the lease, where that is not as for all.
     async fn grant(&self, wait: Option<Duration>, turn: Duration) -> Result<Grant, ApiError> {
         let rules = &self.visitor.rules;
@@ -201,7 +235,7 @@ impl Job {
                 Engine::Far(external.clone())
             }
             None => {
-                let id = self.id.to_str().ok();
+                let id = self.order.id.to_str().ok();
                 let lease = self.service.supervisor.acquire_for(&self.model, wait, id).await;
                 Engine::Own(lease?)
             }
@@ -209,45 +243,29 @@ impl Job {
         Ok(Grant { engine, _slot: slot })
     }
 
-    /// The rest of the way of a request that has had no signs of life.
-    async fn finish_now(
-        self,
-        granted: Result<Grant, ApiError>,
-        record: &mut Record,
-    ) -> Result<Response<Source>, ApiError> {
-        record.queue_ends();
-        let grant = granted?;
-        record.instance = grant.lease().map(|lease| lease.instance().clone());
-        self.finish(grant).await.map(own_head)
-    }
-
     /// To the engine, and the head of its answer.
-    async fn finish(self, grant: Grant) -> Result<Begun, ApiError> {
-        let watch = grant.lease().filter(|_| self.recalled).map(|lease| {
-            let instance = lease.instance().clone();
+    async fn finish(self: Box<Self>, grant: Grant) -> Result<Begun, ApiError> {
+        let instance = grant.lease().map(|lease| lease.instance().clone());
+        let watch = instance.clone().filter(|_| self.recalled).map(|instance| {
             let origin = Origin { instance, caller: self.visitor.name().map(str::to_owned) };
             Watch::new(self.service.answers.clone(), origin)
         });
-        let instance = grant.lease().map(|lease| lease.instance().clone());
         let _ = self.asked.set(Asked { at: Instant::now(), instance });
-        let order =
-            Order { target: self.target, headers: &self.headers, id: self.id, body: self.body };
-        let response = forward::forward(grant, order, &self.service.engines).await;
-        // The engine has the body.
-        drop(self.share);
+        let response = forward::forward(grant, &self.order, &self.service.engines).await;
         let response = response.map_err(|failure| failure.to_api(&self.model))?;
         Ok(Begun { response, watch })
     }
 }
 
-async fn look(task: Task, headers: &HeaderMap, body: Bytes) -> Result<Peek, ApiError> {
+async fn look(task: Task, headers: &HeaderMap, body: &Bytes) -> Result<Peek, ApiError> {
     match task.body() {
         BodyForm::Multipart => {
             let content_type = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
-            multipart::peek(content_type, &body)
+            multipart::peek(content_type, body)
         }
-        BodyForm::Json if body.len() < PEEK_INLINE_MAX => Ok(peek(&body)?),
+        BodyForm::Json if body.len() < PEEK_INLINE_MAX => Ok(peek(body)?),
         BodyForm::Json => {
+            let body = body.clone();
             let looked = tokio::task::spawn_blocking(move || peek(&body)).await;
             let failed = |e| Err(PeekError::Malformed(format!("it could not be read: {e}")));
             Ok(looked.unwrap_or_else(failed)?)

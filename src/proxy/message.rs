@@ -3,6 +3,7 @@
 //! Purpose: the head with what decides where the body ends, and the body without its framing. Owner: `upstream`. Invariants: an
 //! answer whose end two readers could see at different places is refused; nothing here grows with what an engine sends.
 
+use bytes::Bytes;
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{HeaderMap, StatusCode};
 
@@ -53,10 +54,18 @@ pub(super) fn head(bytes: &[u8]) -> Result<Option<Head>, String> {
     };
     let status = StatusCode::from_u16(response.code.unwrap_or(0)).map_err(|e| e.to_string())?;
     let mut headers = HeaderMap::with_capacity(response.headers.len() + 2);
+    // One copy for all values.
+    let all = Bytes::copy_from_slice(&bytes[..length]);
     for line in response.headers.iter() {
         let name = HeaderName::from_bytes(line.name.as_bytes()).map_err(|e| e.to_string())?;
-        let value = HeaderValue::from_bytes(line.value).map_err(|e| e.to_string())?;
-        headers.append(name, value);
+        let value = match line.value {
+            [] => Ok(HeaderValue::from_static("")),
+            value => {
+                let start = value.as_ptr().addr() - bytes.as_ptr().addr();
+                HeaderValue::from_maybe_shared(all.slice(start..start + value.len()))
+            }
+        };
+        headers.append(name, value.map_err(|e| e.to_string())?);
     }
     let framing = framing(status, &headers)?;
     let lasting = response.version == Some(1) && framing != Framing::Close && lasting(&headers);
@@ -140,6 +149,14 @@ impl Body {
             Self::Length(left) => Some(*left),
             Self::Chunked(_) | Self::Close => None,
         }
+    }
+
+    /// Whether that many bytes are all the body's own; then they are taken.
+    pub fn takes_all(&mut self, count: usize) -> bool {
+        let Self::Length(left) = self else { return matches!(self, Self::Close) };
+        let rest = left.checked_sub(count as u64);
+        *left = rest.unwrap_or(*left);
+        rest.is_some()
     }
 
     /// Takes bytes in, gives the body's own out, and says how many were used; those behind the body's end are not.

@@ -12,7 +12,7 @@
 //!                                            │    ├─ gate, admission ─ a turn; PURE: whose
 //!                                            │    ├─ wait, beat ─ signs of life while a model loads; PURE: their bytes
 //!                                            │    └─ grant, forward, relay, answer ─ to the engine and back, under a lease;
-//!                                            │         │                            PURE: chunks ─ how many went by
+//!                                            │         │         PURE: order ─ what it is asked; chunks ─ how many went by
 //!                                            │         └─ upstream, message ─ its connection; PURE: its answer
 //!                                            ├─ external ─ models that run elsewhere: their health, their key
 //!                                            ├─ websocket, recall ─ sockets; answers that are asked for again
@@ -50,6 +50,7 @@ mod intake;
 mod keys;
 mod message;
 mod multipart;
+mod order;
 mod page;
 mod peek;
 pub mod port;

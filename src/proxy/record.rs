@@ -81,10 +81,10 @@ impl fmt::Debug for Record {
 }
 
 impl Record {
-    /// Begins with the head.
-    pub fn new(headers: &HeaderMap, observer: Arc<dyn Observer>) -> Self {
+    /// Begins with the head. Boxed, because it travels far.
+    pub fn new(headers: &HeaderMap, observer: Arc<dyn Observer>) -> Box<Self> {
         observer.begun();
-        Self {
+        Box::new(Self {
             observer,
             id: request_id(headers),
             route: "-",
@@ -106,7 +106,7 @@ impl Record {
             piece: None,
             gaps: Gaps::default(),
             complete: false,
-        }
+        })
     }
 
     /// It may be part of a trace.
@@ -166,7 +166,7 @@ impl Record {
     }
 
     /// The whole answer went out.
-    pub fn complete(mut self) {
+    pub fn complete(mut self: Box<Self>) {
         self.complete = true;
     }
 }

@@ -68,9 +68,8 @@ impl Default for Rules {
 impl Rules {
     /// A model's own name, for a name or alias of it; `None`: nobody has that name.
     pub fn resolve(&self, name: &str) -> Option<&ModelName> {
-        let name: ModelName = name.parse().ok()?;
-        let known = self.models.get_key_value(&name).map(|(name, _)| name);
-        known.or_else(|| self.aliases.get(&name))
+        let known = self.models.get_key_value(name).map(|(name, _)| name);
+        known.or_else(|| self.aliases.get(name))
     }
 
     /// What is particular to the model that `name` means.

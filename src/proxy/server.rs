@@ -112,7 +112,7 @@ impl Server {
             answers: Arc::default(),
             healths: Arc::default(),
             tunnels: TaskTracker::new(),
-            cut: end.over.clone(),
+            cut: end.over.token(),
             created: unix.as_secs(),
             ending: ending.clone(),
             observer: behind.observer,
@@ -148,7 +148,7 @@ impl Server {
         };
         let listeners: Vec<Listener> = listeners;
         let (rules, healths) = (self.service.rules.clone(), self.service.healths.clone());
-        let watch = tokio::spawn(external::watch(rules, healths, self.end.drain.clone()));
+        let watch = tokio::spawn(external::watch(rules, healths, self.end.drain.token()));
         self.accept_until(&listeners, &shutdown, &mut connections).await;
         drop(listeners);
         self.ending.cancel();
@@ -198,14 +198,14 @@ impl Server {
                 Some(ended) = connections.join_next() => reap(ended),
             }
         }
-        self.end.drain.cancel();
+        self.end.drain.give();
         let tunnels = &self.service.tunnels;
         tunnels.close();
         if tokio::time::timeout_at(deadline, finish(&mut connections, tunnels)).await.is_ok() {
             return Drained::default();
         }
         let aborted = connections.len() + tunnels.len();
-        self.end.over.cancel();
+        self.end.over.give();
         let heard = tokio::time::timeout(LAST_WORDS, finish(&mut connections, tunnels));
         if heard.await.is_err() {
             connections.shutdown().await;

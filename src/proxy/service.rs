@@ -11,7 +11,7 @@ use std::task::Poll;
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderValue};
 use hyper::http::request::Parts;
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -22,12 +22,13 @@ use super::conn::Busy;
 use super::endpoints::Dialect;
 use super::error::ApiError;
 use super::external::{self, Healths};
-use super::forward::{self, Engines, Order, Target};
+use super::forward::{self, Engines};
 use super::gate::Gate;
 use super::grant::{Engine, Grant};
 use super::inference::{self, Visitor};
 use super::intake;
 use super::keys;
+use super::order::{Order, Target};
 use super::page;
 use super::port::{Console, Observer};
 use super::recall::Answers;
@@ -139,8 +140,12 @@ impl Service {
             Route::Inference(task) => {
                 inference::infer(self, task, head, body, visitor, record).await
             }
-            Route::Recall(recall) => self.recall(recall, &head, body, &visitor, record).await,
-            Route::Realtime(model) => websocket::open(self, head, model, &visitor, record).await,
+            Route::Recall(recall) => {
+                Box::pin(self.recall(recall, head.headers, body, &visitor, record)).await
+            }
+            Route::Realtime(model) => {
+                Box::pin(websocket::open(self, head, model, &visitor, record)).await
+            }
             Route::Models => {
                 let (status, others) = (status(), Self::others(&visitor.rules, &may));
                 Ok(own(respond::models(&status, self.created, may, others)))
@@ -229,7 +234,7 @@ impl Service {
     async fn recall(
         &self,
         recall: Recall,
-        head: &Parts,
+        headers: HeaderMap,
         mut body: Incoming,
         visitor: &Visitor,
         record: &mut Record,
@@ -265,12 +270,12 @@ impl Service {
         }
         let order = Order {
             target: Target::from(&recall),
-            headers: &head.headers,
+            headers,
             id: record.id(),
             body: bytes::Bytes::new(),
         };
         let grant = Grant { engine: Engine::Own(lease), _slot: None };
-        match forward::forward(grant, order, &self.engines).await {
+        match forward::forward(grant, &order, &self.engines).await {
             Ok(response) => Ok(response.map(|relay| Source::Relay(Box::new(relay), None))),
             Err(failure) => Err(failure.to_api(model.as_str())),
         }

@@ -81,7 +81,13 @@ pub(super) fn path(path: &str) -> Result<(), &'static str> {
         return Err("the path must not hold a backslash");
     }
     // Compared after decoding dots: `%2e%2e` climbs as well as `..` does in some servers.
-    let dots = path.replace("%2e", ".").replace("%2E", ".");
+    let decoded;
+    let dots = if path.contains("%2") {
+        decoded = path.replace("%2e", ".").replace("%2E", ".");
+        &decoded
+    } else {
+        path
+    };
     let mut segments = dots.split('/').skip(1).peekable();
     while let Some(segment) = segments.next() {
         if segment == "." || segment == ".." {

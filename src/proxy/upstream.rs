@@ -51,6 +51,15 @@ pub(super) enum Lost {
     Broken(String),
 }
 
+/// What a connection brought that has no head yet.
+enum Came {
+    Head(Head),
+    /// Some of it.
+    Bytes,
+    /// The other side has closed.
+    End,
+}
+
 impl Conn {
     pub const fn new(stream: Stream) -> Self {
         Self { stream, carry: Vec::new(), sent: false }
@@ -60,12 +69,18 @@ impl Conn {
     ///
     /// # Errors
     /// If the engine takes no more.
-    pub async fn send(&mut self, pieces: &[&[u8]]) -> io::Result<()> {
-        let mut slices: Vec<IoSlice<'_>> = pieces.iter().map(|p| IoSlice::new(p)).collect();
-        let mut left = &mut slices[..];
+    pub async fn send(&mut self, head: &[u8], body: &[u8]) -> io::Result<()> {
+        let mut slices = [IoSlice::new(head), IoSlice::new(body)];
+        let mut left = if body.is_empty() { &mut slices[..1] } else { &mut slices[..] };
         std::future::poll_fn(|cx| {
-            while !left.is_empty() {
-                match Pin::new(&mut self.stream).poll_write_vectored(cx, left) {
+            while let Some(first) = left.first() {
+                let stream = Pin::new(&mut self.stream);
+                let wrote = match left.len() {
+                    // The plain call is the cheaper one.
+                    1 => stream.poll_write(cx, first),
+                    _ => stream.poll_write_vectored(cx, left),
+                };
+                match wrote {
                     Poll::Ready(Ok(0)) => {
                         return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
                     }
@@ -96,27 +111,57 @@ impl Conn {
     pub async fn head(&mut self) -> Result<Head, Lost> {
         let mut any = !self.carry.is_empty();
         loop {
-            if !self.carry.is_empty()
-                && let Some(head) = message::head(&self.carry).map_err(Lost::Broken)?
-            {
-                self.carry.drain(..head.length);
-                let interim = head.status.is_informational();
-                if !interim || head.status == hyper::StatusCode::SWITCHING_PROTOCOLS {
-                    return Ok(head);
-                }
-                continue;
+            let carry = std::mem::take(&mut self.carry);
+            if let Some(head) = self.find_head(&carry).map_err(Lost::Broken)? {
+                return Ok(head);
             }
-            let more = std::future::poll_fn(|cx| poll_carry(&mut self.stream, &mut self.carry, cx));
-            match more.await {
-                Ok(true) => any = true,
-                Ok(false) if any => {
+            self.carry = carry;
+            match std::future::poll_fn(|cx| self.poll_head(cx)).await {
+                Ok(Came::Head(head)) => return Ok(head),
+                Ok(Came::Bytes) => any = true,
+                Ok(Came::End) if any => {
                     return Err(Lost::Broken("it closed the connection within its head".into()));
                 }
-                Ok(false) => return Err(Lost::Silent(io::ErrorKind::UnexpectedEof.into())),
+                Ok(Came::End) => return Err(Lost::Silent(io::ErrorKind::UnexpectedEof.into())),
                 Err(error) if any => return Err(Lost::Broken(error.to_string())),
                 Err(error) => return Err(Lost::Silent(error)),
             }
         }
+    }
+
+    /// The head of the answer in `bytes`, if it is whole; what is behind it is carried.
+    fn find_head(&mut self, mut bytes: &[u8]) -> Result<Option<Head>, String> {
+        while !bytes.is_empty()
+            && let Some(head) = message::head(bytes)?
+        {
+            bytes = &bytes[head.length..];
+            let interim = head.status.is_informational();
+            if !interim || head.status == hyper::StatusCode::SWITCHING_PROTOCOLS {
+                self.carry.extend_from_slice(bytes);
+                return Ok(Some(head));
+            }
+        }
+        Ok(None)
+    }
+
+    /// What comes next. Most heads come whole, and are read where they came to.
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Came>> {
+        BUFFER.with_borrow_mut(|buffer| {
+            let mut read = ReadBuf::new(buffer);
+            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut read))?;
+            let bytes = read.filled();
+            if bytes.is_empty() {
+                return Poll::Ready(Ok(Came::End));
+            }
+            if self.carry.is_empty() {
+                // What is wrong with it is found again, and told, by who looks at what is carried.
+                if let Ok(Some(head)) = self.find_head(bytes) {
+                    return Poll::Ready(Ok(Came::Head(head)));
+                }
+            }
+            self.carry.extend_from_slice(bytes);
+            Poll::Ready(Ok(Came::Bytes))
+        })
     }
 
     /// The next bytes of a body; `None`: it is whole.
@@ -152,8 +197,12 @@ impl Conn {
                 }
             } else {
                 let carry = std::mem::take(&mut self.carry);
-                let used = body.take(&carry, &mut out)?;
-                self.carry.extend_from_slice(&carry[used..]);
+                if body.takes_all(carry.len()) {
+                    out = carry;
+                } else {
+                    let used = body.take(&carry, &mut out)?;
+                    self.carry.extend_from_slice(&carry[used..]);
+                }
             }
             if !out.is_empty() {
                 return Poll::Ready(Ok(Some(out.into())));

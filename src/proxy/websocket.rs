@@ -21,6 +21,7 @@ use super::forward::{self, Failure};
 use super::gate::Patience;
 use super::grant::{Engine, Grant};
 use super::inference::Visitor;
+use super::order;
 use super::record::{REQUEST_ID, Record};
 use super::service::Service;
 use super::trace::{TRACEPARENT, TRACESTATE};
@@ -78,9 +79,9 @@ pub(super) async fn open(
     let stream = grant.connect(engines).await;
     let mut conn = Conn::new(stream.map_err(|failure| failure.to_api(&model))?);
     let request = request(&head.headers, &model, record.id());
-    let opening = forward::written(&grant.dress(request, Events::Other));
+    let opening = order::written(&grant.dress(request, Events::Other), &[]);
     let asked = async {
-        conn.send(&[&opening]).await.map_err(Lost::Silent)?;
+        conn.send(&opening, &[]).await.map_err(Lost::Silent)?;
         conn.head().await
     };
     let consent = match tokio::time::timeout(engines.header_timeout, asked).await {

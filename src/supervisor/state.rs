@@ -278,10 +278,8 @@ impl State {
     }
 
     pub(super) fn resolve(&mut self, name: &str) -> Option<&mut Model> {
-        // A name that does not parse cannot be configured.
-        let name: ModelName = name.parse().ok()?;
-        let name = self.aliases.get(&name).cloned().unwrap_or(name);
-        self.models.get_mut(&name).filter(|model| !model.retired)
+        let name = self.aliases.get(name).map_or(name, ModelName::as_str);
+        self.models.get_mut(name).filter(|model| !model.retired)
     }
 
     fn acquire(

@@ -1,5 +1,6 @@
 //! Names of models.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -63,6 +64,13 @@ impl ModelName {
             }
         }
         slug.trim_end_matches('-').to_owned()
+    }
+}
+
+/// So that what is keyed by names can be asked with a text, which need not be a name.
+impl Borrow<str> for ModelName {
+    fn borrow(&self) -> &str {
+        &self.0
     }
 }
 

@@ -47,7 +47,8 @@ async fn they_are_those_that_nvidia_smi_shows() {
     let nvml = Nvml::with_deadline(None, Vec::new(), Duration::from_secs(20));
     nvml.snapshot().await.unwrap();
     let vitals = nvml.vitals().await;
-    let fields = "--query-gpu=uuid,temperature.gpu,power.draw.instant,enforced.power.limit,utilization.gpu";
+    let fields =
+        "--query-gpu=uuid,temperature.gpu,power.draw.instant,enforced.power.limit,utilization.gpu";
     let mut smi = std::process::Command::new("nvidia-smi");
     let output = smi.args([fields, "--format=csv,noheader,nounits"]).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();

@@ -160,7 +160,7 @@ fn spec(name: &str) -> ModelSpec {
          [models.{name}]\nengine = \"vllm\"\nimage = \"localhost/vllm\"\nvram = \"13GiB\"\n"
     );
     let config = config::parse(&[Source::settings("/f", text)], &Defaults::system()).unwrap();
-    let mut spec = ModelSpec::clone(&config.models[&name.parse().unwrap()]);
+    let mut spec = ModelSpec::clone(&config.models[name]);
     spec.idle_timeout = Some(Duration::from_millis(300));
     spec
 }

@@ -37,7 +37,7 @@ fn a_whole_configuration() {
 fn what_is_written_means_what_it_meant() {
     let text = imported(include_str!("../../tests/llama-swap.yaml")).text;
     let config = config::parse(&[Source::settings("h", text)], &Defaults::system()).unwrap();
-    let spec = |name: &str| config.models[&name.parse().unwrap()].clone();
+    let spec = |name: &str| config.models[name].clone();
     let qwen = spec("qwen3-30b");
     assert_eq!((qwen.context, qwen.parallel, qwen.gpu_count), (Some(32_768), Some(4), 2));
     assert_eq!(qwen.idle_timeout, None, "ttl 0 is never");

@@ -1,0 +1,182 @@
+//! What an engine is asked, and its bytes. PURE.
+//!
+//! Purpose: the request that we write in the place of the client's. Owner: the request's future. Invariants: nothing of the client's
+//! but what [`PASSED`] names and the request's ID gets into it; its length is that of the body in hand.
+
+use std::io::Write as _;
+
+use bytes::Bytes;
+use hyper::header::{self, HeaderName, HeaderValue};
+use hyper::{HeaderMap, Method, Request, Uri};
+
+use super::endpoints::{Events, Task};
+use super::record::REQUEST_ID;
+use super::route::{Act, Recall};
+use super::trace::{TRACEPARENT, TRACESTATE};
+
+/// Headers of the client's that an engine may see. Keys and cookies are not among them: they are between the client and us.
+const PASSED: [HeaderName; 8] = [
+    header::CONTENT_TYPE,
+    header::ACCEPT,
+    header::USER_AGENT,
+    TRACEPARENT,
+    TRACESTATE,
+    HeaderName::from_static("anthropic-version"),
+    HeaderName::from_static("anthropic-beta"),
+    HeaderName::from_static("openai-beta"),
+];
+
+/// What an engine is asked, and in which form it may answer.
+#[derive(Clone, Debug)]
+pub(super) struct Target {
+    pub method: Method,
+    pub uri: Uri,
+    pub events: Events,
+}
+
+impl From<Task> for Target {
+    fn from(task: Task) -> Self {
+        Self { method: Method::POST, uri: Uri::from_static(task.path()), events: task.events() }
+    }
+}
+
+impl From<&Recall> for Target {
+    fn from(recall: &Recall) -> Self {
+        let (method, end) = match recall.act {
+            Act::Retrieve => (Method::GET, ""),
+            Act::Cancel => (Method::POST, "/cancel"),
+        };
+        // An identifier is letters, digits, `_` and `-`; were it not so, the engine would refuse the bare path.
+        let uri = Uri::try_from(format!("/v1/responses/{}{end}", recall.id));
+        let uri = uri.unwrap_or_else(|_| Uri::from_static("/v1/responses"));
+        Self { method, uri, events: Events::Responses }
+    }
+}
+
+/// What is to be sent.
+pub(super) struct Order {
+    pub target: Target,
+    /// The client's, to pick from.
+    pub headers: HeaderMap,
+    pub id: HeaderValue,
+    pub body: Bytes,
+}
+
+static LOCALHOST: HeaderValue = HeaderValue::from_static("localhost");
+static JSON: HeaderValue = HeaderValue::from_static("application/json");
+
+impl Order {
+    fn posts(&self) -> bool {
+        self.target.method == Method::POST
+    }
+
+    /// All that an engine gets of headers, but for the length of a body that is posted.
+    fn lines(&self) -> impl Iterator<Item = (HeaderName, &HeaderValue)> {
+        let passed = PASSED.into_iter().filter_map(|name| {
+            let default = (self.posts() && name == header::CONTENT_TYPE).then_some(&JSON);
+            let value = self.headers.get(&name).or(default)?;
+            Some((name, value))
+        });
+        let host = std::iter::once((header::HOST, &LOCALHOST));
+        host.chain(passed).chain(std::iter::once((REQUEST_ID, &self.id)))
+    }
+
+    /// The request for who changes it before it is written.
+    pub(super) fn request(&self) -> Request<()> {
+        let mut request = Request::new(());
+        *request.method_mut() = self.target.method.clone();
+        *request.uri_mut() = self.target.uri.clone();
+        let headers = request.headers_mut();
+        headers.extend(self.lines().map(|(name, value)| (name, value.clone())));
+        if self.posts() {
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(self.body.len()));
+        }
+        request
+    }
+
+    /// The request's head in its bytes, and what of its body goes out with it.
+    pub(super) fn written(&self, body: &[u8]) -> Vec<u8> {
+        let length = self.posts().then(|| self.body.len());
+        bytes_of(&self.target.method, &self.target.uri, self.lines(), length, body)
+    }
+}
+
+/// The same of a request that is all there.
+pub(super) fn written(request: &Request<()>, body: &[u8]) -> Vec<u8> {
+    let lines = request.headers().iter().map(|(name, value)| (name.clone(), value));
+    bytes_of(request.method(), request.uri(), lines, None, body)
+}
+
+fn bytes_of<'a>(
+    method: &Method,
+    uri: &Uri,
+    lines: impl Iterator<Item = (HeaderName, &'a HeaderValue)>,
+    length: Option<usize>,
+    body: &[u8],
+) -> Vec<u8> {
+    let mut all = Vec::with_capacity(512 + body.len());
+    let target = uri.path_and_query().map_or("/", |target| target.as_str());
+    for part in [method.as_str(), " ", target, " HTTP/1.1\r\n"] {
+        all.extend_from_slice(part.as_bytes());
+    }
+    for (name, value) in lines {
+        for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+            all.extend_from_slice(part);
+        }
+    }
+    if let Some(length) = length {
+        // Memory takes all that is written to it.
+        let _ = write!(all, "content-length: {length}\r\n");
+    }
+    all.extend_from_slice(b"\r\n");
+    all.extend_from_slice(body);
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        let pair = |(n, v): &(&'static str, &'static str)| {
+            (HeaderName::from_static(n), HeaderValue::from_static(v))
+        };
+        pairs.iter().map(pair).collect()
+    }
+
+    #[test]
+    fn the_engine_sees_only_what_is_allowed() {
+        let headers = map(&[
+            ("authorization", "Bearer k"),
+            ("cookie", "c=1"),
+            ("x-api-key", "k"),
+            ("host", "evil"),
+            ("connection", "keep-alive"),
+            ("transfer-encoding", "chunked"),
+            ("x-forwarded-for", "10.0.0.1"),
+            ("content-type", "application/json; charset=utf-8"),
+            ("accept", "text/event-stream"),
+            ("traceparent", "00-1"),
+            ("x-request-id", "theirs"),
+        ]);
+        let id = HeaderValue::from_static("ours");
+        let body = Bytes::from_static(b"{}");
+        let order = Order { target: Task::Chat.into(), headers, id, body };
+        let head = order.written(&[]);
+        assert_eq!(written(&order.request(), &[]).len(), head.len(), "both ways are one");
+        let text = String::from_utf8(head).unwrap();
+        let (line, rest) = text.split_once("\r\n").unwrap();
+        assert_eq!(line, "POST /v1/chat/completions HTTP/1.1");
+        let mut got: Vec<&str> = rest.strip_suffix("\r\n\r\n").unwrap().split("\r\n").collect();
+        got.sort_unstable();
+        let want = [
+            "accept: text/event-stream",
+            "content-length: 2",
+            "content-type: application/json; charset=utf-8",
+            "host: localhost",
+            "traceparent: 00-1",
+            "x-request-id: ours",
+        ];
+        assert_eq!(got, want);
+    }
+}
