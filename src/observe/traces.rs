@@ -100,27 +100,30 @@ fn locked<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
     of.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Never zero: a random UUID has bits that are always set, in both halves.
-fn random() -> (NonZeroU128, NonZeroU64) {
-    let whole = uuid::Uuid::new_v4().as_u128();
+/// A new trace. Never zero: a random UUID has bits that are always set, in both halves.
+fn random_trace() -> NonZeroU128 {
+    NonZeroU128::new(uuid::Uuid::new_v4().as_u128()).unwrap_or(NonZeroU128::MIN)
+}
+
+/// A new span, in the same way.
+fn random_span() -> NonZeroU64 {
     let half = (uuid::Uuid::new_v4().as_u128() >> 64) as u64;
-    (
-        NonZeroU128::new(whole).unwrap_or(NonZeroU128::MIN),
-        NonZeroU64::new(half).unwrap_or(NonZeroU64::MIN),
-    )
+    NonZeroU64::new(half).unwrap_or(NonZeroU64::MIN)
 }
 
 impl Observer for Traces {
     fn begun(&self) {}
 
     fn trace(&self, id: &str, caller: Option<Caller>) -> Option<Trace> {
-        let (trace, span) = random();
-        let trace = match caller {
+        let (trace, parent) = match caller {
             Some(caller) if !caller.sampled => return None,
-            Some(caller) => Trace { trace: caller.trace, span, parent: Some(caller.span) },
-            None if !self.samples(trace.get()) => return None,
-            None => Trace { trace, span, parent: None },
+            Some(caller) => (caller.trace, Some(caller.span)),
+            None => (random_trace(), None),
         };
+        if parent.is_none() && !self.samples(trace.get()) {
+            return None;
+        }
+        let trace = Trace { trace, span: random_span(), parent };
         locked(&self.open).insert(id.to_owned(), trace);
         Some(trace)
     }

@@ -73,10 +73,8 @@ impl External {
 
     fn unlock(&self, headers: &mut HeaderMap, events: Events) {
         let Some(key) = &self.key else { return };
-        let bearer = [b"Bearer ", key.as_bytes()].concat();
-        if let Ok(mut value) = HeaderValue::from_bytes(&bearer) {
-            value.set_sensitive(true);
-            headers.insert(header::AUTHORIZATION, value);
+        if let Some(bearer) = order::bearer(key.as_bytes()) {
+            headers.insert(header::AUTHORIZATION, bearer);
         }
         if events == Events::Messages {
             headers.insert(HeaderName::from_static("x-api-key"), key.clone());

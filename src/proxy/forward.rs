@@ -222,16 +222,8 @@ fn strip(headers: &mut HeaderMap) {
 
 #[cfg(test)]
 mod tests {
-    use hyper::header::HeaderValue;
-
+    use super::super::order::tests::map;
     use super::*;
-
-    fn map(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
-        let pair = |(n, v): &(&'static str, &'static str)| {
-            (HeaderName::from_static(n), HeaderValue::from_static(v))
-        };
-        pairs.iter().map(pair).collect()
-    }
 
     #[test]
     fn the_client_sees_nothing_of_the_engines_connection() {

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use hyper::Request;
-use hyper::header::{self, HeaderValue};
+use hyper::header;
 
 use super::endpoints::Events;
 use super::external::External;
@@ -65,10 +65,8 @@ impl Grant {
     pub fn dress<B>(&self, mut request: Request<B>, events: Events) -> Request<B> {
         match &self.engine {
             Engine::Own(lease) => {
-                if let Some(key) = lease.endpoint().key()
-                    && let Ok(mut bearer) = HeaderValue::try_from(format!("Bearer {}", key.0))
-                {
-                    bearer.set_sensitive(true);
+                let key = lease.endpoint().key();
+                if let Some(bearer) = key.and_then(|key| order::bearer(key.0.as_bytes())) {
                     request.headers_mut().insert(header::AUTHORIZATION, bearer);
                 }
                 request

@@ -107,6 +107,13 @@ pub(super) fn written(request: &Request<()>, body: &[u8]) -> Vec<u8> {
     bytes_of(request.method(), request.uri(), lines, None, body)
 }
 
+/// A key as it is sent, not to be printed; `None`: it can stand in no header.
+pub(super) fn bearer(key: &[u8]) -> Option<HeaderValue> {
+    let mut value = HeaderValue::from_bytes(&[b"Bearer ", key].concat()).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
 fn bytes_of<'a>(
     method: &Method,
     uri: &Uri,
@@ -134,10 +141,10 @@ fn bytes_of<'a>(
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn map(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+    pub fn map(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
         let pair = |(n, v): &(&'static str, &'static str)| {
             (HeaderName::from_static(n), HeaderValue::from_static(v))
         };

@@ -200,21 +200,18 @@ impl Inner {
             if !inspect.state.running || (group.is_some() && !alive) {
                 return Err(self.ended(&inspect, thing).await);
             }
-            let Some(cgroup) = group else {
-                // An engine that has just ended has lost its group before podman notices; look again.
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(longest);
-                continue;
-            };
-            grouped = true;
-            let status =
-                std::fs::read_to_string(format!("/proc/{}/status", inspect.state.pid)).ok();
-            let uid = super::own_uid();
-            deviations = harden::deviations(&inspect, status.as_deref(), spec.transport, uid);
-            if deviations.is_empty() {
-                let endpoint = endpoint(&inspect, dir, thing)?;
-                let (container, image_id) = (inspect.id, inspect.image);
-                return Ok(Launched { container, cgroup, endpoint, image_id });
+            // An engine that has just ended has lost its group before podman notices; then it is looked at again.
+            if let Some(cgroup) = group {
+                grouped = true;
+                let status =
+                    std::fs::read_to_string(format!("/proc/{}/status", inspect.state.pid)).ok();
+                let uid = super::own_uid();
+                deviations = harden::deviations(&inspect, status.as_deref(), spec.transport, uid);
+                if deviations.is_empty() {
+                    let endpoint = endpoint(&inspect, dir, thing)?;
+                    let (container, image_id) = (inspect.id, inspect.image);
+                    return Ok(Launched { container, cgroup, endpoint, image_id });
+                }
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(longest);

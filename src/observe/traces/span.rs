@@ -100,7 +100,7 @@ impl Span {
 
     /// Of something that is done for a request.
     pub(super) fn below(of: &Trace, name: String, began: SystemTime) -> Self {
-        let own = Trace { span: super::random().1, parent: Some(of.span), ..*of };
+        let own = Trace { span: super::random_span(), parent: Some(of.span), ..*of };
         Self { flags: SAMPLED, kind: Kind::Internal as u8, ..Self::of(&own, name, began) }
     }
 
