@@ -237,7 +237,8 @@ pub trait Containers: Send + Sync + 'static {
         Box::pin(std::future::ready(Err(Fault::new(FaultCode::Internal, text))))
     }
 
-    /// The exit code podman recorded, once the container has ended; `None`: still running or unknown.
+    /// The exit code of an instance whose processes are gone, waiting a moment for podman to record it, which it does a
+    /// little later than the kernel; `None`: still running or unknown.
     fn exit_code(&self, instance: InstanceId) -> PortFuture<'_, Option<i32>>;
 
     /// Host PIDs in a container's cgroup, below it too; empty: it is dead. Reads the kernel only and does not block.

@@ -63,14 +63,7 @@ impl Host {
         let group = &launched.cgroup;
         until("its end", Duration::from_secs(5), || self.podman.pids(group).unwrap().is_empty())
             .await;
-        let mut code = None;
-        for _ in 0..50 {
-            code = self.podman.exit_code(instance.clone()).await;
-            if code.is_some() {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        let code = self.podman.exit_code(instance.clone()).await;
         let log = self.podman.log_tail(instance.clone(), 20).await;
         self.podman.stop(instance.clone()).await.unwrap();
         let text = format!("exit code {}", code.unwrap());

@@ -254,6 +254,18 @@ async fn stopping_what_is_unknown_or_stopped_already_is_success() {
 }
 
 #[tokio::test]
+async fn an_exit_code_that_podman_has_not_recorded_yet_is_waited_for() {
+    let spec = plain();
+    let container = json!({"name": spec.instance.container_name(), "labels": labels_of(&spec)});
+    // The kernel has ended it; podman's monitor has not told podman until the sixth look.
+    let (fake, podman) = Fake::new(move |_, _, _, nth| {
+        inspection(&container, if nth < 6 { "running" } else { "exited" })
+    });
+    assert_eq!(podman.exit_code(spec.instance).await, Some(0));
+    assert!(fake.count("GET") >= 6);
+}
+
+#[tokio::test]
 async fn fault_01_what_podman_was_killed_over_while_it_removed_it_is_removed() {
     let spec = plain();
     let id = "ab".repeat(32);

@@ -27,8 +27,8 @@ const LOOK_AGAIN: [Duration; 2] = [Duration::from_millis(5), Duration::from_mill
 /// How often a process may look less restricted than asked right after its start: the runtime sets the
 /// last restrictions on its way to the engine's first instruction. In all a second.
 const HARDEN_LOOKS: u32 = 14;
-/// How often the exit code is asked for.
-const EXIT_LOOKS: u32 = 20;
+/// How often podman is asked for the exit code of a container whose process is gone. In all 0.8 s.
+const EXIT_LOOKS: u32 = 12;
 /// Lines of the container's log that a failure carries.
 const TAIL_LINES: usize = 20;
 
@@ -228,24 +228,33 @@ impl Inner {
         ))
     }
 
-    /// The fault for a container whose process is gone. podman learns the exit code from its monitor, a little later
-    /// than the kernel has emptied the group.
+    /// The fault for a container whose process is gone.
     async fn ended(&self, inspect: &Inspect, thing: &str) -> Fault {
-        let mut code = (!inspect.state.running).then_some(inspect.state.exit_code);
-        for _ in 0..EXIT_LOOKS {
-            if code.is_some() {
-                break;
-            }
-            tokio::time::sleep(LOOK_AGAIN[1]).await;
-            let again = self.api.inspect(&inspect.id).await;
-            code = again.ok().filter(|i| !i.state.running).map(|i| i.state.exit_code);
-        }
+        let code = self.code_of(&inspect.id).await;
         let code = code.map_or("an unknown exit code".into(), |c| format!("exit code {c}"));
         let message = format!(
             "{thing}: the engine ended right after its start with {code}; its last lines say why"
         );
         Fault::new(FaultCode::EngineExited, message)
             .with_log(self.tail(&inspect.id, TAIL_LINES).await)
+    }
+}
+
+impl Inner {
+    /// The exit code of a container whose process is gone: podman learns it from its monitor, a little later than the
+    /// kernel has emptied the group, and is asked again until then. `None`: no such container, or podman lost its process
+    /// and never learned the code (it says -1), or it believes to the last look that the container runs.
+    pub(super) async fn code_of(&self, container: &str) -> Option<i32> {
+        let [mut pause, longest] = LOOK_AGAIN;
+        for _ in 0..EXIT_LOOKS {
+            let state = self.api.inspect(container).await.ok()?.state;
+            if matches!(state.status.as_str(), "exited" | "stopped") {
+                return (state.exit_code >= 0).then_some(state.exit_code);
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(longest);
+        }
+        None
     }
 }
 

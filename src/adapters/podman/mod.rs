@@ -234,9 +234,7 @@ impl Inner {
 
     async fn exit_code(&self, instance: &InstanceId) -> Option<i32> {
         let inspect = self.look(instance).await.ok().flatten()?;
-        let ended = matches!(inspect.state.status.as_str(), "exited" | "stopped");
-        // podman says -1 where it lost the process and never learned its code.
-        (ended && inspect.state.exit_code >= 0).then_some(inspect.state.exit_code)
+        self.code_of(&inspect.id).await
     }
 }
 

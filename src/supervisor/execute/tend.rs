@@ -22,7 +22,7 @@ const LOG_INTERVAL: Duration = Duration::from_secs(5);
 /// Lines of a dead container's log that go into the error.
 const LOG_TAIL_LINES: usize = 20;
 /// How long podman is asked about a death: that the engine is dead is known, and must not wait for a podman that hangs.
-pub(super) const OBITUARY_TIME: Duration = Duration::from_secs(1);
+pub(super) const OBITUARY_TIME: Duration = Duration::from_secs(2);
 
 impl Executor {
     /// Asks podman for all that is ours. Not while the last answer is still to come.
