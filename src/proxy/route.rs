@@ -186,6 +186,7 @@ fn find(uri: &Uri, headers: &HeaderMap) -> Result<Route, ApiError> {
                 return Err(ApiError::malformed("the path must not hold percent-escapes"));
             }
             (None, Some(rest)) => recall(rest).map(Route::Recall).ok_or_else(unknown_path)?,
+            (None, None) if OLLAMA_ONLY.contains(&path) => return Err(ollama_path()),
             (None, None) => return Err(unknown_path()),
         },
     })
@@ -197,6 +198,29 @@ fn unknown_path() -> ApiError {
         "unknown_path",
         "unknown path; GET /v1/models lists the models, and docs/api.md the paths: /v1/chat/completions, /v1/completions, \
          /v1/responses, /v1/embeddings, /v1/messages and others",
+    )
+}
+
+/// Paths with which Ollama's clients go on once they have seen a list of models.
+const OLLAMA_ONLY: [&str; 10] = [
+    "/api/chat",
+    "/api/generate",
+    "/api/embed",
+    "/api/embeddings",
+    "/api/show",
+    "/api/pull",
+    "/api/push",
+    "/api/create",
+    "/api/copy",
+    "/api/delete",
+];
+
+fn ollama_path() -> ApiError {
+    ApiError::new(
+        StatusCode::NOT_FOUND,
+        "unknown_path",
+        "of Ollama's paths this host answers only the questions what is there (/api/version, /api/tags, /api/ps); set the client to an \
+         OpenAI-compatible connection with the base URL http://HOST:PORT/v1",
     )
 }
 

@@ -68,6 +68,9 @@ async fn wrong_paths_and_methods() {
     let mut house = playing(vec![]).await;
     house.ask(get("/")).await.error(404, "unknown_path");
     house.ask(post("/sleep", BODY)).await.error(404, "unknown_path");
+    let ollamas = house.ask(post("/api/chat", BODY)).await;
+    assert_eq!(ollamas.status, 404);
+    assert!(ollamas.json()["error"].as_str().unwrap().contains("http://HOST:PORT/v1"));
     let reply = house.ask(get(CHAT)).await;
     reply.error(405, "method_not_allowed");
     assert_eq!(reply.headers["allow"], "POST");

@@ -108,6 +108,11 @@ fn unknown_paths_and_hidden_ones() {
         let error = get(unknown).unwrap_err();
         assert_eq!((error.status.as_u16(), error.close), (404, false), "{unknown}");
     }
+    for ollamas in ["/api/chat", "/api/generate", "/api/show"] {
+        let error = get(ollamas).unwrap_err();
+        assert_eq!((error.status.as_u16(), error.code), (404, "unknown_path"), "{ollamas}");
+        assert!(error.message.contains("/v1"), "{}", error.message);
+    }
     for bad in ["/v1%2fmodels", "/v1/%63hat/completions", "/v1/../health", "/%2e%2e/x"] {
         let error = get(bad).unwrap_err();
         assert_eq!((error.status.as_u16(), error.close), (400, true), "{bad}");
