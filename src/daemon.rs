@@ -225,9 +225,18 @@ async fn serve(
     let current = tokio::sync::Mutex::new(current);
     let served_by = rules.clone();
     metrics.configured(core::names(&started));
-    let root =
-        Root { options, started, current, ports, handle, rules, metrics: metrics.clone(), exposed };
-    let root = Arc::new(root);
+    let healths = Arc::default();
+    let root = Arc::new(Root {
+        options,
+        started,
+        current,
+        ports,
+        handle,
+        rules,
+        healths: Arc::clone(&healths),
+        metrics: metrics.clone(),
+        exposed,
+    });
     let context = context(root.clone(), facts);
     let runtime = tokio::runtime::Handle::current();
     let scrapes = Scrapes {
@@ -237,7 +246,7 @@ async fn serve(
         engines: root.ports.engines.clone(),
     };
     let desk = Desk { scrapes, timeline, control: context.clone(), runtime };
-    let behind = Behind { observer: traces.observer(metrics), console: Arc::new(desk) };
+    let behind = Behind { observer: traces.observer(metrics), console: Arc::new(desk), healths };
     let handle = running.handle.clone();
     let server = Server::with(handle, limits, Upstream::default(), served_by, behind);
     let stop = CancellationToken::new();

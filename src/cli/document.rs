@@ -20,6 +20,7 @@ pub struct Document {
     pub podman_version: String,
     pub listeners: Vec<String>,
     pub models: Vec<Model>,
+    pub externals: Vec<External>,
     pub gpus: Vec<Gpu>,
     pub problems: Vec<Problem>,
     pub jobs: Vec<Job>,
@@ -51,6 +52,27 @@ pub struct Model {
     pub waiting_for: Option<String>,
     pub report: Option<Report>,
     pub sleep: Option<Sleep>,
+}
+
+/// One that runs elsewhere.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct External {
+    pub name: String,
+    pub aliases: Vec<String>,
+    pub url: String,
+    pub health: String,
+    pub why: Option<String>,
+    pub since: Option<Duration>,
+}
+
+/// Whom a name means.
+#[derive(Clone, Copy, Debug)]
+pub enum Named<'a> {
+    /// A model of this host.
+    Here(&'a Model),
+    /// One that runs elsewhere.
+    Elsewhere(&'a External),
 }
 
 /// Memory that is promised on each device.
@@ -186,6 +208,20 @@ impl Document {
         let by_name = self.models.iter().find(|m| m.name == name);
         by_name.or_else(|| self.models.iter().find(|m| m.aliases.iter().any(|a| a == name)))
     }
+
+    /// Whom a name or an alias means.
+    #[must_use]
+    pub fn named(&self, name: &str) -> Option<Named<'_>> {
+        let here = self.model(name).map(Named::Here);
+        here.or_else(|| self.external(name).map(Named::Elsewhere))
+    }
+
+    /// One that runs elsewhere, by its name or an alias.
+    #[must_use]
+    pub fn external(&self, name: &str) -> Option<&External> {
+        let is = |e: &&External| e.name == name || e.aliases.iter().any(|a| a == name);
+        self.externals.iter().find(is)
+    }
 }
 
 #[cfg(test)]
@@ -203,6 +239,8 @@ pub(super) mod tests {
         let document = example();
         assert_eq!(document.model("small").unwrap().name, "org/qwen3-8b");
         assert!(document.model("none").is_none());
+        assert_eq!(document.external("cloud").unwrap().name, "far/away");
+        assert!(document.external("small").is_none());
         assert_eq!(document.gpus[1].total, None);
         let empty: Document = serde_json::from_str("{}").unwrap();
         assert!(empty.models.is_empty());

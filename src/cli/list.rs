@@ -2,13 +2,14 @@
 
 use clap::Args;
 
-use super::Context;
 use super::document::{Document, Model};
 use super::exit::Outcome;
 use super::output::{NONE, Side, Table, Tone, plain, span};
 use super::status::bytes;
+use super::{Context, elsewhere};
 
-/// Lists models.
+/// Lists models: this host's, and those that run elsewhere. With --json: this host's alone, as in status --json, which has the others in
+/// "externals".
 #[derive(Debug, Args)]
 pub struct List {
     /// Only models in this phase; may be given more than once.
@@ -21,7 +22,13 @@ impl List {
         let (text, document) = context.bus().await?.status().await?;
         let wanted = |m: &Model| self.phase.is_empty() || self.phase.contains(&m.phase);
         if !context.out.json {
-            return context.out.text(&table(&document, wanted).render(&context.out));
+            let mine = table(&document, wanted).render(&context.out);
+            // Whoever asks for a phase asks for those that have one.
+            if !self.phase.is_empty() {
+                return context.out.text(&mine);
+            }
+            let others = elsewhere::table(&document).render(&context.out);
+            return context.out.text(&paragraphs([mine, others]));
         }
         // As in the status's schema, field by field.
         let mut whole: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
@@ -32,6 +39,11 @@ impl List {
         }
         context.out.document(&models)
     }
+}
+
+/// Tables below one another, without those that are empty.
+pub fn paragraphs<const N: usize>(tables: [String; N]) -> String {
+    tables.into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join("\n")
 }
 
 /// The models that are wanted, one a row.

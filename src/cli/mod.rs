@@ -17,6 +17,7 @@ mod bus;
 mod config;
 mod doctor;
 mod document;
+mod elsewhere;
 mod exit;
 mod fetch;
 mod import;

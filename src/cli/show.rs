@@ -2,12 +2,11 @@
 
 use clap::Args;
 
-use super::Context;
-use super::bus::named;
-use super::document::{Document, Model};
-use super::exit::{Failure, Outcome};
+use super::document::{Document, Model, Named};
+use super::exit::Outcome;
 use super::output::{NONE, Output, Tone, span};
 use super::status::bytes;
+use super::{Context, elsewhere};
 
 /// Shows all about one model.
 #[derive(Debug, Args)]
@@ -16,22 +15,28 @@ pub struct Show {
     pub model: String,
 }
 
-/// No model of that name.
-pub fn unknown(name: &str) -> Failure {
-    let message = format!("model {name:?} is not configured on this host");
-    named("org.hostler1.Error.UnknownModel", &message, false)
+/// The status's row about a model, as the daemon wrote it. `list`: "models" or "externals".
+pub fn row(status: &str, list: &str, name: &str) -> serde_json::Value {
+    let mut whole: serde_json::Value = serde_json::from_str(status).unwrap_or_default();
+    let rows = whole[list].as_array_mut().map(std::mem::take).unwrap_or_default();
+    rows.into_iter().find(|row| row["name"] == name).unwrap_or_default()
 }
 
 impl Show {
     pub async fn run(self, context: &Context) -> Outcome {
         let (text, document) = context.bus().await?.status().await?;
-        let model = document.model(&self.model).ok_or_else(|| unknown(&self.model))?;
+        let named = document.named(&self.model);
+        let named = named.ok_or_else(|| elsewhere::absent(&document, &self.model))?;
         if context.out.json {
-            let whole: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
-            let models = whole["models"].as_array().cloned().unwrap_or_default();
-            return context.out.document(&models.iter().find(|m| m["name"] == model.name.as_str()));
+            return context.out.document(&match named {
+                Named::Here(model) => row(&text, "models", &model.name),
+                Named::Elsewhere(external) => row(&text, "externals", &external.name),
+            });
         }
-        context.out.text(&render(&document, model, &context.out))
+        context.out.text(&match named {
+            Named::Here(model) => render(&document, model, &context.out),
+            Named::Elsewhere(e) => aligned(&elsewhere::lines(&document, e, &context.out)),
+        })
     }
 }
 
@@ -79,14 +84,24 @@ fn render(document: &Document, model: &Model, out: &Output) -> String {
     if let Some(fault) = &model.error {
         lines.push(("Last error", format!("{} ({})", fault.message, fault.code)));
     }
-    let width = lines.iter().map(|(key, _)| key.len()).max().unwrap_or(0);
-    let mut text: String =
-        lines.iter().map(|(key, value)| format!("{key:>width$}: {value}\n")).collect();
+    let width = width(&lines);
+    let mut text = aligned(&lines);
     let tail = model.error.iter().flat_map(|fault| &fault.log_tail);
     for line in tail {
         text += &format!("{:width$}  | {line}\n", "");
     }
     text
+}
+
+/// Of the longest key.
+fn width(lines: &[(&str, String)]) -> usize {
+    lines.iter().map(|(key, _)| key.len()).max().unwrap_or(0)
+}
+
+/// Keys and values, one pair a line.
+fn aligned(lines: &[(&str, String)]) -> String {
+    let width = width(lines);
+    lines.iter().map(|(key, value)| format!("{key:>width$}: {value}\n")).collect()
 }
 
 #[cfg(test)]
@@ -98,8 +113,10 @@ mod tests {
     #[test]
     fn as_expected() {
         let document = example();
-        let texts: Vec<String> =
+        let mut texts: Vec<String> =
             document.models.iter().map(|m| render(&document, m, &PIPE)).collect();
+        let externals = document.externals.iter();
+        texts.extend(externals.map(|e| aligned(&elsewhere::lines(&document, e, &PIPE))));
         crate::cli::tests::compare("show.txt", &texts.join("\n"));
     }
 }

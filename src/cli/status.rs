@@ -4,9 +4,9 @@ use clap::Args;
 
 use super::document::{Document, Gpu};
 use super::exit::Outcome;
-use super::list;
+use super::list::{self, paragraphs};
 use super::output::{NONE, Output, Side, Table, Tone, plain, span};
-use super::{Context, show};
+use super::{Context, elsewhere, show};
 use crate::types::Bytes;
 
 /// Shows the daemon, its devices and its models. With a name: the same as show.
@@ -45,11 +45,6 @@ fn render(document: &Document, out: &Output) -> String {
         let since = span(document.now.saturating_sub(problem.since));
         text += &format!("PROBLEM {code} for {since}: {}\n", problem.message);
     }
-    text += &format!("\n{}", gpus(&document.gpus, out));
-    let models = list::table(document, |_| true).render(out);
-    if !models.is_empty() {
-        text += &format!("\n{models}");
-    }
     let mut jobs = Table::new(&[
         ("JOB", Side::Right),
         ("KIND", Side::Left),
@@ -65,8 +60,9 @@ fn render(document: &Document, out: &Output) -> String {
             plain(done.unwrap_or_else(|| NONE.to_owned())),
         ]);
     }
-    let jobs = jobs.render(out);
-    if jobs.is_empty() { text } else { format!("{text}\n{jobs}") }
+    let models = list::table(document, |_| true).render(out);
+    let others = elsewhere::table(document).render(out);
+    paragraphs([text, gpus(&document.gpus, out), models, others, jobs.render(out)])
 }
 
 /// A number of bytes that may not be known.

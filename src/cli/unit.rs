@@ -20,9 +20,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::Context;
 use super::bus::{Bus, Options, failure, not_running};
 use super::document::Model;
+use super::elsewhere::unknown;
 use super::exit::{Exit, Failure, Outcome};
 use super::job::Watch;
-use super::show::unknown;
 use crate::adapters::systemd;
 
 /// How long a daemon that left may take to come back: longer than any pause between two of its starts.

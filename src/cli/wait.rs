@@ -5,10 +5,9 @@ use std::time::Duration;
 use clap::Args;
 use futures_util::StreamExt as _;
 
-use super::Context;
 use super::bus::{failure, not_running};
 use super::exit::{Exit, Failure, Outcome};
-use super::show::unknown;
+use super::{Context, elsewhere};
 
 /// The words for phases.
 const PHASES: [&str; 12] = [
@@ -57,7 +56,8 @@ impl Wait {
         let mut owner = bus.manager.receive_owner_changed().await.map_err(failed)?;
         loop {
             let (_, document) = bus.status().await?;
-            let now = document.model(model).ok_or_else(|| unknown(model))?;
+            let now = document.model(model);
+            let now = now.ok_or_else(|| elsewhere::absent(&document, model))?;
             if now.phase == self.phase {
                 context.out.say(&format!("{}: {}", now.name, now.phase));
                 return Ok(());

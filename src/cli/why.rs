@@ -2,13 +2,13 @@
 
 use clap::Args;
 
-use super::Context;
 use super::bus::Options;
-use super::document::{Document, Model};
+use super::document::{Document, Model, Named};
 use super::exit::Outcome;
 use super::output::{Output, Tone, span};
 use super::plan;
-use super::show::unknown;
+use super::show::row;
+use super::{Context, elsewhere};
 
 /// Explains why a model is where it is, and what stands in its way.
 #[derive(Debug, Args)]
@@ -21,13 +21,21 @@ impl Why {
     pub async fn run(self, context: &Context) -> Outcome {
         let bus = context.bus().await?;
         let (text, document) = bus.status().await?;
-        let model = document.model(&self.model).ok_or_else(|| unknown(&self.model))?;
+        let named = document.named(&self.model);
+        let model = match named.ok_or_else(|| elsewhere::absent(&document, &self.model))? {
+            Named::Here(model) => model,
+            Named::Elsewhere(external) if context.out.json => {
+                let row = row(&text, "externals", &external.name);
+                return context.out.document(&serde_json::json!({ "external": row }));
+            }
+            Named::Elsewhere(external) => {
+                return context.out.text(&elsewhere::why(&document, external, &context.out));
+            }
+        };
         let (_, _, json): (bool, Vec<(String, u64)>, String) =
             bus.call(&bus.manager, "Plan", &(&model.name, Options::new())).await?;
         if context.out.json {
-            let whole: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
-            let models = whole["models"].as_array().cloned().unwrap_or_default();
-            let model = models.into_iter().find(|m| m["name"] == model.name.as_str());
+            let model = row(&text, "models", &model.name);
             let plan: serde_json::Value = serde_json::from_str(&json).unwrap_or_default();
             return context.out.document(&serde_json::json!({"model": model, "plan": plan}));
         }

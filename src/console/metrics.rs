@@ -12,7 +12,7 @@ use crate::observe::metrics::{Format, Metrics, Scrape, relabel};
 use crate::proxy::port::{Asker, Content, Refusal};
 use crate::supervisor::handle::Handle;
 use crate::supervisor::ports::{Engines, Gpus};
-use crate::types::{Denied, ModelName};
+use crate::types::{Denied, ExternalStatus, ModelName};
 
 /// Answers scrapes.
 #[derive(Clone)]
@@ -34,11 +34,12 @@ impl std::fmt::Debug for Scrapes {
 }
 
 impl Scrapes {
-    /// `GET /metrics`.
-    pub async fn own(&self, asker: &Asker) -> Response<Content> {
+    /// `GET /metrics`. `externals`: models that run elsewhere, of which the supervisor knows nothing.
+    pub async fn own(&self, asker: &Asker, externals: Vec<ExternalStatus>) -> Response<Content> {
         let format = if asker.openmetrics { Format::OpenMetrics } else { Format::Text };
         let vitals = self.gpus.vitals().await;
-        let scrape = Scrape { status: self.handle.status(), now: self.handle.now(), vitals };
+        let (status, now) = (self.handle.status(), self.handle.now());
+        let scrape = Scrape { status, now, vitals, externals };
         whole(format.content_type(), self.metrics.render(scrape, format))
     }
 

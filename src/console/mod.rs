@@ -54,8 +54,11 @@ impl Desk {
     async fn page(&self, page: Page, asker: Asker) -> Result<Response<Content>, Refusal> {
         let status = || self.control.status();
         Ok(match page {
-            Page::Metrics => self.scrapes.own(&asker).await,
-            Page::EngineMetrics(model) => self.scrapes.of_engine(&model).await?,
+            Page::Metrics => self.scrapes.own(&asker, self.control.externals()).await,
+            Page::EngineMetrics(model) => {
+                let model = self.control.name(model.as_str())?;
+                self.scrapes.of_engine(&model).await?
+            }
             Page::Models => json_page(&status().models),
             Page::Gpus => json_page(&status().gpus),
             Page::Jobs => json_text(self.control.jobs_json()),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::Context;
-use crate::types::Status;
+use crate::types::{ExternalStatus, Status};
 
 /// Everything that a reader may know, at one moment.
 #[derive(Debug, Serialize, schemars::JsonSchema)]
@@ -19,6 +19,8 @@ pub struct Document<'a> {
     /// Models, devices, problems.
     #[serde(flatten)]
     status: &'a Status,
+    /// Models that run elsewhere: routed to, and asked whether they live. In the order of the names.
+    externals: Vec<ExternalStatus>,
 }
 
 /// What is not about models and devices.
@@ -87,7 +89,8 @@ fn about_now<'a>(context: &'a Context, status: &Status) -> About<'a> {
 /// The document, as it is now.
 pub(super) fn json(context: &Context) -> String {
     let status = context.handle.status();
-    let document = Document { about: about_now(context, &status), status: &status };
+    let about = about_now(context, &status);
+    let document = Document { about, status: &status, externals: context.host.externals() };
     // Strings, numbers and lists of them cannot fail to serialise.
     serde_json::to_string(&document).unwrap_or_default()
 }

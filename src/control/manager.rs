@@ -11,7 +11,7 @@ use super::error::{Code, Error};
 use super::options::{self, Options};
 use super::polkit::Action;
 use super::{Context, document, path};
-use crate::types::{Evict, GpuId, ModelStatus, Wish};
+use crate::types::{Evict, ExternalStatus, GpuId, ModelStatus, Wish};
 
 /// The object at the root.
 #[derive(Debug)]
@@ -27,13 +27,15 @@ impl Manager {
 
 /// A row of `ListModels`: name, object, phase, devices, bytes observed, requests.
 type ModelRow = (String, OwnedObjectPath, String, String, u64, u64);
+/// A row of `ListExternals`: name, aliases, URL, health, why, since.
+type ExternalRow = (String, Vec<String>, String, String, String, u64);
 /// A row of `ListJobs`: object, kind, model, state, progress.
 type JobRow = (OwnedObjectPath, String, String, String, f64);
 
 #[interface(name = "org.hostler1.Manager")]
 impl Manager {
-    /// All configured models: name, object, phase, the devices it is on (with commas between), bytes that it was seen to hold on all of
-    /// them (2^64 − 1: not known), requests that it serves.
+    /// All configured models of this host: name, object, phase, the devices it is on (with commas between), bytes that it was seen to
+    /// hold on all of them (2^64 − 1: not known), requests that it serves.
     #[zbus(out_args("models"))]
     fn list_models(&self) -> Vec<ModelRow> {
         let status = self.context.handle.status();
@@ -49,6 +51,24 @@ impl Manager {
             )
         };
         status.models.iter().map(row).collect()
+    }
+
+    /// Models that run elsewhere, to which requests are passed on; they have no objects, because nothing of them is done here: name,
+    /// aliases, URL, "well", "unwell" or "unknown" (not asked yet), why it is not well (empty: nothing is known to be wrong), and
+    /// since when that is so, in microseconds since 1970 (0: not asked yet). They are asked every few seconds.
+    #[zbus(out_args("externals"))]
+    fn list_externals(&self) -> Vec<ExternalRow> {
+        let row = |e: ExternalStatus| {
+            (
+                e.name.to_string(),
+                e.aliases.iter().map(ToString::to_string).collect(),
+                e.url,
+                e.health.as_str().to_owned(),
+                e.why.unwrap_or_default(),
+                self.context.timestamp(e.since),
+            )
+        };
+        self.context.externals().into_iter().map(row).collect()
     }
 
     /// The object of a model, by its name or an alias.

@@ -10,13 +10,19 @@ use tokio::sync::watch;
 
 use super::error::{Code, Error};
 use super::{Context, document};
-use crate::types::{ModelName, Status, Wish};
+use crate::types::{ExternalStatus, ModelName, Status, Wish};
 
 impl Context {
     /// The latest picture.
     #[must_use]
     pub fn status(&self) -> Arc<Status> {
         self.handle.status()
+    }
+
+    /// Models that run elsewhere.
+    #[must_use]
+    pub fn externals(&self) -> Vec<ExternalStatus> {
+        self.host.externals()
     }
 
     /// For those who wait for changes of the status.
@@ -46,7 +52,7 @@ impl Context {
     /// A configured model, by its name or an alias.
     ///
     /// # Errors
-    /// [`Code::UnknownModel`].
+    /// [`Code::UnknownModel`]; [`Code::Conflict`] for one that runs elsewhere.
     pub fn name(&self, name: &str) -> Result<ModelName, Error> {
         Ok(self.model(name)?.name)
     }
@@ -72,7 +78,7 @@ impl Context {
     /// The read end of a pipe with the last lines of a model's container, and with `follow` what it writes until it ends.
     ///
     /// # Errors
-    /// [`Code::UnknownModel`]; [`Code::NoLog`] where it has no container.
+    /// As [`Context::name`]; [`Code::NoLog`] where it has no container.
     pub async fn open_log(
         &self,
         name: &str,

@@ -27,7 +27,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::supervisor::handle::Handle;
-use crate::types::{Bytes, Check, InstanceId, Known, ModelStatus, Moment};
+use crate::types::{Bytes, Check, ExternalStatus, InstanceId, Known, ModelStatus, Moment};
 
 pub mod bus;
 pub mod deed;
@@ -74,6 +74,9 @@ pub trait Host: Send + Sync + 'static {
         lines: Option<usize>,
         follow: bool,
     ) -> HostFuture<'_, Result<OwnedFd, String>>;
+
+    /// What the front door knows of models that run elsewhere, which the supervisor does not own. In the order of their names.
+    fn externals(&self) -> Vec<ExternalStatus>;
 }
 
 /// What does not change while the daemon runs.
@@ -124,11 +127,24 @@ impl Context {
         let is = |m: &&ModelStatus| {
             m.name.as_str() == name || m.aliases.iter().any(|a| a.as_str() == name)
         };
-        status.models.iter().find(is).cloned().ok_or_else(|| {
-            let short: String = name.chars().take(200).collect();
-            let message = format!("model {short:?} is not configured on this host; \"hostler list\" shows those that are");
-            Error::new(Code::UnknownModel, message)
-        })
+        status.models.iter().find(is).cloned().ok_or_else(|| self.none_of_ours(name))
+    }
+
+    /// Why there is nothing that could be done to a model of that name here.
+    fn none_of_ours(&self, name: &str) -> Error {
+        if let Some(external) = self.host.externals().iter().find(|e| e.answers_to(name)) {
+            let ExternalStatus { name, url, .. } = external;
+            let message = format!(
+                "model {name} runs elsewhere, at {url}: its requests are passed on, and nothing of it can be loaded, stopped, pinned, \
+                 measured or read here; do that where it runs, or see \"hostler show {name}\""
+            );
+            return Error::new(Code::Conflict, message);
+        }
+        let short: String = name.chars().take(200).collect();
+        let message = format!(
+            "model {short:?} is not configured on this host; \"hostler list\" shows those that are"
+        );
+        Error::new(Code::UnknownModel, message)
     }
 }
 

@@ -16,11 +16,11 @@ use crate::config::{Config, OnStop};
 use crate::control::{Host, HostFuture};
 use crate::observe::log;
 use crate::observe::metrics::Metrics;
-use crate::proxy::SharedRules;
+use crate::proxy::{Healths, SharedRules};
 use crate::supervisor::event::Reconfiguration;
 use crate::supervisor::handle::Handle;
 use crate::supervisor::task::Ports;
-use crate::types::{Check, InstanceId, ModelName};
+use crate::types::{Check, ExternalStatus, InstanceId, ModelName};
 
 /// What a reload needs.
 pub struct Root {
@@ -36,6 +36,8 @@ pub struct Root {
     pub handle: Handle,
     /// The front door's rules.
     pub rules: SharedRules,
+    /// What the front door knows of models that run elsewhere.
+    pub healths: Arc<Healths>,
     /// Whose series go with their models.
     pub metrics: Arc<Metrics>,
     /// A socket can be reached from other hosts, so keys have to be asked for.
@@ -196,5 +198,9 @@ impl Host for Root {
             let opened = self.ports.containers.open_log(instance, lines, follow).await;
             opened.map_err(|fault| fault.message)
         })
+    }
+
+    fn externals(&self) -> Vec<ExternalStatus> {
+        self.healths.status(&self.rules.load())
     }
 }

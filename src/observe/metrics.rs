@@ -21,7 +21,7 @@ use prometheus_client::registry::Registry;
 
 use crate::proxy::port::{Observer, Seen};
 use crate::supervisor::witness::{Call, Calls, Look, Notice, Witness};
-use crate::types::{GpuVitals, ModelName, Moment, Status};
+use crate::types::{ExternalStatus, GpuVitals, ModelName, Moment, Status};
 use count::{Count, Histogram, LONG_SECONDS, Table};
 use page::{Page, Value};
 
@@ -53,7 +53,7 @@ struct Spans {
 }
 
 /// What a scrape reads, beside what is counted.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Scrape {
     /// The latest picture.
     pub status: Arc<Status>,
@@ -61,6 +61,8 @@ pub struct Scrape {
     pub now: Moment,
     /// What the driver tells beside memory; empty where it tells nothing.
     pub vitals: Vec<GpuVitals>,
+    /// Models that run elsewhere.
+    pub externals: Vec<ExternalStatus>,
 }
 
 /// How the page is written.
@@ -137,7 +139,7 @@ impl Collector for Whole {
         let page = &mut page;
         let Self { metrics, scrape } = self;
         let turns = |model: &ModelName| metrics.requests.waiting(model);
-        picture::write(page, &scrape.status, scrape.now, turns)?;
+        picture::write(page, scrape, turns)?;
         metrics.requests.write(page)?;
         metrics.happenings.write(page, &metrics.requests.first_token)?;
         picture::vitals(page, &scrape.vitals)?;

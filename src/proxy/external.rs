@@ -1,7 +1,8 @@
 //! Models that somebody else runs.
 //!
 //! Purpose: route to an endpoint on another host, a service or a cloud, with its own key, and know whether it lives. Owner: the
-//! rules name them; the server runs [`watch`] as one task. Invariants: nothing is started, stopped or measured for them; their key
+//! rules name them; the server runs [`watch`] as one task and alone writes [`Healths`], which the status, the bus and metrics
+//! read. Invariants: nothing is started, stopped or measured for them; their key
 //! is never shown and goes to no other host; one that is known to be dead is not asked, so that clients learn it at once.
 
 use std::collections::BTreeMap;
@@ -12,7 +13,6 @@ use arc_swap::ArcSwap;
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::http::request;
 use hyper::{HeaderMap, Request, StatusCode, Uri};
-use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::endpoints::Events;
@@ -21,7 +21,7 @@ use super::order;
 use super::rules::{Rules, SharedRules};
 use super::stream::Stream;
 use super::upstream::{Conn, Lost};
-use crate::types::{ModelName, Origin, sandbox};
+use crate::types::{ExternalHealth, ExternalStatus, ModelName, Moment, Origin, sandbox};
 
 /// Between two questions whether it lives.
 const PERIOD: Duration = Duration::from_secs(5);
@@ -39,15 +39,50 @@ pub struct External {
     pub health: String,
 }
 
-/// What is known of one.
+/// What one's last answer means.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Health {
+enum Health {
     Well,
     Ill(String),
 }
 
+/// What is known of one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Found {
+    health: Health,
+    /// When it was first found so, in a row.
+    since: Moment,
+}
+
 /// What is known of them all; who is not in it has not been asked yet.
-pub(super) type Healths = ArcSwap<BTreeMap<ModelName, Health>>;
+#[derive(Debug, Default)]
+pub struct Healths(ArcSwap<BTreeMap<ModelName, Found>>);
+
+impl Healths {
+    /// All that the rules name, in the order of their names.
+    #[must_use]
+    pub fn status(&self, rules: &Rules) -> Vec<ExternalStatus> {
+        let found = self.0.load();
+        let row = |(name, external): (&ModelName, &Arc<External>)| {
+            let known = found.get(name);
+            let (health, why) = match known.map(|found| &found.health) {
+                None => (ExternalHealth::Unknown, None),
+                Some(Health::Well) => (ExternalHealth::Well, None),
+                Some(Health::Ill(why)) => (ExternalHealth::Unwell, Some(why.clone())),
+            };
+            let aliases = rules.aliases.iter().filter(|(_, of)| *of == name);
+            ExternalStatus {
+                name: name.clone(),
+                aliases: aliases.map(|(alias, _)| alias.clone()).collect(),
+                url: external.origin.to_string(),
+                health,
+                why,
+                since: known.map(|found| found.since),
+            }
+        };
+        rules.externals.iter().map(row).collect()
+    }
+}
 
 impl External {
     /// Connects, with TLS where the URL says so.
@@ -116,7 +151,7 @@ impl External {
 /// # Errors
 /// 503 where it is known to be dead.
 pub(super) fn check(healths: &Healths, model: &ModelName) -> Result<(), ApiError> {
-    match healths.load().get(model) {
+    match healths.0.load().get(model).map(|found| &found.health) {
         Some(Health::Ill(why)) => {
             let message = format!("model {model} is run elsewhere, and not well: {why}");
             let error = ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "external_unwell", message);
@@ -126,43 +161,27 @@ pub(super) fn check(healths: &Healths, model: &ModelName) -> Result<(), ApiError
     }
 }
 
-/// What the status shows of them.
-pub(super) fn report(rules: &Rules, healths: &Healths) -> Vec<serde_json::Value> {
-    let healths = healths.load();
-    let row = |(name, external): (&ModelName, &Arc<External>)| {
-        let (health, why) = match healths.get(name) {
-            None => ("unknown", None),
-            Some(Health::Well) => ("well", None),
-            Some(Health::Ill(why)) => ("unwell", Some(why)),
-        };
-        json!({ "name": name, "url": external.origin.to_string(), "health": health, "why": why })
-    };
-    rules.externals.iter().map(row).collect()
-}
-
-/// Asks all that the rules name, again and again.
-pub(super) async fn watch(rules: SharedRules, healths: Arc<Healths>, end: CancellationToken) {
+/// Asks all that the rules name, again and again. `now`: the clock of the status.
+pub(super) async fn watch(
+    rules: SharedRules,
+    healths: Arc<Healths>,
+    now: impl Fn() -> Moment,
+    end: CancellationToken,
+) {
     loop {
         let externals = rules.load_full().externals.clone();
         let asked =
             externals.iter().map(|(name, e)| async move { (name.clone(), e.probe().await) });
-        let found: BTreeMap<_, _> = tokio::select! {
-            found = futures_util::future::join_all(asked) => found.into_iter().collect(),
+        let answers: BTreeMap<_, _> = tokio::select! {
+            answers = futures_util::future::join_all(asked) => answers.into_iter().collect(),
             () = end.cancelled() => return,
         };
-        let before = healths.load_full();
-        for (name, health) in &found {
-            match (before.get(name), health) {
-                (Some(Health::Well), Health::Well) | (Some(Health::Ill(_)), Health::Ill(_)) => {}
-                (_, Health::Well) => {
-                    tracing::info!(model = %name, "{name}: the external endpoint is well")
-                }
-                (_, Health::Ill(why)) => {
-                    tracing::warn!(model = %name, "{name}: the external endpoint is not well, retrying: {why}");
-                }
-            }
-        }
-        healths.store(Arc::new(found));
+        let before = healths.0.load_full();
+        let found = answers.into_iter().map(|(name, health)| {
+            let since = since(&name, before.get(&name), &health).unwrap_or_else(&now);
+            (name, Found { health, since })
+        });
+        healths.0.store(Arc::new(found.collect()));
         tokio::select! {
             () = tokio::time::sleep(PERIOD) => {}
             () = end.cancelled() => return,
@@ -170,9 +189,75 @@ pub(super) async fn watch(rules: SharedRules, healths: Arc<Healths>, end: Cancel
     }
 }
 
+/// Since when it is as it was found again; `None`: it is news, which the log tells.
+fn since(name: &ModelName, before: Option<&Found>, health: &Health) -> Option<Moment> {
+    match (before, health) {
+        (Some(Found { health: Health::Well, since }), Health::Well)
+        | (Some(Found { health: Health::Ill(_), since }), Health::Ill(_)) => return Some(*since),
+        (_, Health::Well) => {
+            tracing::info!(model = %name, "{name}: the external endpoint is well");
+        }
+        (_, Health::Ill(why)) => {
+            tracing::warn!(model = %name, "{name}: the external endpoint is not well, retrying: {why}");
+        }
+    }
+    None
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_readers_see_of_them() {
+        let name = |n: &str| -> ModelName { n.parse().unwrap() };
+        let origin = Origin { tls: false, host: "far".into(), port: 8711, prefix: "/x".into() };
+        let key = Some(HeaderValue::from_static("sk-far"));
+        let external = Arc::new(External { origin, key, health: "/v1/models".into() });
+        let rules = Rules {
+            externals: ["ill", "new", "well"].map(|n| (name(n), external.clone())).into(),
+            aliases: BTreeMap::from([(name("w"), name("well")), (name("m"), name("mine"))]),
+            ..Rules::default()
+        };
+        let since = Moment::from_secs(7);
+        let healths = Healths::default();
+        let found = |health| Found { health, since };
+        healths.0.store(Arc::new(BTreeMap::from([
+            (name("ill"), found(Health::Ill("dead".into()))),
+            (name("well"), found(Health::Well)),
+            (name("left"), found(Health::Well)),
+        ])));
+        let rows = healths.status(&rules);
+        let seen: Vec<_> = rows
+            .iter()
+            .map(|row| (row.name.as_str(), row.health, row.why.as_deref(), row.since))
+            .collect();
+        assert_eq!(
+            seen,
+            [
+                ("ill", ExternalHealth::Unwell, Some("dead"), Some(since)),
+                ("new", ExternalHealth::Unknown, None, None),
+                ("well", ExternalHealth::Well, None, Some(since)),
+            ]
+        );
+        assert_eq!((&*rows[2].url, &rows[2].aliases), ("http://far:8711/x", &vec![name("w")]));
+        assert!(rows[2].answers_to("w") && rows[2].answers_to("well") && !rows[2].answers_to("m"));
+        assert!(!serde_json::to_string(&rows).unwrap().contains("sk-far"));
+    }
+
+    #[test]
+    fn a_health_dates_from_its_first_answer() {
+        let name: ModelName = "m".parse().unwrap();
+        let at = Moment::from_secs(7);
+        let ill = |why: &str| Health::Ill(why.into());
+        let found = |health| Some(Found { health, since: at });
+        let since = |before: Option<Found>, health| since(&name, before.as_ref(), &health);
+        assert_eq!(since(None, Health::Well), None);
+        assert_eq!(since(found(Health::Well), Health::Well), Some(at));
+        assert_eq!(since(found(ill("a")), ill("b")), Some(at), "another reason is no other health");
+        assert_eq!(since(found(Health::Well), ill("a")), None);
+        assert_eq!(since(found(ill("a")), Health::Well), None);
+    }
 
     #[test]
     fn a_request_gets_the_endpoints_name_path_and_key() {

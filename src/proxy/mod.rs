@@ -73,7 +73,7 @@ mod upstream;
 mod wait;
 mod websocket;
 
-pub use external::External;
+pub use external::{External, Healths};
 pub use forward::Upstream;
 pub use keys::Key;
 pub use refuse::refuse;

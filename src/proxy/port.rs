@@ -13,6 +13,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 use hyper::{Method, Response};
 
+use super::external::Healths;
 pub use super::trace::{Caller, Trace};
 use crate::types::{InstanceId, ModelName};
 
@@ -296,11 +297,17 @@ pub struct Behind {
     pub observer: Arc<dyn Observer>,
     /// Who answers for the host.
     pub console: Arc<dyn Console>,
+    /// Where it writes down how models are that run elsewhere, for whoever shows that.
+    pub healths: Arc<Healths>,
 }
 
 impl Default for Behind {
     fn default() -> Self {
-        Self { observer: Arc::new(Unobserved), console: Arc::new(NoConsole) }
+        Self {
+            observer: Arc::new(Unobserved),
+            console: Arc::new(NoConsole),
+            healths: Arc::default(),
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use super::endpoints::Dialect;
 use super::error::ApiError;
 use super::route::{Format, Ollama};
 use super::table::table;
-use crate::types::{ModelName, ModelStatus, Phase, Status};
+use crate::types::{ExternalStatus, ModelName, ModelStatus, Phase, Status};
 
 /// OpenAI's clients read it; others ignore it.
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
@@ -167,7 +167,7 @@ struct Everything<'a> {
     about: serde_json::Map<String, Value>,
     #[serde(flatten)]
     status: &'a Status,
-    externals: Vec<Value>,
+    externals: Vec<ExternalStatus>,
 }
 
 /// `GET /api/v1/status`.
@@ -175,11 +175,14 @@ pub(super) fn status(
     status: &Status,
     format: Format,
     about: serde_json::Map<String, Value>,
-    externals: Vec<Value>,
+    externals: Vec<ExternalStatus>,
 ) -> Whole {
     match format {
         Format::Json => ok(&Everything { about, status, externals }),
-        Format::Text => whole(StatusCode::OK, "text/plain; charset=utf-8", table(status).into()),
+        Format::Text => {
+            let text = table(status, &externals);
+            whole(StatusCode::OK, "text/plain; charset=utf-8", text.into())
+        }
     }
 }
 

@@ -110,7 +110,7 @@ impl Server {
             gate: Gate::new(behind.observer.clone()),
             budget: Arc::default(),
             answers: Arc::default(),
-            healths: Arc::default(),
+            healths: behind.healths,
             tunnels: TaskTracker::new(),
             cut: end.over.token(),
             created: unix.as_secs(),
@@ -148,7 +148,9 @@ impl Server {
         };
         let listeners: Vec<Listener> = listeners;
         let (rules, healths) = (self.service.rules.clone(), self.service.healths.clone());
-        let watch = tokio::spawn(external::watch(rules, healths, self.end.drain.token()));
+        let supervisor = self.service.supervisor.clone();
+        let now = move || supervisor.now();
+        let watch = tokio::spawn(external::watch(rules, healths, now, self.end.drain.token()));
         self.accept_until(&listeners, &shutdown, &mut connections).await;
         drop(listeners);
         self.ending.cancel();

@@ -21,7 +21,7 @@ use super::budget::Budget;
 use super::conn::Busy;
 use super::endpoints::Dialect;
 use super::error::ApiError;
-use super::external::{self, Healths};
+use super::external::Healths;
 use super::forward::{self, Engines};
 use super::gate::Gate;
 use super::grant::{Engine, Grant};
@@ -161,7 +161,7 @@ impl Service {
                 Ok(own(if health { respond::health() } else { respond::ready(&status(), known) }))
             }
             Route::Status(format) => {
-                let externals = external::report(&visitor.rules, &self.healths);
+                let externals = self.healths.status(&visitor.rules);
                 Ok(own(respond::status(&status(), format, self.console.about(), externals)))
             }
             Route::Ollama(what) => Ok(own(respond::ollama(what, &status(), self.created, may))),

@@ -5,10 +5,10 @@
 
 use std::fmt::Write as _;
 
-use crate::types::{Bytes, GpuStatus, Known, ModelStatus, Status};
+use crate::types::{Bytes, ExternalStatus, GpuStatus, Known, ModelStatus, Status};
 
 /// Writes the table.
-pub(super) fn table(status: &Status) -> String {
+pub(super) fn table(status: &Status, externals: &[ExternalStatus]) -> String {
     let mut out = String::new();
     if status.shutting_down {
         out.push_str("hostler is shutting down\n\n");
@@ -21,7 +21,13 @@ pub(super) fn table(status: &Status) -> String {
     let mut rows = vec![row(["DEVICE", "NAME", "TOTAL", "USED", "FREE"])];
     rows.extend(status.gpus.iter().map(gpu));
     align(&mut out, &rows);
-    notes(&mut out, status);
+    if !externals.is_empty() {
+        out.push('\n');
+        let mut rows = vec![row(["ELSEWHERE", "HEALTH", "URL"])];
+        rows.extend(externals.iter().map(|e| row([e.name.as_str(), e.health.as_str(), &e.url])));
+        align(&mut out, &rows);
+    }
+    notes(&mut out, status, externals);
     out
 }
 
@@ -65,7 +71,7 @@ fn gpu(gpu: &GpuStatus) -> Vec<String> {
     vec![gpu.id.to_string(), gpu.name.clone(), known(gpu.total), used, known(gpu.free)]
 }
 
-fn notes(out: &mut String, status: &Status) {
+fn notes(out: &mut String, status: &Status, externals: &[ExternalStatus]) {
     let mut lines = Vec::new();
     for model in &status.models {
         if let Some(why) = &model.waiting_for {
@@ -74,6 +80,9 @@ fn notes(out: &mut String, status: &Status) {
         if let Some(fault) = &model.error {
             lines.push(format!("{}: {} ({})", model.name, fault.message, fault.code));
         }
+    }
+    for ExternalStatus { name, why, .. } in externals {
+        lines.extend(why.as_ref().map(|why| format!("{name}: {why}")));
     }
     for problem in &status.problems {
         lines.push(format!("problem {}: {}", problem.code, problem.message));
@@ -104,8 +113,8 @@ fn align(out: &mut String, rows: &[Vec<String>]) {
 pub(super) mod tests {
     use super::*;
     use crate::types::{
-        Fault, FaultCode, Generation, GpuId, HealthStatus, InstanceId, Moment, Need, NeedSource,
-        Phase, Problem,
+        ExternalHealth, Fault, FaultCode, Generation, GpuId, HealthStatus, InstanceId, Moment,
+        Need, NeedSource, Phase, Problem,
     };
 
     pub(in crate::proxy) fn model(name: &str) -> ModelStatus {
@@ -191,6 +200,22 @@ GPU-b   H200  ?        ?        ?
 b/long-name: exited with 1 (engine_exited)
 problem gpu_lost: GPU-b is lost
 ";
-        assert_eq!(table(&status), want);
+        assert_eq!(table(&status, &[]), want);
+    }
+
+    #[test]
+    fn models_that_run_elsewhere_have_a_table_of_their_own() {
+        let external = ExternalStatus {
+            name: "org/far".parse().unwrap(),
+            aliases: vec![],
+            url: "http://far:8711".into(),
+            health: ExternalHealth::Unwell,
+            why: Some("dead".into()),
+            since: None,
+        };
+        let text = table(&Status::default(), &[external]);
+        let want =
+            "\nELSEWHERE  HEALTH  URL\norg/far    unwell  http://far:8711\n\norg/far: dead\n";
+        assert!(text.ends_with(want), "{text}");
     }
 }

@@ -2,7 +2,10 @@
 
 use std::fmt;
 
-use super::{DoorSpec, ModelName};
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use super::{DoorSpec, ModelName, Moment};
 
 /// Where it listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +37,55 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = if self.tls { "https" } else { "http" };
         write!(f, "{scheme}://{}{}", self.authority(), self.prefix)
+    }
+}
+
+/// What readers see of one: no phase and no memory, because neither is this host's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct ExternalStatus {
+    /// Configured name.
+    pub name: ModelName,
+    /// Other names it answers to.
+    pub aliases: Vec<ModelName>,
+    /// Where its requests go. Its key is no part of it.
+    pub url: String,
+    /// How it was when it was last asked.
+    pub health: ExternalHealth,
+    /// Why it is not well; `None` where it is, or nobody knows.
+    pub why: Option<String>,
+    /// Since when that is its health; `None`: it was not asked yet.
+    pub since: Option<Moment>,
+}
+
+impl ExternalStatus {
+    /// Whether a name is its own or one of its aliases.
+    #[must_use]
+    pub fn answers_to(&self, name: &str) -> bool {
+        self.name.as_str() == name || self.aliases.iter().any(|alias| alias.as_str() == name)
+    }
+}
+
+/// How a model that runs elsewhere is, by its answer to `health`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ExternalHealth {
+    /// It was not asked yet.
+    Unknown,
+    /// It answers with success.
+    Well,
+    /// It does not; requests for it are refused.
+    Unwell,
+}
+
+impl ExternalHealth {
+    /// The word for it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Well => "well",
+            Self::Unwell => "unwell",
+        }
     }
 }
 

@@ -35,7 +35,7 @@ pub use check::{Check, CheckVerdict};
 pub use collector::Collector;
 pub use denied::Denied;
 pub use door::{DoorSpec, Feedback};
-pub use external::{ExternalSpec, Origin};
+pub use external::{ExternalHealth, ExternalSpec, ExternalStatus, Origin};
 pub use fault::{Fault, FaultCode};
 pub use gpu::{GpuReading, GpuSnapshot, GpuVitals, Known, ProcessMemory};
 pub use hours::{DayMinute, Hours};

@@ -74,7 +74,14 @@ async fn it_is_asked_under_its_own_name_and_key() {
     assert_eq!(ids, ["m", "gpt-4o", "org/big", "far/away", "faraway"]);
     assert_eq!(house.ask(get("/v1/models/far/away")).await.status, 200);
     let shown = health(&house).await;
-    assert_eq!(shown["name"], "far/away");
+    assert_eq!((&shown["name"], &shown["aliases"][0]), (&"far/away".into(), &"faraway".into()));
+    let well = async {
+        while health(&house).await["health"] != "well" {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    soon("it to be found well", well).await;
+    assert!(health(&house).await["since"].is_object());
     assert!(!shown.to_string().contains("sk-far"));
 }
 
@@ -104,6 +111,9 @@ async fn one_that_is_dead_is_not_asked_and_one_that_refuses_its_key_is_told_of()
         .await;
         let shown = health(&house).await;
         assert!(shown["why"].as_str().unwrap().contains(why), "{shown}");
+        let text = get("/api/v1/status").replace("\r\n\r\n", "\r\naccept: text/plain\r\n\r\n");
+        let table = house.ask(text).await.text().to_owned();
+        assert!(table.contains("ELSEWHERE") && table.contains("far/away: "), "{table}");
         let reply = house.ask(post("/v1/chat/completions", r#"{"model":"far/away"}"#)).await;
         reply.error(503, "external_unwell");
         assert_eq!(reply.headers["retry-after"], "5");

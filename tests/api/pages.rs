@@ -61,7 +61,7 @@ fn key(name: &str, admin: bool, models: &[&str]) -> Key {
 
 async fn with(keys: Vec<Key>) -> (House, Arc<Notes>) {
     let notes = Arc::new(Notes::default());
-    let behind = Behind { observer: notes.clone(), console: notes.clone() };
+    let behind = Behind { observer: notes.clone(), console: notes.clone(), ..Behind::default() };
     let answer = send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}");
     let mut setup = Setup { behind, script: vec![answer, Step::Close], ..Setup::default() };
     setup.rules.keys = keys;

@@ -42,9 +42,9 @@ pub async fn run(house: &House, args: &[&str]) -> Run {
 
 #[derive(Debug)]
 pub struct Run {
-    code: i32,
-    out: String,
-    err: String,
+    pub code: i32,
+    pub out: String,
+    pub err: String,
 }
 
 impl Run {

@@ -13,8 +13,8 @@ use hostler::control::polkit::Gate;
 use hostler::control::{Context, Facts, Host, HostFuture};
 use hostler::supervisor::handle::{Ask, Handle};
 use hostler::types::{
-    Bytes, Check, Generation, GpuId, GpuProcess, GpuStatus, HealthStatus, InstanceId, Known,
-    ModelName, ModelStatus, Moment, Need, NeedSource, Phase, Status,
+    Bytes, Check, ExternalStatus, Generation, GpuId, GpuProcess, GpuStatus, HealthStatus,
+    InstanceId, Known, ModelName, ModelStatus, Moment, Need, NeedSource, Phase, Status,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
@@ -51,6 +51,7 @@ pub struct Root {
     pub checks: Mutex<Vec<Check>>,
     pub reload: Mutex<Option<Result<Vec<String>, String>>>,
     pub log: Mutex<Option<Result<OwnedFd, String>>>,
+    pub externals: Mutex<Vec<ExternalStatus>>,
     /// What was asked.
     pub asked: Mutex<Vec<String>>,
 }
@@ -77,6 +78,10 @@ impl Host for Root {
         self.asked.lock().unwrap().push(format!("log {instance} {lines:?} {follow}"));
         let answer = self.log.lock().unwrap().take().unwrap_or_else(|| Err("no log".to_owned()));
         Box::pin(async move { answer })
+    }
+
+    fn externals(&self) -> Vec<ExternalStatus> {
+        self.externals.lock().unwrap().clone()
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod calls;
 mod cli;
+mod elsewhere;
 mod gate;
 mod house;
 mod properties;

@@ -13,8 +13,8 @@ const page = await browser.newPage();
 const complaints = [], elsewhere = [];
 page.on("pageerror", (error) => complaints.push(String(error)));
 page.on("console", (message) => {
-  // A refused key is part of the play; the browser reports the 401 by itself.
-  if (message.type() === "error" && !/status of 40[13]/.test(message.text())) complaints.push(message.text());
+  // A refused key and a dead endpoint are part of the play; the browser reports the status by itself.
+  if (message.type() === "error" && !/status of (40[139]|503)/.test(message.text())) complaints.push(message.text());
 });
 page.on("request", (request) => {
   if (!request.url().startsWith(BASE) && !request.url().startsWith("data:")) elsewhere.push(request.url());
@@ -77,6 +77,23 @@ await load("org/third");
 await happened("(evicted)");
 await phase("stopped", '[data-model="org/second"]');
 await phase("ready");
+
+// What runs elsewhere is told apart, and why it is not well.
+const away = '[data-external="far/away"]';
+await until((row) => document.querySelector(`${row} .pill`)?.textContent === "unwell", away);
+assert.match(await text(away), /http:\/\/127\.0\.0\.1:\d+.*cannot be reached/s);
+const nowhere = await page.evaluate(async (key) => {
+  const headers = { authorization: `Bearer ${key}` };
+  const answer = await fetch("/api/v1/models/far/away/load", { method: "POST", headers });
+  return [answer.status, (await answer.json()).error.message];
+}, ADMIN);
+assert.equal(nowhere[0], 409);
+assert.match(nowhere[1], /far\/away runs elsewhere, at http/);
+await page.select("#chat-model", "far/away");
+await page.type("#chat-text", "Anybody?");
+await page.click("#chat-send");
+await until(() => /run elsewhere, and not well/.test(document.querySelector("#chat-note").textContent));
+await page.$eval("#chat-text", (area) => { area.value = ""; });
 
 // It answers.
 await page.select("#chat-model", model);

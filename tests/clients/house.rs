@@ -1,7 +1,7 @@
 //! The daemon's own supervisor and server, over containers that are tasks of this process.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use hostler::adapters::engine::Profiles;
@@ -59,7 +59,8 @@ impl House {
         let common = [("FAKE_RATE", "500"), ("FAKE_TTFT", "5ms")];
         let pair = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
         let env = common.iter().chain(knobs).map(pair).collect();
-        let world = Arc::new(World { root, env, containers: Mutex::default() });
+        let world =
+            Arc::new(World { root, env, containers: Mutex::default(), elsewhere: OnceLock::new() });
         let text = format!(
             "[gpu]\nbackend = \"host\"\n[models.\"org/fake\"]\nengine = \"llamacpp\"\n\
              image = \"localhost/e\"\naliases = [\"gpt-4o\", \"claude-x\"]\nvram = \"1GiB\"\n{model}\n"
@@ -114,6 +115,8 @@ impl House {
             ..Rules::default()
         };
         rules(&mut all);
+        let (all, behind) = (all.shared(), Behind::default());
+        world.elsewhere.set((all.clone(), behind.healths.clone())).unwrap();
         let (facts, gate) = (facts(), Gate::Owner { uid: 0 });
         let handle = running.handle;
         let scrapes = Scrapes { handle: handle.clone(), metrics, gpus, engines };
@@ -123,9 +126,9 @@ impl House {
             control: Context::new(handle.clone(), world.clone(), facts, gate),
             runtime: tokio::runtime::Handle::current(),
         };
-        let behind = Behind { observer, console: Arc::new(desk) };
+        let behind = Behind { observer, console: Arc::new(desk), ..behind };
         let (limits, upstream) = (Limits::default(), Upstream::default());
-        let server = Server::with(handle, limits, upstream, all.shared(), behind);
+        let server = Server::with(handle, limits, upstream, all, behind);
         let stop = CancellationToken::new();
         tokio::spawn(server.serve(vec![listener.into()], stop.clone(), Duration::from_secs(1)));
         Self { address, _world: world, _stop: stop.drop_guard() }

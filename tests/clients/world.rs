@@ -4,16 +4,18 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use fake_engine::{Config, Engine, Exit};
 use hostler::control::{Host, HostFuture};
+use hostler::proxy::{Healths, SharedRules};
 use hostler::supervisor::ports::{
     ContainerSpec, Containers, Endpoint, Found, GpuError, Gpus, Launched, PodmanHost, PodmanInfo,
     PortFuture, Progress, SOCKET_DIR, SOCKET_NAME, Shelf,
 };
 use hostler::types::{
-    Bytes, Check, Fault, GpuId, GpuReading, GpuSnapshot, ImageRef, InstanceId, Known, Transport,
+    Bytes, Check, ExternalStatus, Fault, GpuId, GpuReading, GpuSnapshot, ImageRef, InstanceId,
+    Known, Transport,
 };
 use tokio::task::JoinHandle;
 
@@ -25,6 +27,8 @@ pub struct World {
     pub root: tempfile::TempDir,
     pub env: BTreeMap<String, String>,
     pub containers: Mutex<BTreeMap<InstanceId, Running>>,
+    /// Models that run elsewhere, as the server sees them.
+    pub elsewhere: OnceLock<(SharedRules, Arc<Healths>)>,
 }
 
 fn done<T: Send + 'static>(value: T) -> PortFuture<'static, T> {
@@ -148,5 +152,10 @@ impl Host for World {
         let (read, mut write) = std::io::pipe().unwrap();
         writeln!(write, "<b>{instance}</b> listens").unwrap();
         Box::pin(async move { Ok(read.into()) })
+    }
+
+    fn externals(&self) -> Vec<ExternalStatus> {
+        let (rules, healths) = self.elsewhere.get().unwrap();
+        healths.status(&rules.load())
     }
 }

@@ -150,6 +150,24 @@ fn a_model_elsewhere_over_tls_is_asked_with_a_key_from_a_credential() {
     assert_eq!(answer.json()["choices"][0]["text"], " 2 3 4");
     let ids = get(&host, "/v1/models").unwrap().json()["data"].clone();
     assert_eq!(ids[0]["id"], "far");
+    // Whoever operates the host sees it, and is told where to do what cannot be done here.
+    for (look, want) in [
+        ("hostler list", "https://far.test:9443"),
+        ("hostler show far", "Health: well for "),
+        (
+            "busctl call org.hostler1 /org/hostler1 org.hostler1.Manager ListExternals",
+            "\"well\" \"\"",
+        ),
+        ("curl -sS http://127.0.0.1:8711/metrics", "hostler_external_up{model=\"far\"} 1"),
+        ("hostler load far 2>&1; test $? = 1", "runs elsewhere, at https://far.test:9443"),
+        (
+            "systemctl start hostler-model@far; journalctl -u hostler-model@far",
+            "runs elsewhere, at ",
+        ),
+    ] {
+        let seen = host.root(&format!("{{ {look}; }} || true")).unwrap();
+        assert!(seen.contains(want), "{look}: {seen}");
+    }
     // It asks for that key, and nobody else has it.
     let direct = |key: &str| {
         host.root(&format!(

@@ -142,6 +142,8 @@ function draw() {
   drawProblems(s.problems);
   $("gpus").replaceChildren(...s.gpus.map(gpu));
   drawModels(s.models);
+  drawExternals(s.externals);
+  drawChoice([...s.models, ...s.externals].map((m) => m.name));
   drawLoad(s.models);
   if ($("why").open) drawWhy();
 }
@@ -211,11 +213,25 @@ function drawModels(models) {
   });
   const here = [...$("models").children];
   if (rows.length !== here.length || rows.some((r, at) => r !== here[at])) $("models").replaceChildren(...rows);
-  const names = models.map((m) => m.name);
+}
+function drawChoice(names) {
   if ([...$("chat-model").options].map((o) => o.value).join("\n") !== names.join("\n")) {
     const chosen = $("chat-model").value;
     $("chat-model").replaceChildren(...names.map((n) => new Option(n, n, false, n === chosen)));
   }
+}
+const HEALTH = { well: "p-ready", unwell: "p-failed", unknown: "p-waiting" };
+function drawExternals(externals) {
+  $("externals").replaceChildren(...externals.map((e) => {
+    const row = el("article", "model",
+      el("div", "", el("span", "name", e.name), el("div", "quiet", ["elsewhere", ...e.aliases].join(" · "))),
+      el("div", "", el("span", `pill ${HEALTH[e.health]}`, e.health)),
+      el("div", "quiet", e.url),
+      el("div", "quiet", e.since ? `for ${time(now() - seconds(e.since))}` : "not asked yet"));
+    row.dataset.external = e.name;
+    if (e.why) row.append(el("div", "note bad", e.why));
+    return row;
+  }));
 }
 function fill(row, m) {
   const focused = row.contains(document.activeElement) ? document.activeElement.dataset.act : null;

@@ -4,11 +4,11 @@
 //! from what every other reader sees. Owner: [`super::Metrics`], for the length of one scrape. Invariant: what is not known is absent,
 //! never 0.
 
-use super::names;
 use super::page::{Page, Value};
+use super::{Scrape, names};
 use crate::types::{
-    Breaker, Bytes, GpuVitals, Known, MeasuredNeed, ModelName, ModelStatus, Moment, Phase,
-    SleepStatus, Status,
+    Breaker, Bytes, ExternalHealth, ExternalStatus, GpuVitals, Known, MeasuredNeed, ModelName,
+    ModelStatus, Moment, Phase, SleepStatus, Status,
 };
 
 const BREAKERS: [(Breaker, &str); 3] =
@@ -17,10 +17,10 @@ const BREAKERS: [(Breaker, &str); 3] =
 /// `turns`: requests that wait for one of a model's turns, of which the picture knows nothing.
 pub(super) fn write(
     page: &mut Page<'_>,
-    status: &Status,
-    now: Moment,
+    scrape: &Scrape,
     turns: impl Fn(&ModelName) -> i64,
 ) -> std::fmt::Result {
+    let Scrape { status, now, externals, .. } = scrape;
     let version = vec![env!("CARGO_PKG_VERSION").to_owned()];
     page.family(&names::BUILD, [(version, Value::Level(1.0))])?;
     page.family(&names::SHUTTING_DOWN, [(vec![], flag(status.shutting_down))])?;
@@ -33,8 +33,9 @@ pub(super) fn write(
         (vec![m.name.to_string()], Value::Level(waiting))
     });
     page.family(&names::QUEUE_LENGTH, queues)?;
-    models(page, &status.models, now)?;
+    models(page, &status.models, *now)?;
     memory(page, &status.models)?;
+    elsewhere(page, externals)?;
     devices(page, status)
 }
 
@@ -106,6 +107,18 @@ fn memory(page: &mut Page<'_>, models: &[ModelStatus]) -> std::fmt::Result {
         .iter()
         .filter_map(|m| Some((vec![m.name.to_string()], level(m.sleep.as_ref()?.host_ram))));
     page.family(&names::SLEEP_RAM, ram)
+}
+
+fn elsewhere(page: &mut Page<'_>, externals: &[ExternalStatus]) -> std::fmt::Result {
+    let asked = externals.iter().filter_map(|e| {
+        let up = match e.health {
+            ExternalHealth::Unknown => return None,
+            ExternalHealth::Well => true,
+            ExternalHealth::Unwell => false,
+        };
+        Some((vec![e.name.to_string()], flag(up)))
+    });
+    page.family(&names::EXTERNAL_UP, asked)
 }
 
 fn devices(page: &mut Page<'_>, status: &Status) -> std::fmt::Result {

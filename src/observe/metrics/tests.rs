@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::*;
 use crate::proxy::port::Gaps;
 use crate::supervisor::witness::StopReason;
-use crate::types::{Fault, FaultCode, Generation, InstanceId};
+use crate::types::{ExternalHealth, Fault, FaultCode, Generation, InstanceId};
 
 fn name(model: &str) -> ModelName {
     model.parse().unwrap()
@@ -13,6 +13,29 @@ fn name(model: &str) -> ModelName {
 
 fn names(models: &[&str]) -> BTreeSet<ModelName> {
     models.iter().map(|model| name(model)).collect()
+}
+
+#[test]
+fn a_model_that_runs_elsewhere_is_up_or_down_or_not_there() {
+    let external = |name: &str, health| ExternalStatus {
+        name: self::name(name),
+        aliases: vec![],
+        url: "http://far".into(),
+        health,
+        why: None,
+        since: None,
+    };
+    let externals = vec![
+        external("dead", ExternalHealth::Unwell),
+        external("new", ExternalHealth::Unknown),
+        external("well", ExternalHealth::Well),
+    ];
+    let scrape = Scrape { externals, ..Scrape::default() };
+    let page = Arc::new(Metrics::default()).render(scrape, Format::Text);
+    let up: Vec<&str> = page.lines().filter(|l| l.starts_with("hostler_external_up{")).collect();
+    let want = ["hostler_external_up{model=\"dead\"} 0", "hostler_external_up{model=\"well\"} 1"];
+    assert_eq!(up.len(), want.len(), "{up:?}");
+    assert!(up.iter().zip(want).all(|(line, want)| line.starts_with(want)), "{up:?}");
 }
 
 /// All that can be counted of a model.
@@ -55,7 +78,7 @@ fn used(metrics: &Metrics, model: &str) {
 
 /// The lines of the page that are about a model.
 fn series(metrics: &Arc<Metrics>, model: &str) -> Vec<String> {
-    let scrape = Scrape { status: Arc::default(), now: Moment::START, vitals: vec![] };
+    let scrape = Scrape::default();
     let page = metrics.render(scrape, Format::Text);
     let label = format!("model=\"{model}\"");
     page.lines().filter(|line| line.contains(&label)).map(str::to_owned).collect()
@@ -100,7 +123,7 @@ fn without_a_scrape_no_more_than_two_configurations_are_kept() {
         metrics.awaits_turn(&name("m0"), n % 2 == 0);
     }
     assert_eq!(metrics.requests.waiting(&name("m0")), 0);
-    let scrape = Scrape { status: Arc::default(), now: Moment::START, vitals: vec![] };
+    let scrape = Scrape::default();
     metrics.forget(|_| true);
     let kept = metrics.happenings.models();
     assert_eq!(kept, names(&["m48", "m49"]));
