@@ -51,11 +51,17 @@ impl Share {
         self.held += bytes;
         Ok(())
     }
+
+    /// Gives all back.
+    pub fn release(&mut self) {
+        let held = std::mem::take(&mut self.held);
+        self.budget.held.fetch_sub(held, Ordering::Relaxed);
+    }
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
-        self.budget.held.fetch_sub(self.held, Ordering::Relaxed);
+        self.release();
     }
 }
 
@@ -73,8 +79,9 @@ mod tests {
         let full = b.grow(1).unwrap_err();
         assert_eq!((full.status.as_u16(), full.retry_after_secs()), (503, Some(1)));
         assert!(b.grow(usize::MAX).is_err());
-        drop(a);
+        a.release();
         b.grow(6).unwrap();
+        drop(a);
         drop(b);
         assert_eq!(budget.held.load(Ordering::Relaxed), 0);
     }

@@ -74,6 +74,51 @@ impl Drop for Slot {
     }
 }
 
+/// A place among those who wait for a turn; given up when it is dropped.
+#[derive(Debug)]
+pub(super) struct Place {
+    slot: Slot,
+    /// `None`: it is its turn.
+    turn: Option<oneshot::Receiver<()>>,
+}
+
+impl Place {
+    /// Whether nothing has to be waited for.
+    pub const fn is_turn(&self) -> bool {
+        self.turn.is_none()
+    }
+
+    /// Its slot, which is to be used where it is its turn.
+    pub fn into_slot(self) -> Slot {
+        self.slot
+    }
+
+    /// Waits for the turn.
+    ///
+    /// # Errors
+    /// 503 where it did not come in time.
+    pub async fn turn(
+        self,
+        model: &ModelName,
+        spec: &DoorSpec,
+        wait_max: Duration,
+    ) -> Result<Slot, ApiError> {
+        let Self { slot, turn } = self;
+        let Some(turn) = turn else { return Ok(slot) };
+        let gate = slot.gate.clone();
+        let _seen = Waits::begin(&*gate.observer, model);
+        if tokio::time::timeout(wait_max, turn).await.is_ok() {
+            return Ok(slot);
+        }
+        let limit = spec.max_concurrent.unwrap_or_default();
+        let message = format!(
+            "model {model} serves {limit} requests at once (max_concurrent), and no turn came within {wait_max:?}"
+        );
+        let error = ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "model_busy", message);
+        Err(error.retry_after(Duration::from_secs(5)))
+    }
+}
+
 /// How long and among how many a request may wait.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Patience {
@@ -103,26 +148,30 @@ impl Gate {
         spec: &DoorSpec,
         patience: Patience,
     ) -> Result<Option<Slot>, ApiError> {
+        match self.place(key, model, spec, patience.queue_max)? {
+            None => Ok(None),
+            Some(place) => place.turn(model, spec, patience.wait_max).await.map(Some),
+        }
+    }
+
+    /// The same without waiting: a place among those who wait for a turn.
+    ///
+    /// # Errors
+    /// 429 where the key has used up what it may, 503 where too many wait.
+    pub fn place(
+        self: &Arc<Self>,
+        key: Option<&Key>,
+        model: &ModelName,
+        spec: &DoorSpec,
+        queue_max: usize,
+    ) -> Result<Option<Place>, ApiError> {
         let limited = key.is_some_and(|k| k.per_minute.is_some() || k.concurrent.is_some());
         if !limited && spec.max_concurrent.is_none() {
             return Ok(None);
         }
-        let wish = Wish { model, limit: spec.max_concurrent, queue_max: patience.queue_max };
+        let wish = Wish { model, limit: spec.max_concurrent, queue_max };
         let (slot, turn) = self.arrive(&caller(key), wish).map_err(|r| refused(&r, model))?;
-        let Some(turn) = turn else { return Ok(Some(slot)) };
-        let _seen = Waits::begin(&*self.observer, model);
-        match tokio::time::timeout(patience.wait_max, turn).await {
-            Ok(_) => Ok(Some(slot)),
-            Err(_) => {
-                let limit = spec.max_concurrent.unwrap_or_default();
-                let message = format!(
-                    "model {model} serves {limit} requests at once (max_concurrent), and no turn came within {:?}",
-                    patience.wait_max
-                );
-                let error = ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "model_busy", message);
-                Err(error.retry_after(Duration::from_secs(5)))
-            }
-        }
+        Ok(Some(Place { slot, turn }))
     }
 
     /// A slot, and what to wait for if it is not its turn yet.

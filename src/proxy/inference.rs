@@ -1,8 +1,8 @@
 //! A request that an engine answers.
 //!
 //! Purpose: body → model → turn → lease → engine, each step elsewhere. Owner: the request's future; where signs of life are sent,
-//! the answer's body, which then holds the rest of the way. Invariants: a refused request has asked the supervisor for nothing;
-//! dropping the future at any point gives turn, lease and connection back.
+//! the answer's body, which then holds the rest of the way. Invariants: a refused request has asked the supervisor for nothing, but for
+//! one whose large body is found wrong behind what told its model; no engine gets a refused request whole; dropping the future at any point gives turn, lease and connection back.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -20,14 +20,14 @@ use super::budget::Share;
 use super::endpoints::{BodyForm, Events, Task};
 use super::error::ApiError;
 use super::external;
+use super::flow;
 use super::forward;
-use super::gate::Patience;
+use super::gate::{Patience, Place};
 use super::grant::{Engine, Grant};
-use super::intake;
+use super::intake::{Intake, Taken};
 use super::keys::Key;
 use super::multipart;
 use super::order::{Order, Target};
-use super::peek::{Peek, PeekError, peek};
 use super::recall::{Origin, Watch};
 use super::record::Record;
 use super::rewrite::rewrite;
@@ -36,8 +36,8 @@ use super::service::Service;
 use super::wait::{Asked, Begun, Wait, Waiter};
 use crate::types::{DoorSpec, Feedback};
 
-/// Bodies from here on are looked into on a thread of their own: at some GB/s this is a tenth of a millisecond.
-const PEEK_INLINE_MAX: usize = 256 << 10;
+/// A model that is ready is had within this, unless all processors are busy with others.
+const AT_ONCE: Duration = Duration::from_millis(100);
 
 /// Who asks, and by which rules.
 #[derive(Clone, Debug)]
@@ -59,13 +59,17 @@ impl Visitor {
     }
 }
 
-/// A request whose body was read.
+/// A request whose body was read, or enough of it.
 struct Job {
     service: Arc<Service>,
     visitor: Visitor,
     order: Order,
     /// The body's part of the memory for bodies.
-    _share: Share,
+    share: Option<Share>,
+    /// The rest of a body that flows.
+    flow: Option<Box<Intake>>,
+    /// Its place among those who wait for a turn at the model, where it has one already.
+    place: Option<Place>,
     /// As the client wrote it.
     model: String,
     /// It asks for a stream.
@@ -88,9 +92,11 @@ pub(super) async fn infer(
     visitor: Visitor,
     record: &mut Record,
 ) -> Result<Response<Source>, ApiError> {
-    let job = Job::read(service, task, head.headers, body, visitor, record).await?;
+    let (mut job, early) = Job::read(service, task, head.headers, body, visitor, record).await?;
     record.queue_begins();
-    let (job, granted) = if job.is_told() {
+    let (job, granted) = if let Some(grant) = early {
+        (job, Ok(grant))
+    } else if job.is_told() {
         match with_feedback(job).await {
             Ok(soon) => soon,
             Err(waiting) => return Ok(waiting),
@@ -123,7 +129,7 @@ pub(super) fn admit_model(visitor: &Visitor, model: &str) -> Result<Arc<DoorSpec
 
 /// A stream. Whoever is served soon gets the engine's own head; whoever has to wait gets one of ours (`Err`), and signs of life.
 async fn with_feedback(
-    job: Box<Job>,
+    mut job: Box<Job>,
 ) -> Result<(Box<Job>, Result<Grant, ApiError>), Response<Source>> {
     let since = Instant::now();
     let rules = job.visitor.rules.clone();
@@ -170,7 +176,8 @@ fn own_head(begun: Begun) -> Response<Source> {
 }
 
 impl Job {
-    /// Takes the body in, and finds out whom it is for. Boxed, because it is moved from hand to hand.
+    /// Takes the body in, and finds out whom it is for. With a grant: the body flows, and has not come in whole. Boxed, because it is
+    /// moved from hand to hand.
     async fn read(
         service: &Arc<Service>,
         task: Task,
@@ -178,23 +185,74 @@ impl Job {
         body: Incoming,
         visitor: Visitor,
         record: &mut Record,
-    ) -> Result<Box<Self>, ApiError> {
+    ) -> Result<(Box<Self>, Option<Grant>), ApiError> {
         let asked_first = headers.contains_key(header::EXPECT);
-        let mut share = service.budget.share(visitor.rules.max_buffered.0);
-        let body = intake::collect(body, &service.limits, asked_first, &mut share).await?;
-        let Peek { model, stream } = look(task, &headers, &body).await?;
+        let json = task.body() == BodyForm::Json;
+        let share = service.budget.share(visitor.rules.max_buffered.0);
+        let mut intake = Intake::open(body, &service.limits, asked_first, json, share).await?;
+        if intake.take(false).await? == Taken::Part
+            && let Some(model) = intake.model().map(str::to_owned)
+        {
+            let job = Self::new(service, task, headers, visitor, record, model);
+            return Box::pin(Self::read_on(job, intake)).await;
+        }
+        let peek = match intake.peeked()? {
+            Some(peek) => peek,
+            None => {
+                let content_type = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+                multipart::peek(content_type, intake.held())?
+            }
+        };
+        let mut job = Self::new(service, task, headers, visitor, record, peek.model)?;
+        job.fill(intake, json, peek.stream);
+        Ok((job, None))
+    }
+
+    /// A body of which much is still to come: to the engine with it, if one is to be had at once. If not, it is as any other, and the
+    /// model has heard already that it is wanted.
+    async fn read_on(
+        mut job: Result<Box<Self>, ApiError>,
+        mut intake: Intake,
+    ) -> Result<(Box<Self>, Option<Grant>), ApiError> {
+        if let (Ok(early), Some(length)) = (&mut job, intake.length())
+            && !early.spec.rewrites()
+        {
+            let since = Instant::now();
+            let grant = early.early().await;
+            intake.pardon(since);
+            if grant.is_some() {
+                early.order.rest = length;
+                early.flow = Some(Box::new(intake));
+                return job.map(|job| (job, grant));
+            }
+        }
+        intake.take(true).await?;
+        let peek = intake.peeked()?;
+        let mut job = job?;
+        job.fill(intake, true, peek.is_some_and(|peek| peek.stream));
+        Ok((job, None))
+    }
+
+    fn new(
+        service: &Arc<Service>,
+        task: Task,
+        headers: HeaderMap,
+        visitor: Visitor,
+        record: &mut Record,
+        model: String,
+    ) -> Result<Box<Self>, ApiError> {
         record.model = Some(model.clone());
         record.served = visitor.rules.resolve(&model).cloned();
         if let Some(error) = ApiError::impossible_model(&model) {
             return Err(error);
         }
         let spec = admit_model(&visitor, &model)?;
-        let rewritten = task.body() == BodyForm::Json && spec.rewrites();
         let order = Order {
             target: Target::from(task),
             headers,
             id: record.id(),
-            body: if rewritten { rewrite(&body, &spec) } else { body },
+            body: Bytes::new(),
+            rest: 0,
         };
         let (service, asked) = (service.clone(), Arc::default());
         let recalled = task == Task::Responses;
@@ -202,13 +260,24 @@ impl Job {
             service,
             visitor,
             order,
-            _share: share,
+            share: None,
+            flow: None,
+            place: None,
             model,
-            stream,
+            stream: false,
             recalled,
             spec,
             asked,
         }))
+    }
+
+    /// Its body has come in whole.
+    fn fill(&mut self, intake: Intake, json: bool, stream: bool) {
+        let (body, share) = intake.whole();
+        self.order.body =
+            if json && self.spec.rewrites() { rewrite(&body, &self.spec) } else { body };
+        self.share = Some(share);
+        self.stream = stream;
     }
 
     /// Whether its client is to be told that it waits.
@@ -217,58 +286,72 @@ impl Job {
         self.stream && self.spec.feedback != Feedback::Off && events != Events::Other
     }
 
+    /// The grant, if nothing has to be waited for: neither for a turn nor for a load. What kind of answer is asked for does not matter
+    /// then. If there is none, why is found again, and told, by who asks with patience.
+    async fn early(&mut self) -> Option<Grant> {
+        let rules = self.visitor.rules.clone();
+        let name = rules.resolve(&self.model)?;
+        let (key, spec) = (self.visitor.key(), &self.spec);
+        self.place = self.service.gate.place(key, name, spec, rules.max_queue).ok()?;
+        if self.place.as_ref().is_some_and(|place| !place.is_turn()) {
+            return None;
+        }
+        let engine = tokio::time::timeout(AT_ONCE, self.engine(None)).await.ok()?.ok()?;
+        let slot = self.place.take().map(Place::into_slot);
+        Some(Grant { engine, _slot: slot })
+    }
+
     /// A turn at the model, then a lease on it. `wait`: how long for the lease, where that is not as for all.
-    async fn grant(&self, wait: Option<Duration>, turn: Duration) -> Result<Grant, ApiError> {
+    async fn grant(&mut self, wait: Option<Duration>, turn: Duration) -> Result<Grant, ApiError> {
         let rules = &self.visitor.rules;
-        let slot = match rules.resolve(&self.model) {
-            None => None,
-            Some(name) => {
+        let slot = match (rules.resolve(&self.model), self.place.take()) {
+            (None, _) => None,
+            (Some(name), Some(place)) => Some(place.turn(name, &self.spec, turn).await?),
+            (Some(name), None) => {
                 let patience = Patience { wait_max: turn, queue_max: rules.max_queue };
                 let key = self.visitor.key();
                 self.service.gate.enter(key, name, &self.spec, patience).await?
             }
         };
+        let engine = self.engine(wait).await?;
+        Ok(Grant { engine, _slot: slot })
+    }
+
+    /// The engine, when it is there.
+    async fn engine(&self, wait: Option<Duration>) -> Result<Engine, ApiError> {
+        let rules = &self.visitor.rules;
         let far = rules.resolve(&self.model).and_then(|n| Some((n, rules.externals.get(n)?)));
-        let engine = match far {
+        match far {
             Some((name, external)) => {
                 external::check(&self.service.healths, name)?;
-                Engine::Far(external.clone())
+                Ok(Engine::Far(external.clone()))
             }
             None => {
                 let id = self.order.id.to_str().ok();
                 let lease = self.service.supervisor.acquire_for(&self.model, wait, id).await;
-                Engine::Own(lease?)
+                Ok(Engine::Own(lease?))
             }
-        };
-        Ok(Grant { engine, _slot: slot })
+        }
     }
 
     /// To the engine, and the head of its answer.
-    async fn finish(self: Box<Self>, grant: Grant) -> Result<Begun, ApiError> {
+    async fn finish(mut self: Box<Self>, grant: Grant) -> Result<Begun, ApiError> {
         let instance = grant.lease().map(|lease| lease.instance().clone());
         let watch = instance.clone().filter(|_| self.recalled).map(|instance| {
             let origin = Origin { instance, caller: self.visitor.name().map(str::to_owned) };
             Watch::new(self.service.answers.clone(), origin)
         });
         let _ = self.asked.set(Asked { at: Instant::now(), instance });
-        let response = forward::forward(grant, &self.order, &self.service.engines).await;
-        let response = response.map_err(|failure| failure.to_api(&self.model))?;
+        let engines = &self.service.engines;
+        let response = match self.flow.take() {
+            Some(intake) => {
+                Box::pin(flow::flow(grant, &self.order, intake, engines, &self.model)).await?
+            }
+            None => {
+                let response = forward::forward(grant, &self.order, engines).await;
+                response.map_err(|failure| failure.to_api(&self.model))?
+            }
+        };
         Ok(Begun { response, watch })
-    }
-}
-
-async fn look(task: Task, headers: &HeaderMap, body: &Bytes) -> Result<Peek, ApiError> {
-    match task.body() {
-        BodyForm::Multipart => {
-            let content_type = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
-            multipart::peek(content_type, body)
-        }
-        BodyForm::Json if body.len() < PEEK_INLINE_MAX => Ok(peek(body)?),
-        BodyForm::Json => {
-            let body = body.clone();
-            let looked = tokio::task::spawn_blocking(move || peek(&body)).await;
-            let failed = |e| Err(PeekError::Malformed(format!("it could not be read: {e}")));
-            Ok(looked.unwrap_or_else(failed)?)
-        }
     }
 }

@@ -1,9 +1,13 @@
 //! A request's body, within limits.
 //!
-//! Purpose: take the body in whole, because the model's name may be its last word and a load may come before the engine can
-//! take a byte. Owner: `service`. Invariants: never more than `max_body` bytes are held; a client that sends nothing for
-//! too long is given up; all bodies together keep to `share`'s budget.
+//! Purpose: take a body in, or as much of it as tells whose it is, and look into it as it comes. Most bodies are taken in whole,
+//! because the model's name may be their last word and a load may come before the engine can take a byte; one of which much is
+//! still to come when its model is known may flow on ([`super::flow`]). Owner: `inference`. Invariants: never more than
+//! `max_body` bytes are taken; a client that sends nothing for too long is given up; all bytes that are held keep to `share`'s
+//! budget; what is wrong with HTTP's framing is told before what is wrong with the JSON in it, however both came.
 
+use std::fmt::Display;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -14,76 +18,252 @@ use tokio::time::Instant;
 
 use super::budget::Share;
 use super::error::ApiError;
+use super::peek::{Peek, PeekError, Scan};
 use super::server::Limits;
 use super::strict;
 
 /// What a body must bring in each period of `body_progress_timeout`.
 const PROGRESS_MIN: usize = 1024;
+/// The same of one that an engine waits for.
+const PROGRESS_MIN_FLOWING: usize = 1 << 20;
+/// So much of a body must have come before it may flow: it shows how fast its client is.
+const FLOW_HELD: usize = 256 << 10;
+/// And so much must be still to come: what is smaller is taken in before an engine could be asked.
+const FLOW_REST: usize = 512 << 10;
 /// How much of a refused body is read, so that its client can read the answer: closing a socket with unread bytes resets it.
 const DISCARD_MAX: usize = 128 << 20;
 const DISCARD_PAUSE: Duration = Duration::from_millis(500);
 const DISCARD_TIME: Duration = Duration::from_secs(5);
 
-/// Takes a body in. `asked_first`: its client sends nothing before it is told to go on, so there is nothing to discard.
-///
-/// # Errors
-/// 413 for one that is too large, 503 where all bodies together are, 408 for one that does not come, 400 for one that breaks HTTP's rules.
-pub(super) async fn collect(
-    mut body: Incoming,
-    limits: &Limits,
-    asked_first: bool,
-    share: &mut Share,
-) -> Result<Bytes, ApiError> {
-    let max = usize::try_from(limits.max_body.0).unwrap_or(usize::MAX);
-    let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
-    if announced > max {
-        if !asked_first {
-            discard(&mut body).await;
-        }
-        return Err(too_large(limits));
-    }
-    // Memory that is not written to is only addresses; growing would copy, and hold the body twice meanwhile.
-    let mut all = BytesMut::with_capacity(announced);
-    let mut deadline = Instant::now() + limits.body_progress_timeout;
-    let mut fresh = 0;
-    loop {
-        let Ok(frame) = tokio::time::timeout_at(deadline, body.frame()).await else {
-            return Err(ApiError::new(
-                StatusCode::REQUEST_TIMEOUT,
-                "body_timeout",
-                format!("the body stopped coming after {} bytes", all.len()),
-            )
-            .closing());
-        };
-        let data = match frame.transpose().map(|f| f.map(Frame::into_data)) {
-            Ok(None) => return Ok(all.freeze()),
-            Ok(Some(Ok(data))) => data,
-            Ok(Some(Err(frame))) => {
-                if let Some(trailers) = frame.trailers_ref() {
-                    strict::trailers(trailers).map_err(ApiError::malformed)?;
-                }
-                continue;
-            }
-            Err(error) => {
-                return Err(ApiError::malformed(format!("the body could not be read: {error}")));
-            }
-        };
-        if data.len() > max - all.len() {
-            discard(&mut body).await;
-            return Err(too_large(limits));
-        }
-        share.grow(data.len())?;
-        all.extend_from_slice(&data);
-        fresh += data.len();
-        if fresh >= PROGRESS_MIN {
-            fresh = 0;
-            deadline = Instant::now() + limits.body_progress_timeout;
-        }
-    }
+/// How far a body was taken in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Taken {
+    Whole,
+    /// It may flow: its model is known, much of it is still to come, and it comes fast.
+    Part,
 }
 
+/// A body on its way in.
+#[derive(Debug)]
+pub(super) struct Intake<B = Incoming> {
+    body: B,
+    limits: Arc<Limits>,
+    share: Share,
+    /// What came and was not passed on.
+    held: BytesMut,
+    /// How much came.
+    came: usize,
+    /// How much is to come in all, where the client said so.
+    length: Option<usize>,
+    /// What is known of it, if it has to be JSON.
+    scan: Option<Result<Scan, PeekError>>,
+    began: Instant,
+    deadline: Instant,
+    /// What came since the deadline was set, and what must.
+    fresh: usize,
+    fresh_min: usize,
+}
+
+impl<B: Body<Data = Bytes, Error: Display> + Unpin> Intake<B> {
+    /// Begins. `asked_first`: its client sends nothing before it is told to go on, so there is nothing to discard.
+    ///
+    /// # Errors
+    /// 413 for one that is announced to be too large.
+    pub async fn open(
+        mut body: B,
+        limits: &Arc<Limits>,
+        asked_first: bool,
+        json: bool,
+        share: Share,
+    ) -> Result<Self, ApiError> {
+        let size = body.size_hint();
+        let announced = usize::try_from(size.lower()).unwrap_or(usize::MAX);
+        if announced > max(limits) {
+            if !asked_first {
+                discard(&mut body).await;
+            }
+            return Err(too_large(limits));
+        }
+        let now = Instant::now();
+        Ok(Self {
+            body,
+            limits: limits.clone(),
+            share,
+            // Memory that is not written to is only addresses; growing would copy, and hold the body twice meanwhile.
+            held: BytesMut::with_capacity(announced),
+            came: 0,
+            length: size.exact().and_then(|exact| usize::try_from(exact).ok()),
+            scan: json.then(|| Ok(Scan::new())),
+            began: now,
+            deadline: now + limits.body_progress_timeout,
+            fresh: 0,
+            fresh_min: PROGRESS_MIN,
+        })
+    }
+
+    /// Takes the body in: `all` of it, or until it may flow.
+    ///
+    /// # Errors
+    /// As [`Intake::piece`]; 503 where all bodies together are too large.
+    pub async fn take(&mut self, all: bool) -> Result<Taken, ApiError> {
+        while let Some(data) = self.piece().await? {
+            self.share.grow(data.len())?;
+            self.held.extend_from_slice(&data);
+            if !all && self.may_flow() {
+                return Ok(Taken::Part);
+            }
+        }
+        Ok(Taken::Whole)
+    }
+
+    /// The next piece, looked into; `None`: the body has ended as HTTP has it. May be dropped and called again.
+    ///
+    /// # Errors
+    /// 413 for a body that is too large, 408 for one that does not come, 400 for one that breaks HTTP's rules.
+    pub async fn piece(&mut self) -> Result<Option<Bytes>, ApiError> {
+        loop {
+            let Ok(frame) = tokio::time::timeout_at(self.deadline, self.body.frame()).await else {
+                return Err(ApiError::new(
+                    StatusCode::REQUEST_TIMEOUT,
+                    "body_timeout",
+                    format!("the body stopped coming after {} bytes", self.came),
+                )
+                .closing());
+            };
+            let data = match frame.transpose().map(|f| f.map(Frame::into_data)) {
+                Ok(None) => return Ok(None),
+                Ok(Some(Ok(data))) => data,
+                Ok(Some(Err(frame))) => {
+                    if let Some(trailers) = frame.trailers_ref() {
+                        strict::trailers(trailers).map_err(ApiError::malformed)?;
+                    }
+                    continue;
+                }
+                Err(error) => {
+                    let message = format!("the body could not be read: {error}");
+                    return Err(ApiError::malformed(message));
+                }
+            };
+            if data.len() > max(&self.limits) - self.came {
+                discard(&mut self.body).await;
+                return Err(too_large(&self.limits));
+            }
+            if data.is_empty() {
+                continue;
+            }
+            self.note(&data);
+            return Ok(Some(data));
+        }
+    }
+
+    fn note(&mut self, data: &[u8]) {
+        self.came += data.len();
+        self.fresh += data.len();
+        if self.fresh >= self.fresh_min {
+            self.fresh = 0;
+            self.deadline = Instant::now() + self.limits.body_progress_timeout;
+        }
+        if let Some(Ok(scan)) = &mut self.scan
+            && let Err(error) = scan.feed(data)
+        {
+            self.scan = Some(Err(error));
+        }
+    }
+
+    /// A body of unknown length may not: its request gets a length of our own, which is then not known in time.
+    fn may_flow(&self) -> bool {
+        let Some(length) = self.length else { return false };
+        let pace = self.limits.flow_pace.as_nanos() * self.came as u128;
+        self.held.len() >= FLOW_HELD
+            && length - self.came >= FLOW_REST
+            && self.model().is_some()
+            && self.began.elapsed().as_nanos() << 20 <= pace
+    }
+
+    /// The model, once it is known.
+    pub fn model(&self) -> Option<&str> {
+        self.scan.as_ref()?.as_ref().ok()?.model()
+    }
+
+    /// Why what has come so far is refused already.
+    pub fn refused(&self) -> Option<ApiError> {
+        let refused = self.scan.as_ref()?.as_ref().err()?;
+        Some(refused.clone().into())
+    }
+
+    /// How large the body is, where its client said so.
+    pub const fn length(&self) -> Option<usize> {
+        self.length
+    }
+
+    /// Others were waited for since then, which its client is not to blame for.
+    pub fn pardon(&mut self, since: Instant) {
+        self.deadline += since.elapsed();
+    }
+
+    /// An engine waits for it from now on.
+    pub fn hurry(&mut self) {
+        self.fresh_min = PROGRESS_MIN_FLOWING;
+    }
+
+    /// What is held.
+    pub fn held(&self) -> &[u8] {
+        &self.held
+    }
+
+    /// What is held, which is then no longer the intake's.
+    pub fn let_go(&mut self) -> Bytes {
+        std::mem::take(&mut self.held).freeze()
+    }
+
+    /// What was let go is no longer in memory.
+    pub fn forget(&mut self) {
+        self.share.release();
+    }
+
+    /// The rest comes in, and is not kept.
+    ///
+    /// # Errors
+    /// What is wrong with the body.
+    pub async fn rest(&mut self) -> Result<(), ApiError> {
+        while self.piece().await?.is_some() {}
+        self.peeked().map(drop)
+    }
+
+    /// The same within bounds, for who need not have it: `false`: it does not come soon.
+    ///
+    /// # Errors
+    /// What is wrong with the body.
+    pub async fn rest_soon(&mut self) -> Result<bool, ApiError> {
+        let rest = async {
+            while let Ok(piece) = tokio::time::timeout(DISCARD_PAUSE, self.piece()).await {
+                if piece?.is_none() {
+                    return self.peeked().map(|_| true);
+                }
+            }
+            Ok(false)
+        };
+        tokio::time::timeout(DISCARD_TIME, rest).await.unwrap_or(Ok(false))
+    }
+
+    /// What the body, which has ended, says about itself; `None`: it is not JSON. To be asked once.
+    ///
+    /// # Errors
+    /// Why it is refused.
+    pub fn peeked(&mut self) -> Result<Option<Peek>, ApiError> {
+        match self.scan.take() {
+            None => Ok(None),
+            Some(scan) => Ok(Some(scan.and_then(Scan::finish)?)),
+        }
+    }
+
+    /// The whole body, and its part of the memory for bodies.
+    pub fn whole(self) -> (Bytes, Share) {
+        (self.held.freeze(), self.share)
+    }
+}
 /// Reads what a client still sends and throws it away, within bounds, so that it gets to read the answer.
-pub(super) async fn discard(body: &mut Incoming) {
+pub(super) async fn discard(body: &mut (impl Body<Data = Bytes> + Unpin)) {
     let drain = async {
         let mut left = DISCARD_MAX;
         while let Ok(Some(Ok(frame))) = tokio::time::timeout(DISCARD_PAUSE, body.frame()).await {
@@ -99,4 +279,8 @@ pub(super) async fn discard(body: &mut Incoming) {
 fn too_large(limits: &Limits) -> ApiError {
     let message = format!("the body is larger than the allowed {} (max_body)", limits.max_body);
     ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", message).closing()
+}
+
+fn max(limits: &Limits) -> usize {
+    usize::try_from(limits.max_body.0).unwrap_or(usize::MAX)
 }

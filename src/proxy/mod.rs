@@ -10,6 +10,7 @@
 //!                                            ├─ inference ─ a request for an engine
 //!                                            │    ├─ intake, budget; peek, multipart, rewrite ─ the body; PURE: its model
 //!                                            │    ├─ gate, admission ─ a turn; PURE: whose
+//!                                            │    ├─ flow ─ a large body on its way through, as it comes
 //!                                            │    ├─ wait, beat ─ signs of life while a model loads; PURE: their bytes
 //!                                            │    └─ grant, forward, relay, answer ─ to the engine and back, under a lease;
 //!                                            │         │         PURE: order ─ what it is asked; chunks ─ how many went by
@@ -40,6 +41,7 @@ mod conn;
 mod endpoints;
 mod error;
 mod external;
+mod flow;
 mod forward;
 #[cfg(test)]
 mod fuzz;

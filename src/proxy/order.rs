@@ -1,7 +1,7 @@
 //! What an engine is asked, and its bytes. PURE.
 //!
 //! Purpose: the request that we write in the place of the client's. Owner: the request's future. Invariants: nothing of the client's
-//! but what [`PASSED`] names and the request's ID gets into it; its length is that of the body in hand.
+//! but what [`PASSED`] names and the request's ID gets into it; its length is that of the body, all of which is in hand or to come.
 
 use std::io::Write as _;
 
@@ -59,7 +59,10 @@ pub(super) struct Order {
     /// The client's, to pick from.
     pub headers: HeaderMap,
     pub id: HeaderValue,
+    /// What there is of the body.
     pub body: Bytes,
+    /// How many bytes of it come later.
+    pub rest: usize,
 }
 
 static LOCALHOST: HeaderValue = HeaderValue::from_static("localhost");
@@ -68,6 +71,10 @@ static JSON: HeaderValue = HeaderValue::from_static("application/json");
 impl Order {
     fn posts(&self) -> bool {
         self.target.method == Method::POST
+    }
+
+    fn length(&self) -> usize {
+        self.body.len() + self.rest
     }
 
     /// All that an engine gets of headers, but for the length of a body that is posted.
@@ -89,14 +96,14 @@ impl Order {
         let headers = request.headers_mut();
         headers.extend(self.lines().map(|(name, value)| (name, value.clone())));
         if self.posts() {
-            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(self.body.len()));
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(self.length()));
         }
         request
     }
 
     /// The request's head in its bytes, and what of its body goes out with it.
     pub(super) fn written(&self, body: &[u8]) -> Vec<u8> {
-        let length = self.posts().then(|| self.body.len());
+        let length = self.posts().then(|| self.length());
         bytes_of(&self.target.method, &self.target.uri, self.lines(), length, body)
     }
 }
@@ -168,7 +175,7 @@ pub(super) mod tests {
         ]);
         let id = HeaderValue::from_static("ours");
         let body = Bytes::from_static(b"{}");
-        let order = Order { target: Task::Chat.into(), headers, id, body };
+        let order = Order { target: Task::Chat.into(), headers, id, body, rest: 3 };
         let head = order.written(&[]);
         assert_eq!(written(&order.request(), &[]).len(), head.len(), "both ways are one");
         let text = String::from_utf8(head).unwrap();
@@ -178,7 +185,7 @@ pub(super) mod tests {
         got.sort_unstable();
         let want = [
             "accept: text/event-stream",
-            "content-length: 2",
+            "content-length: 5",
             "content-type: application/json; charset=utf-8",
             "host: localhost",
             "traceparent: 00-1",

@@ -41,8 +41,11 @@ pub struct Limits {
     pub max_connections: usize,
     /// From a head's first byte (for the first request: from `accept`) to its last.
     pub header_timeout: Duration,
-    /// Each such period must bring at least a KiB of the body, or its end.
+    /// Each such period must bring at least a KiB of the body (a MiB where an engine waits for it), or its end.
     pub body_progress_timeout: Duration,
+    /// For each MiB of a large body: one that comes at least so fast may go to the engine as it comes. A slower one would keep the
+    /// engine waiting, and is taken in first.
+    pub flow_pace: Duration,
     /// Between two requests on one connection.
     pub idle_timeout: Duration,
     /// How long a client may take no bytes of an answer that waits for it.
@@ -60,6 +63,7 @@ impl Default for Limits {
             max_connections: 4096,
             header_timeout: Duration::from_secs(10),
             body_progress_timeout: Duration::from_secs(30),
+            flow_pace: Duration::from_millis(500),
             idle_timeout: Duration::from_secs(75),
             stall_timeout: Duration::from_secs(300),
             max_headers: 100,

@@ -1,7 +1,7 @@
 //! One request, from its head to its answer.
 //!
 //! Purpose: the order of the steps; each step is elsewhere. Owner: a connection's task. Invariants: a refused request has
-//! asked the supervisor for nothing; every answer carries the request's ID; the future of a request may be dropped at any
+//! asked the supervisor for nothing, but for what `inference` says of large bodies; every answer carries the request's ID; the future of a request may be dropped at any
 //! point (its client has left) and leaves nothing behind.
 
 use std::future::Future;
@@ -273,6 +273,7 @@ impl Service {
             headers,
             id: record.id(),
             body: bytes::Bytes::new(),
+            rest: 0,
         };
         let grant = Grant { engine: Engine::Own(lease), _slot: None };
         match forward::forward(grant, &order, &self.engines).await {

@@ -72,6 +72,7 @@ impl Conn {
     pub async fn send(&mut self, head: &[u8], body: &[u8]) -> io::Result<()> {
         let mut slices = [IoSlice::new(head), IoSlice::new(body)];
         let mut left = if body.is_empty() { &mut slices[..1] } else { &mut slices[..] };
+        self.sent = false;
         std::future::poll_fn(|cx| {
             while let Some(first) = left.first() {
                 let stream = Pin::new(&mut self.stream);
@@ -101,6 +102,24 @@ impl Conn {
         })
         .await?;
         self.sent = left.is_empty();
+        Ok(())
+    }
+
+    /// Whether the last piece that was given to [`Conn::send`] went out whole: where not, the answer is on its way.
+    pub const fn is_sent(&self) -> bool {
+        self.sent
+    }
+
+    /// Waits until the engine says something, though it has not got all yet. May be dropped and called again.
+    ///
+    /// # Errors
+    /// If it has closed instead.
+    pub async fn speaks(&mut self) -> io::Result<()> {
+        let said = std::future::poll_fn(|cx| poll_carry(&mut self.stream, &mut self.carry, cx));
+        if !said.await? {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.sent = false;
         Ok(())
     }
 

@@ -93,6 +93,7 @@ pub fn limits() -> Limits {
         header_timeout: Duration::from_secs(4),
         body_progress_timeout: Duration::from_secs(4),
         idle_timeout: Duration::from_secs(4),
+        flow_pace: Duration::from_secs(60),
         max_body: Bytes::mib(1),
         ..Limits::default()
     }

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use testhost::Host;
 
-use crate::harness::{Answer, COUNT, get, post, serving, skip_unless_wanted};
+use crate::harness::{Answer, COUNT, curl, get, post, serving, skip_unless_wanted};
 
 /// The counting model three times: as it is, for embeddings, and for ranking.
 fn three() -> String {
@@ -120,4 +120,51 @@ fn a_real_engine_answers_on_every_path_that_it_has() {
     for path in ["/slots", "/props", "/lora-adapters", "/v1/chat/completions/input_tokens"] {
         assert_eq!(get(&host, path).unwrap().status, 404, "{path}");
     }
+}
+
+/// The peak of the daemon's memory since it was last asked for, in bytes; and what it has now.
+fn peak(host: &Host) -> (u64, u64) {
+    let script = "pid=$(systemctl show -P MainPID hostler.service)
+        awk '/^VmHWM|^VmRSS/ {print $2}' /proc/$pid/status; echo 5 > /proc/$pid/clear_refs";
+    let text = host.root(script).unwrap();
+    let mut kib = text.split_whitespace().map(|n| n.parse::<u64>().unwrap() << 10);
+    (kib.next().unwrap(), kib.next().unwrap())
+}
+
+#[test]
+fn a_large_body_goes_through_to_a_real_engine() {
+    skip_unless_wanted!();
+    let host = serving(COUNT).unwrap();
+    let small = json!({"model": "count", "prompt": " 1", "max_tokens": 3});
+    ask(&host, "/v1/completions", &small);
+    let size = 16 << 20;
+    let large = |behind: &str| {
+        let text = "a".repeat(size);
+        let body = format!(
+            r#"{{"model":"count","prompt":" 1","max_tokens":3,"metadata":{{"x":"{text}"}}{behind}"#
+        );
+        host.write_file("/run/large.json", &body).unwrap();
+        let url = "http://127.0.0.1:8711/v1/completions";
+        // Without "100 Continue" before the answer.
+        let headers = ["-H", "content-type: application/json", "-H", "expect:"];
+        curl(&host, &[&headers[..], &["--data-binary", "@/run/large.json", url]].concat())
+    };
+    let mut over = u64::MAX;
+    // A machine that is busy with others may once be too slow for a body to flow.
+    for _ in 0..5 {
+        let (_, before) = peak(&host);
+        let answer = large("}");
+        assert_eq!(answer.status, 200, "{answer:?}");
+        assert_eq!(answer.json()["choices"][0]["text"], " 2 3 4");
+        over = over.min(peak(&host).0.saturating_sub(before));
+        if over < 6 << 20 {
+            break;
+        }
+    }
+    assert!(over < 6 << 20, "{over} bytes over what the daemon had before");
+    let refused = large(r#","model":"count"}"#);
+    assert_eq!(refused.json()["error"]["code"], "duplicate_parameter", "{refused:?}");
+    assert_eq!(refused.status, 400);
+    // The engine is none the worse for half a request.
+    assert_eq!(ask(&host, "/v1/completions", &small)["choices"][0]["text"], " 2 3 4");
 }

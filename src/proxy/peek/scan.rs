@@ -108,6 +108,11 @@ impl Scan {
         }
     }
 
+    /// The model, as the client wrote it, once it was read. What is still to come may yet be refused.
+    pub fn model(&self) -> Option<&str> {
+        self.model.as_deref()
+    }
+
     /// Takes a piece in.
     ///
     /// # Errors
