@@ -7,9 +7,7 @@ use super::effect::{Effect, Notice};
 use super::event::Observation;
 use super::instance::Life;
 use super::state::{Model, State};
-use crate::plan::{
-    self, Confidence, Key, KeyRef, Measured, Needs, Peak, Sample, SampleRule, Sampler, Source,
-};
+use crate::plan::{self, Key, KeyRef, Measured, Needs, Peak, Sample, SampleRule, Sampler, Source};
 use crate::types::{Bytes, MeasuredNeed, ModelName, ModelSpec, Moment};
 
 /// What is known of one model's memory, beside the book.
@@ -231,11 +229,7 @@ impl State {
             bytes: footprint.bytes_per_device,
             peak: footprint.peak_per_device,
             samples: footprint.samples,
-            confidence: match footprint.confidence {
-                Confidence::Low => "low",
-                Confidence::Medium => "medium",
-                Confidence::High => "high",
-            },
+            confidence: footprint.confidence.as_str(),
             attribution: match footprint.source {
                 Source::Process => "process",
                 Source::Delta => "delta",

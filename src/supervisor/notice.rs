@@ -141,8 +141,11 @@ impl From<&Notice> for Line {
             }
             Notice::Measured { instance, measured: m } => {
                 let text = format!(
-                    "measured {} on each device, at most {} ({} samples, {:?} confidence)",
-                    m.median, m.peak, m.samples, m.confidence
+                    "measured {} on each device, at most {} ({} samples, {} confidence)",
+                    m.median,
+                    m.peak,
+                    m.samples,
+                    m.confidence.as_str()
                 );
                 Self::of("measured", instance, text)
             }
@@ -186,5 +189,29 @@ impl From<&Notice> for Line {
                 Self::of("sleepless", instance, text).weighs(Weight::Warning)
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{Confidence, Measured, Source};
+    use crate::types::{Bytes, Generation};
+
+    #[test]
+    fn a_measurement_is_told_in_the_words_of_the_status() {
+        let measured = Measured {
+            median: Bytes::mib(512),
+            peak: Bytes::gib(1),
+            samples: 9,
+            spread: Bytes::ZERO,
+            confidence: Confidence::Medium,
+            source: Source::Process,
+        };
+        let instance = InstanceId::new("m".parse().unwrap(), Generation(1), 1);
+        let line = Line::from(&Notice::Measured { instance, measured });
+        let want =
+            "measured 512.0 MiB on each device, at most 1.0 GiB (9 samples, medium confidence)";
+        assert!(line.text.ends_with(want), "{}", line.text);
     }
 }

@@ -34,6 +34,16 @@ pub enum Confidence {
 }
 
 impl Confidence {
+    /// The word for it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Low => "low",
+            Self::Medium => "medium",
+            Self::High => "high",
+        }
+    }
+
     /// What is promised for 100 bytes of measured peak.
     ///
     /// Chosen, not measured: two starts of one container differ a little (work buffers, order of loading), hence 105. Each
