@@ -142,7 +142,10 @@ impl World {
         }
         match self.agenda.pop_first() {
             Some((_, Due::Ready(instance))) => self.tell(Event::Healthy { instance })?,
-            Some((_, Due::Served(instance))) => self.tell(Event::Release { instance })?,
+            Some((_, Due::Served(instance))) => {
+                let last = self.now;
+                self.tell(Event::Used { instance, taken: 0, returned: 1, last })?;
+            }
             Some((_, Due::Stopped(instance))) => {
                 self.containers.remove(&instance);
                 self.tell(Event::Stopped { instance, result: Ok(()) })?;

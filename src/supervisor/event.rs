@@ -27,10 +27,16 @@ pub enum Event {
         /// Which.
         waiter: WaiterId,
     },
-    /// A lease came back.
-    Release {
+    /// Leases were taken without asking, or came back.
+    Used {
         /// Of which incarnation.
         instance: InstanceId,
+        /// So many were taken since the last time, of those that [`State::express`](super::state::State::express) names.
+        taken: u32,
+        /// So many came back, whoever granted them.
+        returned: u32,
+        /// When the last of these was taken or came back.
+        last: Moment,
     },
     /// An operator wants a model ready.
     Load {

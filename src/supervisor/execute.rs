@@ -17,7 +17,9 @@ use super::ports::{
     CanaryError, Containers, Endpoint, Engines, Gpus, LaunchOrder, Launched, Progress, Shelf, Sign,
 };
 use crate::plan::Usage;
-use crate::types::{Fault, FaultCode, GpuId, InstanceId, ModelName, ModelSpec, Moment, SleepLevel};
+use crate::types::{
+    DayMinute, Fault, FaultCode, GpuId, InstanceId, ModelName, ModelSpec, Moment, SleepLevel,
+};
 
 /// How long the end of the daemon waits for the disk.
 const CLOSE_TIME: Duration = Duration::from_secs(5);
@@ -63,6 +65,13 @@ impl Clock {
     pub fn instant(&self, moment: Moment) -> tokio::time::Instant {
         (self.0 + moment.0).into()
     }
+}
+
+/// The clock on the wall, in the time zone of the host.
+pub(super) fn local_time() -> Option<DayMinute> {
+    let now = jiff::Zoned::now();
+    let part = |n: i8| u16::try_from(n).ok();
+    DayMinute::new(part(now.hour())?, part(now.minute())?)
 }
 
 /// An instance that an observation looks at.

@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::event::Reconfiguration;
 use super::execute::Clock;
+use super::express::{Express, Turnstile};
 pub use super::meter::Meter;
 use super::ports::Endpoint;
 use crate::types::{Denied, Haste, InstanceId, ModelName, Moment, Preview, Status, WaiterId, Wish};
@@ -19,53 +20,43 @@ use crate::types::{Denied, Haste, InstanceId, ModelName, Moment, Preview, Status
 /// A right to one in-flight request on one ready instance; returned on drop, so hold it until the last body byte has
 /// gone out or the client has left.
 #[derive(Debug)]
-pub struct Lease {
-    instance: InstanceId,
-    endpoint: Endpoint,
-    meter: Meter,
-    release: mpsc::UnboundedSender<Ask>,
-}
+pub struct Lease(Arc<Turnstile>);
 
 impl Lease {
     /// Which incarnation serves the request.
     #[must_use]
     pub fn instance(&self) -> &InstanceId {
-        &self.instance
+        &self.0.instance
     }
 
     /// Where it listens.
     #[must_use]
     pub fn endpoint(&self) -> &Endpoint {
-        &self.endpoint
+        &self.0.endpoint
     }
 
     /// Where to count what the model streams.
     #[must_use]
     pub fn meter(&self) -> &Meter {
-        &self.meter
+        &self.0.meter
     }
 
-    pub(super) fn new(
-        instance: InstanceId,
-        endpoint: Endpoint,
-        meter: Meter,
-        release: mpsc::UnboundedSender<Ask>,
-    ) -> Self {
-        Self { instance, endpoint, meter, release }
+    /// One that is counted there already.
+    pub(super) const fn at(way: Arc<Turnstile>) -> Self {
+        Self(way)
     }
 
     /// A lease for a scripted supervisor, reported to it through `handle` when dropped.
     #[doc(hidden)]
     #[must_use]
     pub fn scripted(instance: InstanceId, endpoint: Endpoint, handle: &Handle) -> Self {
-        Self::new(instance, endpoint, Meter::default(), handle.asks.clone())
+        Arc::new(Turnstile::shut(instance, endpoint, handle.asks.clone())).admit()
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        // A supervisor that has ended has nothing left to count.
-        let _ = self.release.send(Ask::Release { instance: self.instance.clone() });
+        self.0.give_back();
     }
 }
 
@@ -90,11 +81,13 @@ pub enum Ask {
         /// Which.
         waiter: WaiterId,
     },
-    /// A lease was dropped.
+    /// A lease was dropped whose end may be waited for.
     Release {
         /// Of which incarnation.
         instance: InstanceId,
     },
+    /// Leases are taken and dropped without asking: look at them soon.
+    Stir,
     /// An operator wants something of a model.
     Operate {
         /// Identity for [`Ask::Cancel`].
@@ -180,6 +173,7 @@ pub struct Handle {
     pub(super) next: Arc<std::sync::atomic::AtomicU64>,
     pub(super) clock: Clock,
     pub(super) job: Option<u32>,
+    pub(super) express: Express,
 }
 
 impl Handle {
@@ -192,7 +186,8 @@ impl Handle {
         let (asks, receive) = mpsc::unbounded_channel();
         let (publish, status) = watch::channel(Arc::new(status));
         let clock = Clock::start();
-        (Self { asks, status, next: Arc::default(), clock, job: None }, receive, publish)
+        let (next, express) = (Arc::default(), Express::default());
+        (Self { asks, status, next, clock, job: None, express }, receive, publish)
     }
 
     /// The same handle for a job, whose number the journal's lines carry about what is done for it.
@@ -232,6 +227,9 @@ impl Handle {
         wait: Option<Duration>,
         request: Option<&str>,
     ) -> Result<Lease, Denied> {
+        if let Some(lease) = self.express.pass(model) {
+            return Ok(lease);
+        }
         let mut leave = self.waiter();
         let (answer, receive) = oneshot::channel();
         let (model, request) = (model.to_owned(), request.map(Arc::from));

@@ -11,13 +11,14 @@
 //! completions come back as events that name their instance; an event of an earlier incarnation is dropped.
 //!
 //! # Architecture Invariant
-//! `state`, `lifecycle`, `schedule`, `refusal`, `room`, `operator`, `reconfigure`, `measure`, `pace`, `health`, `discover`, `pressure`, `sleep`, `sweep`, `turn`, `wake`, `instance`, `queue`, `event`, `effect` and `picture` name no clock, no tokio, no
+//! `state`, `lifecycle`, `schedule`, `refusal`, `room`, `operator`, `reconfigure`, `measure`, `pace`, `health`, `discover`, `pressure`, `sleep`, `sweep`, `traffic`, `turn`, `wake`, `instance`, `queue`, `event`, `effect` and `picture` name no clock, no tokio, no
 //! file system, no network and no tracing: a simulation drives them with made-up time, and one seed gives one history.
 
 mod discover;
 pub mod effect;
 pub mod event;
 mod execute;
+mod express;
 pub mod handle;
 pub mod health;
 mod instance;
@@ -41,6 +42,7 @@ pub mod state;
 mod story;
 pub mod sweep;
 pub mod task;
+mod traffic;
 mod turn;
 mod wake;
 pub mod witness;

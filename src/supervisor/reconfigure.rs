@@ -105,7 +105,7 @@ fn is_going(instance: &Instance) -> bool {
 
 impl Model {
     /// Whether a container is not what the configuration asks for now.
-    fn has_changed(&self, instance: &Instance) -> bool {
+    pub(super) fn has_changed(&self, instance: &Instance) -> bool {
         let allowed = &self.spec.gpus;
         let elsewhere = |gpus: &[crate::types::GpuId]| gpus.iter().any(|g| !allowed.contains(g));
         // Asked in every turn: what is the very same needs no digest.

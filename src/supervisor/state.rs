@@ -27,6 +27,7 @@ use super::ports::Launched;
 use super::queue::{Purpose, Queue, Waiter};
 use super::sleep::Sleeps;
 use super::sweep::Strays;
+pub use super::traffic::Way;
 use crate::plan::{Book, Demand, Ledger, Loads, ReleaseRule, Rules};
 use crate::types::{
     Bytes, DayMinute, Denied, Fault, Generation, GpuId, Hours, InstanceId, ModelName, ModelSpec,
@@ -231,7 +232,9 @@ impl State {
                 self.acquire(now, waiter, &model, deadline, &mut out);
             }
             Event::Cancel { waiter } => self.cancel(waiter, &mut out),
-            Event::Release { instance } => self.give_back(now, &instance),
+            Event::Used { instance, taken, returned, last } => {
+                self.used(&instance, taken, returned, last.min(now));
+            }
             Event::Load { waiter, model, wish } => self.load(now, waiter, &model, wish, &mut out),
             Event::Pin { waiter, model, pinned } => {
                 self.pin(now, waiter, &model, pinned, &mut out);
@@ -309,15 +312,6 @@ impl State {
             // `schedule` grants it at once if the model is ready.
             let purpose = Purpose::Lease { deadline };
             model.queue.push(Waiter { id: waiter, purpose, since: now });
-        }
-    }
-
-    fn give_back(&mut self, now: Moment, id: &InstanceId) {
-        let Some(model) = self.models.get_mut(&id.model) else { return };
-        if let Some(instance) = model.instance.as_mut().filter(|i| i.id == *id) {
-            instance.in_flight = instance.in_flight.saturating_sub(1);
-            instance.last_used = now;
-            model.last_used = Some(now);
         }
     }
 

@@ -15,8 +15,9 @@ use tokio::task::JoinHandle;
 use super::effect::Effect;
 use super::event::{Event, Observation};
 pub use super::execute::{Clock, Ports};
-use super::execute::{Executor, Subject, unix_s};
-use super::handle::{Ask, Handle, Lease, Meter, Verb};
+use super::execute::{Executor, Subject, local_time, unix_s};
+use super::express::{Passed, STIR_MAX, Turnstiles};
+use super::handle::{Ask, Handle, Lease, Verb};
 use super::log;
 use super::ports::Found;
 use super::state::{Recalled, Settings, State};
@@ -39,6 +40,12 @@ const TURN_INTERVAL: Duration = Duration::from_secs(1);
 /// Inputs taken in one turn before readers get a new picture.
 const BATCH: usize = 256;
 
+/// What a turn begins with.
+enum Input {
+    Event(Event),
+    Ask(Ask),
+}
+
 /// How what an operator asked for has ended.
 type Done = Result<(), Denied>;
 
@@ -55,13 +62,13 @@ pub struct Supervisor {
     executor: Executor,
     clock: Clock,
     asks: mpsc::UnboundedReceiver<Ask>,
-    release: mpsc::UnboundedSender<Ask>,
     events: mpsc::UnboundedReceiver<Event>,
     pending: BTreeMap<WaiterId, Pending>,
     /// What operators are to be told when readers can see it, too.
     told: Vec<(oneshot::Sender<Done>, Done)>,
-    /// Of models that were ever leased.
-    meters: BTreeMap<ModelName, Meter>,
+    turnstiles: Turnstiles,
+    /// When it is looked what went through the turnstiles; `None`: nothing did.
+    stir_at: Option<Moment>,
     witness: Arc<dyn Witness>,
     stories: Stories,
     status: watch::Sender<Arc<Status>>,
@@ -96,12 +103,14 @@ impl Supervisor {
         found: Vec<Found>,
         devices: GpuSnapshot,
     ) -> (Self, Handle) {
-        let (release, asks) = mpsc::unbounded_channel();
+        let (ask, asks) = mpsc::unbounded_channel();
+        let turnstiles = Turnstiles::new(ask.clone(), clock);
         let (event_tx, events) = mpsc::unbounded_channel();
         let state = State::new(settings, specs);
         let (status, watch) = watch::channel(Arc::new(state.status(clock.now())));
         let next = Arc::new(AtomicU64::new(1));
-        let handle = Handle { asks: release.clone(), status: watch, next, clock, job: None };
+        let express = turnstiles.express();
+        let handle = Handle { asks: ask, status: watch, next, clock, job: None, express };
         // Nothing can have closed the channel yet.
         let usage = BTreeMap::new();
         let first =
@@ -114,11 +123,11 @@ impl Supervisor {
             executor: Executor::new(ports, event_tx, clock),
             clock,
             asks,
-            release,
             events,
             pending: BTreeMap::new(),
             told: Vec::new(),
-            meters: BTreeMap::new(),
+            turnstiles,
+            stir_at: None,
             witness: Arc::new(Blind),
             stories: Stories::default(),
             status,
@@ -160,6 +169,7 @@ impl Supervisor {
         while !self.exit {
             self.turn_inputs().await;
             self.look_if_due();
+            self.open();
             let picture = Arc::new(self.picture());
             self.status.send_if_modified(|old| {
                 let new = **old != *picture;
@@ -179,7 +189,7 @@ impl Supervisor {
     fn picture(&self) -> Status {
         let mut picture = self.state.status(self.clock.now());
         for model in &mut picture.models {
-            model.chunks = self.meters.get(&model.name).map_or(0, Meter::total);
+            model.chunks = self.turnstiles.streamed(&model.name);
         }
         picture
     }
@@ -189,11 +199,26 @@ impl Supervisor {
         let latest = self.clock.now() + TURN_INTERVAL;
         let look = self.observe_at.min(self.watch_at).min(self.sweep_at);
         let due = self.state.next_deadline().unwrap_or(latest).min(latest).min(look);
-        tokio::select! {
-            biased;
-            Some(event) = self.events.recv() => self.apply(event),
-            Some(ask) = self.asks.recv() => self.take(ask),
-            () = tokio::time::sleep_until(self.clock.instant(due)) => self.apply(Event::Tick),
+        let input = loop {
+            let due = self.stir_at.map_or(due, |stir| stir.min(due));
+            tokio::select! {
+                biased;
+                Some(event) = self.events.recv() => break Input::Event(event),
+                Some(ask) = self.asks.recv() => {
+                    if !matches!(ask, Ask::Stir) {
+                        break Input::Ask(ask);
+                    }
+                    self.stirred();
+                }
+                () = tokio::time::sleep_until(self.clock.instant(due)) => {
+                    break Input::Event(Event::Tick);
+                }
+            }
+        };
+        self.shut();
+        match input {
+            Input::Event(event) => self.apply(event),
+            Input::Ask(ask) => self.take(ask),
         }
         for _ in 0..BATCH {
             if let Ok(event) = self.events.try_recv() {
@@ -206,6 +231,25 @@ impl Supervisor {
         }
     }
 
+    fn stirred(&mut self) {
+        let soon = self.clock.now() + STIR_MAX;
+        self.stir_at.get_or_insert(soon);
+    }
+
+    /// The core decides while nobody passes, and knows who has.
+    fn shut(&mut self) {
+        self.stir_at = None;
+        for Passed { instance, taken, returned, last } in self.turnstiles.shut() {
+            self.apply(Event::Used { instance, taken, returned, last });
+        }
+    }
+
+    fn open(&mut self) {
+        let state = &self.state;
+        self.turnstiles.forget(|id| state.live().any(|live| live.id == id));
+        self.turnstiles.open(state.express());
+    }
+
     fn take(&mut self, ask: Ask) {
         match ask {
             Ask::Acquire { model, wait, request, waiter, answer } => {
@@ -216,7 +260,9 @@ impl Supervisor {
                 self.pending.remove(&waiter);
                 self.apply(Event::Cancel { waiter });
             }
-            Ask::Release { instance } => self.apply(Event::Release { instance }),
+            // It was told when the turn began.
+            Ask::Release { .. } => {}
+            Ask::Stir => self.stirred(),
             Ask::Operate { waiter, model, verb, job, answer } => {
                 self.pending.insert(waiter, Pending::Operator(answer, job));
                 self.apply(match verb {
@@ -277,11 +323,7 @@ impl Supervisor {
             Effect::Observe => self.observe_at = Moment::START,
             Effect::Grant { waiter, instance, endpoint } => {
                 // Made first: if nobody takes it, dropping it gives it back.
-                let meter = match self.meters.get(&instance.model) {
-                    Some(meter) => meter.clone(),
-                    None => self.meters.entry(instance.model.clone()).or_default().clone(),
-                };
-                let lease = Lease::new(instance, endpoint, meter, self.release.clone());
+                let lease = self.turnstiles.admit(&instance, &endpoint);
                 if let Some(Pending::Lease(answer, _)) = self.pending.remove(&waiter) {
                     let _ = answer.send(Ok(lease));
                 }
@@ -352,11 +394,4 @@ impl Supervisor {
         // A reading that was begun before the event that asked for one does not count.
         self.observe_at = now + if begun { OBSERVE_INTERVAL } else { OBSERVE_RETRY };
     }
-}
-
-/// The clock on the wall, in the time zone of the host.
-fn local_time() -> Option<DayMinute> {
-    let now = jiff::Zoned::now();
-    let part = |n: i8| u16::try_from(n).ok();
-    DayMinute::new(part(now.hour())?, part(now.minute())?)
 }

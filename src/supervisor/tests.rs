@@ -63,30 +63,6 @@ fn names_are_resolved_or_refused() {
 }
 
 #[test]
-fn an_idle_model_goes_and_a_busy_one_stays() {
-    let mut host = Host::new(vec![spec("m", 10)]);
-    let id = host.ready(1, "m");
-    host.pass(500);
-    assert!(host.stops().is_empty(), "it serves");
-    host.release(&id);
-    assert_eq!(host.state.next_deadline(), Some(host.now + Duration::from_secs(100)));
-    host.pass(99);
-    assert!(host.stops().is_empty());
-    host.pass(1);
-    assert_eq!(host.stops(), std::slice::from_ref(&id));
-    // A request that comes too late for this one waits for the next.
-    host.acquire(2, "m");
-    assert!(host.denials().is_empty() && host.order().is_none());
-    host.stopped(&id);
-    assert!(host.order().is_none(), "its memory has not been seen free yet");
-    assert_eq!(host.phase("m"), Phase::Waiting);
-    host.pass(1);
-    host.observe();
-    let next = host.launch();
-    assert!(next.generation > id.generation);
-}
-
-#[test]
 fn a_failed_load_is_told_and_not_repeated_at_once() {
     let mut host = Host::new(vec![spec("m", 10)]);
     host.acquire(1, "m");
@@ -417,4 +393,5 @@ mod rig;
 mod room;
 mod sleep;
 mod sweep;
+mod traffic;
 mod yielding;

@@ -69,6 +69,7 @@ impl Supervisor {
                     | Ask::Preview { .. }
                     | Ask::Reach { .. }
                     | Ask::Trouble { .. }
+                    | Ask::Stir
                     | Ask::Configure(_)
                     | Ask::Shutdown { .. }) => {
                         panic!("the proxy must not ask for {other:?}")

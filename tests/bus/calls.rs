@@ -25,6 +25,7 @@ async fn next(house: &mut House) -> (String, Verb, Answer) {
             other @ (Ask::Acquire { .. }
             | Ask::Cancel { .. }
             | Ask::Release { .. }
+            | Ask::Stir
             | Ask::Preview { .. }
             | Ask::Reach { .. }
             | Ask::Configure(_)

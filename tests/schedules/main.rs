@@ -207,7 +207,10 @@ fn observe(world: &World, taken: Moment) -> Observation {
 
 fn give_back(world: &Mutex<World>, tell: &Sender<Message>, instance: InstanceId) {
     *world.lock().unwrap().leases.get_mut(&instance).unwrap() -= 1;
-    let _ = tell.send(Message::Event(Event::Release { instance }));
+    // The core takes no later moment than its own.
+    let last = Moment(Duration::MAX);
+    let back = Event::Used { instance, taken: 0, returned: 1, last };
+    let _ = tell.send(Message::Event(back));
 }
 
 /// A request; `patient` or not: one that is not leaves at once, whatever has become of it.

@@ -27,6 +27,7 @@ impl World {
     pub(crate) fn down(&mut self) {
         self.core = None;
         self.leases.clear();
+        self.passed.clear();
         (self.observing, self.observe_again, self.quiet) = (false, false, None);
         self.cut_calls();
         let again = Duration::from_millis(self.rng.below(4_000));

@@ -196,10 +196,10 @@ impl Reference {
                 self.measuring.remove(waiter);
                 self.gives_up(now, *waiter);
             }
-            Event::Release { instance } => {
+            Event::Used { instance, taken, returned, last } => {
                 if let Some(told) = self.containers.get_mut(instance) {
-                    told.leases = told.leases.saturating_sub(1);
-                    told.used = now;
+                    told.leases = (told.leases + taken).saturating_sub(*returned);
+                    told.used = told.used.max(*last);
                 }
             }
             Event::Load { waiter, model, wish } => self.load(now, *waiter, model, wish),

@@ -11,6 +11,7 @@ use hostler::supervisor::event::{Event, Observation};
 use hostler::types::{FaultCode, InstanceId, ModelName, Moment, WaiterId};
 
 use crate::case::{Case, model};
+use crate::clients::Passed;
 use crate::devices::{Device, Shown};
 use crate::engines::{Container, Life};
 use crate::faults::Kind;
@@ -26,6 +27,7 @@ pub enum Happening {
     Client,
     ClientLeaves(WaiterId),
     LeaseEnds(u64),
+    Stirred,
     Pulling(InstanceId),
     PullEnds(InstanceId, FaultCode),
     Created(InstanceId),
@@ -90,6 +92,7 @@ pub struct World {
     pub(crate) images: BTreeMap<ModelName, u32>,
     pub(crate) leases: BTreeMap<u64, InstanceId>,
     pub(crate) lease_count: u64,
+    pub(crate) passed: BTreeMap<InstanceId, Passed>,
     pub(crate) waiters: u64,
     pub(crate) observing: bool,
     pub(crate) observe_again: bool,
@@ -130,6 +133,7 @@ impl World {
             images: BTreeMap::new(),
             leases: BTreeMap::new(),
             lease_count: 0,
+            passed: BTreeMap::new(),
             waiters: 0,
             observing: false,
             observe_again: false,
@@ -198,6 +202,7 @@ impl World {
             }
             Happening::ClientLeaves(waiter) => self.gives_up(waiter),
             Happening::LeaseEnds(number) => self.lease_ends(number),
+            Happening::Stirred => self.tell_passed(),
             Happening::Pulling(id) => self.pulling(&id),
             Happening::PullEnds(id, code) => self.launch_fails(&id, code),
             Happening::Created(id) => self.created(&id),
@@ -278,6 +283,11 @@ impl World {
     }
 
     pub(crate) fn tell(&mut self, event: Event) -> Step {
+        self.tell_passed()?;
+        self.turn(event)
+    }
+
+    pub(crate) fn turn(&mut self, event: Event) -> Step {
         let Some(core) = &mut self.core else { return Ok(()) };
         self.history.event(self.now, &event);
         self.reference.event(self.now, &event);
@@ -361,7 +371,7 @@ impl World {
         }
     }
 
-    fn grant(&mut self, id: &InstanceId) -> Step {
+    pub(crate) fn grant(&mut self, id: &InstanceId) -> Step {
         let Some(container) = self.containers.get_mut(id) else {
             return Rule::LeaseOnReady.broken(format!("a lease on {id}, which does not exist"));
         };

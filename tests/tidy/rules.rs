@@ -58,6 +58,7 @@ const IMPURE: &[&str] = &[
     "src/config/load.rs",
     "src/supervisor/execute.rs",
     "src/supervisor/execute/tend.rs",
+    "src/supervisor/express.rs",
     "src/supervisor/handle.rs",
     "src/supervisor/log.rs",
     "src/supervisor/ports.rs",

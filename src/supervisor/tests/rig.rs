@@ -167,7 +167,13 @@ impl Host {
     }
 
     pub(super) fn release(&mut self, id: &InstanceId) {
-        self.tell(Event::Release { instance: id.clone() });
+        self.used(id, 0, 1);
+    }
+
+    /// So many leases were taken without asking, and so many came back.
+    pub(super) fn used(&mut self, id: &InstanceId, taken: u32, returned: u32) {
+        let last = self.now;
+        self.tell(Event::Used { instance: id.clone(), taken, returned, last });
     }
 
     pub(super) fn stopped(&mut self, id: &InstanceId) {

@@ -74,7 +74,9 @@ impl Street {
                 let (model, since) = self.waiting.remove(&waiter.0).unwrap();
                 assert_eq!(instance.model, name(model));
                 self.waited.entry(model).or_default().push(self.at - since);
-                self.soon(self.service, Event::Release { instance });
+                let last = Moment::from_secs(self.at + self.service);
+                let back = Event::Used { instance, taken: 0, returned: 1, last };
+                self.soon(self.service, back);
             } else if let Effect::Deny { waiter, .. } = effect {
                 self.waiting.remove(&waiter.0).unwrap();
                 self.denied += 1;
