@@ -208,6 +208,9 @@ pub(super) fn answer(
 
 /// Removes what is about the engine's connection, including what its `Connection` header names.
 fn strip(headers: &mut HeaderMap) {
+    if !headers.keys().any(|name| HOP_BY_HOP.contains(name)) {
+        return;
+    }
     let named: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
         .iter()

@@ -3,16 +3,20 @@
 //! Purpose: the head with what decides where the body ends, and the body without its framing. Owner: `upstream`. Invariants: an
 //! answer whose end two readers could see at different places is refused; nothing here grows with what an engine sends.
 
+mod chunked;
+
+use std::mem::MaybeUninit;
+
 use bytes::Bytes;
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{HeaderMap, StatusCode};
+
+use chunked::Chunks;
 
 /// Lines in a head.
 const LINES_MAX: usize = 128;
 /// Bytes of a head.
 pub(super) const HEAD_MAX: usize = 64 << 10;
-/// Bytes of extensions between two chunks' data, and of all trailers.
-const ASIDE_MAX: u32 = 16 << 10;
 
 /// How a body's end is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,9 +46,15 @@ pub(super) struct Head {
 /// # Errors
 /// What is wrong with it.
 pub(super) fn head(bytes: &[u8]) -> Result<Option<Head>, String> {
-    let mut lines = [httparse::EMPTY_HEADER; LINES_MAX];
-    let mut response = httparse::Response::new(&mut lines);
-    let length = match response.parse(bytes) {
+    // Not written before it is known how many there are: it is most of what a small head costs.
+    let mut lines = [const { MaybeUninit::uninit() }; LINES_MAX];
+    let mut response = httparse::Response::new(&mut []);
+    let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(
+        &mut response,
+        bytes,
+        &mut lines,
+    );
+    let length = match parsed {
         Ok(httparse::Status::Complete(length)) => length,
         Ok(httparse::Status::Partial) if bytes.len() >= HEAD_MAX => {
             return Err(format!("its head is longer than {HEAD_MAX} bytes"));
@@ -138,7 +148,7 @@ impl Body {
     pub fn is_whole(&self) -> bool {
         match self {
             Self::Length(left) => *left == 0,
-            Self::Chunked(chunks) => chunks.at == At::Done,
+            Self::Chunked(chunks) => chunks.are_whole(),
             Self::Close => false,
         }
     }
@@ -177,100 +187,6 @@ impl Body {
                 Ok(bytes.len())
             }
         }
-    }
-}
-
-/// Where in the framing of chunks.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum At {
-    /// In a size, of which so many digits have come.
-    #[default]
-    Size,
-    Extension,
-    SizeEnd,
-    Data,
-    DataEnd,
-    DataEndLf,
-    /// At the start of a trailer, or of the last line end.
-    Line,
-    Trailer,
-    TrailerEnd,
-    End,
-    Done,
-}
-
-/// The decoder of chunks.
-#[derive(Debug, Default)]
-pub(super) struct Chunks {
-    at: At,
-    /// Of the size so far, or of the data to come.
-    size: u64,
-    digits: u8,
-    aside: u32,
-}
-
-impl Chunks {
-    fn take(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<usize, &'static str> {
-        let mut i = 0;
-        while let Some(&byte) = bytes.get(i) {
-            if self.at == At::Done {
-                break;
-            }
-            if self.at == At::Data {
-                let count = usize::try_from(self.size).unwrap_or(usize::MAX).min(bytes.len() - i);
-                out.extend_from_slice(&bytes[i..i + count]);
-                self.size -= count as u64;
-                i += count;
-                if self.size == 0 {
-                    self.at = At::DataEnd;
-                }
-                continue;
-            }
-            self.step(byte)?;
-            i += 1;
-        }
-        Ok(i)
-    }
-
-    fn step(&mut self, byte: u8) -> Result<(), &'static str> {
-        self.at = match (self.at, byte) {
-            (At::Size, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
-                let digit = char::from(byte).to_digit(16).unwrap_or(0);
-                self.digits += 1;
-                if self.digits > 15 {
-                    return Err("a chunk's size is too long");
-                }
-                self.size = self.size << 4 | u64::from(digit);
-                At::Size
-            }
-            (At::Size, _) if self.digits == 0 => return Err("a chunk has no size"),
-            (At::Size, b'\r') => At::SizeEnd,
-            (At::Size, b';' | b' ' | b'\t') => At::Extension,
-            (At::Extension, b'\r') => At::SizeEnd,
-            (At::SizeEnd, b'\n') => {
-                self.digits = 0;
-                if self.size == 0 { At::Line } else { At::Data }
-            }
-            (At::DataEnd, b'\r') => At::DataEndLf,
-            (At::DataEndLf, b'\n') => {
-                self.aside = 0;
-                At::Size
-            }
-            (At::Line, b'\r') => At::End,
-            (At::Trailer, b'\r') => At::TrailerEnd,
-            (At::TrailerEnd, b'\n') => At::Line,
-            (At::End, b'\n') => At::Done,
-            // Neither is passed on, so neither is looked at.
-            (At::Extension | At::Line | At::Trailer, _) if byte != b'\n' => {
-                self.aside += 1;
-                if self.aside > ASIDE_MAX {
-                    return Err("a chunk's extension or the trailers have no end");
-                }
-                if self.at == At::Extension { At::Extension } else { At::Trailer }
-            }
-            _ => return Err("a chunk's line does not end as it must"),
-        };
-        Ok(())
     }
 }
 

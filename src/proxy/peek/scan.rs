@@ -9,10 +9,10 @@ mod characters;
 mod text;
 
 use super::param::{self, PARAMS};
-use super::skip::skip;
+use super::skip::{plain, skip};
 use super::{Peek, PeekError};
 use crate::types::ModelName;
-use characters::Characters;
+use characters::{Characters, Taken};
 
 /// How deep arrays and objects may be nested. A stack of the engine's is not ours to exhaust.
 pub(in crate::proxy) const DEPTH_MAX: u32 = 127;
@@ -119,11 +119,12 @@ impl Scan {
     /// Why the body is refused; what comes after is of no interest.
     pub fn feed(&mut self, piece: &[u8]) -> Result<(), PeekError> {
         self.empty &= piece.is_empty();
-        let good = self.characters.take(piece);
+        let Taken { begun, whole, wrong } = self.characters.take(piece);
         // In the order of the bytes, so that the answer is the same however they are cut.
-        self.walk(&piece[..good])?;
-        if good < piece.len() {
-            return Err(self.bad(good, "bytes that are not UTF-8"));
+        self.walk(&begun)?;
+        self.walk(whole)?;
+        if wrong {
+            return Err(self.bad(whole.len(), "bytes that are not UTF-8"));
         }
         self.fed += piece.len() as u64;
         Ok(())
@@ -138,6 +139,10 @@ impl Scan {
             }
             if self.is_unwanted() {
                 i += skip(&piece[i..]);
+            } else if self.high.is_none() {
+                let run = plain(&piece[i..]);
+                self.keep(&piece[i..i + run]);
+                i += run;
             }
             if let Some(&byte) = piece.get(i) {
                 self.text(byte, i)?;

@@ -23,7 +23,21 @@ pub(super) fn skip(bytes: &[u8]) -> usize {
     blocks(bytes)
 }
 
-/// The same, block by block. Not a part of its caller, whose registers it needs.
+/// How many bytes from the start are plain ones: what comes then is an escape, the string's end, a control character, or the
+/// end of the bytes.
+pub(super) fn plain(bytes: &[u8]) -> usize {
+    if let Some(lane) = bytes.first_chunk::<LANE>() {
+        let lane = u8x16::new(*lane);
+        let stops = (ends(lane) | equal(lane, b'\\')).to_bitmask();
+        if stops != 0 {
+            return stops.trailing_zeros() as usize;
+        }
+    }
+    let stop = |byte: &u8| matches!(byte, b'"' | b'\\' | 0..0x20);
+    bytes.iter().position(stop).unwrap_or(bytes.len())
+}
+
+/// The same as [`skip`], block by block. Not a part of its caller, whose registers it needs.
 #[inline(never)]
 fn blocks(bytes: &[u8]) -> usize {
     let mut padded = [PAD; BLOCK];
@@ -265,6 +279,13 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(200))]
 
         /// Wherever it begins against the blocks, and wherever the bytes end.
+        #[test]
+        fn plain_bytes_end_where_one_would_see_it(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
+            let stop = |b: &u8| *b == b'"' || *b == b'\\' || *b < 0x20;
+            let end = bytes.iter().position(stop).unwrap_or(bytes.len());
+            prop_assert_eq!(super::plain(&bytes), end);
+        }
+
         #[test]
         fn the_quick_way_is_right(
             bytes in pieces(),

@@ -9,28 +9,45 @@ pub(super) struct Characters {
     half: Vec<u8>,
 }
 
+/// What may be read after a piece has come.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Taken<'a> {
+    /// The character that an earlier piece began with, now that its end is here.
+    pub begun: Vec<u8>,
+    /// Whole characters of the piece.
+    pub whole: &'a [u8],
+    /// What comes next is none, nor the beginning of one.
+    pub wrong: bool,
+}
+
 impl Characters {
-    /// How many bytes of a piece come before one that is wrong; the piece's length, if none is.
-    pub fn take(&mut self, piece: &[u8]) -> usize {
-        let mut at = 0;
+    /// Takes a piece in. The same is read wherever the pieces are cut.
+    pub fn take<'a>(&mut self, piece: &'a [u8]) -> Taken<'a> {
+        let mut begun = Vec::new();
+        let mut rest = piece;
         while !self.half.is_empty() {
-            let Some(&byte) = piece.get(at) else { return at };
+            let Some((&byte, behind)) = rest.split_first() else {
+                return Taken { begun, whole: &[], wrong: false };
+            };
             self.half.push(byte);
             match std::str::from_utf8(&self.half) {
-                Ok(_) => self.half.clear(),
-                Err(error) if error.error_len().is_some() => return at,
+                Ok(_) => begun = std::mem::take(&mut self.half),
+                Err(error) if error.error_len().is_some() => {
+                    return Taken { begun, whole: &[], wrong: true };
+                }
                 Err(_) => {}
             }
-            at += 1;
+            rest = behind;
         }
-        match simdutf8::compat::from_utf8(&piece[at..]) {
-            Ok(_) => piece.len(),
-            Err(error) if error.error_len().is_none() => {
-                self.half.extend_from_slice(&piece[at + error.valid_up_to()..]);
-                piece.len()
-            }
-            Err(error) => at + error.valid_up_to(),
+        let Err(error) = simdutf8::compat::from_utf8(rest) else {
+            return Taken { begun, whole: rest, wrong: false };
+        };
+        let (whole, end) = rest.split_at(error.valid_up_to());
+        let wrong = error.error_len().is_some();
+        if !wrong {
+            self.half.extend_from_slice(end);
         }
+        Taken { begun, whole, wrong }
     }
 }
 
@@ -41,7 +58,6 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// The same as of the whole, but that a character which breaks off is found when the next byte comes.
         #[test]
         fn cuts_make_no_difference(
             text in ".{0,40}", damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..2),
@@ -58,8 +74,20 @@ mod tests {
             cuts.extend([0, bytes.len()]);
             cuts.sort_unstable();
             let mut characters = Characters::default();
-            let good = cuts.windows(2).all(|w| characters.take(&bytes[w[0]..w[1]]) == w[1] - w[0]);
-            prop_assert_eq!(good && characters.half.is_empty(), std::str::from_utf8(&bytes).is_ok());
+            let (mut read, mut right) = (Vec::new(), true);
+            for piece in cuts.windows(2) {
+                let taken = characters.take(&bytes[piece[0]..piece[1]]);
+                read.extend_from_slice(&taken.begun);
+                read.extend_from_slice(taken.whole);
+                right &= !taken.wrong;
+                if !right {
+                    break;
+                }
+            }
+            let all = std::str::from_utf8(&bytes);
+            prop_assert_eq!(right && characters.half.is_empty(), all.is_ok());
+            let whole = all.err().map_or(bytes.len(), |e| e.valid_up_to());
+            prop_assert_eq!(&read, &bytes[..whole]);
         }
     }
 }
