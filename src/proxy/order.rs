@@ -3,6 +3,7 @@
 //! Purpose: the request that we write in the place of the client's. Owner: the request's future. Invariants: nothing of the client's
 //! but what [`PASSED`] names and the request's ID gets into it; its length is that of the body, all of which is in hand or to come.
 
+use std::borrow::Cow;
 use std::io::Write as _;
 
 use bytes::Bytes;
@@ -30,13 +31,14 @@ const PASSED: [HeaderName; 8] = [
 #[derive(Clone, Debug)]
 pub(super) struct Target {
     pub method: Method,
-    pub uri: Uri,
+    /// Made up by us, so it is a URI's.
+    path: Cow<'static, str>,
     pub events: Events,
 }
 
 impl From<Task> for Target {
     fn from(task: Task) -> Self {
-        Self { method: Method::POST, uri: Uri::from_static(task.path()), events: task.events() }
+        Self { method: Method::POST, path: task.path().into(), events: task.events() }
     }
 }
 
@@ -46,10 +48,9 @@ impl From<&Recall> for Target {
             Act::Retrieve => (Method::GET, ""),
             Act::Cancel => (Method::POST, "/cancel"),
         };
-        // An identifier is letters, digits, `_` and `-`; were it not so, the engine would refuse the bare path.
-        let uri = Uri::try_from(format!("/v1/responses/{}{end}", recall.id));
-        let uri = uri.unwrap_or_else(|_| Uri::from_static("/v1/responses"));
-        Self { method, uri, events: Events::Responses }
+        // `route` lets letters, digits, `_` and `-` through, and nothing else.
+        let path = format!("/v1/responses/{}{end}", recall.id).into();
+        Self { method, path, events: Events::Responses }
     }
 }
 
@@ -92,7 +93,8 @@ impl Order {
     pub(super) fn request(&self) -> Request<()> {
         let mut request = Request::new(());
         *request.method_mut() = self.target.method.clone();
-        *request.uri_mut() = self.target.uri.clone();
+        // Were it none, the engine would refuse the bare root.
+        *request.uri_mut() = Uri::try_from(&*self.target.path).unwrap_or_default();
         let headers = request.headers_mut();
         headers.extend(self.lines().map(|(name, value)| (name, value.clone())));
         if self.posts() {
@@ -104,14 +106,15 @@ impl Order {
     /// The request's head in its bytes, and what of its body goes out with it.
     pub(super) fn written(&self, body: &[u8]) -> Vec<u8> {
         let length = self.posts().then(|| self.length());
-        bytes_of(&self.target.method, &self.target.uri, self.lines(), length, body)
+        bytes_of(&self.target.method, &self.target.path, self.lines(), length, body)
     }
 }
 
 /// The same of a request that is all there.
 pub(super) fn written(request: &Request<()>, body: &[u8]) -> Vec<u8> {
     let lines = request.headers().iter().map(|(name, value)| (name.clone(), value));
-    bytes_of(request.method(), request.uri(), lines, None, body)
+    let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
+    bytes_of(request.method(), target, lines, None, body)
 }
 
 /// A key as it is sent, not to be printed; `None`: it can stand in no header.
@@ -123,13 +126,12 @@ pub(super) fn bearer(key: &[u8]) -> Option<HeaderValue> {
 
 fn bytes_of<'a>(
     method: &Method,
-    uri: &Uri,
+    target: &str,
     lines: impl Iterator<Item = (HeaderName, &'a HeaderValue)>,
     length: Option<usize>,
     body: &[u8],
 ) -> Vec<u8> {
     let mut all = Vec::with_capacity(512 + body.len());
-    let target = uri.path_and_query().map_or("/", |target| target.as_str());
     for part in [method.as_str(), " ", target, " HTTP/1.1\r\n"] {
         all.extend_from_slice(part.as_bytes());
     }

@@ -274,8 +274,9 @@ fn request_id(headers: &HeaderMap) -> HeaderValue {
             return id.clone();
         }
     }
-    let text = uuid::Uuid::now_v7().to_string();
-    HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static("-"))
+    let mut text = uuid::Uuid::encode_buffer();
+    let text = uuid::Uuid::now_v7().as_hyphenated().encode_lower(&mut text);
+    HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static("-"))
 }
 
 #[cfg(test)]

@@ -27,6 +27,9 @@ const NO_TRAILERS: [HeaderName; 12] = [
     header::TE,
 ];
 
+/// What [`connection`] looks at.
+const CONNECTION: [HeaderName; 3] = [header::CONNECTION, header::UPGRADE, header::EXPECT];
+
 /// Methods that a client may use without being taken for a broken one. Which of them a path knows is for `route`.
 const METHODS: [Method; 7] = [
     Method::GET,
@@ -57,7 +60,11 @@ pub(super) fn check(
     path(uri.path())?;
     host(version, headers)?;
     framing(headers)?;
-    connection(headers)
+    // Few heads have any of these, and names are sooner compared than looked up.
+    if headers.keys().any(|name| CONNECTION.contains(name)) {
+        connection(headers)?;
+    }
+    Ok(())
 }
 
 /// Checks trailers, which must not change what the head said.
