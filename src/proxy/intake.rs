@@ -262,6 +262,7 @@ impl<B: Body<Data = Bytes, Error: Display> + Unpin> Intake<B> {
         (self.held.freeze(), self.share)
     }
 }
+
 /// Reads what a client still sends and throws it away, within bounds, so that it gets to read the answer.
 pub(super) async fn discard(body: &mut (impl Body<Data = Bytes> + Unpin)) {
     let drain = async {

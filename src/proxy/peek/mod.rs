@@ -189,7 +189,8 @@ mod tests {
 
     #[test]
     fn refuses_what_is_not_json() {
-        let bad: [&[u8]; 24] = [
+        let bad: [&[u8]; 25] = [
+            b"{\"model\":\"a\"}\xc2",
             b"{",
             b"{\"model\":\"a\"",
             b"{\"model\":\"a\"}x",

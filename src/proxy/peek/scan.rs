@@ -163,7 +163,7 @@ impl Scan {
         if let (At::Number(digits), 0) = (self.at, self.depth) {
             self.number_ends(digits, 0)?;
         }
-        if self.at != At::Done {
+        if self.at != At::Done || !self.characters.are_whole() {
             return Err(PeekError::Malformed("it ends in the middle".into()));
         }
         if self.seen & NOT_OBJECT != 0 {

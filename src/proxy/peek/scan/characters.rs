@@ -21,6 +21,11 @@ pub(super) struct Taken<'a> {
 }
 
 impl Characters {
+    /// Whether no character has begun whose end is still to come.
+    pub const fn are_whole(&self) -> bool {
+        self.half.is_empty()
+    }
+
     /// Takes a piece in. The same is read wherever the pieces are cut.
     pub fn take<'a>(&mut self, piece: &'a [u8]) -> Taken<'a> {
         let mut begun = Vec::new();
