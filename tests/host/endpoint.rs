@@ -1,11 +1,14 @@
 //! What the endpoint says without an engine, what it says of one, and when it lets one go.
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use crate::harness::{
     COUNT, PODMAN, SOON, containers, count, curl, events, get, model, post, serving,
     skip_unless_wanted, status, wait_phase,
 };
+use testhost::{Look, wait_for};
 
 const CHAT: &str = "/v1/chat/completions";
 
@@ -72,10 +75,14 @@ fn the_status_tells_where_the_memory_is() {
     );
 
     count(&host).check();
-    let row = model(&host, "count").unwrap();
+    // The owner learns a moment later that the request is over.
+    let row = wait_for("the end of the request", Duration::from_secs(5), || {
+        let row = model(&host, "count")?;
+        Ok(if row["in_flight"] == 0 { Look::Done(row) } else { Look::NotYet(row.to_string()) })
+    })
+    .unwrap();
     assert_eq!(row["phase"], "ready");
     assert_eq!(row["gpus"], json!(["host"]));
-    assert_eq!(row["in_flight"], 0);
     assert!(row["load_ms"].as_u64() > Some(0), "{row}");
     let name = row["instance"].as_str().unwrap().to_owned();
     assert_eq!(containers(&host).unwrap()[0].1, name);
