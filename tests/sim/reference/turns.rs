@@ -17,6 +17,10 @@ impl Reference {
             told.yields = yields;
             told.health.begin(now);
         }
+        if yields {
+            // The place goes to another, and an operator's load is over with it, however the instance leaves in the end.
+            self.loaded.remove(&id.model);
+        }
     }
 
     /// Where nothing goes wrong and everybody is asked for all the time.
