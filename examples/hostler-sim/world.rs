@@ -10,7 +10,7 @@ use anyhow::{Result, anyhow, ensure};
 use hostler::config::{self, Defaults, Source};
 use hostler::plan::{ReleaseRule, Rules, SleepRules, Usage, policy};
 use hostler::supervisor::effect::{Effect, Notice, StopReason};
-use hostler::supervisor::event::{Event, Observation};
+use hostler::supervisor::event::{Event, Observation, Passed};
 use hostler::supervisor::health::HealthRules;
 use hostler::supervisor::ports::{Endpoint, Launched};
 use hostler::supervisor::state::{Settings, State};
@@ -144,7 +144,7 @@ impl World {
             Some((_, Due::Ready(instance))) => self.tell(Event::Healthy { instance })?,
             Some((_, Due::Served(instance))) => {
                 let last = self.now;
-                self.tell(Event::Used { instance, taken: 0, returned: 1, last })?;
+                self.tell(Event::Used(vec![Passed { instance, taken: 0, returned: 1, last }]))?;
             }
             Some((_, Due::Stopped(instance))) => {
                 self.containers.remove(&instance);

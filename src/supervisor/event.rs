@@ -10,6 +10,19 @@ use crate::types::{
     Wish,
 };
 
+/// What went through the way to one instance since the core was told last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Passed {
+    /// Which.
+    pub instance: InstanceId,
+    /// So many leases were taken without asking, of those that [`State::express`](super::state::State::express) names.
+    pub taken: u32,
+    /// So many came back, whoever granted them.
+    pub returned: u32,
+    /// When the last of these was taken or came back.
+    pub last: Moment,
+}
+
 /// Everything that can happen to the core. Completions name their instance, so a stale one is recognised.
 #[derive(Clone, Debug)]
 pub enum Event {
@@ -27,17 +40,9 @@ pub enum Event {
         /// Which.
         waiter: WaiterId,
     },
-    /// Leases were taken without asking, or came back.
-    Used {
-        /// Of which incarnation.
-        instance: InstanceId,
-        /// So many were taken since the last time, of those that [`State::express`](super::state::State::express) names.
-        taken: u32,
-        /// So many came back, whoever granted them.
-        returned: u32,
-        /// When the last of these was taken or came back.
-        last: Moment,
-    },
+    /// Leases were taken without asking, or came back: all of them at once, for nothing may be decided that knows some and not the
+    /// others.
+    Used(Vec<Passed>),
     /// An operator wants a model ready.
     Load {
         /// Identity of the caller.

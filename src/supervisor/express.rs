@@ -18,6 +18,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 
+use super::event::Passed;
 use super::execute::Clock;
 use super::handle::{Ask, Lease};
 use super::meter::Meter;
@@ -136,18 +137,6 @@ impl Turnstile {
             let _ = self.shared.asks.send(Ask::Stir);
         }
     }
-}
-
-/// What went through a turnstile since the owner looked last.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Passed {
-    pub(super) instance: InstanceId,
-    /// Leases that were taken without asking.
-    pub(super) taken: u32,
-    /// Leases of any kind that came back.
-    pub(super) returned: u32,
-    /// When the last of these did.
-    pub(super) last: Moment,
 }
 
 /// Open turnstiles, by every name of their models.

@@ -232,9 +232,7 @@ impl State {
                 self.acquire(now, waiter, &model, deadline, &mut out);
             }
             Event::Cancel { waiter } => self.cancel(waiter, &mut out),
-            Event::Used { instance, taken, returned, last } => {
-                self.used(&instance, taken, returned, last.min(now));
-            }
+            Event::Used(passed) => passed.iter().for_each(|passed| self.used(now, passed)),
             Event::Load { waiter, model, wish } => self.load(now, waiter, &model, wish, &mut out),
             Event::Pin { waiter, model, pinned } => {
                 self.pin(now, waiter, &model, pinned, &mut out);

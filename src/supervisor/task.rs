@@ -16,7 +16,7 @@ use super::effect::Effect;
 use super::event::{Event, Observation};
 pub use super::execute::{Clock, Ports};
 use super::execute::{Executor, Subject, local_time, unix_s};
-use super::express::{Passed, STIR_MAX, Turnstiles};
+use super::express::{STIR_MAX, Turnstiles};
 use super::handle::{Ask, Handle, Lease, Verb};
 use super::log;
 use super::ports::Found;
@@ -239,8 +239,9 @@ impl Supervisor {
     /// The core decides while nobody passes, and knows who has.
     fn shut(&mut self) {
         self.stir_at = None;
-        for Passed { instance, taken, returned, last } in self.turnstiles.shut() {
-            self.apply(Event::Used { instance, taken, returned, last });
+        let passed = self.turnstiles.shut();
+        if !passed.is_empty() {
+            self.apply(Event::Used(passed));
         }
     }
 

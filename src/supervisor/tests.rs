@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::effect::{Effect, Notice, StopReason};
-use super::event::{Event, Observation};
+use super::event::{Event, Observation, Passed};
 use super::ports::{Endpoint, Found, FoundIdentity, LaunchOrder, Launched};
 use super::state::{Recalled, Settings, State};
 use crate::plan::{ReleaseRule, Rules, SleepRules, Usage, policy};

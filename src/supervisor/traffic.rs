@@ -4,6 +4,7 @@
 //! Invariants: who is named by [`State::express`] is ready and stays; while somebody waits for the end of a request anywhere (for
 //! room, for a model that is to leave, for a shutdown) nobody is named, so that every end is told at once.
 
+use super::event::Passed;
 use super::instance::{Instance, Life};
 use super::ports::Endpoint;
 use super::state::{Model, State};
@@ -48,13 +49,15 @@ impl State {
         ready.flatten()
     }
 
-    pub(super) fn used(&mut self, id: &InstanceId, taken: u32, returned: u32, last: Moment) {
+    pub(super) fn used(&mut self, now: Moment, passed: &Passed) {
+        let Passed { instance: id, taken, returned, last } = passed;
+        let last = now.min(*last);
         let Some(model) = self.models.get_mut(&id.model) else { return };
         if let Some(instance) = model.instance.as_mut().filter(|i| i.id == *id) {
-            instance.in_flight = (instance.in_flight + taken).saturating_sub(returned);
+            instance.in_flight = (instance.in_flight + taken).saturating_sub(*returned);
             instance.last_used = instance.last_used.max(last);
             model.last_used = model.last_used.max(Some(last));
-            if taken > 0 {
+            if *taken > 0 {
                 instance.used = true;
                 model.demand.used(last);
             }

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use hostler::plan::{ReleaseRule, Rules, SleepRules, Usage, policy};
 use hostler::supervisor::effect::Effect;
-use hostler::supervisor::event::{Event, Observation};
+use hostler::supervisor::event::{Event, Observation, Passed};
 use hostler::supervisor::health::HealthRules;
 use hostler::supervisor::ports::{Endpoint, Launched};
 use hostler::supervisor::state::{Settings, State};
@@ -209,7 +209,7 @@ fn give_back(world: &Mutex<World>, tell: &Sender<Message>, instance: InstanceId)
     *world.lock().unwrap().leases.get_mut(&instance).unwrap() -= 1;
     // The core takes no later moment than its own.
     let last = Moment(Duration::MAX);
-    let back = Event::Used { instance, taken: 0, returned: 1, last };
+    let back = Event::Used(vec![Passed { instance, taken: 0, returned: 1, last }]);
     let _ = tell.send(Message::Event(back));
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use hostler::supervisor::event::Event;
+use hostler::supervisor::event::{Event, Passed};
 use hostler::supervisor::state::Way;
 use hostler::types::{Generation, InstanceId, Moment, WaiterId};
 
@@ -13,14 +13,6 @@ use crate::world::{Happening, World};
 
 /// How long the daemon takes to look what went through its turnstiles.
 const STIR_MAX: Duration = Duration::from_millis(50);
-
-/// Leases that the core has not been told of.
-#[derive(Debug, Default)]
-pub struct Passed {
-    taken: u32,
-    returned: u32,
-    last: Moment,
-}
 
 impl World {
     pub(crate) fn next_waiter(&mut self) -> WaiterId {
@@ -91,17 +83,17 @@ impl World {
         if self.passed.is_empty() {
             self.later(STIR_MAX, Happening::Stirred);
         }
-        let passed = self.passed.entry(instance.clone()).or_default();
+        let none =
+            || Passed { instance: instance.clone(), taken: 0, returned: 0, last: Moment::START };
+        let passed = self.passed.entry(instance.clone()).or_insert_with(none);
         passed.last = self.now;
         passed
     }
 
     /// As the daemon does when a turn begins.
     pub(crate) fn tell_passed(&mut self) -> Step {
-        for (instance, Passed { taken, returned, last }) in std::mem::take(&mut self.passed) {
-            self.turn(Event::Used { instance, taken, returned, last })?;
-        }
-        Ok(())
+        let passed: Vec<Passed> = std::mem::take(&mut self.passed).into_values().collect();
+        if passed.is_empty() { Ok(()) } else { self.turn(Event::Used(passed)) }
     }
 
     /// Completions of an incarnation that nobody remembers.
@@ -112,7 +104,12 @@ impl World {
             0 => self.tell(Event::Healthy { instance: ghost }),
             1 => {
                 let last = self.now;
-                self.tell(Event::Used { instance: ghost, taken: 0, returned: 1, last })
+                self.tell(Event::Used(vec![Passed {
+                    instance: ghost,
+                    taken: 0,
+                    returned: 1,
+                    last,
+                }]))
             }
             2 => self.tell(Event::Died { instance: ghost, fault }),
             3 => self.tell(Event::LaunchFailed { instance: ghost, fault }),

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use hostler::supervisor::effect::{Effect, Notice};
-use hostler::supervisor::event::{Event, Observation};
+use hostler::supervisor::event::{Event, Observation, Passed};
 use hostler::supervisor::health::HealthRules;
 use hostler::types::{GpuId, InstanceId, ModelName, Moment, OnFull, Phase, SpecHash, WaiterId};
 
@@ -196,10 +196,12 @@ impl Reference {
                 self.measuring.remove(waiter);
                 self.gives_up(now, *waiter);
             }
-            Event::Used { instance, taken, returned, last } => {
-                if let Some(told) = self.containers.get_mut(instance) {
-                    told.leases = (told.leases + taken).saturating_sub(*returned);
-                    told.used = told.used.max(*last);
+            Event::Used(passed) => {
+                for Passed { instance, taken, returned, last } in passed {
+                    if let Some(told) = self.containers.get_mut(instance) {
+                        told.leases = (told.leases + taken).saturating_sub(*returned);
+                        told.used = told.used.max(*last);
+                    }
                 }
             }
             Event::Load { waiter, model, wish } => self.load(now, *waiter, model, wish),

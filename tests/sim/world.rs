@@ -7,11 +7,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use hostler::supervisor::effect::{Effect, Notice, StopReason};
-use hostler::supervisor::event::{Event, Observation};
+use hostler::supervisor::event::{Event, Observation, Passed};
 use hostler::types::{FaultCode, InstanceId, ModelName, Moment, WaiterId};
 
 use crate::case::{Case, model};
-use crate::clients::Passed;
 use crate::devices::{Device, Shown};
 use crate::engines::{Container, Life};
 use crate::faults::Kind;
