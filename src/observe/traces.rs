@@ -114,8 +114,8 @@ fn random_span() -> NonZeroU64 {
 impl Observer for Traces {
     fn begun(&self) {}
 
-    fn trace(&self, id: &str, caller: Option<Caller>) -> Option<Trace> {
-        let (trace, parent) = match caller {
+    fn trace(&self, id: &str, caller: &dyn Fn() -> Option<Caller>) -> Option<Trace> {
+        let (trace, parent) = match caller() {
             Some(caller) if !caller.sampled => return None,
             Some(caller) => (caller.trace, Some(caller.span)),
             None => (random_trace(), None),

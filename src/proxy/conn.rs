@@ -24,6 +24,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::bell::Doorbell;
 use super::server::Limits;
 use super::stream::Stream;
 
@@ -266,7 +267,8 @@ pub(super) struct End {
     pub over: Signal,
 }
 
-/// Serves a connection to its end.
+/// Serves a connection to its end. The future that `answer` gives should be a pointer's size, for hyper keeps room for it as long as
+/// the connection lives.
 pub(super) async fn run<F, Fut, B>(stream: Stream, limits: Arc<Limits>, end: End, answer: F)
 where
     F: Fn(Request<Incoming>, Busy) -> Fut,
@@ -277,8 +279,7 @@ where
     let pulse = Pulse::new();
     let io = TokioIo::new(Watched { stream, pulse: pulse.clone() });
     let service = service_fn(|request| {
-        // hyper keeps room for it as long as the connection lives: a pointer's, not that of all that a request may need.
-        let answer = Box::pin(answer(request, pulse.busy()));
+        let answer = answer(request, pulse.busy());
         async move { Ok::<_, std::convert::Infallible>(answer.await) }
     });
     let buffer = usize::try_from(limits.max_header_bytes.0).unwrap_or(usize::MAX).max(8192);
@@ -295,7 +296,8 @@ where
     let look = tokio::time::sleep_until(Instant::now() + Duration::from_millis(1));
     tokio::pin!(drain, over, look);
     let (mut listening, mut ending) = (false, false);
-    std::future::poll_fn(|cx| {
+    let mut bell = Doorbell::default();
+    let mut serve = |cx: &mut Context<'_>| {
         loop {
             if let Poll::Ready(result) = conn.as_mut().poll(cx) {
                 if let Err(error) = result {
@@ -329,13 +331,18 @@ where
                 }
             }
         }
-    })
-    .await;
+    };
+    std::future::poll_fn(|cx| bell.poll(cx, &mut serve)).await;
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+
+    /// Of a connection that is not there.
+    pub fn busy() -> Busy {
+        Pulse::new().busy()
+    }
 
     const SECOND: Duration = Duration::from_secs(1);
 

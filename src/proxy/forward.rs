@@ -18,9 +18,10 @@ use super::error::ApiError;
 use super::grant::Grant;
 use super::message::Head;
 use super::order::Order;
+use super::pool::Pool;
 use super::relay::Relay;
 use super::stream::Stream;
-use super::upstream::{Conn, Lost, Pool};
+use super::upstream::{Conn, Lost};
 
 /// Headers of the engine's that are about its connection, not about its answer.
 const HOP_BY_HOP: [HeaderName; 9] = [

@@ -33,6 +33,7 @@ use super::record::Record;
 use super::rewrite::rewrite;
 use super::rules::Rules;
 use super::service::Service;
+use super::strict;
 use super::wait::{Asked, Begun, Wait, Waiter};
 use crate::types::{DoorSpec, Feedback};
 
@@ -77,7 +78,8 @@ struct Job {
     /// The body is an answer of `/v1/responses`, which may be asked for again.
     recalled: bool,
     spec: Arc<DoorSpec>,
-    asked: Arc<OnceLock<Asked>>,
+    /// Where it is to be said when the engine is asked, if anybody waits to hear it.
+    asked: Option<Arc<OnceLock<Asked>>>,
 }
 
 /// Answers a request for inference.
@@ -134,6 +136,8 @@ async fn with_feedback(
     let since = Instant::now();
     let rules = job.visitor.rules.clone();
     let wait = rules.stream_wait;
+    let asked = Arc::<OnceLock<Asked>>::default();
+    job.asked = Some(asked.clone());
     let waiter = rules.resolve(&job.model).map(|model| Waiter {
         beat: Beat {
             form: job.spec.feedback,
@@ -146,7 +150,7 @@ async fn with_feedback(
         since,
         supervisor: job.service.supervisor.clone(),
         model: model.clone(),
-        asked: job.asked.clone(),
+        asked,
     });
     let mut granted = Box::pin(async move {
         let granted = job.grant(Some(wait), wait).await;
@@ -186,7 +190,7 @@ impl Job {
         visitor: Visitor,
         record: &mut Record,
     ) -> Result<(Box<Self>, Option<Grant>), ApiError> {
-        let asked_first = headers.contains_key(header::EXPECT);
+        let asked_first = strict::has(&headers, &header::EXPECT);
         let json = task.body() == BodyForm::Json;
         let share = service.budget.share(visitor.rules.max_buffered.0);
         let mut intake = Intake::open(body, &service.limits, asked_first, json, share).await?;
@@ -241,8 +245,7 @@ impl Job {
         record: &mut Record,
         model: String,
     ) -> Result<Box<Self>, ApiError> {
-        record.model = Some(model.clone());
-        record.served = visitor.rules.resolve(&model).cloned();
+        record.is_for(&model, visitor.rules.resolve(&model));
         if let Some(error) = ApiError::impossible_model(&model) {
             return Err(error);
         }
@@ -254,7 +257,7 @@ impl Job {
             body: Bytes::new(),
             rest: 0,
         };
-        let (service, asked) = (service.clone(), Arc::default());
+        let service = service.clone();
         let recalled = task == Task::Responses;
         Ok(Box::new(Self {
             service,
@@ -267,7 +270,7 @@ impl Job {
             stream: false,
             recalled,
             spec,
-            asked,
+            asked: None,
         }))
     }
 
@@ -341,7 +344,9 @@ impl Job {
             let origin = Origin { instance, caller: self.visitor.name().map(str::to_owned) };
             Watch::new(self.service.answers.clone(), origin)
         });
-        let _ = self.asked.set(Asked { at: Instant::now(), instance });
+        if let Some(asked) = &self.asked {
+            let _ = asked.set(Asked { at: Instant::now(), instance });
+        }
         let engines = &self.service.engines;
         let response = match self.flow.take() {
             Some(intake) => {

@@ -49,8 +49,7 @@ pub(super) struct Intake<B = Incoming> {
     body: B,
     limits: Arc<Limits>,
     share: Share,
-    /// What came and was not passed on.
-    held: BytesMut,
+    held: Held,
     /// How much came.
     came: usize,
     /// How much is to come in all, where the client said so.
@@ -89,8 +88,7 @@ impl<B: Body<Data = Bytes, Error: Display> + Unpin> Intake<B> {
             body,
             limits: limits.clone(),
             share,
-            // Memory that is not written to is only addresses; growing would copy, and hold the body twice meanwhile.
-            held: BytesMut::with_capacity(announced),
+            held: Held::default(),
             came: 0,
             length: size.exact().and_then(|exact| usize::try_from(exact).ok()),
             scan: json.then(|| Ok(Scan::new())),
@@ -108,7 +106,7 @@ impl<B: Body<Data = Bytes, Error: Display> + Unpin> Intake<B> {
     pub async fn take(&mut self, all: bool) -> Result<Taken, ApiError> {
         while let Some(data) = self.piece().await? {
             self.share.grow(data.len())?;
-            self.held.extend_from_slice(&data);
+            self.held.add(data, self.length);
             if !all && self.may_flow() {
                 return Ok(Taken::Part);
             }
@@ -174,7 +172,7 @@ impl<B: Body<Data = Bytes, Error: Display> + Unpin> Intake<B> {
     fn may_flow(&self) -> bool {
         let Some(length) = self.length else { return false };
         let pace = self.limits.flow_pace.as_nanos() * self.came as u128;
-        self.held.len() >= FLOW_HELD
+        self.held().len() >= FLOW_HELD
             && length - self.came >= FLOW_REST
             && self.model().is_some()
             && self.began.elapsed().as_nanos() << 20 <= pace
@@ -208,12 +206,15 @@ impl<B: Body<Data = Bytes, Error: Display> + Unpin> Intake<B> {
 
     /// What is held.
     pub fn held(&self) -> &[u8] {
-        &self.held
+        match &self.held {
+            Held::Piece(piece) => piece,
+            Held::Many(all) => all,
+        }
     }
 
     /// What is held, which is then no longer the intake's.
     pub fn let_go(&mut self) -> Bytes {
-        std::mem::take(&mut self.held).freeze()
+        std::mem::take(&mut self.held).into_bytes()
     }
 
     /// What was let go is no longer in memory.
@@ -259,7 +260,46 @@ impl<B: Body<Data = Bytes, Error: Display> + Unpin> Intake<B> {
 
     /// The whole body, and its part of the memory for bodies.
     pub fn whole(self) -> (Bytes, Share) {
-        (self.held.freeze(), self.share)
+        (self.held.into_bytes(), self.share)
+    }
+}
+
+/// What came of a body and was not passed on.
+#[derive(Debug)]
+enum Held {
+    /// At most one piece. Most bodies come in one, which is then kept where it is.
+    Piece(Bytes),
+    Many(BytesMut),
+}
+
+impl Default for Held {
+    fn default() -> Self {
+        Self::Piece(Bytes::new())
+    }
+}
+
+impl Held {
+    /// One more piece. `length`: that of the whole body, where it is known.
+    fn add(&mut self, data: Bytes, length: Option<usize>) {
+        match self {
+            Self::Piece(first) if first.is_empty() && length == Some(data.len()) => *first = data,
+            Self::Piece(first) => {
+                // Memory that is not written to is only addresses; growing would copy, and hold the body twice meanwhile.
+                let least = first.len() + data.len();
+                let mut all = BytesMut::with_capacity(length.unwrap_or(least).max(least));
+                all.extend_from_slice(first);
+                all.extend_from_slice(&data);
+                *self = Self::Many(all);
+            }
+            Self::Many(all) => all.extend_from_slice(&data),
+        }
+    }
+
+    fn into_bytes(self) -> Bytes {
+        match self {
+            Self::Piece(piece) => piece,
+            Self::Many(all) => all.freeze(),
+        }
     }
 }
 

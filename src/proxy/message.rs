@@ -77,19 +77,27 @@ pub(super) fn head(bytes: &[u8]) -> Result<Option<Head>, String> {
         };
         headers.append(name, value.map_err(|e| e.to_string())?);
     }
-    let framing = framing(status, &headers)?;
-    let lasting = response.version == Some(1) && framing != Framing::Close && lasting(&headers);
+    // Most heads have none of these but one length. Names are sooner compared than looked up.
+    let odd = headers.keys().any(|name| ODD.contains(name));
+    let framing = framing(status, &headers, odd)?;
+    let lasting =
+        response.version == Some(1) && framing != Framing::Close && (!odd || lasting(&headers));
     Ok(Some(Head { status, headers, framing, lasting, length }))
 }
 
-fn framing(status: StatusCode, headers: &HeaderMap) -> Result<Framing, String> {
+/// What decides of a body's end or of a connection's beside a length.
+const ODD: [HeaderName; 3] = [header::TRANSFER_ENCODING, header::CONNECTION, header::SERVER];
+
+/// `odd`: the head has one of [`ODD`].
+fn framing(status: StatusCode, headers: &HeaderMap, odd: bool) -> Result<Framing, String> {
     if status.is_informational()
         || status == StatusCode::NO_CONTENT
         || status == StatusCode::NOT_MODIFIED
     {
         return Ok(Framing::Length(0));
     }
-    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let mut codings =
+        odd.then(|| headers.get_all(header::TRANSFER_ENCODING).iter()).into_iter().flatten();
     match (codings.next(), codings.next()) {
         (None, _) => {}
         (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => {

@@ -4,7 +4,6 @@
 //! but what [`PASSED`] names and the request's ID gets into it; its length is that of the body, all of which is in hand or to come.
 
 use std::borrow::Cow;
-use std::io::Write as _;
 
 use bytes::Bytes;
 use hyper::header::{self, HeaderName, HeaderValue};
@@ -13,6 +12,7 @@ use hyper::{HeaderMap, Method, Request, Uri};
 use super::endpoints::{Events, Task};
 use super::record::REQUEST_ID;
 use super::route::{Act, Recall};
+use super::strict::has;
 use super::trace::{TRACEPARENT, TRACESTATE};
 
 /// Headers of the client's that an engine may see. Keys and cookies are not among them: they are between the client and us.
@@ -83,7 +83,7 @@ impl Order {
         // What a client sends are few, and to be compared is cheaper than to be looked up.
         let passed = self.headers.keys().filter(|name| PASSED.contains(name));
         let passed = passed.filter_map(|name| Some((name.clone(), self.headers.get(name)?)));
-        let untyped = self.posts() && !self.headers.contains_key(header::CONTENT_TYPE);
+        let untyped = self.posts() && !has(&self.headers, &header::CONTENT_TYPE);
         let default = untyped.then_some((header::CONTENT_TYPE, &JSON));
         let host = std::iter::once((header::HOST, &LOCALHOST));
         host.chain(default).chain(passed).chain(std::iter::once((REQUEST_ID, &self.id)))
@@ -135,14 +135,16 @@ fn bytes_of<'a>(
     for part in [method.as_str(), " ", target, " HTTP/1.1\r\n"] {
         all.extend_from_slice(part.as_bytes());
     }
-    for (name, value) in lines {
+    // Not a loop: each part of the chain goes by itself so.
+    lines.for_each(|(name, value)| {
         for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
             all.extend_from_slice(part);
         }
-    }
+    });
     if let Some(length) = length {
-        // Memory takes all that is written to it.
-        let _ = write!(all, "content-length: {length}\r\n");
+        for part in ["content-length: ", itoa::Buffer::new().format(length), "\r\n"] {
+            all.extend_from_slice(part.as_bytes());
+        }
     }
     all.extend_from_slice(b"\r\n");
     all.extend_from_slice(body);

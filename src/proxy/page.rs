@@ -117,8 +117,7 @@ pub(super) async fn answer(
     | Page::Act(name, _)
     | Page::DebugPlan(name) = &page
     {
-        record.model = Some(name.to_string());
-        record.served = visitor.rules.resolve(name.as_str()).cloned();
+        record.is_for(name.as_str(), visitor.rules.resolve(name.as_str()));
     }
     let openmetrics = headers
         .get_all(header::ACCEPT)

@@ -125,8 +125,9 @@ pub trait Observer: Send + Sync + 'static {
     fn awaits_turn(&self, model: &ModelName, begins: bool) {
         let _ = (model, begins);
     }
-    /// Which span it is; `None`: none. Asked once, behind `begun`. `id`: its `x-request-id`.
-    fn trace(&self, id: &str, caller: Option<Caller>) -> Option<Trace> {
+    /// Which span it is; `None`: none. Asked once, behind `begun`. `id`: its `x-request-id`; `caller`: who looks for the client's own
+    /// span, which costs something and is of no use where there are no spans.
+    fn trace(&self, id: &str, caller: &dyn Fn() -> Option<Caller>) -> Option<Trace> {
         let _ = (id, caller);
         None
     }
@@ -155,7 +156,7 @@ impl<A: Observer, B: Observer> Observer for (Arc<A>, Arc<B>) {
         self.1.awaits_turn(model, begins);
     }
 
-    fn trace(&self, id: &str, caller: Option<Caller>) -> Option<Trace> {
+    fn trace(&self, id: &str, caller: &dyn Fn() -> Option<Caller>) -> Option<Trace> {
         self.1.trace(id, caller)
     }
 

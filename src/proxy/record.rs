@@ -8,12 +8,14 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use hyper::header::{HeaderName, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{HeaderMap, Method, Request};
 use tokio::time::Instant;
 
 use super::port::{Caller, Gaps, Observer, Seen, Side, Trace, Traced};
+use super::strict::has;
 use crate::types::{InstanceId, ModelName};
 
 /// Names a request across client, daemon and engine.
@@ -25,10 +27,10 @@ pub(super) struct Record {
     id: HeaderValue,
     /// What was asked for; `-` where the head was refused.
     pub route: &'static str,
-    /// As the client wrote it.
-    pub model: Option<String>,
+    /// As the client wrote it, where that is not the name of `served`.
+    model: Option<String>,
     /// The configured model that it is for.
-    pub served: Option<ModelName>,
+    served: Option<ModelName>,
     /// Whose engine got it.
     pub instance: Option<InstanceId>,
     /// HTTP status; `None` while there is none.
@@ -112,7 +114,7 @@ impl Record {
     /// It may be part of a trace.
     pub fn trace<B>(&mut self, request: &Request<B>) {
         let id = self.id.to_str().unwrap_or_default();
-        if let Some(trace) = self.observer.trace(id, Caller::of(request.headers())) {
+        if let Some(trace) = self.observer.trace(id, &|| Caller::of(request.headers())) {
             self.trace = Some(Box::new(Place {
                 trace,
                 began: SystemTime::now(),
@@ -127,6 +129,12 @@ impl Record {
         if let Some(place) = &self.trace {
             place.trace.write(&mut head.headers);
         }
+    }
+
+    /// It is for a model, as its client wrote it, and, if that is one of ours, as it was configured.
+    pub fn is_for(&mut self, asked: &str, served: Option<&ModelName>) {
+        self.served = served.cloned();
+        self.model = served.is_none_or(|name| name.as_str() != asked).then(|| asked.to_owned());
     }
 
     /// The request's ID as a header's value.
@@ -179,7 +187,8 @@ impl Drop for Record {
         let broken_by = (!self.complete).then(|| self.broken_by.unwrap_or(Side::Client));
         let id = self.id.to_str().unwrap_or_default();
         // Cut: nobody bounds what a client writes there but the body's size.
-        let model = self.model.as_deref().map(|m| &m[..m.floor_char_boundary(128)]);
+        let model = self.model.as_deref().or(self.served.as_ref().map(ModelName::as_str));
+        let model = model.map(|m| &m[..m.floor_char_boundary(128)]);
         let traced = self.trace.as_deref().map(|place| Traced {
             trace: place.trace,
             began: place.began,
@@ -267,16 +276,21 @@ impl fmt::Display for End {
 
 /// The client's ID if it is one and harmless, else a new one, which sorts by time.
 fn request_id(headers: &HeaderMap) -> HeaderValue {
-    let mut ids = headers.get_all(REQUEST_ID).iter();
+    let given = has(headers, &REQUEST_ID);
+    let mut ids = given.then(|| headers.get_all(REQUEST_ID).iter()).into_iter().flatten();
     if let (Some(id), None) = (ids.next(), ids.next()) {
         let visible = |b: &u8| b.is_ascii_graphic();
         if (1..=128).contains(&id.len()) && id.as_bytes().iter().all(visible) {
             return id.clone();
         }
     }
-    let mut text = uuid::Uuid::encode_buffer();
+    const LENGTH: usize = uuid::fmt::Hyphenated::LENGTH;
+    let mut text = [0; LENGTH];
     let text = uuid::Uuid::now_v7().as_hyphenated().encode_lower(&mut text);
-    HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static("-"))
+    // Shared from the start: it goes into the answer, to the engine and into the log.
+    let text = <[u8; LENGTH]>::try_from(text.as_bytes()).map(Bytes::from_owner);
+    let id = text.ok().and_then(|text| HeaderValue::from_maybe_shared(text).ok());
+    id.unwrap_or_else(|| HeaderValue::from_static("-"))
 }
 
 #[cfg(test)]

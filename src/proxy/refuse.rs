@@ -24,6 +24,7 @@ use super::record::{REQUEST_ID, Record};
 use super::respond;
 use super::server::{AcceptErrors, Limits};
 use super::stream::Listener;
+use super::strict;
 
 /// A queue from which nothing came for so long is empty.
 const QUIET: Duration = Duration::from_millis(100);
@@ -60,7 +61,7 @@ pub async fn refuse(listeners: Vec<Listener>, cause: String, grace: Duration) {
                 if connections.len() < limits.max_connections => {
                 let error = error.clone();
                 if let Some((stream, _)) = accepted {
-                    let answer = move |request, busy| answer(request, busy, error.clone());
+                    let answer = move |request, busy| Box::pin(answer(request, busy, error.clone()));
                     connections.spawn(conn::run(stream, limits.clone(), ending.clone(), answer));
                 }
             }
@@ -87,7 +88,7 @@ async fn answer(
     let id = record.id();
     let (head, mut body) = request.into_parts();
     let dialect = Dialect::of(head.uri.path());
-    if !head.headers.contains_key(header::EXPECT) {
+    if !strict::has(&head.headers, &header::EXPECT) {
         intake::discard(&mut body).await;
     }
     let mut response = respond::error(&error, dialect);

@@ -17,11 +17,12 @@ use super::conn::{self, End};
 use super::external;
 use super::forward::{Engines, Upstream};
 use super::gate::Gate;
+use super::pool::SWEEP;
 use super::port::Behind;
+use super::room::Housed;
 use super::rules::{Rules, SharedRules};
 use super::service::Service;
 use super::stream::{Listener, Peer, Stream, accept};
-use super::upstream::SWEEP;
 use crate::supervisor::handle::Handle;
 use crate::types::Bytes;
 
@@ -182,6 +183,9 @@ impl Server {
                 accepted = errors.accept(listeners, &mut turn), if room => {
                     if let Some((stream, peer)) = accepted {
                         connections.spawn(self.connection(stream, peer));
+                        // Those who are here come before those who still queue: a burst of new clients is served piece by
+                        // piece, while what each piece needs is in the processor's cache, and not all of it at once.
+                        tokio::task::yield_now().await;
                     }
                 }
             }
@@ -190,7 +194,7 @@ impl Server {
 
     fn connection(&self, stream: Stream, peer: Peer) -> impl Future<Output = ()> + Send + 'static {
         let service = self.service.clone();
-        let answer = move |request, busy| service.clone().answer(request, busy, peer);
+        let answer = move |request, busy| Housed::new(service.clone().answer(request, busy, peer));
         conn::run(stream, self.limits.clone(), self.end.clone(), answer)
     }
 

@@ -39,6 +39,7 @@ use super::rules::{Rules, SharedRules};
 use super::server::Limits;
 use super::site;
 use super::stream::Peer;
+use super::strict;
 use super::websocket;
 use crate::supervisor::handle::Handle;
 use crate::types::ModelName;
@@ -128,7 +129,7 @@ impl Service {
             Ok(admitted) => admitted,
             Err(error) => {
                 // Where the head cannot be trusted, neither can the body's end. A client that asked first sends none.
-                if !error.close && !head.headers.contains_key(header::EXPECT) {
+                if !error.close && !strict::has(&head.headers, &header::EXPECT) {
                     intake::discard(&mut body).await;
                 }
                 return Err(error);
@@ -247,8 +248,7 @@ impl Service {
         let origin = self.answers.find(&recall.id, visitor.name(), Instant::now());
         let origin = origin.ok_or_else(gone)?;
         let model = &origin.instance.model;
-        record.model = Some(model.to_string());
-        record.served = Some(model.clone());
+        record.is_for(model.as_str(), Some(model));
         let alive = self
             .supervisor
             .status()

@@ -9,12 +9,16 @@ use hyper::{HeaderMap, StatusCode};
 
 use super::error::ApiError;
 use super::rules::Rules;
+use super::strict::has;
 
 /// Checks where a request comes from; the origin that its answer may be shown to.
 ///
 /// # Errors
 /// 421 for a name that is not one of ours, 403 for a page that may not.
 pub(super) fn check(rules: &Rules, headers: &HeaderMap) -> Result<Option<HeaderValue>, ApiError> {
+    if rules.hosts.is_empty() && !has(headers, &header::ORIGIN) {
+        return Ok(None);
+    }
     let host = headers.get(header::HOST).map_or(&b""[..], HeaderValue::as_bytes);
     if !rules.hosts.is_empty() && !rules.hosts.iter().any(|known| is(host, known)) {
         return Err(ApiError::new(

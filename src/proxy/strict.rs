@@ -8,8 +8,11 @@
 //! and closes) and equal repeated `Content-Length` lines (hyper keeps one). Neither can reach an engine: its request is
 //! rebuilt with a length of our own.
 
+mod opening;
+
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{HeaderMap, Method, Uri, Version};
+pub(super) use opening::websocket;
 
 /// Fields that decide where a message ends, who it is for, who asks or how it is read; forbidden in trailers.
 const NO_TRAILERS: [HeaderName; 12] = [
@@ -30,6 +33,48 @@ const NO_TRAILERS: [HeaderName; 12] = [
 /// What [`connection`] looks at.
 const CONNECTION: [HeaderName; 3] = [header::CONNECTION, header::UPGRADE, header::EXPECT];
 
+/// A field that may be given once.
+#[derive(Clone, Copy, Debug, Default)]
+enum Once<'h> {
+    #[default]
+    Never,
+    One(&'h HeaderValue),
+    Often,
+}
+
+impl<'h> Once<'h> {
+    fn add(&mut self, value: &'h HeaderValue) {
+        *self = if matches!(self, Self::Never) { Self::One(value) } else { Self::Often };
+    }
+}
+
+/// What the checks need of a head, found in one pass: heads are short, and names are sooner compared than looked up.
+#[derive(Debug, Default)]
+struct Fields<'h> {
+    host: Once<'h>,
+    length: Once<'h>,
+    coding: Once<'h>,
+    connection: bool,
+}
+
+impl<'h> Fields<'h> {
+    fn of(headers: &'h HeaderMap) -> Self {
+        let mut fields = Self::default();
+        for (name, value) in headers {
+            if *name == header::HOST {
+                fields.host.add(value);
+            } else if *name == header::CONTENT_LENGTH {
+                fields.length.add(value);
+            } else if *name == header::TRANSFER_ENCODING {
+                fields.coding.add(value);
+            } else if CONNECTION.contains(name) {
+                fields.connection = true;
+            }
+        }
+        fields
+    }
+}
+
 /// Methods that a client may use without being taken for a broken one. Which of them a path knows is for `route`.
 const METHODS: [Method; 7] = [
     Method::GET,
@@ -40,6 +85,11 @@ const METHODS: [Method; 7] = [
     Method::PATCH,
     Method::OPTIONS,
 ];
+
+/// Whether a head has a field: found by comparing, which is cheaper than looking up where there are so few.
+pub(super) fn has(headers: &HeaderMap, name: &HeaderName) -> bool {
+    headers.keys().any(|given| given == name)
+}
 
 /// Checks a request's head.
 ///
@@ -58,10 +108,10 @@ pub(super) fn check(
         return Err("the request target must be a path; this server is not a forward proxy");
     }
     path(uri.path())?;
-    host(version, headers)?;
-    framing(headers)?;
-    // Few heads have any of these, and names are sooner compared than looked up.
-    if headers.keys().any(|name| CONNECTION.contains(name)) {
+    let fields = Fields::of(headers);
+    host(version, fields.host)?;
+    framing(fields.coding, fields.length)?;
+    if fields.connection {
         connection(headers)?;
     }
     Ok(())
@@ -84,6 +134,9 @@ pub(super) fn trailers(trailers: &HeaderMap) -> Result<(), &'static str> {
 /// # Errors
 /// What is wrong with it.
 pub(super) fn path(path: &str) -> Result<(), &'static str> {
+    if is_plain(path.as_bytes()) {
+        return Ok(());
+    }
     if path.contains('\\') {
         return Err("the path must not hold a backslash");
     }
@@ -107,54 +160,20 @@ pub(super) fn path(path: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Checks a WebSocket's opening handshake (RFC 6455, 4.2.1), beyond what [`check`] has seen.
-///
-/// # Errors
-/// What is missing.
-pub(super) fn websocket(version: Version, headers: &HeaderMap) -> Result<(), &'static str> {
-    let one = |name: &HeaderName| {
-        let mut values = headers.get_all(name).iter();
-        values.next().filter(|_| values.next().is_none()).map(HeaderValue::as_bytes)
-    };
-    let tokens = headers.get_all(header::CONNECTION).iter();
-    let mut tokens = tokens.flat_map(|v| v.as_bytes().split(|b| *b == b','));
-    if version != Version::HTTP_11
-        || !headers.contains_key(header::UPGRADE)
-        || !tokens.any(|t| t.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
-    {
-        return Err(
-            "this path speaks WebSocket only: send Upgrade: websocket and Connection: Upgrade",
-        );
-    }
-    if one(&header::SEC_WEBSOCKET_VERSION) != Some(b"13") {
-        return Err("Sec-WebSocket-Version must be 13");
-    }
-    // 16 bytes in base64.
-    if one(&header::SEC_WEBSOCKET_KEY).is_none_or(|key| key.len() != 24) {
-        return Err("Sec-WebSocket-Key must be given once, 16 bytes in base64");
-    }
-    if headers.contains_key(header::CONTENT_LENGTH)
-        || headers.contains_key(header::TRANSFER_ENCODING)
-    {
-        return Err("a WebSocket's opening has no body");
-    }
-    Ok(())
+/// Whether a path holds nothing that [`path`] would have to look at: most do not.
+fn is_plain(path: &[u8]) -> bool {
+    let plain = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'/' | b'_' | b'-');
+    path.iter().all(plain) && !path.windows(2).any(|two| two == b"//")
 }
 
-fn host(version: Version, headers: &HeaderMap) -> Result<(), &'static str> {
-    let mut hosts = headers.get_all(header::HOST).iter();
-    match (hosts.next(), hosts.next()) {
+fn host(version: Version, host: Once<'_>) -> Result<(), &'static str> {
+    match host {
         // Health checks of load balancers still speak HTTP/1.0 without a Host.
-        (None, _) if version == Version::HTTP_10 => Ok(()),
-        (None, _) => Err("the Host header is missing"),
-        (Some(_), Some(_)) => Err("the Host header is given more than once"),
-        (Some(host), None) => {
-            if valid_host(host.as_bytes()) {
-                Ok(())
-            } else {
-                Err("the Host header is not a host name or address with an optional port")
-            }
-        }
+        Once::Never if version == Version::HTTP_10 => Ok(()),
+        Once::Never => Err("the Host header is missing"),
+        Once::Often => Err("the Host header is given more than once"),
+        Once::One(host) if valid_host(host.as_bytes()) => Ok(()),
+        Once::One(_) => Err("the Host header is not a host name or address with an optional port"),
     }
 }
 
@@ -187,20 +206,20 @@ fn valid_host(host: &[u8]) -> bool {
     !name.is_empty() && port_ok
 }
 
-fn framing(headers: &HeaderMap) -> Result<(), &'static str> {
-    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
-    match (codings.next(), codings.next()) {
-        (None, _) => {}
-        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => {}
-        _ => return Err("Transfer-Encoding must be exactly \"chunked\""),
+fn framing(coding: Once<'_>, length: Once<'_>) -> Result<(), &'static str> {
+    match coding {
+        Once::Never => {}
+        Once::One(coding) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => {}
+        Once::One(_) | Once::Often => {
+            return Err("Transfer-Encoding must be exactly \"chunked\"");
+        }
     }
-    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
-    match (lengths.next(), lengths.next()) {
-        (None, _) => Ok(()),
-        (Some(_), None) if headers.contains_key(header::TRANSFER_ENCODING) => {
+    match length {
+        Once::Never => Ok(()),
+        Once::One(_) if matches!(coding, Once::One(_)) => {
             Err("Content-Length and Transfer-Encoding exclude each other")
         }
-        (Some(length), None) => {
+        Once::One(length) => {
             let digits = length.as_bytes();
             let plain = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
             if plain && (digits.len() == 1 || digits[0] != b'0') {
@@ -209,7 +228,7 @@ fn framing(headers: &HeaderMap) -> Result<(), &'static str> {
                 Err("Content-Length must be a decimal number without leading zeros")
             }
         }
-        (Some(_), Some(_)) => Err("Content-Length is given more than once"),
+        Once::Often => Err("Content-Length is given more than once"),
     }
 }
 

@@ -2,13 +2,11 @@
 //!
 //! Purpose: send one request that we wrote, read one answer, and know whether another request may follow. Owner: `forward`, then
 //! the answer's [`super::relay::Relay`]. Invariants: while nothing comes, a connection holds no buffer; dropping it closes it; one
-//! is kept for another request only where its last answer ended exactly where it said it would, and never for long.
+//! may be kept for another request ([`super::pool`]) only where its last answer ended exactly where it said it would.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -19,15 +17,9 @@ use tokio::time::Instant;
 use super::message::{self, Body, Head};
 use super::stream::Stream;
 use crate::supervisor::ports::Endpoint;
-use crate::types::InstanceId;
 
 /// What is read at once. One such buffer serves all connections of a thread: bytes are copied out of it at their exact size.
 const READ: usize = 64 << 10;
-/// Engines close a connection that was idle for 5 s; whoever uses it at that moment loses the race.
-const IDLE_MAX: Duration = Duration::from_secs(3);
-/// Kept for one instance.
-const KEPT_MAX: usize = 1024;
-
 thread_local! {
     static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ].into());
 }
@@ -287,55 +279,6 @@ fn poll_carry(
     })
 }
 
-/// Connections that wait for their next request, by the instance that they lead to.
-#[derive(Debug, Default)]
-pub(super) struct Pool {
-    kept: Mutex<BTreeMap<InstanceId, Vec<(Stream, Instant)>>>,
-}
-
-impl Pool {
-    fn kept(&self) -> MutexGuard<'_, BTreeMap<InstanceId, Vec<(Stream, Instant)>>> {
-        // Held for a few instructions, by one thread; nothing that is done under it can panic half-way.
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// One that is alive as far as can be told.
-    pub fn take(&self, instance: &InstanceId) -> Option<Stream> {
-        let mut kept = self.kept();
-        let streams = kept.get_mut(instance)?;
-        while let Some((stream, since)) = streams.pop() {
-            if since.elapsed() < IDLE_MAX && stream.is_quiet() {
-                return Some(stream);
-            }
-        }
-        None
-    }
-
-    /// Keeps one.
-    pub fn put(&self, instance: &InstanceId, stream: Stream) {
-        let mut kept = self.kept();
-        let now = Instant::now();
-        match kept.get_mut(instance) {
-            Some(streams) if streams.len() < KEPT_MAX => streams.push((stream, now)),
-            Some(_) => {}
-            None => {
-                kept.insert(instance.clone(), vec![(stream, now)]);
-            }
-        }
-    }
-
-    /// Closes those that waited too long.
-    pub fn sweep(&self) {
-        self.kept().retain(|_, streams| {
-            streams.retain(|(_, since)| since.elapsed() < IDLE_MAX);
-            !streams.is_empty()
-        });
-    }
-}
-
-/// How often [`Pool::sweep`] is due.
-pub(super) const SWEEP: Duration = Duration::from_secs(1);
-
 #[cfg(test)]
 mod tests {
     use super::super::forward::Failure;
@@ -352,43 +295,5 @@ mod tests {
         assert!(api.message.starts_with("model m: the engine could not be reached: "), "{api:?}");
         let _listener = tokio::net::UnixListener::bind(&path).unwrap();
         connect(&endpoint, Duration::from_secs(5)).await.unwrap();
-    }
-
-    fn instance() -> InstanceId {
-        InstanceId::new("m".parse().unwrap(), crate::types::Generation(1), 1)
-    }
-
-    #[tokio::test]
-    async fn a_kept_connection_is_taken_while_it_lives() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("e.sock");
-        let listener = tokio::net::UnixListener::bind(&path).unwrap();
-        let endpoint = Endpoint::Unix(path);
-        let (pool, instance) = (Pool::default(), instance());
-        assert!(pool.take(&instance).is_none());
-        let open = connect(&endpoint, Duration::from_secs(5)).await.unwrap();
-        let (held, _) = listener.accept().await.unwrap();
-        pool.put(&instance, open);
-        let open = pool.take(&instance).unwrap();
-        pool.put(&instance, open);
-        drop(held);
-        // The end is known to the kernel; the runtime has to hear of it.
-        let gone = async {
-            while let Some(open) = pool.take(&instance) {
-                pool.put(&instance, open);
-                tokio::task::yield_now().await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(20), gone).await.unwrap();
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn none_is_kept_for_long() {
-        let (one, _other) = tokio::net::UnixStream::pair().unwrap();
-        let (pool, instance) = (Pool::default(), instance());
-        pool.put(&instance, Stream::Unix(one));
-        tokio::time::advance(IDLE_MAX).await;
-        pool.sweep();
-        assert!(pool.kept().is_empty());
     }
 }

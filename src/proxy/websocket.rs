@@ -58,8 +58,7 @@ pub(super) async fn open(
     visitor: &Visitor,
     record: &mut Record,
 ) -> Result<Response<Source>, ApiError> {
-    record.model = Some(model.clone());
-    record.served = visitor.rules.resolve(&model).cloned();
+    record.is_for(&model, visitor.rules.resolve(&model));
     if let Some(error) = ApiError::impossible_model(&model) {
         return Err(error);
     }

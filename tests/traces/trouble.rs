@@ -18,7 +18,7 @@ use crate::{SOON, ask, usual};
 fn requests(observer: &dyn Observer, count: usize) {
     for _ in 0..count {
         observer.begun();
-        let trace = observer.trace("r", None).unwrap();
+        let trace = observer.trace("r", &|| None).unwrap();
         observer.ended(&Seen {
             route: "models",
             model: None,
@@ -124,7 +124,7 @@ async fn a_load_that_pulls_is_two_and_one_that_fails_says_why() {
     let mut collector = Collector::start().await;
     let (traces, exporter) = Traces::new(collector.place(), 1_000_000, Arc::default());
     tokio::spawn(exporter.run(CancellationToken::new()));
-    let request = traces.trace("r", None).unwrap();
+    let request = traces.trace("r", &|| None).unwrap();
     let instance = |generation| InstanceId::new("m".parse().unwrap(), Generation(generation), 1);
     let see = |notice: Notice, of| traces.see(Moment::START, &notice, of);
     let starting =

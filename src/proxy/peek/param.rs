@@ -59,8 +59,26 @@ pub(super) const NAME_MAX: usize = 24;
 
 /// The key of that name.
 pub(super) fn find(name: &[u8]) -> Option<usize> {
-    PARAMS.iter().position(|p| p.name.as_bytes() == name)
+    let mut left = *OF_LENGTH.get(name.len())?;
+    while left != 0 {
+        let at = left.trailing_zeros() as usize;
+        if PARAMS[at].name.as_bytes() == name {
+            return Some(at);
+        }
+        left &= left - 1;
+    }
+    None
 }
+
+/// The entries with a name of a length, one bit for each.
+const OF_LENGTH: [u32; NAME_MAX + 1] = {
+    let (mut of, mut at) = ([0; NAME_MAX + 1], 0);
+    while at < PARAMS.len() {
+        of[PARAMS[at].name.len()] |= 1 << at;
+        at += 1;
+    }
+    of
+};
 
 impl Kind {
     /// Whether a number is allowed, and if not, what would be.
@@ -108,5 +126,9 @@ mod tests {
         assert!(PARAMS.iter().all(|p| p.name.len() <= NAME_MAX));
         assert_eq!((find(b"model"), find(b"stream"), find(b"messages")), (Some(0), Some(1), None));
         assert!(PARAMS.len() <= 32, "one bit for each");
+        for (at, param) in PARAMS.iter().enumerate() {
+            assert_eq!(find(param.name.as_bytes()), Some(at));
+        }
+        assert_eq!((find(b""), find(&[b'n'; NAME_MAX + 1])), (None, None));
     }
 }

@@ -94,7 +94,8 @@ impl Scan {
             objects: 0,
             depth: 0,
             is_key: false,
-            token: Vec::new(),
+            // Room for what is wanted of most bodies.
+            token: Vec::with_capacity(64),
             want: 0,
             key: None,
             seen: 0,
@@ -318,6 +319,17 @@ impl Scan {
         Ok(true)
     }
 
+    /// The number that was read.
+    fn number(&self, digits: Digits) -> f64 {
+        // Short whole numbers, which most are, need no rounding.
+        if digits == Digits::Int && self.token.len() < 10 && self.token[0] != b'-' {
+            let add = |sum: u32, digit: &u8| sum * 10 + u32::from(digit - b'0');
+            return self.token.iter().fold(0, add).into();
+        }
+        let text = std::str::from_utf8(&self.token).unwrap_or_default();
+        text.parse().unwrap_or(f64::INFINITY)
+    }
+
     fn number_ends(&mut self, digits: Digits, i: usize) -> Result<(), PeekError> {
         use Digits::{Exponent, Fraction, Int, Zero};
         if !matches!(digits, Zero | Int | Fraction | Exponent) {
@@ -325,8 +337,7 @@ impl Scan {
         }
         let wanted = self.wanted();
         if wanted.is_some() || digits == Exponent {
-            let text = std::str::from_utf8(&self.token).unwrap_or_default();
-            let value: f64 = text.parse().unwrap_or(f64::INFINITY);
+            let value = self.number(digits);
             if !value.is_finite() {
                 return Err(self.bad(i, "a number that is too large"));
             }
