@@ -14,7 +14,8 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, header};
 use hyper_util::rt::TokioIo;
-use tokio::net::{TcpListener, UnixStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 
 type Kept = Rc<RefCell<Vec<SendRequest<Full<Bytes>>>>>;
 
@@ -56,15 +57,23 @@ async fn pass(
     let taken = free.map(|at| kept.borrow_mut().swap_remove(at));
     let mut sender = match taken {
         Some(sender) => sender,
+        None if engine.starts_with('/') => open(UnixStream::connect(&*engine).await?).await?,
         None => {
-            let stream = UnixStream::connect(&*engine).await?;
-            let (sender, connection) = client::handshake(TokioIo::new(stream)).await?;
-            tokio::task::spawn_local(connection);
-            sender
+            let stream = TcpStream::connect(&*engine).await?;
+            stream.set_nodelay(true)?;
+            open(stream).await?
         }
     };
     sender.ready().await?;
     let answer = sender.send_request(onward).await?;
     kept.borrow_mut().push(sender);
     Ok(answer)
+}
+
+async fn open(
+    stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
+) -> Result<SendRequest<Full<Bytes>>> {
+    let (sender, connection) = client::handshake(TokioIo::new(stream)).await?;
+    tokio::task::spawn_local(connection);
+    Ok(sender)
 }
