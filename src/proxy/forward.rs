@@ -198,8 +198,7 @@ pub(super) fn answer(
     let stream = essence.eq_ignore_ascii_case(b"text/event-stream");
     // To a stream of a stated length nothing can be appended.
     let open = stream && !head.headers.contains_key(header::CONTENT_LENGTH);
-    // Engines close behind a stream, whatever they say.
-    let keep = (head.lasting && !stream).then(|| engines.clone());
+    let keep = head.lasting.then(|| engines.clone());
     let mut response =
         Response::new(Relay::new(conn, head.framing, grant, keep, open.then_some(events)));
     *response.status_mut() = head.status;

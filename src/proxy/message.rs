@@ -125,7 +125,8 @@ fn lasting(headers: &HeaderMap) -> bool {
     };
     let both = headers.contains_key(header::TRANSFER_ENCODING)
         && headers.contains_key(header::CONTENT_LENGTH);
-    // Each connection holds one of llama-server's few threads, idle or not: one that waits there keeps others out.
+    // Each connection holds one of llama-server's few threads, idle or not: one that waits there keeps others out. And behind a stream
+    // it closes, whatever it has said.
     let server = headers.get(header::SERVER).map_or(&b""[..], HeaderValue::as_bytes);
     !both
         && !server.starts_with(b"llama.cpp")
