@@ -2,7 +2,7 @@
 //!
 //! Purpose: connect, send the request that we rebuilt, wait for the engine's head. Owner: the request's future. Invariants:
 //! a request is sent on a fresh connection at most once; on a kept one it is sent first where there is one, and again only where
-//! that one turns out to have been closed before a byte came back; dropping the future at any point closes the engine's
+//! that one turns out, at once, to have been closed before a byte came back; dropping the future at any point closes the engine's
 //! connection and returns the lease.
 
 use std::io;
@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use hyper::header::{self, HeaderName};
 use hyper::{HeaderMap, Response, StatusCode};
+use tokio::time::Instant;
 
 use super::endpoints::Events;
 use super::error::ApiError;
@@ -132,21 +133,33 @@ pub(super) async fn forward(
     };
     let head = grant.written(order, ahead);
     let patience = engines.header_timeout;
+    let mut lost = None;
     if let Some(stream) = grant.lease().and_then(|lease| engines.pool.take(lease.instance())) {
+        let since = Instant::now();
         match ask(stream, &head, body, patience).await {
-            // It was closed just now, which nobody could know.
-            Err(Unanswered::Silent(_)) => {}
+            Err(Unanswered::Silent(error)) if may_ask_again(since.elapsed()) => lost = Some(error),
+            Err(Unanswered::Silent(error)) => return Err(Failure::NoAnswer(error.to_string())),
             Err(Unanswered::Failed(failure)) => return Err(failure),
             Ok((conn, head)) => return Ok(answer(conn, head, grant, events, engines)),
         }
     }
     // Boxed, for TLS and a resolver need room that hardly any request needs.
-    let stream = Box::pin(grant.connect(engines)).await?;
+    let stream = Box::pin(grant.connect(engines)).await.map_err(|failure| match lost {
+        // It has gone with the request in its hands: who asks again may be the one who made it go.
+        Some(error) => Failure::NoAnswer(error.to_string()),
+        None => failure,
+    })?;
     match ask(stream, &head, body, patience).await {
         Ok((conn, head)) => Ok(answer(conn, head, grant, events, engines)),
         Err(Unanswered::Silent(error)) => Err(Failure::NoAnswer(error.to_string())),
         Err(Unanswered::Failed(failure)) => Err(failure),
     }
+}
+
+/// Whether a kept connection that ended without a byte, so long after the request, was closed just as the request came, which nobody
+/// could know: an engine on this host is heard of at once. Later, it had begun to work.
+fn may_ask_again(after: Duration) -> bool {
+    after < Duration::from_secs(1)
 }
 
 enum Unanswered {

@@ -1,11 +1,13 @@
 //! Connections to engines: kept where that is safe, and never at the price of a request.
 
+use std::time::Duration;
+
 use hostler::supervisor::ports::Endpoint;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 
 use crate::house::{House, Setup, house};
-use crate::wire::{BODY, CHAT, post, soon};
+use crate::wire::{BODY, CHAT, Reply, post, soon};
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
 
@@ -107,6 +109,44 @@ async fn a_kept_connection_that_dies_costs_no_request() {
         answer(&mut accept(&listener).await, OK).await;
     };
     assert_eq!(ask(&house, second).await, 200);
+}
+
+/// What a client is told whose engine goes with the request in its hands.
+async fn lost(work: impl AsyncFnOnce(UnixStream, UnixListener)) -> Reply {
+    let (house, listener, _dir) = before(bind).await;
+    let mut kept = None;
+    let first = async {
+        let mut engine = accept(&listener).await;
+        answer(&mut engine, OK).await;
+        kept = Some(engine);
+    };
+    assert_eq!(ask(&house, first).await, 200);
+    let second = async {
+        let mut engine = kept.take().unwrap();
+        request(&mut engine).await;
+        work(engine, listener).await;
+    };
+    tokio::join!(house.ask(post(CHAT, BODY)), second).0
+}
+
+#[tokio::test]
+async fn an_engine_that_goes_for_good_was_asked_and_the_client_is_told_so() {
+    let reply = lost(async |engine, listener| drop((engine, listener))).await;
+    reply.error(502, "engine_failed");
+    assert!(!reply.headers.contains_key("retry-after"), "it was asked: {reply:?}");
+}
+
+#[tokio::test]
+async fn what_an_engine_has_worked_on_is_not_asked_again() {
+    let reply = lost(async |engine, listener| {
+        // It works; then its process ends.
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        drop(engine);
+        let again = tokio::time::timeout(Duration::from_millis(300), listener.accept()).await;
+        assert!(again.is_err(), "nobody asks again");
+    })
+    .await;
+    reply.error(502, "engine_failed");
 }
 
 #[tokio::test]
