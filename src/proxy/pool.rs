@@ -1,11 +1,13 @@
 //! Connections to engines that wait for their next request.
 //!
-//! Purpose: the next request need not connect. Owner: `forward`'s engines; the accept loop sweeps. Invariants: none is kept for long; what
+//! Purpose: the next request need not connect. Owner: `forward`'s engines; the server sweeps, to its end. Invariants: none is kept for long; what
 //! is taken was not closed as far as the kernel has told.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+use tokio::time::MissedTickBehavior;
 
 use super::stream::Stream;
 use crate::types::InstanceId;
@@ -60,8 +62,18 @@ impl Pool {
         }
     }
 
-    /// Closes those that waited too long. To be called each [`SWEEP`].
-    pub fn sweep(&self) {
+    /// Closes those that waited too long, for as long as it is polled.
+    pub async fn sweep_on(&self) {
+        // After a pause of the whole thread all sweeps that were due are made up for, so that what has grown old meanwhile goes.
+        let mut due = tokio::time::interval(SWEEP);
+        due.set_missed_tick_behavior(MissedTickBehavior::Burst);
+        loop {
+            due.tick().await;
+            self.sweep();
+        }
+    }
+
+    fn sweep(&self) {
         self.kept().retain(|_, streams| {
             streams.retain_mut(|kept| {
                 kept.sweeps += 1;
@@ -73,7 +85,7 @@ impl Pool {
 }
 
 /// How often [`Pool::sweep`] is due.
-pub(super) const SWEEP: Duration = Duration::from_secs(1);
+const SWEEP: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {

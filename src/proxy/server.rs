@@ -17,7 +17,6 @@ use super::conn::{self, End};
 use super::external;
 use super::forward::{Engines, Upstream};
 use super::gate::Gate;
-use super::pool::SWEEP;
 use super::port::Behind;
 use super::room::Housed;
 use super::rules::{Rules, SharedRules};
@@ -156,11 +155,14 @@ impl Server {
         let supervisor = self.service.supervisor.clone();
         let now = move || supervisor.now();
         let watch = tokio::spawn(external::watch(rules, healths, now, self.end.drain.token()));
+        let engines = self.service.engines.clone();
+        let sweeps = tokio::spawn(async move { engines.pool.sweep_on().await });
         self.accept_until(&listeners, &shutdown, &mut connections).await;
         drop(listeners);
         self.ending.cancel();
         let drained = self.drain(connections, drain_timeout).await;
         watch.abort();
+        sweeps.abort();
         drained
     }
 
@@ -172,20 +174,24 @@ impl Server {
     ) {
         let mut turn = 0;
         let mut errors = AcceptErrors::default();
-        let mut sweep = tokio::time::interval(SWEEP);
+        let mut at_once = 0;
         loop {
             let room = connections.len() + self.service.tunnels.len() < self.limits.max_connections;
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => return,
                 Some(ended) = connections.join_next() => reap(ended),
-                _ = sweep.tick() => self.service.engines.pool.sweep(),
                 accepted = errors.accept(listeners, &mut turn), if room => {
                     if let Some((stream, peer)) = accepted {
                         connections.spawn(self.connection(stream, peer));
-                        // Those who are here come before those who still queue: a burst of new clients is served piece by
-                        // piece, while what each piece needs is in the processor's cache, and not all of it at once.
-                        tokio::task::yield_now().await;
+                        if at_once > 0 {
+                            at_once -= 1;
+                        } else {
+                            // Those who are here come before those who still queue.
+                            let since = Instant::now();
+                            tokio::task::yield_now().await;
+                            at_once = let_in(since.elapsed());
+                        }
                     }
                 }
             }
@@ -223,6 +229,14 @@ impl Server {
         }
         Drained { aborted }
     }
+}
+
+/// How many clients come in behind the next one without a turn of the others between them, when the others' last turn took so long. A
+/// burst is served piece by piece that way, while what each piece needs is in the processor's cache; and where all turns are long, new
+/// clients still come in at two thousand a second.
+fn let_in(turn: Duration) -> usize {
+    const EACH: u128 = 500;
+    usize::try_from(turn.as_micros() / EACH).unwrap_or(usize::MAX).min(64)
 }
 
 /// Until nobody is left.
@@ -308,6 +322,14 @@ fn is_about_one_connection(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_queues_waits_longer_for_a_busy_house_but_not_for_ever() {
+        let micros = Duration::from_micros;
+        assert_eq!((let_in(Duration::ZERO), let_in(micros(499))), (0, 0));
+        assert_eq!((let_in(micros(500)), let_in(micros(15_000))), (1, 30));
+        assert_eq!(let_in(Duration::MAX), 64);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn accept_errors_pause_and_never_end() {
