@@ -30,6 +30,8 @@ if cargo nextest --version >/dev/null 2>&1; then
   HOSTLER_FUZZ_SECONDS=16 cargo nextest run --lib --locked fuzz_
   step "host tests"
   cargo nextest run --workspace --locked -E 'binary(host) + package(testhost)'
+  step "traces on a host: what the default build leaves out"
+  cargo nextest run --features otlp --test host --locked traces::
   ignored=$(cargo nextest list --workspace --locked --run-ignored only --message-format oneline 2>/dev/null)
 else
   step "unit, tidy, configuration and API tests (cargo-nextest would be quicker)"
@@ -45,6 +47,8 @@ for package in json.load(sys.stdin)["packages"]:
   cargo test --features otlp --test traces --locked
   step "host tests"
   cargo test --workspace --locked "${host[@]}" -- --test-threads 2
+  step "traces on a host: what the default build leaves out"
+  cargo test --features otlp --test host --locked traces::
   ignored=$(cargo test --workspace --locked --lib --bins --tests -- --list --ignored 2>/dev/null | grep ': test$' || true)
 fi
 

@@ -38,5 +38,7 @@ mod schema;
 mod surface;
 mod swap;
 mod terminal;
+#[cfg(feature = "otlp")]
+mod traces;
 mod units;
 mod weights;
