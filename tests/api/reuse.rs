@@ -53,28 +53,13 @@ async fn answer(engine: &mut UnixStream, text: &str) {
     engine.write_all(text.as_bytes()).await.unwrap();
 }
 
-#[tokio::test]
-async fn one_connection_carries_many_requests() {
-    let (house, listener, _dir) = before(bind).await;
+/// The engine gives these answers, all on its first connection, which is then kept.
+async fn over_one_connection(
+    texts: &[&str],
+) -> (House, UnixListener, UnixStream, tempfile::TempDir) {
+    let (house, listener, dir) = before(bind).await;
     let mut engine = None;
-    for _ in 0..3 {
-        let work = async {
-            if engine.is_none() {
-                engine = Some(accept(&listener).await);
-            }
-            answer(engine.as_mut().unwrap(), OK).await;
-        };
-        assert_eq!(ask(&house, work).await, 200);
-    }
-}
-
-#[tokio::test]
-async fn a_stream_that_ends_as_it_should_leaves_its_connection() {
-    const STREAM: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n\
-                          9\r\ndata: 1\n\n\r\n0\r\n\r\n";
-    let (house, listener, _dir) = before(bind).await;
-    let mut engine = None;
-    for text in [STREAM, STREAM, OK] {
+    for text in texts {
         let work = async {
             if engine.is_none() {
                 engine = Some(accept(&listener).await);
@@ -83,9 +68,22 @@ async fn a_stream_that_ends_as_it_should_leaves_its_connection() {
         };
         assert_eq!(ask(&house, work).await, 200);
     }
+    (house, listener, engine.unwrap(), dir)
+}
+
+#[tokio::test]
+async fn one_connection_carries_many_requests() {
+    over_one_connection(&[OK, OK, OK]).await;
+}
+
+#[tokio::test]
+async fn a_stream_that_ends_as_it_should_leaves_its_connection() {
+    const STREAM: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n\
+                          9\r\ndata: 1\n\n\r\n0\r\n\r\n";
+    let (house, listener, engine, _dir) = over_one_connection(&[STREAM, STREAM, OK]).await;
     // An engine that closes behind a stream, and has not said so.
     let work = async {
-        drop(engine.take());
+        drop(engine);
         answer(&mut accept(&listener).await, OK).await;
     };
     assert_eq!(ask(&house, work).await, 200);
@@ -93,17 +91,9 @@ async fn a_stream_that_ends_as_it_should_leaves_its_connection() {
 
 #[tokio::test]
 async fn a_kept_connection_that_dies_costs_no_request() {
-    let (house, listener, _dir) = before(bind).await;
-    let mut kept = None;
-    let first = async {
-        let mut engine = accept(&listener).await;
-        answer(&mut engine, OK).await;
-        kept = Some(engine);
-    };
-    assert_eq!(ask(&house, first).await, 200);
+    let (house, listener, mut engine, _dir) = over_one_connection(&[OK]).await;
     let second = async {
         // It takes the request in and closes, as an engine does whose patience ended at that moment.
-        let mut engine = kept.take().unwrap();
         request(&mut engine).await;
         drop(engine);
         answer(&mut accept(&listener).await, OK).await;
@@ -113,16 +103,8 @@ async fn a_kept_connection_that_dies_costs_no_request() {
 
 /// What a client is told whose engine goes with the request in its hands.
 async fn lost(work: impl AsyncFnOnce(UnixStream, UnixListener)) -> Reply {
-    let (house, listener, _dir) = before(bind).await;
-    let mut kept = None;
-    let first = async {
-        let mut engine = accept(&listener).await;
-        answer(&mut engine, OK).await;
-        kept = Some(engine);
-    };
-    assert_eq!(ask(&house, first).await, 200);
+    let (house, listener, mut engine, _dir) = over_one_connection(&[OK]).await;
     let second = async {
-        let mut engine = kept.take().unwrap();
         request(&mut engine).await;
         work(engine, listener).await;
     };
@@ -151,15 +133,11 @@ async fn what_an_engine_has_worked_on_is_not_asked_again() {
 
 #[tokio::test]
 async fn what_was_begun_is_not_asked_again() {
-    let (house, listener, _dir) = before(bind).await;
-    let mut kept = None;
-    let first = async {
-        let mut engine = accept(&listener).await;
-        answer(&mut engine, OK).await;
-        kept = Some(engine);
+    let (house, _listener, mut engine, _dir) = over_one_connection(&[OK]).await;
+    let second = async {
+        answer(&mut engine, "HTTP/1.1 200 OK\r\ncont").await;
+        drop(engine);
     };
-    assert_eq!(ask(&house, first).await, 200);
-    let second = async { answer(&mut kept.take().unwrap(), "HTTP/1.1 200 OK\r\ncont").await };
     assert_eq!(ask(&house, second).await, 502);
 }
 
