@@ -57,8 +57,7 @@ impl Doorbell {
         mut look: impl FnMut(&mut Context<'_>) -> Poll<R>,
     ) -> Poll<R> {
         // A task that moves on to another waker gets a new bell; who rings the old one wakes nobody who waits here.
-        let hung = self.0.take_if(|(bell, _)| !bell.task.will_wake(cx.waker()));
-        drop(hung);
+        drop(self.0.take_if(|(bell, _)| !bell.task.will_wake(cx.waker())));
         let (bell, waker) = self.0.get_or_insert_with(|| {
             let (task, state) = (cx.waker().clone(), AtomicU8::new(QUIET));
             let bell = Arc::new(Bell { task, state });
@@ -69,8 +68,9 @@ impl Doorbell {
             if let Poll::Ready(value) = look(&mut Context::from_waker(waker)) {
                 return Poll::Ready(value);
             }
-            let order = (Ordering::AcqRel, Ordering::Acquire);
-            if bell.state.compare_exchange(AWAKE, QUIET, order.0, order.1).is_ok() {
+            let rests =
+                bell.state.compare_exchange(AWAKE, QUIET, Ordering::AcqRel, Ordering::Acquire);
+            if rests.is_ok() {
                 return Poll::Pending;
             }
         }

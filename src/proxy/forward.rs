@@ -137,23 +137,18 @@ pub(super) async fn forward(
     if let Some(stream) = grant.lease().and_then(|lease| engines.pool.take(lease.instance())) {
         let since = Instant::now();
         match ask(stream, &head, body, patience).await {
-            Err(Unanswered::Silent(error)) if may_ask_again(since.elapsed()) => lost = Some(error),
-            Err(Unanswered::Silent(error)) => return Err(Failure::NoAnswer(error.to_string())),
-            Err(Unanswered::Failed(failure)) => return Err(failure),
             Ok((conn, head)) => return Ok(answer(conn, head, grant, events, engines)),
+            Err(Unanswered::Silent(error)) if may_ask_again(since.elapsed()) => lost = Some(error),
+            Err(unanswered) => return Err(unanswered.into()),
         }
     }
     // Boxed, for TLS and a resolver need room that hardly any request needs.
-    let stream = Box::pin(grant.connect(engines)).await.map_err(|failure| match lost {
+    let stream = Box::pin(grant.connect(engines)).await.map_err(|failure| {
         // It has gone with the request in its hands: who asks again may be the one who made it go.
-        Some(error) => Failure::NoAnswer(error.to_string()),
-        None => failure,
+        lost.map_or(failure, |error| Unanswered::Silent(error).into())
     })?;
-    match ask(stream, &head, body, patience).await {
-        Ok((conn, head)) => Ok(answer(conn, head, grant, events, engines)),
-        Err(Unanswered::Silent(error)) => Err(Failure::NoAnswer(error.to_string())),
-        Err(Unanswered::Failed(failure)) => Err(failure),
-    }
+    let (conn, head) = ask(stream, &head, body, patience).await?;
+    Ok(answer(conn, head, grant, events, engines))
 }
 
 /// Whether a kept connection that ended without a byte, so long after the request, was closed just as the request came, which nobody
@@ -166,6 +161,15 @@ enum Unanswered {
     /// Not a byte came back.
     Silent(io::Error),
     Failed(Failure),
+}
+
+impl From<Unanswered> for Failure {
+    fn from(unanswered: Unanswered) -> Self {
+        match unanswered {
+            Unanswered::Silent(error) => Lost::Silent(error).into(),
+            Unanswered::Failed(failure) => failure,
+        }
+    }
 }
 
 async fn ask(

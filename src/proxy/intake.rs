@@ -3,8 +3,9 @@
 //! Purpose: take a body in, or as much of it as tells whose it is, and look into it as it comes. Most bodies are taken in whole,
 //! because the model's name may be their last word and a load may come before the engine can take a byte; one of which much is
 //! still to come when its model is known may flow on ([`super::flow`]). Owner: `inference`. Invariants: never more than
-//! `max_body` bytes are taken; a client that sends nothing for too long is given up; all bytes of bodies that are held keep to `share`'s
-//! budget (one that came in one piece also keeps the buffer that it came in, as its head does); what is wrong with HTTP's framing is told before what is wrong with the JSON in it, however both came.
+//! `max_body` bytes are taken; a client that sends nothing for too long is given up; all bytes of bodies that are held keep to
+//! `share`'s budget (one that came in one piece also keeps the buffer that it came in, as its head does); what is wrong with
+//! HTTP's framing is told before what is wrong with the JSON in it, however both came.
 
 use std::fmt::Display;
 use std::sync::Arc;

@@ -13,6 +13,8 @@ use hyper::{HeaderMap, StatusCode};
 
 use chunked::Chunks;
 
+use super::strict::all;
+
 /// Lines in a head.
 const LINES_MAX: usize = 128;
 /// Bytes of a head.
@@ -77,27 +79,22 @@ pub(super) fn head(bytes: &[u8]) -> Result<Option<Head>, String> {
         };
         headers.append(name, value.map_err(|e| e.to_string())?);
     }
-    // Most heads have none of these but one length. Names are sooner compared than looked up.
-    let odd = headers.keys().any(|name| ODD.contains(name));
-    let framing = framing(status, &headers, odd)?;
-    let lasting =
-        response.version == Some(1) && framing != Framing::Close && (!odd || lasting(&headers));
+    let framing = framing(status, &headers)?;
+    let lasting = response.version == Some(1) && framing != Framing::Close && lasting(&headers);
     Ok(Some(Head { status, headers, framing, lasting, length }))
 }
 
-/// What decides of a body's end or of a connection's beside a length.
-const ODD: [HeaderName; 3] = [header::TRANSFER_ENCODING, header::CONNECTION, header::SERVER];
+/// What decides of a connection's end. Most heads have none of it, and names are sooner compared than looked up.
+const LASTING: [HeaderName; 3] = [header::TRANSFER_ENCODING, header::CONNECTION, header::SERVER];
 
-/// `odd`: the head has one of [`ODD`].
-fn framing(status: StatusCode, headers: &HeaderMap, odd: bool) -> Result<Framing, String> {
+fn framing(status: StatusCode, headers: &HeaderMap) -> Result<Framing, String> {
     if status.is_informational()
         || status == StatusCode::NO_CONTENT
         || status == StatusCode::NOT_MODIFIED
     {
         return Ok(Framing::Length(0));
     }
-    let mut codings =
-        odd.then(|| headers.get_all(header::TRANSFER_ENCODING).iter()).into_iter().flatten();
+    let mut codings = all(headers, header::TRANSFER_ENCODING);
     match (codings.next(), codings.next()) {
         (None, _) => {}
         (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => {
@@ -117,6 +114,9 @@ fn framing(status: StatusCode, headers: &HeaderMap, odd: bool) -> Result<Framing
 }
 
 fn lasting(headers: &HeaderMap) -> bool {
+    if !headers.keys().any(|name| LASTING.contains(name)) {
+        return true;
+    }
     let closes = |value: &HeaderValue| {
         value
             .as_bytes()

@@ -15,7 +15,7 @@ use hyper::{HeaderMap, Method, Request};
 use tokio::time::Instant;
 
 use super::port::{Caller, Gaps, Observer, Seen, Side, Trace, Traced};
-use super::strict::has;
+use super::strict::all;
 use crate::types::{InstanceId, ModelName};
 
 /// Names a request across client, daemon and engine.
@@ -276,8 +276,7 @@ impl fmt::Display for End {
 
 /// The client's ID if it is one and harmless, else a new one, which sorts by time.
 fn request_id(headers: &HeaderMap) -> HeaderValue {
-    let given = has(headers, &REQUEST_ID);
-    let mut ids = given.then(|| headers.get_all(REQUEST_ID).iter()).into_iter().flatten();
+    let mut ids = all(headers, REQUEST_ID);
     if let (Some(id), None) = (ids.next(), ids.next()) {
         let visible = |b: &u8| b.is_ascii_graphic();
         if (1..=128).contains(&id.len()) && id.as_bytes().iter().all(visible) {

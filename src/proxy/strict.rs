@@ -86,7 +86,12 @@ const METHODS: [Method; 7] = [
     Method::OPTIONS,
 ];
 
-/// Whether a head has a field: found by comparing, which is cheaper than looking up where there are so few.
+/// The values of a field: found by comparing, which is cheaper than looking up where there are so few.
+pub(super) fn all(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &HeaderValue> {
+    headers.iter().filter(move |(given, _)| **given == name).map(|(_, value)| value)
+}
+
+/// Whether a head has a field.
 pub(super) fn has(headers: &HeaderMap, name: &HeaderName) -> bool {
     headers.keys().any(|given| given == name)
 }
