@@ -196,11 +196,37 @@ fn reap(hosts: &Path) -> Result<()> {
         if site.is_persistent() {
             continue;
         }
-        let file = OpenOptions::new().write(true).open(&path).doing("open", &path)?;
-        if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
+        if unheld(&path)?.is_some() {
             eprintln!("test host: removing {id}, whose test was killed");
             site.remove()?;
         }
     }
     Ok(())
+}
+
+/// The lock at `path`, taken, where nobody holds it. None as well where the file is gone: a keeper that ends on its own removes it
+/// at any time after it was listed, and has removed its host by then.
+fn unheld(path: &Path) -> Result<Option<File>> {
+    let file = match OpenOptions::new().write(true).open(path) {
+        Err(gone) if gone.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        opened => opened.doing("open", path)?,
+    };
+    Ok(rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok().then_some(file))
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a panic is a test's failure report")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_is_unheld_only_where_it_is_there_and_free() {
+        let path = std::env::temp_dir().join(format!("testhost-lock-{}", std::process::id()));
+        assert!(unheld(&path).unwrap().is_none(), "its keeper removed it since it was listed");
+        let held = lock(&path).unwrap();
+        assert!(unheld(&path).unwrap().is_none(), "its keeper lives");
+        drop(held);
+        assert!(unheld(&path).unwrap().is_some(), "its keeper was killed");
+        std::fs::remove_file(&path).unwrap();
+    }
 }
