@@ -215,7 +215,6 @@ fn unheld(path: &Path) -> Result<Option<File>> {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a panic is a test's failure report")]
 mod tests {
     use super::*;
 
