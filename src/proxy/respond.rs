@@ -92,19 +92,21 @@ pub(super) fn model<'o>(
     Err(crate::types::Denied::UnknownModel { model: name.to_string() }.into())
 }
 
-/// What clients of Ollama ask before they offer a model. Chatting with it is for OpenAI's paths.
-pub(super) fn ollama(
+/// What clients of Ollama ask before they offer a model: the names of [`models`], and which of them are loaded here. Chatting with it is
+/// for OpenAI's paths.
+pub(super) fn ollama<'o>(
     what: Ollama,
-    status: &Status,
+    status: &'o Status,
     created: u64,
     may: impl Fn(&ModelName) -> bool,
+    others: impl Iterator<Item = &'o ModelName>,
 ) -> Whole {
     let date =
         jiff::Timestamp::from_second(i64::try_from(created).unwrap_or(0)).unwrap_or_default();
     let date = date.to_string();
-    let entry = |name: &str, model: &ModelStatus| {
+    let entry = |name: &ModelName, model: Option<&ModelStatus>| {
         // Sizes that are not known are 0 in this protocol, which has no other word for it.
-        let size = model.observed.get().map_or(0, |b| b.0);
+        let size = model.and_then(|m| m.observed.get()).map_or(0, |b| b.0);
         json!({
             "name": name, "model": name, "modified_at": date, "size": size, "size_vram": size, "digest": "",
             "expires_at": date,
@@ -118,14 +120,15 @@ pub(super) fn ollama(
     match what {
         Ollama::Version => ok(&json!({ "version": env!("CARGO_PKG_VERSION") })),
         Ollama::Tags => {
-            let all = mine.flat_map(|m| {
-                std::iter::once(&m.name).chain(&m.aliases).map(move |n| entry(n.as_str(), m))
+            let mine = mine.flat_map(|m| {
+                std::iter::once(&m.name).chain(&m.aliases).map(move |n| entry(n, Some(m)))
             });
-            ok(&json!({ "models": all.collect::<Vec<_>>() }))
+            let all: Vec<_> = mine.chain(others.map(|n| entry(n, None))).collect();
+            ok(&json!({ "models": all }))
         }
         Ollama::Ps => {
             let loaded = mine.filter(|m| matches!(m.phase, Phase::Ready | Phase::Draining));
-            let loaded: Vec<_> = loaded.map(|m| entry(m.name.as_str(), m)).collect();
+            let loaded: Vec<_> = loaded.map(|m| entry(&m.name, Some(m))).collect();
             ok(&json!({ "models": loaded }))
         }
     }
@@ -255,11 +258,14 @@ mod tests {
     #[test]
     fn ollamas_clients_see_what_there_is() {
         let mut status = status_of_two();
-        let get = |what, status: &Status| value(&ollama(what, status, 7, |n| n.as_str() != "b"));
+        let far: ModelName = "far".parse().unwrap();
+        let get = |what, status: &Status| {
+            value(&ollama(what, status, 7, |n| n.as_str() != "b", std::iter::once(&far)))
+        };
         assert_eq!(get(Ollama::Version, &status)["version"], env!("CARGO_PKG_VERSION"));
         let tags = get(Ollama::Tags, &status);
         let names: Vec<_> = tags["models"].as_array().unwrap().iter().map(|m| &m["name"]).collect();
-        assert_eq!(names, ["org/a", "gpt-4o"]);
+        assert_eq!(names, ["org/a", "gpt-4o", "far"]);
         assert_eq!(tags["models"][0]["modified_at"], "1970-01-01T00:00:07Z");
         assert_eq!(get(Ollama::Ps, &status)["models"], json!([]));
         status.models[0].phase = Phase::Ready;

@@ -165,7 +165,10 @@ impl Service {
                 let externals = self.healths.status(&visitor.rules);
                 Ok(own(respond::status(&status(), format, self.console.about(), externals)))
             }
-            Route::Ollama(what) => Ok(own(respond::ollama(what, &status(), self.created, may))),
+            Route::Ollama(what) => {
+                let (status, others) = (status(), Self::others(&visitor.rules, &may));
+                Ok(own(respond::ollama(what, &status, self.created, may, others)))
+            }
             Route::Page(page) => {
                 intake::discard(&mut body).await;
                 page::answer(self, page, &visitor, &head.headers, record).await

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hostler::proxy::External;
+use hostler::proxy::{External, Key, Rules};
 use hostler::supervisor::ports::Endpoint;
 use hostler::types::Origin;
-use serde_json::Value;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use crate::engine::{Engine, Family, Request, Step, send};
 use crate::house::{House, Setup, house, rules};
@@ -15,6 +16,11 @@ use crate::wire::{get, post, post_with, soon};
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nserver: far\r\ncontent-length: 7\r\n\r\n{\"a\":1}";
 
 async fn with(endpoint: &Endpoint, key: Option<&'static str>) -> House {
+    house(Setup { rules: far_away(endpoint, key), ..Setup::default() }).await
+}
+
+/// Two models here, and one at an endpoint.
+fn far_away(endpoint: &Endpoint, key: Option<&'static str>) -> Rules {
     let Endpoint::Tcp(address, _) = endpoint else { panic!("{endpoint:?}") };
     let origin = Origin {
         tls: false,
@@ -29,7 +35,16 @@ async fn with(endpoint: &Endpoint, key: Option<&'static str>) -> House {
     rules.models.insert(name.clone(), Arc::default());
     rules.aliases.insert("faraway".parse().unwrap(), name.clone());
     rules.externals.insert(name, Arc::new(external));
-    house(Setup { rules, ..Setup::default() }).await
+    rules
+}
+
+/// The names that a list has.
+async fn listed(house: &House, path: &str, list: &str, name: &str, key: &str) -> Vec<String> {
+    let head = format!("host: h\r\nconnection: close\r\nauthorization: Bearer sk-{key}\r\n");
+    let reply = house.ask(format!("GET {path} HTTP/1.1\r\n{head}\r\n")).await;
+    let (status, all) = (reply.status, reply.json());
+    assert_eq!(status, 200, "{all}");
+    all[list].as_array().unwrap().iter().map(|m| m[name].as_str().unwrap().to_owned()).collect()
 }
 
 /// The next request of a client's; the questions whether it lives come in between.
@@ -83,6 +98,45 @@ async fn it_is_asked_under_its_own_name_and_key() {
     soon("it to be found well", well).await;
     assert!(health(&house).await["since"].is_object());
     assert!(!shown.to_string().contains("sk-far"));
+}
+
+#[tokio::test]
+async fn ollamas_list_offers_what_the_list_of_models_does_to_each_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let far = Engine::start(Family::Tcp, dir.path(), vec![send(OK), Step::Close]).await;
+    let mut rules = far_away(&far.endpoint, None);
+    let key = |name: &str, models: &[&str]| Key {
+        name: name.into(),
+        digest: Sha256::digest(format!("sk-{name}")).into(),
+        models: models.iter().map(|m| m.parse().unwrap()).collect(),
+        per_minute: None,
+        concurrent: None,
+        share: 1,
+        admin: false,
+    };
+    rules.keys = vec![key("all", &[]), key("far", &["far/away"]), key("near", &["org/big"])];
+    let mut house = house(Setup { rules, ..Setup::default() }).await;
+    let everything = &["m", "gpt-4o", "org/big", "far/away", "faraway"][..];
+    for (key, want) in
+        [("all", everything), ("far", &["far/away", "faraway"]), ("near", &["org/big"])]
+    {
+        assert_eq!(listed(&house, "/v1/models", "data", "id", key).await, want, "{key}");
+        for name in ["name", "model"] {
+            assert_eq!(listed(&house, "/api/tags", "models", name, key).await, want, "{key}");
+        }
+        // Of what takes memory here, which it does not.
+        assert_eq!(listed(&house, "/api/ps", "models", "name", key).await, [""; 0], "{key}");
+    }
+    // An entry is one like all others; where it runs is for those who may see the host.
+    let head = "host: h\r\nconnection: close\r\nauthorization: Bearer sk-all\r\n";
+    let tags = house.ask(format!("GET /api/tags HTTP/1.1\r\n{head}\r\n")).await.json();
+    let (here, mut there) = (&tags["models"][2], tags["models"][3].clone());
+    assert_eq!(there["size"], json!(0));
+    for field in ["name", "model"] {
+        there[field] = here[field].clone();
+    }
+    assert_eq!(here, &there);
+    house.supervisor.quiet();
 }
 
 #[tokio::test]
