@@ -60,6 +60,7 @@ impl Desk {
                 self.scrapes.of_engine(&model).await?
             }
             Page::Models => json_page(&status().models),
+            Page::Externals => json_page(&self.control.externals()),
             Page::Gpus => json_page(&status().gpus),
             Page::Jobs => json_text(self.control.jobs_json()),
             Page::Events => stream(events::listen(self.control.clone(), &self.timeline, &asker)),

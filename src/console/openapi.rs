@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use crate::control::document;
 use crate::observe::timeline::Entry;
 use crate::proxy::port::Act;
-use crate::types::{GpuStatus, ModelStatus, Preview};
+use crate::types::{ExternalStatus, GpuStatus, ModelStatus, Preview};
 
 /// The document, as JSON. Made once: it is the same for everybody.
 #[must_use]
@@ -50,6 +50,7 @@ fn document() -> Value {
 fn paths(schemas: &mut SchemaGenerator) -> Value {
     let status = schemas.subschema_for::<document::Document<'static>>().to_value();
     let models = schemas.subschema_for::<Vec<ModelStatus>>().to_value();
+    let externals = schemas.subschema_for::<Vec<ExternalStatus>>().to_value();
     let gpus = schemas.subschema_for::<Vec<GpuStatus>>().to_value();
     let jobs = schemas.subschema_for::<Vec<document::JobRow>>().to_value();
     let preview = schemas.subschema_for::<Preview>().to_value();
@@ -85,7 +86,8 @@ fn paths(schemas: &mut SchemaGenerator) -> Value {
          the last 256 first, then each as it happens)." });
     json!({
         "/api/v1/status": get("Everything, at one moment.", "application/json", &status),
-        "/api/v1/models": get("All configured models.", "application/json", &models),
+        "/api/v1/models": get("All configured models of this host.", "application/json", &models),
+        "/api/v1/externals": get("Models that run elsewhere, and how they are.", "application/json", &externals),
         "/api/v1/gpus": get("All devices and their ledgers.", "application/json", &gpus),
         "/api/v1/jobs": get("Jobs that run, and those that ended lately.", "application/json", &jobs),
         "/api/v1/events": get("What happens, as it happens.", "text/event-stream", &events),

@@ -44,9 +44,13 @@ pub(super) fn is_open(page: &Page, peer: Peer, headers: &HeaderMap) -> bool {
         Page::Metrics | Page::EngineMetrics(_) => local || peer == Peer::Monitoring,
         // The socket's file says who may.
         Page::DebugState | Page::DebugPlan(_) => peer == Peer::Unix,
-        Page::Models | Page::Gpus | Page::Jobs | Page::Events | Page::Log(_) | Page::Act(..) => {
-            false
-        }
+        Page::Models
+        | Page::Externals
+        | Page::Gpus
+        | Page::Jobs
+        | Page::Events
+        | Page::Log(_)
+        | Page::Act(..) => false,
     }
 }
 
@@ -75,6 +79,7 @@ pub(super) fn may(page: &Page, peer: Peer, visitor: &Visitor) -> Result<(), ApiE
         Page::Metrics
         | Page::EngineMetrics(_)
         | Page::Models
+        | Page::Externals
         | Page::Gpus
         | Page::Jobs
         | Page::Events

@@ -175,6 +175,8 @@ pub enum Page {
     EngineMetrics(ModelName),
     /// `GET /api/v1/models`.
     Models,
+    /// `GET /api/v1/externals`: models that run elsewhere.
+    Externals,
     /// `GET /api/v1/gpus`.
     Gpus,
     /// `GET /api/v1/jobs`.

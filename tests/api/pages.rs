@@ -73,8 +73,14 @@ async fn ask(house: &House, line: &str, head: &str) -> Reply {
     house.ask(format!("{line} HTTP/1.1\r\nhost: h\r\nconnection: close\r\n{head}\r\n")).await
 }
 
-const PAGES: [&str; 5] =
-    ["/api/v1/models", "/api/v1/gpus", "/api/v1/jobs", "/api/v1/status", "/api/v1/models/m/log"];
+const PAGES: [&str; 6] = [
+    "/api/v1/models",
+    "/api/v1/externals",
+    "/api/v1/gpus",
+    "/api/v1/jobs",
+    "/api/v1/status",
+    "/api/v1/models/m/log",
+];
 
 #[tokio::test]
 async fn without_keys_the_host_is_shown_and_nobody_changes_it() {

@@ -7,6 +7,7 @@
 mod behind;
 mod browser;
 mod house;
+mod pages;
 mod world;
 
 use std::path::{Path, PathBuf};

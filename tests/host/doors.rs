@@ -158,6 +158,7 @@ fn a_model_elsewhere_over_tls_is_asked_with_a_key_from_a_credential() {
             "busctl call org.hostler1 /org/hostler1 org.hostler1.Manager ListExternals",
             "\"well\" \"\"",
         ),
+        ("curl -sS http://127.0.0.1:8711/api/v1/externals", "\"health\":\"well\""),
         ("curl -sS http://127.0.0.1:8711/api/tags", "\"name\":\"far\""),
         ("curl -sS http://127.0.0.1:8711/metrics", "hostler_external_up{model=\"far\"} 1"),
         ("hostler load far 2>&1; test $? = 1", "runs elsewhere, at https://far.test:9443"),

@@ -223,6 +223,7 @@ fn pages_about_the_host() {
         ("/ui", Page::Ui),
         ("/ui/", Page::Ui),
         ("/api/v1/models", Page::Models),
+        ("/api/v1/externals", Page::Externals),
         ("/api/v1/gpus", Page::Gpus),
         ("/api/v1/jobs", Page::Jobs),
         ("/api/v1/events", Page::Events),
