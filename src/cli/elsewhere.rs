@@ -1,4 +1,4 @@
-//! Models that run elsewhere, as `list`, `status`, `show` and `why` tell of them.
+//! Models that run elsewhere, as `list`, `status`, `show`, `why` and `top` tell of them.
 //!
 //! Invariant: they have neither phase nor memory here, so they are never rows among this host's models; what is asked of one that only
 //! this host's models can do is refused with where it runs.
@@ -9,7 +9,7 @@ use super::exit::Failure;
 use super::output::{NONE, Output, Side, Table, Tone, plain, span};
 
 /// The colour of a health.
-fn tone(health: &str) -> Tone {
+pub fn tone(health: &str) -> Tone {
     match health {
         "well" => Tone::Good,
         "unwell" => Tone::Bad,
@@ -39,7 +39,7 @@ pub fn table(document: &Document) -> Table {
 }
 
 /// How long its health has been what it is.
-fn age(document: &Document, external: &External) -> Option<String> {
+pub fn age(document: &Document, external: &External) -> Option<String> {
     external.since.map(|since| span(document.now.saturating_sub(since)))
 }
 

@@ -8,18 +8,25 @@ use super::output::{NONE, Side, Table, Tone, plain, span};
 use super::status::bytes;
 use super::{Context, elsewhere};
 
-/// Lists models: this host's, and those that run elsewhere. With --json: this host's alone, as in status --json, which has the others in
-/// "externals".
+/// Lists models: this host's, and those that run elsewhere. With --json: this host's alone, as in "models" of status --json; the others
+/// are what --external lists.
 #[derive(Debug, Args)]
 pub struct List {
     /// Only models in this phase; may be given more than once.
     #[arg(long, value_name = "PHASE", value_parser = super::wait::phase)]
     phase: Vec<String>,
+
+    /// Only models that run elsewhere; with --json as in "externals" of status --json.
+    #[arg(long, conflicts_with = "phase")]
+    external: bool,
 }
 
 impl List {
     pub async fn run(self, context: &Context) -> Outcome {
         let (text, document) = context.bus().await?.status().await?;
+        if self.external && !context.out.json {
+            return context.out.text(&elsewhere::table(&document).render(&context.out));
+        }
         let wanted = |m: &Model| self.phase.is_empty() || self.phase.contains(&m.phase);
         if !context.out.json {
             let mine = table(&document, wanted).render(&context.out);
@@ -30,8 +37,11 @@ impl List {
             let others = elsewhere::table(&document).render(&context.out);
             return context.out.text(&paragraphs([mine, others]));
         }
-        // As in the status's schema, field by field.
+        // As in the status's schema, field by field; two lists, so that all entries of each have the same fields.
         let mut whole: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+        if self.external {
+            return context.out.document(&whole["externals"].take());
+        }
         let mut models = whole["models"].take();
         if let Some(models) = models.as_array_mut() {
             models

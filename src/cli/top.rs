@@ -1,8 +1,7 @@
-//! `hostler top`: devices, models and requests, live.
+//! `hostler top`: devices, models and requests, live; and whether models that run elsewhere live.
 //!
 //! Invariants: what is drawn is one status of the daemon, never a mixture of two; the terminal is given back however this ends.
 
-use std::collections::{BTreeMap, VecDeque};
 use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
 
@@ -14,19 +13,23 @@ use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Cell, Paragraph, Row, Table};
 
-use super::Context;
-use super::document::{Document, Gpu, Model};
+use super::document::{Document, External, Gpu, Model};
 use super::exit::{Exit, Failure, Outcome};
-use super::output::{NONE, span};
+use super::output::{NONE, Tone, span};
 use super::status::bytes;
+use super::{Context, elsewhere};
 use crate::types::Bytes;
+
+mod rates;
+
+use rates::Rates;
 
 /// How long a key may wait.
 const KEYS: Duration = Duration::from_millis(100);
-/// What a rate is the mean of: the daemon's numbers are half a second old at the most.
-const RATE_WINDOW: Duration = Duration::from_secs(5);
+/// How many models that run elsewhere have a row at the most.
+const ELSEWHERE: usize = 6;
 
-/// Watches devices, models and requests. q leaves.
+/// Watches devices, models and requests, and models that run elsewhere. q leaves.
 #[derive(Debug, Args)]
 pub struct Top {
     /// Between two looks.
@@ -71,35 +74,6 @@ impl Top {
     }
 }
 
-/// How fast models stream, by what several looks saw. PURE.
-#[derive(Debug, Default)]
-struct Rates(VecDeque<(Duration, BTreeMap<String, u64>)>);
-
-impl Rates {
-    fn note(&mut self, document: &Document) {
-        let count = |model: &Model| Some((model.name.clone(), model.chunks?));
-        // The clock of another daemon begins anew, and so do its counts.
-        if self.0.back().is_some_and(|(then, _)| *then >= document.now) {
-            self.0.clear();
-        }
-        self.0.push_back((document.now, document.models.iter().filter_map(count).collect()));
-        while self.0.get(1).is_some_and(|(then, _)| *then + RATE_WINDOW <= document.now) {
-            self.0.pop_front();
-        }
-    }
-
-    /// Chunks a second; `None`: not known, or not yet.
-    fn of(&self, model: &str) -> Option<f64> {
-        let (first, last) = (self.0.front()?, self.0.back()?);
-        let time = last.0.saturating_sub(first.0).as_secs_f64();
-        // Of a model that is new, all of it is new.
-        let count = last.1.get(model)?.checked_sub(first.1.get(model).copied().unwrap_or(0))?;
-        #[expect(clippy::cast_precision_loss, reason = "far below 2^53")]
-        let rate = (time > 0.0).then(|| count as f64 / time);
-        rate
-    }
-}
-
 /// Looks for a key for a moment.
 fn asked_to_leave() -> std::io::Result<bool> {
     if !event::poll(KEYS)? {
@@ -123,15 +97,20 @@ const PARTS: [(&str, Color, &str); 6] = [
 fn draw(frame: &mut Frame<'_>, document: &Document, rates: &Rates, plain: bool) {
     let gpus = u16::try_from(document.gpus.len()).unwrap_or(u16::MAX).min(16);
     let problems = u16::try_from(document.problems.len()).unwrap_or(u16::MAX).min(4);
+    let rest = usize::from(frame.area().height.saturating_sub(problems + gpus + 4));
+    let away = elsewhere_rows(rest, document);
+    let lines = u16::try_from(if away == 0 { 0 } else { away + 1 }).unwrap_or(0);
     let areas = Layout::vertical([
         Constraint::Length(1 + problems),
         Constraint::Length(1),
         Constraint::Length(gpus + 1),
         Constraint::Length(1),
         Constraint::Min(3),
+        Constraint::Length(u16::from(away > 0)),
+        Constraint::Length(lines),
     ])
     .split(frame.area());
-    let [head, _, ledger, _, models] = areas.as_ref() else { return };
+    let [head, _, ledger, _, models, _, others] = areas.as_ref() else { return };
     let paint = |color: Color| if plain { Style::new() } else { Style::new().fg(color) };
     let (running, waiting) =
         document.models.iter().fold((0, 0), |(r, w), m| (r + m.in_flight, w + m.queued));
@@ -157,6 +136,9 @@ fn draw(frame: &mut Frame<'_>, document: &Document, rates: &Rates, plain: bool) 
     lines.push(Line::from(legend));
     frame.render_widget(Paragraph::new(lines), *ledger);
     table(frame, *models, document, rates, &paint);
+    if away > 0 {
+        elsewhere_table(frame, *others, document, away, &paint);
+    }
 }
 
 /// A device's ledger as one line.
@@ -251,6 +233,57 @@ fn table(
     frame.render_widget(table, area);
 }
 
+/// How many of those that run elsewhere are shown in the `rest` of the screen: this host's models have what they need of it, or half.
+fn elsewhere_rows(rest: usize, document: &Document) -> usize {
+    let room = rest.saturating_sub(document.models.len() + 1).max(rest / 2);
+    // A line between, and the head.
+    document.externals.len().min(ELSEWHERE).min(room.saturating_sub(2))
+}
+
+/// Those that run elsewhere: they have neither phase nor memory here, so they are no rows among the models.
+fn elsewhere_table(
+    frame: &mut Frame<'_>,
+    area: Rect,
+    document: &Document,
+    shown: usize,
+    paint: &impl Fn(Color) -> Style,
+) {
+    let row = |external: &External| {
+        let color = match elsewhere::tone(&external.health) {
+            Tone::Good => Color::Green,
+            Tone::Bad => Color::Red,
+            Tone::Warn | Tone::Dim | Tone::Plain => Color::Yellow,
+        };
+        let age = elsewhere::age(document, external);
+        Row::new([
+            Cell::from(external.name.clone()),
+            Cell::from(Span::styled(external.health.clone(), paint(color))),
+            Cell::from(age.unwrap_or_else(|| NONE.to_owned())),
+            Cell::from(external.url.clone()),
+            Cell::from(external.why.clone().unwrap_or_default()),
+        ])
+    };
+    // Those that are not well first; each group in the order of the names. So those without a row are well, if any is.
+    let mut externals: Vec<&External> = document.externals.iter().collect();
+    externals.sort_by_key(|e| e.health == "well");
+    let more = externals.len().saturating_sub(shown);
+    let head = match more {
+        0 => "ELSEWHERE".to_owned(),
+        more => format!("ELSEWHERE ({more} more)"),
+    };
+    let head = Row::new([head.as_str(), "HEALTH", "FOR", "URL", "NOTE"].map(str::to_owned));
+    let widths = [
+        Constraint::Fill(2),
+        Constraint::Length(7),
+        Constraint::Length(8),
+        Constraint::Fill(3),
+        Constraint::Fill(3),
+    ];
+    let bold = Style::new().add_modifier(Modifier::BOLD);
+    let rows = externals.into_iter().take(shown).map(row);
+    frame.render_widget(Table::new(rows, widths).header(head.style(bold)), area);
+}
+
 #[cfg(test)]
 mod tests {
     use ratatui::Terminal;
@@ -259,50 +292,45 @@ mod tests {
     use super::*;
     use crate::cli::document::tests::example;
 
+    fn drawn(document: &Document, rates: &Rates, (width, height): (u16, u16)) -> String {
+        let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
+        terminal.draw(|frame| draw(frame, document, rates, true)).unwrap();
+        format!("{}", terminal.backend())
+    }
+
     #[test]
     fn as_expected() {
-        let mut terminal = Terminal::new(TestBackend::new(110, 16)).unwrap();
         let mut rates = Rates::default();
         let mut before = example();
         before.now -= Duration::from_secs(2);
         before.models[0].chunks = Some(1000);
         rates.note(&before);
         rates.note(&example());
-        terminal.draw(|frame| draw(frame, &example(), &rates, true)).unwrap();
-        crate::cli::tests::compare("top.txt", &format!("{}", terminal.backend()));
+        crate::cli::tests::compare("top.txt", &drawn(&example(), &rates, (110, 20)));
     }
 
     #[test]
-    fn a_rate_is_the_mean_of_the_last_seconds() {
-        let look = |now, chunks: &[(&str, u64)]| Document {
-            now: Duration::from_secs(now),
-            models: chunks
-                .iter()
-                .map(|(name, chunks)| Model {
-                    name: (*name).to_owned(),
-                    chunks: Some(*chunks),
-                    ..Model::default()
-                })
-                .collect(),
-            ..Document::default()
-        };
-        let mut rates = Rates::default();
-        rates.note(&look(100, &[("m", 50)]));
-        assert_eq!(rates.of("m"), None, "one look is no rate");
-        rates.note(&look(102, &[("m", 250), ("new", 10)]));
-        assert_eq!(
-            (rates.of("m"), rates.of("new"), rates.of("no")),
-            (Some(100.0), Some(5.0), None)
-        );
-        // What is older than the window counts no more.
-        for now in 103..120 {
-            rates.note(&look(now, &[("m", 250 + (now - 102) * 10)]));
-        }
-        assert_eq!(rates.of("m"), Some(10.0));
-        assert!(rates.0.len() <= 8, "{rates:?}");
-        // Another daemon.
-        rates.note(&look(3, &[("m", 0)]));
-        assert_eq!(rates.of("m"), None);
+    fn those_elsewhere_take_no_room_from_those_here_and_the_dead_are_seen() {
+        let mut document = example();
+        let well = document.external("cloud").unwrap().clone();
+        document.externals = (0..9)
+            .map(|at| External { name: format!("far/{at}"), ..well.clone() })
+            .chain([document.external("far/dead").unwrap().clone()])
+            .collect();
+        let rates = Rates::default();
+        let whole = drawn(&document, &rates, (110, 24));
+        assert!(whole.contains("ELSEWHERE (4 more)"), "{whole}");
+        let at = |text: &str| whole.find(text).unwrap_or_else(|| panic!("no {text} in {whole}"));
+        assert!(at("far/dead") < at("far/0") && at("far/0") < at("far/4"), "{whole}");
+        assert!(!whole.contains("far/5"), "{whole}");
+        // Half of what is left of a small screen is this host's models', and all of a very small one.
+        let small = drawn(&document, &rates, (110, 15));
+        assert!(small.contains("idle   ") && small.contains("ELSEWHERE (8 more)"), "{small}");
+        assert!(small.contains("far/0") && !small.contains("far/1"), "{small}");
+        let smallest = drawn(&document, &rates, (110, 10));
+        assert!(smallest.contains("org/qwen3-8b") && !smallest.contains("ELSEWHERE"), "{smallest}");
+        document.externals.clear();
+        assert!(!drawn(&document, &rates, (110, 24)).contains("ELSEWHERE"));
     }
 
     #[test]

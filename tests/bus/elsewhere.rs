@@ -72,6 +72,16 @@ async fn the_operators_program_shows_them_and_says_what_cannot_be_done() {
     let all = run(&house, &["--json", "status"]).await.json();
     crate::schema::check(&all);
     assert_eq!(all["externals"][0]["health"], "well");
+    // The two lists as the status has them, each of one shape.
+    let models = run(&house, &["--json", "list"]).await.json();
+    assert_eq!(models, all["models"]);
+    let externals = run(&house, &["--json", "list", "--external"]).await.json();
+    assert_eq!(externals, all["externals"]);
+    assert_eq!(externals.as_array().unwrap().len(), 2);
+    let shown = run(&house, &["list", "--external"]).await;
+    assert!(shown.out.starts_with("ELSEWHERE ") && !shown.out.contains("org/m"), "{shown:?}");
+    let wrong = run(&house, &["list", "--external", "--phase", "ready"]).await;
+    assert_eq!(wrong.code, 2, "they have no phase: {wrong:?}");
     let one = run(&house, &["--json", "show", "cloud"]).await.json();
     assert_eq!(
         (&one["name"], &one["url"]),

@@ -153,6 +153,7 @@ fn a_model_elsewhere_over_tls_is_asked_with_a_key_from_a_credential() {
     // Whoever operates the host sees it, and is told where to do what cannot be done here.
     for (look, want) in [
         ("hostler list", "https://far.test:9443"),
+        ("hostler list --external --json", "\"url\": \"https://far.test:9443\""),
         ("hostler show far", "Health: well for "),
         (
             "busctl call org.hostler1 /org/hostler1 org.hostler1.Manager ListExternals",
