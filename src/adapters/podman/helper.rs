@@ -27,7 +27,7 @@ const PROGRAM: &str = "/hostler";
 /// Directories of the host's `/etc` that say whom to trust.
 const TRUST: [&str; 5] =
     ["/etc/ssl", "/etc/pki", "/etc/ca-certificates", "/etc/crypto-policies", "/etc/alternatives"];
-/// The longest that a helper may be silent; it says something at least every minute.
+/// The longest that a helper may be silent; it says something at least every minute, also while it waits for a disk.
 const SILENCE: Duration = Duration::from_secs(180);
 /// The longest that one runs.
 const LIFE: Duration = Duration::from_secs(7 * 24 * 3600);

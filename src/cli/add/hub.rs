@@ -75,8 +75,22 @@ pub fn hub_dir(models: &Path) -> PathBuf {
 struct Line {
     total: Option<u64>,
     at: Option<u64>,
+    writing: bool,
+    checking: Option<u8>,
     done: Option<Fetched>,
     error: Option<String>,
+}
+
+impl Line {
+    /// In front of the bar: what is fetched, or what is done with it.
+    fn message(&self, repo: &str) -> Option<String> {
+        match (self.checking, self.writing, self.at) {
+            (Some(percent), ..) => Some(format!("{repo}: checking the digest, {percent} %")),
+            (None, true, _) => Some(format!("{repo}: writing to the disk")),
+            (None, false, Some(_)) => Some(repo.to_owned()),
+            (None, false, None) => None,
+        }
+    }
 }
 
 /// Fetches, with a bar where one can be seen.
@@ -113,6 +127,7 @@ pub async fn fetch(
         if let Some(bar) = &bar {
             line.total.into_iter().for_each(|total| bar.set_length(total));
             line.at.into_iter().for_each(|at| bar.set_position(at));
+            line.message(wanted.repo).into_iter().for_each(|message| bar.set_message(message));
         }
         done = line.done.or(done.take());
         error = line.error.or(error.take());
@@ -206,6 +221,16 @@ fn make_dir(models: &Path) -> Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_container_does_is_shown() {
+        let shown = |text| serde_json::from_str::<Line>(text).unwrap().message("org/m");
+        assert_eq!(shown(r#"{"at": 7}"#).unwrap(), "org/m");
+        assert_eq!(shown(r#"{"writing": true}"#).unwrap(), "org/m: writing to the disk");
+        let checking = shown(r#"{"checking": 66}"#).unwrap();
+        assert_eq!(checking, "org/m: checking the digest, 66 %");
+        assert_eq!(shown(r#"{"total": 7, "files": 1}"#), None);
+    }
 
     #[test]
     fn only_a_local_hub_needs_the_hosts_network() {

@@ -3,12 +3,13 @@
 //! Purpose: the only code of Hostler that talks to the outside, kept away from daemon and engines. Owner: `hostler add` starts it
 //! in a container ([`crate::adapters::podman::helper`]) and reads its lines. Invariants: a file has its name only when it is
 //! whole, has the size that the hub says and, where the hub has a digest, that digest; what was downloaded before a connection
-//! broke is gone on with, not fetched again; a hub that says nothing for a minute ends it; the token goes to the hub alone, and
-//! into no line.
+//! broke is gone on with, not fetched again; a hub that says nothing for a minute ends it, and work of this host does not, however
+//! long it takes; the token goes to the hub alone, and into no line.
 //!
-//! Lines on standard output, one JSON object each: `{"total":…,"files":…}`, `{"at":…}`, and at the end `{"done":{…}}` or
-//! `{"error":"…"}`.
+//! Lines on standard output, one JSON object each: `{"total":…,"files":…}`, `{"at":…}` in bytes, `{"writing":true}` and
+//! `{"checking":…}` in percent of a file while this host is at work, and at the end `{"done":{…}}` or `{"error":"…"}`.
 
+mod meter;
 mod select;
 mod transfer;
 
@@ -23,8 +24,9 @@ use ureq::Agent;
 use ureq::tls::{RootCerts, TlsConfig};
 
 use super::exit::{Exit, Failure, Outcome};
+use meter::Meter;
 use select::Repo;
-use transfer::{Meter, Target};
+use transfer::{Real, Target};
 
 /// Where the container finds the token, if there is one.
 const TOKEN: &str = "/run/secrets/hub-token";
@@ -112,6 +114,7 @@ impl Fetch {
                 path: dir.join(&file.path),
                 bytes: file.bytes(),
                 sha256: file.sha256(),
+                disk: &Real,
             };
             transfer::file(&hub, &target, &meter)?;
         }

@@ -1,9 +1,15 @@
 //! The downloader against a hub of our own making: real sockets, real files.
 
+use std::io::{Read as _, Write as _};
 use std::path::PathBuf;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
+use sha2::{Digest as _, Sha256};
 use stub_hub::{COMMIT, Hub, Knobs};
 
+use super::meter::Watch;
+use super::transfer::Disk;
 use super::*;
 
 /// A repository with one GGUF file, a hub that serves it, and where it goes.
@@ -108,4 +114,73 @@ fn what_is_not_there_or_not_allowed_is_said() {
     scene.fetch.endpoint = "http://127.0.0.1:1".into();
     let why = scene.fetch.fetch().unwrap_err();
     assert!(why.contains("127.0.0.1:1 does not answer"), "{why}");
+}
+
+/// A disk that needs two minutes for everything, by the clock of the watch, which looks whenever it does something.
+struct Slow {
+    meter: Meter,
+    watch: Mutex<(Instant, Watch, Vec<String>)>,
+}
+
+impl Slow {
+    fn new(meter: &Meter) -> Self {
+        let now = Instant::now();
+        Self { meter: meter.clone(), watch: Mutex::new((now, Watch::new(now), Vec::new())) }
+    }
+
+    fn slowly(&self) {
+        let mut guard = self.watch.lock().unwrap();
+        let (now, watch, told) = &mut *guard;
+        // Twice, because the first look may still see bytes that came.
+        for _ in 0..2 {
+            *now += Duration::from_secs(61);
+            let line = watch.look(*now, self.meter.shown()).expect("the hub is not to blame");
+            told.push(line.expect("a sign of life").to_string());
+        }
+    }
+}
+
+impl Disk for Slow {
+    fn read(&self, file: &mut fs::File, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.slowly();
+        // In small pieces, so that there is some progress.
+        file.read(&mut buffer[..BYTES / 3])
+    }
+
+    fn write(&self, file: &mut fs::File, bytes: &[u8]) -> std::io::Result<()> {
+        self.slowly();
+        file.write_all(bytes)
+    }
+
+    fn sync(&self, file: &fs::File) -> std::io::Result<()> {
+        self.slowly();
+        file.sync_all()
+    }
+}
+
+#[test]
+fn a_disk_that_takes_longer_than_a_hub_may_is_waited_for_and_told_of() {
+    let scene = scene(Knobs::default());
+    let digest: String =
+        Sha256::digest(content()).iter().map(|byte| format!("{byte:02x}")).collect();
+    let endpoint = scene.fetch.endpoint.trim_end_matches('/').to_owned();
+    let meter = Meter::default();
+    let slow = Slow::new(&meter);
+    let target = Target {
+        url: format!("{endpoint}/org/m/resolve/{COMMIT}/m-Q4_0.gguf"),
+        path: scene.file(),
+        bytes: BYTES as u64,
+        sha256: Some(&digest),
+        disk: &slow,
+    };
+    let hub = super::Hub { agent: Agent::new_with_defaults(), token: None, endpoint };
+    transfer::file(&hub, &target, &meter).unwrap();
+    assert_eq!(fs::read(scene.file()).unwrap(), content());
+    let (_, _, mut told) = slow.watch.into_inner().unwrap();
+    told.retain(|line| !line.contains("\"at\""));
+    told.dedup();
+    let writing = r#"{"writing":true}"#.to_owned();
+    let checking = [0, 33, 66, 100].map(|percent| format!(r#"{{"checking":{percent}}}"#));
+    assert_eq!(told, [&[writing], &checking[..]].concat());
+    assert_eq!(meter.shown().here, None, "the hub is awaited again");
 }

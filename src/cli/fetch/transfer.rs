@@ -1,28 +1,22 @@
 //! One file over an unreliable network.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use super::{Hub, line};
+use super::Hub;
+use super::meter::{Here, Meter};
 
 /// How often a connection may break without a byte in between.
 const ATTEMPTS: u32 = 5;
 /// Between two attempts, times their number.
 const PAUSE: Duration = Duration::from_millis(500);
-/// How often the progress is told.
-const TELL: Duration = Duration::from_millis(500);
-/// Without a byte for so long the hub is given up.
-const SILENCE: Duration = Duration::from_secs(60);
 
 /// A file to be.
-pub struct Target<'a> {
+pub(super) struct Target<'a> {
     /// From where.
     pub url: String,
     /// To where.
@@ -31,46 +25,34 @@ pub struct Target<'a> {
     pub bytes: u64,
     /// What its content has to be, where the hub says.
     pub sha256: Option<&'a str>,
+    /// On which disk.
+    pub disk: &'a dyn Disk,
 }
 
-/// Counts bytes of all files, tells them, and gives a silent hub up.
-#[derive(Clone)]
-pub struct Meter(Arc<AtomicU64>);
+/// The disk that a file comes to. Tests have a slower one.
+pub(super) trait Disk {
+    /// The next piece that is to be checked.
+    fn read(&self, file: &mut File, buffer: &mut [u8]) -> std::io::Result<usize>;
+    /// Writes a piece.
+    fn write(&self, file: &mut File, bytes: &[u8]) -> std::io::Result<()>;
+    /// Comes back when all is on the disk.
+    fn sync(&self, file: &File) -> std::io::Result<()>;
+}
 
-impl Meter {
-    /// Starts to tell.
-    pub fn start() -> Self {
-        let meter = Self(Arc::default());
-        // Whoever has fetched all, or failed, has nobody left to give up.
-        let count = Arc::downgrade(&meter.0);
-        std::thread::spawn(move || {
-            let (mut last, mut since) = (0, Instant::now());
-            loop {
-                std::thread::sleep(TELL);
-                let Some(count) = count.upgrade() else { return };
-                let now = count.load(Ordering::Relaxed);
-                if now != last {
-                    (last, since) = (now, Instant::now());
-                    line(&json!({"at": now}));
-                } else if since.elapsed() > SILENCE {
-                    let why = format!(
-                        "the hub said nothing for {} s; run the same command again to go on where it stopped",
-                        SILENCE.as_secs()
-                    );
-                    line(&json!({"error": why}));
-                    std::process::exit(1);
-                }
-            }
-        });
-        meter
+/// The one that there is.
+pub(super) struct Real;
+
+impl Disk for Real {
+    fn read(&self, file: &mut File, buffer: &mut [u8]) -> std::io::Result<usize> {
+        file.read(buffer)
     }
 
-    fn add(&self, bytes: u64) {
-        self.0.fetch_add(bytes, Ordering::Relaxed);
+    fn write(&self, file: &mut File, bytes: &[u8]) -> std::io::Result<()> {
+        file.write_all(bytes)
     }
 
-    fn take(&self, bytes: u64) {
-        self.0.fetch_sub(bytes, Ordering::Relaxed);
+    fn sync(&self, file: &File) -> std::io::Result<()> {
+        file.sync_all()
     }
 }
 
@@ -100,7 +82,7 @@ pub(super) fn file(hub: &Hub, target: &Target<'_>, meter: &Meter) -> Result<(), 
         let before = counted;
         let ended = piece(hub, target, &part, &mut counted, meter);
         match ended {
-            Ok(()) => match check(target, &part) {
+            Ok(()) => match check(target, &part, meter) {
                 Ok(()) => break,
                 Err(why) => {
                     // Nothing of it can be trusted.
@@ -175,7 +157,8 @@ fn piece(
             Ok(count) => count,
             Err(err) => return Err(Broken::Off(format!("{}: {err}", target.url))),
         };
-        file.write_all(buffer.get(..count).unwrap_or_default()).map_err(io)?;
+        let piece = buffer.get(..count).unwrap_or_default();
+        meter.here(Here::Writing, || target.disk.write(&mut file, piece)).map_err(io)?;
         *counted += count as u64;
         meter.add(count as u64);
         if *counted > target.bytes {
@@ -186,26 +169,35 @@ fn piece(
     if *counted < target.bytes {
         return Err(Broken::Off(format!("{}: the connection broke off", target.url)));
     }
-    file.sync_all().map_err(io)
+    meter.here(Here::Writing, || target.disk.sync(&file)).map_err(io)
 }
 
-/// Length and digest.
-fn check(target: &Target<'_>, part: &PathBuf) -> Result<(), String> {
-    let io = |err: std::io::Error| format!("{}: {err}", part.display());
+/// The digest.
+fn check(target: &Target<'_>, part: &PathBuf, meter: &Meter) -> Result<(), String> {
     let Some(wanted) = target.sha256 else { return Ok(()) };
-    let mut file = fs::File::open(part).map_err(io)?;
-    let mut hasher = Sha256::new();
-    let mut buffer = vec![0_u8; 1 << 20];
-    loop {
-        let count = file.read(&mut buffer).map_err(io)?;
-        if count == 0 {
-            break;
-        }
-        hasher.update(buffer.get(..count).unwrap_or_default());
-    }
-    let got: String = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let begun = Here::Checking { done: 0, of: target.bytes };
+    let got = meter
+        .here(begun, || digest(target, part, meter))
+        .map_err(|err| format!("{}: {err}", part.display()))?;
     if got == wanted.to_ascii_lowercase() {
         return Ok(());
     }
     Err(format!("{}: its SHA-256 is {got}, and the hub says {wanted}", target.url))
+}
+
+fn digest(target: &Target<'_>, part: &PathBuf, meter: &Meter) -> std::io::Result<String> {
+    let mut file = File::open(part)?;
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0_u8; 1 << 20];
+    let mut done = 0;
+    loop {
+        let count = target.disk.read(&mut file, &mut buffer)?;
+        if count == 0 {
+            break;
+        }
+        hasher.update(buffer.get(..count).unwrap_or_default());
+        done += count as u64;
+        meter.at_work(Here::Checking { done, of: target.bytes });
+    }
+    Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
