@@ -215,3 +215,45 @@ fn so_is_an_rpm() {
     .unwrap();
     live(&host, Format::Rpm);
 }
+
+/// Disks below Hostler's directories are of other people, and a purge that meets them ends well: twice, and once more without them.
+#[test]
+fn a_purge_leaves_what_is_mounted_below_alone() {
+    skip_unless_wanted!();
+    let host = Host::builder().boot().unwrap();
+    let home = "/var/lib/hostler";
+    let disk = format!("{home}/models/my [disk]*");
+    host.root(&format!(
+        "mkdir -p '{disk}' {home}/bound {home}/.local/share /etc/hostler /srv/precious
+         touch {home}/models/gone {home}/.hidden /etc/hostler/hostler.toml /srv/precious/bound
+         mount -t tmpfs disk '{disk}' && touch '{disk}/precious'
+         mount --bind /srv/precious {home}/bound
+         ln -s /srv/precious {home}/link"
+    ))
+    .unwrap();
+    let list = format!("find {home} /etc/hostler /run/hostler 2>/dev/null | sort");
+    let stays = [
+        home,
+        &format!("{home}/bound"),
+        &format!("{home}/bound/bound"),
+        &format!("{home}/models"),
+        &disk,
+        &format!("{disk}/precious"),
+    ]
+    .map(str::to_owned);
+    for _ in 0..2 {
+        let said = host.root(&format!("({PURGE}\n) 2>&1")).unwrap();
+        let left = host.root(&list).unwrap();
+        assert_eq!(left.lines().collect::<BTreeSet<_>>(), stays.iter().map(|s| &**s).collect());
+        for path in [&disk, &stays[1]] {
+            assert!(said.contains(&format!("{path} stays: something is mounted there")), "{said}");
+        }
+        let above = format!("{home}/models stays, with what is left in it");
+        assert!(said.contains(&above), "{said}");
+    }
+    host.root(&format!("umount '{disk}' {home}/bound")).unwrap();
+    host.root(PURGE).unwrap();
+    // Which is a disk of its own on such a host.
+    assert_eq!(host.root(&list).unwrap().trim_end(), home);
+    host.root("test -e /srv/precious/bound").unwrap();
+}
