@@ -53,6 +53,7 @@ impl Fake {
             pull_pause: Duration::from_millis(10),
             comeback: Duration::from_secs(1),
             dead: Duration::from_millis(200),
+            leftover: Duration::from_secs(300),
         };
         let fake = Self { dir, calls };
         let podman = Podman::with(

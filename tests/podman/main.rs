@@ -16,6 +16,7 @@
 mod contract;
 mod fake;
 mod faults;
+mod helpers;
 mod host;
 mod pulls;
 mod support;

@@ -46,6 +46,8 @@ pub struct Deadlines {
     pub comeback: Duration,
     /// From SIGKILL until the control group must be empty.
     pub dead: Duration,
+    /// A helper's container or secret that nobody has touched for so long was left by a crash.
+    pub leftover: Duration,
 }
 
 impl Default for Deadlines {
@@ -59,6 +61,7 @@ impl Default for Deadlines {
             pull_pause: Duration::from_secs(2),
             comeback: Duration::from_secs(10),
             dead: Duration::from_secs(5),
+            leftover: Duration::from_secs(300),
         }
     }
 }

@@ -5,15 +5,20 @@
 //! the program: so it needs no image from anywhere, has the host's libraries and certificates, and holds no code of others.
 //! Invariants: no capabilities, no new privileges, read-only root; it runs as the service user, whose files it writes; a token
 //! reaches it as a podman secret and never by its arguments or environment; container and secret are removed at the end, and what
-//! a crash left is removed by the next.
+//! a crash left is removed by a later one, when it is so old that nobody can be at work with it. Helpers of other processes are left
+//! alone: nothing here knows of whom a young one is.
 
+use std::future::{Future, pending};
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::time::Duration;
 
 use hyper::Method;
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::error::{Cause, PodmanError};
+use super::inspect::Inspect;
 use super::wire::encode;
 use super::{Inner, Podman, random};
 use crate::types::{Fault, FaultCode, ImageRef};
@@ -22,6 +27,8 @@ use crate::types::{Fault, FaultCode, ImageRef};
 const IMAGE: &str = "localhost/hostler/helper:1";
 /// Marks containers and secrets of helpers.
 const LABEL: &str = "io.hostler.helper";
+/// How the names of their containers and secrets begin.
+const NAME: &str = "hostler-helper-";
 /// Where the program is in the container.
 const PROGRAM: &str = "/hostler";
 /// Directories of the host's `/etc` that say whom to trust.
@@ -82,8 +89,8 @@ pub fn program() -> Result<PathBuf, Fault> {
 }
 
 impl Podman {
-    /// Runs a helper to its end; `line` sees each line that it prints. Dropping the future leaves the container to the next
-    /// helper's start, or to [`Podman::end_helpers`].
+    /// Runs a helper to its end; `line` sees each line that it prints. Dropping the future leaves the container to a later helper's
+    /// start.
     ///
     /// # Errors
     /// If it could not be run, or was silent for too long. What it says of its own failure is in its lines.
@@ -92,31 +99,52 @@ impl Podman {
         helper: &Helper,
         line: &mut (dyn FnMut(&str) + Send),
     ) -> Result<(), Fault> {
+        self.run_helper_until(helper, line, pending()).await.map(drop)
+    }
+
+    /// As [`Podman::run_helper`]; when `stop` is there, this helper is removed, and no other. Returns whether it came to its end.
+    ///
+    /// # Errors
+    /// As [`Podman::run_helper`].
+    pub async fn run_helper_until(
+        &self,
+        helper: &Helper,
+        line: &mut (dyn FnMut(&str) + Send),
+        stop: impl Future<Output = ()> + Send,
+    ) -> Result<bool, Fault> {
         let thing = "the helper container";
         let fault = |e: PodmanError| e.fault(FaultCode::StartFailed, thing);
         let inner = &self.inner;
-        inner.sweep_helpers(false).await.map_err(fault)?;
-        inner.helper_image().await.map_err(fault)?;
-        let name = format!("hostler-helper-{:08x}", random());
-        let secret = match &helper.secret {
-            Some((_, text)) => {
-                inner.secret(&name, text).await.map_err(fault)?;
-                Some(name.as_str())
+        let mut stop = pin!(stop);
+        let prepared = async {
+            // Another process may be at it as well, and nothing depends on it.
+            if let Err(reason) = inner.sweep_helpers().await {
+                tracing::warn!(%reason, "what earlier helpers left was not removed");
             }
-            None => None,
+            inner.helper_image().await
         };
-        let ran = inner.run(helper, &name, secret, line).await;
+        tokio::select! {
+            // First, so that whoever listens for a signal does before there is anything to remove.
+            biased;
+            () = &mut stop => return Ok(false),
+            prepared = prepared => prepared.map_err(fault)?,
+        }
+        let name = format!("{NAME}{:08x}", random());
+        // Not to be interrupted: what podman has of a call that is dropped is not known.
+        let secret = match &helper.secret {
+            Some((_, text)) => inner.secret(&name, text).await.map(|()| Some(name.as_str())),
+            None => Ok(None),
+        };
+        let ran = match secret {
+            Ok(secret) => tokio::select! {
+                biased;
+                () = &mut stop => Ok(false),
+                ran = inner.run(helper, &name, secret, line) => ran.map(|()| true),
+            },
+            Err(error) => Err(error),
+        };
         let removed = inner.sweep_helper(&name).await;
-        ran.and(removed).map_err(fault)
-    }
-
-    /// Ends all helpers, also those that run.
-    ///
-    /// # Errors
-    /// As podman says.
-    pub async fn end_helpers(&self) -> Result<(), Fault> {
-        let swept = self.inner.sweep_helpers(true).await;
-        swept.map_err(|e| e.fault(FaultCode::StopFailed, "the helper containers"))
+        ran.and_then(|ended| removed.map(|()| ended)).map_err(fault)
     }
 }
 
@@ -184,19 +212,59 @@ impl Inner {
         removed
     }
 
-    async fn sweep_helpers(&self, running: bool) -> Result<(), PodmanError> {
+    /// Removes what crashes left.
+    async fn sweep_helpers(&self) -> Result<(), PodmanError> {
+        let age = self.api.deadlines.leftover;
         for listed in self.api.list(LABEL, &self.namespace).await? {
-            let alive = match self.api.inspect(&listed.id).await {
-                Ok(inspect) => inspect.state.running,
-                Err(e) if e.cause() == Some(Cause::NoSuchContainer) => false,
-                Err(e) => return Err(e),
-            };
-            if running || !alive {
+            if self.inspected(&listed.id).await?.is_some_and(|inspect| is_left(&inspect, age)) {
                 self.sweep_helper(listed.name.trim_start_matches('/')).await?;
+            }
+        }
+        // A secret is made before its container, so it can be left without one.
+        for name in self.old_secrets(age).await? {
+            // Also of another namespace.
+            if self.inspected(&name).await?.is_none() {
+                self.sweep_helper(&name).await?;
             }
         }
         Ok(())
     }
+
+    async fn inspected(&self, id: &str) -> Result<Option<Inspect>, PodmanError> {
+        match self.api.inspect(id).await {
+            Ok(inspect) => Ok(Some(inspect)),
+            Err(e) if e.cause() == Some(Cause::NoSuchContainer) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// The names of helpers' secrets that are older than this.
+    async fn old_secrets(&self, age: Duration) -> Result<Vec<String>, PodmanError> {
+        let limit = self.api.deadlines.ask;
+        let what = "list the secrets";
+        let answer = self.api.wire().call(what, Method::GET, "/secrets/json", None, limit).await?;
+        let listed: Option<Vec<Value>> = serde_json::from_slice(&answer)
+            .map_err(|e| PodmanError::Garbage { what: what.into(), detail: e.to_string() })?;
+        let old = listed.unwrap_or_default().into_iter().filter_map(|secret| {
+            let name = secret["Spec"]["Name"].as_str()?;
+            let made = secret["CreatedAt"].as_str()?;
+            (name.starts_with(NAME) && is_older(made, age)).then(|| name.to_owned())
+        });
+        Ok(old.collect())
+    }
+}
+
+/// Whether a container was left by a process that is gone: it does not run, and nobody can be about to start it or read its last lines.
+fn is_left(inspect: &Inspect, age: Duration) -> bool {
+    // The second is the year 1 for one that never ran.
+    let times = [&inspect.created, &inspect.state.finished_at];
+    !inspect.state.running && times.iter().all(|time| is_older(time, age))
+}
+
+/// Whether podman's time is so long ago; one that cannot be read is not.
+fn is_older(time: &str, age: Duration) -> bool {
+    let Ok(time) = time.parse::<Timestamp>() else { return false };
+    Duration::try_from(Timestamp::now().duration_since(time)).is_ok_and(|since| since > age)
 }
 
 fn body(helper: &Helper, namespace: &str, name: &str, secret: Option<&str>) -> Value {

@@ -19,6 +19,8 @@ pub struct Inspect {
     pub id: String,
     /// The container's name.
     pub name: String,
+    /// When it was made, in RFC 3339.
+    pub created: String,
     /// ID of its image.
     pub image: String,
     /// What podman believes of its process.
@@ -57,6 +59,8 @@ pub struct State {
     pub pid: u32,
     /// Meaningful when `status` is `exited`.
     pub exit_code: i32,
+    /// When it last ended, in RFC 3339.
+    pub finished_at: String,
 }
 
 /// `Config`.

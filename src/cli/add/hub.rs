@@ -132,18 +132,16 @@ pub async fn fetch(
         done = line.done.or(done.take());
         error = line.error.or(error.take());
     };
-    let ran = tokio::select! {
-        ran = client.run_helper(&helper, &mut read) => ran,
-        _ = tokio::signal::ctrl_c() => {
-            let _ = client.end_helpers().await;
-            let message = "stopped; the same command goes on where it stopped";
-            return Err(Failure::new(Exit::Interrupted, message));
-        }
-    };
+    let interrupted = async { drop(tokio::signal::ctrl_c().await) };
+    let ran = client.run_helper_until(&helper, &mut read, interrupted).await;
     if let Some(bar) = bar {
         bar.finish_and_clear();
     }
-    ran.map_err(|fault| Failure::new(Exit::Failed, fault.message).fix("hostler doctor"))?;
+    let ended = ran.map_err(|f| Failure::new(Exit::Failed, f.message).fix("hostler doctor"))?;
+    if !ended {
+        let message = "stopped; the same command goes on where it stopped";
+        return Err(Failure::new(Exit::Interrupted, message));
+    }
     if let Some(error) = error {
         return Err(Failure::new(Exit::Failed, error));
     }
