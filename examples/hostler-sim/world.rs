@@ -143,8 +143,7 @@ impl World {
         match self.agenda.pop_first() {
             Some((_, Due::Ready(instance))) => self.tell(Event::Healthy { instance })?,
             Some((_, Due::Served(instance))) => {
-                let last = self.now;
-                self.tell(Event::Used(vec![Passed { instance, taken: 0, returned: 1, last }]))?;
+                self.tell(Event::Used(vec![Passed { instance, taken: 0, returned: 1 }]))?;
             }
             Some((_, Due::Stopped(instance))) => {
                 self.containers.remove(&instance);

@@ -19,8 +19,6 @@ pub struct Passed {
     pub taken: u32,
     /// So many came back, whoever granted them.
     pub returned: u32,
-    /// When the last of these was taken or came back.
-    pub last: Moment,
 }
 
 /// Everything that can happen to the core. Completions name their instance, so a stale one is recognised.
@@ -41,7 +39,7 @@ pub enum Event {
         waiter: WaiterId,
     },
     /// Leases were taken without asking, or came back: all of them at once, for nothing may be decided that knows some and not the
-    /// others.
+    /// others. When each of them passed is not told: it was a moment ago.
     Used(Vec<Passed>),
     /// An operator wants a model ready.
     Load {

@@ -19,12 +19,11 @@ use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 
 use super::event::Passed;
-use super::execute::Clock;
 use super::handle::{Ask, Lease};
 use super::meter::Meter;
 use super::ports::Endpoint;
 use super::traffic::Way;
-use crate::types::{InstanceId, ModelName, Moment};
+use crate::types::{InstanceId, ModelName};
 
 /// The longest that readers of the picture, and clocks of idleness, are behind what passes.
 pub(super) const STIR_MAX: Duration = Duration::from_millis(50);
@@ -37,7 +36,6 @@ const TAKEN_MASK: u32 = u32::MAX >> 1;
 #[derive(Debug)]
 struct Shared {
     asks: mpsc::UnboundedSender<Ask>,
-    clock: Clock,
     /// The owner knows that something passes.
     stirred: AtomicBool,
 }
@@ -51,8 +49,6 @@ pub(super) struct Turnstile {
     /// In one word, so that all is of one moment: shut (1 bit), how many passed by themselves (31, it wraps), how many are
     /// in flight (32).
     word: AtomicU64,
-    /// Nanoseconds on the clock: when somebody passed or came back last.
-    last: AtomicU64,
     shared: Arc<Shared>,
 }
 
@@ -86,13 +82,12 @@ impl Turnstile {
         endpoint: Endpoint,
         asks: mpsc::UnboundedSender<Ask>,
     ) -> Self {
-        let shared = Shared { asks, clock: Clock::start(), stirred: AtomicBool::new(false) };
+        let shared = Shared { asks, stirred: AtomicBool::new(false) };
         Self::new(instance, endpoint, Meter::default(), Arc::new(shared))
     }
 
     fn new(instance: InstanceId, endpoint: Endpoint, meter: Meter, shared: Arc<Shared>) -> Self {
-        let (word, last) = (AtomicU64::new(SHUT), AtomicU64::new(0));
-        Self { instance, endpoint, meter, word, last, shared }
+        Self { instance, endpoint, meter, word: AtomicU64::new(SHUT), shared }
     }
 
     /// A lease, if it is open.
@@ -103,7 +98,6 @@ impl Turnstile {
             (!count.shut).then(|| passed.word())
         });
         taken.ok()?;
-        self.touch();
         self.stir();
         Some(Lease::at(self.clone()))
     }
@@ -116,7 +110,6 @@ impl Turnstile {
 
     /// A lease comes back.
     pub(super) fn give_back(&self) {
-        self.touch();
         let before = Count::of(self.word.fetch_sub(1, Ordering::AcqRel));
         if before.shut {
             // A supervisor that has ended has nothing left to count.
@@ -124,11 +117,6 @@ impl Turnstile {
         } else {
             self.stir();
         }
-    }
-
-    fn touch(&self) {
-        let now = u64::try_from(self.shared.clock.now().0.as_nanos()).unwrap_or(u64::MAX);
-        self.last.store(now, Ordering::Relaxed);
     }
 
     fn stir(&self) {
@@ -171,7 +159,6 @@ impl Known {
             instance: self.way.instance.clone(),
             taken,
             returned,
-            last: Moment(Duration::from_nanos(self.way.last.load(Ordering::Relaxed))),
         })
     }
 }
@@ -187,8 +174,8 @@ pub(super) struct Turnstiles {
 }
 
 impl Turnstiles {
-    pub(super) fn new(asks: mpsc::UnboundedSender<Ask>, clock: Clock) -> Self {
-        let shared = Arc::new(Shared { asks, clock, stirred: AtomicBool::new(false) });
+    pub(super) fn new(asks: mpsc::UnboundedSender<Ask>) -> Self {
+        let shared = Arc::new(Shared { asks, stirred: AtomicBool::new(false) });
         let (known, meters) = (BTreeMap::new(), BTreeMap::new());
         Self { shared, known, meters, express: Express::default() }
     }
@@ -255,7 +242,7 @@ mod tests {
 
     fn turnstiles() -> (Turnstiles, mpsc::UnboundedReceiver<Ask>) {
         let (asks, asked) = mpsc::unbounded_channel();
-        (Turnstiles::new(asks, Clock::start()), asked)
+        (Turnstiles::new(asks), asked)
     }
 
     fn instance(n: u64) -> InstanceId {

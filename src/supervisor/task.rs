@@ -104,7 +104,7 @@ impl Supervisor {
         devices: GpuSnapshot,
     ) -> (Self, Handle) {
         let (ask, asks) = mpsc::unbounded_channel();
-        let turnstiles = Turnstiles::new(ask.clone(), clock);
+        let turnstiles = Turnstiles::new(ask.clone());
         let (event_tx, events) = mpsc::unbounded_channel();
         let state = State::new(settings, specs);
         let (status, watch) = watch::channel(Arc::new(state.status(clock.now())));

@@ -50,16 +50,15 @@ impl State {
     }
 
     pub(super) fn used(&mut self, now: Moment, passed: &Passed) {
-        let Passed { instance: id, taken, returned, last } = passed;
-        let last = now.min(*last);
+        let Passed { instance: id, taken, returned } = passed;
         let Some(model) = self.models.get_mut(&id.model) else { return };
         if let Some(instance) = model.instance.as_mut().filter(|i| i.id == *id) {
             instance.in_flight = (instance.in_flight + taken).saturating_sub(*returned);
-            instance.last_used = instance.last_used.max(last);
-            model.last_used = model.last_used.max(Some(last));
+            instance.last_used = instance.last_used.max(now);
+            model.last_used = model.last_used.max(Some(now));
             if *taken > 0 {
                 instance.used = true;
-                model.demand.used(last);
+                model.demand.used(now);
             }
         }
     }

@@ -207,9 +207,7 @@ fn observe(world: &World, taken: Moment) -> Observation {
 
 fn give_back(world: &Mutex<World>, tell: &Sender<Message>, instance: InstanceId) {
     *world.lock().unwrap().leases.get_mut(&instance).unwrap() -= 1;
-    // The core takes no later moment than its own.
-    let last = Moment(Duration::MAX);
-    let back = Event::Used(vec![Passed { instance, taken: 0, returned: 1, last }]);
+    let back = Event::Used(vec![Passed { instance, taken: 0, returned: 1 }]);
     let _ = tell.send(Message::Event(back));
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use hostler::supervisor::event::{Event, Passed};
 use hostler::supervisor::state::Way;
-use hostler::types::{Generation, InstanceId, Moment, WaiterId};
+use hostler::types::{Generation, InstanceId, WaiterId};
 
 use crate::case::model;
 use crate::faults::Kind;
@@ -83,11 +83,8 @@ impl World {
         if self.passed.is_empty() {
             self.later(STIR_MAX, Happening::Stirred);
         }
-        let none =
-            || Passed { instance: instance.clone(), taken: 0, returned: 0, last: Moment::START };
-        let passed = self.passed.entry(instance.clone()).or_insert_with(none);
-        passed.last = self.now;
-        passed
+        let none = || Passed { instance: instance.clone(), taken: 0, returned: 0 };
+        self.passed.entry(instance.clone()).or_insert_with(none)
     }
 
     /// As the daemon does when a turn begins.
@@ -102,15 +99,7 @@ impl World {
         let fault = crate::engines::broke("long ago");
         match self.rng.below(5) {
             0 => self.tell(Event::Healthy { instance: ghost }),
-            1 => {
-                let last = self.now;
-                self.tell(Event::Used(vec![Passed {
-                    instance: ghost,
-                    taken: 0,
-                    returned: 1,
-                    last,
-                }]))
-            }
+            1 => self.tell(Event::Used(vec![Passed { instance: ghost, taken: 0, returned: 1 }])),
             2 => self.tell(Event::Died { instance: ghost, fault }),
             3 => self.tell(Event::LaunchFailed { instance: ghost, fault }),
             _ => self.tell(Event::Stopped { instance: ghost, result: Err(fault) }),

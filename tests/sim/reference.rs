@@ -197,10 +197,10 @@ impl Reference {
                 self.gives_up(now, *waiter);
             }
             Event::Used(passed) => {
-                for Passed { instance, taken, returned, last } in passed {
+                for Passed { instance, taken, returned } in passed {
                     if let Some(told) = self.containers.get_mut(instance) {
                         told.leases = (told.leases + taken).saturating_sub(*returned);
-                        told.used = told.used.max(*last);
+                        told.used = told.used.max(now);
                     }
                 }
             }

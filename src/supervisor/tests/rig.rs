@@ -172,8 +172,7 @@ impl Host {
 
     /// So many leases were taken without asking, and so many came back.
     pub(super) fn used(&mut self, id: &InstanceId, taken: u32, returned: u32) {
-        let last = self.now;
-        self.tell(Event::Used(vec![Passed { instance: id.clone(), taken, returned, last }]));
+        self.tell(Event::Used(vec![Passed { instance: id.clone(), taken, returned }]));
     }
 
     pub(super) fn stopped(&mut self, id: &InstanceId) {

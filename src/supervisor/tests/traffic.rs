@@ -61,21 +61,6 @@ fn an_idle_model_goes_and_a_busy_one_stays() {
 }
 
 #[test]
-fn what_came_back_late_does_not_turn_the_clock_back() {
-    let mut host = Host::new(vec![spec("m", 10)]);
-    let id = host.ready(1, "m");
-    host.release(&id);
-    let last = host.now;
-    host.pass(10);
-    // The state takes no moment that is still to come, either.
-    for last in [Moment::START, Moment::from_secs(1_000_000)] {
-        host.tell(Event::Used(vec![Passed { instance: id.clone(), taken: 1, returned: 1, last }]));
-    }
-    assert_eq!(row(&host, "m"), (0, Some(host.now)));
-    assert!(last < host.now);
-}
-
-#[test]
 fn nothing_is_decided_before_all_that_passed_is_known() {
     let mut host = Host::new(vec![spec("a", 10), spec("b", 10)]);
     let (a, b) = (host.ready(1, "a"), host.ready(2, "b"));
@@ -83,13 +68,8 @@ fn nothing_is_decided_before_all_that_passed_is_known() {
     host.release(&b);
     // Both have just idled out, by what the core knows.
     host.now = host.now + Duration::from_secs(100);
-    let last = host.now;
-    let passed = |instance: &InstanceId, returned| Passed {
-        instance: instance.clone(),
-        taken: 1,
-        returned,
-        last,
-    };
+    let passed =
+        |instance: &InstanceId, returned| Passed { instance: instance.clone(), taken: 1, returned };
     host.tell(Event::Used(vec![passed(&a, 1), passed(&b, 0)]));
     assert!(host.stops().is_empty());
     assert_eq!((row(&host, "a").0, row(&host, "b").0), (0, 1));

@@ -74,8 +74,7 @@ impl Street {
                 let (model, since) = self.waiting.remove(&waiter.0).unwrap();
                 assert_eq!(instance.model, name(model));
                 self.waited.entry(model).or_default().push(self.at - since);
-                let last = Moment::from_secs(self.at + self.service);
-                let back = Event::Used(vec![Passed { instance, taken: 0, returned: 1, last }]);
+                let back = Event::Used(vec![Passed { instance, taken: 0, returned: 1 }]);
                 self.soon(self.service, back);
             } else if let Effect::Deny { waiter, .. } = effect {
                 self.waiting.remove(&waiter.0).unwrap();
