@@ -22,9 +22,10 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use super::bell::Doorbell;
+use super::clock;
+use super::end::End;
 use super::server::Limits;
 use super::stream::Stream;
 
@@ -70,7 +71,7 @@ pub(super) struct Busy(Arc<Pulse>);
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.state().stage = Stage::Idle { since: Instant::now() };
+        self.0.state().stage = Stage::Idle { since: clock::now() };
     }
 }
 
@@ -94,7 +95,7 @@ impl Busy {
 
 impl Pulse {
     fn new() -> Arc<Self> {
-        let stage = Stage::Head { since: Instant::now() };
+        let stage = Stage::Head { since: clock::now() };
         let state = Mutex::new(State { stage, stuck: None, reset: false });
         Arc::new(Self { state, last: AtomicBool::new(false), over: AtomicBool::new(false) })
     }
@@ -113,14 +114,14 @@ impl Pulse {
     fn heard(&self) {
         let mut state = self.state();
         if matches!(state.stage, Stage::Idle { .. }) {
-            state.stage = Stage::Head { since: Instant::now() };
+            state.stage = Stage::Head { since: clock::now() };
         }
     }
 
     fn wrote(&self, stuck: bool) {
         let mut state = self.state();
         match (stuck, state.stuck) {
-            (true, None) => state.stuck = Some(Instant::now()),
+            (true, None) => state.stuck = Some(clock::now()),
             (false, Some(_)) => state.stuck = None,
             (true, Some(_)) | (false, None) => {}
         }
@@ -233,40 +234,6 @@ impl AsyncWrite for Watched {
     }
 }
 
-/// A word to all connections, which each of them can look for at the price of one load.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Signal {
-    token: CancellationToken,
-    given: Arc<AtomicBool>,
-}
-
-impl Signal {
-    /// Says it, once and for all.
-    pub fn give(&self) {
-        // First, so that whoever is woken sees it.
-        self.given.store(true, Ordering::Release);
-        self.token.cancel();
-    }
-
-    fn is_given(&self) -> bool {
-        self.given.load(Ordering::Acquire)
-    }
-
-    /// The same as a token, for who waits for nothing else.
-    pub fn token(&self) -> CancellationToken {
-        self.token.clone()
-    }
-}
-
-/// When connections have to end.
-#[derive(Clone, Debug, Default)]
-pub(super) struct End {
-    /// Finish the request in hand, then end.
-    pub drain: Signal,
-    /// The time for that is over.
-    pub over: Signal,
-}
-
 /// Serves a connection to its end. The future that `answer` gives should be a pointer's size, for hyper keeps room for it as long as
 /// the connection lives.
 pub(super) async fn run<F, Fut, B>(stream: Stream, limits: Arc<Limits>, end: End, answer: F)
@@ -292,7 +259,7 @@ where
         .serve_connection(io, service)
         .with_upgrades();
     tokio::pin!(conn);
-    let (drain, over) = (end.drain.token.cancelled(), end.over.token.cancelled());
+    let (drain, over) = (end.drain.token().cancelled_owned(), end.over.token().cancelled_owned());
     let look = tokio::time::sleep_until(Instant::now() + Duration::from_millis(1));
     tokio::pin!(drain, over, look);
     let (mut listening, mut ending) = (false, false);
@@ -322,9 +289,14 @@ where
                 // The request that is polled next sees it.
                 continue;
             }
+            let due = clock::due();
+            if let Some(due) = due.filter(|due| *due < look.deadline()) {
+                look.as_mut().reset(due);
+            }
             std::task::ready!(look.as_mut().poll(cx));
-            match pulse.check(Instant::now(), &limits) {
-                Ok(next) => look.as_mut().reset(next),
+            // As the clock has it: in a turn's own time a deadline that passed within the turn would be still to come, for ever.
+            match pulse.check(clock::read(), &limits) {
+                Ok(next) => look.as_mut().reset(due.map_or(next, |due| due.min(next))),
                 Err(why) => {
                     tracing::debug!(why, "a client's connection is cut");
                     return Poll::Ready(());
@@ -332,7 +304,7 @@ where
             }
         }
     };
-    std::future::poll_fn(|cx| bell.poll(cx, &mut serve)).await;
+    std::future::poll_fn(|cx| clock::turn(|| bell.poll(cx, &mut serve))).await;
 }
 
 #[cfg(test)]
@@ -382,5 +354,35 @@ pub(super) mod tests {
         assert!(pulse.check(start + limits.stall_timeout, &limits).is_err());
         pulse.wrote(false);
         assert!(pulse.check(start + limits.stall_timeout, &limits).is_ok());
+    }
+
+    /// Nobody else has a timer there: a deadline within an answer is the connection's to look at, in time and not before.
+    #[tokio::test(start_paused = true)]
+    async fn what_an_answer_waits_for_ends_in_time() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let limits = Limits::default();
+        for patience in [Duration::from_millis(30), 4 * SECOND, 2 * limits.header_timeout] {
+            let (mut client, door) = tokio::net::UnixStream::pair().unwrap();
+            let answer = move |_: Request<Incoming>, busy: Busy| {
+                Box::pin(async move {
+                    let came = clock::within(patience, std::future::pending::<()>()).await;
+                    drop(busy);
+                    let status = if came.is_none() { 504 } else { 200 };
+                    let body = http_body_util::Empty::<bytes::Bytes>::new();
+                    Response::builder().status(status).body(body).unwrap()
+                })
+            };
+            let served = run(Stream::Unix(door), Arc::new(limits.clone()), End::default(), answer);
+            let served = tokio::spawn(served);
+            let since = Instant::now();
+            client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+            let mut answer = [0; 64];
+            let count = client.read(&mut answer).await.unwrap();
+            assert!(answer[..count].starts_with(b"HTTP/1.1 504 "), "{:?}", &answer[..count]);
+            let took = since.elapsed();
+            assert!(took >= patience && took < patience + SECOND / 20, "{took:?} of {patience:?}");
+            drop(client);
+            served.await.unwrap();
+        }
     }
 }

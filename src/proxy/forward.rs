@@ -10,10 +10,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::header::{self, HeaderName};
-use hyper::{HeaderMap, Response, StatusCode};
-use tokio::time::Instant;
-
+use super::clock;
 use super::endpoints::Events;
 use super::error::ApiError;
 use super::grant::Grant;
@@ -23,6 +20,8 @@ use super::pool::Pool;
 use super::relay::Relay;
 use super::stream::Stream;
 use super::upstream::{Conn, Lost};
+use hyper::header::{self, HeaderName};
+use hyper::{HeaderMap, Response, StatusCode};
 
 /// Headers of the engine's that are about its connection, not about its answer.
 const HOP_BY_HOP: [HeaderName; 9] = [
@@ -135,10 +134,12 @@ pub(super) async fn forward(
     let patience = engines.header_timeout;
     let mut lost = None;
     if let Some(stream) = grant.lease().and_then(|lease| engines.pool.take(lease.instance())) {
-        let since = Instant::now();
+        let since = clock::now();
         match ask(stream, &head, body, patience).await {
             Ok((conn, head)) => return Ok(answer(conn, head, grant, events, engines)),
-            Err(Unanswered::Silent(error)) if may_ask_again(since.elapsed()) => lost = Some(error),
+            Err(Unanswered::Silent(error)) if may_ask_again(clock::since(since)) => {
+                lost = Some(error)
+            }
             Err(unanswered) => return Err(unanswered.into()),
         }
     }
@@ -189,11 +190,12 @@ async fn ask(
         }
         conn.head().await
     };
-    let head = match tokio::time::timeout(patience, asked).await {
-        Ok(Ok(head)) => head,
-        Ok(Err(Lost::Silent(error))) => return Err(Unanswered::Silent(error)),
-        Ok(Err(Lost::Broken(why))) => return Err(Unanswered::Failed(Failure::NoAnswer(why))),
-        Err(_) => return Err(Unanswered::Failed(Failure::Timeout(patience))),
+    let answered = clock::within(patience, std::pin::pin!(asked)).await;
+    let head = match answered {
+        Some(Ok(head)) => head,
+        Some(Err(Lost::Silent(error))) => return Err(Unanswered::Silent(error)),
+        Some(Err(Lost::Broken(why))) => return Err(Unanswered::Failed(Failure::NoAnswer(why))),
+        None => return Err(Unanswered::Failed(Failure::Timeout(patience))),
     };
     if head.status == StatusCode::SWITCHING_PROTOCOLS {
         return Err(Unanswered::Failed(Failure::Upgrade));

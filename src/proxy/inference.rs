@@ -7,16 +7,10 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use bytes::Bytes;
-use hyper::body::Incoming;
-use hyper::header::{self, HeaderValue};
-use hyper::http::request::Parts;
-use hyper::{HeaderMap, Response, StatusCode};
-use tokio::time::Instant;
-
 use super::answer::Source;
 use super::beat::Beat;
 use super::budget::Share;
+use super::clock;
 use super::endpoints::{BodyForm, Events, Task};
 use super::error::ApiError;
 use super::external;
@@ -36,6 +30,11 @@ use super::service::Service;
 use super::strict;
 use super::wait::{Asked, Begun, Wait, Waiter};
 use crate::types::{DoorSpec, Feedback};
+use bytes::Bytes;
+use hyper::body::Incoming;
+use hyper::header::{self, HeaderValue};
+use hyper::http::request::Parts;
+use hyper::{HeaderMap, Response, StatusCode};
 
 /// A model that is ready is had within this, unless all processors are busy with others.
 const AT_ONCE: Duration = Duration::from_millis(100);
@@ -133,7 +132,7 @@ pub(super) fn admit_model(visitor: &Visitor, model: &str) -> Result<Arc<DoorSpec
 async fn with_feedback(
     mut job: Box<Job>,
 ) -> Result<(Box<Job>, Result<Grant, ApiError>), Response<Source>> {
-    let since = Instant::now();
+    let since = clock::now();
     let rules = job.visitor.rules.clone();
     let wait = rules.stream_wait;
     let asked = Arc::<OnceLock<Asked>>::default();
@@ -157,7 +156,7 @@ async fn with_feedback(
         (job, granted)
     });
     let Some(waiter) = waiter else { return Ok(granted.await) };
-    if let Ok(soon) = tokio::time::timeout(rules.feedback_after, &mut granted).await {
+    if let Some(soon) = clock::within(rules.feedback_after, &mut granted).await {
         return Ok(soon);
     }
     let work = Box::pin(async move {
@@ -221,7 +220,7 @@ impl Job {
         if let (Ok(early), Some(length)) = (&mut job, intake.length())
             && !early.spec.rewrites()
         {
-            let since = Instant::now();
+            let since = clock::now();
             let grant = early.early().await;
             intake.pardon(since);
             if grant.is_some() {
@@ -345,7 +344,7 @@ impl Job {
             Watch::new(self.service.answers.clone(), origin)
         });
         if let Some(asked) = &self.asked {
-            let _ = asked.set(Asked { at: Instant::now(), instance });
+            let _ = asked.set(Asked { at: clock::now(), instance });
         }
         let engines = &self.service.engines;
         let response = match self.flow.take() {

@@ -18,6 +18,7 @@ use hyper::body::{Body, Frame, Incoming};
 use tokio::time::Instant;
 
 use super::budget::Share;
+use super::clock;
 use super::error::ApiError;
 use super::peek::{Peek, PeekError, Scan};
 use super::server::Limits;
@@ -84,7 +85,7 @@ impl<B: Body<Data = Bytes, Error: Display> + Unpin> Intake<B> {
             }
             return Err(too_large(limits));
         }
-        let now = Instant::now();
+        let now = clock::now();
         Ok(Self {
             body,
             limits: limits.clone(),
@@ -121,7 +122,7 @@ impl<B: Body<Data = Bytes, Error: Display> + Unpin> Intake<B> {
     /// 413 for a body that is too large, 408 for one that does not come, 400 for one that breaks HTTP's rules.
     pub async fn piece(&mut self) -> Result<Option<Bytes>, ApiError> {
         loop {
-            let Ok(frame) = tokio::time::timeout_at(self.deadline, self.body.frame()).await else {
+            let Some(frame) = clock::by(self.deadline, self.body.frame()).await else {
                 return Err(ApiError::new(
                     StatusCode::REQUEST_TIMEOUT,
                     "body_timeout",
@@ -160,7 +161,7 @@ impl<B: Body<Data = Bytes, Error: Display> + Unpin> Intake<B> {
         self.fresh += data.len();
         if self.fresh >= self.fresh_min {
             self.fresh = 0;
-            self.deadline = Instant::now() + self.limits.body_progress_timeout;
+            self.deadline = clock::now() + self.limits.body_progress_timeout;
         }
         if let Some(Ok(scan)) = &mut self.scan
             && let Err(error) = scan.feed(data)
@@ -176,7 +177,7 @@ impl<B: Body<Data = Bytes, Error: Display> + Unpin> Intake<B> {
         self.held().len() >= FLOW_HELD
             && length - self.came >= FLOW_REST
             && self.model().is_some()
-            && self.began.elapsed().as_nanos() << 20 <= pace
+            && clock::since(self.began).as_nanos() << 20 <= pace
     }
 
     /// The model, once it is known.
@@ -197,7 +198,7 @@ impl<B: Body<Data = Bytes, Error: Display> + Unpin> Intake<B> {
 
     /// Others were waited for since then, which its client is not to blame for.
     pub fn pardon(&mut self, since: Instant) {
-        self.deadline += since.elapsed();
+        self.deadline += clock::since(since);
     }
 
     /// An engine waits for it from now on.

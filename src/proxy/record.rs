@@ -14,6 +14,7 @@ use hyper::http::request::Parts;
 use hyper::{HeaderMap, Method, Request};
 use tokio::time::Instant;
 
+use super::clock;
 use super::port::{Caller, Gaps, Observer, Seen, Side, Trace, Traced};
 use super::strict::all;
 use crate::types::{InstanceId, ModelName};
@@ -101,7 +102,7 @@ impl Record {
             bytes: 0,
             routine: false,
             trace: None,
-            start: Instant::now(),
+            start: clock::now(),
             queued: None,
             queue: None,
             first_byte: None,
@@ -144,12 +145,12 @@ impl Record {
 
     /// A lease is being asked for.
     pub fn queue_begins(&mut self) {
-        self.queued = Some(Instant::now());
+        self.queued = Some(clock::now());
     }
 
     /// There is an answer about the lease.
     pub fn queue_ends(&mut self) {
-        self.queue = self.queued.map(|at| at.elapsed());
+        self.queue = self.queued.map(clock::since);
     }
 
     /// The wait ended then.
@@ -164,13 +165,13 @@ impl Record {
             return;
         }
         if what == Piece::Event {
-            let now = Instant::now();
+            let now = clock::now();
             if let Some(last) = self.piece.replace(now) {
                 self.gaps.add(now.saturating_duration_since(last));
                 return;
             }
         }
-        self.first_byte.get_or_insert_with(|| self.start.elapsed());
+        self.first_byte.get_or_insert_with(|| clock::since(self.start));
     }
 
     /// The whole answer went out.
@@ -181,9 +182,10 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
+        // By the clock, not by the turn: one turn may be all that there was.
         let total = self.start.elapsed();
         // Left while it waited: the wait is what there is to tell.
-        let queue = self.queue.or_else(|| self.queued.map(|at| at.elapsed()));
+        let queue = self.queue.or_else(|| self.queued.map(clock::since));
         let broken_by = (!self.complete).then(|| self.broken_by.unwrap_or(Side::Client));
         let id = self.id.to_str().unwrap_or_default();
         // Cut: nobody bounds what a client writes there but the body's size.

@@ -15,7 +15,8 @@ use hyper::{Method, Request, Response, StatusCode};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::conn::{self, Busy, End};
+use super::conn::{self, Busy};
+use super::end::End;
 use super::endpoints::Dialect;
 use super::error::ApiError;
 use super::intake;

@@ -13,7 +13,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::conn::{self, End};
+use super::conn;
+use super::end::End;
 use super::external;
 use super::forward::{Engines, Upstream};
 use super::gate::Gate;
