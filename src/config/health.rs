@@ -21,7 +21,7 @@ pub struct RawHealth {
     /// How long it may take to answer, 100ms to 5m. Default "10s".
     #[schemars(with = "DurationText", extend("default" = "10s"))]
     pub timeout: Option<Spanned<DurationText>>,
-    /// It is restarted after so many failures in a row, 1 to 100. Default 3.
+    /// It is restarted after so many failures in a row, 1 to 100; that it is silent is none while it answers requests. Default 3.
     #[schemars(with = "u32", range(min = 1, max = 100), extend("default" = 3))]
     pub failures: Option<Spanned<i64>>,
     /// Whether an engine on which nothing runs is also asked for one token: some hang although they say that they are well.

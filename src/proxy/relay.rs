@@ -79,6 +79,9 @@ impl Relay {
         keep: Option<Arc<Engines>>,
         events: Option<Events>,
     ) -> Self {
+        if let Some(lease) = grant.lease() {
+            lease.heard();
+        }
         let lease = grant.lease().filter(|_| events.is_some());
         let meter = lease.map(|lease| (lease.meter().clone(), Chunks::default()));
         let held = Some(Held { conn, body: framing.into(), grant, keep });
@@ -102,6 +105,9 @@ impl Relay {
         let Some(held) = &mut self.held else { return Poll::Ready(None) };
         match std::task::ready!(held.conn.poll_data(&mut held.body, cx)) {
             Ok(data) => {
+                if let Some(lease) = held.grant.lease() {
+                    lease.heard();
+                }
                 // With the last byte, not after it: the client may ask again at once.
                 self.end_if_whole();
                 if let Some(data) = &data {

@@ -46,6 +46,8 @@ pub(super) struct Turnstile {
     pub(super) instance: InstanceId,
     pub(super) endpoint: Endpoint,
     pub(super) meter: Meter,
+    /// How often the engine has said something to who holds a lease.
+    said: AtomicU64,
     /// In one word, so that all is of one moment: shut (1 bit), how many passed by themselves (31, it wraps), how many are
     /// in flight (32).
     word: AtomicU64,
@@ -87,7 +89,8 @@ impl Turnstile {
     }
 
     fn new(instance: InstanceId, endpoint: Endpoint, meter: Meter, shared: Arc<Shared>) -> Self {
-        Self { instance, endpoint, meter, word: AtomicU64::new(SHUT), shared }
+        let (word, said) = (AtomicU64::new(SHUT), AtomicU64::new(0));
+        Self { instance, endpoint, meter, said, word, shared }
     }
 
     /// A lease, if it is open.
@@ -117,6 +120,17 @@ impl Turnstile {
         } else {
             self.stir();
         }
+    }
+
+    /// The engine has said something.
+    pub(super) fn says(&self) {
+        // Only whether it grows matters, so that one of two at once may be lost.
+        self.said.store(self.said.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+    }
+
+    /// A number that grows when the engine says something.
+    pub(super) fn said(&self) -> u64 {
+        self.said.load(Ordering::Relaxed)
     }
 
     fn stir(&self) {
@@ -218,6 +232,11 @@ impl Turnstiles {
         if !same {
             self.express.0.store(Arc::new(ways));
         }
+    }
+
+    /// The way to an instance, where a lease on it was ever taken.
+    pub(super) fn way(&self, instance: &InstanceId) -> Option<Arc<Turnstile>> {
+        self.known.get(instance).map(|known| known.way.clone())
     }
 
     /// Forgets those that nobody holds a lease of and that lead to nobody who lives.

@@ -41,6 +41,11 @@ impl Lease {
         &self.0.meter
     }
 
+    /// The engine has answered, or gone on with its answer: it lives, however it answers when it is asked for its health.
+    pub fn heard(&self) {
+        self.0.says();
+    }
+
     /// One that is counted there already.
     pub(super) const fn at(way: Arc<Turnstile>) -> Self {
         Self(way)

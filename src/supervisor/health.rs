@@ -9,7 +9,8 @@
 //!       ▲ └──────── as many as breaker_failures ─────┴─▶ open ── breaker_open ──▶ half-open: one start
 //!       └──────────── it has served for a minute ◀────────┴────────── fault ◀──────────┘
 //! ```
-//! An engine on which requests run is asked for its health alone: that it is too busy for a token in time is no fault.
+//! An engine on which requests run is asked for its health alone: that it is too busy for a token in time is no fault. Nor is it one
+//! that it does not come to speak of its health while it answers requests, which who asks for the core finds out.
 
 use std::time::Duration;
 

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use gpu_error::GpuError;
+pub use ill::Ill;
 
 use crate::types::{
     Bytes, Fault, FaultCode, GpuId, GpuSnapshot, GpuVitals, ImageRef, InstanceId, Known, ModelName,
@@ -334,7 +335,7 @@ pub trait Engines: Send + Sync + 'static {
         endpoint: Endpoint,
         token: bool,
         timeout: Duration,
-    ) -> PortFuture<'_, Result<(), String>>;
+    ) -> PortFuture<'_, Result<(), Ill>>;
 
     /// Puts an engine that serves nobody to sleep. `Ok`: it says that it sleeps, which is no proof. At most a minute.
     fn sleep(
@@ -380,3 +381,4 @@ pub enum CanaryError {
 }
 
 mod gpu_error;
+mod ill;

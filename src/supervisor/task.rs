@@ -315,7 +315,8 @@ impl Supervisor {
                 self.executor.canary(instance, spec, endpoint);
             }
             Effect::Check { instance, spec, endpoint, token, timeout } => {
-                self.executor.check(instance, spec, endpoint, token, timeout);
+                let way = self.turnstiles.way(&instance);
+                self.executor.check((instance, way), spec, endpoint, token, timeout);
             }
             Effect::Stop { instance } => self.executor.stop(instance),
             Effect::Reap { container } => self.executor.reap(container),

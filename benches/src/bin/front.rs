@@ -19,8 +19,8 @@ use hostler::proxy::port::Behind;
 use hostler::proxy::{Limits, Rules as Served, Server, Upstream};
 use hostler::supervisor::health::HealthRules;
 use hostler::supervisor::ports::{
-    CanaryError, ContainerSpec, Containers, Endpoint, Engines, Found, GpuError, Gpus, LaunchOrder,
-    Launched, PodmanInfo, PortFuture, Progress, Shelf,
+    CanaryError, ContainerSpec, Containers, Endpoint, Engines, Found, GpuError, Gpus, Ill,
+    LaunchOrder, Launched, PodmanInfo, PortFuture, Progress, Shelf,
 };
 use hostler::supervisor::state::Settings;
 use hostler::supervisor::task::{Clock, Ports, Supervisor};
@@ -235,7 +235,7 @@ impl Engines for World {
         _: Endpoint,
         _: bool,
         _: Duration,
-    ) -> PortFuture<'_, Result<(), String>> {
+    ) -> PortFuture<'_, Result<(), Ill>> {
         done(Ok(()))
     }
 

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::{dev, probe};
-use crate::supervisor::ports::Endpoint;
+use super::dev;
+use super::probe::{self, Health};
+use crate::supervisor::ports::{Endpoint, Ill};
 use crate::types::ModelSpec;
 
 /// Asks.
@@ -21,21 +22,24 @@ pub(super) async fn check(
     endpoint: &Endpoint,
     token: bool,
     timeout: Duration,
-) -> Result<(), String> {
+) -> Result<(), Ill> {
     let asked = async {
-        if !probe::health(spec.engine, endpoint).await? {
-            return Err("/health did not answer, or said that it is not ready".to_owned());
+        match probe::say(spec.engine, endpoint).await.map_err(Ill::says)? {
+            Health::Ready => {}
+            Health::NotYet => return Err(Ill::says("/health says no more that it is ready")),
+            Health::Busy => return Err(Ill::silent("it takes no more connections")),
         }
         if !token {
             return Ok(());
         }
         let body = json!({"model": spec.name, "prompt": "1", "max_tokens": 1, "temperature": 0, "stream": false});
-        match dev::status_of_post(endpoint, "/v1/completions", body, timeout).await? {
-            500 | 502 | 504 => Err("/v1/completions failed on one token".to_owned()),
+        let status = dev::status_of_post(endpoint, "/v1/completions", body, timeout).await;
+        match status.map_err(Ill::says)? {
+            500 | 502 | 504 => Err(Ill::says("/v1/completions failed on one token")),
             _ => Ok(()),
         }
     };
-    let late = |_| Err(format!("no answer within {timeout:?}"));
+    let late = |_| Err(Ill::silent(format!("no answer within {timeout:?}")));
     tokio::time::timeout(timeout, asked).await.unwrap_or_else(late)
 }
 
@@ -47,12 +51,11 @@ mod tests {
     use super::*;
     use crate::types::test_spec;
 
+    /// Longer than a loading engine is given.
+    const PATIENCE: Duration = Duration::from_millis(1200);
+
     /// An engine that answers each path so; an empty answer is none at all.
-    async fn ask(
-        health: &'static str,
-        completion: &'static str,
-        token: bool,
-    ) -> Result<(), String> {
+    async fn ask(health: &'static str, completion: &'static str, token: bool) -> Result<(), Ill> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("e.sock");
         let listener = UnixListener::bind(&path).unwrap();
@@ -72,7 +75,7 @@ mod tests {
             }
         });
         let endpoint = Endpoint::Unix(path);
-        let result = check(&test_spec("m"), &endpoint, token, Duration::from_millis(700)).await;
+        let result = check(&test_spec("m"), &endpoint, token, PATIENCE).await;
         serve.abort();
         result
     }
@@ -87,9 +90,19 @@ mod tests {
         assert_eq!(ask(OK, OK, true).await, Ok(()));
         assert_eq!(ask(OK, NO_ROUTE, true).await, Ok(()), "it completes nothing");
         assert_eq!(ask(OK, BROKEN, false).await, Ok(()), "it was not asked");
-        assert!(ask(OK, BROKEN, true).await.unwrap_err().contains("/v1/completions"));
-        assert!(ask(OK, "", true).await.unwrap_err().contains("no answer within"));
-        assert!(ask(LOADING, OK, true).await.unwrap_err().contains("/health"));
-        assert!(ask(BROKEN, OK, true).await.unwrap_err().contains("/health"));
+        let said = |why: &str, ill: Ill| assert!(ill.why.contains(why) && !ill.silent, "{ill:?}");
+        said("/v1/completions", ask(OK, BROKEN, true).await.unwrap_err());
+        said("/health", ask(LOADING, OK, true).await.unwrap_err());
+        said("/health", ask(BROKEN, OK, true).await.unwrap_err());
+    }
+
+    #[tokio::test]
+    async fn silence_is_told_apart_and_waited_for_as_long_as_it_may() {
+        for (health, completion) in [(OK, ""), ("", OK)] {
+            let began = std::time::Instant::now();
+            let ill = ask(health, completion, true).await.unwrap_err();
+            assert!(ill.silent && ill.why.contains("no answer within 1.2s"), "{ill:?}");
+            assert!(began.elapsed() >= PATIENCE, "a probe's own deadline is for who loads");
+        }
     }
 }

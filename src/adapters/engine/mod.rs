@@ -18,7 +18,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::supervisor::ports::{
-    CanaryError, ContainerSpec, Endpoint, Engines, LaunchOrder, PortFuture, SOCKET_DIR, SOCKET_NAME,
+    CanaryError, ContainerSpec, Endpoint, Engines, Ill, LaunchOrder, PortFuture, SOCKET_DIR,
+    SOCKET_NAME,
 };
 use crate::types::{EngineKind, ImageRef, ModelSpec, SleepLevel, Transport, Weights};
 
@@ -96,7 +97,7 @@ impl Engines for Profiles {
         endpoint: Endpoint,
         token: bool,
         timeout: Duration,
-    ) -> PortFuture<'_, Result<(), String>> {
+    ) -> PortFuture<'_, Result<(), Ill>> {
         Box::pin(async move { check::check(&spec, &endpoint, token, timeout).await })
     }
 

@@ -1,7 +1,7 @@
 //! The health probe.
 //!
-//! Purpose: one question, one answer, within a second. Owner: the executor asks through the port. Invariants: never
-//! longer than [`DEADLINE`]; "not yet" is never an error: rootless podman accepts connections to a published port and resets them
+//! Purpose: one question, one answer. Owner: the executor asks through the port. Invariants: one that loads is waited for no longer
+//! than [`DEADLINE`], any other as long as who asks has it ([`super::check`]); "not yet" is never an error: rootless podman accepts connections to a published port and resets them
 //! until the engine listens.
 
 use std::io;
@@ -25,27 +25,47 @@ const DEADLINE: Duration = Duration::from_secs(1);
 /// The most that a health answer is read.
 const BODY_MAX: usize = 64 << 10;
 
-/// Asks `GET /health`.
+/// What an engine says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Health {
+    Ready,
+    /// It loads, or does not listen.
+    NotYet,
+    /// It lives, and has not got to the question: its queue of connections is full.
+    Busy,
+}
+
+/// Asks `GET /health` of an engine that loads: whether it is ready.
 ///
 /// # Errors
 /// When it answers what a healthy engine never answers.
 pub(super) async fn health(engine: EngineKind, endpoint: &Endpoint) -> Result<bool, String> {
-    let asked = async {
-        match endpoint {
-            Endpoint::Unix(path) => match UnixStream::connect(path).await {
-                Ok(stream) => ask(engine, stream).await,
-                Err(error) => not_connected(&error, endpoint),
-            },
-            Endpoint::Tcp(address, _) => match TcpStream::connect(address).await {
-                Ok(stream) => ask(engine, stream).await,
-                Err(error) => not_connected(&error, endpoint),
-            },
-        }
-    };
-    tokio::time::timeout(DEADLINE, asked).await.unwrap_or(Ok(false))
+    let said = tokio::time::timeout(DEADLINE, say(engine, endpoint)).await;
+    Ok(said.unwrap_or(Ok(Health::Busy))? == Health::Ready)
 }
 
-fn not_connected(error: &io::Error, endpoint: &Endpoint) -> Result<bool, String> {
+/// Asks `GET /health`, however long that takes.
+///
+/// # Errors
+/// When it answers what a healthy engine never answers.
+pub(super) async fn say(engine: EngineKind, endpoint: &Endpoint) -> Result<Health, String> {
+    match endpoint {
+        Endpoint::Unix(path) => match UnixStream::connect(path).await {
+            Ok(stream) => ask(engine, stream).await,
+            Err(error) => not_connected(&error, endpoint),
+        },
+        Endpoint::Tcp(address, _) => match TcpStream::connect(address).await {
+            Ok(stream) => ask(engine, stream).await,
+            Err(error) => not_connected(&error, endpoint),
+        },
+    }
+}
+
+fn not_connected(error: &io::Error, endpoint: &Endpoint) -> Result<Health, String> {
+    // A Unix listener whose queue is full.
+    if error.kind() == io::ErrorKind::WouldBlock {
+        return Ok(Health::Busy);
+    }
     let not_yet = matches!(
         error.kind(),
         io::ErrorKind::ConnectionRefused
@@ -53,11 +73,9 @@ fn not_connected(error: &io::Error, endpoint: &Endpoint) -> Result<bool, String>
             | io::ErrorKind::ConnectionAborted
             | io::ErrorKind::NotFound
             | io::ErrorKind::TimedOut
-            // A Unix listener whose queue is full: it lives and is busy.
-            | io::ErrorKind::WouldBlock
     );
     if not_yet {
-        return Ok(false);
+        return Ok(Health::NotYet);
     }
     Err(match endpoint {
         Endpoint::Unix(path) => format!("cannot connect to {}: {error}", path.display()),
@@ -67,7 +85,7 @@ fn not_connected(error: &io::Error, endpoint: &Endpoint) -> Result<bool, String>
     })
 }
 
-async fn ask<S>(engine: EngineKind, stream: S) -> Result<bool, String>
+async fn ask<S>(engine: EngineKind, stream: S) -> Result<Health, String>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
@@ -98,32 +116,32 @@ where
 
 /// A connection that ends without an answer is one that podman's port forwarder took, or one of an engine that is only
 /// just starting or ending. Bytes that are not HTTP are another matter.
-fn broken(error: &hyper::Error) -> Result<bool, String> {
+fn broken(error: &hyper::Error) -> Result<Health, String> {
     if error.is_parse() {
         return Err(format!("/health answered something that is not HTTP: {error}"));
     }
-    Ok(false)
+    Ok(Health::NotYet)
 }
 
-async fn judge(engine: EngineKind, response: Response<Incoming>) -> Result<bool, String> {
+async fn judge(engine: EngineKind, response: Response<Incoming>) -> Result<Health, String> {
     let status = response.status();
     if status == StatusCode::SERVICE_UNAVAILABLE {
-        return Ok(false);
+        return Ok(Health::NotYet);
     }
     if status != StatusCode::OK {
         return Err(format!("/health answered {status}; expected 200, or 503 while loading"));
     }
     match engine {
         // Its body is empty.
-        EngineKind::Vllm => Ok(true),
+        EngineKind::Vllm => Ok(Health::Ready),
         EngineKind::Llamacpp => {
             let Ok(body) = Limited::new(response.into_body(), BODY_MAX).collect().await else {
-                return Ok(false);
+                return Ok(Health::NotYet);
             };
             let body = body.to_bytes();
             let value: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
             if value.get("status").and_then(serde_json::Value::as_str) == Some("ok") {
-                return Ok(true);
+                return Ok(Health::Ready);
             }
             let text = String::from_utf8_lossy(&body[..body.len().min(200)]).into_owned();
             Err(format!("/health answered 200 with {text:?}; expected {{\"status\":\"ok\"}}"))

@@ -11,7 +11,8 @@ use tokio::sync::mpsc;
 
 use super::{Executor, Once, Ports};
 use crate::supervisor::event::Event;
-use crate::supervisor::ports::{Endpoint, Launched};
+use crate::supervisor::express::Turnstile;
+use crate::supervisor::ports::{Endpoint, Ill, Launched};
 use crate::types::{Fault, FaultCode, InstanceId, ModelSpec};
 
 /// Between two questions whether a loading engine is ready: a hundredth of the time that it has taken so far, but at least and at
@@ -58,9 +59,11 @@ impl Executor {
         self.dying.retain(|id| alive.contains(id));
     }
 
+    /// Asks an engine whether it is well. `way`: where it is heard what it says to others meanwhile: one that is too busy to speak of its
+    /// health while it answers requests is well.
     pub(in crate::supervisor) fn check(
         &self,
-        instance: InstanceId,
+        (instance, way): (InstanceId, Option<Arc<Turnstile>>),
         spec: Arc<ModelSpec>,
         endpoint: Endpoint,
         token: bool,
@@ -68,9 +71,16 @@ impl Executor {
     ) {
         let (ports, id) = (self.ports.clone(), instance.clone());
         let work = async move {
-            let Err(why) = ports.engines.check(spec, endpoint, token, timeout).await else {
+            let said = || way.as_ref().map(|way| way.said());
+            let before = said();
+            let Err(Ill { why, silent }) =
+                ports.engines.check(spec, endpoint, token, timeout).await
+            else {
                 return Ok(());
             };
+            if silent && said() != before {
+                return Ok(());
+            }
             let log = ports.containers.log_tail(id.clone(), LOG_TAIL_LINES);
             let log = tokio::time::timeout(OBITUARY_TIME, log).await.unwrap_or_default();
             let message = format!("the engine of {id} runs but is not well: {why}");

@@ -6,7 +6,10 @@ use std::sync::Mutex;
 
 use super::tend::OBITUARY_TIME;
 use super::*;
-use crate::supervisor::ports::{ContainerSpec, Endpoint, Found, GpuError, PodmanInfo, PortFuture};
+use crate::supervisor::express::Turnstile;
+use crate::supervisor::ports::{
+    ContainerSpec, Endpoint, Found, GpuError, Ill, PodmanInfo, PortFuture,
+};
 use crate::types::{Bytes, Generation, GpuSnapshot, ImageRef, Known, Transport};
 
 /// A podman that hangs: every question ends at the adapter's own deadline. The kernel says that everything is dead.
@@ -16,6 +19,8 @@ struct Hung {
     pids: Mutex<VecDeque<Vec<u32>>>,
     /// Whose memory was asked for.
     charged: Mutex<Vec<Vec<u32>>>,
+    /// How the engine is, and where it speaks before it says so.
+    ill: Mutex<Option<(Ill, Option<Arc<Turnstile>>)>>,
 }
 
 const DEADLINE: Duration = Duration::from_secs(15);
@@ -119,8 +124,12 @@ impl Engines for Hung {
         _: Endpoint,
         _: bool,
         _: Duration,
-    ) -> PortFuture<'_, Result<(), String>> {
-        Box::pin(async { Ok(()) })
+    ) -> PortFuture<'_, Result<(), Ill>> {
+        let (ill, way) = self.ill.lock().unwrap().take().unwrap();
+        if let Some(way) = way {
+            way.says();
+        }
+        late(Err(ill))
     }
     fn canary(
         &self,
@@ -147,6 +156,33 @@ async fn an_engine_is_asked_until_it_is_stopped_and_a_panic_is_an_answer() {
     executor.wake(id.clone(), spec, endpoint(), SleepLevel::One);
     executor.stop(id);
     let Some(Event::Stopped { .. }) = events.recv().await else { panic!("the wake was answered") };
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_engine_that_answers_others_is_not_ill_for_being_silent() {
+    let id = InstanceId::new("m".parse().unwrap(), Generation(1), 0);
+    let spec = Arc::new(crate::types::test_spec("m"));
+    let endpoint = Endpoint::Unix("/e".into());
+    let (asks, _asked) = mpsc::unbounded_channel();
+    let way = Arc::new(Turnstile::shut(id.clone(), endpoint.clone(), asks));
+    // Before it was asked; that was another time.
+    way.says();
+    let cases = [
+        (Ill::silent("no answer"), true, true),
+        (Ill::silent("no answer"), false, false),
+        (Ill::says("500"), true, false),
+    ];
+    for (ill, speaks, well) in cases {
+        let (events_tx, mut events) = mpsc::unbounded_channel();
+        let engines = Hung::default();
+        *engines.ill.lock().unwrap() = Some((ill.clone(), speaks.then(|| way.clone())));
+        let ports = Ports { engines: Arc::new(engines), ..hung_ports() };
+        let executor = Executor::new(ports, events_tx, Clock::start());
+        let subject = (id.clone(), Some(way.clone()));
+        executor.check(subject, spec.clone(), endpoint.clone(), false, Duration::from_secs(20));
+        let Some(Event::Checked { result, .. }) = events.recv().await else { panic!() };
+        assert_eq!(result.is_ok(), well, "{ill:?}, speaks: {speaks}: {result:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
