@@ -131,13 +131,28 @@ impl Bus {
     /// Calls a method of an object. A person may be asked to prove who they are.
     ///
     /// # Errors
-    /// The daemon's or the bus's, with the right exit status.
+    /// The daemon's or the bus's, with the right exit status; [`Exit::NotRunning`] where the daemon has left meanwhile: who looks on
+    /// must not start again what an administrator has stopped.
     pub async fn call<B, R>(&self, proxy: &Proxy<'_>, method: &str, body: &B) -> Outcome<R>
     where
         B: serde::Serialize + DynamicType,
         R: for<'d> DynamicDeserialize<'d>,
     {
-        let flags = MethodFlags::ALLOW_INTERACTIVE_AUTH;
+        let flags = MethodFlags::ALLOW_INTERACTIVE_AUTH | MethodFlags::NO_AUTO_START;
+        self.send(proxy, method, flags, body).await
+    }
+
+    async fn send<B, R>(
+        &self,
+        proxy: &Proxy<'_>,
+        method: &str,
+        flags: MethodFlags,
+        body: &B,
+    ) -> Outcome<R>
+    where
+        B: serde::Serialize + DynamicType,
+        R: for<'d> DynamicDeserialize<'d>,
+    {
         let answer = proxy.call_with_flags(method, flags, body).await;
         match answer.map_err(|err| failure(&err, self.user))? {
             Some(answer) => Ok(answer),
@@ -145,15 +160,16 @@ impl Bus {
         }
     }
 
-    /// A method of the manager that returns a job.
+    /// A method of the manager that returns an object, most often a job. Starts the daemon where it does not run.
     ///
     /// # Errors
-    /// As [`Bus::call`].
+    /// The daemon's or the bus's, with the right exit status.
     pub async fn begin<B>(&self, method: &str, body: &B) -> Outcome<OwnedObjectPath>
     where
         B: serde::Serialize + DynamicType,
     {
-        self.call(&self.manager, method, body).await
+        let flags = MethodFlags::ALLOW_INTERACTIVE_AUTH;
+        self.send(&self.manager, method, flags, body).await
     }
 
     /// The object of a model, by its name or an alias.
@@ -251,5 +267,42 @@ mod tests {
         let fdo = fdo::Error::AccessDenied("polkit says no".into());
         assert_eq!(failure(&zbus::Error::FDO(Box::new(fdo)), false), denied);
         assert!(not_running(true).fix.contains("systemctl --user start"));
+    }
+
+    /// A bus on which whoever is called first is started: a program that leaves a mark and ends.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn who_only_looks_starts_no_daemon() {
+        use std::io::{BufRead as _, BufReader};
+        use std::process::{Command, Stdio};
+        let dir = tempfile::tempdir().unwrap();
+        let mark = dir.path().join("started");
+        let services = dir.path().join("dbus-1/services");
+        std::fs::create_dir_all(&services).unwrap();
+        // One that fails is told of at once; one that ends well is waited for, as for a daemon that goes on in the background.
+        let service = format!(
+            "[D-BUS Service]\nName={SERVICE}\nExec=/bin/sh -c \"touch '{}'; exit 1\"\n",
+            mark.display()
+        );
+        std::fs::write(services.join("org.hostler1.service"), service).unwrap();
+        let mut daemon = Command::new("dbus-daemon")
+            .args(["--session", "--nofork", "--nopidfile", "--print-address"])
+            .arg(format!("--address=unix:dir={}", dir.path().display()))
+            .env("XDG_DATA_DIRS", dir.path())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|err| panic!("dbus-daemon: {err}; run tests/host/prereqs.sh"));
+        let mut address = String::new();
+        BufReader::new(daemon.stdout.take().unwrap()).read_line(&mut address).unwrap();
+        let connection = zbus::connection::Builder::address(address.trim()).build().await.unwrap();
+        let manager = proxy(&connection, ROOT, MANAGER).await.unwrap();
+        let bus = Bus { connection, manager, user: true };
+
+        assert_eq!(bus.status().await.unwrap_err(), not_running(true));
+        assert_eq!(bus.model("m").await.unwrap_err(), not_running(true));
+        assert!(!mark.exists(), "a look has started it");
+        bus.begin("GetModel", &("m",)).await.unwrap_err();
+        assert!(mark.exists(), "a deed starts it");
+        daemon.kill().unwrap();
+        daemon.wait().unwrap();
     }
 }

@@ -105,7 +105,8 @@ impl Unit {
     /// The model that is meant: `org-qwen` is `org/qwen` to systemd, and a model of its own to whoever did not escape it.
     async fn name(&self, bus: &Bus) -> Outcome<String> {
         for name in [&self.unescaped, &self.written] {
-            match bus.model(name).await {
+            // The first call, which may have to start the daemon.
+            match bus.begin("GetModel", &(name,)).await {
                 Ok(_) => return Ok(name.clone()),
                 Err(failure) if failure.exit == Exit::NotFound => {}
                 Err(failure) if failure.exit == Exit::Usage => {}
