@@ -59,7 +59,8 @@ impl Desk {
                 let model = self.control.name(model.as_str())?;
                 self.scrapes.of_engine(&model).await?
             }
-            Page::Models => json_page(&status().models),
+            // What engines wrote is on a page of its own, for who may read it.
+            Page::Models => json_page(&status().without_logs().models),
             Page::Externals => json_page(&self.control.externals()),
             Page::Gpus => json_page(&status().gpus),
             Page::Jobs => json_text(self.control.jobs_json()),

@@ -3,6 +3,7 @@
 //! Invariant: its schema ([`schema`], shipped as `docs/status.schema.json`) is made from the very types that are written, so the two
 //! cannot drift apart.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -86,11 +87,12 @@ fn about_now<'a>(context: &'a Context, status: &Status) -> About<'a> {
     }
 }
 
-/// The document, as it is now.
-pub(super) fn json(context: &Context) -> String {
+/// The document, as it is now; with what engines that failed wrote last, for who may read `logs`.
+pub(super) fn json(context: &Context, logs: bool) -> String {
     let status = context.handle.status();
+    let shown = if logs { Cow::Borrowed(&*status) } else { status.without_logs() };
     let about = about_now(context, &status);
-    let document = Document { about, status: &status, externals: context.host.externals() };
+    let document = Document { about, status: &shown, externals: context.host.externals() };
     // Strings, numbers and lists of them cannot fail to serialise.
     serde_json::to_string(&document).unwrap_or_default()
 }

@@ -31,10 +31,10 @@ impl Context {
         self.handle.watch()
     }
 
-    /// What `GetStatus` returns.
+    /// What `GetStatus` returns to who may not read logs.
     #[must_use]
     pub fn status_json(&self) -> String {
-        document::json(self)
+        document::json(self, false)
     }
 
     /// What is said of the daemon itself there.

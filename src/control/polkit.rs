@@ -89,8 +89,31 @@ impl Gate {
         call: &Header<'_>,
         action: Action,
     ) -> Result<(), Error> {
+        let interactive = call.primary().flags().contains(Flags::ALLOW_INTERACTIVE_AUTH);
+        self.ask(connection, call, action, interactive).await
+    }
+
+    /// The same for what is only shown to who may see it: nobody is asked for a password for that.
+    pub(super) async fn allows(
+        self,
+        connection: &Connection,
+        call: &Header<'_>,
+        action: Action,
+    ) -> bool {
+        self.ask(connection, call, action, false).await.is_ok()
+    }
+
+    async fn ask(
+        self,
+        connection: &Connection,
+        call: &Header<'_>,
+        action: Action,
+        interactive: bool,
+    ) -> Result<(), Error> {
         match self {
-            Self::Polkit(patience) => ask_polkit(connection, call, action, patience).await,
+            Self::Polkit(patience) => {
+                ask_polkit(connection, call, action, patience, interactive).await
+            }
             Self::Owner { uid } => ask_bus(connection, call, uid, action).await,
         }
     }
@@ -126,9 +149,9 @@ async fn ask_polkit(
     call: &Header<'_>,
     action: Action,
     patience: Patience,
+    interactive: bool,
 ) -> Result<(), Error> {
     static CALLS: AtomicU64 = AtomicU64::new(1);
-    let interactive = call.primary().flags().contains(Flags::ALLOW_INTERACTIVE_AUTH);
     let subject = Subject::new_for_message_header(call)
         .map_err(|err| denied(action, &format!("the caller is not known: {err}")))?;
     let flags = if interactive {

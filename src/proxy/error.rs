@@ -233,7 +233,13 @@ impl From<Denied> for ApiError {
             | Denied::Conflict { .. }
             | Denied::ShuttingDown => (None, None, false),
         };
-        let mut error = Self::new(status, denied.code(), denied.to_string());
+        let mut message = denied.to_string();
+        if let Denied::LoadFailed { fault, .. } = &denied
+            && let Some(last) = fault.log_tail.last()
+        {
+            message += &format!("; its last words: {last}");
+        }
+        let mut error = Self::new(status, denied.code(), message);
         error.param = param;
         error.details = details.map(Box::new);
         error.hopeless = hopeless;
@@ -330,6 +336,8 @@ mod tests {
             retry_after: Duration::from_secs(5),
         });
         let body = body(&error);
+        let message = body["error"]["message"].as_str().unwrap();
+        assert!(message.ends_with("exit 1; its last words: no memory"), "{message}");
         assert_eq!(body["error"]["details"]["fault"], "engine_exited");
         assert_eq!(body["error"]["details"]["log_tail"][0], "no memory");
     }

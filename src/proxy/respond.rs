@@ -181,7 +181,8 @@ pub(super) fn status(
     externals: Vec<ExternalStatus>,
 ) -> Whole {
     match format {
-        Format::Json => ok(&Everything { about, status, externals }),
+        // What engines wrote is on a page of its own, for who may read it.
+        Format::Json => ok(&Everything { about, status: &status.without_logs(), externals }),
         Format::Text => {
             let text = table(status, &externals);
             whole(StatusCode::OK, "text/plain; charset=utf-8", text.into())
@@ -303,6 +304,16 @@ mod tests {
         assert_eq!(header("allow"), "GET");
         assert_eq!(header("connection"), "close");
         assert_eq!(header("content-length"), response.body().len().to_string());
+    }
+
+    #[test]
+    fn what_an_engine_wrote_is_not_in_the_status() {
+        let mut all = status_of_two();
+        let fault = crate::types::Fault::new(crate::types::FaultCode::EngineExited, "exit code 1");
+        all.models[0].error = Some(fault.with_log(vec!["what a client sent".to_owned()]));
+        let body = value(&status(&all, Format::Json, serde_json::Map::new(), vec![]));
+        let error = &body["models"][0]["error"];
+        assert_eq!((&error["message"], &error["log_tail"]), (&json!("exit code 1"), &json!([])));
     }
 
     #[test]

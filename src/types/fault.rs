@@ -80,7 +80,7 @@ pub struct Fault {
     pub code: FaultCode,
     /// The whole story in one line.
     pub message: String,
-    /// The last lines the container wrote, oldest first; empty where there are none.
+    /// The last lines the container wrote, oldest first; empty where there are none, and in a status for who may not read logs.
     pub log_tail: Vec<String>,
     /// Something of the container may still be there, so it must be stopped before the next start.
     #[serde(skip)]

@@ -1,7 +1,7 @@
 //! The immutable picture that readers get.
 
+use std::borrow::Cow;
 use std::sync::Arc;
-
 use std::time::Duration;
 
 use schemars::JsonSchema;
@@ -22,6 +22,22 @@ pub struct Status {
     pub problems: Vec<Problem>,
     /// The daemon takes no new requests any more.
     pub shutting_down: bool,
+}
+
+impl Status {
+    /// The same without what engines wrote, which may hold what their clients sent: for whoever may not read logs.
+    #[must_use]
+    pub fn without_logs(&self) -> Cow<'_, Self> {
+        let tail = |m: &ModelStatus| m.error.as_ref().is_some_and(|f| !f.log_tail.is_empty());
+        if !self.models.iter().any(tail) {
+            return Cow::Borrowed(self);
+        }
+        let mut status = self.clone();
+        for fault in status.models.iter_mut().filter_map(|m| m.error.as_mut()) {
+            fault.log_tail.clear();
+        }
+        Cow::Owned(status)
+    }
 }
 
 /// One model.

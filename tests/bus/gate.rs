@@ -8,6 +8,7 @@ use hostler::control::bus::{self, Bus};
 use hostler::control::polkit::{Gate, Patience};
 use hostler::control::{Context, Facts};
 use hostler::supervisor::handle::{Ask, Handle, Verb};
+use hostler::types::{Fault, FaultCode, Status};
 use std::sync::{Arc, Mutex};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -113,6 +114,30 @@ async fn polkit_is_asked_for_the_caller_the_action_and_with_a_person_only_where_
     house.busctl(&[&evict[..], &rest].concat()).await.unwrap();
     let actions: Vec<String> = asked(&authority).into_iter().map(|asked| asked.1).collect();
     assert_eq!(actions, ["org.hostler1.load-model", "org.hostler1.evict"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everybody_sees_the_status_and_who_may_read_logs_what_an_engine_said_last() {
+    for (answer, seen) in [(Answer::Yes, true), (Answer::No, false), (Answer::Challenge, false)] {
+        let (house, authority, _polkit) = guarded(answer).await;
+        let interactive = ["--allow-interactive-authorization=yes"];
+        let get = ["call", "org.hostler1", "/org/hostler1", "org.hostler1.Manager", "GetStatus"];
+        let get = [&interactive[..], &get].concat();
+        house.busctl(&get).await.unwrap();
+        assert!(asked(&authority).is_empty(), "no engine has said anything");
+        house.status.send_modify(|status| {
+            let mut next = Status::clone(status);
+            let fault = Fault::new(FaultCode::EngineExited, "exit code 1");
+            next.models[1].error = Some(fault.with_log(vec!["what a client sent".to_owned()]));
+            *status = Arc::new(next);
+        });
+        let text = house.busctl(&get).await.unwrap();
+        assert!(text.contains("exit code 1"), "{text}");
+        assert_eq!(text.contains("what a client sent"), seen, "{answer:?}: {text}");
+        // Nobody is asked for a password in order to look.
+        let logs = ("system-bus-name".to_owned(), "org.hostler1.read-logs".to_owned(), 0, 0);
+        assert_eq!(asked(&authority), [logs]);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

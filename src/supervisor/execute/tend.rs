@@ -154,7 +154,6 @@ async fn obituary(ports: &Ports, instance: &InstanceId, how: &str) -> Fault {
     );
     let (code, log) = (code.unwrap_or_default(), log.unwrap_or_default());
     let code = code.map_or_else(|| "exit code unknown".to_owned(), |c| format!("exit code {c}"));
-    let last = log.last().map(|line| format!("; its last words: {line}")).unwrap_or_default();
-    let message = format!("the engine of {instance} {how} ({code}){last}");
+    let message = format!("the engine of {instance} {how} ({code})");
     Fault::new(FaultCode::EngineExited, message).with_log(log)
 }
