@@ -13,6 +13,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -222,6 +223,7 @@ async fn serve(
     let exposed = sockets.iter().any(|s| s.exposed().is_ok_and(|address| address.is_some()));
     let drain_timeout = config.policy.drain_timeout;
     let (handle, started, current) = (running.handle.clone(), config.clone(), config);
+    let keeps = current.policy.keeps().into();
     let current = tokio::sync::Mutex::new(current);
     let served_by = rules.clone();
     metrics.configured(core::names(&started));
@@ -229,6 +231,7 @@ async fn serve(
     let root = Arc::new(Root {
         options,
         started,
+        keeps,
         current,
         ports,
         handle,
@@ -272,7 +275,7 @@ async fn serve(
         return Exit::Internal;
     }
     helpers.iter().for_each(JoinHandle::abort);
-    let keep = root.keeps().await || manager::restarts(user).await;
+    let keep = root.keeps.load(Ordering::Relaxed) || manager::restarts(user).await;
     systemd::stopping(if keep {
         "Draining; models are kept"
     } else {

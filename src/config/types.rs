@@ -193,6 +193,14 @@ pub struct PolicyConfig {
     pub measure_hours: Hours,
 }
 
+impl PolicyConfig {
+    /// Whether a stop of the daemon keeps the containers.
+    #[must_use]
+    pub fn keeps(&self) -> bool {
+        self.on_stop == OnStop::Keep
+    }
+}
+
 /// What a stop of the daemon does to its containers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnStop {

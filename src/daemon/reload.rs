@@ -6,13 +6,14 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::Mutex;
 
 use super::{Options, core, door, recall, validate};
 use crate::adapters::systemd;
 use crate::checks::{Checks, cdi_dirs};
-use crate::config::{Config, OnStop};
+use crate::config::Config;
 use crate::control::{Host, HostFuture};
 use crate::observe::log;
 use crate::observe::metrics::Metrics;
@@ -28,8 +29,11 @@ pub struct Root {
     pub options: Options,
     /// As it was at the start.
     pub started: Config,
-    /// As it is.
+    /// As it is. Held while a reload is on.
     pub current: Mutex<Config>,
+    /// Whether a stop keeps the containers, by the configuration as it is. Apart, for a stop waits for no reload: that may wait for
+    /// podman, or for a file system that is away.
+    pub keeps: AtomicBool,
     /// podman, devices.
     pub ports: Ports,
     /// The owner of the models.
@@ -45,11 +49,6 @@ pub struct Root {
 }
 
 impl Root {
-    /// Whether a stop keeps the containers, as the configuration says now.
-    pub async fn keeps(&self) -> bool {
-        self.current.lock().await.policy.on_stop == OnStop::Keep
-    }
-
     /// Reads the configuration and applies the difference.
     ///
     /// # Errors
@@ -92,13 +91,16 @@ impl Root {
         let (new, specs) = read.await.map_err(|err| format!("a reader failed: {err}"))??;
         self.fits(&new)?;
         let images = recall::images(&new, &*self.ports.containers).await;
-        let settings = core::settings(&new);
+        let mut settings = core::settings(&new);
+        // The server and systemd have heard of the one of the start; all keep to the same until a restart.
+        settings.drain_timeout = self.started.policy.drain_timeout;
         say(current, &new);
         self.handle.configure(Reconfiguration { settings, specs, images });
         self.rules.store(Arc::new(door::rules(&new)));
         self.metrics.configured(core::names(&new));
         log::set(self.options.filter(&new)).map_err(|err| err.to_string())?;
         let pending = needs_restart(&self.started, &new);
+        self.keeps.store(new.policy.keeps(), Ordering::Relaxed);
         *current = new;
         Ok(pending)
     }
