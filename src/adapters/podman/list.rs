@@ -22,7 +22,6 @@ impl Inner {
         // After the list: what is in it and has no group now has ended, not begun.
         let groups = self.groups().await?;
         let names: Vec<_> = listed.iter().map(|c| (c.id.clone(), c.labels.clone())).collect();
-        let open = self.journal.survey(&names, &self.namespace).await;
         let mut found = Vec::new();
         for container in listed {
             let group = groups.get(&container.id).filter(|g| !cgroup::is_empty(g));
@@ -38,7 +37,8 @@ impl Inner {
             let identity = labels::identity(&container.labels);
             found.push(Found { container: container.id, identity, running });
         }
-        for entry in open {
+        // Last, when nothing can fail any more: what the journal holds and podman has forgotten is told once.
+        for entry in self.journal.survey(&names, &self.namespace).await {
             match self.forgotten(&entry, &groups) {
                 Some(alive) => found.push(alive),
                 None => self.strike(&entry).await,
