@@ -215,13 +215,15 @@ impl Context {
         F: Future<Output = Result<(), Error>> + Send + 'static,
     {
         let record = self.jobs.add(kind, model, self.handle.now())?;
-        let object = path::job(record.id);
-        if let Some(bus) = self.jobs.bus() {
-            bus.object_server().at(&object, Job::new(self.clone(), record.id)).await?;
-            if let Ok(manager) = bus.object_server().interface::<_, Manager>(path::ROOT).await {
-                let model = record.model_text();
-                manager.job_new(&object, record.kind.as_str(), &model).await?;
-            }
+        if let Some(bus) = self.jobs.bus()
+            && let Err(err) = self.show(&bus, &record).await
+        {
+            // A bus that is going takes no job with it: whoever asked may have come by HTTP.
+            tracing::warn!(
+                job = record.id,
+                "job {} is not to be seen on the bus: {err}",
+                record.id
+            );
         }
         let id = record.id;
         let work = work(id);
@@ -237,6 +239,13 @@ impl Context {
             context.finish(record, state).await;
         });
         Ok(id)
+    }
+
+    async fn show(self: &Arc<Self>, bus: &Connection, record: &Record) -> zbus::Result<()> {
+        let object = path::job(record.id);
+        bus.object_server().at(&object, Job::new(self.clone(), record.id)).await?;
+        let manager = bus.object_server().interface::<_, Manager>(path::ROOT).await?;
+        manager.job_new(&object, record.kind.as_str(), &record.model_text()).await
     }
 
     async fn finish(&self, record: Record, state: State) {
@@ -266,6 +275,10 @@ impl Context {
         word: &str,
         forgotten: Vec<u32>,
     ) -> zbus::Result<()> {
+        // First, whatever else goes wrong.
+        for id in forgotten {
+            bus.object_server().remove::<Job, _>(path::job(id)).await?;
+        }
         let object = path::job(record.id);
         let job = bus.object_server().interface::<_, Job>(&object).await?;
         job.get().await.state_changed(job.signal_emitter()).await?;
@@ -273,11 +286,7 @@ impl Context {
             job.get().await.error_changed(job.signal_emitter()).await?;
         }
         let manager = bus.object_server().interface::<_, Manager>(path::ROOT).await?;
-        manager.job_removed(&object, record.kind.as_str(), model, word).await?;
-        for id in forgotten {
-            bus.object_server().remove::<Job, _>(path::job(id)).await?;
-        }
-        Ok(())
+        manager.job_removed(&object, record.kind.as_str(), model, word).await
     }
 
     /// The phase of a job's model.
