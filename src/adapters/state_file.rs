@@ -15,6 +15,8 @@ use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::supervisor::ports::{PortFuture, Shelf};
 
@@ -28,6 +30,10 @@ pub const SIZE_MAX: u64 = 64 << 20;
 pub struct StateFile {
     dir: PathBuf,
     name: String,
+    /// How many saves were asked for through [`Shelf`].
+    asked: Arc<AtomicU64>,
+    /// The newest of them that was begun. Held while one is under way.
+    begun: Arc<Mutex<u64>>,
 }
 
 /// What [`StateFile::load`] found. The texts are for people: what happened to which file, and what it costs.
@@ -80,8 +86,9 @@ fn fix(err: &io::Error) -> &'static str {
 impl Shelf for StateFile {
     fn save(&self, bytes: Vec<u8>) -> PortFuture<'_, Result<(), String>> {
         let file = self.clone();
+        let nth = self.asked.fetch_add(1, Ordering::Relaxed) + 1;
         Box::pin(async move {
-            let saved = tokio::task::spawn_blocking(move || StateFile::save(&file, &bytes)).await;
+            let saved = tokio::task::spawn_blocking(move || file.save_nth(nth, &bytes)).await;
             saved.map_err(|e| e.to_string())?.map_err(|e| e.to_string())
         })
     }
@@ -98,7 +105,8 @@ impl StateFile {
     /// The file `name` in `dir`, which has to exist by the first save. Touches nothing.
     #[must_use]
     pub fn new(dir: impl Into<PathBuf>, name: impl Into<String>) -> Self {
-        Self { dir: dir.into(), name: name.into() }
+        let (asked, begun) = Default::default();
+        Self { dir: dir.into(), name: name.into(), asked, begun }
     }
 
     /// Where the newest generation is.
@@ -111,6 +119,17 @@ impl StateFile {
     #[must_use]
     pub fn previous_path(&self) -> PathBuf {
         self.dir.join(format!("{}.1", self.name))
+    }
+
+    /// Saves what was asked for as the `nth`, unless something newer was begun meanwhile: whoever asked may have stopped waiting for a
+    /// disk that stalled, and have asked for something newer since.
+    fn save_nth(&self, nth: u64, bytes: &[u8]) -> Result<(), SaveError> {
+        let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        if nth < *begun {
+            return Ok(());
+        }
+        *begun = nth;
+        self.save(bytes)
     }
 
     /// Makes `bytes` the newest generation, and the newest the previous one. When it returns, the bytes are on the disk.

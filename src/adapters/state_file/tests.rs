@@ -140,3 +140,15 @@ fn a_failed_save_says_what_to_do_and_changes_nothing() {
     assert_eq!(file.load(check), Loaded::Current("good 1".into()));
     assert_eq!(names(&file), ["book", "book.1"], "no temporary file is left");
 }
+
+#[tokio::test]
+async fn a_save_that_comes_late_does_not_replace_a_newer_one() {
+    let (_dir, file) = place();
+    // Asked for first, and held up on its way to the disk until nobody waits for it any more.
+    let late = Shelf::save(&file, b"good 1".to_vec());
+    Shelf::save(&file, b"good 2".to_vec()).await.unwrap();
+    late.await.unwrap();
+    assert_eq!(file.load(check), Loaded::Current("good 2".to_owned()));
+    Shelf::save(&file, b"good 3".to_vec()).await.unwrap();
+    assert_eq!(file.load(check), Loaded::Current("good 3".to_owned()));
+}
