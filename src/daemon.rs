@@ -281,7 +281,9 @@ async fn serve(
     } else {
         "Draining, then stopping models"
     });
-    systemd::extend_timeout(config.policy.drain_timeout + STOP_EXTENSION);
+    let stops = config.models.values().map(|model| model.stop_timeout).max();
+    let extension = STOP_EXTENSION + stops.unwrap_or_default();
+    systemd::extend_timeout(config.policy.drain_timeout + extension);
     tracing::info!(
         kind = "daemon_stopping",
         "stopping: draining, then {}",
@@ -292,6 +294,7 @@ async fn serve(
     // Those that were accepted before are served like any other.
     tokio::time::sleep(proxy::LAST_REQUESTS).await;
     running.handle.shutdown(keep);
+    let last = running.handle.clone();
     let drained = server.await.unwrap_or_default();
     if drained.aborted > 0 {
         tracing::warn!("{} connections were cut off at the end of the drain", drained.aborted);
@@ -299,6 +302,11 @@ async fn serve(
     if let Err(err) = task.await {
         tracing::error!("the supervisor failed: {err}");
         return Exit::Internal;
+    }
+    let status = last.status();
+    let left = status.models.iter().filter_map(|m| m.instance.as_ref().filter(|_| !keep));
+    for instance in left {
+        tracing::warn!(%instance, "{instance} has not ended in its time and is left; the next start ends it");
     }
     control.abort();
     traces.finish().await;

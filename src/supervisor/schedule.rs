@@ -10,8 +10,10 @@ use super::state::{Model, Shutdown, State};
 use crate::plan::{self};
 use crate::types::{InstanceId, ModelName, Moment};
 
-/// How long after the end of the drain a shutdown still waits for podman.
+/// How long after the end of the drain a shutdown still waits for podman, at the least.
 const STOP_GRACE: Duration = Duration::from_secs(45);
+/// How long after an engine's own time to stop podman may take to end it.
+const STOP_MARGIN: Duration = Duration::from_secs(15);
 
 impl State {
     pub(super) fn schedule(&mut self, now: Moment, out: &mut Vec<Effect>) {
@@ -58,7 +60,7 @@ impl State {
             ]
         });
         let shutdown = self.shutdown.filter(|_| !self.exited);
-        let shutdown = shutdown.map(|s| if s.cut { s.deadline + STOP_GRACE } else { s.deadline });
+        let shutdown = shutdown.map(|s| if s.cut { self.gives_up_at(s) } else { s.deadline });
         let orphans = self.orphans.values().copied();
         models.chain(orphans).chain([shutdown, self.discovery_at()]).flatten().min()
     }
@@ -231,12 +233,21 @@ impl State {
                 }
             }
             let empty = self.models.values().all(|m| m.instance.is_none());
-            let late = shutdown.deadline + STOP_GRACE <= now;
+            let late = self.gives_up_at(shutdown) <= now;
             self.exited = late || (empty && self.orphans.is_empty());
         }
         if self.exited {
             out.push(Effect::Exit);
         }
+    }
+}
+
+impl State {
+    /// When a shutdown no longer waits for engines to end. Each has the time to stop that it was given.
+    fn gives_up_at(&self, shutdown: Shutdown) -> Moment {
+        let instances = self.models.values().filter_map(|m| m.instance.as_ref());
+        let longest = instances.map(|i| i.spec.stop_timeout + STOP_MARGIN).max();
+        shutdown.deadline + longest.unwrap_or_default().max(STOP_GRACE)
     }
 }
 

@@ -79,6 +79,21 @@ fn a_podman_that_does_not_answer_is_a_problem_until_it_does() {
 }
 
 #[test]
+fn a_shutdown_waits_as_long_as_an_engine_may_take_to_stop() {
+    let mut slow = spec("m", 10);
+    slow.stop_timeout = Duration::from_secs(300);
+    let mut host = Host::new(vec![slow]);
+    let id = host.ready(1, "m");
+    host.release(&id);
+    host.tell(Event::Shutdown { keep: false });
+    assert_eq!(host.stops(), [id]);
+    host.pass(30 + 300);
+    assert!(!host.exited());
+    host.pass(15);
+    assert!(host.exited());
+}
+
+#[test]
 fn a_shutdown_does_not_wait_for_ever_for_podman() {
     let mut host = Host::new(vec![spec("a", 40)]);
     let a = host.ready(1, "a");
