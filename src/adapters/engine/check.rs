@@ -33,7 +33,8 @@ pub(super) async fn check(
             return Ok(());
         }
         let body = json!({"model": spec.name, "prompt": "1", "max_tokens": 1, "temperature": 0, "stream": false});
-        let status = dev::status_of_post(endpoint, "/v1/completions", body, timeout).await;
+        // Its own limit is never the first: the one around all of this tells silence apart.
+        let status = dev::status_of_post(endpoint, "/v1/completions", body, 2 * timeout).await;
         match status.map_err(Ill::says)? {
             500 | 502 | 504 => Err(Ill::says("/v1/completions failed on one token")),
             _ => Ok(()),
