@@ -95,9 +95,11 @@ pub(super) async fn infer(
 ) -> Result<Response<Source>, ApiError> {
     let (mut job, early) = Job::read(service, task, head.headers, body, visitor, record).await?;
     record.queue_begins();
-    let (job, granted) = if let Some(grant) = early {
+    let told = early.is_none() && job.is_told();
+    let at_once = if told { job.at_once()? } else { early };
+    let (job, granted) = if let Some(grant) = at_once {
         (job, Ok(grant))
-    } else if job.is_told() {
+    } else if told {
         match with_feedback(job).await {
             Ok(soon) => soon,
             Err(waiting) => return Ok(waiting),
@@ -301,6 +303,22 @@ impl Job {
         let engine = tokio::time::timeout(AT_ONCE, self.engine(None)).await.ok()?.ok()?;
         let slot = self.place.take().map(Place::into_slot);
         Some(Grant { engine, _slot: slot })
+    }
+
+    /// The grant, where it is there to be taken. A place among those who wait for a turn is kept for who asks with patience.
+    fn at_once(&mut self) -> Result<Option<Grant>, ApiError> {
+        let rules = &self.visitor.rules;
+        let Some(name) = rules.resolve(&self.model) else { return Ok(None) };
+        if self.place.is_none() {
+            let (key, spec) = (self.visitor.key(), &self.spec);
+            self.place = self.service.gate.place(key, name, spec, rules.max_queue)?;
+        }
+        if self.place.as_ref().is_some_and(|place| !place.is_turn()) {
+            return Ok(None);
+        }
+        let Some(lease) = self.service.supervisor.at_once(&self.model) else { return Ok(None) };
+        let slot = self.place.take().map(Place::into_slot);
+        Ok(Some(Grant { engine: Engine::Own(lease), _slot: slot }))
     }
 
     /// A turn at the model, then a lease on it. `wait`: how long for the lease, where that is not as for all.

@@ -207,22 +207,11 @@ impl Handle {
     /// # Errors
     /// The reason why there is none.
     pub async fn acquire(&self, model: &str) -> Result<Lease, Denied> {
-        self.acquire_within(model, None).await
+        self.acquire_for(model, None, None).await
     }
 
-    /// The same for a caller with a patience of its own; `None`: the configured one.
-    ///
-    /// # Errors
-    /// The reason why there is no lease.
-    pub async fn acquire_within(
-        &self,
-        model: &str,
-        wait: Option<Duration>,
-    ) -> Result<Lease, Denied> {
-        self.acquire_for(model, wait, None).await
-    }
-
-    /// The same for a request with an ID, which the journal's lines about a load carry that begins for it.
+    /// The same for a caller with a patience of its own (`None`: the configured one), and for a request with an ID, which the journal's
+    /// lines about a load carry that begins for it.
     ///
     /// # Errors
     /// The reason why there is no lease.
@@ -232,7 +221,7 @@ impl Handle {
         wait: Option<Duration>,
         request: Option<&str>,
     ) -> Result<Lease, Denied> {
-        if let Some(lease) = self.express.pass(model) {
+        if let Some(lease) = self.at_once(model) {
             return Ok(lease);
         }
         let mut leave = self.waiter();
@@ -243,6 +232,12 @@ impl Handle {
         let result = receive.await;
         leave.answered = true;
         result.unwrap_or(Err(Denied::ShuttingDown))
+    }
+
+    /// A lease that is there to be taken, by name or alias; `None`: it has to be asked for.
+    #[must_use]
+    pub fn at_once(&self, model: &str) -> Option<Lease> {
+        self.express.pass(model)
     }
 
     /// Loads a model as a request would and waits until it is ready. Dropping this or any other operator's future takes the wish back:
