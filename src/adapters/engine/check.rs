@@ -13,6 +13,9 @@ use super::probe::{self, Health};
 use crate::supervisor::ports::{Endpoint, Ill};
 use crate::types::ModelSpec;
 
+/// Until an engine whose queue of connections is full is asked again.
+const BUSY_PAUSE: Duration = Duration::from_millis(50);
+
 /// Asks.
 ///
 /// # Errors
@@ -24,10 +27,13 @@ pub(super) async fn check(
     timeout: Duration,
 ) -> Result<(), Ill> {
     let asked = async {
-        match probe::say(spec.engine, endpoint).await.map_err(Ill::says)? {
-            Health::Ready => {}
-            Health::NotYet => return Err(Ill::says("/health says no more that it is ready")),
-            Health::Busy => return Err(Ill::silent("it takes no more connections")),
+        loop {
+            match probe::say(spec.engine, endpoint).await.map_err(Ill::says)? {
+                Health::Ready => break,
+                Health::NotYet => return Err(Ill::says("/health says no more that it is ready")),
+                // Until it comes to it, or the time is over.
+                Health::Busy => tokio::time::sleep(BUSY_PAUSE).await,
+            }
         }
         if !token {
             return Ok(());
@@ -95,6 +101,35 @@ mod tests {
         said("/v1/completions", ask(OK, BROKEN, true).await.unwrap_err());
         said("/health", ask(LOADING, OK, true).await.unwrap_err());
         said("/health", ask(BROKEN, OK, true).await.unwrap_err());
+    }
+
+    #[tokio::test]
+    async fn one_that_takes_no_connection_for_a_while_is_asked_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("e.sock");
+        let socket = tokio::net::UnixSocket::new_stream().unwrap();
+        socket.bind(&path).unwrap();
+        let listener = socket.listen(1).unwrap();
+        let mut queued = Vec::new();
+        while let Ok(stream) = tokio::net::UnixStream::connect(&path).await {
+            queued.push(stream);
+        }
+        let (spec, endpoint) = (test_spec("m"), Endpoint::Unix(path));
+        let asked = check(&spec, &endpoint, false, Duration::from_secs(60));
+        tokio::pin!(asked);
+        // It meets the full queue at once.
+        let soon = tokio::time::timeout(Duration::from_millis(10), &mut asked).await;
+        assert!(soon.is_err(), "{soon:?}");
+        let serve = async {
+            for _ in queued {
+                listener.accept().await.unwrap();
+            }
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut head = [0; 2048];
+            assert!(stream.read(&mut head).await.unwrap() > 0);
+            stream.write_all(format!("HTTP/1.1 {OK}").as_bytes()).await.unwrap();
+        };
+        assert_eq!(tokio::join!(asked, serve).0, Ok(()));
     }
 
     #[tokio::test]
