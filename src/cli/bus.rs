@@ -8,7 +8,9 @@ use std::path::PathBuf;
 
 use zbus::proxy::{CacheProperties, MethodFlags};
 use zbus::wire::{DynamicDeserialize, DynamicType};
-use zbus::{Connection, DBusError as _, ObjectPath, OwnedObjectPath, Proxy, Variant, fdo};
+use zbus::{
+    Connection, DBusError as _, ObjectPath, OwnedObjectPath, OwnedVariant, Proxy, Variant, fdo,
+};
 
 use super::Context;
 use super::document::Document;
@@ -181,6 +183,31 @@ impl Bus {
         proxy(&self.connection, path.as_str(), "org.hostler1.Model").await
     }
 
+    /// The same, for which the daemon is started where it does not run.
+    ///
+    /// # Errors
+    /// As [`Bus::begin`].
+    pub async fn model_started(&self, name: &str) -> Outcome<Proxy<'static>> {
+        let path = self.begin("GetModel", &(name,)).await?;
+        proxy(&self.connection, path.as_str(), "org.hostler1.Model").await
+    }
+
+    /// A property of an object.
+    ///
+    /// # Errors
+    /// As [`Bus::call`].
+    pub async fn property<T>(&self, of: &Proxy<'_>, name: &str) -> Outcome<T>
+    where
+        T: TryFrom<OwnedVariant>,
+    {
+        let path = of.path().to_string();
+        let properties = proxy(&self.connection, &path, "org.freedesktop.DBus.Properties").await?;
+        let value: OwnedVariant =
+            self.call(&properties, "Get", &(of.interface().as_str(), name)).await?;
+        T::try_from(value)
+            .map_err(|_| Failure::new(Exit::Failed, format!("{name} of {path} is of another type")))
+    }
+
     /// Everything, at one moment: as text, and as what this program reads of it.
     ///
     /// # Errors
@@ -299,8 +326,10 @@ mod tests {
 
         assert_eq!(bus.status().await.unwrap_err(), not_running(true));
         assert_eq!(bus.model("m").await.unwrap_err(), not_running(true));
+        let state = bus.property::<String>(&bus.manager, "State").await;
+        assert_eq!(state.unwrap_err(), not_running(true));
         assert!(!mark.exists(), "a look has started it");
-        bus.begin("GetModel", &("m",)).await.unwrap_err();
+        bus.model_started("m").await.unwrap_err();
         assert!(mark.exists(), "a deed starts it");
         daemon.kill().unwrap();
         daemon.wait().unwrap();

@@ -74,7 +74,7 @@ impl Watch {
                         break Err(bus::not_running(bus.user));
                     }
                 }
-                _ = tick.tick() => if let Some(bar) = &bar { move_on(bar, &object, subject).await },
+                _ = tick.tick() => if let Some(bar) = &bar { move_on(bar, bus, &object, subject).await },
                 () = &mut late => break Err(Failure::new(Exit::Timeout, format!("{subject}: not done within the time that was given; it goes on"))),
                 _ = tokio::signal::ctrl_c() => break Err(Failure::new(Exit::Interrupted, format!("{subject} goes on without you"))),
             }
@@ -101,10 +101,10 @@ fn bar(context: &Context, subject: &str) -> Option<ProgressBar> {
 }
 
 /// Asks the job where it is. One that cannot be asked any more is about to say that it has ended.
-async fn move_on(bar: &ProgressBar, job: &Proxy<'_>, subject: &str) {
-    let phase: String = job.get_property("Phase").await.unwrap_or_default();
-    let progress: f64 = job.get_property("Progress").await.unwrap_or(-1.0);
-    let eta: u64 = job.get_property("EtaUSec").await.unwrap_or(UNKNOWN);
+async fn move_on(bar: &ProgressBar, bus: &Bus, job: &Proxy<'_>, subject: &str) {
+    let phase: String = bus.property(job, "Phase").await.unwrap_or_default();
+    let progress: f64 = bus.property(job, "Progress").await.unwrap_or(-1.0);
+    let eta: u64 = bus.property(job, "EtaUSec").await.unwrap_or(UNKNOWN);
     let eta = (eta != UNKNOWN).then(|| Duration::from_micros(eta));
     if progress >= 0.0 {
         bar.set_position((progress.clamp(0.0, 1.0) * 1000.0) as u64);
@@ -127,7 +127,7 @@ fn line(subject: &str, phase: &str, eta: Option<Duration>) -> String {
 
 /// Why a job did not do it.
 async fn why(job: &Proxy<'_>, bus: &Bus, result: &str, subject: &str) -> Failure {
-    let error: (String, String) = job.get_property("Error").await.unwrap_or_default();
+    let error: (String, String) = bus.property(job, "Error").await.unwrap_or_default();
     if !error.0.is_empty() {
         return bus::named(&error.0, &error.1, bus.user);
     }

@@ -106,7 +106,7 @@ impl Unit {
     async fn name(&self, bus: &Bus) -> Outcome<String> {
         for name in [&self.unescaped, &self.written] {
             // The first call, which may have to start the daemon.
-            match bus.begin("GetModel", &(name,)).await {
+            match bus.model_started(name).await {
                 Ok(_) => return Ok(name.clone()),
                 Err(failure) if failure.exit == Exit::NotFound => {}
                 Err(failure) if failure.exit == Exit::Usage => {}

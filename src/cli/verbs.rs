@@ -72,7 +72,7 @@ impl Which {
     async fn set_pinned(self, context: &Context, pinned: bool) -> Outcome {
         let bus = context.bus_even_idle().await?;
         for model in &self.models {
-            let object = bus.model(model).await?;
+            let object = bus.model_started(model).await?;
             let set = object.set_property("Pinned", pinned).await;
             set.map_err(|err| failure(&err.into(), bus.user))?;
             let word = if pinned { "pinned" } else { "not pinned any more" };
