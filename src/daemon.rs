@@ -224,6 +224,7 @@ async fn serve(
     let drain_timeout = config.policy.drain_timeout;
     let (handle, started, current) = (running.handle.clone(), config.clone(), config);
     let keeps = current.policy.keeps().into();
+    let longest_stop = current.longest_stop().as_secs().into();
     let current = tokio::sync::Mutex::new(current);
     let served_by = rules.clone();
     metrics.configured(core::names(&started));
@@ -232,6 +233,7 @@ async fn serve(
         options,
         started,
         keeps,
+        longest_stop,
         current,
         ports,
         handle,
@@ -281,9 +283,8 @@ async fn serve(
     } else {
         "Draining, then stopping models"
     });
-    let stops = config.models.values().map(|model| model.stop_timeout).max();
-    let extension = STOP_EXTENSION + stops.unwrap_or_default();
-    systemd::extend_timeout(config.policy.drain_timeout + extension);
+    let stops = Duration::from_secs(root.longest_stop.load(Ordering::Relaxed));
+    systemd::extend_timeout(config.policy.drain_timeout + stops + STOP_EXTENSION);
     tracing::info!(
         kind = "daemon_stopping",
         "stopping: draining, then {}",

@@ -51,6 +51,12 @@ pub struct Config {
 }
 
 impl Config {
+    /// The longest time to stop that any engine is given.
+    #[must_use]
+    pub fn longest_stop(&self) -> Duration {
+        self.models.values().map(|model| model.stop_timeout).max().unwrap_or_default()
+    }
+
     /// A model's own name, for a name or alias of it.
     #[must_use]
     pub fn resolve(&self, name: &str) -> Option<&ModelName> {

@@ -6,7 +6,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tokio::sync::Mutex;
 
@@ -40,6 +40,8 @@ pub struct Root {
     pub handle: Handle,
     /// The front door's rules.
     pub rules: SharedRules,
+    /// The longest time to stop that an engine of this daemon may have been given, in seconds: those that run keep what they began with.
+    pub longest_stop: AtomicU64,
     /// What the front door knows of models that run elsewhere.
     pub healths: Arc<Healths>,
     /// Whose series go with their models.
@@ -101,6 +103,7 @@ impl Root {
         log::set(self.options.filter(&new)).map_err(|err| err.to_string())?;
         let pending = needs_restart(&self.started, &new);
         self.keeps.store(new.policy.keeps(), Ordering::Relaxed);
+        self.longest_stop.fetch_max(new.longest_stop().as_secs(), Ordering::Relaxed);
         *current = new;
         Ok(pending)
     }
