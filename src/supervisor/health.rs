@@ -195,16 +195,17 @@ impl Model {
         let notice =
             Notice::Failed { instance: instance.id.clone(), fault: fault.clone(), retry_ms };
         out.push(Effect::Notice(notice));
+        let failure = Failure { fault, served: was_ready, count, retry_at: now + delay };
         if delay > Duration::ZERO {
             // The operator is told too; only a pin is tried again without being asked.
             let denied = Denied::LoadFailed {
                 model: self.spec.name.clone(),
-                fault: fault.clone(),
+                fault: failure.told(),
                 retry_after: delay,
             };
             self.deny_all(&denied, out);
         }
-        self.failure = Some(Failure { fault, count, retry_at: now + delay });
+        self.failure = Some(failure);
     }
 
     pub(super) fn health_status(&self, now: Moment, rules: HealthRules) -> HealthStatus {

@@ -49,7 +49,7 @@ impl Model {
         }
         Some(Denied::LoadFailed {
             model: self.spec.name.clone(),
-            fault: failure.fault.clone(),
+            fault: failure.told(),
             retry_after: failure.retry_at.since(now),
         })
     }

@@ -78,10 +78,23 @@ pub struct Recalled {
 #[derive(Clone, Debug)]
 pub(super) struct Failure {
     pub(super) fault: Fault,
+    /// It had been ready: what it wrote last may hold what its clients sent.
+    pub(super) served: bool,
     /// In a row.
     pub(super) count: u32,
     /// No attempt before.
     pub(super) retry_at: Moment,
+}
+
+impl Failure {
+    /// As it is told to whoever asks for the model.
+    pub(super) fn told(&self) -> Fault {
+        let mut fault = self.fault.clone();
+        if self.served {
+            fault.log_tail.clear();
+        }
+        fault
+    }
 }
 
 /// One configured model.

@@ -89,6 +89,34 @@ fn a_busy_engine_is_not_asked_for_a_token_nor_blamed_for_a_late_one() {
 }
 
 #[test]
+fn what_an_engine_wrote_that_had_served_is_not_told_to_others() {
+    for served in [false, true] {
+        let mut host = Host::new(vec![watched("m")]);
+        let wrote = || fault("exit 1").with_log(vec!["what it wrote".into()]);
+        // The first death of one that was ready is made good at once.
+        for waiter in 1..3 {
+            host.pass(5);
+            host.observe();
+            if served {
+                let id = host.ready(waiter, "m");
+                host.release(&id);
+                host.tell(Event::Died { instance: id.clone(), fault: wrote() });
+                host.stopped(&id);
+            } else {
+                host.acquire(waiter, "m");
+                let id = host.launch();
+                host.tell(Event::LaunchFailed { instance: id, fault: wrote() });
+            }
+        }
+        host.acquire(9, "m");
+        let Denied::LoadFailed { fault, .. } = host.denied() else { panic!() };
+        assert_eq!(fault.log_tail.is_empty(), served, "{fault:?}");
+        let error = host.state.status(host.now).models[0].error.clone().unwrap();
+        assert_eq!(error.log_tail, ["what it wrote"], "who may read logs sees it");
+    }
+}
+
+#[test]
 fn who_is_not_ready_or_shall_not_be_is_not_asked() {
     let mut host = Host::new(vec![spec("m", 10)]);
     let id = host.ready(1, "m");
