@@ -182,7 +182,11 @@ async fn llamacpp_says_that_it_loads_and_memory_grows_meanwhile() {
         let error = &health.json()["error"];
         let loading = json!({"message": "Loading model", "type": "unavailable_error", "code": 503});
         assert_eq!((health.status, error), (503, &loading));
-        assert_eq!(post(&e.socket, "/v1/chat/completions", &chat(1, false)).await.status, 503);
+        let asked = post(&e.socket, "/v1/chat/completions", &chat(1, false)).await.status;
+        if asked != 503 {
+            // It has become ready since it was asked for its health.
+            assert_eq!((asked, get(&e.socket, "/health").await.status), (200, 200));
+        }
         tokio::time::sleep(ms(5)).await;
     }
     assert_eq!(e.used(), 11 * GIB);
