@@ -1,7 +1,7 @@
 //! Packages of what is under test, built once and shared by all hosts of a run. Owner: the host that installs one.
 //!
-//! They lie beside the binaries (`BINDIR/packages/KEY`), where KEY stands for the size and time of everything that goes into them, so
-//! that a change makes new ones; old ones are removed then. The binaries in them are stripped, and barely compressed.
+//! They lie beside the binaries (`BINDIR/packages/KEY`), where KEY stands for the size and time of everything that goes into them and
+//! for the commit, whose time they have, so that a change makes new ones; old ones are removed then. The binaries in them are stripped, and barely compressed.
 
 use crate::error::IoContext;
 use crate::{Error, Result, life, place};
@@ -100,6 +100,10 @@ fn stripped(bindir: &Path, dir: &Path) -> Result<PathBuf> {
 /// Stands for the state of all that goes into a package.
 fn key(bindir: &Path) -> Result<String> {
     let mut hasher = DefaultHasher::new();
+    let mut commit = Command::new("git");
+    commit.arg("-C").arg(place::checkout()).args(["log", "-1", "--format=%ct"]);
+    run(&mut commit, "git log")?.hash(&mut hasher);
+    std::env::var_os("SOURCE_DATE_EPOCH").hash(&mut hasher);
     let mut left: Vec<PathBuf> = INPUTS.iter().map(|name| place::checkout().join(name)).collect();
     left.extend(PROGRAMS.map(|name| bindir.join(name)));
     while let Some(path) = left.pop() {
