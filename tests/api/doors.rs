@@ -4,26 +4,13 @@ use std::sync::Arc;
 
 use hostler::proxy::Key;
 use hostler::types::{Bytes, DoorSpec};
-use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 
 use crate::engine::{Family, KEY, Step, send};
-use crate::house::{House, Setup, house, playing, rules};
+use crate::house::{House, Setup, house, key, playing, rules};
 use crate::wire::{BODY, CHAT, get, post, post_with};
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
-
-fn key(name: &str) -> Key {
-    Key {
-        name: name.into(),
-        digest: Sha256::digest(format!("sk-{name}")).into(),
-        models: vec![],
-        per_minute: None,
-        concurrent: None,
-        share: 1,
-        admin: false,
-    }
-}
 
 async fn keyed(keys: Vec<Key>, script: Vec<Step>) -> House {
     let mut setup = Setup { script, ..Setup::default() };

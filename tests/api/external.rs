@@ -7,10 +7,9 @@ use hostler::proxy::{External, Key, Rules};
 use hostler::supervisor::ports::Endpoint;
 use hostler::types::Origin;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 use crate::engine::{Engine, Family, Request, Step, send};
-use crate::house::{House, Setup, house, rules};
+use crate::house::{House, Setup, house, key, rules};
 use crate::wire::{get, post, post_with, soon};
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nserver: far\r\ncontent-length: 7\r\n\r\n{\"a\":1}";
@@ -105,16 +104,11 @@ async fn ollamas_list_offers_what_the_list_of_models_does_to_each_key() {
     let dir = tempfile::tempdir().unwrap();
     let far = Engine::start(Family::Tcp, dir.path(), vec![send(OK), Step::Close]).await;
     let mut rules = far_away(&far.endpoint, None);
-    let key = |name: &str, models: &[&str]| Key {
-        name: name.into(),
-        digest: Sha256::digest(format!("sk-{name}")).into(),
+    let good_for = |name: &str, models: &[&str]| Key {
         models: models.iter().map(|m| m.parse().unwrap()).collect(),
-        per_minute: None,
-        concurrent: None,
-        share: 1,
-        admin: false,
+        ..key(name)
     };
-    rules.keys = vec![key("all", &[]), key("far", &["far/away"]), key("near", &["org/big"])];
+    rules.keys = vec![key("all"), good_for("far", &["far/away"]), good_for("near", &["org/big"])];
     let mut house = house(Setup { rules, ..Setup::default() }).await;
     let everything = &["m", "gpt-4o", "org/big", "far/away", "faraway"][..];
     for (key, want) in

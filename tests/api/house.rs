@@ -6,12 +6,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hostler::proxy::port::Behind;
-use hostler::proxy::{Drained, Limits, Listener, Rules, Server, Upstream};
+use hostler::proxy::{Drained, Key, Limits, Listener, Rules, Server, Upstream};
 use hostler::supervisor::handle::{Ask, Handle, Lease};
 use hostler::supervisor::ports::Endpoint;
 use hostler::types::{
     Denied, Generation, HealthStatus, InstanceId, Known, ModelName, ModelStatus, Phase, Status,
 };
+use sha2::{Digest, Sha256};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -128,6 +129,19 @@ pub fn instance() -> InstanceId {
 fn lease(handle: &Handle, endpoint: &Endpoint) -> Lease {
     let instance = instance();
     Lease::scripted(instance, endpoint.clone(), handle)
+}
+
+/// A key for all models, whose secret is `sk-` and its name.
+pub fn key(name: &str) -> Key {
+    Key {
+        name: name.into(),
+        digest: Sha256::digest(format!("sk-{name}")).into(),
+        models: vec![],
+        per_minute: None,
+        concurrent: None,
+        share: 1,
+        admin: false,
+    }
 }
 
 /// The rules of a configuration with the two models and nothing else.

@@ -7,7 +7,6 @@ use futures_util::StreamExt;
 use hostler::proxy::Key;
 use hostler::proxy::port::{Act, Answer, Asker, Behind, Console, Content, Observer, Page, Seen};
 use hyper::Response;
-use sha2::{Digest, Sha256};
 use tokio::net::TcpStream;
 
 use crate::engine::{Step, send};
@@ -48,15 +47,8 @@ impl Observer for Notes {
 }
 
 fn key(name: &str, admin: bool, models: &[&str]) -> Key {
-    Key {
-        name: name.into(),
-        digest: Sha256::digest(format!("sk-{name}")).into(),
-        models: models.iter().map(|m| m.parse().unwrap()).collect(),
-        per_minute: None,
-        concurrent: None,
-        share: 1,
-        admin,
-    }
+    let models = models.iter().map(|m| m.parse().unwrap()).collect();
+    Key { models, admin, ..crate::house::key(name) }
 }
 
 async fn with(keys: Vec<Key>) -> (House, Arc<Notes>) {

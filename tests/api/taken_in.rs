@@ -4,10 +4,9 @@ use std::time::Duration;
 
 use hostler::proxy::Key;
 use hostler::types::DoorSpec;
-use sha2::{Digest, Sha256};
 
 use crate::flowing::{OK, SHORT, Taker, before, body, pour};
-use crate::house::{Happened, Policy, Setup};
+use crate::house::{Happened, Policy, Setup, key};
 use crate::wire::{BODY, CHAT, chunk, post, post_with};
 
 #[tokio::test]
@@ -77,15 +76,7 @@ async fn a_model_that_is_not_there_is_waited_for_with_the_body_in_hand() {
 
 #[tokio::test]
 async fn a_place_in_the_queue_is_counted_once_and_kept() {
-    let key = Key {
-        name: "a".into(),
-        digest: Sha256::digest("sk-a").into(),
-        models: vec![],
-        per_minute: Some(1),
-        concurrent: None,
-        share: 1,
-        admin: false,
-    };
+    let key = Key { per_minute: Some(1), ..key("a") };
     let hold = |s: &mut Setup| {
         s.policy = Policy::Hold;
         s.rules.keys = vec![key];
