@@ -196,7 +196,7 @@ fn reap(hosts: &Path) -> Result<()> {
         if site.is_persistent() {
             continue;
         }
-        if unheld(&path)?.is_some() {
+        if let Some(_held) = unheld(&path)? {
             eprintln!("test host: removing {id}, whose test was killed");
             site.remove()?;
         }

@@ -1,7 +1,8 @@
 //! Packages of what is under test, built once and shared by all hosts of a run. Owner: the host that installs one.
 //!
 //! They lie beside the binaries (`BINDIR/packages/KEY`), where KEY stands for the size and time of everything that goes into them and
-//! for the commit, whose time they have, so that a change makes new ones; old ones are removed then. The binaries in them are stripped, and barely compressed.
+//! for the commit, whose time they have, so that a change makes new ones; old ones are removed then. The binaries in them are
+//! stripped, and barely compressed.
 
 use crate::error::IoContext;
 use crate::{Error, Result, life, place};
