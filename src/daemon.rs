@@ -295,7 +295,6 @@ async fn serve(
     // Those that were accepted before are served like any other.
     tokio::time::sleep(proxy::LAST_REQUESTS).await;
     running.handle.shutdown(keep);
-    let last = running.handle.clone();
     let drained = server.await.unwrap_or_default();
     if drained.aborted > 0 {
         tracing::warn!("{} connections were cut off at the end of the drain", drained.aborted);
@@ -304,7 +303,7 @@ async fn serve(
         tracing::error!("the supervisor failed: {err}");
         return Exit::Internal;
     }
-    let status = last.status();
+    let status = running.handle.status();
     let left = status.models.iter().filter_map(|m| m.instance.as_ref().filter(|_| !keep));
     for instance in left {
         tracing::warn!(%instance, "{instance} has not ended in its time and is left; the next start ends it");

@@ -1,6 +1,5 @@
 //! `org.hostler1.Manager`: the daemon as a whole.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use zbus::message::Header;
@@ -190,7 +189,7 @@ impl Manager {
         #[zbus(connection)] bus: &Connection,
     ) -> String {
         // Most have written nothing that would have to be asked about.
-        let logs = matches!(self.context.handle.status().without_logs(), Cow::Owned(_))
+        let logs = self.context.handle.status().has_logs()
             && self.context.gate.allows(bus, &call, Action::ReadLogs).await;
         document::json(&self.context, logs)
     }

@@ -10,6 +10,9 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::header::{self, HeaderName};
+use hyper::{HeaderMap, Response, StatusCode};
+
 use super::clock;
 use super::endpoints::Events;
 use super::error::ApiError;
@@ -20,8 +23,6 @@ use super::pool::Pool;
 use super::relay::Relay;
 use super::stream::Stream;
 use super::upstream::{Conn, Lost};
-use hyper::header::{self, HeaderName};
-use hyper::{HeaderMap, Response, StatusCode};
 
 /// Headers of the engine's that are about its connection, not about its answer.
 const HOP_BY_HOP: [HeaderName; 9] = [

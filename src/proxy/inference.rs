@@ -7,6 +7,12 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use bytes::Bytes;
+use hyper::body::Incoming;
+use hyper::header::{self, HeaderValue};
+use hyper::http::request::Parts;
+use hyper::{HeaderMap, Response, StatusCode};
+
 use super::answer::Source;
 use super::beat::Beat;
 use super::budget::Share;
@@ -30,11 +36,6 @@ use super::service::Service;
 use super::strict;
 use super::wait::{Asked, Begun, Wait, Waiter};
 use crate::types::{DoorSpec, Feedback};
-use bytes::Bytes;
-use hyper::body::Incoming;
-use hyper::header::{self, HeaderValue};
-use hyper::http::request::Parts;
-use hyper::{HeaderMap, Response, StatusCode};
 
 /// A model that is ready is had within this, unless all processors are busy with others.
 const AT_ONCE: Duration = Duration::from_millis(100);
@@ -293,32 +294,35 @@ impl Job {
     /// The grant, if nothing has to be waited for: neither for a turn nor for a load. What kind of answer is asked for does not matter
     /// then. If there is none, why is found again, and told, by who asks with patience.
     async fn early(&mut self) -> Option<Grant> {
-        let rules = self.visitor.rules.clone();
-        let name = rules.resolve(&self.model)?;
-        let (key, spec) = (self.visitor.key(), &self.spec);
-        self.place = self.service.gate.place(key, name, spec, rules.max_queue).ok()?;
-        if self.place.as_ref().is_some_and(|place| !place.is_turn()) {
+        if !self.is_its_turn().ok()? {
             return None;
         }
         let engine = tokio::time::timeout(AT_ONCE, self.engine(None)).await.ok()?.ok()?;
-        let slot = self.place.take().map(Place::into_slot);
-        Some(Grant { engine, _slot: slot })
+        Some(self.granted(engine))
     }
 
-    /// The grant, where it is there to be taken. A place among those who wait for a turn is kept for who asks with patience.
+    /// The grant, where it is there to be taken.
     fn at_once(&mut self) -> Result<Option<Grant>, ApiError> {
+        if !self.is_its_turn()? {
+            return Ok(None);
+        }
+        let lease = self.service.supervisor.at_once(&self.model);
+        Ok(lease.map(|lease| self.granted(Engine::Own(lease))))
+    }
+
+    /// Whether it may ask for the engine now. Takes a place among those who wait for a turn, which is kept for who asks with patience.
+    fn is_its_turn(&mut self) -> Result<bool, ApiError> {
         let rules = &self.visitor.rules;
-        let Some(name) = rules.resolve(&self.model) else { return Ok(None) };
+        let Some(name) = rules.resolve(&self.model) else { return Ok(false) };
         if self.place.is_none() {
             let (key, spec) = (self.visitor.key(), &self.spec);
             self.place = self.service.gate.place(key, name, spec, rules.max_queue)?;
         }
-        if self.place.as_ref().is_some_and(|place| !place.is_turn()) {
-            return Ok(None);
-        }
-        let Some(lease) = self.service.supervisor.at_once(&self.model) else { return Ok(None) };
-        let slot = self.place.take().map(Place::into_slot);
-        Ok(Some(Grant { engine: Engine::Own(lease), _slot: slot }))
+        Ok(self.place.as_ref().is_none_or(Place::is_turn))
+    }
+
+    fn granted(&mut self, engine: Engine) -> Grant {
+        Grant { engine, _slot: self.place.take().map(Place::into_slot) }
     }
 
     /// A turn at the model, then a lease on it. `wait`: how long for the lease, where that is not as for all.

@@ -79,11 +79,10 @@ impl Relay {
         keep: Option<Arc<Engines>>,
         events: Option<Events>,
     ) -> Self {
-        if let Some(lease) = grant.lease() {
-            lease.heard();
-        }
-        let lease = grant.lease().filter(|_| events.is_some());
-        let meter = lease.map(|lease| (lease.meter().clone(), Chunks::default()));
+        let lease = grant.lease().inspect(|lease| lease.heard());
+        let meter = lease
+            .filter(|_| events.is_some())
+            .map(|lease| (lease.meter().clone(), Chunks::default()));
         let held = Some(Held { conn, body: framing.into(), grant, keep });
         let (sent, tail) = (0, [0; 4]);
         let mut relay = Self { held, events, meter, sent, tail, mended: None, broken: None };

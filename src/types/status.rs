@@ -25,11 +25,17 @@ pub struct Status {
 }
 
 impl Status {
+    /// Whether it holds what an engine wrote.
+    #[must_use]
+    pub fn has_logs(&self) -> bool {
+        let tail = |m: &ModelStatus| m.error.as_ref().is_some_and(|f| !f.log_tail.is_empty());
+        self.models.iter().any(tail)
+    }
+
     /// The same without what engines wrote, which may hold what their clients sent: for whoever may not read logs.
     #[must_use]
     pub fn without_logs(&self) -> Cow<'_, Self> {
-        let tail = |m: &ModelStatus| m.error.as_ref().is_some_and(|f| !f.log_tail.is_empty());
-        if !self.models.iter().any(tail) {
+        if !self.has_logs() {
             return Cow::Borrowed(self);
         }
         let mut status = self.clone();

@@ -1,8 +1,8 @@
 //! The health probe.
 //!
 //! Purpose: one question, one answer. Owner: the executor asks through the port. Invariants: one that loads is waited for no longer
-//! than [`DEADLINE`], any other as long as who asks has it ([`super::check`]); "not yet" is never an error: rootless podman accepts connections to a published port and resets them
-//! until the engine listens.
+//! than [`DEADLINE`], any other as long as who asks has it ([`super::check`]); "not yet" is never an error: rootless podman
+//! accepts connections to a published port and resets them until the engine listens.
 
 use std::io;
 use std::time::Duration;
