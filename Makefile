@@ -51,7 +51,7 @@ sim: ## the simulation alone: SEEDS=n seeds, or SEED=n for one, replayed line by
 
 .PHONY: fuzz
 fuzz: ## bytes that nobody meant, for all parsers: SECONDS=n each (default 60)
-	HOSTLER_FUZZ_SECONDS=$(or $(SECONDS),60) $(CARGO) test --lib --locked fuzz_ -- --nocapture --test-threads 2
+	@tests/fuzz.sh $(or $(SECONDS),60)
 
 .PHONY: bench
 bench: ## the front door beside nginx and HAProxy, as ratios in one run (docs/performance.md); ARGS= for less

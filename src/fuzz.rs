@@ -1,119 +1,43 @@
 //! Bytes that nobody meant, for the parsers of this crate; `make fuzz SECONDS=n`.
 //!
 //! Purpose: each target takes bytes and asserts what must hold for all of them. Owner: the tests named `fuzz_…`, beside what they try.
-//! They start from the corpus in `tests/fuzz/corpus/TARGET`, damage it, and run for `HOSTLER_FUZZ_SECONDS` each (a moment, if that is
-//! not set). Invariant: what fails is printed so that it can be put into the corpus, and every run plays the whole corpus first.
-//!
-//! Not guided by coverage: that needs a compiler of its own. The corpus and the words of each format stand in for it.
+//! A plain run plays the corpus in `tests/fuzz/corpus/TARGET`. With the feature `fuzzing`, libFuzzer goes on from there for
+//! `HOSTLER_FUZZ_SECONDS`, led by what each input reaches in this crate (`tests/fuzz/rustc.sh` puts the counters in), and keeps what it
+//! learnt below `HOSTLER_FUZZ_DIR`. Invariant: an input that fails is on disk and printed, so that it can be put into the corpus.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::path::Path;
-use std::time::{Duration, Instant};
-
-/// The largest input.
-const LENGTH_MAX: usize = 4096;
-
-/// splitmix64.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// Less than `n`; 0 if `n` is.
-    fn below(&mut self, n: usize) -> usize {
-        usize::try_from(self.next() % n.max(1) as u64).unwrap()
-    }
-
-    fn pick<'a, T: ?Sized>(&mut self, all: &[&'a T]) -> &'a T {
-        all[self.below(all.len())]
-    }
-}
+use std::path::{Path, PathBuf};
 
 /// Tries `target` with the corpus of that name and with what becomes of it. `words`: what its format is made of.
-pub(crate) fn fuzz(name: &str, words: &[&str], target: impl Fn(&[u8])) {
-    fuzz_from(name, Vec::new(), words, target);
+pub(crate) fn fuzz(name: &'static str, words: &[&str], target: fn(&[u8])) {
+    fuzz_from(name, &[], words, target);
 }
 
 /// The same with seeds beside the corpus.
-pub(crate) fn fuzz_from(name: &str, seeds: Vec<Vec<u8>>, words: &[&str], target: impl Fn(&[u8])) {
-    let mut corpus = corpus(name);
-    corpus.extend(seeds);
-    assert!(!corpus.is_empty(), "tests/fuzz/corpus/{name} is empty");
-    for input in &corpus {
-        attempt(name, input, &target);
-    }
-    let words: Vec<&[u8]> = words.iter().map(|w| w.as_bytes()).collect();
-    let variable = |name: &str| std::env::var(name).ok().and_then(|v| v.parse::<f64>().ok());
-    let seconds = variable("HOSTLER_FUZZ_SECONDS").unwrap_or(0.2);
-    let clock = std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |d| d.subsec_nanos());
-    let mut random = Random(u64::from(clock));
-    let until = Instant::now() + Duration::from_secs_f64(seconds);
-    let mut tried = 0_u64;
-    while Instant::now() < until {
-        for _ in 0..64 {
-            let input = mutant(&mut random, &corpus, &words);
-            attempt(name, &input, &target);
-            tried += 1;
-            // A walk away from the corpus, that comes back.
-            if random.below(512) == 0 && corpus.len() < 512 {
-                corpus.push(input);
-            }
-        }
-    }
-    println!("{name}: {tried} inputs");
-}
-
-fn corpus(name: &str) -> Vec<Vec<u8>> {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus").join(name);
-    let mut files: Vec<_> = std::fs::read_dir(dir).unwrap().map(|f| f.unwrap().path()).collect();
+pub(crate) fn fuzz_from(name: &'static str, seeds: &[Vec<u8>], words: &[&str], target: fn(&[u8])) {
+    let dir = corpus(name);
+    let mut files: Vec<_> = std::fs::read_dir(&dir).unwrap().map(|f| f.unwrap().path()).collect();
     files.sort();
-    files.iter().map(|file| std::fs::read(file).unwrap()).collect()
+    assert!(!files.is_empty(), "{} is empty", dir.display());
+    let read = files.iter().map(|file| std::fs::read(file).unwrap());
+    for input in read.chain(seeds.iter().cloned()) {
+        attempt(name, &input, target);
+    }
+    #[cfg(feature = "fuzzing")]
+    guided::go_on(name, seeds, words, target);
+    #[cfg(not(feature = "fuzzing"))]
+    let _ = words;
 }
 
-fn attempt(name: &str, input: &[u8], target: &impl Fn(&[u8])) {
+fn corpus(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus").join(name)
+}
+
+fn attempt(name: &str, input: &[u8], target: fn(&[u8])) {
     if let Err(panic) = catch_unwind(AssertUnwindSafe(|| target(input))) {
         println!("{name} failed on b\"{}\"", input.escape_ascii());
         resume_unwind(panic);
     }
-}
-
-fn mutant(random: &mut Random, corpus: &[Vec<u8>], words: &[&[u8]]) -> Vec<u8> {
-    let mut input = corpus[random.below(corpus.len())].clone();
-    for _ in 0..=random.below(6) {
-        let at = random.below(input.len() + 1);
-        let count = random.below(input.len() - at + 1);
-        match random.below(8) {
-            0 if !input.is_empty() => {
-                input[at.min(count)] = u8::try_from(random.below(256)).unwrap()
-            }
-            1 if at < input.len() => input[at] ^= 1 << random.below(8),
-            2 => drop(input.drain(at..at + count)),
-            3 => {
-                let again = input[at..at + count].to_vec();
-                input.splice(at..at, again);
-            }
-            4 => {
-                let other = &corpus[random.below(corpus.len())];
-                let from = random.below(other.len() + 1);
-                input.truncate(at);
-                input.extend_from_slice(&other[from..]);
-            }
-            5 => input.insert(at, u8::try_from(random.below(256)).unwrap()),
-            _ if !words.is_empty() => {
-                let word = random.pick(words);
-                input.splice(at..(at + count.min(word.len())), word.iter().copied());
-            }
-            _ => input.truncate(at),
-        }
-        input.truncate(LENGTH_MAX);
-    }
-    input
 }
 
 /// Cuts bytes at a place that depends on them.
@@ -142,4 +66,96 @@ fn fuzz_config() {
             assert!(!errors.to_string().is_empty());
         }
     });
+}
+
+#[cfg(feature = "fuzzing")]
+mod guided {
+    //! libFuzzer in place of a test's end: its driver ends the process, by 0 when the time is up.
+
+    use std::ffi::{CString, c_char, c_int};
+    use std::os::unix::ffi::OsStrExt as _;
+    use std::path::{Path, PathBuf};
+    use std::ptr::null_mut;
+    use std::sync::OnceLock;
+
+    // Its archive is what is wanted, and its `LLVMFuzzerTestOneInput`, which calls `rust_fuzzer_test_input`.
+    use libfuzzer_sys as _;
+
+    /// The largest input, bytes.
+    const LENGTH_MAX: usize = 4096;
+
+    type Target = fn(&[u8]);
+
+    /// libFuzzer calls a plain function.
+    static TARGET: OnceLock<(&'static str, Target)> = OnceLock::new();
+
+    unsafe extern "C" {
+        fn LLVMFuzzerRunDriver(
+            argc: *mut c_int,
+            argv: *mut *mut *mut c_char,
+            attempt: unsafe extern "C" fn(*const u8, usize) -> c_int,
+        ) -> c_int;
+        fn LLVMFuzzerTestOneInput(data: *const u8, size: usize) -> c_int;
+    }
+
+    #[unsafe(no_mangle)]
+    extern "Rust" fn rust_fuzzer_test_input(input: &[u8]) -> i32 {
+        let (name, target) = TARGET.get().unwrap();
+        // A panic that comes out of this ends the process, and libFuzzer writes the input down.
+        super::attempt(name, input, *target);
+        0
+    }
+
+    /// Where what was learnt about `name` is kept, and where inputs that fail go.
+    fn dir(kind: &str, name: &str) -> PathBuf {
+        let dir =
+            std::env::var_os("HOSTLER_FUZZ_DIR").expect("HOSTLER_FUZZ_DIR: run tests/fuzz.sh");
+        let dir = Path::new(&dir).join(kind).join(name);
+        std::fs::create_dir_all(&dir).unwrap();
+        dir
+    }
+
+    /// In libFuzzer's own form: `"…"` a line, with `\xNN` for what is not plain.
+    fn dictionary(words: &[&str]) -> String {
+        let plain = |b: &u8| b.is_ascii_alphanumeric() || b" ./:;=-_".contains(b);
+        let byte =
+            |b: u8| if plain(&b) { char::from(b).to_string() } else { format!("\\x{b:02X}") };
+        let line = |word: &&str| format!("\"{}\"\n", word.bytes().map(byte).collect::<String>());
+        words.iter().map(line).collect()
+    }
+
+    /// Never comes back.
+    pub(super) fn go_on(name: &'static str, seeds: &[Vec<u8>], words: &[&str], target: Target) {
+        let seconds = std::env::var("HOSTLER_FUZZ_SECONDS").expect("HOSTLER_FUZZ_SECONDS");
+        let (learnt, failed, made) = (dir("learnt", name), dir("failed", name), dir("made", name));
+        std::fs::write(made.join("words"), dictionary(words)).unwrap();
+        let (dict, made) = (made.join("words"), dir("made", &format!("{name}/seeds")));
+        for (n, seed) in seeds.iter().enumerate() {
+            std::fs::write(made.join(n.to_string()), seed).unwrap();
+        }
+        assert!(TARGET.set((name, target)).is_ok(), "one target for each process");
+        let option =
+            |key: &str, path: &Path| [key.as_bytes(), path.as_os_str().as_bytes()].concat();
+        let mut args = vec![
+            b"hostler".to_vec(),
+            format!("-max_total_time={seconds}").into_bytes(),
+            format!("-max_len={LENGTH_MAX}").into_bytes(),
+            // Seconds; without it one input may take twenty minutes.
+            b"-timeout=10".to_vec(),
+            b"-print_final_stats=1".to_vec(),
+            option("-dict=", &dict),
+            option("-artifact_prefix=", &failed.join("")),
+        ];
+        // New inputs go into the first directory.
+        args.extend([learnt, super::corpus(name), made].map(|dir| option("", &dir)));
+        let args: Vec<CString> = args.into_iter().map(|arg| CString::new(arg).unwrap()).collect();
+        let mut pointers: Vec<*mut c_char> =
+            args.iter().map(|arg| arg.as_ptr().cast_mut()).collect();
+        let mut count = c_int::try_from(pointers.len()).unwrap();
+        pointers.push(null_mut());
+        let mut all = pointers.as_mut_ptr();
+        // SAFETY: `count` strings and a null, all of which outlive the call; the callback is libfuzzer-sys's own.
+        let code = unsafe { LLVMFuzzerRunDriver(&mut count, &mut all, LLVMFuzzerTestOneInput) };
+        std::process::exit(code);
+    }
 }

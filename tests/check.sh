@@ -17,6 +17,7 @@ cargo fmt --all --check
 step "clippy"
 cargo clippy --workspace --all-targets --locked -- -D warnings
 cargo clippy --lib --bins --test traces --features otlp --locked -- -D warnings
+cargo clippy --lib --profile test --features fuzzing --locked -- -D warnings
 
 # With nextest, .config/nextest.toml bounds how many hosts run at once; without, the number of threads does.
 host=(--test host --test end)
@@ -26,8 +27,6 @@ if cargo nextest --version >/dev/null 2>&1; then
   cargo test --workspace --locked --doc --quiet
   step "traces: what the default build leaves out"
   cargo nextest run --features otlp --test traces --locked
-  step "fuzzing: a minute for all parsers together"
-  HOSTLER_FUZZ_SECONDS=16 cargo nextest run --lib --locked fuzz_
   step "host tests"
   cargo nextest run --workspace --locked -E 'binary(host) + package(testhost)'
   step "traces on a host: what the default build leaves out"
@@ -51,6 +50,9 @@ for package in json.load(sys.stdin)["packages"]:
   cargo test --features otlp --test host --locked traces::
   ignored=$(cargo test --workspace --locked --lib --bins --tests -- --list --ignored 2>/dev/null | grep ': test$' || true)
 fi
+
+step "fuzzing: a minute for all parsers together"
+tests/fuzz.sh 15
 
 step "simulation: the core through 20,000 histories"
 tests/sim.sh

@@ -338,7 +338,7 @@ mod tests {
         let body = book(2).encode();
         let body = body[body.iter().position(|b| *b == b'\n').unwrap() + 1..].to_vec();
         let words = ["\"", "{", "}", "[", ",", "0", "null", "-1", "18446744073709551616"];
-        crate::fuzz::fuzz_from("state-file", vec![body, book(1).encode()], &words, |input| {
+        crate::fuzz::fuzz_from("state-file", &[body, book(1).encode()], &words, |input| {
             let _ = Book::decode(input);
             // Under a header of its own, so that what is behind one is reached.
             let intact = sealed::seal(MAGIC, VERSION, input);
