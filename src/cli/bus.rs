@@ -260,7 +260,7 @@ pub fn named(name: &str, message: &str, user: bool) -> Failure {
         let fix = match kind {
             "UnknownModel" => "hostler list shows those that are configured",
             "NeverFits" | "NoRoom" => "hostler why MODEL shows who holds the memory",
-            "ConfigInvalid" => "correct the files; nothing was changed",
+            "ConfigInvalid" => "correct the files; the daemon goes on with what it has",
             _ => "",
         };
         return Failure::new(exit, message).fix(fix);

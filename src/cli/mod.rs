@@ -9,11 +9,13 @@
 //!  mod     the command line, dispatch     bus       connection, proxies, D-Bus errors → failures
 //!  exit    exit statuses, failures        document  the daemon's status, as it comes over the bus
 //!  output  tables, JSON, colours          pages     manual pages and completions
+//!  change  a changed file: checked, applied, taken back
 //!  status list show load verbs plan why measure wait logs top reload doctor config  add/  import/  remove
 //! ```
 
 mod add;
 mod bus;
+mod change;
 mod config;
 mod doctor;
 mod document;

@@ -6,8 +6,8 @@ use clap::Args;
 
 use super::Context;
 use super::add::file::model_files;
+use super::change::{self, Before};
 use super::exit::{Exit, Failure, Outcome};
-use super::reload;
 use crate::config;
 use crate::daemon::Options;
 
@@ -33,20 +33,19 @@ impl Remove {
             return Err(elsewhere(&self.model, &options, &dir));
         };
         valid_without(&options, &file.path)?;
-        std::fs::remove_file(&file.path).map_err(|err| {
+        let failed = |err: std::io::Error| {
             let exit = if err.kind() == std::io::ErrorKind::PermissionDenied {
                 Exit::Denied
             } else {
                 Exit::Failed
             };
             Failure::new(exit, format!("{} cannot be removed: {err}", file.path.display()))
-        })?;
+        };
+        let before = Before::of(&file.path).map_err(failed)?;
+        std::fs::remove_file(&file.path).map_err(failed)?;
         context.out.say(&format!("removed {}", file.path.display()));
-        if !self.no_reload {
-            match context.bus().await {
-                Ok(bus) => drop(reload::apply(context, &bus).await?),
-                Err(_) => context.out.say("the daemon does not run; it is applied when it starts"),
-            }
+        if !self.no_reload && !change::apply(context, before).await? {
+            context.out.say("the daemon does not run; it is applied when it starts");
         }
         if context.out.json {
             return context.out.document(&serde_json::json!({"removed": file.path}));
@@ -55,11 +54,11 @@ impl Remove {
     }
 }
 
-/// A configuration that would not be valid any more stays as it is: an alias of the model, say, that another file counts on.
+/// A configuration that would not be valid any more stays as it is: a key that is for this model, say.
 fn valid_without(options: &Options, path: &Path) -> Outcome {
     let mut sources = config::read(Path::new("/"), &options.dirs());
     sources.retain(|source| Path::new(&source.path) != path);
-    config::parse(&sources, &options.defaults()).map(drop).map_err(|errors| {
+    change::check(options, &sources).map_err(|errors| {
         let message = format!("without {} the configuration is wrong:\n{errors}", path.display());
         Failure::new(Exit::Config, message).fix("correct that first; nothing was removed")
     })

@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 use crate::house::{House, status};
 
 /// Starts `hostler --user` with arguments.
-fn spawn(house: &House, args: &[&str], env: &[(&str, &str)]) -> Child {
+pub fn spawn(house: &House, args: &[&str], env: &[(&str, &str)]) -> Child {
     Command::new(env!("CARGO_BIN_EXE_hostler"))
         .arg("--user")
         .args(args)
@@ -31,7 +31,7 @@ fn spawn(house: &House, args: &[&str], env: &[(&str, &str)]) -> Child {
 }
 
 /// Its end.
-async fn end(child: Child) -> Run {
+pub async fn end(child: Child) -> Run {
     let output = tokio::task::spawn_blocking(move || child.wait_with_output().unwrap());
     Run::of(output.await.unwrap())
 }

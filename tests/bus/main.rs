@@ -5,6 +5,7 @@
 mod calls;
 mod cli;
 mod elsewhere;
+mod files;
 mod gate;
 mod house;
 mod properties;

@@ -151,17 +151,20 @@ pub fn model_files(dir: &Path) -> Vec<ModelFile> {
     files
 }
 
+/// Why a file is not there.
+pub fn not_written(path: &Path, err: &std::io::Error) -> Failure {
+    let denied = err.kind() == std::io::ErrorKind::PermissionDenied;
+    let exit = if denied { Exit::Denied } else { Exit::Failed };
+    let fix = if denied { "as root, or with --user for your own daemon" } else { "" };
+    Failure::new(exit, format!("{} cannot be written: {err}", path.display())).fix(fix)
+}
+
 /// Writes a file whole: beside it, to the disk, and then in its place.
 ///
 /// # Errors
 /// [`Exit::Denied`] where that is not allowed.
 pub fn write(path: &Path, text: &str) -> Outcome {
-    let failed = |err: std::io::Error| {
-        let denied = err.kind() == std::io::ErrorKind::PermissionDenied;
-        let exit = if denied { Exit::Denied } else { Exit::Failed };
-        let fix = if denied { "as root, or with --user for your own daemon" } else { "" };
-        Failure::new(exit, format!("{} cannot be written: {err}", path.display())).fix(fix)
-    };
+    let failed = |err: std::io::Error| not_written(path, &err);
     // A bare name has an empty parent.
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(dir).map_err(failed)?;

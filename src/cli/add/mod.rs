@@ -26,8 +26,8 @@ use self::quadlet::Left;
 use self::source::Source;
 use self::weights::{look, stem};
 use super::Context;
+use super::change::{self, Before};
 use super::exit::{Exit, Failure, Outcome};
-use super::reload;
 use crate::config::{self, Config};
 use crate::daemon::Options;
 use crate::types::EngineKind;
@@ -172,21 +172,21 @@ impl Add {
         let path = place(&options, &definition.name, self.force)?;
         let text = definition.text();
         check(&options, &path, &text)?;
-        if !self.dry_run {
-            file::write(&path, &text)?;
+        if self.dry_run {
+            return self.report(context, &definition, &path, &text, &left);
         }
-        self.report(context, &definition, &path, &text, &left)?;
-        if self.dry_run || self.no_reload {
-            return Ok(());
-        }
-        match context.bus().await {
-            Ok(bus) => {
-                reload::apply(context, &bus).await?;
-                context.out.say(&format!("next: hostler load {}", definition.name));
+        let before = Before::of(&path).map_err(|err| file::not_written(&path, &err))?;
+        file::write(&path, &text)?;
+        let show = || self.report(context, &definition, &path, &text, &left);
+        // Text is read as it comes; a document says what came of it.
+        let shown = if context.out.json { Ok(()) } else { show() };
+        if !self.no_reload {
+            match change::apply(context, before).await? {
+                true => context.out.say(&format!("next: hostler load {}", definition.name)),
+                false => context.out.say("next: systemctl start hostler (it does not run now)"),
             }
-            Err(_) => context.out.say("next: systemctl start hostler (it does not run now)"),
         }
-        Ok(())
+        if context.out.json { show() } else { shown }
     }
 
     fn report(
@@ -368,7 +368,7 @@ fn check(options: &Options, path: &Path, text: &str) -> Outcome {
     let mut sources = config::read(Path::new("/"), &options.dirs());
     sources.retain(|source| Path::new(&source.path) != path);
     sources.push(config::Source::model(path.display().to_string(), text));
-    config::parse(&sources, &options.defaults()).map(drop).map_err(|errors| {
+    change::check(options, &sources).map_err(|errors| {
         let message = format!("the definition is wrong:\n{errors}\nin:\n{text}");
         Failure::new(Exit::Config, message).fix("nothing was written")
     })

@@ -1,0 +1,118 @@
+//! The operator's program and the configuration's files: what it leaves is what a daemon starts with.
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::PathBuf;
+
+use crate::cli::{Run, end, spawn};
+use crate::house::{House, status};
+
+const MODEL: &str =
+    "engine = \"llamacpp\"\nimage = \"x.example/y:1\"\nweights = { path = \"/w.gguf\" }\n";
+
+/// A user's own configuration.
+struct Files {
+    home: tempfile::TempDir,
+}
+
+impl Files {
+    /// With one model, of which a key is for one name.
+    fn new(model: &str, of_key: &str) -> Self {
+        let files = Self { home: tempfile::tempdir().unwrap() };
+        fs::create_dir_all(files.path("models.d")).unwrap();
+        let keys = files.path("keys.toml");
+        let settings =
+            format!("[gpu]\nbackend = \"host\"\n[auth]\nkeys_file = \"{}\"\n", keys.display());
+        fs::write(files.path("hostler.toml"), settings).unwrap();
+        let key =
+            format!("[keys.batch]\nsha256 = \"{}\"\nmodels = [\"{of_key}\"]\n", "0a".repeat(32));
+        fs::write(keys, key).unwrap();
+        fs::write(files.path("models.d/qwen3.toml"), model).unwrap();
+        fs::write(files.home.path().join("new.gguf"), "weights").unwrap();
+        files
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.home.path().join("hostler").join(name)
+    }
+
+    /// All of `models.d`, hidden names too.
+    fn models(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.path("models.d")).unwrap();
+        let mut names: Vec<String> =
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    async fn run(&self, house: &House, args: &[&str]) -> Run {
+        let home = self.home.path().to_str().unwrap();
+        end(spawn(house, args, &[("XDG_CONFIG_HOME", home)])).await
+    }
+
+    /// `hostler add` of the weights that are there.
+    async fn add(&self, house: &House, args: &[&str]) -> Run {
+        let weights = self.home.path().join("new.gguf");
+        let add = ["add", weights.to_str().unwrap(), "--image", "x.example/y:1"];
+        self.run(house, &[&add, args].concat()).await
+    }
+}
+
+fn reloads(house: &House) -> usize {
+    house.root.asked.lock().unwrap().iter().filter(|asked| *asked == "reload").count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_that_a_key_is_for_stays() {
+    let house = House::open(status()).await;
+    let files = Files::new(MODEL, "qwen3");
+    let refused = files.run(&house, &["remove", "qwen3"]).await;
+    assert_eq!(refused.code, 78, "{refused:?}");
+    assert!(refused.err.contains("keys.batch.models"), "{refused:?}");
+    assert!(refused.err.contains("nothing was removed"), "{refused:?}");
+    assert_eq!(files.models(), ["qwen3.toml"]);
+    let files = Files::new(&format!("aliases = [\"old\"]\n{MODEL}"), "old");
+    let refused = files.add(&house, &["--name", "qwen3", "--force"]).await;
+    assert_eq!(refused.code, 78, "{refused:?}");
+    assert!(refused.err.contains("keys.batch.models"), "{refused:?}");
+    assert!(fs::read_to_string(files.path("models.d/qwen3.toml")).unwrap().contains("old"));
+    assert_eq!(reloads(&house), 0);
+    let kept = files.add(&house, &["--name", "qwen3", "--force", "--alias", "old"]).await;
+    assert_eq!(kept.code, 0, "{kept:?}");
+    assert_eq!(files.models(), ["qwen3.toml"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_daemon_refuses_is_put_back() {
+    let house = House::open(status()).await;
+    *house.root.reload.lock().unwrap() = Some(Err("there is no such device".to_owned()));
+    let files = Files::new(MODEL, "qwen3");
+    fs::write(files.path("models.d/other.toml"), MODEL).unwrap();
+    let other = files.path("models.d/other.toml");
+    fs::set_permissions(&other, fs::Permissions::from_mode(0o640)).unwrap();
+    let was = fs::metadata(&other).unwrap();
+    let says = |run: &Run, what: &str| {
+        assert_eq!(run.code, 78, "{run:?}");
+        assert!(run.err.contains("there is no such device"), "{run:?}");
+        assert!(run.err.contains(what), "{run:?}");
+    };
+    says(&files.run(&house, &["remove", "other"]).await, "other.toml is as it was");
+    says(&files.add(&house, &["--name", "other", "--force"]).await, "other.toml is as it was");
+    assert_eq!(fs::read_to_string(&other).unwrap(), MODEL);
+    let is = fs::metadata(&other).unwrap();
+    assert_eq!((is.ino(), is.mode()), (was.ino(), was.mode()));
+    let added = files.add(&house, &["--json"]).await;
+    says(&added, "new.toml was removed again");
+    assert_eq!(added.out, "", "no document says that it was written");
+    assert_eq!(files.models(), ["other.toml", "qwen3.toml"]);
+    // Each refusal is followed by a reload of the files as they were, for the sake of the daemon's status.
+    assert_eq!(reloads(&house), 6);
+
+    // Where all is well nothing but the files is left.
+    *house.root.reload.lock().unwrap() = None;
+    let added = files.add(&house, &["--json"]).await;
+    assert_eq!((added.code, &added.json()["written"]), (0, &true.into()), "{added:?}");
+    let removed = files.run(&house, &["remove", "other"]).await;
+    assert_eq!(removed.code, 0, "{removed:?}");
+    assert_eq!(files.models(), ["new.toml", "qwen3.toml"]);
+}
