@@ -207,7 +207,7 @@ impl Service {
         if peer == Peer::Monitoring {
             page::is_monitoring(&route)?;
         } else {
-            *origin = site::check(&rules, &head.headers)?;
+            *origin = site::check(&rules, peer, &head.headers)?;
         }
         let open = if let Route::Page(page) = &route {
             page::is_open(page, peer, &head.headers)

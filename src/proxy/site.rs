@@ -1,29 +1,44 @@
 //! Under which names, and from whose pages, the endpoint may be used. PURE.
 //!
 //! Purpose: keep pages of other sites out. A page may send a request to this host's port from its visitor's browser; it may even
-//! make its own name point here. Owner: `service` asks before anything else. Invariants: a client that is no browser is not
-//! concerned (it sends no `Origin`), unless names were configured; without configuration no answer carries a CORS header.
+//! make its own name point here, and is then no other site's to the browser (DNS rebinding). Owner: `service` asks before anything
+//! else. Invariants: where anybody may come in, by TCP, it is under a name that nobody else can have, or one that was configured;
+//! without configuration no answer carries a CORS header.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use hyper::header::{self, HeaderValue};
 use hyper::{HeaderMap, StatusCode};
 
 use super::error::ApiError;
 use super::rules::Rules;
-use super::strict::has;
+use super::stream::Peer;
+use super::strict;
+
+/// Of a name that is refused, so many bytes are said.
+const SAID: usize = 100;
 
 /// Checks where a request comes from; the origin that its answer may be shown to.
 ///
 /// # Errors
 /// 421 for a name that is not one of ours, 403 for a page that may not.
-pub(super) fn check(rules: &Rules, headers: &HeaderMap) -> Result<Option<HeaderValue>, ApiError> {
-    if rules.hosts.is_empty() && !has(headers, &header::ORIGIN) {
+pub(super) fn check(
+    rules: &Rules,
+    peer: Peer,
+    headers: &HeaderMap,
+) -> Result<Option<HeaderValue>, ApiError> {
+    // A key is what such a page has not, and no page reaches a Unix socket.
+    let open = rules.hosts.is_empty() && rules.keys.is_empty() && peer != Peer::Unix;
+    if !open && rules.hosts.is_empty() && !strict::has(headers, &header::ORIGIN) {
         return Ok(None);
     }
-    let host = headers.get(header::HOST).map_or(&b""[..], HeaderValue::as_bytes);
+    let given = strict::all(headers, header::HOST).next();
+    let host = given.map_or(&b""[..], HeaderValue::as_bytes);
+    if open && given.is_some() && !is_ours_alone(name(host)) {
+        return Err(unlisted(name(host)));
+    }
     if !rules.hosts.is_empty() && !rules.hosts.iter().any(|known| is(host, known)) {
-        return Err(ApiError::new(
-            StatusCode::MISDIRECTED_REQUEST,
-            "host_not_allowed",
+        return Err(misdirected(
             "the Host header names none of the hosts that are configured ([server] hosts)",
         ));
     }
@@ -47,12 +62,41 @@ pub(super) fn check(rules: &Rules, headers: &HeaderMap) -> Result<Option<HeaderV
 
 /// Whether a `Host` is a name of ours, whatever its port.
 fn is(host: &[u8], known: &str) -> bool {
-    let name = match host.iter().rposition(|b| *b == b':') {
+    name(host).eq_ignore_ascii_case(known.as_bytes())
+}
+
+/// A `Host` without its port.
+fn name(host: &[u8]) -> &[u8] {
+    match host.iter().rposition(|b| *b == b':') {
         // A colon within brackets is part of an address.
         Some(at) if !host[at..].contains(&b']') => &host[..at],
         Some(_) | None => host,
-    };
-    name.eq_ignore_ascii_case(known.as_bytes())
+    }
+}
+
+/// Whether no page of another site can have come under this name: it is an address, which nobody can make point elsewhere, or
+/// one that browsers look up nowhere.
+fn is_ours_alone(name: &[u8]) -> bool {
+    let Ok(name) = std::str::from_utf8(name) else { return false };
+    if let Some(address) = name.strip_prefix('[') {
+        return address.strip_suffix(']').is_some_and(|a| a.parse::<Ipv6Addr>().is_ok());
+    }
+    let name = name.strip_suffix('.').unwrap_or(name);
+    let last = name.rsplit('.').next().unwrap_or_default();
+    last.eq_ignore_ascii_case("localhost") || name.parse::<Ipv4Addr>().is_ok()
+}
+
+/// The refusal of a name that may be anybody's, with all that lets it in and keeps the others.
+fn unlisted(name: &[u8]) -> ApiError {
+    let name = String::from_utf8_lossy(&name[..name.len().min(SAID)]).to_ascii_lowercase();
+    misdirected(format!(
+        "without keys this host answers to localhost and addresses, not to {name:?}, which a web page could have made point \
+         here; if the name is this host's: [server] hosts = [{name:?}, \"localhost\", \"127.0.0.1\", \"[::1]\"]"
+    ))
+}
+
+fn misdirected(message: impl Into<String>) -> ApiError {
+    ApiError::new(StatusCode::MISDIRECTED_REQUEST, "host_not_allowed", message)
 }
 
 /// What an answer needs so that a page of `origin` may read it.
@@ -77,6 +121,7 @@ pub(super) fn preflight(headers: &mut HeaderMap, asked: &HeaderMap) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::proxy::Key;
 
     fn head(host: &'static str, origin: Option<&'static str>) -> HeaderMap {
         let mut headers = HeaderMap::new();
@@ -88,23 +133,81 @@ mod tests {
     }
 
     #[test]
-    fn hosts_are_checked_only_where_they_are_listed() {
-        let any = Rules::default();
-        assert!(check(&any, &head("anything:1", None)).is_ok());
+    fn hosts_that_are_listed_are_the_only_ones() {
         let some = Rules { hosts: vec!["gpu.lan".into(), "[::1]".into()], ..Rules::default() };
-        for good in ["gpu.lan", "GPU.lan:8711", "[::1]:8711", "[::1]"] {
-            assert!(check(&some, &head(good, None)).is_ok(), "{good}");
+        for peer in [Peer::Loopback, Peer::Far, Peer::Unix] {
+            for good in ["gpu.lan", "GPU.lan:8711", "[::1]:8711", "[::1]"] {
+                assert!(check(&some, peer, &head(good, None)).is_ok(), "{good}");
+            }
+            for bad in ["evil.lan", "gpu.lan.evil", "[::2]:8711", "localhost"] {
+                let refused = check(&some, peer, &head(bad, None)).unwrap_err();
+                assert_eq!(refused.status, 421, "{bad}");
+            }
         }
-        for bad in ["evil.lan", "gpu.lan.evil", "[::2]:8711", "localhost"] {
-            assert_eq!(check(&some, &head(bad, None)).unwrap_err().status, 421, "{bad}");
+    }
+
+    /// A page's own name that points here is no other site's to the browser: there is no `Origin`, or it is the `Host`.
+    #[test]
+    fn a_name_that_may_be_a_pages_own_is_refused_where_anybody_may_come_in() {
+        let open = Rules::default();
+        for good in [
+            "localhost",
+            "LocalHost:8711",
+            "localhost.",
+            "hostler.localhost:8711",
+            "127.0.0.1:8711",
+            "127.0.0.1.",
+            "192.0.2.7",
+            "[::1]:8711",
+            "[2001:db8::7]",
+        ] {
+            assert_eq!(check(&open, Peer::Loopback, &head(good, None)), Ok(None), "{good}");
         }
+        for bad in [
+            "evil.example:8711",
+            "gpu",
+            "notlocalhost",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "127.1",
+            "0x7f000001",
+            "[::1",
+            "[evil]",
+            ".",
+        ] {
+            let mut from_page = head(bad, None);
+            from_page.insert(header::ORIGIN, format!("http://{bad}").parse().unwrap());
+            for headers in [head(bad, None), from_page] {
+                let refused = check(&open, Peer::Loopback, &headers).unwrap_err();
+                assert_eq!(refused.status, 421, "{bad}");
+            }
+            assert!(check(&open, Peer::Unix, &head(bad, None)).is_ok(), "{bad}");
+        }
+        let error = check(&open, Peer::Loopback, &head("Chat.lan:8711", None)).unwrap_err();
+        let fix = "[server] hosts = [\"chat.lan\", \"localhost\", \"127.0.0.1\", \"[::1]\"]";
+        assert!(error.message.contains(fix), "{}", error.message);
+        // Health checks of load balancers name nobody, and no browser is so old.
+        assert_eq!(check(&open, Peer::Loopback, &HeaderMap::new()), Ok(None));
+        let key = Key {
+            name: "k".into(),
+            digest: [0; 32],
+            models: vec![],
+            per_minute: None,
+            concurrent: None,
+            share: 1,
+            admin: false,
+        };
+        let keys = Rules { keys: vec![key], ..Rules::default() };
+        assert!(check(&keys, Peer::Loopback, &head("chat.lan", None)).is_ok());
     }
 
     #[test]
     fn pages_of_other_sites_stay_out() {
         let none = Rules::default();
+        // Where the name was looked at already, or need not be.
         let status = |rules: &Rules, origin| {
-            check(rules, &head("gpu.lan:8711", Some(origin))).map_err(|e| e.status.as_u16())
+            let head = head("gpu.lan:8711", Some(origin));
+            check(rules, Peer::Unix, &head).map_err(|e| e.status.as_u16())
         };
         for bad in ["https://evil", "null", "https://gpu.lan", "file://gpu.lan:8711", ""] {
             assert_eq!(status(&none, bad), Err(403), "{bad}");

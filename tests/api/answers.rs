@@ -77,7 +77,7 @@ async fn wrong_paths_and_methods() {
     let reply = house.ask(post("/v1/models", BODY)).await;
     reply.error(405, "method_not_allowed");
     assert_eq!(reply.headers["allow"], "GET, HEAD");
-    let bare = format!("POST {CHAT} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n");
+    let bare = format!("POST {CHAT} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
     house.ask(bare).await.error(411, "length_required");
     house.supervisor.quiet();
     house.engine.untouched();

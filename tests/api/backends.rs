@@ -52,7 +52,7 @@ struct Seen {
 async fn play(socket: PathBuf, seen: impl Fn() -> Vec<Seen>) {
     listens(&socket).await;
     let endpoint = Some(Endpoint::Unix(socket));
-    let mut house = house(Setup { endpoint, limits: raw::limits(), ..Setup::default() }).await;
+    let mut house = house(Setup { endpoint, ..raw::setup() }).await;
     let before = seen().len();
     let all = raw::cases();
     let mut granted = 0;

@@ -182,3 +182,45 @@ async fn pages_of_other_sites_stay_out_unless_they_are_listed() {
     let named = get("/v1/models").replace("localhost", "evil.example:8711");
     house.ask(named).await.error(421, "host_not_allowed");
 }
+
+/// To a browser a page whose own name points here is of this host: it sends no `Origin`, or one that equals the `Host`.
+#[tokio::test]
+async fn a_page_that_makes_its_name_point_here_learns_nothing() {
+    let mut house = playing(vec![send(OK), Step::Close]).await;
+    let named = |request: String| request.replace("host: localhost", "host: evil.example:8711");
+    let own = "origin: http://evil.example:8711\r\nconnection: close\r\n";
+    let asks = String::from_utf8(post_with(CHAT, own, BODY)).unwrap();
+    house.ask(named(asks)).await.error(421, "host_not_allowed");
+    for path in ["/v1/models", "/api/v1/status", "/metrics", "/ui", "/health"] {
+        let error = house.ask(named(get(path))).await.error(421, "host_not_allowed");
+        let message = error["message"].as_str().unwrap();
+        assert!(message.contains("[server] hosts = [\"evil.example\", \"localhost\""), "{message}");
+    }
+    house.supervisor.quiet();
+    // No page reaches the socket, and a load balancer that says no name is no browser.
+    let mut client = house.unix_client().await;
+    client.send(named(get("/v1/models"))).await;
+    assert_eq!(client.reply().await.status, 200);
+    assert_eq!(house.ask("GET /health HTTP/1.0\r\n\r\n").await.status, 200);
+    for host in ["127.0.0.1:8711", "[::1]:8711", "hostler.localhost"] {
+        let request = get("/v1/models").replace("localhost", host);
+        assert_eq!(house.ask(request).await.status, 200, "{host}");
+    }
+}
+
+/// A proxy that passes its own name on and asks for no keys needs the one line that the refusal tells.
+#[tokio::test]
+async fn the_fix_that_is_told_lets_the_name_in_and_keeps_the_others() {
+    let named = get("/v1/models").replace("localhost", "chat.lan:8711");
+    let error = playing(vec![]).await.ask(&named).await.error(421, "host_not_allowed");
+    let list = error["message"].as_str().unwrap().split_once("[server] hosts = ").unwrap().1;
+    let mut setup = Setup::default();
+    setup.rules.hosts = serde_json::from_str(list).unwrap();
+    let house = house(setup).await;
+    for request in [named, get("/v1/models"), get("/v1/models").replace("localhost", "[::1]:8711")]
+    {
+        assert_eq!(house.ask(request).await.status, 200);
+    }
+    let evil = get("/v1/models").replace("localhost", "evil.example");
+    house.ask(evil).await.error(421, "host_not_allowed");
+}

@@ -26,12 +26,12 @@ async fn running_requests_finish_and_new_ones_are_not_taken() {
     streaming.send(post_with(CHAT, "", BODY)).await;
     streaming.until("data: 1").await;
     let mut idle = house.client().await;
-    idle.send("GET /health HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    idle.send("GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
     idle.until("{\"status\":\"ok\"}").await;
     // Accepted, but its first request has not come yet.
     let mut late = house.client().await;
     let mut waiting = house.client().await;
-    waiting.send("GET /health HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    waiting.send("GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
     waiting.until("{\"status\":\"ok\"}").await;
 
     house.stop.cancel();
@@ -43,7 +43,7 @@ async fn running_requests_finish_and_new_ones_are_not_taken() {
     soon("the listener to close", refused).await;
     // The request was on its way when the end began: this delay is what is tested, not a wait for something.
     tokio::time::sleep(Duration::from_millis(60)).await;
-    late.send("GET /health HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    late.send("GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
     late.until("{\"status\":\"ok\"}").await;
     assert!(String::from_utf8_lossy(&late.raw).contains("connection: close"));
     idle.end().await.unwrap();

@@ -39,7 +39,8 @@ fn far_away(endpoint: &Endpoint, key: Option<&'static str>) -> Rules {
 
 /// The names that a list has.
 async fn listed(house: &House, path: &str, list: &str, name: &str, key: &str) -> Vec<String> {
-    let head = format!("host: h\r\nconnection: close\r\nauthorization: Bearer sk-{key}\r\n");
+    let head =
+        format!("host: localhost\r\nconnection: close\r\nauthorization: Bearer sk-{key}\r\n");
     let reply = house.ask(format!("GET {path} HTTP/1.1\r\n{head}\r\n")).await;
     let (status, all) = (reply.status, reply.json());
     assert_eq!(status, 200, "{all}");
@@ -122,7 +123,7 @@ async fn ollamas_list_offers_what_the_list_of_models_does_to_each_key() {
         assert_eq!(listed(&house, "/api/ps", "models", "name", key).await, [""; 0], "{key}");
     }
     // An entry is one like all others; where it runs is for those who may see the host.
-    let head = "host: h\r\nconnection: close\r\nauthorization: Bearer sk-all\r\n";
+    let head = "host: localhost\r\nconnection: close\r\nauthorization: Bearer sk-all\r\n";
     let tags = house.ask(format!("GET /api/tags HTTP/1.1\r\n{head}\r\n")).await.json();
     let (here, mut there) = (&tags["models"][2], tags["models"][3].clone());
     assert_eq!(there["size"], json!(0));

@@ -42,12 +42,12 @@ async fn fault_23_a_head_that_drips_is_cut() {
 async fn a_second_head_that_stalls_is_cut_though_idling_is_allowed() {
     let house = with(|l| l.header_timeout = SHORT).await;
     let mut client = house.client().await;
-    client.send("GET /health HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    client.send("GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
     client.until("{\"status\":\"ok\"}").await;
     // Longer than a head may take: idling is not a slow head.
     tokio::time::sleep(2 * SHORT).await;
     client.raw.clear();
-    client.send("GET /health HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    client.send("GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
     client.until("{\"status\":\"ok\"}").await;
     client.raw.clear();
     let start = Instant::now();
@@ -61,7 +61,7 @@ async fn a_second_head_that_stalls_is_cut_though_idling_is_allowed() {
 async fn an_idle_connection_is_closed() {
     let house = with(|l| l.idle_timeout = SHORT).await;
     let mut client = house.client().await;
-    client.send("GET /health HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    client.send("GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
     client.until("{\"status\":\"ok\"}").await;
     let start = Instant::now();
     let _ = client.end().await;
@@ -115,14 +115,14 @@ async fn fault_23_a_large_body_is_refused_and_its_client_can_read_why() {
     house.ask(post(CHAT, &body)).await.error(413, "body_too_large");
     // Announced, and the client waits for permission.
     let head = format!(
-        "POST {CHAT} HTTP/1.1\r\nhost: a\r\ncontent-length: 9999999\r\nexpect: 100-continue\r\n\r\n"
+        "POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9999999\r\nexpect: 100-continue\r\n\r\n"
     );
     let reply = house.ask(head).await;
     reply.error(413, "body_too_large");
     assert_eq!(reply.headers["connection"], "close");
     // Not announced.
     let mut request =
-        format!("POST {CHAT} HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n")
+        format!("POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n")
             .into_bytes();
     for piece in body.chunks(1 << 20) {
         request.extend(crate::wire::chunk(piece));
@@ -155,7 +155,7 @@ async fn fault_23_heads_are_bounded() {
     let many: String = (0..120).map(|i| format!("x-{i}: 1\r\n")).collect();
     for headers in [many, format!("x-a: {}\r\n", "y".repeat(40 << 10))] {
         let mut client = house.client().await;
-        let head = format!("GET /health HTTP/1.1\r\nhost: a\r\n{headers}\r\n");
+        let head = format!("GET /health HTTP/1.1\r\nhost: localhost\r\n{headers}\r\n");
         client.send(head).await;
         let _ = client.end().await;
         assert!(
@@ -165,7 +165,7 @@ async fn fault_23_heads_are_bounded() {
         );
     }
     let fits = format!(
-        "GET /health HTTP/1.1\r\nhost: a\r\nx-a: {}\r\nconnection: close\r\n\r\n",
+        "GET /health HTTP/1.1\r\nhost: localhost\r\nx-a: {}\r\nconnection: close\r\n\r\n",
         "y".repeat(20 << 10)
     );
     assert_eq!(house.ask(fits).await.status, 200);
@@ -176,7 +176,7 @@ async fn surplus_connections_wait_for_their_turn() {
     let house = with(|l| l.max_connections = 2).await;
     let mut held = [house.client().await, house.client().await];
     for client in &mut held {
-        client.send("GET /health HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        client.send("GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
         client.until("{\"status\":\"ok\"}").await;
     }
     let mut third = house.client().await;

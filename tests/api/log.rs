@@ -129,7 +129,7 @@ async fn no_level_tells_a_prompt_a_body_or_a_key() {
         for path in JSON_PATHS.into_iter().chain(FORM_PATHS) {
             let request = if path.contains("/audio/tran") {
                 let head = format!(
-                    "POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: multipart/form-data; boundary=b\r\n\
+                    "POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: multipart/form-data; boundary=b\r\n\
                      content-length: {}\r\n{keys}\r\n",
                     form.len()
                 );
@@ -157,7 +157,7 @@ async fn no_level_tells_a_prompt_a_body_or_a_key() {
         told += 1;
     }
     for path in ["/v1/models", "/v1/responses/resp_1", "/api/v1/status", "/metrics", "/ui"] {
-        let head = format!("GET {path} HTTP/1.1\r\nhost: x\r\n{keys}\r\n");
+        let head = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n{keys}\r\n");
         house.ask(head).await;
         told += 1;
     }

@@ -62,7 +62,9 @@ async fn with(keys: Vec<Key>) -> (House, Arc<Notes>) {
 
 /// A request with a head of its own.
 async fn ask(house: &House, line: &str, head: &str) -> Reply {
-    house.ask(format!("{line} HTTP/1.1\r\nhost: h\r\nconnection: close\r\n{head}\r\n")).await
+    house
+        .ask(format!("{line} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{head}\r\n"))
+        .await
 }
 
 const PAGES: [&str; 6] = [

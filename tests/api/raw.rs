@@ -1,11 +1,11 @@
 //! Raw requests, hundreds of them, from a table: each is answered as it should be, and no byte of one is taken for another.
 
-use hostler::proxy::Limits;
+use hostler::proxy::{Limits, Rules};
 use hostler::types::Bytes;
 use std::time::Duration;
 
 use crate::engine::{Seen, Step, send};
-use crate::house::{House, Setup, house};
+use crate::house::{House, Setup, house, rules};
 
 /// The table.
 const TABLE: &str = include_str!("raw/cases.txt");
@@ -99,6 +99,13 @@ pub fn limits() -> Limits {
     }
 }
 
+/// A house that goes by the names which cases give it, or all else in them would be refused for its name.
+pub fn setup() -> Setup {
+    let hosts = ["a", "localhost", "127.0.0.1", "[::1]", "a.b-c.example.", "gpu_1"];
+    let rules = Rules { hosts: hosts.map(Into::into).into(), ..rules() };
+    Setup { limits: limits(), rules, ..Setup::default() }
+}
+
 /// Sends a case and reads until the end of the connection, or of the answer to what follows.
 pub async fn answer(house: &House, raw: &[u8]) -> Vec<u8> {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -157,7 +164,7 @@ fn statuses(mut raw: &[u8], head_only: bool) -> (Vec<u16>, bool) {
 #[tokio::test]
 async fn fault_24_25_each_case_of_the_table() {
     let ok = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
-    let setup = Setup { script: vec![send(ok), Step::Close], limits: limits(), ..Setup::default() };
+    let setup = Setup { script: vec![send(ok), Step::Close], ..setup() };
     let mut house = house(setup).await;
     let all = cases();
     assert!(all.len() >= 300, "only {} cases", all.len());

@@ -113,7 +113,7 @@ async fn fault_24_each_is_refused_and_nothing_follows() {
     let mut house = playing(vec![send(OK)]).await;
     for (name, mut all) in cases() {
         // What is hidden behind it must not be served as a request of its own.
-        all.extend_from_slice(b"GET /health HTTP/1.1\r\nhost: a\r\n\r\n");
+        all.extend_from_slice(b"GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n");
         let mut client = house.client().await;
         client.send(all).await;
         let _ = client.end().await;
@@ -140,9 +140,10 @@ async fn a_length_beside_chunks_is_read_as_chunks_and_ends_the_connection() {
     ] {
         let line = format!("POST {CHAT} HTTP/1.1");
         let body =
-            [chunk(BODY), b"0\r\n\r\nGET /health HTTP/1.1\r\nhost: a\r\n\r\n".to_vec()].concat();
+            [chunk(BODY), b"0\r\n\r\nGET /health HTTP/1.1\r\nhost: localhost\r\n\r\n".to_vec()]
+                .concat();
         let mut client = house.client().await;
-        client.send(request(&line, &["host: a", order[0], order[1]], &body)).await;
+        client.send(request(&line, &["host: localhost", order[0], order[1]], &body)).await;
         let _ = client.end().await;
         let text = String::from_utf8_lossy(&client.raw);
         assert_eq!(text.matches("HTTP/1.1 ").count(), 1, "{text:?}");
@@ -159,10 +160,10 @@ async fn pipelined_requests_are_answered_in_order() {
     let mut house = playing(vec![send(OK), Step::Close]).await;
     let one = request(
         &format!("POST {CHAT} HTTP/1.1"),
-        &["host: a", &format!("content-length: {}", BODY.len())],
+        &["host: localhost", &format!("content-length: {}", BODY.len())],
         BODY.as_bytes(),
     );
-    let two = b"GET /health HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+    let two = b"GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
     let mut client = house.client().await;
     client.send([&one[..], two].concat()).await;
     client.end().await.unwrap();

@@ -103,7 +103,7 @@ async fn a_chunked_request_reaches_the_engine_with_a_length() {
     let script = vec![send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")];
     let mut house = playing(script).await;
     let mut request = format!(
-        "POST {CHAT} HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n"
+        "POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n"
     )
     .into_bytes();
     for piece in BODY.as_bytes().chunks(7) {

@@ -40,7 +40,7 @@ pub struct RawServer {
     /// Requests that may wait for one model, 1 to 65536; further ones are answered 503. Default 512.
     #[schemars(with = "u32", range(min = 1, max = 65536), extend("default" = 512))]
     pub max_queue: Option<Spanned<i64>>,
-    /// Names and addresses, without ports, that a request's Host may have; others are answered 421. Default []: any.
+    /// Names and addresses, without ports, that a request's Host may have; others are answered 421. Default []: any with keys or on the Unix socket, else localhost and addresses.
     #[schemars(with = "Vec<String>", extend("default" = []))]
     pub hosts: Option<Vec<Spanned<String>>>,
     /// Origins of web pages that may use the endpoint from a browser, "https://HOST[:PORT]", or "*" for any. Default []: none.
