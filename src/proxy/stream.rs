@@ -1,14 +1,18 @@
 //! Sockets of both families behind one type.
 //!
 //! Purpose: clients come by TCP or a Unix socket, engines listen on either; nobody else should care. Owner: the server
-//! (listeners, client streams) and `forward` (engine streams). Invariant: a TCP stream never waits to fill a packet.
+//! (listeners, client streams) and `forward` (engine streams). Invariants: a TCP stream never waits to fill a packet; one from or to
+//! another host does not outlive that host's silent end.
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
+use rustix::net::sockopt;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 use tokio_rustls::TlsConnector;
@@ -44,6 +48,11 @@ impl From<UnixListener> for Listener {
 /// Connections that may wait to be accepted: as systemd's sockets have it, within the kernel's own bound.
 const BACKLOG: u32 = 4096;
 
+/// So long a TCP connection is silent before the kernel asks whether the other side is there, and how often.
+const PROBE_AFTER: Duration = Duration::from_secs(60);
+const PROBE_EVERY: Duration = Duration::from_secs(15);
+const PROBES: u32 = 4;
+
 /// Binds a TCP address.
 ///
 /// # Errors
@@ -57,15 +66,18 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 impl Listener {
-    /// The same socket, in the hands of the runtime that this is called on.
+    /// The same socket, whoever bound it, in the hands of the runtime that this is called on. What its connections are to have of
+    /// the kernel is set here, once: they inherit it.
     ///
     /// # Errors
     /// As the kernel says.
     pub(super) fn rehomed(self) -> io::Result<Self> {
         Ok(match self {
-            Self::Tcp(listener) => TcpListener::from_std(listener.into_std()?)?.into(),
+            Self::Tcp(listener) => steady(TcpListener::from_std(listener.into_std()?)?).into(),
             Self::Unix(listener) => UnixListener::from_std(listener.into_std()?)?.into(),
-            Self::Scrapes(listener) => Self::Scrapes(TcpListener::from_std(listener.into_std()?)?),
+            Self::Scrapes(listener) => {
+                Self::Scrapes(steady(TcpListener::from_std(listener.into_std()?)?))
+            }
         })
     }
 
@@ -99,13 +111,31 @@ impl Listener {
 
     pub(super) fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Stream, Peer)>> {
         match self {
-            Self::Tcp(l) => l.poll_accept(cx).map_ok(|(s, from)| (Stream::tcp(s), Peer::at(from))),
+            Self::Tcp(l) => l.poll_accept(cx).map_ok(|(s, from)| (Stream::Tcp(s), Peer::at(from))),
             Self::Unix(l) => l.poll_accept(cx).map_ok(|(s, _)| (Stream::Unix(s), Peer::Unix)),
             Self::Scrapes(l) => {
-                l.poll_accept(cx).map_ok(|(s, _)| (Stream::tcp(s), Peer::Monitoring))
+                l.poll_accept(cx).map_ok(|(s, _)| (Stream::Tcp(s), Peer::Monitoring))
             }
         }
     }
+}
+
+/// Gives a listener what each connection inherits from it.
+fn steady(listener: TcpListener) -> TcpListener {
+    // Tokens are small and each is wanted at once. A failure costs latency only.
+    let _ = sockopt::set_tcp_nodelay(&listener, true);
+    probed(&listener);
+    listener
+}
+
+/// Has the kernel ask a silent other side whether it is still there; where nothing answers the connection ends after two minutes in
+/// all. A failure costs what is held for a host that vanished, until something is written to it.
+fn probed(socket: impl AsFd) {
+    let socket = socket.as_fd();
+    let _ = sockopt::set_tcp_keepidle(socket, PROBE_AFTER);
+    let _ = sockopt::set_tcp_keepintvl(socket, PROBE_EVERY);
+    let _ = sockopt::set_tcp_keepcnt(socket, PROBES);
+    let _ = sockopt::set_socket_keepalive(socket, true);
 }
 
 /// How TLS is spoken, made once: reading the system's certificates takes milliseconds.
@@ -192,6 +222,8 @@ impl Stream {
     /// As the kernel, the resolver or TLS says.
     pub async fn far(host: &str, port: u16, tls: bool) -> io::Result<Self> {
         let stream = TcpStream::connect((host, port)).await?;
+        // An engine here needs it not: its kernel is ours.
+        probed(&stream);
         if !tls {
             return Ok(Self::tcp(stream));
         }
@@ -286,5 +318,40 @@ impl AsyncWrite for Stream {
 
     fn is_write_vectored(&self) -> bool {
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As the kernel has it, of one that we bound and one that was handed over.
+    #[tokio::test]
+    async fn what_is_accepted_waits_for_no_packet_and_notices_who_vanished() {
+        let handed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        handed.set_nonblocking(true).unwrap();
+        let handed = TcpListener::from_std(handed).unwrap();
+        let bound = || listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        for listener in [bound().into(), Listener::Scrapes(bound()), handed.into()] {
+            let (Listener::Tcp(socket) | Listener::Scrapes(socket)) = &listener else { panic!() };
+            let address = socket.local_addr().unwrap();
+            let listeners = [listener.rehomed().unwrap()];
+            let _client = TcpStream::connect(address).await.unwrap();
+            let (accepted, _) = accept(&listeners, &mut 0).await.unwrap();
+            let Stream::Tcp(accepted) = accepted else { panic!("{accepted:?}") };
+            assert!(accepted.nodelay().unwrap());
+            keeps(&accepted);
+            let far = Stream::far("127.0.0.1", address.port(), false).await.unwrap();
+            let Stream::Tcp(far) = far else { panic!("{far:?}") };
+            assert!(far.nodelay().unwrap());
+            keeps(&far);
+        }
+    }
+
+    fn keeps(socket: &TcpStream) {
+        assert!(sockopt::socket_keepalive(socket).unwrap());
+        assert_eq!(sockopt::tcp_keepidle(socket).unwrap(), Duration::from_secs(60));
+        assert_eq!(sockopt::tcp_keepintvl(socket).unwrap(), Duration::from_secs(15));
+        assert_eq!(sockopt::tcp_keepcnt(socket).unwrap(), 4);
     }
 }

@@ -86,3 +86,16 @@ async fn what_the_client_sends_arrives() {
     let _ = soon("the end", client.io.read_to_end(&mut rest)).await;
     house.supervisor.expect(&[Happened::Asked("m".into()), Happened::Released]).await;
 }
+
+/// The client has the end, keeps its side open and says nothing more: the lease comes back nevertheless.
+#[tokio::test]
+async fn an_engines_end_ends_a_client_that_never_closes() {
+    let mut house = playing(vec![send(CONSENT), crate::engine::Step::Close]).await;
+    let mut client = house.client().await;
+    client.send(OPENING).await;
+    client.until("frame").await;
+    let mut rest = Vec::new();
+    soon("the end", client.io.read_to_end(&mut rest)).await.unwrap();
+    house.supervisor.expect(&[Happened::Asked("m".into()), Happened::Released]).await;
+    drop(client);
+}
