@@ -136,7 +136,11 @@ impl Service {
             }
         };
         let status = || self.supervisor.status();
-        let may = |name: &ModelName| visitor.key().is_none_or(|key| key.allows(name));
+        // A model that was removed is seen until its last request has ended, and cannot be asked for any more.
+        let may = |name: &ModelName| {
+            visitor.rules.models.contains_key(name)
+                && visitor.key().is_none_or(|key| key.allows(name))
+        };
         match route {
             Route::Inference(task) => {
                 inference::infer(self, task, head, body, visitor, record).await

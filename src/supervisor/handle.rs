@@ -282,14 +282,17 @@ impl Handle {
         self.operate(model, Verb::Unload(haste)).await
     }
 
-    /// The same with all models at once.
+    /// The same with all models at once. One that is not configured any more leaves by itself; what goes wrong with another is said
+    /// when all others are gone.
     ///
     /// # Errors
     /// [`Denied::ShuttingDown`].
     pub async fn unload_all(&self, haste: Haste) -> Result<(), Denied> {
         let names: Vec<ModelName> = self.status().models.iter().map(|m| m.name.clone()).collect();
         let all = names.iter().map(|name| self.unload_as(name, haste));
-        futures_util::future::try_join_all(all).await.map(drop)
+        let ends = futures_util::future::join_all(all).await;
+        let unknown = |end: &Result<(), Denied>| matches!(end, Err(Denied::UnknownModel { .. }));
+        ends.into_iter().find(|end| end.is_err() && !unknown(end)).unwrap_or(Ok(()))
     }
 
     /// Pins a model, which loads it, or unpins it, which lets it go when it is idle. Does not wait for either.

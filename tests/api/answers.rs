@@ -28,6 +28,28 @@ async fn models_are_listed_and_none_is_woken() {
     house.engine.untouched();
 }
 
+/// One that was removed from the configuration is in the picture until it is gone; asking for it is answered 404 from the removal on.
+#[tokio::test]
+async fn a_model_that_was_removed_and_still_drains_is_not_listed() {
+    let mut setup = Setup::default();
+    setup.rules.models.retain(|name, _| name.as_str() != "m");
+    setup.rules.aliases.clear();
+    let house = house(setup).await;
+    let list = house.ask(get("/v1/models")).await.json();
+    let ids: Vec<&Value> = list["data"].as_array().unwrap().iter().map(|m| &m["id"]).collect();
+    assert_eq!(ids, ["org/big"]);
+    for gone in ["/v1/models/m", "/v1/models/gpt-4o"] {
+        house.ask(get(gone)).await.error(404, "model_not_found");
+    }
+    let tags = house.ask(get("/api/tags")).await.json();
+    let names: Vec<&Value> =
+        tags["models"].as_array().unwrap().iter().map(|m| &m["name"]).collect();
+    assert_eq!(names, ["org/big"]);
+    // Operators see what still takes memory.
+    let status = house.ask(get("/api/v1/status")).await.json();
+    assert_eq!(status["models"][0]["name"], "m");
+}
+
 #[tokio::test]
 async fn health_ready_status() {
     let house = playing(vec![]).await;

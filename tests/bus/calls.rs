@@ -7,17 +7,17 @@ use std::sync::Arc;
 
 use hostler::supervisor::handle::{Ask, Verb};
 use hostler::types::{
-    Bytes, Check, CheckVerdict, Denied, Evict, Fault, FaultCode, GpuId, Haste, LoadProgress,
-    Moment, Outcome, Phase, Preview, PreviewGpu, Wish,
+    Bytes, Check, CheckVerdict, Denied, Evict, Fault, FaultCode, GpuId, Haste, Outcome, Phase,
+    Preview, PreviewGpu, Wish,
 };
 use tokio::sync::oneshot;
 
 use crate::house::{House, status};
 
-type Answer = oneshot::Sender<Result<(), Denied>>;
+pub type Answer = oneshot::Sender<Result<(), Denied>>;
 
 /// The next thing that an operator wants of the supervisor.
-async fn next(house: &mut House) -> (String, Verb, Answer) {
+pub async fn next(house: &mut House) -> (String, Verb, Answer) {
     loop {
         match house.asks.recv().await.unwrap() {
             Ask::Operate { model, verb, answer, .. } => return (model.to_string(), verb, answer),
@@ -35,7 +35,7 @@ async fn next(house: &mut House) -> (String, Verb, Answer) {
 }
 
 /// A property of a job.
-async fn job(house: &House, id: u32, property: &str) -> String {
+pub async fn job(house: &House, id: u32, property: &str) -> String {
     let object = format!("/org/hostler1/job/{id}");
     house.get(&object, "org.hostler1.Job", property).await
 }
@@ -63,34 +63,6 @@ async fn a_load_is_a_job_until_the_model_answers() {
     assert_eq!(job(&house, 1, "Error").await, "(ss) \"\" \"\"");
     let jobs = house.manager(&["ListJobs"]).await.unwrap();
     assert_eq!(jobs, "a(osssd) 1 \"/org/hostler1/job/1\" \"load\" \"org/m\" \"done\" 1");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_job_knows_how_far_it_is_where_earlier_loads_tell() {
-    let mut loading = status();
-    let expected = Some(std::time::Duration::from_secs(1_000_000));
-    loading.models[1].phase = Phase::Loading;
-    let load = LoadProgress { since: Moment::START, expected, pulled: None };
-    loading.models[1].progress = Some(load);
-    let mut house = House::open(loading.clone()).await;
-    house.manager(&["Load", "sa{sv}", "small", "0"]).await.unwrap();
-    let (_, _, answer) = next(&mut house).await;
-    let number = |text: String| text.split(' ').nth(1).unwrap().parse::<f64>().unwrap();
-    let progress = number(job(&house, 1, "Progress").await);
-    assert!(progress > 0.0 && progress < 0.01, "{progress}");
-    let eta = number(job(&house, 1, "EtaUSec").await);
-    assert!(eta > 0.99e12 && eta < 1e12, "{eta}");
-    assert_eq!(job(&house, 1, "Phase").await, "s \"loading\"");
-    // It takes longer than any before: it is all but done, and not done.
-    let expected = Some(std::time::Duration::ZERO);
-    loading.models[1].progress = Some(LoadProgress { expected, ..load });
-    house.status.send(Arc::new(loading)).unwrap();
-    assert_eq!(job(&house, 1, "Progress").await, "d 0.99");
-    assert_eq!(job(&house, 1, "EtaUSec").await, "t 0");
-    let mut monitor = house.monitor().await;
-    answer.send(Ok(())).unwrap();
-    monitor.until("JobRemoved /org/hostler1/job/1 load small done").await;
-    assert_eq!(job(&house, 1, "Progress").await, "d 1");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,6 +8,7 @@ mod elsewhere;
 mod files;
 mod gate;
 mod house;
+mod jobs;
 mod properties;
 mod schema;
 mod shapes;
