@@ -20,8 +20,11 @@ use crate::types::{ModelName, Moment};
 
 /// Ended jobs that can still be looked at.
 pub const KEPT: usize = 64;
-/// Jobs that may run at one time; beyond it a call is refused, lest a caller in a loop fill the daemon's memory.
+/// Jobs that may run at one time, of those that take room and of those that give it; beyond it a call is refused, lest a caller in a
+/// loop fill the daemon's memory.
 pub const RUNNING_MAX: usize = 1024;
+/// Of these, jobs of one kind for one model: who asks again and again for what finds no room leaves room for the others to ask.
+pub const ALIKE_MAX: usize = 64;
 
 /// What a job does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -51,6 +54,14 @@ impl Kind {
             Self::Measure => "measure",
             Self::Sleep => "sleep",
             Self::Wake => "wake",
+        }
+    }
+
+    /// Whether it makes room, which whatever waits for room must not keep from being asked for.
+    const fn makes_room(self) -> bool {
+        match self {
+            Self::Unload | Self::UnloadAll | Self::Sleep => true,
+            Self::Load | Self::Measure | Self::Wake => false,
         }
     }
 
@@ -175,7 +186,14 @@ impl Jobs {
 
     fn add(&self, kind: Kind, model: Option<ModelName>, began: Moment) -> Result<Record, Error> {
         let mut table = self.table();
-        if table.records.values().filter(|r| r.is_running()).count() >= RUNNING_MAX {
+        let running = || table.records.values().filter(|r| r.is_running());
+        if running().filter(|r| r.kind == kind && r.model == model).count() >= ALIKE_MAX {
+            let (what, name) = (kind.as_str(), model.as_ref().map_or("all", ModelName::as_str));
+            let message = format!("{ALIKE_MAX} jobs are running already that {what} {name}");
+            return Err(Error::new(Code::QueueFull, message));
+        }
+        let makes_room = kind.makes_room();
+        if running().filter(|r| r.kind.makes_room() == makes_room).count() >= RUNNING_MAX {
             let message = format!("{RUNNING_MAX} jobs are running already");
             return Err(Error::new(Code::QueueFull, message));
         }
@@ -320,5 +338,46 @@ impl Context {
         // It is not over before it is.
         let part = (took.as_secs_f64() / expected.as_secs_f64().max(1e-6)).min(0.99);
         (part, us(left))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn add(jobs: &Jobs, kind: Kind, model: &str) -> Result<u32, Code> {
+        let model = (!model.is_empty()).then(|| model.parse().unwrap());
+        jobs.add(kind, model, Moment::START).map(|record| record.id).map_err(|error| error.code)
+    }
+
+    /// `hostler load --timeout 50s big` every minute, which leaves a job behind each time that there is no room.
+    #[test]
+    fn whoever_asks_again_and_again_keeps_nobody_from_making_room() {
+        let jobs = Jobs::default();
+        for _ in 0..ALIKE_MAX {
+            add(&jobs, Kind::Load, "big").unwrap();
+        }
+        assert_eq!(add(&jobs, Kind::Load, "big"), Err(Code::QueueFull));
+        for other in [Kind::Measure, Kind::Wake, Kind::Unload, Kind::Sleep] {
+            add(&jobs, other, "big").unwrap();
+        }
+        add(&jobs, Kind::UnloadAll, "").unwrap();
+        let last = add(&jobs, Kind::Load, "small").unwrap();
+        // The end of one makes room for one.
+        jobs.end(1, State::Cancelled);
+        assert_eq!(add(&jobs, Kind::Load, "big"), Ok(last + 1));
+        assert_eq!(add(&jobs, Kind::Load, "big"), Err(Code::QueueFull));
+    }
+
+    #[test]
+    fn all_loads_together_are_bounded_and_leave_unloads_their_own_bound() {
+        for (fills, others) in [(Kind::Load, Kind::Unload), (Kind::Unload, Kind::Load)] {
+            let jobs = Jobs::default();
+            for at in 0..RUNNING_MAX {
+                add(&jobs, fills, &format!("m{}", at / ALIKE_MAX)).unwrap();
+            }
+            assert_eq!(add(&jobs, fills, "last"), Err(Code::QueueFull));
+            add(&jobs, others, "last").unwrap();
+        }
     }
 }

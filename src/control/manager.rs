@@ -82,6 +82,8 @@ impl Manager {
     /// "evict" s: who may be made to leave for it: "none", "idle", or "any" (busy models too, after the requests that they serve; never
     /// pinned ones; needs org.hostler1.evict); without it, what the model's on_full says;
     /// "gpus" as: only these devices, this time.
+    /// The job waits as long as it takes, whoever began it. 64 jobs of one kind may run for one model, and 1024 in all, beside which as
+    /// many may run that make room (Unload, UnloadAll, Sleep); one more is refused with org.hostler1.Error.QueueFull.
     #[zbus(out_args("job"))]
     async fn load(
         &self,

@@ -66,46 +66,6 @@ async fn a_load_is_a_job_until_the_model_answers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ended_jobs_are_forgotten_and_too_many_are_refused() {
-    use hostler::control::jobs::{KEPT, RUNNING_MAX};
-
-    let mut house = House::open(status()).await;
-    let mut monitor = house.monitor().await;
-    let client = house.client().await;
-    let load = async || {
-        let options = std::collections::BTreeMap::<&str, zbus::Variant<'_>>::new();
-        let (bus, manager) = (Some("org.hostler1"), Some("org.hostler1.Manager"));
-        let call =
-            client.call_method(bus, "/org/hostler1", manager, "Load", &("small", options)).await;
-        call.map(drop).map_err(|err| err.to_string())
-    };
-    // One more than is kept.
-    for id in 1..=KEPT + 1 {
-        load().await.unwrap();
-        next(&mut house).await.2.send(Ok(())).unwrap();
-        monitor.until(&format!("JobRemoved /org/hostler1/job/{id} ")).await;
-    }
-    monitor.until("InterfacesRemoved /org/hostler1/job/1").await;
-    let jobs = house.manager(&["ListJobs"]).await.unwrap();
-    assert!(jobs.starts_with(&format!("a(osssd) {KEPT} \"/org/hostler1/job/2\"")), "{jobs}");
-    let forgotten = ["/org/hostler1/job/1", "org.hostler1.Job", "State"];
-    let get = [&["get-property", "org.hostler1"], &forgotten[..]].concat();
-    assert!(house.busctl(&get).await.unwrap_err().contains("Unknown object"));
-    // As many as may run, and one more; whose end makes room.
-    let mut answers = Vec::new();
-    for _ in 0..RUNNING_MAX {
-        load().await.unwrap();
-        answers.push(next(&mut house).await.2);
-    }
-    let error = load().await.unwrap_err();
-    assert!(error.contains("1024 jobs are running already"), "{error}");
-    let last = KEPT + 1 + RUNNING_MAX;
-    answers.pop().unwrap().send(Ok(())).unwrap();
-    monitor.until(&format!("JobRemoved /org/hostler1/job/{last} ")).await;
-    load().await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_fails_says_why() {
     let mut house = House::open(status()).await;
     let mut monitor = house.monitor().await;

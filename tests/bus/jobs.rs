@@ -1,8 +1,10 @@
-//! Jobs over their lives: how far they are, and what ends them.
+//! Jobs over their lives: how far they are, how many there may be, and what ends them.
 
 use std::sync::Arc;
 
-use hostler::types::{Denied, LoadProgress, Moment, Phase};
+use hostler::control::jobs::{ALIKE_MAX, KEPT};
+use hostler::supervisor::handle::Verb;
+use hostler::types::{Denied, Haste, LoadProgress, Moment, Phase};
 
 use crate::calls::{job, next};
 use crate::house::{House, status};
@@ -33,6 +35,49 @@ async fn a_job_knows_how_far_it_is_where_earlier_loads_tell() {
     answer.send(Ok(())).unwrap();
     monitor.until("JobRemoved /org/hostler1/job/1 load small done").await;
     assert_eq!(job(&house, 1, "Progress").await, "d 1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ended_jobs_are_forgotten_and_too_many_are_refused() {
+    let mut house = House::open(status()).await;
+    let mut monitor = house.monitor().await;
+    let client = house.client().await;
+    let load = async || {
+        let options = std::collections::BTreeMap::<&str, zbus::Variant<'_>>::new();
+        let (bus, manager) = (Some("org.hostler1"), Some("org.hostler1.Manager"));
+        let call =
+            client.call_method(bus, "/org/hostler1", manager, "Load", &("small", options)).await;
+        call.map(drop).map_err(|err| err.to_string())
+    };
+    // One more than is kept.
+    for id in 1..=KEPT + 1 {
+        load().await.unwrap();
+        next(&mut house).await.2.send(Ok(())).unwrap();
+        monitor.until(&format!("JobRemoved /org/hostler1/job/{id} ")).await;
+    }
+    monitor.until("InterfacesRemoved /org/hostler1/job/1").await;
+    let jobs = house.manager(&["ListJobs"]).await.unwrap();
+    assert!(jobs.starts_with(&format!("a(osssd) {KEPT} \"/org/hostler1/job/2\"")), "{jobs}");
+    let forgotten = ["/org/hostler1/job/1", "org.hostler1.Job", "State"];
+    let get = [&["get-property", "org.hostler1"], &forgotten[..]].concat();
+    assert!(house.busctl(&get).await.unwrap_err().contains("Unknown object"));
+    // As many as may run, and one more; whose end makes room.
+    let mut answers = Vec::new();
+    for _ in 0..ALIKE_MAX {
+        load().await.unwrap();
+        answers.push(next(&mut house).await.2);
+    }
+    let error = load().await.unwrap_err();
+    assert!(error.contains("64 jobs are running already that load small"), "{error}");
+    // What makes room is not kept out by what waits for it.
+    house.manager(&["Unload", "ss", "small", "now"]).await.unwrap();
+    let (_, verb, unloaded) = next(&mut house).await;
+    assert_eq!(verb, Verb::Unload(Haste::Now));
+    unloaded.send(Ok(())).unwrap();
+    let last = KEPT + 1 + ALIKE_MAX;
+    answers.pop().unwrap().send(Ok(())).unwrap();
+    monitor.until(&format!("JobRemoved /org/hostler1/job/{last} ")).await;
+    load().await.unwrap();
 }
 
 /// One was removed from the configuration and still drains, so that the supervisor does not know it; another fails.
