@@ -88,9 +88,10 @@ pub struct Fault {
 }
 
 impl Fault {
-    /// A failure without log lines.
+    /// A failure without log lines. Of several lines the message is made one.
     pub fn new(code: FaultCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), log_tail: Vec::new(), left_behind: false }
+        let message = one_line(message);
+        Self { code, message, log_tail: Vec::new(), left_behind: false }
     }
 
     /// The same failure, after which something of the container may still be there.
@@ -108,6 +109,17 @@ impl Fault {
     }
 }
 
+/// The same text on one line, without control characters: what others say goes into lines of logs, into systemd's status and onto
+/// terminals, where a line end begins something else.
+pub fn one_line(text: impl Into<String>) -> String {
+    let text = text.into();
+    if !text.contains(char::is_control) {
+        return text;
+    }
+    let parts = text.split(char::is_control).map(str::trim).filter(|part| !part.is_empty());
+    parts.collect::<Vec<_>>().join(" ")
+}
+
 impl fmt::Display for FaultCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.as_str())
@@ -117,6 +129,14 @@ impl fmt::Display for FaultCode {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_message_is_one_line_whoever_wrote_it() {
+        let said = "crun: no:\n  \u{1b}[31mline two\u{1b}[0m\r\n\tlast\u{85}";
+        let fault = Fault::new(FaultCode::StartFailed, said);
+        assert_eq!(fault.message, "crun: no: [31mline two [0m last");
+        assert_eq!(one_line("  two  blanks stay "), "  two  blanks stay ");
+    }
 
     #[test]
     fn the_wire_word_is_the_printed_word() {

@@ -36,7 +36,7 @@ pub use collector::Collector;
 pub use denied::Denied;
 pub use door::{DoorSpec, Feedback};
 pub use external::{ExternalHealth, ExternalSpec, ExternalStatus, Origin};
-pub use fault::{Fault, FaultCode};
+pub use fault::{Fault, FaultCode, one_line};
 pub use gpu::{GpuReading, GpuSnapshot, GpuVitals, Known, ProcessMemory};
 pub use hours::{DayMinute, Hours};
 pub use ids::{Generation, GpuId, InstanceId, InstanceIdError, WaiterId};

@@ -8,7 +8,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::types::{Fault, FaultCode, ImageRef};
+use crate::types::{Fault, FaultCode, ImageRef, one_line};
 
 /// The user that runs podman on an installed host; named in the fixes only.
 const SERVICE_USER: &str = "hostler";
@@ -129,12 +129,12 @@ pub enum PodmanError {
 }
 
 impl PodmanError {
-    /// A refusal from podman's words.
+    /// A refusal from podman's words, of which an OCI runtime's may be several lines.
     #[must_use]
     pub fn refused(what: &str, text: &str) -> Self {
-        let text = text.trim();
-        let text = if text.is_empty() { "no reason given" } else { text };
-        Self::Refused { what: what.to_owned(), cause: Cause::of(text), text: text.to_owned() }
+        let said = one_line(text.trim());
+        let text = if said.is_empty() { "no reason given".to_owned() } else { said };
+        Self::Refused { what: what.to_owned(), cause: Cause::of(&text), text }
     }
 
     /// The cause, if podman itself said no.

@@ -292,6 +292,16 @@ mod tests {
     }
 
     #[test]
+    fn several_lines_of_podmans_are_one_of_ours() {
+        let body = br#"{"cause":"OCI runtime error","message":"crun: no such device:\nREADY=1\r\n","response":500}"#;
+        let e = check("start", StatusCode::INTERNAL_SERVER_ERROR, body).unwrap_err();
+        let text = "podman refused \"start\": crun: no such device: READY=1 : OCI runtime error";
+        assert_eq!(e.to_string(), text);
+        let e = check("start", StatusCode::BAD_GATEWAY, b"<html>\n<body>").unwrap_err();
+        assert!(e.to_string().ends_with("502 Bad Gateway <html> <body>"), "{e}");
+    }
+
+    #[test]
     fn queries_are_encoded() {
         assert_eq!(encode("a/b:1@x +{\"é"), "a%2Fb%3A1%40x%20%2B%7B%22%C3%A9");
     }

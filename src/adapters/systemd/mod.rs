@@ -1,7 +1,8 @@
 //! systemd: sockets that it hands over, what it is told in return, and what it is asked ([`manager`]).
 //!
 //! Purpose: `LISTEN_FDS` with their names, and `sd_notify`. Owner: the composition root. Invariants: without systemd
-//! every call is a quiet no-op; a notification that cannot be sent is logged once per call and never stops the daemon.
+//! every call is a quiet no-op; a notification that cannot be sent is logged once per call and never stops the daemon; a text,
+//! whatever it holds, is a status and nothing else.
 
 pub mod manager;
 
@@ -13,6 +14,11 @@ use std::time::Duration;
 
 use rustix::net::AddressFamily;
 use sd_notify::NotifyState;
+
+use crate::types::one_line;
+
+/// Characters of a status that are sent.
+const STATUS_MAX: usize = 1000;
 
 /// A listening socket that systemd bound.
 #[derive(Debug)]
@@ -51,7 +57,7 @@ pub fn take_sockets() -> io::Result<Vec<(String, Handed)>> {
 
 /// Start-up is over.
 pub fn ready(status: &str) {
-    send(&[NotifyState::Ready, NotifyState::Status(status)]);
+    send(&[NotifyState::Ready, NotifyState::Status(&line(status))]);
 }
 
 /// The configuration is being read again; [`ready`] ends it.
@@ -64,7 +70,7 @@ pub fn reloading() {
 
 /// What `systemctl status` shows.
 pub fn status(text: &str) {
-    send(&[NotifyState::Status(text)]);
+    send(&[NotifyState::Status(&line(text))]);
 }
 
 /// The start (or stop) takes longer: systemd is to wait at least `more` from now.
@@ -75,7 +81,7 @@ pub fn extend_timeout(more: Duration) {
 
 /// The shutdown has begun.
 pub fn stopping(status: &str) {
-    send(&[NotifyState::Stopping, NotifyState::Status(status)]);
+    send(&[NotifyState::Stopping, NotifyState::Status(&line(status))]);
 }
 
 /// The owner's loop turns.
@@ -89,8 +95,27 @@ pub fn watchdog_interval() -> Option<Duration> {
     sd_notify::watchdog_enabled()
 }
 
+/// A status as it may be sent: each line of a notification is a field of its own, and a text too long for a datagram would keep all
+/// others from arriving.
+fn line(text: &str) -> String {
+    one_line(text.chars().take(STATUS_MAX).collect::<String>())
+}
+
 fn send(states: &[NotifyState<'_>]) {
     if let Err(err) = sd_notify::notify(states) {
         tracing::warn!(%err, "systemd could not be notified, ignoring");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_is_one_field_whatever_it_holds() {
+        let status = line("Failed: crun: no such device\nMAINPID=1\n\u{1b}[0mREADY=1");
+        let sent = NotifyState::Status(&status).to_string();
+        assert_eq!(sent, "STATUS=Failed: crun: no such device MAINPID=1 [0mREADY=1");
+        assert_eq!(line(&"é".repeat(99_999)).chars().count(), STATUS_MAX);
     }
 }
