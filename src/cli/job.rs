@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use indicatif::{ProgressBar, ProgressStyle};
+use tokio::time::Instant;
 use zbus::{OwnedObjectPath, Proxy};
 
 use super::Context;
@@ -47,17 +48,12 @@ impl Watch {
         bus: &Bus,
         job: &OwnedObjectPath,
         subject: &str,
-        timeout: Option<Duration>,
+        deadline: Option<Instant>,
     ) -> Outcome {
         let object = bus::proxy(&bus.connection, job.as_str(), "org.hostler1.Job").await?;
         let bar = bar(context, subject);
         let mut tick = tokio::time::interval(TICK);
-        let late = async {
-            match timeout {
-                Some(time) => tokio::time::sleep(time).await,
-                None => std::future::pending().await,
-            }
-        };
+        let late = until(deadline);
         tokio::pin!(late);
         let ended = loop {
             tokio::select! {
@@ -83,6 +79,20 @@ impl Watch {
             bar.finish_and_clear();
         }
         ended
+    }
+}
+
+/// When a time that was given is over; without one, far away.
+#[must_use]
+pub fn deadline(timeout: Option<Duration>) -> Option<Instant> {
+    timeout.and_then(|time| Instant::now().checked_add(time))
+}
+
+/// Until then.
+pub async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -7,8 +7,8 @@ use zbus::OwnedObjectPath;
 
 use super::Context;
 use super::bus::{Bus, Options};
-use super::exit::{Failure, Outcome};
-use super::job::Watch;
+use super::exit::{Exit, Failure, Outcome};
+use super::job::{Watch, deadline, until};
 
 /// Loads models, and waits until they answer.
 #[derive(Debug, Args)]
@@ -28,7 +28,7 @@ pub struct Load {
     #[arg(long)]
     no_block: bool,
 
-    /// Wait no longer than this; the load goes on. Such as 90s or 10m.
+    /// Wait no longer than this, for all of them together; a load that was begun goes on. Such as 90s or 10m.
     #[arg(long, value_name = "TIME", value_parser = super::wait::time, conflicts_with = "no_block")]
     timeout: Option<Duration>,
 }
@@ -113,7 +113,8 @@ pub fn print(context: &Context, begun: &[(String, OwnedObjectPath)]) -> Outcome 
     context.out.text(&lines.collect::<String>())
 }
 
-/// Begins a job for each model and waits for it, one after the other; those that fail do not keep the others from being tried.
+/// Begins a job for each model and waits for it, one after the other; those that fail do not keep the others from being tried. Where nobody
+/// waits any more, or nobody is there to do it, nothing more is begun: who says Ctrl-C or stops the daemon means all of it.
 ///
 /// # Errors
 /// The last failure; the ones before are printed here.
@@ -125,25 +126,40 @@ pub async fn each(
     done: &str,
     begin: impl AsyncFn(&str) -> Outcome<OwnedObjectPath>,
 ) -> Outcome {
+    let deadline = deadline(timeout);
     let mut last: Option<Failure> = None;
     let mut rows = Vec::new();
-    for model in models {
-        let mut watch = Watch::new(bus).await?;
-        let outcome = match begin(model).await {
-            Ok(job) => watch.end(context, bus, &job, model, timeout).await,
-            Err(failure) => Err(failure),
+    let mut left = models.iter();
+    while let Some(model) = left.next() {
+        let work = async {
+            let mut watch = Watch::new(bus).await?;
+            let job = tokio::select! {
+                job = begin(model) => job?,
+                () = until(deadline) => {
+                    return Err(Failure::new(Exit::Timeout, format!("{model}: not begun within the time that was given")));
+                }
+            };
+            watch.end(context, bus, &job, model, deadline).await
         };
+        let outcome = work.await;
         rows.push(serde_json::json!({
             "model": model, "done": outcome.is_ok(),
             "error": outcome.as_ref().err().map(|failure| &failure.message),
         }));
-        match outcome {
-            Ok(()) => context.out.say(&format!("{model}: {done}")),
-            Err(failure) => {
-                if let Some(earlier) = last.replace(failure) {
-                    eprintln!("hostler: {earlier}");
-                }
-            }
+        let Err(mut failure) = outcome else {
+            context.out.say(&format!("{model}: {done}"));
+            continue;
+        };
+        let over = matches!(failure.exit, Exit::Interrupted | Exit::NotRunning | Exit::Timeout);
+        let left = left.as_slice().join(", ");
+        if over && !left.is_empty() {
+            failure.message += &format!("; not tried: {left}");
+        }
+        if let Some(earlier) = last.replace(failure) {
+            eprintln!("hostler: {earlier}");
+        }
+        if over {
+            break;
         }
     }
     if context.out.json {

@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::Context;
 use super::exit::Outcome;
-use super::job::Watch;
+use super::job::{Watch, deadline};
 use super::load::{each, print};
 
 /// Unpins and unloads models, after the requests that they serve. Later requests load them again.
@@ -28,7 +28,7 @@ pub struct Unload {
     #[arg(long)]
     no_block: bool,
 
-    /// Wait no longer than this; the unload goes on. Such as 90s or 10m.
+    /// Wait no longer than this, for all of them together; an unload that was begun goes on. Such as 90s or 10m.
     #[arg(long, value_name = "TIME", value_parser = super::wait::time, conflicts_with = "no_block")]
     timeout: Option<Duration>,
 }
@@ -43,7 +43,7 @@ impl Unload {
             if self.no_block {
                 return print(context, &[("all".to_owned(), job)]);
             }
-            watch.end(context, &bus, &job, "all models", self.timeout).await?;
+            watch.end(context, &bus, &job, "all models", deadline(self.timeout)).await?;
             context.out.say("all models: unloaded");
             return Ok(());
         }

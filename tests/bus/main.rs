@@ -12,4 +12,5 @@ mod jobs;
 mod properties;
 mod schema;
 mod shapes;
+mod signals;
 mod surface;
