@@ -58,7 +58,7 @@ impl Doctor {
         let user = if self.own { context.global.user } else { context.is_user().await };
         let options = Options::of(user, None);
         let mut rows = self.look(context, &options).await?;
-        if self.fix && mend(context, &rows, &options)? {
+        if self.fix && mend(context, &rows, &options).await? {
             rows = self.look(context, &options).await?;
         }
         if context.out.json {
@@ -100,7 +100,7 @@ impl Doctor {
             rows.extend(own(options).await);
             return Ok(rows);
         }
-        rows.extend(as_service_user()?);
+        rows.extend(as_service_user().await?);
         // Only root sees who holds systemd's sockets.
         let at = rows.iter().position(|row| row.check == Check::Ports.as_str());
         if let (Some(at), Ok(config)) = (at, options.load()) {
@@ -158,27 +158,34 @@ fn finding(found: checks::Finding) -> Row {
 }
 
 /// The same by a process of the service user: whether root could do it is not the question.
-fn as_service_user() -> Outcome<Vec<Row>> {
+async fn as_service_user() -> Outcome<Vec<Row>> {
     let passwd = std::fs::read_to_string("/etc/passwd")?;
     let Some((uid, gid)) = ids(&passwd, checks::SERVICE_USER) else {
         let missing = format!("there is no user {}", checks::SERVICE_USER);
         return Ok(vec![Row::new("user", "fail", missing, "run packaging/postinst.sh")]);
     };
-    let output = Command::new("/proc/self/exe")
+    let mut command = Command::new("/proc/self/exe");
+    command
         .args(["--system", "--json", "doctor", "--own"])
         .env("HOME", "/var/lib/hostler")
         .env_remove("XDG_RUNTIME_DIR")
         .current_dir("/")
         .stdin(Stdio::null())
+        .stdout(Stdio::piped())
         .stderr(Stdio::inherit())
         .gid(gid)
-        .uid(uid)
-        .output()?;
+        .uid(uid);
+    let output = run(command).await?;
     serde_json::from_slice(&output.stdout).map_err(|err| {
         let user = checks::SERVICE_USER;
         let status = output.status;
         Failure::new(Exit::Failed, format!("the checks as {user} ended with {status} ({err})"))
     })
+}
+
+/// Runs a program on a thread of its own: Ctrl-C ends that program, and is not to be heeded by it alone.
+async fn run(mut command: Command) -> std::io::Result<std::process::Output> {
+    tokio::task::spawn_blocking(move || command.output()).await?
 }
 
 /// User and group of a name.
@@ -189,7 +196,7 @@ fn ids(passwd: &str, name: &str) -> Option<(u32, u32)> {
 }
 
 /// Runs what mends. Whether anything was run.
-fn mend(context: &Context, rows: &[Row], options: &Options) -> Outcome<bool> {
+async fn mend(context: &Context, rows: &[Row], options: &Options) -> Outcome<bool> {
     let pass = checks::Outcome::Pass.as_str();
     let user = options.service_user();
     let mut ran = false;
@@ -199,9 +206,15 @@ fn mend(context: &Context, rows: &[Row], options: &Options) -> Outcome<bool> {
             let Some((program, args)) = command.split_first() else { continue };
             context.out.say(&format!("{}: {}", row.check, command.join(" ")));
             ran = true;
-            let why = match Command::new(program).args(args).stdin(Stdio::null()).status() {
-                Ok(status) if status.success() => continue,
-                Ok(status) => status.to_string(),
+            let mut command = Command::new(program);
+            command
+                .args(args)
+                .stdin(Stdio::null())
+                .stdout(Stdio::inherit())
+                .stderr(Stdio::inherit());
+            let why = match run(command).await {
+                Ok(output) if output.status.success() => continue,
+                Ok(output) => output.status.to_string(),
                 Err(err) => err.to_string(),
             };
             eprintln!("hostler: {program} failed ({why}), going on with the next check");

@@ -26,7 +26,7 @@ pub enum Exit {
     Unfit = 8,
     /// The configuration is wrong (`EX_CONFIG`).
     Config = 78,
-    /// Interrupted by Ctrl-C.
+    /// Interrupted, by Ctrl-C, SIGTERM, or SIGHUP.
     Interrupted = 130,
 }
 
@@ -60,7 +60,9 @@ impl Exit {
             Self::Timeout => "not within the time that was given",
             Self::Unfit => "doctor: a check does not hold",
             Self::Config => "the configuration is wrong",
-            Self::Interrupted => "interrupted by Ctrl-C",
+            Self::Interrupted => {
+                "interrupted, by Ctrl-C, SIGTERM, or a terminal that went (SIGHUP)"
+            }
         }
     }
 }

@@ -13,6 +13,7 @@ use zbus::{OwnedObjectPath, Proxy};
 use super::Context;
 use super::bus::{self, Bus};
 use super::exit::{Exit, Failure, Outcome};
+use super::signals;
 
 /// How often a bar moves.
 const TICK: Duration = Duration::from_millis(200);
@@ -38,10 +39,10 @@ impl Watch {
         })
     }
 
-    /// Waits for the end of a job.
+    /// Waits for the end of a job, as people do: not for ever.
     ///
     /// # Errors
-    /// The job's own, a time-out, an interruption, or a daemon that left.
+    /// As [`Watch::ended`]; a time-out, or an interruption.
     pub async fn end(
         &mut self,
         context: &Context,
@@ -50,11 +51,30 @@ impl Watch {
         subject: &str,
         deadline: Option<Instant>,
     ) -> Outcome {
+        let _held = signals::hold();
+        let (exit, why) = tokio::select! {
+            biased;
+            ended = self.ended(context, bus, job, subject) => return ended,
+            () = until(deadline) => (Exit::Timeout, "not done within the time that was given; it goes on"),
+            () = signals::interrupted() => (Exit::Interrupted, "it goes on without you"),
+        };
+        Err(Failure::new(exit, format!("{subject}: {why}")))
+    }
+
+    /// Waits for the end of a job.
+    ///
+    /// # Errors
+    /// The job's own, or a daemon that left.
+    pub async fn ended(
+        &mut self,
+        context: &Context,
+        bus: &Bus,
+        job: &OwnedObjectPath,
+        subject: &str,
+    ) -> Outcome {
         let object = bus::proxy(&bus.connection, job.as_str(), "org.hostler1.Job").await?;
         let bar = bar(context, subject);
         let mut tick = tokio::time::interval(TICK);
-        let late = until(deadline);
-        tokio::pin!(late);
         let ended = loop {
             tokio::select! {
                 message = self.removed.next() => {
@@ -71,8 +91,6 @@ impl Watch {
                     }
                 }
                 _ = tick.tick() => if let Some(bar) = &bar { move_on(bar, bus, &object, subject).await },
-                () = &mut late => break Err(Failure::new(Exit::Timeout, format!("{subject}: not done within the time that was given; it goes on"))),
-                _ = tokio::signal::ctrl_c() => break Err(Failure::new(Exit::Interrupted, format!("{subject} goes on without you"))),
             }
         };
         if let Some(bar) = bar {

@@ -43,10 +43,7 @@ impl Logs {
         let mut out = std::io::stdout();
         let mut buffer = vec![0_u8; 64 << 10];
         loop {
-            let count = tokio::select! {
-                count = pipe.read(&mut buffer) => count?,
-                _ = tokio::signal::ctrl_c() => return Ok(()),
-            };
+            let count = pipe.read(&mut buffer).await?;
             if count == 0 {
                 return Ok(());
             }

@@ -9,7 +9,7 @@
 //!  mod     the command line, dispatch     bus       connection, proxies, D-Bus errors → failures
 //!  exit    exit statuses, failures        document  the daemon's status, as it comes over the bus
 //!  output  tables, JSON, colours          pages     manual pages and completions
-//!  change  a changed file: checked, applied, taken back
+//!  change  a changed file: checked, applied     signals   Ctrl-C and its like
 //!  status list show load verbs plan why measure wait logs top reload doctor config  add/  import/  remove
 //! ```
 
@@ -35,6 +35,7 @@ mod reload;
 mod remove;
 mod settings;
 mod show;
+mod signals;
 mod status;
 mod top;
 mod unit;
@@ -159,7 +160,14 @@ pub fn run(cli: Cli) -> Exit {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let outcome = match runtime {
         Ok(runtime) => {
-            let outcome = runtime.block_on(dispatch(&context, cli.command));
+            let outcome = runtime.block_on(async {
+                tokio::select! {
+                    // First the command, which may hold on to the signals. One that never waits is not kept from being killed by them.
+                    biased;
+                    outcome = dispatch(&context, cli.command) => outcome,
+                    () = signals::unheeded() => Err(Failure::said(Exit::Interrupted)),
+                }
+            });
             // A device's driver that hangs holds its thread for ever; it must not hold the exit.
             runtime.shutdown_background();
             outcome

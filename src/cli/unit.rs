@@ -15,7 +15,6 @@ use std::time::Duration;
 
 use clap::Args;
 use futures_util::StreamExt as _;
-use tokio::signal::unix::{SignalKind, signal};
 
 use super::Context;
 use super::bus::{Bus, Options, failure, not_running};
@@ -23,6 +22,7 @@ use super::document::Model;
 use super::elsewhere::unknown;
 use super::exit::{Exit, Failure, Outcome};
 use super::job::Watch;
+use super::signals::{self, Signals};
 use crate::adapters::systemd;
 
 /// How long a daemon that left may take to come back: longer than any pause between two of its starts.
@@ -54,7 +54,8 @@ impl Unit {
     }
 
     async fn live(&self, context: &Context) -> Outcome {
-        let mut term = signal(SignalKind::terminate())?;
+        let _held = signals::hold();
+        let mut term = Signals::listen();
         let bus = context.bus_even_idle().await?;
         let mut owner = bus.manager.receive_owner_changed().await;
         let owner = owner.as_mut().map_err(|err| failure(err, bus.user))?;
@@ -63,7 +64,7 @@ impl Unit {
             // `status` before the load, for a name that is none must not wait for anything.
             let name = tokio::select! {
                 name = self.name(&bus) => name?,
-                _ = term.recv() => return Ok(()),
+                () = term.come() => return Ok(()),
             };
             systemd::status(&format!("Loading {name}"));
             let mut watch = Watch::new(&bus).await?;
@@ -71,8 +72,8 @@ impl Unit {
             options.insert("pin", true.into());
             let job = bus.begin("Load", &(&name, &options)).await?;
             let loaded = tokio::select! {
-                loaded = watch.end(context, &bus, &job, &name, None) => loaded,
-                _ = term.recv() => return let_go(context, &bus, &name).await,
+                loaded = watch.ended(context, &bus, &job, &name) => loaded,
+                () = term.come() => return let_go(context, &bus, &name).await,
             };
             match loaded {
                 Ok(()) => {
@@ -82,7 +83,7 @@ impl Unit {
                     }
                     tokio::select! {
                         left = stay(&bus, &name) => left?,
-                        _ = term.recv() => return let_go(context, &bus, &name).await,
+                        () = term.come() => return let_go(context, &bus, &name).await,
                     }
                 }
                 Err(failure) if ready && failure.exit == Exit::NotRunning => {}
@@ -93,7 +94,7 @@ impl Unit {
             tokio::pin!(back);
             tokio::select! {
                 back = tokio::time::timeout(COMEBACK, &mut back) => back.map_err(|_| not_running(bus.user))?,
-                _ = term.recv() => return match tokio::time::timeout(LAST_WORD, back).await {
+                () = term.come() => return match tokio::time::timeout(LAST_WORD, back).await {
                     Ok(()) => let_go(context, &bus, &name).await,
                     // Nobody runs who could hold the pin.
                     Err(_) => Ok(()),
@@ -175,7 +176,7 @@ async fn let_go(context: &Context, bus: &Bus, name: &str) -> Outcome {
         Err(failure) if failure.exit == Exit::NotRunning => return Ok(()),
         Err(failure) => return Err(failure),
     };
-    match watch.end(context, bus, &job, name, None).await {
+    match watch.ended(context, bus, &job, name).await {
         Err(failure) if failure.exit == Exit::NotRunning => Ok(()),
         ended => ended,
     }

@@ -1,6 +1,7 @@
 //! The operator's program, interrupted: by signals, by a time that is over, and by a daemon that leaves.
 
-use std::process::Child;
+use std::io::{Read as _, Write as _};
+use std::process::{Child, Command, Stdio};
 
 use hostler::supervisor::handle::Ask;
 use hostler::types::Denied;
@@ -21,14 +22,19 @@ fn asked_more(house: &mut House) -> bool {
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_more_is_begun_after_an_interruption() {
     let mut house = House::open(status()).await;
-    let child = spawn(&house, &["unload", "small", "org/m"], &[]);
-    let (model, _, answer) = next(&mut house).await;
-    assert_eq!(model, "small");
-    send(&child, Signal::INT);
-    let ended = end(child).await;
-    assert_eq!(ended.code, 130, "{ended:?}");
-    assert!(!asked_more(&mut house));
-    drop(answer);
+    for (args, signal) in [
+        (["--json", "unload", "small", "org/m"], Signal::INT),
+        (["--json", "load", "small", "org/m"], Signal::TERM),
+    ] {
+        let child = spawn(&house, &args, &[]);
+        let (model, _, answer) = next(&mut house).await;
+        assert_eq!(model, "small");
+        send(&child, signal);
+        let ended = end(child).await;
+        assert_eq!(ended.code, 130, "{args:?}: {ended:?}");
+        assert!(!asked_more(&mut house), "{args:?}");
+        drop(answer);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -62,4 +68,47 @@ async fn nothing_more_is_begun_of_a_daemon_that_stops() {
     let models: Vec<_> = rows.as_array().unwrap().iter().map(|row| &row["model"]).collect();
     assert_eq!(models, ["nothing", "small"]);
     assert!(!asked_more(&mut house));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn signals_end_whatever_waits() {
+    let house = House::open(status()).await;
+    for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
+        let (read, write) = std::io::pipe().unwrap();
+        *house.root.log.lock().unwrap() = Some(Ok(read.into()));
+        let mut child = spawn(&house, &["logs", "-f", "org/m"], &[]);
+        (&write).write_all(b"one\n").unwrap();
+        let mut line = [0_u8; 4];
+        child.stdout.as_mut().unwrap().read_exact(&mut line).unwrap();
+        send(&child, signal);
+        let ended = end(child).await;
+        assert_eq!((ended.code, ended.err.as_str()), (130, ""), "{signal:?}: {ended:?}");
+        drop(write);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_ignored_stays_ignored() {
+    let house = House::open(status()).await;
+    let (read, mut write) = std::io::pipe().unwrap();
+    *house.root.log.lock().unwrap() = Some(Ok(read.into()));
+    let mut child = Command::new("sh")
+        .args(["-c", "trap '' HUP; exec \"$0\" --user logs -f org/m"])
+        .arg(env!("CARGO_BIN_EXE_hostler"))
+        .env("DBUS_SESSION_BUS_ADDRESS", &house.daemon.address)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = [0_u8; 4];
+    // One that heeds the signal may still show a line that comes with it, and no other.
+    for round in ["one\n", "two\n", "etc\n"] {
+        write.write_all(round.as_bytes()).unwrap();
+        child.stdout.as_mut().unwrap().read_exact(&mut line).unwrap();
+        assert_eq!(line, round.as_bytes());
+        send(&child, Signal::HUP);
+    }
+    drop(write);
+    let ended = end(child).await;
+    assert_eq!(ended.code, 0, "{ended:?}");
 }

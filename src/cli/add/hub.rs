@@ -10,6 +10,7 @@ use crate::adapters::podman::Podman;
 use crate::adapters::podman::helper::{self, Helper, Network};
 use crate::cli::Context;
 use crate::cli::exit::{Exit, Failure, Outcome};
+use crate::cli::signals;
 use crate::config::PodmanConfig;
 use crate::types::Bytes;
 
@@ -132,8 +133,10 @@ pub async fn fetch(
         done = line.done.or(done.take());
         error = line.error.or(error.take());
     };
-    let interrupted = async { drop(tokio::signal::ctrl_c().await) };
-    let ran = client.run_helper_until(&helper, &mut read, interrupted).await;
+    // The container has to go, whatever the signal: it would hold the lock of the download.
+    let held = signals::hold();
+    let ran = client.run_helper_until(&helper, &mut read, signals::interrupted()).await;
+    drop(held);
     if let Some(bar) = bar {
         bar.finish_and_clear();
     }
