@@ -113,7 +113,7 @@ pub async fn run(options: Options, sockets: Vec<(String, Handed)>) -> Exit {
         cdi_dirs: &cdi_dirs,
         user: &user,
     };
-    let proven = match validate::gate(&checks).await {
+    let proven = match validate::patiently(validate::gate(&checks)).await {
         Ok(proven) => proven,
         Err(failure) => return fail(sockets, &failure).await,
     };
@@ -132,9 +132,10 @@ pub async fn run(options: Options, sockets: Vec<(String, Handed)>) -> Exit {
     if let Err(failure) = door::guarded(&config, &sockets) {
         return fail(sockets, &failure).await;
     }
-    let images = recall::images(&config, &*ports.containers).await;
+    let images = validate::patiently(recall::images(&config, &*ports.containers)).await;
     let core = state::Recalled { book, images, generation, pins };
-    let recalled = Recalled { core, journal: trouble };
+    let models = validate::patiently(core::models(&config)).await;
+    let recalled = Recalled { core, models, journal: trouble };
     serve(options, config, ports, proven, recalled, sockets, metrics).await
 }
 
@@ -351,7 +352,7 @@ fn supervise(
     tracing::info!("podman {podman}; {left} containers of an earlier daemon");
     let (mut supervisor, handle) = Supervisor::new(
         core::settings(config),
-        &core::models(config),
+        &recalled.models,
         ports,
         Clock::start(),
         found,

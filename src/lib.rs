@@ -18,7 +18,7 @@
 //! | top | [`cli`] | `hostler`, the operator's program: D-Bus, files and checks |
 //!
 //! # Architecture Invariants
-//! * Layers point downwards only; adapters never import each other; `proxy` sees `supervisor::handle`, the `Endpoint`
+//! * Layers point downwards only; adapters never import each other, `disk` aside; `proxy` sees `supervisor::handle`, the `Endpoint`
 //!   of a lease, and `types`.
 //! * The pure layers (`types`, `plan`, the core of `supervisor`, most of `config`) name no tokio, no clock, no file
 //!   system, no network, no tracing. A test enforces both rules.

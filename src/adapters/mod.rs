@@ -1,4 +1,5 @@
-//! L3: one folder per port. Adapters carry out what the core decided; they never import each other.
+//! L3: one folder per port. Adapters carry out what the core decided; they never import each other, [`disk`] aside.
+pub mod disk;
 pub mod engine;
 pub mod gpu;
 pub mod podman;

@@ -2,14 +2,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::adapters::weights;
+use futures_util::future::join_all;
+
+use crate::adapters::{disk, weights};
 use crate::config::Config;
 use crate::plan::estimate::estimate;
 use crate::plan::{ReleaseRule, Rules, SleepRules, policy};
 use crate::supervisor::health::HealthRules;
 use crate::supervisor::state::Settings;
-use crate::types::{Anatomy, ModelName, ModelSpec};
+use crate::types::{Anatomy, ModelName, ModelSpec, Weights};
+
+/// How long a model's files may take to say what is in them: headers of up to 64 MiB from a disk that is busy with those of others.
+const DISK_TIME: Duration = Duration::from_secs(30);
 
 /// What is not about one model.
 #[must_use]
@@ -48,21 +54,32 @@ pub fn names(config: &Config) -> BTreeSet<ModelName> {
     config.models.keys().chain(config.externals.keys()).cloned().collect()
 }
 
-/// The models with what their files say. Reads the disk.
-#[must_use]
-pub fn models(config: &Config) -> BTreeMap<ModelName, Arc<ModelSpec>> {
-    let models = config.models.iter().map(|(name, spec)| {
+/// The models with what their files say. Takes no longer than [`DISK_TIME`], whatever the disks do.
+pub async fn models(config: &Config) -> BTreeMap<ModelName, Arc<ModelSpec>> {
+    let models = config.models.iter().map(async |(name, spec)| {
         let mut spec = ModelSpec::clone(spec);
-        spec.anatomy = anatomy(&spec);
+        spec.anatomy = anatomy(&spec).await;
         (name.clone(), Arc::new(spec))
     });
-    models.collect()
+    join_all(models).await.into_iter().collect()
 }
 
 /// What a model's files say, and in the log what is expected of it until it was measured.
-fn anatomy(spec: &ModelSpec) -> Option<Anatomy> {
-    let model = &spec.name;
-    match weights::look(&spec.weights) {
+async fn anatomy(spec: &ModelSpec) -> Option<Anatomy> {
+    let (model, weights) = (&spec.name, spec.weights.clone());
+    let found = match &spec.weights {
+        Weights::Path(path) => {
+            match disk::look(path, DISK_TIME, move |_| weights::look(&weights)).await {
+                Ok(found) => found,
+                Err(late) => {
+                    tracing::warn!(%model, "the files of {model} were not read: {late}");
+                    return None;
+                }
+            }
+        }
+        Weights::Image { .. } | Weights::Builtin => weights::look(&weights),
+    };
+    match found {
         Ok(anatomy) => {
             if spec.vram.is_none() {
                 let need = estimate(&anatomy, spec);

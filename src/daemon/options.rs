@@ -107,6 +107,12 @@ impl Options {
         Dirs::user(&config.unwrap_or_else(|| PathBuf::from("/etc")))
     }
 
+    /// Where the configuration is read from first, for messages.
+    #[must_use]
+    pub fn place(&self) -> PathBuf {
+        self.config.clone().or_else(|| self.dirs().0.into_iter().next()).unwrap_or_default()
+    }
+
     /// What is not configured.
     #[must_use]
     pub fn defaults(&self) -> Defaults {

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::told::Trouble;
 use crate::adapters::podman::journal::Record;
@@ -12,7 +13,7 @@ use crate::config::Config;
 use crate::plan::Book;
 use crate::supervisor::ports::Containers;
 use crate::supervisor::state;
-use crate::types::{ImageRef, ModelName};
+use crate::types::{ImageRef, ModelName, ModelSpec};
 
 /// Name of the file with the footprints.
 const FOOTPRINTS: &str = "footprints";
@@ -28,6 +29,8 @@ const SYSTEM_DIR: &str = "/var/lib/hostler/state";
 pub struct Recalled {
     /// What the core is told.
     pub core: state::Recalled,
+    /// The models with what their files say.
+    pub models: BTreeMap<ModelName, Arc<ModelSpec>>,
     /// What is wrong with the file of what was begun.
     pub journal: Trouble,
 }

@@ -7,11 +7,12 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use tokio::sync::Mutex;
 
 use super::{Options, core, door, recall, validate};
-use crate::adapters::systemd;
+use crate::adapters::{disk, systemd};
 use crate::checks::{Checks, cdi_dirs};
 use crate::config::Config;
 use crate::control::{Host, HostFuture};
@@ -22,6 +23,9 @@ use crate::supervisor::event::Reconfiguration;
 use crate::supervisor::handle::Handle;
 use crate::supervisor::task::Ports;
 use crate::types::{Check, ExternalStatus, InstanceId, ModelName};
+
+/// How long the files of the configuration may take to be read.
+const READ_TIME: Duration = Duration::from_secs(30);
 
 /// What a reload needs.
 pub struct Root {
@@ -84,14 +88,14 @@ impl Root {
     }
 
     async fn apply(&self, current: &mut Config) -> Result<Vec<String>, String> {
-        let options = self.options.clone();
-        let read = tokio::task::spawn_blocking(move || {
-            let config = options.load().map_err(|errors| errors.to_string())?;
-            let models = core::models(&config);
-            Ok::<_, String>((config, models))
-        });
-        let (new, specs) = read.await.map_err(|err| format!("a reader failed: {err}"))??;
+        let (options, place) = (self.options.clone(), self.options.place());
+        let read = disk::look(&place, READ_TIME, move |_| options.load());
+        let read = read.await.map_err(|late| {
+            format!("the configuration, or a file that it names, cannot be read: {late}")
+        })?;
+        let new = read.map_err(|errors| errors.to_string())?;
         self.fits(&new)?;
+        let specs = core::models(&new).await;
         let images = recall::images(&new, &*self.ports.containers).await;
         let mut settings = core::settings(&new);
         // The server and systemd have heard of the one of the start; all keep to the same until a restart.

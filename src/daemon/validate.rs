@@ -16,7 +16,7 @@ use crate::types::GpuSnapshot;
 const DELAY_MIN: Duration = Duration::from_millis(250);
 /// The longest.
 const DELAY_MAX: Duration = Duration::from_secs(5);
-/// How much longer systemd is asked to wait at each attempt; more than any single check can take.
+/// How much longer systemd is asked to wait, again and again while the start goes on.
 const EXTENSION: Duration = Duration::from_secs(90);
 
 /// What the checks found out on the way.
@@ -28,6 +28,21 @@ pub struct Proven {
     pub found: Vec<Found>,
     /// podman's API version.
     pub podman: String,
+}
+
+/// Does a part of the start and has systemd wait for it. A part may take several calls of podman's that are slow each, so no single
+/// extension is long enough for it; that it ends is for the deadlines of those calls to see to.
+pub async fn patiently<T>(part: impl Future<Output = T>) -> T {
+    let asking = async {
+        loop {
+            systemd::extend_timeout(EXTENSION);
+            tokio::time::sleep(EXTENSION / 3).await;
+        }
+    };
+    tokio::select! {
+        result = part => result,
+        never = asking => never,
+    }
 }
 
 /// Runs [`Check::GATE`].
@@ -58,7 +73,6 @@ async fn retry(
     let mut delay = DELAY_MIN;
     let mut attempt = 1_u32;
     loop {
-        systemd::extend_timeout(EXTENSION);
         systemd::status(&format!("Checking {what}"));
         let failure = match checks.look(check, learned).await {
             Ok(_) => return Ok(()),

@@ -1,6 +1,10 @@
-//! Weights that come in an image.
+//! Weights that come in an image, and weights on a disk that is dead.
 
-use crate::harness::{COUNT, count, engine, serving, skip_unless_wanted};
+use std::time::Duration;
+
+use nvidia_ml::{Gpu, Script};
+
+use crate::harness::{COUNT, Fake, Scene, count, engine, serving, skip_unless_wanted};
 
 #[test]
 fn a_model_whose_weights_are_an_image_answers() {
@@ -25,4 +29,40 @@ fn a_model_whose_weights_are_an_image_answers() {
     assert!(tried.stderr.contains("Read-only"), "{}", tried.stderr);
     host.root("systemctl stop hostler.service").unwrap();
     assert_eq!(crate::harness::left_over(&host).unwrap(), "");
+}
+
+/// A file system whose server never answers: whoever asks it stays in the kernel until the unit is stopped.
+const DEAD: &str = "systemd-run --quiet --unit=far --service-type=exec bash -c 'exec 9<>/dev/fuse
+mount -i -t fuse -o fd=9,rootmode=40000,user_id=0,group_id=0,allow_other far /mnt/far && exec sleep infinity'
+until grep -q ' /mnt/far ' /proc/mounts; do sleep 0.05; done";
+
+#[test]
+fn a_dead_disk_under_one_model_is_told_and_holds_nobody_else() {
+    skip_unless_wanted!();
+    let gpu = Gpu::new("GPU-00000000-0000-0000-0000-000000000000".to_owned(), 32 << 30);
+    let far = Fake::sized("far", 2).line(r#"weights = { path = "/mnt/far/w.gguf" }"#);
+    let models = [Fake::sized("here", 2), far];
+    let scene = Scene::new(&Script::with_gpus(vec![gpu]), "", &models).unwrap();
+    let host = &scene.host;
+    host.root("mkdir /mnt/far && echo weights >/mnt/far/w.gguf").unwrap();
+    scene.serve("here");
+    host.root("hostler unload here").unwrap();
+    host.root(DEAD).unwrap();
+    // Both are on one device, which is the first one's while it starts.
+    let lost = scene.ask("far");
+    scene.wait_model("far", "starting", Duration::from_secs(10), |row| row["phase"] != "stopped");
+    scene.serve("here");
+    let lost = lost.wait();
+    assert!(lost.body.contains("/mnt/far/w.gguf does not answer within 10 s"), "{lost:?}");
+    // Nor is a start held by it for longer than its own time.
+    host.root("systemctl restart hostler.service").unwrap();
+    scene.serve("here");
+    let log = host.root("journalctl --unit hostler.service --output cat").unwrap();
+    assert!(
+        log.contains("the files of far were not read: /mnt/far/w.gguf does not answer"),
+        "{log}"
+    );
+    host.root("systemctl stop far.service && umount --lazy /mnt/far").unwrap();
+    scene.serve("far");
+    scene.never_over_committed();
 }

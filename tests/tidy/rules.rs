@@ -13,7 +13,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("config", &["config", "types"]),
     ("plan", &["plan", "types"]),
     ("supervisor", &["supervisor", "plan", "types"]),
-    ("adapters", &["supervisor::ports", "types"]),
+    ("adapters", &["adapters::disk", "supervisor::ports", "types"]),
     // The endpoint of a lease is all that the front door sees of the ports.
     ("proxy", &["proxy", "supervisor::handle", "supervisor::ports::Endpoint", "types"]),
     ("control", &["control", "supervisor::handle", "types"]),

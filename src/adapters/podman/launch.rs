@@ -12,6 +12,7 @@ use std::time::Duration;
 use super::error::{Cause, PodmanError, image_missing};
 use super::inspect::{Inspect, published};
 use super::{Inner, cgroup, create, harden, labels, socket_dir};
+use crate::adapters::disk;
 use crate::supervisor::ports::{
     ContainerSpec, Endpoint, Launched, Progress, SOCKET_NAME, Sign, TCP_PORT,
 };
@@ -29,6 +30,8 @@ const LOOK_AGAIN: [Duration; 2] = [Duration::from_millis(5), Duration::from_mill
 const HARDEN_LOOKS: u32 = 14;
 /// How often podman is asked for the exit code of a container whose process is gone. In all 0.8 s.
 const EXIT_LOOKS: u32 = 12;
+/// How long the file system of the weights may take to say whether they are there.
+const DISK_TIME: Duration = Duration::from_secs(10);
 /// Lines of the container's log that a failure carries.
 const TAIL_LINES: usize = 20;
 
@@ -39,7 +42,7 @@ impl Inner {
         progress: &Progress,
     ) -> Result<Launched, Fault> {
         let thing = format!("model {} (container {})", spec.instance.model, spec.instance);
-        check_sources(spec)?;
+        check_sources(spec).await?;
         let (id, mut pulled) = self.provide_image(&spec.image, &thing, progress).await?;
         for (image, _) in &spec.image_volumes {
             pulled |= self.provide_image(image, &thing, progress).await?.1;
@@ -259,23 +262,20 @@ impl Inner {
 }
 
 /// Weights that are visibly absent. A directory that this process may not look into is left to podman's judgement.
-fn check_sources(spec: &ContainerSpec) -> Result<(), Fault> {
+async fn check_sources(spec: &ContainerSpec) -> Result<(), Fault> {
     for (host, _) in &spec.binds {
-        match std::fs::metadata(host) {
-            Err(e)
-                if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
-            {
-                return Err(Fault::new(
-                    FaultCode::WeightsMissing,
-                    format!(
-                        "model {}: {} does not exist; put the weights there, or correct the model's weights in the configuration",
-                        spec.instance.model,
-                        host.display()
-                    ),
-                ));
-            }
-            _ => {}
-        }
+        let seen =
+            disk::look(host, DISK_TIME, |host| std::fs::metadata(host).map_err(|e| e.kind()));
+        let what = match seen.await {
+            Err(late) => late.to_string(),
+            Ok(Err(io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)) => format!(
+                "{} does not exist; put the weights there, or correct the model's weights in the configuration",
+                host.display()
+            ),
+            Ok(_) => continue,
+        };
+        let message = format!("model {}: {what}", spec.instance.model);
+        return Err(Fault::new(FaultCode::WeightsMissing, message));
     }
     Ok(())
 }
