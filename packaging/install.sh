@@ -2,6 +2,8 @@
 # Puts binaries and units where a package puts them: install.sh BINDIR DESTDIR PREFIX SYSCONFDIR (see the Makefile).
 # Paths in units are written for PREFIX=/usr and rewritten for any other.
 set -eu
+# The directories are for all to look into, the daemon's user too.
+umask 022
 bindir=$1 destdir=$2 prefix=$3 sysconfdir=$4
 cd "$(dirname "$0")/.."
 
@@ -53,4 +55,4 @@ for file in contrib/grafana/hostler.json contrib/prometheus/scrape.yml contrib/p
 done
 # Packages bring the bill of materials of their binaries (sbom.py).
 [ -z "${HOSTLER_SBOM:-}" ] || put 0644 "$HOSTLER_SBOM" "$prefix/share/hostler/hostler.cdx.json"
-mkdir -p "$destdir$sysconfdir/hostler"
+mkdir -p "$destdir$sysconfdir/hostler/models.d"

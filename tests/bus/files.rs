@@ -116,3 +116,40 @@ async fn what_the_daemon_refuses_is_put_back() {
     assert_eq!(removed.code, 0, "{removed:?}");
     assert_eq!(files.models(), ["new.toml", "qwen3.toml"]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_daemon_can_read_what_was_written_and_nobody_else_what_was_closed() {
+    let house = House::open(status()).await;
+    let files = Files::new(MODEL, "qwen3");
+    let mode = |name: &str| fs::metadata(files.path(name)).unwrap().mode() & 0o777;
+    let path = files.path("models.d/qwen3.toml");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+    let root = rustix::process::geteuid().is_root();
+    if root {
+        std::os::unix::fs::chown(&path, Some(7), Some(9)).unwrap();
+    }
+    let added = files.add(&house, &["--name", "qwen3", "--force"]).await;
+    assert_eq!((added.code, mode("models.d/qwen3.toml")), (0, 0o640), "{added:?}");
+    let is = fs::metadata(&path).unwrap();
+    assert!(!root || (is.uid(), is.gid()) == (7, 9), "{is:?}");
+
+    // In a directory that is not there, by somebody who is careful.
+    let far = files.home.path().join("far");
+    fs::create_dir(&far).unwrap();
+    fs::create_dir(far.join("hostler")).unwrap();
+    fs::copy(files.path("hostler.toml"), far.join("hostler/hostler.toml")).unwrap();
+    fs::write(files.path("keys.toml"), format!("[keys.all]\nsha256 = \"{}\"\n", "0a".repeat(32)))
+        .unwrap();
+    let weights = files.home.path().join("new.gguf");
+    let script =
+        format!("umask 077; exec \"$0\" --user add {} --image x.example/y:1", weights.display());
+    let ended = std::process::Command::new("sh")
+        .args(["-c", &script, env!("CARGO_BIN_EXE_hostler")])
+        .env("DBUS_SESSION_BUS_ADDRESS", &house.daemon.address)
+        .env("XDG_CONFIG_HOME", &far)
+        .output()
+        .unwrap();
+    assert!(ended.status.success(), "{ended:?}");
+    let mode = |name: &str| fs::metadata(far.join(name)).unwrap().mode() & 0o777;
+    assert_eq!((mode("hostler/models.d"), mode("hostler/models.d/new.toml")), (0o755, 0o644));
+}

@@ -112,6 +112,12 @@ fn an_rpm_is_reproducible_has_the_debs_files_and_rpmlint_has_nothing_to_say() {
     let rpm = files(&plain.map(|(_, path)| path).collect::<Vec<_>>().join("\n"));
     assert!(deb.len() > 40, "{deb:?}");
     assert_eq!(deb, rpm);
+    // Where `hostler add` writes, and the daemon reads.
+    let dir = "drwxr-xr-x /etc/hostler/models.d";
+    assert!(listed.lines().any(|line| line == dir), "{listed}");
+    let deb = output(Command::new("dpkg-deb").arg("--contents").arg(shared(Format::Deb)));
+    let dir = deb.lines().find(|line| line.ends_with("./etc/hostler/models.d/"));
+    assert!(dir.is_some_and(|line| line.starts_with("drwxr-xr-x root/root")), "{deb}");
     // Its scripts are those of the deb, called by rpm's own conditions.
     let scripts = output(Command::new("rpm").args(["-qp", "--scripts"]).arg(&package));
     for call in ["postinst.sh", "prerm.sh", "preset hostler.socket", "try-restart hostler.service"]

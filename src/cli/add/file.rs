@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::Write as _;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 
 use toml::Value;
@@ -159,7 +159,26 @@ pub fn not_written(path: &Path, err: &std::io::Error) -> Failure {
     Failure::new(exit, format!("{} cannot be written: {err}", path.display())).fix(fix)
 }
 
-/// Writes a file whole: beside it, to the disk, and then in its place.
+/// Makes the directories that are missing, for the daemon to look into, whatever the umask of who calls.
+///
+/// # Errors
+/// The first that cannot be made.
+pub fn make_dirs(dir: &Path) -> std::io::Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    if let Some(above) = dir.parent().filter(|above| !above.as_os_str().is_empty()) {
+        make_dirs(above)?;
+    }
+    match fs::create_dir(dir) {
+        Ok(()) => fs::set_permissions(dir, fs::Permissions::from_mode(0o755)),
+        Err(_) if dir.is_dir() => Ok(()),
+        Err(err) => Err(err),
+    }
+}
+
+/// Writes a file whole: beside it, to the disk, and then in its place. One that is replaced keeps its mode, and its owner and group where
+/// that is allowed.
 ///
 /// # Errors
 /// [`Exit::Denied`] where that is not allowed.
@@ -167,11 +186,22 @@ pub fn write(path: &Path, text: &str) -> Outcome {
     let failed = |err: std::io::Error| not_written(path, &err);
     // A bare name has an empty parent.
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    fs::create_dir_all(dir).map_err(failed)?;
+    make_dirs(dir).map_err(failed)?;
     let mut file = tempfile::Builder::new().prefix(".hostler-").tempfile_in(dir).map_err(failed)?;
     file.write_all(text.as_bytes()).map_err(failed)?;
-    // The daemon is another user.
-    file.as_file().set_permissions(fs::Permissions::from_mode(0o644)).map_err(failed)?;
+    let mode = match fs::metadata(path).ok().filter(fs::Metadata::is_file) {
+        Some(old) => {
+            let given = chown(file.path(), Some(old.uid()), Some(old.gid()));
+            // With another group the old mode may keep the daemon out; where all may read, it does not matter whose it is.
+            if old.mode() & 0o004 == 0 {
+                given.map_err(failed)?;
+            }
+            old.mode() & 0o777
+        }
+        // The daemon is another user.
+        None => 0o644,
+    };
+    file.as_file().set_permissions(fs::Permissions::from_mode(mode)).map_err(failed)?;
     file.as_file().sync_all().map_err(failed)?;
     file.persist(path).map_err(|err| failed(err.error))?;
     fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed)
