@@ -189,7 +189,8 @@ async fn run(mut command: Command) -> std::io::Result<std::process::Output> {
 }
 
 /// User and group of a name.
-fn ids(passwd: &str, name: &str) -> Option<(u32, u32)> {
+#[must_use]
+pub fn ids(passwd: &str, name: &str) -> Option<(u32, u32)> {
     let line = passwd.lines().find(|line| line.split(':').next() == Some(name))?;
     let mut fields = line.split(':').skip(2).map(str::parse);
     Some((fields.next()?.ok()?, fields.next()?.ok()?))

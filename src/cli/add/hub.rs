@@ -1,14 +1,17 @@
 //! Weights from a hub: fetched by a container with a network, and nothing else.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Deserialize;
 
+use super::file::make_dirs;
 use crate::adapters::podman::Podman;
 use crate::adapters::podman::helper::{self, Helper, Network};
+use crate::checks::SERVICE_USER;
 use crate::cli::Context;
+use crate::cli::doctor::ids;
 use crate::cli::exit::{Exit, Failure, Outcome};
 use crate::cli::signals;
 use crate::config::PodmanConfig;
@@ -38,7 +41,7 @@ pub struct Wanted<'a> {
     pub revision: &'a str,
     /// A file with the token, instead of `HF_TOKEN`.
     pub token_file: Option<&'a Path>,
-    /// Where models are kept.
+    /// Where models are kept, see [`models_dir`].
     pub models: &'a Path,
 }
 
@@ -104,7 +107,6 @@ pub async fn fetch(
     wanted: &Wanted<'_>,
 ) -> Outcome<Fetched> {
     let helper = helper(wanted)?;
-    make_dir(wanted.models)?;
     let client = Podman::new(
         podman.socket.clone(),
         podman.namespace.clone(),
@@ -208,15 +210,53 @@ fn network(endpoint: &str) -> Outcome<Network> {
     Ok(if local { Network::Host } else { Network::Own })
 }
 
-/// The directory of the models, which the service user has to own.
-fn make_dir(models: &Path) -> Outcome {
-    if models.is_dir() {
-        return Ok(());
+/// The directory of the models, as an absolute path without `..`, which a definition does not take; made where it is missing.
+///
+/// # Errors
+/// Where it would be nobody's who may write to it: the container runs as the service user.
+pub fn models_dir(dir: &Path, user: bool) -> Outcome<PathBuf> {
+    let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let owner = match user {
+        true => None,
+        false => Some(ids(&passwd, SERVICE_USER)),
+    };
+    let dir = made(dir, owner, rustix::process::geteuid().is_root())?;
+    if dir.components().any(|part| part == Component::ParentDir) {
+        return Ok(std::fs::canonicalize(dir)?);
     }
-    std::fs::create_dir_all(models).map_err(|err| {
-        Failure::new(Exit::Failed, format!("{} cannot be made: {err}", models.display()))
-            .fix("run packaging/postinst.sh, which makes it for the service user")
-    })
+    Ok(dir)
+}
+
+/// The same for an owner: `None` for whoever calls, `Some(None)` for one that there is not.
+fn made(dir: &Path, owner: Option<Option<(u32, u32)>>, root: bool) -> Outcome<PathBuf> {
+    let dir = std::path::absolute(dir)?;
+    if dir.is_dir() {
+        return Ok(dir);
+    }
+    let shown = dir.display();
+    let refused = |why: &str| {
+        let install = format!("sudo install -d -o {SERVICE_USER} -g {SERVICE_USER} {shown}");
+        Failure::new(Exit::Failed, format!("{shown} {why}")).fix(install)
+    };
+    let wrong = |err: std::io::Error| refused(&format!("cannot be made: {err}"));
+    let ids = match owner {
+        None => {
+            let cannot = |err| Failure::new(Exit::Failed, format!("{shown} cannot be made: {err}"));
+            return std::fs::create_dir_all(&dir).map(|()| dir.clone()).map_err(cannot);
+        }
+        Some(None) => {
+            let why = format!("has to belong to the user {SERVICE_USER}, and there is none");
+            return Err(Failure::new(Exit::Failed, format!("{shown} {why}"))
+                .fix("run packaging/postinst.sh, or --user for your own daemon"));
+        }
+        Some(Some(_)) if !root => {
+            return Err(refused(&format!("is not there, and has to belong to {SERVICE_USER}")));
+        }
+        Some(Some(ids)) => ids,
+    };
+    make_dirs(&dir).map_err(wrong)?;
+    std::os::unix::fs::chown(&dir, Some(ids.0), Some(ids.1)).map_err(wrong)?;
+    Ok(dir)
 }
 
 #[cfg(test)]
@@ -231,6 +271,29 @@ mod tests {
         let checking = shown(r#"{"checking": 66}"#).unwrap();
         assert_eq!(checking, "org/m: checking the digest, 66 %");
         assert_eq!(shown(r#"{"total": 7, "files": 1}"#), None);
+    }
+
+    #[test]
+    fn who_downloads_owns_what_was_made() {
+        use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+        let dir = tempfile::tempdir().unwrap();
+        let new = dir.path().join("a/models");
+        let refused = made(&new, Some(Some((7, 9))), false).unwrap_err();
+        assert!(refused.fix.contains(&format!("-o hostler -g hostler {}", new.display())));
+        made(&new, Some(None), true).unwrap_err();
+        assert!(!dir.path().join("a").exists(), "nothing is touched");
+        if rustix::process::geteuid().is_root() {
+            assert_eq!(made(&new, Some(Some((7, 9))), true).unwrap(), new);
+            let meta = std::fs::metadata(&new).unwrap();
+            assert_eq!((meta.uid(), meta.gid(), meta.permissions().mode() & 0o777), (7, 9, 0o755));
+            assert_eq!(std::fs::metadata(dir.path().join("a")).unwrap().uid(), 0);
+        }
+        assert!(made(&new, None, false).unwrap().is_dir());
+        // As a definition takes it.
+        let relative = models_dir(Path::new("."), true).unwrap();
+        assert_eq!(relative, std::env::current_dir().unwrap());
+        let up = models_dir(&new.join("../other"), true).unwrap();
+        assert_eq!(up, dir.path().canonicalize().unwrap().join("a/other"));
     }
 
     #[test]

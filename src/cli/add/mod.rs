@@ -269,6 +269,7 @@ impl Add {
                     self.image_of(config, engine.into())?;
                 }
                 let models = self.models_dir.clone().unwrap_or_else(|| models_dir(options.user));
+                let models = hub::models_dir(&models, options.user)?;
                 let wanted = hub::Wanted {
                     repo,
                     pattern: pattern.as_deref(),
