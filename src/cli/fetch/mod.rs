@@ -13,12 +13,13 @@ mod meter;
 mod select;
 mod transfer;
 
-use std::fs;
+use std::fs::{self, TryLockError};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
+use rustix::io::Errno;
 use serde_json::json;
 use ureq::Agent;
 use ureq::tls::{RootCerts, TlsConfig};
@@ -97,7 +98,7 @@ impl Fetch {
         let io = |err: std::io::Error| format!("{}: {err}", dir.display());
         fs::create_dir_all(&dir).map_err(io)?;
         let lock = fs::File::create(dir.join(".lock")).map_err(io)?;
-        lock.try_lock().map_err(|_| format!("another fetch of {} is under way", self.repo))?;
+        locked(lock.try_lock()).map_err(|why| format!("{}: {why}", self.repo))?;
         let total: u64 = selection.files.iter().map(select::File::bytes).sum();
         line(&json!({"total": total, "files": selection.files.len()}));
         let meter = Meter::start();
@@ -125,6 +126,24 @@ impl Fetch {
             &json!({"done": {"dir": relative, "main": selection.main, "commit": repo.sha, "bytes": total}}),
         );
         Ok(())
+    }
+}
+
+/// Whether this fetch may write. A file system without locks (NFS without lockd, some of FUSE) is no reason to fetch nothing: two fetches of
+/// one model at once are rare, and what they would spoil is found out by size and digest.
+fn locked(lock: Result<(), TryLockError>) -> Result<(), String> {
+    match lock {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => Err("another fetch of it is under way".to_owned()),
+        Err(TryLockError::Error(err)) => {
+            let without = err.kind() == std::io::ErrorKind::Unsupported
+                || err.raw_os_error() == Some(Errno::NOLCK.raw_os_error());
+            if without {
+                Ok(())
+            } else {
+                Err(format!("the lock of the fetch cannot be had: {err}"))
+            }
+        }
     }
 }
 

@@ -184,3 +184,16 @@ fn a_disk_that_takes_longer_than_a_hub_may_is_waited_for_and_told_of() {
     assert_eq!(told, [&[writing], &checking[..]].concat());
     assert_eq!(meter.shown().here, None, "the hub is awaited again");
 }
+
+#[test]
+fn only_a_lock_that_somebody_has_is_another_fetch() {
+    let os = |errno: Errno| Err(TryLockError::Error(errno.into()));
+    assert_eq!(locked(Ok(())), Ok(()));
+    assert!(locked(Err(TryLockError::WouldBlock)).unwrap_err().contains("another fetch"));
+    // A file system that has no locks.
+    for errno in [Errno::NOLCK, Errno::OPNOTSUPP, Errno::NOSYS] {
+        assert_eq!(locked(os(errno)), Ok(()), "{errno:?}");
+    }
+    let other = locked(os(Errno::IO)).unwrap_err();
+    assert!(other.contains("cannot be had") && !other.contains("another"), "{other}");
+}
