@@ -130,6 +130,14 @@ pub async fn proxy(
 }
 
 impl Bus {
+    /// Whether a daemon is there.
+    ///
+    /// # Errors
+    /// [`Exit::NotRunning`] where the bus is none any more.
+    pub async fn is_owned(&self) -> Outcome<bool> {
+        has_owner(&self.connection).await
+    }
+
     /// Calls a method of an object. A person may be asked to prove who they are.
     ///
     /// # Errors

@@ -8,8 +8,8 @@
 //!              ▼                               └─ the daemon leaves: wait for the next, load and pin again
 //!             exit status
 //! ```
-//! Invariants: a restart of the daemon, which keeps its models and their pins, neither ends the unit nor reloads the model; whoever
-//! comes after one that ended with its models is asked anew; the unit's end is the pin's, also while one daemon follows another.
+//! Invariants: a restart of the daemon, which keeps its models and their pins, neither ends the unit nor reloads the model, also while the
+//! unit's first load is on; whoever comes after one that ended with its models is asked anew; the unit's end is the pin's, also while one daemon follows another.
 
 use std::time::Duration;
 
@@ -59,48 +59,63 @@ impl Unit {
         let bus = context.bus_even_idle().await?;
         let mut owner = bus.manager.receive_owner_changed().await;
         let owner = owner.as_mut().map_err(|err| failure(err, bus.user))?;
-        let mut ready = false;
+        let (mut known, mut ready) = (None, false);
         loop {
-            // `status` before the load, for a name that is none must not wait for anything.
-            let name = tokio::select! {
-                name = self.name(&bus) => name?,
-                () = term.come() => return Ok(()),
+            let left = tokio::select! {
+                left = self.hold(context, &bus, &mut known, &mut ready) => left,
+                () = term.come() => return match &known {
+                    Some(name) => let_go(context, &bus, name).await,
+                    None => Ok(()),
+                },
             };
-            systemd::status(&format!("Loading {name}"));
-            let mut watch = Watch::new(&bus).await?;
-            let mut options = Options::new();
-            options.insert("pin", true.into());
-            let job = bus.begin("Load", &(&name, &options)).await?;
-            let loaded = tokio::select! {
-                loaded = watch.ended(context, &bus, &job, &name) => loaded,
-                () = term.come() => return let_go(context, &bus, &name).await,
-            };
-            match loaded {
-                Ok(()) => {
-                    if !std::mem::replace(&mut ready, true) {
-                        systemd::ready(&format!("{name} is ready"));
-                        eprintln!("{name} is ready");
-                    }
-                    tokio::select! {
-                        left = stay(&bus, &name) => left?,
-                        () = term.come() => return let_go(context, &bus, &name).await,
-                    }
-                }
-                Err(failure) if ready && failure.exit == Exit::NotRunning => {}
+            match left {
+                Ok(()) => {}
+                // It left in the middle of something. The first call starts a daemon: where that fails, there is none to wait for.
+                Err(failure) if failure.exit == Exit::NotRunning && known.is_some() => {}
                 Err(failure) => return Err(failure),
             }
             systemd::status("The daemon left; waiting for the next");
-            let back = async { while !matches!(owner.next().await, Some(Some(_)) | None) {} };
+            let back = async {
+                // What was said before it left is no news.
+                while owner.next().await.ok_or_else(|| not_running(bus.user))?.is_none()
+                    || !bus.is_owned().await?
+                {}
+                Ok::<(), Failure>(())
+            };
             tokio::pin!(back);
             tokio::select! {
-                back = tokio::time::timeout(COMEBACK, &mut back) => back.map_err(|_| not_running(bus.user))?,
-                () = term.come() => return match tokio::time::timeout(LAST_WORD, back).await {
-                    Ok(()) => let_go(context, &bus, &name).await,
+                back = tokio::time::timeout(COMEBACK, &mut back) => back.map_err(|_| not_running(bus.user))??,
+                () = term.come() => return match (&known, tokio::time::timeout(LAST_WORD, back).await) {
+                    (Some(name), Ok(Ok(()))) => let_go(context, &bus, name).await,
                     // Nobody runs who could hold the pin.
-                    Err(_) => Ok(()),
+                    _ => Ok(()),
                 },
             }
         }
+    }
+
+    /// Loads and pins the model, and looks after that until the daemon leaves. `known` is its name once the daemon has said it, `ready`
+    /// that systemd was told.
+    async fn hold(
+        &self,
+        context: &Context,
+        bus: &Bus,
+        known: &mut Option<String>,
+        ready: &mut bool,
+    ) -> Outcome {
+        // Before the load, for a name that is none must not wait for anything.
+        let name = known.insert(self.name(bus).await?).clone();
+        systemd::status(&format!("Loading {name}"));
+        let mut watch = Watch::new(bus).await?;
+        let mut options = Options::new();
+        options.insert("pin", true.into());
+        let job = bus.begin("Load", &(&name, &options)).await?;
+        watch.ended(context, bus, &job, &name).await?;
+        if !std::mem::replace(ready, true) {
+            systemd::ready(&format!("{name} is ready"));
+            eprintln!("{name} is ready");
+        }
+        stay(bus, &name).await
     }
 
     /// The model that is meant: `org-qwen` is `org/qwen` to systemd, and a model of its own to whoever did not escape it.

@@ -1,7 +1,6 @@
 //! The operator's program as a client: its own process, the real objects on a private bus, a scripted supervisor.
 
 use std::io::Write as _;
-use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,10 +17,15 @@ use crate::house::{House, status};
 
 /// Starts `hostler --user` with arguments.
 pub fn spawn(house: &House, args: &[&str], env: &[(&str, &str)]) -> Child {
+    spawn_on(&house.daemon.address, args, env)
+}
+
+/// The same, on a bus.
+pub fn spawn_on(address: &str, args: &[&str], env: &[(&str, &str)]) -> Child {
     Command::new(env!("CARGO_BIN_EXE_hostler"))
         .arg("--user")
         .args(args)
-        .env("DBUS_SESSION_BUS_ADDRESS", &house.daemon.address)
+        .env("DBUS_SESSION_BUS_ADDRESS", address)
         .envs(env.iter().copied())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -227,75 +231,6 @@ async fn reload_doctor_and_logs_ask_the_composition_root() {
     let asked = house.root.asked.lock().unwrap().clone();
     assert!(asked.last().unwrap().ends_with("Some(10) true"), "{asked:?}");
     assert_eq!(run(&house, &["logs", "small"]).await.code, 4);
-}
-
-/// The next state that a process tells systemd, of those that begin so.
-async fn told(socket: &Arc<UnixDatagram>, begins: &'static str) -> String {
-    let socket = Arc::clone(socket);
-    let wait = tokio::task::spawn_blocking(move || {
-        let mut buffer = [0_u8; 4096];
-        loop {
-            let count = socket.recv(&mut buffer).unwrap();
-            let text = String::from_utf8_lossy(&buffer[..count]).into_owned();
-            if let Some(line) = text.lines().find(|line| line.starts_with(begins)) {
-                return line.to_owned();
-            }
-        }
-    });
-    tokio::time::timeout(Duration::from_secs(30), wait).await.unwrap().unwrap()
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_models_unit_is_ready_with_its_model_and_lets_it_go() {
-    let mut first = status();
-    first.models[1].pinned = true;
-    let mut house = House::open(first).await;
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("notify");
-    let socket = Arc::new(UnixDatagram::bind(&path).unwrap());
-    socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    let env = [("NOTIFY_SOCKET", path.to_str().unwrap())];
-    // As systemd gives it: escaped, and unescaped to a name that is none.
-    let child = spawn(&house, &["unit", "small", "sma/ll"], &env);
-    let (model, verb, answer) = next(&mut house).await;
-    let wish = Wish { pin: true, ..Wish::default() };
-    assert_eq!((model.as_str(), verb), ("small", Verb::Load(wish)));
-    answer.send(Ok(())).unwrap();
-    told(&socket, "READY=1").await;
-    let pid = rustix::process::Pid::from_child(&child);
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-    told(&socket, "STOPPING=1").await;
-    let (_, verb, answer) = next(&mut house).await;
-    assert_eq!(verb, Verb::Unload(Haste::Drain));
-    answer.send(Ok(())).unwrap();
-    let ended = end(child).await;
-    assert_eq!(ended.code, 0, "{ended:?}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_models_unit_fails_with_the_reason() {
-    let mut house = House::open(status()).await;
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("notify");
-    let socket = Arc::new(UnixDatagram::bind(&path).unwrap());
-    socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    let env = [("NOTIFY_SOCKET", path.to_str().unwrap())];
-    let child = spawn(&house, &["unit", "small", "small"], &env);
-    let (_, _, answer) = next(&mut house).await;
-    let fault = Fault::new(FaultCode::EngineExited, "exit code 1");
-    let model = "small".parse().unwrap();
-    answer.send(Err(Denied::LoadFailed { model, fault, retry_after: Duration::ZERO })).unwrap();
-    let status = told(&socket, "STATUS=Failed").await;
-    assert!(status.contains("exit code 1"), "{status}");
-    assert_eq!(end(child).await.code, 1);
-    // Unpinned behind its back.
-    let child = spawn(&house, &["unit", "small", "small"], &env);
-    next(&mut house).await.2.send(Ok(())).unwrap();
-    let status = told(&socket, "STATUS=Failed").await;
-    assert!(status.contains("by an operator"), "{status}");
-    assert_eq!(end(child).await.code, 1);
-    let unknown = end(spawn(&house, &["unit", "x", "x"], &env)).await;
-    assert_eq!(unknown.code, 4, "{unknown:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,3 +14,4 @@ mod schema;
 mod shapes;
 mod signals;
 mod surface;
+mod unit;
