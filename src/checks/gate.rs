@@ -139,7 +139,8 @@ impl Checks<'_> {
                         "the image {image} of the pinned model {} is not in the service user's storage; build, load or pull it there",
                         spec.name
                     );
-                    return Err(StartFailure::new(Exit::Image, message));
+                    // It does not come by waiting.
+                    return Err(StartFailure::new(Exit::Image, message).lasting());
                 }
                 _ if comes => missing.push(format!("{image} of {} will be pulled", spec.name)),
                 _ => missing.push(format!("{image} of {} is missing", spec.name)),

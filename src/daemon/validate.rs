@@ -5,7 +5,9 @@
 //! `[startup] timeout`; nothing is ever skipped or replaced by a guess.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::adapters::systemd;
 use crate::checks::{Check, Checks, Exit, Learned, StartFailure};
@@ -53,7 +55,7 @@ pub async fn gate(checks: &Checks<'_>) -> Result<Proven, StartFailure> {
     let until = Instant::now() + checks.config.startup.timeout;
     let mut learned = Learned::default();
     for check in Check::GATE {
-        retry(until, checks, check, &mut learned).await?;
+        retry(until, check.subject(), async || checks.look(check, &mut learned).await).await?;
     }
     let Learned { devices: Some(devices), podman: Some(podman), found: Some(found) } = learned
     else {
@@ -63,23 +65,20 @@ pub async fn gate(checks: &Checks<'_>) -> Result<Proven, StartFailure> {
 }
 
 /// Tries a check until it holds, its failure is final, or the time is over.
-async fn retry(
+async fn retry<T>(
     until: Instant,
-    checks: &Checks<'_>,
-    check: Check,
-    learned: &mut Learned,
-) -> Result<(), StartFailure> {
-    let what = check.subject();
+    what: &str,
+    mut look: impl AsyncFnMut() -> Result<T, StartFailure>,
+) -> Result<T, StartFailure> {
     let mut delay = DELAY_MIN;
     let mut attempt = 1_u32;
     loop {
         systemd::status(&format!("Checking {what}"));
-        let failure = match checks.look(check, learned).await {
-            Ok(_) => return Ok(()),
+        let failure = match look().await {
+            Ok(found) => return Ok(found),
             Err(failure) => failure,
         };
-        // An image does not come by waiting.
-        if failure.lasting || check == Check::Images || Instant::now() + delay > until {
+        if failure.lasting || Instant::now() + delay > until {
             return Err(failure);
         }
         tracing::warn!(code = %failure.exit, attempt, "{what}: attempt {attempt} failed, retrying: {failure}");
@@ -120,4 +119,40 @@ pub fn summary(status: &Arc<crate::types::Status>) -> String {
         text.push_str(&format!("; PROBLEM {}: {}", problem.code, problem.message));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A check that fails so often, and how often it was tried.
+    async fn tried(failures: u32, failure: StartFailure) -> (Result<(), StartFailure>, u32) {
+        let until = Instant::now() + Duration::from_secs(60);
+        let mut looks = 0;
+        let look = async || {
+            looks += 1;
+            if looks > failures { Ok(()) } else { Err(failure.clone()) }
+        };
+        (retry(until, "it", look).await, looks)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_may_pass_is_tried_again_until_the_time_is_over() {
+        // podman, which is busy, does not know an image.
+        let busy = StartFailure::new(Exit::Podman, "does not answer");
+        let (found, looks) = tried(3, busy.clone()).await;
+        assert!(found.is_ok());
+        assert_eq!(looks, 4);
+        let (found, looks) = tried(u32::MAX, busy).await;
+        assert_eq!(found.unwrap_err().exit, Exit::Podman);
+        // 0.25 + 0.5 + 1 + 2 + 4 s, then 5 s each.
+        assert_eq!(looks, 5 + 1 + 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_lasts_is_told_at_once() {
+        let missing = StartFailure::new(Exit::Image, "is not there").lasting();
+        let (found, looks) = tried(1, missing).await;
+        assert_eq!((found.unwrap_err().exit, looks), (Exit::Image, 1));
+    }
 }

@@ -1,10 +1,11 @@
 //! Weights that come in an image, and weights on a disk that is dead.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nvidia_ml::{Gpu, Script};
+use testhost::{Look, wait_for};
 
-use crate::harness::{COUNT, Fake, Scene, count, engine, serving, skip_unless_wanted};
+use crate::harness::{COUNT, Fake, SOON, Scene, count, engine, serving, skip_unless_wanted};
 
 #[test]
 fn a_model_whose_weights_are_an_image_answers() {
@@ -62,6 +63,16 @@ fn a_dead_disk_under_one_model_is_told_and_holds_nobody_else() {
         log.contains("the files of far were not read: /mnt/far/w.gguf does not answer"),
         "{log}"
     );
+    // Nor a stop by a reload, which waits for that disk just then.
+    host.root("systemctl reload --no-block hostler.service").unwrap();
+    wait_for("the reload", SOON, || {
+        let state = host.root("systemctl show -P ActiveState hostler.service")?;
+        Ok(if state.trim() == "reloading" { Look::Done(()) } else { Look::NotYet(state) })
+    })
+    .unwrap();
+    let begun = Instant::now();
+    host.root("systemctl stop hostler.service").unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(20), "the stop took {:?}", begun.elapsed());
     host.root("systemctl stop far.service && umount --lazy /mnt/far").unwrap();
     scene.serve("far");
     scene.never_over_committed();
