@@ -51,12 +51,11 @@ impl Watch {
         subject: &str,
         deadline: Option<Instant>,
     ) -> Outcome {
-        let _held = signals::hold();
+        let mut held = signals::hold();
         let (exit, why) = tokio::select! {
-            biased;
             ended = self.ended(context, bus, job, subject) => return ended,
             () = until(deadline) => (Exit::Timeout, "not done within the time that was given; it goes on"),
-            () = signals::interrupted() => (Exit::Interrupted, "it goes on without you"),
+            () = held.interrupted() => (Exit::Interrupted, "it goes on without you"),
         };
         Err(Failure::new(exit, format!("{subject}: {why}")))
     }

@@ -22,7 +22,7 @@ use super::document::Model;
 use super::elsewhere::unknown;
 use super::exit::{Exit, Failure, Outcome};
 use super::job::Watch;
-use super::signals::{self, Signals};
+use super::signals;
 use crate::adapters::systemd;
 
 /// How long a daemon that left may take to come back: longer than any pause between two of its starts.
@@ -54,8 +54,7 @@ impl Unit {
     }
 
     async fn live(&self, context: &Context) -> Outcome {
-        let _held = signals::hold();
-        let mut term = Signals::listen();
+        let mut signals = signals::hold();
         let bus = context.bus_even_idle().await?;
         let mut owner = bus.manager.receive_owner_changed().await;
         let owner = owner.as_mut().map_err(|err| failure(err, bus.user))?;
@@ -63,7 +62,7 @@ impl Unit {
         loop {
             let left = tokio::select! {
                 left = self.hold(context, &bus, &mut known, &mut ready) => left,
-                () = term.come() => return match &known {
+                () = signals.interrupted() => return match &known {
                     Some(name) => let_go(context, &bus, name).await,
                     None => Ok(()),
                 },
@@ -85,7 +84,7 @@ impl Unit {
             tokio::pin!(back);
             tokio::select! {
                 back = tokio::time::timeout(COMEBACK, &mut back) => back.map_err(|_| not_running(bus.user))??,
-                () = term.come() => return match (&known, tokio::time::timeout(LAST_WORD, back).await) {
+                () = signals.interrupted() => return match (&known, tokio::time::timeout(LAST_WORD, back).await) {
                     (Some(name), Ok(Ok(()))) => let_go(context, &bus, name).await,
                     // Nobody runs who could hold the pin.
                     _ => Ok(()),

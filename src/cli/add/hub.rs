@@ -136,8 +136,8 @@ pub async fn fetch(
         error = line.error.or(error.take());
     };
     // The container has to go, whatever the signal: it would hold the lock of the download.
-    let held = signals::hold();
-    let ran = client.run_helper_until(&helper, &mut read, signals::interrupted()).await;
+    let mut held = signals::hold();
+    let ran = client.run_helper_until(&helper, &mut read, held.interrupted()).await;
     drop(held);
     if let Some(bar) = bar {
         bar.finish_and_clear();
