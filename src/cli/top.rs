@@ -3,19 +3,21 @@
 //! Invariants: what is drawn is one status of the daemon, never a mixture of two; the terminal is given back however this ends.
 
 use std::io::IsTerminal as _;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::Args;
-use ratatui::Frame;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyModifiers};
 use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Cell, Paragraph, Row, Table};
+use ratatui::{DefaultTerminal, Frame};
 
+use super::bus::Bus;
 use super::document::{Document, External, Gpu, Model};
 use super::exit::{Exit, Failure, Outcome};
 use super::output::{NONE, Tone, span};
+use super::signals;
 use super::status::bytes;
 use super::{Context, elsewhere};
 use crate::types::Bytes;
@@ -26,6 +28,8 @@ use rates::Rates;
 
 /// How long a key may wait.
 const KEYS: Duration = Duration::from_millis(100);
+/// How long the daemon may take to answer before what is shown is of no worth.
+const ANSWER: Duration = Duration::from_secs(30);
 /// How many models that run elsewhere have a row at the most.
 const ELSEWHERE: usize = 6;
 
@@ -43,34 +47,57 @@ impl Top {
             return Err(Failure::new(Exit::Usage, "top needs a terminal").fix("hostler status"));
         }
         let bus = context.bus().await?;
-        let (_, mut document) = bus.status().await?;
-        let mut rates = Rates::default();
-        rates.note(&document);
-        let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let (_, document) = bus.status().await?;
+        // Before the terminal is another: whoever ends this gives it back.
+        let mut signals = signals::hold();
         let mut terminal = ratatui::try_init()?;
-        let mut looked = Instant::now();
-        let ended = loop {
-            if let Err(err) = terminal.draw(|frame| draw(frame, &document, &rates, plain)) {
-                break Err(err.into());
-            }
-            match asked_to_leave() {
-                Ok(true) => break Ok(()),
-                Ok(false) => {}
-                Err(err) => break Err(err.into()),
-            }
-            if looked.elapsed() >= self.every {
-                looked = Instant::now();
-                match bus.status().await {
-                    Ok((_, next)) => {
-                        rates.note(&next);
-                        document = next;
-                    }
-                    Err(failure) => break Err(failure),
-                }
-            }
+        let ended = tokio::select! {
+            ended = self.watch(&bus, &mut terminal, document) => ended,
+            () = signals.interrupted() => Err(Failure::said(Exit::Interrupted)),
         };
         ratatui::restore();
         ended
+    }
+
+    /// Draws what is there and looks again, until a key says that it is enough. Keys are looked for on a thread of their own: a daemon that
+    /// does not answer must not keep anybody here.
+    async fn watch(
+        &self,
+        bus: &Bus,
+        terminal: &mut DefaultTerminal,
+        mut document: Document,
+    ) -> Outcome {
+        let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let mut rates = Rates::default();
+        rates.note(&document);
+        let mut keys = tokio::task::spawn_blocking(asked_to_leave);
+        let mut look = Box::pin(self.look(bus));
+        loop {
+            terminal.draw(|frame| draw(frame, &document, &rates, plain))?;
+            tokio::select! {
+                left = &mut keys => {
+                    if left.map_err(std::io::Error::from)?? {
+                        return Ok(());
+                    }
+                    keys = tokio::task::spawn_blocking(asked_to_leave);
+                }
+                next = &mut look => {
+                    document = next?;
+                    rates.note(&document);
+                    look.set(self.look(bus));
+                }
+            }
+        }
+    }
+
+    /// The next status, when it is due.
+    async fn look(&self, bus: &Bus) -> Outcome<Document> {
+        tokio::time::sleep(self.every).await;
+        match tokio::time::timeout(ANSWER, bus.status()).await {
+            Ok(status) => status.map(|(_, document)| document),
+            Err(_) => Err(Failure::new(Exit::Failed, "the daemon does not answer any more")
+                .fix("hostler doctor")),
+        }
     }
 }
 

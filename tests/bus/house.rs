@@ -38,6 +38,14 @@ impl Daemon {
     }
 }
 
+impl Daemon {
+    /// It answers nobody from now on.
+    pub fn hang(&self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+    }
+}
+
 impl Drop for Daemon {
     fn drop(&mut self) {
         let _ = self.child.kill();

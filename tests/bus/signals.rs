@@ -112,3 +112,43 @@ async fn what_was_ignored_stays_ignored() {
     let ended = end(child).await;
     assert_eq!(ended.code, 0, "{ended:?}");
 }
+
+/// `hostler top` on a terminal, drawn once.
+fn top(house: &House) -> Child {
+    let program = env!("CARGO_BIN_EXE_hostler");
+    let line = format!("stty cols 110 rows 24; exec {program} --user top --every 10ms");
+    let mut terminal = Command::new("script")
+        .args(["--quiet", "--return", "--command", &line, "/dev/null"])
+        .env("DBUS_SESSION_BUS_ADDRESS", &house.daemon.address)
+        .env("TERM", "xterm")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (mut seen, mut buffer) = (String::new(), [0_u8; 4096]);
+    while !seen.contains("leaves") {
+        let count = terminal.stdout.as_mut().unwrap().read(&mut buffer).unwrap();
+        assert!(count > 0, "it ended: {seen}");
+        seen.push_str(&String::from_utf8_lossy(&buffer[..count]));
+    }
+    terminal
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn top_gives_the_terminal_back_also_where_nobody_answers() {
+    let house = House::open(status()).await;
+    let terminal = top(&house);
+    let id = terminal.id();
+    let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap();
+    let pid: i32 = children.trim().parse().unwrap();
+    kill_process(Pid::from_raw(pid).unwrap(), Signal::TERM).unwrap();
+    let ended = end(terminal).await;
+    assert_eq!(ended.code, 130, "{ended:?}");
+    assert!(ended.out.contains("\x1b[?1049l"), "{ended:?}");
+
+    let mut terminal = top(&house);
+    house.daemon.hang();
+    terminal.stdin.as_mut().unwrap().write_all(b"q").unwrap();
+    let ended = end(terminal).await;
+    assert_eq!(ended.code, 0, "{ended:?}");
+}
