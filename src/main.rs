@@ -28,7 +28,10 @@ fn serve() -> ExitCode {
     }
     // Before any thread is started: the environment and the descriptors are the process's own.
     let sockets = systemd::take_sockets();
-    if let Err(err) = log::start(options.log_format, options.log.as_deref().unwrap_or(log::LEVEL)) {
+    // A filter that is none fails the start as the configuration does, where clients that wait can be told.
+    let started = log::start(options.log_format, options.log.as_deref().unwrap_or(log::LEVEL))
+        .or_else(|_| log::start(options.log_format, log::LEVEL));
+    if let Err(err) = started {
         eprintln!("hostlerd: {err:#}");
         return Exit::Internal.into();
     }

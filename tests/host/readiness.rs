@@ -57,6 +57,25 @@ fn a_host_without_configuration_says_what_to_write() {
 }
 
 #[test]
+fn a_log_filter_that_is_none_is_told_to_everybody_too() {
+    skip_unless_wanted!();
+    let host = serving(COUNT).unwrap();
+    let drop_in = "/etc/systemd/system/hostler.service.d/filter.conf";
+    host.write_file(drop_in, "[Service]\nEnvironment=HOSTLER_LOG=a=b=c\n").unwrap();
+    host.root("systemctl daemon-reload").unwrap();
+    refused(
+        &host,
+        &Refusal {
+            status: 78,
+            word: "config_invalid",
+            says: &["the log filter \"a=b=c\" is not valid"],
+        },
+    );
+    host.root(&format!("rm {drop_in} && systemctl daemon-reload")).unwrap();
+    recovers(&host);
+}
+
+#[test]
 fn fault_32_sockets_survive_a_daemon_that_keeps_failing() {
     skip_unless_wanted!();
     let host = serving("nonsense = true\n").unwrap();
