@@ -132,8 +132,8 @@ fn a_hub_outside_is_reached_by_a_network_of_its_own_and_a_download_goes_on_later
         .unwrap();
     assert!(seen.contains("fetch") && !seen.contains("sesame"), "{seen}");
 
-    // Ctrl-C ends the container; what came stays, and the next run goes on from there.
-    host.root("pkill --signal INT --exact hostler").unwrap();
+    // An ssh session that is closed ends the container, as Ctrl-C does; what came stays, and the next run goes on from there.
+    host.root("pkill --signal HUP --exact hostler").unwrap();
     assert_eq!(adding.wait().unwrap().code(), Some(130));
     assert_eq!(left(&host), "");
     assert!(!host.path("/etc/hostler/models.d/count.toml").exists());
