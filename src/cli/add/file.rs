@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::Write as _;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Mode, OFlags};
 use toml::Value;
 
 use crate::cli::exit::{Exit, Failure, Outcome};
@@ -171,7 +172,12 @@ pub fn make_dirs(dir: &Path) -> std::io::Result<()> {
         make_dirs(above)?;
     }
     match fs::create_dir(dir) {
-        Ok(()) => fs::set_permissions(dir, fs::Permissions::from_mode(0o755)),
+        Ok(()) => {
+            // Nothing else that somebody has put there since, such as a link.
+            let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let made = rustix::fs::open(dir, flags, Mode::empty())?;
+            Ok(rustix::fs::fchmod(made, Mode::from_raw_mode(0o755))?)
+        }
         Err(_) if dir.is_dir() => Ok(()),
         Err(err) => Err(err),
     }
@@ -191,7 +197,7 @@ pub fn write(path: &Path, text: &str) -> Outcome {
     file.write_all(text.as_bytes()).map_err(failed)?;
     let mode = match fs::metadata(path).ok().filter(fs::Metadata::is_file) {
         Some(old) => {
-            let given = chown(file.path(), Some(old.uid()), Some(old.gid()));
+            let given = fchown(file.as_file(), Some(old.uid()), Some(old.gid()));
             // With another group the old mode may keep the daemon out; where all may read, it does not matter whose it is.
             if old.mode() & 0o004 == 0 {
                 given.map_err(failed)?;

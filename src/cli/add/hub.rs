@@ -255,7 +255,8 @@ fn made(dir: &Path, owner: Option<Option<(u32, u32)>>, root: bool) -> Outcome<Pa
         Some(Some(ids)) => ids,
     };
     make_dirs(&dir).map_err(wrong)?;
-    std::os::unix::fs::chown(&dir, Some(ids.0), Some(ids.1)).map_err(wrong)?;
+    // No link that somebody has put there since.
+    std::os::unix::fs::lchown(&dir, Some(ids.0), Some(ids.1)).map_err(wrong)?;
     Ok(dir)
 }
 
