@@ -33,6 +33,7 @@ use crate::control::polkit::{Gate, Patience};
 use crate::control::{Context, Facts};
 use crate::observe::log;
 use crate::observe::metrics::Metrics;
+use crate::observe::telling::Telling;
 use crate::observe::timeline::Timeline;
 use crate::proxy::port::Behind;
 use crate::proxy::{self, Limits, Listener, Server, Upstream};
@@ -230,6 +231,7 @@ async fn serve(
     let served_by = rules.clone();
     metrics.configured(core::names(&started));
     let healths = Arc::default();
+    let telling = Arc::new(Telling::new(started.log.request_lines));
     let root = Arc::new(Root {
         options,
         started,
@@ -241,6 +243,7 @@ async fn serve(
         rules,
         healths: Arc::clone(&healths),
         metrics: metrics.clone(),
+        telling: telling.clone(),
         exposed,
     });
     let context = context(root.clone(), facts);
@@ -252,7 +255,8 @@ async fn serve(
         engines: root.ports.engines.clone(),
     };
     let desk = Desk { scrapes, timeline, control: context.clone(), runtime };
-    let behind = Behind { observer: traces.observer(metrics), console: Arc::new(desk), healths };
+    let watched = Arc::new((metrics, root.telling.clone()));
+    let behind = Behind { observer: traces.observer(watched), console: Arc::new(desk), healths };
     let handle = running.handle.clone();
     let server = Server::with(handle, limits, Upstream::default(), served_by, behind);
     let stop = CancellationToken::new();
@@ -263,6 +267,7 @@ async fn serve(
         tokio::spawn(pulse::problems(running.handle.clone())),
         tokio::spawn(pulse::feed_watchdog(running.turns.clone())),
         tokio::spawn(told::tell(running.handle.clone(), trouble)),
+        tokio::spawn(async move { telling.keep_saying().await }),
     ];
     systemd::ready(&validate::summary(&running.handle.status()));
     let config = &root.started;
@@ -309,6 +314,7 @@ async fn serve(
     for instance in left {
         tracing::warn!(%instance, "{instance} has not ended in its time and is left; the next start ends it");
     }
+    root.telling.say();
     control.abort();
     traces.finish().await;
     tracing::info!("stopped");

@@ -33,8 +33,14 @@ pub struct Plan {
 }
 
 /// Who is compared; the first is what the others are compared with.
-const WHO: [&str; 4] =
-    ["nobody watches", "metrics", "metrics, log as text", "metrics, log to the journal"];
+const WHO: [&str; 6] = [
+    "nobody watches",
+    "metrics",
+    "metrics, log as text",
+    "metrics, log to the journal",
+    "text, a line each",
+    "journal, a line each",
+];
 const PROXY_CPU: usize = 0;
 const LOAD_CPU: usize = 1;
 
@@ -67,7 +73,15 @@ async fn all(plan: &Plan) -> Result<()> {
         read_all(UnixDatagram::bind(&journal)?, File::create(dir.path().join("entries"))?);
     }
     let journal = journal.display().to_string();
-    let options = [&["--bare"][..], &[], &["--log"], &["--journal", &journal]];
+    let each = ["--lines", "1000000"];
+    let options: [Vec<&str>; WHO.len()] = [
+        vec!["--bare"],
+        vec![],
+        vec!["--log"],
+        vec!["--journal", &journal],
+        [&["--log"], &each[..]].concat(),
+        [&["--journal", &journal], &each[..]].concat(),
+    ];
     let mut fronts = Vec::new();
     for (port, (who, options)) in (base..).zip(WHO.into_iter().zip(options)) {
         let address = SocketAddr::from(([127, 0, 0, 1], port));

@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::control::{Host, HostFuture};
 use crate::observe::log;
 use crate::observe::metrics::Metrics;
+use crate::observe::telling::Telling;
 use crate::proxy::{Healths, SharedRules};
 use crate::supervisor::event::Reconfiguration;
 use crate::supervisor::handle::Handle;
@@ -50,6 +51,8 @@ pub struct Root {
     pub healths: Arc<Healths>,
     /// Whose series go with their models.
     pub metrics: Arc<Metrics>,
+    /// Which requests are told one by one.
+    pub telling: Arc<Telling>,
     /// A socket can be reached from other hosts, so keys have to be asked for.
     pub exposed: bool,
 }
@@ -104,6 +107,7 @@ impl Root {
         self.handle.configure(Reconfiguration { settings, specs, images });
         self.rules.store(Arc::new(door::rules(&new)));
         self.metrics.configured(core::names(&new));
+        self.telling.set(new.log.request_lines);
         log::set(self.options.filter(&new)).map_err(|err| err.to_string())?;
         let pending = needs_restart(&self.started, &new);
         self.keeps.store(new.policy.keeps(), Ordering::Relaxed);

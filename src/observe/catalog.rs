@@ -53,6 +53,12 @@ pub const ALL: &[Message] = &[
         "Nobody took them in time, or at all: the journal hangs or is being started anew. Requests do not wait for it. HOSTLER_LINES says how many.",
     ),
     message(
+        "requests_untold",
+        "f4a030bf43d342cdac72a3c1f8cb2088",
+        "Requests have no line of their own",
+        "There were more a second than [log] request_lines; the line says how many, in the last 10 s at most, and how they ended. The metrics count them like all others. HOSTLER_LINES says how many, too.",
+    ),
+    message(
         "reloaded",
         "154a5a8cface471598abf2f475c1837a",
         "The configuration was read again",

@@ -3,6 +3,7 @@
 pub mod catalog;
 pub mod log;
 pub mod metrics;
+pub mod telling;
 pub mod timeline;
 #[cfg(feature = "otlp")]
 pub mod traces;

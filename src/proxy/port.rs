@@ -133,6 +133,11 @@ pub trait Observer: Send + Sync + 'static {
     }
     /// A request is over; each that has begun is, however it ends.
     fn ended(&self, seen: &Seen<'_>);
+    /// Whether a request that ended `at` that time gets a line of its own in the log. Asked once, behind `ended`, unless it is routine.
+    fn tells(&self, seen: &Seen<'_>, at: std::time::Instant) -> bool {
+        let _ = (seen, at);
+        true
+    }
 }
 
 /// Counts nothing.
@@ -163,6 +168,10 @@ impl<A: Observer, B: Observer> Observer for (Arc<A>, Arc<B>) {
     fn ended(&self, seen: &Seen<'_>) {
         self.0.ended(seen);
         self.1.ended(seen);
+    }
+
+    fn tells(&self, seen: &Seen<'_>, at: std::time::Instant) -> bool {
+        self.0.tells(seen, at) && self.1.tells(seen, at)
     }
 }
 

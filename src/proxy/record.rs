@@ -2,7 +2,7 @@
 //!
 //! Purpose: whoever reads the journal sees each request once, whole, with its times. Owner: the request itself; the record
 //! travels with it into the answer's body. Invariants: exactly one line, written by `Drop`, so that no way to end a request
-//! can miss it; never a prompt, a completion, a header's value other than the request's ID.
+//! can miss it, unless the observer counts it instead; never a prompt, a completion, a header's value other than the request's ID.
 
 use std::fmt;
 use std::sync::Arc;
@@ -200,7 +200,7 @@ impl Drop for Record {
             id,
             asked: model,
         });
-        self.observer.ended(&Seen {
+        let seen = Seen {
             route: self.route,
             model: self.served.as_ref(),
             instance: self.instance.as_ref(),
@@ -214,7 +214,11 @@ impl Drop for Record {
             bytes: self.bytes,
             routine: self.routine,
             traced,
-        });
+        };
+        self.observer.ended(&seen);
+        if !self.routine && !self.observer.tells(&seen, (self.start + total).into_std()) {
+            return;
+        }
         let ms = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
         let instance = self.instance.as_ref().map(tracing::field::display);
         macro_rules! line {

@@ -3,10 +3,12 @@
 use std::io::Write;
 use std::sync::{Arc, Mutex};
 
+use hostler::observe::telling::Telling;
+use hostler::proxy::port::Behind;
 use serde_json::Value;
 
 use crate::engine::send;
-use crate::house::{Happened, playing};
+use crate::house::{Happened, Setup, house, playing};
 use crate::surface::{FORM_PATHS, JSON_PATHS};
 use crate::wire::{CHAT, SSE, chunk, get, post_with};
 
@@ -23,14 +25,19 @@ impl Write for Lines {
 }
 
 impl Lines {
+    /// Those of the front door.
     fn take(&self) -> Vec<Value> {
+        let mut lines = self.all();
+        lines.retain(|l| l["target"] == "hostler::proxy");
+        lines
+    }
+
+    fn all(&self) -> Vec<Value> {
         let raw = std::mem::take(&mut *self.0.lock().unwrap());
         let text = String::from_utf8(raw).unwrap();
         assert!(!text.contains("secret"), "{text}");
         let line = |l: &str| serde_json::from_str::<Value>(l).unwrap();
-        let mut lines: Vec<Value> = text.lines().map(line).collect();
-        lines.retain(|l| l["target"] == "hostler::proxy");
-        lines
+        text.lines().map(line).collect()
     }
 }
 
@@ -70,6 +77,32 @@ async fn each_request_is_told_once() {
     assert!(lines.take().is_empty(), "a routine question is no news");
 
     house.supervisor.expect(&[Happened::Asked("m".into()), Happened::Released]).await;
+}
+
+#[tokio::test]
+async fn a_flood_is_counted_in_place_of_being_told() {
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let subscriber = tracing_subscriber::fmt().json().with_writer(move || writer.clone()).finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let telling = Arc::new(Telling::new(4));
+    let behind = Behind { observer: telling.clone(), ..Behind::default() };
+    let house = house(Setup { behind, ..Setup::default() }).await;
+    const ASKED: usize = 60;
+    for _ in 0..ASKED {
+        assert_eq!(house.ask(get("/nowhere")).await.status, 404);
+    }
+    telling.say();
+    let said = lines.all();
+    let (told, counted): (Vec<_>, Vec<_>) =
+        said.iter().map(|line| &line["fields"]).partition(|fields| fields["kind"] == "request");
+    let [counted] = counted[..] else { panic!("{counted:?}") };
+    assert_eq!(counted["kind"], "requests_untold");
+    let untold = counted["lines"].as_u64().unwrap();
+    assert_eq!(told.len() as u64 + untold, ASKED as u64, "each is told or counted");
+    assert!(told.len() >= 3 && untold > 0, "{} told", told.len());
+    let text = counted["message"].as_str().unwrap();
+    assert!(text.contains(&format!("0 answered, {untold} refused, 0 failed")), "{text}");
 }
 
 #[tokio::test]

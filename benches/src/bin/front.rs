@@ -14,6 +14,7 @@ use hostler::config::{self, Defaults, Source};
 use hostler::daemon::Plane;
 use hostler::observe::log::Format;
 use hostler::observe::metrics::Metrics;
+use hostler::observe::telling::Telling;
 use hostler::plan::{ReleaseRule, Rules, SleepRules, policy};
 use hostler::proxy::port::Behind;
 use hostler::proxy::{Limits, Rules as Served, Server, Upstream};
@@ -45,13 +46,16 @@ struct Cli {
     /// Writes it to who listens at this socket, in the journal's form.
     #[arg(long, conflicts_with = "log")]
     journal: Option<PathBuf>,
+    /// So many requests a second have a line at most; by default as many as the daemon's.
+    #[arg(long)]
+    lines: Option<u32>,
     /// Counts nothing, which the daemon always does.
     #[arg(long)]
     bare: bool,
 }
 
 fn main() -> Result<()> {
-    let Cli { port, engine, log, journal, bare } = Cli::parse();
+    let Cli { port, engine, log, journal, lines, bare } = Cli::parse();
     if let Some(socket) = journal {
         hostler::observe::log::start_journal(&socket, "info")?;
     } else if log {
@@ -63,10 +67,10 @@ fn main() -> Result<()> {
         Endpoint::Tcp(engine.parse()?, None)
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(serve(port, endpoint, bare))
+    runtime.block_on(serve(port, endpoint, lines, bare))
 }
 
-async fn serve(port: u16, endpoint: Endpoint, bare: bool) -> Result<()> {
+async fn serve(port: u16, endpoint: Endpoint, lines: Option<u32>, bare: bool) -> Result<()> {
     let config = config::parse(&[Source::settings("bench", CONFIG)], &Defaults::system());
     let config = config.map_err(|e| anyhow::anyhow!("{e}"))?;
     let specs = config.models.iter().map(|(n, s)| (n.clone(), Arc::new(ModelSpec::clone(s))));
@@ -101,7 +105,8 @@ async fn serve(port: u16, endpoint: Endpoint, bare: bool) -> Result<()> {
     if !bare {
         let metrics = Arc::new(Metrics::default());
         supervisor.witnessed_by(metrics.clone());
-        behind.observer = metrics;
+        let telling = Telling::new(lines.unwrap_or(config.log.request_lines));
+        behind.observer = Arc::new((metrics, Arc::new(telling)));
     }
     let plane = Plane::start()?;
     let running = supervisor.spawn_on(handle.clone(), plane.runtime());
