@@ -50,7 +50,7 @@ put_text units/polkit-1/rules.d "$prefix/share/polkit-1/rules.d"
 for file in README.md ARCHITECTURE.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE docs/hostler.toml.example docs/status.schema.json docs/*.md; do
   put 0644 "$file" "$prefix/share/doc/hostler/$(basename "$file")"
 done
-for file in contrib/grafana/hostler.json contrib/prometheus/scrape.yml contrib/prometheus/alerts.yml; do
+for file in contrib/grafana/hostler.json contrib/haproxy/haproxy.cfg contrib/prometheus/scrape.yml contrib/prometheus/alerts.yml; do
   put 0644 "$file" "$prefix/share/doc/hostler/examples/$(basename "$file")"
 done
 # Packages bring the bill of materials of their binaries (sbom.py).

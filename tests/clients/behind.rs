@@ -1,4 +1,4 @@
-//! A real nginx in front, whose patience with silence is shorter than a load.
+//! A real proxy in front: nginx whose patience with silence is shorter than a load, and HAProxy as `contrib/` has it.
 
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -14,15 +14,19 @@ use testhost::skip;
 const PATIENCE: &str = "1s";
 const LOAD: &str = "10s";
 
-struct Nginx {
+struct Proxy {
     port: u16,
     _process: Child,
     _dir: tempfile::TempDir,
 }
 
-async fn nginx(house: &House) -> Option<Nginx> {
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+async fn nginx(house: &House) -> Option<Proxy> {
     let dir = tempfile::tempdir().unwrap();
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = free_port();
     let root = dir.path().display();
     let temps: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .map(|name| format!("{name}_temp_path {root}/{name};\n"))
@@ -35,35 +39,61 @@ async fn nginx(house: &House) -> Option<Nginx> {
     );
     let file = dir.path().join("nginx.conf");
     std::fs::write(&file, config).unwrap();
-    let started = Command::new("nginx")
-        .args(["-p", dir.path().to_str().unwrap(), "-e", "stderr", "-c", file.to_str().unwrap()])
-        .stderr(Stdio::inherit())
-        .kill_on_drop(true)
-        .spawn();
+    let args = ["-p".as_ref(), dir.path(), "-e".as_ref(), "stderr".as_ref(), "-c".as_ref(), &file];
+    start(Command::new("nginx").args(args), port, dir).await
+}
+
+/// The one in `contrib/`, of which only the addresses are others.
+async fn haproxy(house: &House) -> Option<Proxy> {
+    let (dir, port) = (tempfile::tempdir().unwrap(), free_port());
+    let mut config = include_str!("../../contrib/haproxy/haproxy.cfg").to_owned();
+    for (example, ours) in [
+        (
+            "bind :443 ssl crt /etc/haproxy/certs/ alpn h2,http/1.1",
+            format!("bind 127.0.0.1:{port}"),
+        ),
+        ("server here 127.0.0.1:8711", format!("server here {}", house.address)),
+    ] {
+        assert!(config.contains(example), "{example}");
+        config = config.replace(example, &ours);
+    }
+    let file = dir.path().join("haproxy.cfg");
+    std::fs::write(&file, config).unwrap();
+    start(Command::new("haproxy").args(["-db".as_ref(), "-f".as_ref(), file.as_path()]), port, dir)
+        .await
+}
+
+async fn start(command: &mut Command, port: u16, dir: tempfile::TempDir) -> Option<Proxy> {
+    let program = command.as_std().get_program().to_string_lossy().into_owned();
+    let started = command.stderr(Stdio::inherit()).kill_on_drop(true).spawn();
     let process = match started {
         Ok(process) => process,
         Err(error) => {
-            skip("behind nginx", &format!("nginx cannot be run: {error}"));
+            skip(&format!("behind {program}"), &format!("{program} cannot be run: {error}"));
             return None;
         }
     };
     let begun = Instant::now();
     while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
-        assert!(begun.elapsed() < Duration::from_secs(30), "nginx does not listen");
+        assert!(begun.elapsed() < Duration::from_secs(30), "{program} does not listen");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    Some(Nginx { port, _process: process, _dir: dir })
+    Some(Proxy { port, _process: process, _dir: dir })
 }
 
-/// A stream through nginx, to its end.
-async fn ask(nginx: &Nginx) -> String {
+/// A stream through it, to its end.
+async fn ask(proxy: &Proxy) -> String {
     let body = r#"{"model":"org/fake","stream":true,"max_tokens":5,"messages":[{"role":"user","content":"hi"}]}"#;
     let request = format!(
         "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {KEY}\r\nconnection: close\r\n\
          content-length: {}\r\n\r\n{body}",
         body.len()
     );
-    let mut stream = TcpStream::connect(("127.0.0.1", nginx.port)).await.unwrap();
+    send(proxy, &request).await
+}
+
+async fn send(proxy: &Proxy, request: &str) -> String {
+    let mut stream = TcpStream::connect(("127.0.0.1", proxy.port)).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut all = Vec::new();
     let read = tokio::time::timeout(Duration::from_secs(100), stream.read_to_end(&mut all));
@@ -110,4 +140,21 @@ async fn a_failed_load_is_an_error_event_behind_a_proxy_too() {
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     assert!(answer.contains("\"code\":\"model_load_failed\""), "{answer}");
     assert!(!answer.contains("[DONE]"), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_haproxy_of_contrib_passes_streams_on_and_keeps_metrics_in() {
+    let house = House::new("", &[], |_| {}).await;
+    let Some(haproxy) = haproxy(&house).await else { return };
+    let answer = ask(&haproxy).await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    assert!(answer.contains("data: [DONE]"), "{answer}");
+    // It asks from this host, where they need no key.
+    for path in ["/metrics", "/metrics/models/org/fake", "/metrics?x", "/%6Detrics"] {
+        let request =
+            format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+        let refused = send(&haproxy, &request).await;
+        assert!(refused.starts_with("HTTP/1.1 40"), "{path}: {refused}");
+        assert!(!refused.contains("hostler_"), "{path}: {refused}");
+    }
 }
