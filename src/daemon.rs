@@ -135,7 +135,7 @@ pub async fn run(options: Options, sockets: Vec<(String, Handed)>) -> Exit {
     }
     let images = validate::patiently(recall::images(&config, &*ports.containers)).await;
     let core = state::Recalled { book, images, generation, pins };
-    let models = validate::patiently(core::models(&config)).await;
+    let models = validate::patiently(core::models(&config, &core::Models::new())).await;
     let recalled = Recalled { core, models, journal: trouble };
     serve(options, config, ports, proven, recalled, sockets, metrics).await
 }
@@ -211,7 +211,7 @@ async fn serve(
         podman: proven.podman.clone(),
         listeners: sockets.iter().map(Listener::shown).collect(),
     };
-    let trouble = recalled.journal.clone();
+    let (trouble, models) = (recalled.journal.clone(), recalled.models.clone());
     let timeline = Arc::new(Timeline::default());
     let traces = Tracing::start(&config.traces, &metrics);
     let witness = traces.witness(Arc::new((metrics.clone(), timeline.clone())));
@@ -227,7 +227,6 @@ async fn serve(
     let (handle, started, current) = (running.handle.clone(), config.clone(), config);
     let keeps = current.policy.keeps().into();
     let longest_stop = current.longest_stop().as_secs().into();
-    let current = tokio::sync::Mutex::new(current);
     let served_by = rules.clone();
     metrics.configured(core::names(&started));
     let healths = Arc::default();
@@ -237,7 +236,8 @@ async fn serve(
         started,
         keeps,
         longest_stop,
-        current,
+        current: current.into(),
+        models: models.into(),
         ports,
         handle,
         rules,

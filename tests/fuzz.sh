@@ -32,4 +32,6 @@ attempt() {
 }
 export tests logs
 export -f attempt
-"$tests" --list 2>/dev/null | sed -n '/fuzz_/s/: test$//p' | xargs -P 2 -I{} bash -c 'attempt {}'
+targets=$("$tests" --list 2>/dev/null | sed -n '/fuzz_/s/: test$//p')
+[ -n "$targets" ] || { echo "fuzz: no targets in $tests" >&2; exit 1; }
+xargs -P 2 -I{} bash -c 'attempt {}' <<<"$targets"

@@ -17,6 +17,9 @@ use crate::types::{Anatomy, ModelName, ModelSpec, Weights};
 /// How long a model's files may take to say what is in them: headers of up to 64 MiB from a disk that is busy with those of others.
 const DISK_TIME: Duration = Duration::from_secs(30);
 
+/// The models that are configured.
+pub type Models = BTreeMap<ModelName, Arc<ModelSpec>>;
+
 /// What is not about one model.
 #[must_use]
 pub fn settings(config: &Config) -> Settings {
@@ -54,26 +57,28 @@ pub fn names(config: &Config) -> BTreeSet<ModelName> {
     config.models.keys().chain(config.externals.keys()).cloned().collect()
 }
 
-/// The models with what their files say. Takes no longer than [`DISK_TIME`], whatever the disks do.
-pub async fn models(config: &Config) -> BTreeMap<ModelName, Arc<ModelSpec>> {
+/// The models with what their files say. Takes no longer than [`DISK_TIME`], whatever the disks do. `earlier`: those before a reload, whose
+/// word holds for files that do not answer now.
+pub async fn models(config: &Config, earlier: &Models) -> Models {
     let models = config.models.iter().map(async |(name, spec)| {
         let mut spec = ModelSpec::clone(spec);
-        spec.anatomy = anatomy(&spec).await;
+        let known = earlier.get(name).filter(|known| known.weights == spec.weights);
+        spec.anatomy = anatomy(&spec, known.and_then(|known| known.anatomy.clone())).await;
         (name.clone(), Arc::new(spec))
     });
     join_all(models).await.into_iter().collect()
 }
 
 /// What a model's files say, and in the log what is expected of it until it was measured.
-async fn anatomy(spec: &ModelSpec) -> Option<Anatomy> {
+async fn anatomy(spec: &ModelSpec, known: Option<Anatomy>) -> Option<Anatomy> {
     let (model, weights) = (&spec.name, spec.weights.clone());
     let found = match &spec.weights {
         Weights::Path(path) => {
-            match disk::look(path, DISK_TIME, move |_| weights::look(&weights)).await {
+            match disk::look("anatomy", path, DISK_TIME, move |_| weights::look(&weights)).await {
                 Ok(found) => found,
                 Err(late) => {
                     tracing::warn!(%model, "the files of {model} were not read: {late}");
-                    return None;
+                    return known;
                 }
             }
         }

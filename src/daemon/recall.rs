@@ -4,8 +4,8 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 
+use super::core::Models;
 use super::told::Trouble;
 use crate::adapters::podman::journal::Record;
 use crate::adapters::state_file::StateFile;
@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::plan::Book;
 use crate::supervisor::ports::Containers;
 use crate::supervisor::state;
-use crate::types::{ImageRef, ModelName, ModelSpec};
+use crate::types::{ImageRef, ModelName};
 
 /// Name of the file with the footprints.
 const FOOTPRINTS: &str = "footprints";
@@ -30,7 +30,7 @@ pub struct Recalled {
     /// What the core is told.
     pub core: state::Recalled,
     /// The models with what their files say.
-    pub models: BTreeMap<ModelName, Arc<ModelSpec>>,
+    pub models: Models,
     /// What is wrong with the file of what was begun.
     pub journal: Trouble,
 }

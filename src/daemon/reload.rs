@@ -5,8 +5,8 @@
 //! run time is named, also in the status, until a restart. What is compared for that is the configuration of the start.
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Mutex;
@@ -36,6 +36,8 @@ pub struct Root {
     pub started: Config,
     /// As it is. Held while a reload is on.
     pub current: Mutex<Config>,
+    /// The models of that, with what their files say.
+    pub models: std::sync::Mutex<core::Models>,
     /// Whether a stop keeps the containers, by the configuration as it is. Apart, for a stop waits for no reload: that may wait for
     /// podman, or for a file system that is away.
     pub keeps: AtomicBool,
@@ -92,18 +94,20 @@ impl Root {
 
     async fn apply(&self, current: &mut Config) -> Result<Vec<String>, String> {
         let (options, place) = (self.options.clone(), self.options.place());
-        let read = disk::look(&place, READ_TIME, move |_| options.load());
+        let read = disk::look("configuration", &place, READ_TIME, move |_| options.load());
         let read = read.await.map_err(|late| {
             format!("the configuration, or a file that it names, cannot be read: {late}")
         })?;
         let new = read.map_err(|errors| errors.to_string())?;
         self.fits(&new)?;
-        let specs = core::models(&new).await;
+        let earlier = self.models.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let specs = core::models(&new, &earlier).await;
         let images = recall::images(&new, &*self.ports.containers).await;
         let mut settings = core::settings(&new);
         // The server and systemd have heard of the one of the start; all keep to the same until a restart.
         settings.drain_timeout = self.started.policy.drain_timeout;
         say(current, &new);
+        self.models.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&specs);
         self.handle.configure(Reconfiguration { settings, specs, images });
         self.rules.store(Arc::new(door::rules(&new)));
         self.metrics.configured(core::names(&new));

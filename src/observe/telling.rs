@@ -92,6 +92,8 @@ impl Telling {
         let (lines, most) = (untold.0.iter().sum::<u64>(), self.most.load(Ordering::Relaxed));
         if lines > 0 {
             tracing::info!(
+                // As the lines that it stands for: they may be switched off.
+                target: "hostler::proxy",
                 kind = "requests_untold",
                 lines,
                 "{lines} requests have no line of their own, for there were more than [log] request_lines = {most} a second: {untold}"

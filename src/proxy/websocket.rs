@@ -223,7 +223,7 @@ async fn one_way(
             rest = &rest[taken..];
         }
         if read == 0 {
-            return to.shutdown().await;
+            return tokio::time::timeout(stall, to.shutdown()).await?;
         }
         tokio::time::timeout(stall, to.flush()).await??;
     }

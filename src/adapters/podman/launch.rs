@@ -264,8 +264,9 @@ impl Inner {
 /// Weights that are visibly absent. A directory that this process may not look into is left to podman's judgement.
 async fn check_sources(spec: &ContainerSpec) -> Result<(), Fault> {
     for (host, _) in &spec.binds {
-        let seen =
-            disk::look(host, DISK_TIME, |host| std::fs::metadata(host).map_err(|e| e.kind()));
+        let seen = disk::look("kind", host, DISK_TIME, |host| {
+            std::fs::metadata(host).map_err(|e| e.kind())
+        });
         let what = match seen.await {
             Err(late) => late.to_string(),
             Ok(Err(io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)) => format!(
