@@ -2,19 +2,26 @@
 //!
 //! Purpose: `add` and `remove` leave files that the daemon takes, or leave them as they were: what one daemon refuses to reload, the next
 //! refuses to start with. Owner: those two commands. Invariants: no file is touched before the whole configuration was checked as the
-//! daemon will, its file of keys included; what the daemon refuses all the same, for reasons that no file shows, is put back.
+//! daemon will, its file of keys included; what the daemon refuses all the same, for reasons that no file shows, is put back, and so is
+//! what it has not answered when somebody who interrupts the command waits no longer.
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, fchown, symlink};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tempfile::TempPath;
 
 use super::Context;
 use super::exit::{Exit, Failure, Outcome};
 use super::reload;
+use super::signals::{self, Held};
 use crate::config::{self, ConfigErrors, KeySource, Source};
 use crate::daemon::Options;
+
+/// How long the daemon's answer is waited for after an interruption.
+const GRACE: Duration = Duration::from_secs(10);
 
 /// Checks files that are to be, as the daemon will.
 ///
@@ -33,17 +40,23 @@ pub fn check(options: &Options, sources: &[Source]) -> Result<(), ConfigErrors> 
 #[derive(Debug)]
 pub struct Before {
     path: PathBuf,
-    /// A second, hidden name of the file, which goes with this; `None`: there is no file. A name and no copy: whose it is and who may
-    /// read it, or that it is a link, stays with it.
+    /// A second, hidden name of the file, which goes with this; `None`: there is no file. A name and, where that can be, no copy: whose it
+    /// is and who may read it, or that it is a link, stays with it.
     kept: Option<TempPath>,
+    /// No signal ends the command between the change and what becomes of it.
+    held: Held,
+    interrupted: bool,
 }
 
 impl Before {
-    /// Holds on to it.
+    /// Holds on to it, and to signals.
     ///
     /// # Errors
-    /// Where a second name cannot be made.
-    pub fn of(path: &Path) -> io::Result<Self> {
+    /// Where it can neither be given a second name nor be copied.
+    pub async fn of(path: &Path) -> io::Result<Self> {
+        let held = signals::hold();
+        // Signals are listened for from a program's first wait on; until then the kernel ends it by them.
+        tokio::task::yield_now().await;
         let dir = path.parent().unwrap_or(Path::new("."));
         let named = tempfile::Builder::new()
             .prefix(".hostler-")
@@ -51,45 +64,133 @@ impl Before {
         let kept = match named {
             Ok(named) => Some(named.into_temp_path()),
             Err(err) if err.kind() == io::ErrorKind::NotFound => None,
-            Err(err) => return Err(err),
+            // A filesystem without links, or another user's file (fs.protected_hardlinks).
+            Err(_) => Some(copy(path, dir)?),
         };
-        Ok(Self { path: path.to_owned(), kept })
+        Ok(Self { path: path.to_owned(), kept, held, interrupted: false })
     }
 
-    /// Makes it as it was. In words, what was done.
-    ///
-    /// # Errors
-    /// The directory's.
-    fn put_back(self) -> io::Result<&'static str> {
-        let dir = self.path.parent().unwrap_or(Path::new("."));
-        let done = match self.kept {
-            Some(kept) => kept.persist(&self.path).map(|()| "is as it was").map_err(|e| e.error)?,
-            None => fs::remove_file(&self.path).map(|()| "was removed again")?,
-        };
-        fs::File::open(dir)?.sync_all()?;
-        Ok(done)
+    /// The end of some work; `None`: somebody interrupts the command, and either does so again or has waited for [`GRACE`].
+    async fn unless_given_up<T>(
+        &mut self,
+        context: &Context,
+        work: impl Future<Output = T>,
+    ) -> Option<T> {
+        tokio::pin!(work);
+        if !self.interrupted {
+            tokio::select! {
+                done = &mut work => return Some(done),
+                () = self.held.interrupted() => self.interrupted = true,
+            }
+            context.out.say("interrupted; waiting for the daemon's answer");
+        }
+        tokio::select! {
+            done = &mut work => Some(done),
+            () = tokio::time::sleep(GRACE) => None,
+            () = self.held.interrupted() => None,
+        }
     }
+
+    /// Makes it as it was. Why, with what to do and what was done.
+    fn put_back(&mut self, why: Failure, fix: &str) -> Failure {
+        let done = match self.kept.take() {
+            Some(kept) => {
+                kept.persist(&self.path).map(|()| "is as it was").map_err(|err| err.error)
+            }
+            None => fs::remove_file(&self.path).map(|()| "was removed again"),
+        };
+        let dir = self.path.parent().unwrap_or(Path::new("."));
+        let synced = done.and_then(|done| fs::File::open(dir)?.sync_all().map(|()| done));
+        let path = self.path.display();
+        why.fix(match synced {
+            Ok(done) => format!("{fix}; {path} {done}"),
+            Err(err) => format!(
+                "{path} could not be made as it was ({err}): do that, or the next start of hostler fails"
+            ),
+        })
+    }
+}
+
+/// A copy of a file, beside it: as like it as the directory allows.
+fn copy(path: &Path, dir: &Path) -> io::Result<TempPath> {
+    let mut beside = tempfile::Builder::new();
+    beside.prefix(".hostler-");
+    if let Ok(target) = fs::read_link(path) {
+        return Ok(beside.make_in(dir, |kept| symlink(&target, kept))?.into_temp_path());
+    }
+    let mut file = fs::File::open(path)?;
+    let was = file.metadata()?;
+    let mut kept = beside.tempfile_in(dir)?;
+    io::copy(&mut file, &mut kept)?;
+    // Only root gives files away.
+    let _ = fchown(kept.as_file(), Some(was.uid()), Some(was.gid()));
+    kept.as_file().set_permissions(fs::Permissions::from_mode(was.mode() & 0o777))?;
+    kept.as_file().sync_all()?;
+    Ok(kept.into_temp_path())
 }
 
 /// Has the daemon apply a changed file. Whether one runs.
 ///
 /// # Errors
-/// The daemon's; where it says that the configuration is wrong, the file is as it was `before`.
-pub async fn apply(context: &Context, before: Before) -> Outcome<bool> {
-    let Ok(bus) = context.bus().await else { return Ok(false) };
-    let refused = match reload::apply(context, &bus).await {
-        Ok(_) => return Ok(true),
-        Err(failure) if failure.exit == Exit::Config => failure,
-        Err(failure) => return Err(failure),
+/// The daemon's; where it says that the configuration is wrong, the file is as it was `before`. [`Exit::Interrupted`], once it is known
+/// what became of the file.
+pub async fn apply(context: &Context, mut before: Before) -> Outcome<bool> {
+    let asked = async {
+        let bus = context.bus().await.ok()?;
+        let answer = reload::apply(context, &bus).await;
+        Some((bus, answer))
     };
-    let path = before.path.display().to_string();
-    let fix = match before.put_back() {
-        Ok(done) => format!("correct that first; {path} {done}"),
-        Err(err) => format!(
-            "{path} could not be made as it was ({err}): do that, or the next start of hostler fails"
-        ),
+    let ended = match before.unless_given_up(context, asked).await {
+        Some(None) => Ok(false),
+        Some(Some((_, Ok(_)))) => Ok(true),
+        Some(Some((bus, Err(refused)))) if refused.exit == Exit::Config => {
+            let refused = before.put_back(refused, "correct that first");
+            // Its status speaks of a reload that failed until one succeeds. This one is for that alone.
+            let again = bus.call::<_, Vec<String>>(&bus.manager, "Reload", &());
+            before.unless_given_up(context, again).await;
+            Err(refused)
+        }
+        Some(Some((_, Err(failure)))) => Err(failure),
+        None => {
+            let failure = Failure::new(Exit::Interrupted, "the daemon has not answered");
+            Err(before.put_back(failure, "hostler reload, when it does"))
+        }
     };
-    // Its status speaks of a reload that failed until one succeeds. This one is for that alone.
-    let _: Outcome<Vec<String>> = bus.call(&bus.manager, "Reload", &()).await;
-    Err(Failure::new(refused.exit, refused.message).fix(fix))
+    if !before.interrupted {
+        return ended;
+    }
+    let mut failure = ended.err().unwrap_or_else(|| {
+        let message = format!("interrupted; {} stays changed", before.path.display());
+        Failure::new(Exit::Interrupted, message)
+    });
+    failure.exit = Exit::Interrupted;
+    Err(failure)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_is_like_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("m.toml");
+        fs::write(&path, "text").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        let root = rustix::process::geteuid().is_root();
+        if root {
+            std::os::unix::fs::chown(&path, Some(7), Some(9)).unwrap();
+        }
+        let kept = copy(&path, dir.path()).unwrap();
+        assert_eq!(fs::read_to_string(&kept).unwrap(), "text");
+        let is = fs::metadata(&kept).unwrap();
+        assert_eq!(is.mode() & 0o777, 0o640);
+        assert!(!root || (is.uid(), is.gid()) == (7, 9), "{is:?}");
+        let link = dir.path().join("link.toml");
+        symlink("/dev/null", &link).unwrap();
+        let kept_link = copy(&link, dir.path()).unwrap();
+        assert_eq!(fs::read_link(&kept_link).unwrap(), Path::new("/dev/null"));
+        drop((kept, kept_link));
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "none stays");
+    }
 }

@@ -41,7 +41,7 @@ impl Remove {
             };
             Failure::new(exit, format!("{} cannot be removed: {err}", file.path.display()))
         };
-        let before = Before::of(&file.path).map_err(failed)?;
+        let before = Before::of(&file.path).await.map_err(failed)?;
         std::fs::remove_file(&file.path).map_err(failed)?;
         context.out.say(&format!("removed {}", file.path.display()));
         if !self.no_reload && !change::apply(context, before).await? {

@@ -1,8 +1,13 @@
 //! The operator's program and the configuration's files: what it leaves is what a daemon starts with.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::PathBuf;
+use std::process::Child;
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::sync::oneshot;
 
 use crate::cli::{Run, end, spawn};
 use crate::house::{House, status};
@@ -45,9 +50,13 @@ impl Files {
         names
     }
 
-    async fn run(&self, house: &House, args: &[&str]) -> Run {
+    fn spawn(&self, house: &House, args: &[&str]) -> Child {
         let home = self.home.path().to_str().unwrap();
-        end(spawn(house, args, &[("XDG_CONFIG_HOME", home)])).await
+        spawn(house, args, &[("XDG_CONFIG_HOME", home)])
+    }
+
+    async fn run(&self, house: &House, args: &[&str]) -> Run {
+        end(self.spawn(house, args)).await
     }
 
     /// `hostler add` of the weights that are there.
@@ -152,4 +161,45 @@ async fn the_daemon_can_read_what_was_written_and_nobody_else_what_was_closed() 
     assert!(ended.status.success(), "{ended:?}");
     let mode = |name: &str| fs::metadata(far.join(name)).unwrap().mode() & 0o777;
     assert_eq!((mode("hostler/models.d"), mode("hostler/models.d/new.toml")), (0o755, 0o644));
+}
+
+/// Interrupts `hostler remove other` while the daemon reloads. The command has heeded that; who lets the reload go on.
+async fn interrupt(house: &House, files: &Files) -> (Child, oneshot::Sender<()>) {
+    fs::write(files.path("models.d/other.toml"), MODEL).unwrap();
+    let ((begun, begins), (go, goes)) = (oneshot::channel(), oneshot::channel());
+    *house.root.reloads_at.lock().unwrap() = Some((begun, goes));
+    let mut child = files.spawn(house, &["remove", "other"]);
+    begins.await.unwrap();
+    assert!(!files.path("models.d/other.toml").exists());
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    let mut lines = BufReader::new(child.stderr.as_mut().unwrap()).lines();
+    let told = lines.find(|line| line.as_ref().is_ok_and(|line| line.starts_with("interrupted")));
+    assert!(told.is_some());
+    (child, go)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_interrupts_leaves_no_file_that_the_daemon_refuses() {
+    let house = House::open(status()).await;
+    let files = Files::new(MODEL, "qwen3");
+    let (child, go) = interrupt(&house, &files).await;
+    go.send(()).unwrap();
+    let ended = end(child).await;
+    assert!(ended.code == 130 && ended.err.contains("stays changed"), "{ended:?}");
+    assert_eq!(files.models(), ["qwen3.toml"]);
+
+    *house.root.reload.lock().unwrap() = Some(Err("there is no such device".to_owned()));
+    let (child, go) = interrupt(&house, &files).await;
+    go.send(()).unwrap();
+    let ended = end(child).await;
+    assert!(ended.code == 130 && ended.err.contains("no such device"), "{ended:?}");
+    assert_eq!(files.models(), ["other.toml", "qwen3.toml"]);
+
+    // Once more ends the wait for an answer that does not come.
+    let (child, go) = interrupt(&house, &files).await;
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    let ended = end(child).await;
+    assert!(ended.code == 130 && ended.err.contains("has not answered"), "{ended:?}");
+    assert_eq!(files.models(), ["other.toml", "qwen3.toml"]);
+    drop(go);
 }

@@ -58,6 +58,8 @@ impl Drop for Daemon {
 pub struct Root {
     pub checks: Mutex<Vec<Check>>,
     pub reload: Mutex<Option<Result<Vec<String>, String>>>,
+    /// The next reload says to the first that it has begun, and waits for the second.
+    pub reloads_at: Mutex<Option<(oneshot::Sender<()>, oneshot::Receiver<()>)>>,
     pub log: Mutex<Option<Result<OwnedFd, String>>>,
     pub externals: Mutex<Vec<ExternalStatus>>,
     /// What was asked.
@@ -74,7 +76,14 @@ impl Host for Root {
     fn reload(&self) -> HostFuture<'_, Result<Vec<String>, String>> {
         self.asked.lock().unwrap().push("reload".to_owned());
         let answer = self.reload.lock().unwrap().clone().unwrap_or_else(|| Ok(Vec::new()));
-        Box::pin(async move { answer })
+        let at = self.reloads_at.lock().unwrap().take();
+        Box::pin(async move {
+            if let Some((begun, go)) = at {
+                begun.send(()).unwrap();
+                let _ = go.await;
+            }
+            answer
+        })
     }
 
     fn open_log(

@@ -175,7 +175,7 @@ impl Add {
         if self.dry_run {
             return self.report(context, &definition, &path, &text, &left);
         }
-        let before = Before::of(&path).map_err(|err| file::not_written(&path, &err))?;
+        let before = Before::of(&path).await.map_err(|err| file::not_written(&path, &err))?;
         file::write(&path, &text)?;
         let show = || self.report(context, &definition, &path, &text, &left);
         // Text is read as it comes; a document says what came of it.
