@@ -15,6 +15,8 @@ use std::time::Duration;
 
 use clap::Args;
 use futures_util::StreamExt as _;
+use tokio::task::JoinHandle;
+use zbus::OwnedObjectPath;
 
 use super::Context;
 use super::bus::{Bus, Options, failure, not_running};
@@ -46,9 +48,7 @@ impl Unit {
     pub async fn run(self, context: &Context) -> Outcome {
         let outcome = self.live(context).await;
         if let Err(failure) = &outcome {
-            // One line: it is what systemctl status shows.
-            let message = failure.message.lines().collect::<Vec<_>>().join(" ");
-            systemd::status(&format!("Failed: {message}"));
+            systemd::status(&format!("Failed: {}", failure.message));
         }
         outcome
     }
@@ -58,19 +58,16 @@ impl Unit {
         let bus = context.bus_even_idle().await?;
         let mut owner = bus.manager.receive_owner_changed().await;
         let owner = owner.as_mut().map_err(|err| failure(err, bus.user))?;
-        let (mut known, mut ready) = (None, false);
+        let mut so_far = SoFar::default();
         loop {
             let left = tokio::select! {
-                left = self.hold(context, &bus, &mut known, &mut ready) => left,
-                () = signals.interrupted() => return match &known {
-                    Some(name) => let_go(context, &bus, name).await,
-                    None => Ok(()),
-                },
+                left = self.hold(context, &bus, &mut so_far) => left,
+                () = signals.interrupted() => return so_far.let_go(context, &bus).await,
             };
             match left {
                 Ok(()) => {}
                 // It left in the middle of something. The first call starts a daemon: where that fails, there is none to wait for.
-                Err(failure) if failure.exit == Exit::NotRunning && known.is_some() => {}
+                Err(failure) if failure.exit == Exit::NotRunning && so_far.name.is_some() => {}
                 Err(failure) => return Err(failure),
             }
             systemd::status("The daemon left; waiting for the next");
@@ -84,8 +81,8 @@ impl Unit {
             tokio::pin!(back);
             tokio::select! {
                 back = tokio::time::timeout(COMEBACK, &mut back) => back.map_err(|_| not_running(bus.user))??,
-                () = signals.interrupted() => return match (&known, tokio::time::timeout(LAST_WORD, back).await) {
-                    (Some(name), Ok(Ok(()))) => let_go(context, &bus, name).await,
+                () = signals.interrupted() => return match tokio::time::timeout(LAST_WORD, back).await {
+                    Ok(Ok(())) => so_far.let_go(context, &bus).await,
                     // Nobody runs who could hold the pin.
                     _ => Ok(()),
                 },
@@ -93,24 +90,17 @@ impl Unit {
         }
     }
 
-    /// Loads and pins the model, and looks after that until the daemon leaves. `known` is its name once the daemon has said it, `ready`
-    /// that systemd was told.
-    async fn hold(
-        &self,
-        context: &Context,
-        bus: &Bus,
-        known: &mut Option<String>,
-        ready: &mut bool,
-    ) -> Outcome {
+    /// Loads and pins the model, and looks after that until the daemon leaves.
+    async fn hold(&self, context: &Context, bus: &Bus, so_far: &mut SoFar) -> Outcome {
         // Before the load, for a name that is none must not wait for anything.
-        let name = known.insert(self.name(bus).await?).clone();
+        let name = so_far.name.insert(self.name(bus).await?).clone();
         systemd::status(&format!("Loading {name}"));
         let mut watch = Watch::new(bus).await?;
-        let mut options = Options::new();
-        options.insert("pin", true.into());
-        let job = bus.begin("Load", &(&name, &options)).await?;
+        let asked = so_far.asked.insert(tokio::spawn(load(bus.clone(), name.clone()))).await;
+        so_far.asked = None;
+        let job = asked.map_err(|err| Failure::new(Exit::Failed, err.to_string()))??;
         watch.ended(context, bus, &job, &name).await?;
-        if !std::mem::replace(ready, true) {
+        if !std::mem::replace(&mut so_far.ready, true) {
             systemd::ready(&format!("{name} is ready"));
             eprintln!("{name} is ready");
         }
@@ -130,6 +120,37 @@ impl Unit {
         }
         Err(unknown(&self.unescaped))
     }
+}
+
+/// How far a unit has come.
+#[derive(Debug, Default)]
+struct SoFar {
+    /// The model's name, once the daemon has said it.
+    name: Option<String>,
+    /// A call to load it that was not answered yet. It goes on when nobody waits for it: the daemon may act on it at any time until then.
+    asked: Option<JoinHandle<Outcome<OwnedObjectPath>>>,
+    /// systemd was told that the unit is.
+    ready: bool,
+}
+
+impl SoFar {
+    /// Lets the model go, where it may be held.
+    async fn let_go(self, context: &Context, bus: &Bus) -> Outcome {
+        let Some(name) = self.name else { return Ok(()) };
+        systemd::stopping(&format!("Unloading {name}"));
+        if let Some(asked) = self.asked {
+            // Else the load may overtake the unload that follows it, and stay.
+            let _ = tokio::time::timeout(LAST_WORD, asked).await;
+        }
+        let_go(context, bus, &name).await
+    }
+}
+
+/// Asks for the model, pinned.
+async fn load(bus: Bus, name: String) -> Outcome<OwnedObjectPath> {
+    let mut options = Options::new();
+    options.insert("pin", true.into());
+    bus.begin("Load", &(&name, &options)).await
 }
 
 /// Until the daemon leaves.
@@ -182,7 +203,6 @@ fn line(model: &Model) -> String {
 
 /// Unpins and unloads it, and waits for that.
 async fn let_go(context: &Context, bus: &Bus, name: &str) -> Outcome {
-    systemd::stopping(&format!("Unloading {name}"));
     let mut watch = Watch::new(bus).await?;
     let job = match bus.begin("Unload", &(name, "drain")).await {
         Ok(job) => job,

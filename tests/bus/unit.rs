@@ -10,6 +10,7 @@ use hostler::control::options::Options;
 use hostler::control::polkit::Gate;
 use hostler::supervisor::handle::Verb;
 use hostler::types::{Denied, Fault, FaultCode, Haste, Wish};
+use tokio::sync::Notify;
 use zbus::OwnedObjectPath;
 
 use crate::cli::{end, next, spawn, spawn_on};
@@ -135,4 +136,52 @@ async fn a_daemon_that_is_restarted_meanwhile_does_not_fail_a_models_unit() {
     drop(house);
     let ended = end(child).await;
     assert_eq!(ended.code, 3, "{ended:?}");
+}
+
+/// A daemon that thinks before it loads, as while polkit is asked.
+struct Slow {
+    loads: Arc<Notify>,
+    go: Arc<Notify>,
+    unloads: Arc<Notify>,
+}
+
+#[zbus::interface(name = "org.hostler1.Manager")]
+impl Slow {
+    async fn get_model(&self, _name: String) -> OwnedObjectPath {
+        OwnedObjectPath::try_from("/org/hostler1/model/small").unwrap()
+    }
+
+    async fn load(&self, _name: String, _options: Options) -> OwnedObjectPath {
+        self.loads.notify_one();
+        self.go.notified().await;
+        OwnedObjectPath::try_from("/org/hostler1/job/1").unwrap()
+    }
+
+    async fn unload(&self, _name: String, _mode: String) -> Result<OwnedObjectPath, Error> {
+        self.unloads.notify_one();
+        Err(Error::from(Denied::ShuttingDown))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unload_does_not_overtake_the_load() {
+    let daemon = Daemon::start("unix:tmpdir=/tmp");
+    let (loads, go, unloads) = <(Arc<Notify>, Arc<Notify>, Arc<Notify>)>::default();
+    let slow = Slow { loads: loads.clone(), go: go.clone(), unloads: unloads.clone() };
+    let _bus = zbus::connection::Builder::address(daemon.address.as_str())
+        .serve_at("/org/hostler1", slow)
+        .name("org.hostler1")
+        .build()
+        .await
+        .unwrap();
+    let child = spawn_on(&daemon.address, &["unit", "small", "small"], &[]);
+    loads.notified().await;
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    let early = tokio::time::timeout(Duration::from_millis(500), unloads.notified()).await;
+    assert!(early.is_err(), "the load that was asked for is not answered yet");
+    go.notify_one();
+    unloads.notified().await;
+    let ended = end(child).await;
+    assert_eq!(ended.code, 0, "{ended:?}");
 }
