@@ -113,11 +113,10 @@ pub fn print(context: &Context, begun: &[(String, OwnedObjectPath)]) -> Outcome 
     context.out.text(&lines.collect::<String>())
 }
 
-/// Begins a job for each model and waits for it, one after the other; those that fail do not keep the others from being tried. Where nobody
-/// waits any more, or nobody is there to do it, nothing more is begun: who says Ctrl-C or stops the daemon means all of it.
+/// Begins a job for each model and waits for it, as [`one_by_one`].
 ///
 /// # Errors
-/// The last failure; the ones before are printed here.
+/// The same.
 pub async fn each(
     context: &Context,
     bus: &Bus,
@@ -127,21 +126,35 @@ pub async fn each(
     begin: impl AsyncFn(&str) -> Outcome<OwnedObjectPath>,
 ) -> Outcome {
     let deadline = deadline(timeout);
+    one_by_one(context, models, done, async |model| {
+        let mut watch = Watch::new(bus).await?;
+        let job = tokio::select! {
+            job = begin(model) => job?,
+            () = until(deadline) => {
+                return Err(Failure::new(Exit::Timeout, format!("{model}: not begun within the time that was given")));
+            }
+        };
+        watch.end(context, bus, &job, model, deadline).await
+    })
+    .await
+}
+
+/// Does something to each model, one after the other; those that fail do not keep the others from being tried. Where nobody waits any
+/// more, or nobody is there to do it, nothing more is begun: who says Ctrl-C or stops the daemon means all of it.
+///
+/// # Errors
+/// The last failure; the ones before are printed here.
+pub async fn one_by_one(
+    context: &Context,
+    models: &[String],
+    done: &str,
+    work: impl AsyncFn(&str) -> Outcome,
+) -> Outcome {
     let mut last: Option<Failure> = None;
     let mut rows = Vec::new();
     let mut left = models.iter();
     while let Some(model) = left.next() {
-        let work = async {
-            let mut watch = Watch::new(bus).await?;
-            let job = tokio::select! {
-                job = begin(model) => job?,
-                () = until(deadline) => {
-                    return Err(Failure::new(Exit::Timeout, format!("{model}: not begun within the time that was given")));
-                }
-            };
-            watch.end(context, bus, &job, model, deadline).await
-        };
-        let outcome = work.await;
+        let outcome = work(model).await;
         rows.push(serde_json::json!({
             "model": model, "done": outcome.is_ok(),
             "error": outcome.as_ref().err().map(|failure| &failure.message),

@@ -5,7 +5,7 @@ use clap::Args;
 use super::Context;
 use super::bus::failure;
 use super::exit::Outcome;
-use super::load::each;
+use super::load::{each, one_by_one};
 
 /// Keeps models loaded, over restarts of the daemon too. Those that are not loaded are loaded as soon as there is room; see load --pin to
 /// wait for that.
@@ -71,14 +71,13 @@ impl Wake {
 impl Which {
     async fn set_pinned(self, context: &Context, pinned: bool) -> Outcome {
         let bus = context.bus_even_idle().await?;
-        for model in &self.models {
+        let word = if pinned { "pinned" } else { "not pinned any more" };
+        one_by_one(context, &self.models, word, async |model| {
             let object = bus.model_started(model).await?;
             let set = object.set_property("Pinned", pinned).await;
-            set.map_err(|err| failure(&err.into(), bus.user))?;
-            let word = if pinned { "pinned" } else { "not pinned any more" };
-            context.out.say(&format!("{model}: {word}"));
-        }
-        Ok(())
+            set.map_err(|err| failure(&err.into(), bus.user))
+        })
+        .await
     }
 
     async fn order(self, context: &Context, method: &str, done: &str) -> Outcome {

@@ -153,6 +153,17 @@ async fn models_are_let_go_pinned_and_put_to_sleep() {
         let done = end(child).await;
         assert_eq!(done.code, 0, "{args:?}: {done:?}");
     }
+    // One that is not there does not keep the others from being tried.
+    let child = spawn(&house, &["--json", "pin", "nothing", "small"], &[]);
+    let (model, verb, answer) = next(&mut house).await;
+    assert_eq!((model.as_str(), verb), ("small", Verb::Pin(true)));
+    answer.send(Ok(())).unwrap();
+    let pinned = end(child).await;
+    assert_eq!(pinned.code, 4, "{pinned:?}");
+    assert_eq!(
+        (&pinned.json()[0]["done"], &pinned.json()[1]["done"]),
+        (&false.into(), &true.into())
+    );
     let quiet = spawn(&house, &["-q", "unload", "org/m"], &[]);
     next(&mut house).await.2.send(Ok(())).unwrap();
     let quiet = end(quiet).await;

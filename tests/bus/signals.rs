@@ -40,7 +40,7 @@ async fn nothing_more_is_begun_after_an_interruption() {
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_more_is_begun_when_the_time_is_over() {
     let mut house = House::open(status()).await;
-    let child = spawn(&house, &["--json", "load", "small", "org/m", "--timeout", "500ms"], &[]);
+    let child = spawn(&house, &["--json", "load", "small", "org/m", "--timeout", "3s"], &[]);
     let (_, _, answer) = next(&mut house).await;
     let late = end(child).await;
     assert_eq!(late.code, 7, "{late:?}");
