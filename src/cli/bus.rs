@@ -269,6 +269,9 @@ pub fn named(name: &str, message: &str, user: bool) -> Failure {
             "UnknownModel" => "hostler list shows those that are configured",
             "NeverFits" | "NoRoom" => "hostler why MODEL shows who holds the memory",
             "ConfigInvalid" => "correct the files; the daemon goes on with what it has",
+            "QueueFull" => {
+                "hostler unload MODEL ends the loads that wait; unloads and sleeps end with the requests that they wait for"
+            }
             _ => "",
         };
         return Failure::new(exit, message).fix(fix);
@@ -301,6 +304,7 @@ mod tests {
         assert!(denied.to_string().starts_with("polkit says no\n  fix: "), "{denied}");
         let fdo = fdo::Error::AccessDenied("polkit says no".into());
         assert_eq!(failure(&zbus::Error::FDO(Box::new(fdo)), false), denied);
+        assert!(named("org.hostler1.Error.QueueFull", "m", false).fix.contains("unload MODEL"));
         assert!(not_running(true).fix.contains("systemctl --user start"));
     }
 

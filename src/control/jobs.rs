@@ -188,8 +188,9 @@ impl Jobs {
         let mut table = self.table();
         let running = || table.records.values().filter(|r| r.is_running());
         if running().filter(|r| r.kind == kind && r.model == model).count() >= ALIKE_MAX {
-            let (what, name) = (kind.as_str(), model.as_ref().map_or("all", ModelName::as_str));
-            let message = format!("{ALIKE_MAX} jobs are running already that {what} {name}");
+            let named = |name| (kind.as_str(), ModelName::as_str(name));
+            let (what, whom) = model.as_ref().map_or(("unload", "all models"), named);
+            let message = format!("{ALIKE_MAX} jobs are running already that {what} {whom}");
             return Err(Error::new(Code::QueueFull, message));
         }
         let makes_room = kind.makes_room();
@@ -367,6 +368,15 @@ mod tests {
         jobs.end(1, State::Cancelled);
         assert_eq!(add(&jobs, Kind::Load, "big"), Ok(last + 1));
         assert_eq!(add(&jobs, Kind::Load, "big"), Err(Code::QueueFull));
+    }
+
+    #[test]
+    fn the_refusal_says_of_what_there_are_too_many() {
+        let jobs = Jobs::default();
+        let add = || jobs.add(Kind::UnloadAll, None, Moment::START);
+        (0..ALIKE_MAX).for_each(|_| drop(add().unwrap()));
+        let refused = add().unwrap_err().message;
+        assert!(refused.ends_with("already that unload all models"), "{refused}");
     }
 
     #[test]
