@@ -57,14 +57,14 @@ fn a_model_is_added_checked_shown_and_removed() {
     assert!(run.stderr.contains("--image"), "{}", run.stderr);
     let run = hostler(&host, &format!("add {model} {image} --vram lots"));
     assert_eq!(status(&run), 78, "{run:?}");
-    assert_eq!(host.root("ls /etc/hostler").unwrap(), "hostler.toml\n");
+    assert_eq!(host.root("find /etc/hostler -type f").unwrap(), "/etc/hostler/hostler.toml\n");
     let run = hostler(&host, "add /nowhere.gguf");
     assert_eq!(status(&run), 4, "{run:?}");
 
     let add = format!("add {model} {image} --name org/count --alias count --context 2048");
     let dry = good(&host, &format!("{add} --dry-run"));
     assert!(dry.contains("context = 2048"), "{dry}");
-    assert_eq!(host.root("ls /etc/hostler").unwrap(), "hostler.toml\n");
+    assert_eq!(host.root("find /etc/hostler -type f").unwrap(), "/etc/hostler/hostler.toml\n");
     good(&host, &add);
     let file = "/etc/hostler/models.d/org-count.toml";
     assert_eq!(host.root(&format!("cat {file}")).unwrap(), dry);
