@@ -84,7 +84,7 @@ fn one_request_tells_its_whole_story_with_the_load_that_it_caused() {
 fn every_line_of_a_burst_is_there_once_and_in_order() {
     const MANY: usize = 3000;
     skip_unless_wanted!();
-    let host = serving(COUNT).unwrap();
+    let host = serving(&format!("{COUNT}\n[log]\nrequest_lines = 1000000\n")).unwrap();
     // One connection asks one question after the other.
     let ask = format!("curl -s -o /dev/null '{BASE}/v1/models/none-[1-{MANY}]'");
     host.root(&ask).unwrap();
@@ -114,6 +114,20 @@ fn every_line_of_a_burst_is_there_once_and_in_order() {
     }
     let lost = entries(&host, "HOSTLER_KIND=log_lines_lost");
     assert!(lost.is_empty(), "{lost:?}");
+    // As it is by itself, a part of them is told and the others are counted.
+    config(&host, COUNT).unwrap();
+    host.root("systemctl reload hostler.service").unwrap();
+    host.root(&ask).unwrap();
+    wait_for("told and counted", SOON, || {
+        let told = entries(&host, "HOSTLER_KIND=request HOSTLER_ROUTE=model").len() - MANY;
+        let untold = entries(&host, "HOSTLER_KIND=requests_untold");
+        let counted = untold.iter().map(|e| field(e, "HOSTLER_LINES").parse::<usize>().unwrap());
+        let seen = (told, counted.sum::<usize>());
+        assert!(seen.0 + seen.1 <= MANY, "{seen:?}");
+        let all = seen.1 > 0 && seen.0 + seen.1 == MANY;
+        Ok(if all { Look::Done(()) } else { Look::NotYet(format!("{seen:?}")) })
+    })
+    .unwrap();
 }
 
 #[test]
