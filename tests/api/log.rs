@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex};
 use hostler::observe::telling::Telling;
 use hostler::proxy::port::Behind;
 use serde_json::Value;
+use tracing::Level;
+use tracing::subscriber::DefaultGuard;
 
 use crate::engine::send;
 use crate::house::{Happened, Setup, house, playing};
@@ -41,13 +43,21 @@ impl Lines {
     }
 }
 
-#[tokio::test]
-async fn each_request_is_told_once() {
+/// All that is logged from here on, for as long as the guard lives. A test's runtime has one thread: all tasks log here.
+fn listen(level: Level) -> (Lines, DefaultGuard) {
     let lines = Lines::default();
     let writer = lines.clone();
-    let subscriber = tracing_subscriber::fmt().json().with_writer(move || writer.clone()).finish();
-    // The runtime has one thread: all tasks log here.
-    let _guard = tracing::subscriber::set_default(subscriber);
+    let subscriber = tracing_subscriber::fmt()
+        .json()
+        .with_max_level(level)
+        .with_writer(move || writer.clone())
+        .finish();
+    (lines, tracing::subscriber::set_default(subscriber))
+}
+
+#[tokio::test]
+async fn each_request_is_told_once() {
+    let (lines, _guard) = listen(Level::INFO);
 
     let script = vec![send(SSE), send(chunk("data: 12345\n\n")), send("0\r\n\r\n")];
     let mut house = playing(script).await;
@@ -81,10 +91,7 @@ async fn each_request_is_told_once() {
 
 #[tokio::test]
 async fn a_flood_is_counted_in_place_of_being_told() {
-    let lines = Lines::default();
-    let writer = lines.clone();
-    let subscriber = tracing_subscriber::fmt().json().with_writer(move || writer.clone()).finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
+    let (lines, _guard) = listen(Level::INFO);
     let telling = Arc::new(Telling::new(4));
     let behind = Behind { observer: telling.clone(), ..Behind::default() };
     let house = house(Setup { behind, ..Setup::default() }).await;
@@ -107,10 +114,7 @@ async fn a_flood_is_counted_in_place_of_being_told() {
 
 #[tokio::test]
 async fn a_client_that_left_is_told_as_such() {
-    let lines = Lines::default();
-    let writer = lines.clone();
-    let subscriber = tracing_subscriber::fmt().json().with_writer(move || writer.clone()).finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
+    let (lines, _guard) = listen(Level::INFO);
     let mut house = playing(vec![]).await;
     let mut client = house.client().await;
     client.send(post_with(CHAT, "", "{\"model\":\"m\"}")).await;
@@ -145,14 +149,7 @@ fn scripts() -> Vec<Vec<crate::engine::Step>> {
 
 #[tokio::test]
 async fn no_level_tells_a_prompt_a_body_or_a_key() {
-    let lines = Lines::default();
-    let writer = lines.clone();
-    let subscriber = tracing_subscriber::fmt()
-        .json()
-        .with_max_level(tracing::Level::TRACE)
-        .with_writer(move || writer.clone())
-        .finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
+    let (lines, _guard) = listen(Level::TRACE);
     let keys = "authorization: Bearer secret-key\r\nx-api-key: secret-key\r\ncookie: secret\r\nconnection: close\r\n";
     let form = "--b\r\ncontent-disposition: form-data; name=\"model\"\r\n\r\nm\r\n--b\r\n\
                 content-disposition: form-data; name=\"file\"; filename=\"secret.wav\"\r\n\r\na secret\r\n--b--\r\n";

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use crate::engine::send;
-use crate::house::{Happened, Setup, house, playing};
-use crate::wire::soon;
+use crate::house::{Happened, House, Setup, house, playing};
+use crate::wire::{Client, soon};
 
 const OPENING: &str = "GET /v1/realtime?model=m HTTP/1.1\r\nhost: localhost\r\nupgrade: websocket\r\n\
     connection: Upgrade\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
@@ -15,12 +16,18 @@ const OPENING: &str = "GET /v1/realtime?model=m HTTP/1.1\r\nhost: localhost\r\nu
 const CONSENT: &str = "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\
     sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\nsec-websocket-protocol: realtime\r\nx-secret: 1\r\n\r\n\x01\x02\x00frame";
 
-#[tokio::test]
-async fn bytes_pass_both_ways_and_the_lease_lives_as_long() {
-    let mut house = playing(vec![send(CONSENT)]).await;
+/// A client whose socket is open, and that has had the engine's first frame.
+async fn opened(house: &House) -> Client<TcpStream> {
     let mut client = house.client().await;
     client.send(OPENING).await;
     client.until("frame").await;
+    client
+}
+
+#[tokio::test]
+async fn bytes_pass_both_ways_and_the_lease_lives_as_long() {
+    let mut house = playing(vec![send(CONSENT)]).await;
+    let client = opened(&house).await;
     let head = String::from_utf8_lossy(&client.raw).to_ascii_lowercase();
     assert!(head.starts_with("http/1.1 101 "), "{head}");
     for line in [
@@ -64,9 +71,7 @@ async fn a_socket_ends_with_the_server_at_the_end_of_the_drain() {
         ..Setup::default()
     };
     let mut house = house(setup).await;
-    let mut client = house.client().await;
-    client.send(OPENING).await;
-    client.until("frame").await;
+    let mut client = opened(&house).await;
     house.stop.cancel();
     let drained = soon("the server to end", &mut house.served).await.unwrap();
     assert_eq!(drained.aborted, 1);
@@ -77,9 +82,7 @@ async fn a_socket_ends_with_the_server_at_the_end_of_the_drain() {
 #[tokio::test]
 async fn what_the_client_sends_arrives() {
     let mut house = playing(vec![send(CONSENT), crate::engine::Step::Close]).await;
-    let mut client = house.client().await;
-    client.send(OPENING).await;
-    client.until("frame").await;
+    let mut client = opened(&house).await;
     client.io.write_all(b"hello").await.unwrap();
     // The engine closed: the client is told by the end of the bytes.
     let mut rest = Vec::new();
@@ -91,9 +94,7 @@ async fn what_the_client_sends_arrives() {
 #[tokio::test]
 async fn an_engines_end_ends_a_client_that_never_closes() {
     let mut house = playing(vec![send(CONSENT), crate::engine::Step::Close]).await;
-    let mut client = house.client().await;
-    client.send(OPENING).await;
-    client.until("frame").await;
+    let mut client = opened(&house).await;
     let mut rest = Vec::new();
     soon("the end", client.io.read_to_end(&mut rest)).await.unwrap();
     house.supervisor.expect(&[Happened::Asked("m".into()), Happened::Released]).await;

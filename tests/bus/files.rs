@@ -6,11 +6,12 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::PathBuf;
 use std::process::Child;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use tokio::sync::oneshot;
 
 use crate::cli::{Run, end, spawn};
 use crate::house::{House, status};
+use crate::signals::send;
 
 const MODEL: &str =
     "engine = \"llamacpp\"\nimage = \"x.example/y:1\"\nweights = { path = \"/w.gguf\" }\n";
@@ -171,7 +172,7 @@ async fn interrupt(house: &House, files: &Files) -> (Child, oneshot::Sender<()>)
     let mut child = files.spawn(house, &["remove", "other"]);
     begins.await.unwrap();
     assert!(!files.path("models.d/other.toml").exists());
-    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    send(&child, Signal::INT);
     let mut lines = BufReader::new(child.stderr.as_mut().unwrap()).lines();
     let told = lines.find(|line| line.as_ref().is_ok_and(|line| line.starts_with("interrupted")));
     assert!(told.is_some());
@@ -197,7 +198,7 @@ async fn who_interrupts_leaves_no_file_that_the_daemon_refuses() {
 
     // Once more ends the wait for an answer that does not come.
     let (child, go) = interrupt(&house, &files).await;
-    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    send(&child, Signal::INT);
     let ended = end(child).await;
     assert!(ended.code == 130 && ended.err.contains("has not answered"), "{ended:?}");
     assert_eq!(files.models(), ["other.toml", "qwen3.toml"]);

@@ -10,7 +10,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::cli::{end, next, spawn};
 use crate::house::{House, status};
 
-fn send(child: &Child, signal: Signal) {
+/// As `kill` does.
+pub fn send(child: &Child, signal: Signal) {
     kill_process(Pid::from_child(child), signal).unwrap();
 }
 
