@@ -1,4 +1,4 @@
-//! Looks at paths that may never answer.
+//! Looks at paths, and other work that blocks, which may never answer.
 //!
 //! Purpose: a network file system whose server is gone holds whoever asks it in the kernel, for as long as it likes; such a look
 //! costs its caller no more than a deadline. Owner: whoever looks at files of models, which lie where the administrator has them. It
@@ -34,19 +34,28 @@ pub async fn look<T: Send + 'static>(
     within: Duration,
     read: impl FnOnce(&Path) -> T + Send + 'static,
 ) -> Result<T, Late> {
-    let (turn, owned) = (turn(what, path), path.to_owned());
+    let owned = path.to_owned();
+    let answer = blocking(turn(what, path), within, move || read(&owned)).await;
+    answer.ok_or_else(|| Late { path: path.to_owned(), within })
+}
+
+/// Does what may block on a thread for that, when there is room; `None`: not within the time.
+pub async fn blocking<T: Send + 'static>(
+    room: Arc<Semaphore>,
+    within: Duration,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
     let work = async move {
-        let permit = turn.acquire_owned().await.ok()?;
+        let permit = room.acquire_owned().await.ok()?;
         let task = tokio::task::spawn_blocking(move || {
-            let answer = read(&owned);
-            // Held by the look and not by whoever asked for it.
+            let answer = work();
+            // Held by the work and not by whoever asked for it: what hangs keeps its place.
             drop(permit);
             answer
         });
         task.await.ok()
     };
-    let answer = tokio::time::timeout(within, work).await.ok().flatten();
-    answer.ok_or_else(|| Late { path: path.to_owned(), within })
+    tokio::time::timeout(within, work).await.ok().flatten()
 }
 
 fn turn(what: &'static str, path: &Path) -> Arc<Semaphore> {

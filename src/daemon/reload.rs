@@ -5,8 +5,8 @@
 //! run time is named, also in the status, until a restart. What is compared for that is the configuration of the start.
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Mutex;
@@ -34,10 +34,8 @@ pub struct Root {
     pub options: Options,
     /// As it was at the start.
     pub started: Config,
-    /// As it is. Held while a reload is on.
-    pub current: Mutex<Config>,
-    /// The models of that, with what their files say.
-    pub models: std::sync::Mutex<core::Models>,
+    /// As it is, and its models with what their files say. Held while a reload is on.
+    pub current: Mutex<(Config, core::Models)>,
     /// Whether a stop keeps the containers, by the configuration as it is. Apart, for a stop waits for no reload: that may wait for
     /// podman, or for a file system that is away.
     pub keeps: AtomicBool,
@@ -92,7 +90,7 @@ impl Root {
         result
     }
 
-    async fn apply(&self, current: &mut Config) -> Result<Vec<String>, String> {
+    async fn apply(&self, current: &mut (Config, core::Models)) -> Result<Vec<String>, String> {
         let (options, place) = (self.options.clone(), self.options.place());
         let read = disk::look("configuration", &place, READ_TIME, move |_| options.load());
         let read = read.await.map_err(|late| {
@@ -100,14 +98,14 @@ impl Root {
         })?;
         let new = read.map_err(|errors| errors.to_string())?;
         self.fits(&new)?;
-        let earlier = self.models.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let specs = core::models(&new, &earlier).await;
+        let (config, models) = current;
+        let specs = core::models(&new, models).await;
         let images = recall::images(&new, &*self.ports.containers).await;
         let mut settings = core::settings(&new);
         // The server and systemd have heard of the one of the start; all keep to the same until a restart.
         settings.drain_timeout = self.started.policy.drain_timeout;
-        say(current, &new);
-        self.models.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&specs);
+        say(config, &new);
+        models.clone_from(&specs);
         self.handle.configure(Reconfiguration { settings, specs, images });
         self.rules.store(Arc::new(door::rules(&new)));
         self.metrics.configured(core::names(&new));
@@ -116,7 +114,7 @@ impl Root {
         let pending = needs_restart(&self.started, &new);
         self.keeps.store(new.policy.keeps(), Ordering::Relaxed);
         self.longest_stop.fetch_max(new.longest_stop().as_secs(), Ordering::Relaxed);
-        *current = new;
+        *config = new;
         Ok(pending)
     }
 
@@ -188,7 +186,7 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<String> {
 impl Host for Root {
     fn validate(&self) -> HostFuture<'_, Vec<Check>> {
         Box::pin(async move {
-            let config = self.current.lock().await.clone();
+            let config = self.current.lock().await.0.clone();
             let (cdi_dirs, user) = (cdi_dirs(), self.options.service_user());
             let checks = Checks {
                 config: &config,

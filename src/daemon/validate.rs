@@ -55,7 +55,8 @@ pub async fn gate(checks: &Checks<'_>) -> Result<Proven, StartFailure> {
     let until = Instant::now() + checks.config.startup.timeout;
     let mut learned = Learned::default();
     for check in Check::GATE {
-        retry(until, check.subject(), async || checks.look(check, &mut learned).await).await?;
+        let look = async || checks.look(check, &mut learned).await.map(drop);
+        retry(until, check.subject(), look).await?;
     }
     let Learned { devices: Some(devices), podman: Some(podman), found: Some(found) } = learned
     else {
@@ -65,17 +66,17 @@ pub async fn gate(checks: &Checks<'_>) -> Result<Proven, StartFailure> {
 }
 
 /// Tries a check until it holds, its failure is final, or the time is over.
-async fn retry<T>(
+async fn retry(
     until: Instant,
     what: &str,
-    mut look: impl AsyncFnMut() -> Result<T, StartFailure>,
-) -> Result<T, StartFailure> {
+    mut look: impl AsyncFnMut() -> Result<(), StartFailure>,
+) -> Result<(), StartFailure> {
     let mut delay = DELAY_MIN;
     let mut attempt = 1_u32;
     loop {
         systemd::status(&format!("Checking {what}"));
         let failure = match look().await {
-            Ok(found) => return Ok(found),
+            Ok(()) => return Ok(()),
             Err(failure) => failure,
         };
         if failure.lasting || Instant::now() + delay > until {

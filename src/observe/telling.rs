@@ -6,7 +6,6 @@
 //! Owner: the composition root, which puts it before the front door and says what was counted. Invariants: each request is told or
 //! counted; a quarter of the lines is for those that failed; it takes no lock.
 
-use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -88,15 +87,16 @@ impl Telling {
 
     /// Says how many were not told since it was last called, if any.
     pub fn say(&self) {
-        let untold = Untold(std::array::from_fn(|i| self.untold[i].swap(0, Ordering::Relaxed)));
-        let (lines, most) = (untold.0.iter().sum::<u64>(), self.most.load(Ordering::Relaxed));
+        let [answered, refused, failed] =
+            std::array::from_fn(|i| self.untold[i].swap(0, Ordering::Relaxed));
+        let (lines, most) = (answered + refused + failed, self.most.load(Ordering::Relaxed));
         if lines > 0 {
             tracing::info!(
                 // As the lines that it stands for: they may be switched off.
                 target: "hostler::proxy",
                 kind = "requests_untold",
                 lines,
-                "{lines} requests have no line of their own, for there were more than [log] request_lines = {most} a second: {untold}"
+                "{lines} requests have no line of their own, for there were more than [log] request_lines = {most} a second: {answered} answered, {refused} refused, {failed} failed"
             );
         }
     }
@@ -117,16 +117,6 @@ impl Observer for Telling {
 
     fn tells(&self, seen: &Seen<'_>, at: Instant) -> bool {
         self.takes(at.saturating_duration_since(self.began).as_secs(), End::of(seen))
-    }
-}
-
-/// By [`End`].
-struct Untold([u64; 3]);
-
-impl fmt::Display for Untold {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [answered, refused, failed] = self.0;
-        write!(f, "{answered} answered, {refused} refused, {failed} failed")
     }
 }
 

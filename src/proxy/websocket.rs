@@ -271,6 +271,7 @@ mod tests {
         carried.await.unwrap();
         assert_eq!((heard.as_str(), since.elapsed()), ("bye", Duration::ZERO));
     }
+
     #[tokio::test(start_paused = true)]
     async fn who_takes_nothing_of_what_waits_is_cut() {
         let ((client, ours), (theirs, mut engine)) = (duplex(64), duplex(64));

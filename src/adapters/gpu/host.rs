@@ -26,6 +26,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 use tokio::sync::Semaphore;
 
+use crate::adapters::disk;
 use crate::supervisor::ports::{GpuError, Gpus, PortFuture};
 use crate::types::{Bytes, GpuId, GpuReading, GpuSnapshot, Known};
 
@@ -63,18 +64,8 @@ impl Host {
         gate: &Arc<Semaphore>,
         read: impl FnOnce(&Path) -> T + Send + 'static,
     ) -> Option<T> {
-        let (gate, proc) = (Arc::clone(gate), self.proc.clone());
-        let work = async move {
-            let permit = gate.acquire_owned().await.ok()?;
-            let task = tokio::task::spawn_blocking(move || {
-                let answer = read(&proc);
-                // Held by the read and not by the caller: a read that hangs keeps its place.
-                drop(permit);
-                answer
-            });
-            task.await.ok()
-        };
-        tokio::time::timeout(self.deadline, work).await.ok().flatten()
+        let proc = self.proc.clone();
+        disk::blocking(Arc::clone(gate), self.deadline, move || read(&proc)).await
     }
 }
 
