@@ -2,9 +2,10 @@
 //!
 //! Purpose: a call returns the path of a job at once, for bus clients wait 25 s; the job's own task waits for the supervisor. Owner
 //! of: all records, also for a while after their end, so that whoever waits can read why. Invariants: a record is there before its
-//! path is returned; it ends once; the oldest ended ones are forgotten beyond [`KEPT`]; a job outlives the bus, not the daemon.
+//! path is returned; it ends once; of the ended ones those that ended first are forgotten beyond [`KEPT`]; a job outlives the bus, not
+//! the daemon.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -138,6 +139,8 @@ impl Record {
 struct Table {
     last: u32,
     records: BTreeMap<u32, Record>,
+    /// Those that are over, in the order of their ends: one that took long is news however many began after it.
+    ended: VecDeque<u32>,
     /// Where to say what happens to jobs, while there is a bus.
     bus: Option<Connection>,
 }
@@ -210,11 +213,10 @@ impl Jobs {
         let mut table = self.table();
         if let Some(record) = table.records.get_mut(&id) {
             record.state = state;
+            table.ended.push_back(id);
         }
-        let ended: Vec<u32> =
-            table.records.values().filter(|r| !r.is_running()).map(|r| r.id).collect();
-        let excess = ended.len().saturating_sub(KEPT);
-        let forgotten = ended.into_iter().take(excess).collect::<Vec<_>>();
+        let excess = table.ended.len().saturating_sub(KEPT);
+        let forgotten: Vec<u32> = table.ended.drain(..excess).collect();
         for id in &forgotten {
             table.records.remove(id);
         }
@@ -299,10 +301,12 @@ impl Context {
             let _ = bus.object_server().remove::<Job, _>(path::job(id)).await;
         }
         let object = path::job(record.id);
-        let job = bus.object_server().interface::<_, Job>(&object).await?;
-        job.get().await.state_changed(job.signal_emitter()).await?;
-        if word == "failed" {
-            job.get().await.error_changed(job.signal_emitter()).await?;
+        // Nor need this one be there any more: many may have ended since. Whoever waits for its end is told all the same.
+        if let Ok(job) = bus.object_server().interface::<_, Job>(&object).await {
+            job.get().await.state_changed(job.signal_emitter()).await?;
+            if word == "failed" {
+                job.get().await.error_changed(job.signal_emitter()).await?;
+            }
         }
         let manager = bus.object_server().interface::<_, Manager>(path::ROOT).await?;
         manager.job_removed(&object, record.kind.as_str(), model, word).await
@@ -343,51 +347,4 @@ impl Context {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn add(jobs: &Jobs, kind: Kind, model: &str) -> Result<u32, Code> {
-        let model = (!model.is_empty()).then(|| model.parse().unwrap());
-        jobs.add(kind, model, Moment::START).map(|record| record.id).map_err(|error| error.code)
-    }
-
-    /// `hostler load --timeout 50s big` every minute, which leaves a job behind each time that there is no room.
-    #[test]
-    fn whoever_asks_again_and_again_keeps_nobody_from_making_room() {
-        let jobs = Jobs::default();
-        for _ in 0..ALIKE_MAX {
-            add(&jobs, Kind::Load, "big").unwrap();
-        }
-        assert_eq!(add(&jobs, Kind::Load, "big"), Err(Code::QueueFull));
-        for other in [Kind::Measure, Kind::Wake, Kind::Unload, Kind::Sleep] {
-            add(&jobs, other, "big").unwrap();
-        }
-        add(&jobs, Kind::UnloadAll, "").unwrap();
-        let last = add(&jobs, Kind::Load, "small").unwrap();
-        // The end of one makes room for one.
-        jobs.end(1, State::Cancelled);
-        assert_eq!(add(&jobs, Kind::Load, "big"), Ok(last + 1));
-        assert_eq!(add(&jobs, Kind::Load, "big"), Err(Code::QueueFull));
-    }
-
-    #[test]
-    fn the_refusal_says_of_what_there_are_too_many() {
-        let jobs = Jobs::default();
-        let add = || jobs.add(Kind::UnloadAll, None, Moment::START);
-        (0..ALIKE_MAX).for_each(|_| drop(add().unwrap()));
-        let refused = add().unwrap_err().message;
-        assert!(refused.ends_with("already that unload all models"), "{refused}");
-    }
-
-    #[test]
-    fn all_loads_together_are_bounded_and_leave_unloads_their_own_bound() {
-        for (fills, others) in [(Kind::Load, Kind::Unload), (Kind::Unload, Kind::Load)] {
-            let jobs = Jobs::default();
-            for at in 0..RUNNING_MAX {
-                add(&jobs, fills, &format!("m{}", at / ALIKE_MAX)).unwrap();
-            }
-            assert_eq!(add(&jobs, fills, "last"), Err(Code::QueueFull));
-            add(&jobs, others, "last").unwrap();
-        }
-    }
-}
+mod tests;

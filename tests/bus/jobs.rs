@@ -80,6 +80,23 @@ async fn ended_jobs_are_forgotten_and_too_many_are_refused() {
     load().await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_outlasts_many_others_is_told_to_have_ended() {
+    let mut house = House::open(status()).await;
+    let mut monitor = house.monitor().await;
+    let load = ["Load", "sa{sv}", "small", "0"];
+    house.manager(&load).await.unwrap();
+    let (_, _, long) = next(&mut house).await;
+    for id in 2..=KEPT + 1 {
+        house.manager(&load).await.unwrap();
+        next(&mut house).await.2.send(Ok(())).unwrap();
+        monitor.until(&format!("JobRemoved /org/hostler1/job/{id} ")).await;
+    }
+    long.send(Ok(())).unwrap();
+    monitor.until("JobRemoved /org/hostler1/job/1 load small done").await;
+    assert_eq!(job(&house, 1, "State").await, "s \"done\"");
+}
+
 /// One was removed from the configuration and still drains, so that the supervisor does not know it; another fails.
 #[tokio::test(flavor = "multi_thread")]
 async fn all_are_waited_for_and_a_removed_one_is_no_failure() {
