@@ -27,9 +27,10 @@ impl State {
         self.finish_drains(now, out);
         self.finish_discoveries(out);
         self.serve_ready(now, out);
-        self.start_wanted(now, out);
+        // Before anybody starts or wakes: what was waited for is so now, and may not be a moment later.
         self.finish_unloads(out);
         self.finish_sleeps(out);
+        self.start_wanted(now, out);
         // Last, for one that sleeps may just have lost those who wanted it awake.
         self.unload_idle(now, out);
         if self.discover(now) {

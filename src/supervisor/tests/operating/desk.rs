@@ -111,6 +111,35 @@ fn an_unload_is_done_when_nothing_is_left() {
 }
 
 #[test]
+fn an_unload_is_done_also_where_the_next_one_starts_at_once() {
+    let mut host = Host::bare(vec![spec("m", 60)]);
+    host.tell(Event::Found(vec![]));
+    let reading = |host: &mut Host| {
+        let device = |gpu: &str| GpuReading {
+            id: GpuId::new(gpu),
+            name: "X".into(),
+            total: Bytes(100),
+            used: Bytes(0),
+            processes: vec![],
+        };
+        let devices = ["GPU-0", "GPU-1"].map(device).to_vec();
+        let devices = Ok(GpuSnapshot { devices, lost: vec![], driver: String::new() });
+        let (taken, usage) = (host.now, BTreeMap::new());
+        host.tell(Event::Observed(Observation { taken, unix_s: 1, devices, usage }));
+    };
+    reading(&mut host);
+    let first = host.ready(1, "m");
+    host.tell(Event::Unload { waiter: WaiterId(2), model: name("m"), haste: Haste::Drain });
+    host.acquire(3, "m");
+    host.release(&first);
+    assert_eq!(host.stops(), std::slice::from_ref(&first));
+    host.stopped(&first);
+    // The other device waits for nobody's memory.
+    assert_ne!(host.launch(), first);
+    assert_eq!(host.done(), [2]);
+}
+
+#[test]
 fn what_is_to_be_replaced_is_replaced_whatever_policy_comes_then() {
     let mut host = Host::new(vec![spec("m", 10)]);
     let old = host.ready(1, "m");
