@@ -9,7 +9,8 @@
 //!       ▲ └──────── as many as breaker_failures ─────┴─▶ open ── breaker_open ──▶ half-open: one start
 //!       └──────────── it has served for a minute ◀────────┴────────── fault ◀──────────┘
 //! ```
-//! An engine on which requests run is asked for its health alone: that it is too busy for a token in time is no fault. Nor is it one
+//! One that drains is asked as well: where it makes way for another no time ends its requests, and one that hangs would keep the place for
+//! ever. An engine on which requests run is asked for its health alone: that it is too busy for a token in time is no fault. Nor is it one
 //! that it does not come to speak of its health while it answers requests, which who asks for the core finds out.
 
 use std::time::Duration;
@@ -93,7 +94,12 @@ impl Health {
 impl Instance {
     /// When it has to be asked whether it is well.
     pub(super) fn check_at(&self) -> Option<Moment> {
-        self.health.next.filter(|_| matches!(self.life, Life::Ready))
+        self.health.next.filter(|_| self.answers())
+    }
+
+    /// It has requests to answer, now or later.
+    fn answers(&self) -> bool {
+        matches!(self.life, Life::Ready | Life::Draining { .. })
     }
 }
 
@@ -125,7 +131,7 @@ impl State {
         out: &mut Vec<Effect>,
     ) {
         let most = self.settings.health.failures;
-        let Some(instance) = self.instance_mut(id).filter(|i| i.is_ready()) else { return };
+        let Some(instance) = self.instance_mut(id).filter(|i| i.answers()) else { return };
         let Some(interval) = instance.spec.health_interval else { return };
         // Whoever came meanwhile may have kept it from a token in time.
         let busy = instance.health.token && instance.in_flight > 0;

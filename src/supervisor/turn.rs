@@ -13,7 +13,6 @@
 use std::time::Duration;
 
 use super::effect::{Effect, Notice, StopReason};
-use super::health::Health;
 use super::instance::{Instance, Life, Yield};
 use super::room::Spot;
 use super::state::{Model, State};
@@ -143,8 +142,6 @@ impl State {
         for id in self.models.values().filter_map(spared).collect::<Vec<InstanceId>>() {
             if let Some(instance) = self.instance_mut(&id) {
                 (instance.life, instance.yields) = (Life::Ready, None);
-                // What it was asked last may have been answered while it drained.
-                instance.health = Health::begin(now, instance.spec.health_interval);
             }
             self.ledger.drain(&id, false);
             out.push(Effect::Notice(Notice::Spared { instance: id }));

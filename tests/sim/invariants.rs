@@ -78,7 +78,7 @@ pub enum Rule {
     HonestAnswer,
     /// "Unload now" does not wait for requests.
     NowMeansNow,
-    /// A ready engine is asked whether it is well as often as its configuration says.
+    /// An engine that serves, or drains, is asked whether it is well as often as its configuration says.
     HealthAsked,
     /// One that failed so many checks in a row is stopped at once.
     SickGo,

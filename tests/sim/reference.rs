@@ -318,11 +318,11 @@ impl Reference {
                 self.stopping(now, instance, *reason)
             }
             Effect::Notice(Notice::Yielding { instance, busy, .. }) => {
-                self.yields(now, instance, *busy);
+                self.yields(instance, *busy);
                 Ok(())
             }
             Effect::Notice(Notice::Spared { instance }) => {
-                self.yields(now, instance, false);
+                self.yields(instance, false);
                 Ok(())
             }
             Effect::Notice(Notice::Asleep { instance, .. }) => {

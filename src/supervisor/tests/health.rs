@@ -88,6 +88,60 @@ fn a_busy_engine_is_not_asked_for_a_token_nor_blamed_for_a_late_one() {
     assert_eq!(host.stops(), [id], "but its health is its own");
 }
 
+/// One with a request on it, which is to make way for another.
+fn making_way() -> (Host, InstanceId) {
+    let mut busy = watched("busy");
+    busy.vram = Some(Bytes(60));
+    let mut host = Host::new(vec![busy, spec("m", 60)]);
+    host.state.settings.turn_after = Some(Duration::from_secs(1));
+    let busy = host.ready(1, "busy");
+    host.acquire(2, "m");
+    host.pass(1);
+    assert_eq!(host.phase("busy"), Phase::Draining);
+    (host, busy)
+}
+
+/// No drain is cut off for a turn: a request that never ends would keep whoever waits out for ever.
+#[test]
+fn an_engine_that_hangs_while_it_makes_way_is_stopped() {
+    let (mut host, busy) = making_way();
+    host.pass(14);
+    for _ in 0..3 {
+        assert_eq!(asked(&host), Some(false));
+        assert!(host.stops().is_empty());
+        answers(&mut host, &busy, Err("no answer"));
+        if host.stops().is_empty() {
+            host.pass(5);
+        }
+    }
+    assert_eq!(host.stops(), std::slice::from_ref(&busy));
+    host.stopped(&busy);
+    host.pass(1);
+    host.observe();
+    assert_eq!(host.launch().model, name("m"));
+}
+
+#[test]
+fn an_engine_that_hangs_is_found_out_however_often_it_is_spared() {
+    let (mut host, busy) = making_way();
+    host.pass(14);
+    for waiter in 2..5 {
+        assert_eq!(asked(&host), Some(false));
+        host.tell(Event::Cancel { waiter: WaiterId(waiter) });
+        assert_eq!(host.phase("busy"), Phase::Ready);
+        host.pass(1);
+        assert_eq!(asked(&host), None, "not twice at once");
+        host.acquire(waiter + 1, "m");
+        assert_eq!(host.phase("busy"), Phase::Draining, "it waits on");
+        answers(&mut host, &busy, Err("no answer"));
+        if waiter < 4 {
+            assert!(host.stops().is_empty());
+            host.pass(5);
+        }
+    }
+    assert_eq!(host.stops(), [busy]);
+}
+
 #[test]
 fn what_an_engine_wrote_that_had_served_is_not_told_to_others() {
     for served in [false, true] {

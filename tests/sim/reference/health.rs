@@ -65,12 +65,8 @@ impl Reference {
         if self.shutdown.is_some() {
             return Ok(());
         }
-        let serves = |stage| stage == Stage::Ready;
-        let stays = self
-            .containers
-            .iter()
-            .filter(|(_, t)| serves(t.stage) && t.unloaded.is_none() && !t.yields);
-        for (id, told) in stays {
+        // Also those that drain: no time ends the requests of who makes way.
+        for (id, told) in self.containers.iter().filter(|(_, t)| t.stage == Stage::Ready) {
             let what = || format!("{id} should have been asked at {:?}", told.health.due);
             Rule::HealthAsked.check(told.health.due.is_none_or(|due| due >= now), what)?;
             let failures = told.health.failures;

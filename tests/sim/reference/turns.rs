@@ -12,10 +12,9 @@ use crate::invariants::{Rule, Step};
 const TURN: Duration = Duration::from_secs(40);
 
 impl Reference {
-    pub(super) fn yields(&mut self, now: Moment, id: &InstanceId, yields: bool) {
+    pub(super) fn yields(&mut self, id: &InstanceId, yields: bool) {
         if let Some(told) = self.containers.get_mut(id) {
             told.yields = yields;
-            told.health.begin(now);
         }
         if yields {
             // The place goes to another, and an operator's load is over with it, however the instance leaves in the end.
