@@ -98,7 +98,7 @@ impl State {
             }
             Err(why) => {
                 self.ledger.mark_stale(why);
-                self.problems.entry("gpu_unreadable").or_insert((why.clone(), now));
+                self.note("gpu_unreadable", now, vec![why.clone()]);
             }
         }
         let lost = self.ledger.lost().map(|(g, why)| format!("{g}: {why}")).collect();

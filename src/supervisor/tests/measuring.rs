@@ -215,6 +215,23 @@ fn a_disk_that_takes_nothing_is_a_problem_until_it_does() {
     assert!(!codes(&host).contains(&"state_unwritable"));
 }
 
+#[test]
+fn devices_that_cannot_be_read_are_a_problem_with_its_last_cause() {
+    let mut host = undeclared();
+    reading(&mut host, &nobody(), Some(0), 0);
+    let mut fails = |why: &str| {
+        host.now = host.now + Duration::from_secs(2);
+        let (taken, usage) = (host.now, BTreeMap::new());
+        let devices = Err(why.to_owned());
+        host.tell(Event::Observed(Observation { taken, unix_s: 1, devices, usage }));
+        let problem = host.state.status(host.now).problems[0].clone();
+        assert_eq!((problem.code, problem.message.as_str()), ("gpu_unreadable", why));
+        problem.since
+    };
+    let first = fails("NVML does not answer");
+    assert_eq!(fails("the driver is gone"), first, "that began with the first");
+}
+
 /// What the next start of an undeclared model is promised, after one that was seen to hold 5 GiB and did not get further.
 fn promised_next(ready: bool, fault: Fault) -> Need {
     let mut host = undeclared();
