@@ -1,13 +1,13 @@
 //! The part of the core that loads models only to measure them: because an operator asks, or because nobody needs the
 //! devices. Discovery never disrupts: an operator's makes room as any start does, by idle models alone; the background's
-//! makes none.
+//! makes none, and what it loads leaves at once for whoever asks for the room.
 
 use std::time::Duration;
 
-use super::effect::{Effect, StopReason};
-use super::instance::Instance;
+use super::effect::{Effect, Notice, StopReason};
+use super::instance::{Instance, Life};
 use super::state::{Model, State};
-use crate::types::{Denied, Hours, ModelName, Moment, WaiterId};
+use crate::types::{Denied, GpuId, Hours, InstanceId, ModelName, Moment, WaiterId};
 
 /// Between two that the background picks: the first may have found no room.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -123,6 +123,42 @@ impl State {
         }
     }
 
+    /// Somebody waits for room on these devices (on any: none are named): who is there only because the background wants to know
+    /// what it needs goes at once, and has its turn when the host has been quiet again. Whether anybody did.
+    ///
+    /// A pin that finds no room is no reason: it may wait for ever, and nothing would be measured until then.
+    pub(super) fn end_background(
+        &mut self,
+        now: Moment,
+        (to, gpus): (&ModelName, &[GpuId]),
+        out: &mut Vec<Effect>,
+    ) -> bool {
+        if self.models.get(to).is_none_or(|model| model.asked_since().is_none()) {
+            return false;
+        }
+        let here = |gpu| gpus.is_empty() || gpus.contains(gpu);
+        let only_measured = |m: &&Model| m.discovery.background && !m.pinned && !m.is_asked_for();
+        let models = self.models.values().filter(only_measured);
+        let going = models.filter_map(|m| m.instance.as_ref()).filter(|i| {
+            // What is pulled is on no device.
+            let holds =
+                matches!(i.life, Life::Starting { .. } | Life::Loading { .. } | Life::Ready);
+            holds && !i.used && i.placement.gpus.iter().any(here)
+        });
+        let going: Vec<InstanceId> = going.map(|i| i.id.clone()).collect();
+        for instance in &going {
+            let name = &instance.model;
+            if let Some(model) = self.models.get_mut(name) {
+                model.discovery.background = false;
+            }
+            let (instance, to) = (instance.clone(), to.clone());
+            out.push(Effect::Notice(Notice::Yielding { instance, to, busy: false }));
+            self.dismiss(name, StopReason::Measured, out);
+            self.discover_later(now);
+        }
+        !going.is_empty()
+    }
+
     /// Picks the next model to measure when the host has been quiet for long enough; whether there is one.
     pub(super) fn discover(&mut self, now: Moment) -> bool {
         if self.discovery_at().is_none_or(|at| at > now) {
@@ -135,7 +171,7 @@ impl State {
         true
     }
 
-    /// The daemon has come up: the host has been quiet since then at the longest.
+    /// The daemon has come up, or somebody has asked for room: the host has been quiet since then at the longest.
     pub(super) fn discover_later(&mut self, now: Moment) {
         self.discover_from = now + self.settings.measure_after.unwrap_or_default();
     }

@@ -284,7 +284,7 @@ pub enum StopReason {
     Reconfigured,
     /// An operator sent it to sleep, or gave its load up.
     Asked,
-    /// It was loaded to be measured, and is.
+    /// It was loaded only to be measured: it is, or somebody asks for the room.
     Measured,
     /// It failed.
     Failed,

@@ -95,6 +95,11 @@ impl State {
         let Plan { decision, report, claim } = self.plan_in_turn(now, model, &spot, kept, &holders);
         let moves = spot.waking.is_some()
             && self.is_better_off_elsewhere(now, model, &spot, kept, &holders, &decision);
+        let waits = matches!(decision, Decision::Wait { .. } | Decision::Full(_)) && !moves;
+        if waits && self.end_background(now, (name, &spot.allowed), out) {
+            self.find_room(now, name, kept, out);
+            return;
+        }
         kept.add(claim);
         let need = report.need.bytes;
         let turn_after = self.turn_after();

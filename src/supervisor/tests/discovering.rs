@@ -145,6 +145,92 @@ fn discovery_makes_nobody_leave_or_wait() {
     assert_eq!(host.stops(), [a]);
 }
 
+/// A quiet host that has just begun to load `a`, to know what it needs.
+fn curious() -> (Host, InstanceId) {
+    let mut host = host(Some(600));
+    host.now = Moment::from_secs(601);
+    host.tell(Event::Tick);
+    let a = host.launch();
+    assert_eq!(a.model, name("a"));
+    (host, a)
+}
+
+#[test]
+fn a_load_that_nobody_asked_for_makes_way_at_once() {
+    for how in 0..3 {
+        let (mut host, a) = curious();
+        if how > 0 {
+            host.start(&a);
+        }
+        if how > 1 {
+            host.heal(&a);
+        }
+        host.acquire(1, "b");
+        assert_eq!(host.phase("a"), Phase::Stopping, "{how}");
+        if how == 0 {
+            // A launch comes to its end first.
+            host.start(&a);
+        }
+        assert_eq!(host.stops(), std::slice::from_ref(&a), "{how}");
+        host.stopped(&a);
+        reading(&mut host, None, 0);
+        let b = host.launch();
+        assert_eq!(b.model, name("b"));
+        host.start(&b);
+        host.heal(&b);
+        assert_eq!(host.grants(), [1]);
+        host.release(&b);
+        assert_eq!(
+            host.phase("a"),
+            Phase::Stopped,
+            "it does not come back for that while others need it"
+        );
+        // It was not measured, so it has its turn when the host is quiet again.
+        host.tell(Event::Unload { waiter: WaiterId(2), model: name("b"), haste: Haste::Drain });
+        host.stopped(&b);
+        reading(&mut host, None, 0);
+        host.pass(600);
+        assert_eq!(host.launch().model, name("a"));
+    }
+}
+
+#[test]
+fn a_load_that_somebody_waits_for_makes_no_way() {
+    let (mut host, a) = curious();
+    host.acquire(1, "a");
+    host.acquire(2, "b");
+    host.start(&a);
+    assert!(host.stops().is_empty());
+    host.heal(&a);
+    assert_eq!(host.grants(), [1]);
+    host.release(&a);
+    assert!(host.stops().is_empty(), "it is young, and was used");
+}
+
+/// It may wait for ever, and nothing would ever be measured.
+#[test]
+fn a_pin_without_room_ends_no_measurement() {
+    let mut specs = vec![spec("a", gib(30)), spec("p", gib(60)), spec("q", gib(60))];
+    specs[1..].iter_mut().for_each(|spec| spec.pin = true);
+    let mut host = Host::bare(specs);
+    host.state.settings.measure_after = Some(Duration::from_secs(600));
+    let images = [(name("a"), "1".to_owned())].into();
+    host.state.remember(Recalled { images, ..Recalled::default() });
+    host.tell(Event::Found(vec![]));
+    reading(&mut host, None, 0);
+    let p = host.launch();
+    host.start(&p);
+    host.heal(&p);
+    reading(&mut host, Some(&p), 60);
+    host.pass(600);
+    let a = host.launch();
+    assert_eq!((a.model.as_str(), host.phase("q")), ("a", Phase::Waiting));
+    host.start(&a);
+    host.heal(&a);
+    host.pass(1);
+    assert_eq!((host.phase("a"), host.phase("q")), (Phase::Ready, Phase::Waiting));
+}
+
 #[test]
 fn two_that_are_measured_take_turns() {
     let mut host = host(None);
