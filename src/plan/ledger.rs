@@ -38,6 +38,8 @@ pub struct Hold {
     pub draining: bool,
     /// In use on its devices when its end was ordered.
     before: BTreeMap<GpuId, Bytes>,
+    /// Of one that is quarantined: what each of its devices still misses.
+    missing: BTreeMap<GpuId, Bytes>,
 }
 
 /// How far a hold is.
@@ -61,12 +63,10 @@ pub enum Stage {
         /// `None` while processes may live.
         gone: Option<Moment>,
     },
-    /// Gone, and its memory was not given back in time.
+    /// Gone, and its memory was not given back in time on the devices that are left to it.
     Quarantined {
         /// Since when.
         since: Moment,
-        /// Still missing, on the device where most is.
-        bytes: Bytes,
     },
 }
 
@@ -169,6 +169,7 @@ impl Ledger {
             stuck: false,
             draining: false,
             before: BTreeMap::new(),
+            missing: BTreeMap::new(),
         };
         self.holds.insert(instance, hold);
     }
@@ -300,7 +301,7 @@ impl Ledger {
             // claimed nothing yet is then taken for foreign use at most, which errs towards refusing.
             let known = match (hold.stage, hold.observed.get(id)) {
                 // What is missing is in `used`, and is charged already.
-                (Stage::Quarantined { bytes, .. }, _) => bytes,
+                (Stage::Quarantined { .. }, _) => charge,
                 (_, Some(Known::Known(bytes))) => *bytes,
                 (_, Some(Known::Unknown)) => hold.promised,
                 (_, None) => Bytes::ZERO,

@@ -7,10 +7,14 @@ impl Hold {
     /// What this hold takes on one device: the larger of promise and observation.
     #[must_use]
     pub fn charge(&self, gpu: &GpuId) -> Bytes {
-        if let Stage::Quarantined { bytes, .. } = self.stage {
-            return bytes;
+        if let Stage::Quarantined { .. } = self.stage {
+            return self.missing.get(gpu).copied().unwrap_or(Bytes::ZERO);
         }
         self.promised.max(self.seen(gpu))
+    }
+
+    pub(super) const fn is_quarantined(&self) -> bool {
+        matches!(self.stage, Stage::Quarantined { .. })
     }
 
     pub(super) fn seen(&self, gpu: &GpuId) -> Bytes {

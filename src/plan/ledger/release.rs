@@ -3,13 +3,16 @@
 //! A driver may hold a dead process's memory for seconds. It is then in use on the device, but in no process's account. So the
 //! ledger remembers how much of a device is *unexplained* while nothing is being released; what a release adds to that is
 //! what has not come back. A process of a stopped instance that still has memory counts too: it has outlived its cgroup.
+//! Nobody can say which of several that have gone left it, so it is one's debt and not each one's: first of those who are
+//! quarantined, each up to what it has missed so far, then of those who went before others. Else one leak made every later
+//! stop there wait for memory that has been written off already, and each of them charged it once more.
 //!
 //! Where the driver attributes nothing to processes there is no such account. There it is waited until the device has less in
 //! use than when the stop was ordered, for [`FALL_MAX`] at most: what is in use then is foreign, hence not free. Without that
 //! wait, memory that a driver is slow to give back is foreign for a second: whoever waits for it loses its place to others. On
 //! the host backend memory is back with the end of its process, and the first reading after it decides.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::{Device, Hold, Ledger, ReleaseRule, Stage};
@@ -24,7 +27,7 @@ const FALL_MAX: Duration = Duration::from_secs(3);
 pub struct Missing {
     /// Whose it was.
     pub instance: InstanceId,
-    /// On which devices.
+    /// The devices that miss it.
     pub gpus: Vec<GpuId>,
     /// On the device where most is missing.
     pub bytes: Bytes,
@@ -36,47 +39,66 @@ impl Ledger {
     /// What is quarantined now.
     #[must_use]
     pub fn missing(&self) -> Vec<Missing> {
-        let quarantined = self.holds.iter().filter_map(|(instance, hold)| {
-            let Stage::Quarantined { bytes, .. } = hold.stage else { return None };
+        let quarantined = self.holds.iter().filter(|(_, hold)| hold.is_quarantined());
+        let missing = |(instance, hold): (&InstanceId, &Hold)| {
             let alive = hold.gpus.iter().filter_map(|g| self.devices.get(g));
             let alive: BTreeSet<u32> = alive.flat_map(|d| d.survivors(hold)).collect();
-            Some(Missing {
+            Missing {
                 instance: instance.clone(),
                 gpus: hold.gpus.clone(),
-                bytes,
+                bytes: hold.missing.values().copied().max().unwrap_or(Bytes::ZERO),
                 pids: alive.into_iter().collect(),
-            })
-        });
-        quarantined.collect()
+            }
+        };
+        quarantined.map(missing).collect()
     }
 
     /// Drops holds whose memory has come back by a reading begun at `taken`, quarantines those that are late.
     pub(super) fn judge_releases(&mut self, taken: Moment) {
-        let ids: Vec<InstanceId> = self.holds.keys().cloned().collect();
-        for id in ids {
+        let mut grown = self.grown();
+        for (quarantined, since, id) in self.debtors(taken) {
             let Some(hold) = self.holds.get(&id) else { continue };
-            let since = match hold.stage {
-                Stage::Releasing { gone: Some(gone) } if taken >= gone => gone,
-                Stage::Quarantined { since, .. } => since,
-                Stage::Reserved
-                | Stage::Confirmed
-                | Stage::Dozing { .. }
-                | Stage::Asleep
-                | Stage::Releasing { .. } => continue,
-            };
-            let missing = self.missing_of(hold, taken.since(since));
-            if missing <= self.rule.slack {
+            let missing = self.missing_of(hold, taken.since(since), &mut grown);
+            if missing.is_empty() {
                 self.holds.remove(&id);
-            } else if taken.since(since) >= self.rule.deadline || self.is_quarantined(&id) {
-                let bytes = missing;
-                let since = if self.is_quarantined(&id) { since } else { taken };
-                self.set_stage(&id, Stage::Quarantined { since, bytes });
+            } else if quarantined || taken.since(since) >= self.rule.deadline {
+                let since = if quarantined { since } else { taken };
+                self.quarantine(&id, since, missing);
             }
         }
     }
 
-    fn is_quarantined(&self, id: &InstanceId) -> bool {
-        self.holds.get(id).is_some_and(|h| matches!(h.stage, Stage::Quarantined { .. }))
+    /// Those who are gone by a reading begun at `taken`, since when they are or are quarantined, in the order in which what
+    /// nobody accounts for is theirs.
+    fn debtors(&self, taken: Moment) -> Vec<(bool, Moment, InstanceId)> {
+        let debtor = |(id, hold): (&InstanceId, &Hold)| match hold.stage {
+            Stage::Releasing { gone: Some(gone) } if taken >= gone => {
+                Some((false, gone, id.clone()))
+            }
+            Stage::Quarantined { since } => Some((true, since, id.clone())),
+            Stage::Reserved
+            | Stage::Confirmed
+            | Stage::Dozing { .. }
+            | Stage::Asleep
+            | Stage::Releasing { .. } => None,
+        };
+        let mut debtors: Vec<(bool, Moment, InstanceId)> =
+            self.holds.iter().filter_map(debtor).collect();
+        debtors.sort_by(|a, b| (!a.0, a.1, &a.2).cmp(&(!b.0, b.1, &b.2)));
+        debtors
+    }
+
+    /// Charged from now on with what is missing, where it is.
+    fn quarantine(
+        &mut self,
+        instance: &InstanceId,
+        since: Moment,
+        missing: BTreeMap<GpuId, Bytes>,
+    ) {
+        let Some(hold) = self.holds.get_mut(instance) else { return };
+        hold.stage = Stage::Quarantined { since };
+        hold.gpus.retain(|gpu| missing.contains_key(gpu));
+        hold.missing = missing;
     }
 
     /// What is in use on its devices while it still lives.
@@ -88,37 +110,53 @@ impl Ledger {
         }
     }
 
-    /// What has not come back of a hold, so long after its end, on the device where most is missing; never more than it was
-    /// charged with.
-    fn missing_of(&self, hold: &Hold, after: Duration) -> Bytes {
-        let on = |gpu: &GpuId| {
-            let Some(device) = self.devices.get(gpu).filter(|d| d.lost.is_none()) else {
-                return Bytes::ZERO;
-            };
-            let charge = hold.promised.max(hold.seen(gpu));
-            let Some(unexplained) = device.unexplained() else {
+    /// In use beyond the usual without anybody to account for it, on each device that keeps accounts.
+    fn grown(&self) -> BTreeMap<GpuId, Bytes> {
+        let grown = |(id, device): (&GpuId, &Device)| {
+            let unexplained = device.unexplained()?;
+            Some((id.clone(), unexplained.saturating_sub(device.unexplained_at_rest)))
+        };
+        self.devices.iter().filter_map(grown).collect()
+    }
+
+    /// What has not come back of a hold, so long after its end, on the devices that miss it; never more than it was charged
+    /// with there, and its part is taken from what has `grown`.
+    fn missing_of(
+        &self,
+        hold: &Hold,
+        after: Duration,
+        grown: &mut BTreeMap<GpuId, Bytes>,
+    ) -> BTreeMap<GpuId, Bytes> {
+        let mut on = |gpu: &GpuId| {
+            let device = self.devices.get(gpu).filter(|d| d.lost.is_none())?;
+            let charge = hold.charge(gpu);
+            let Some(unclaimed) = grown.get_mut(gpu) else {
                 let used = device.reading.used;
                 let before = hold.before.get(gpu).filter(|_| !device.reading.id.is_host());
                 let fell = before.is_none_or(|before| used + self.rule.slack < *before);
-                return if fell || after >= FALL_MAX { Bytes::ZERO } else { charge.min(used) };
+                return (!fell && after < FALL_MAX).then(|| charge.min(used));
             };
-            let grown = unexplained.saturating_sub(device.unexplained_at_rest);
-            (grown + device.survivors_hold(hold)).min(charge)
+            let alive = device.survivors_hold(hold).min(charge);
+            let kept = charge.saturating_sub(alive).min(*unclaimed);
+            *unclaimed = unclaimed.saturating_sub(kept);
+            Some(alive + kept)
         };
-        hold.gpus.iter().map(on).max().unwrap_or(Bytes::ZERO)
+        let missing = hold.gpus.iter().filter_map(|gpu| Some((gpu.clone(), on(gpu)?)));
+        missing.filter(|(_, bytes)| *bytes > self.rule.slack).collect()
     }
 
-    /// On devices where nothing is being released, whatever is unexplained now is normal.
+    /// On devices where nothing is being released, whatever is unexplained now is normal, but for what is quarantined.
     pub(super) fn learn_rest(&mut self) {
-        let releasing: BTreeSet<GpuId> = self
-            .holds
-            .values()
-            .filter(|h| matches!(h.stage, Stage::Releasing { .. } | Stage::Quarantined { .. }))
-            .flat_map(|h| h.gpus.iter().cloned())
-            .collect();
-        for (id, device) in &mut self.devices {
-            if let Some(unexplained) = device.unexplained().filter(|_| !releasing.contains(id)) {
-                device.unexplained_at_rest = unexplained;
+        let Self { devices, holds, .. } = self;
+        for (id, device) in devices {
+            let here = || holds.values().filter(|h| h.gpus.contains(id));
+            if here().any(|h| matches!(h.stage, Stage::Releasing { .. })) {
+                continue;
+            }
+            let kept = |h: &Hold| h.charge(id).saturating_sub(device.survivors_hold(h));
+            let kept: Bytes = here().filter(|h| h.is_quarantined()).map(kept).sum();
+            if let Some(unexplained) = device.unexplained() {
+                device.unexplained_at_rest = unexplained.saturating_sub(kept);
             }
         }
     }

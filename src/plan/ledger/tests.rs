@@ -209,3 +209,94 @@ fn what_was_in_use_before_an_orphan_went_is_not_its_debt() {
     let row = &ledger.rows()[0];
     assert_eq!((row.foreign, row.free, row.gated), (Bytes(70), Bytes(930), false));
 }
+
+/// [`stopped`], with 200 of its bytes quarantined.
+fn leaked() -> Ledger {
+    let mut ledger = stopped();
+    ledger.observe(Moment::from_secs(36), &with(230, &[]), &BTreeMap::new());
+    assert_eq!(ledger.rows()[0].quarantined, Bytes(200));
+    ledger
+}
+
+/// Loads another one of 400 bytes.
+fn load(ledger: &mut Ledger, n: u64, at: u64, used: u64, processes: &[(u32, u64)]) {
+    ledger.reserve(id(n), &placement(400));
+    ledger.confirm(&id(n));
+    let seen = seen(n, Known::Known(Bytes(400)));
+    ledger.observe(Moment::from_secs(at), &with(used, processes), &seen);
+}
+
+fn end(ledger: &mut Ledger, n: u64, at: u64) {
+    ledger.release(&id(n));
+    ledger.gone(&id(n), Moment::from_secs(at));
+}
+
+#[test]
+fn what_is_quarantined_is_not_the_debt_of_those_who_stop_later() {
+    let mut ledger = leaked();
+    load(&mut ledger, 2, 40, 630, &[(2, 400)]);
+    end(&mut ledger, 2, 41);
+    ledger.observe(Moment::from_secs(42), &with(230, &[]), &BTreeMap::new());
+    assert!(ledger.hold(&id(2)).is_none(), "all that it held has come back");
+    let row = &ledger.rows()[0];
+    assert_eq!((row.quarantined, row.foreign, row.free), (Bytes(200), Bytes(30), Bytes(770)));
+    assert!(!row.gated);
+    // Nor is what the driver has taken for itself meanwhile, and what comes back late is told apart from what never does.
+    load(&mut ledger, 3, 50, 680, &[(3, 400)]);
+    end(&mut ledger, 3, 51);
+    ledger.observe(Moment::from_secs(52), &with(380, &[]), &BTreeMap::new());
+    let row = &ledger.rows()[0];
+    assert_eq!((row.quarantined, row.releasing, row.gated), (Bytes(200), Bytes(400), true));
+    assert_eq!(row.foreign, Bytes(0), "what is left of it is charged already");
+    ledger.observe(Moment::from_secs(53), &with(280, &[]), &BTreeMap::new());
+    let row = &ledger.rows()[0];
+    assert_eq!((row.quarantined, row.foreign, row.free), (Bytes(200), Bytes(80), Bytes(720)));
+    assert!(!row.gated);
+    // It is given back after all.
+    ledger.observe(Moment::from_secs(54), &with(80, &[]), &BTreeMap::new());
+    assert_eq!((ledger.holds().count(), ledger.rows()[0].free), (0, Bytes(920)));
+}
+
+#[test]
+fn what_two_leave_together_is_quarantined_once() {
+    let mut ledger = Ledger::new(Bytes(0), ReleaseRule::exact(Duration::from_secs(30)));
+    ledger.observe(Moment::START, &with(30, &[]), &BTreeMap::new());
+    load(&mut ledger, 1, 5, 430, &[(1, 400)]);
+    load(&mut ledger, 2, 6, 830, &[(1, 400), (2, 400)]);
+    end(&mut ledger, 1, 7);
+    end(&mut ledger, 2, 8);
+    // One of them has given back all, and nobody can say which.
+    for at in [9, 40] {
+        ledger.observe(Moment::from_secs(at), &with(430, &[]), &BTreeMap::new());
+        let row = &ledger.rows()[0];
+        assert_eq!((row.releasing + row.quarantined, row.free), (Bytes(400), Bytes(570)));
+    }
+    assert_eq!(ledger.missing().len(), 1);
+    assert!(!ledger.rows()[0].gated);
+}
+
+#[test]
+fn memory_is_quarantined_on_the_device_that_misses_it() {
+    let other = GpuId::new("GPU-b");
+    let two = |used: [u64; 2], processes: &[(u32, u64)]| {
+        let mut snapshot = with(used[0], processes);
+        let second = GpuReading { id: other.clone(), ..with(used[1], processes).devices.remove(0) };
+        snapshot.devices.push(second);
+        snapshot
+    };
+    let mut ledger = Ledger::new(Bytes(0), ReleaseRule::exact(Duration::from_secs(30)));
+    ledger.observe(Moment::START, &two([0, 0], &[]), &BTreeMap::new());
+    let both = Placement { gpus: vec![gpu(), other.clone()], ..placement(400) };
+    ledger.reserve(id(1), &both);
+    ledger.confirm(&id(1));
+    let bytes = both.gpus.iter().map(|gpu| (gpu.clone(), Known::Known(Bytes(400)))).collect();
+    let usage = BTreeMap::from([(id(1), Usage { pids: vec![1], bytes })]);
+    ledger.observe(Moment::from_secs(5), &two([400, 400], &[(1, 400)]), &usage);
+    end(&mut ledger, 1, 6);
+    ledger.observe(Moment::from_secs(36), &two([300, 0], &[]), &BTreeMap::new());
+    let rows = ledger.rows();
+    assert_eq!((rows[0].quarantined, rows[0].free), (Bytes(300), Bytes(700)));
+    assert_eq!((rows[1].quarantined, rows[1].free), (Bytes(0), Bytes(1000)));
+    assert!(ledger.holders_on(&other).is_empty());
+    assert_eq!(ledger.missing()[0].gpus, [gpu()]);
+}
