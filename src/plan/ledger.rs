@@ -9,7 +9,7 @@
 //! A hold is charged with the larger of what was promised and what was observed, from the plan until its release has been
 //! *observed*: a reading that was begun after its processes were proven gone, in which the device no longer has memory in use
 //! that nobody accounts for (`release`). Until then its devices are gated. After a deadline what is still missing is
-//! quarantined: charged, but no longer in the way.
+//! quarantined: charged, but no longer in the way. Nor is one whose stops have failed for so long.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -32,8 +32,8 @@ pub struct Hold {
     pub pids: Vec<u32>,
     /// How far it is.
     pub stage: Stage,
-    /// A stop of it has failed: nobody knows when its memory comes back.
-    pub stuck: bool,
+    /// Since when its stops fail: nobody knows when its memory comes back.
+    pub stuck: Option<Moment>,
     /// It serves its last requests, and leaves for another then.
     pub draining: bool,
     /// In use on its devices when its end was ordered.
@@ -145,6 +145,8 @@ pub struct Ledger {
     /// Version of the driver at the last reading.
     driver: String,
     holds: BTreeMap<InstanceId, Hold>,
+    /// When the last good reading was begun.
+    taken: Moment,
     /// The last reading failed: numbers are stale and nothing new may be promised.
     stale: Option<String>,
 }
@@ -155,7 +157,8 @@ impl Ledger {
     pub fn new(headroom: Bytes, rule: ReleaseRule) -> Self {
         let stale = Some("device memory has not been measured yet".to_owned());
         let (devices, holds) = (BTreeMap::new(), BTreeMap::new());
-        Self { headroom, rule, devices, driver: String::new(), holds, stale }
+        let (driver, taken) = (String::new(), Moment::START);
+        Self { headroom, rule, devices, driver, holds, taken, stale }
     }
 
     /// Promises memory to an instance that is about to start.
@@ -166,7 +169,7 @@ impl Ledger {
             observed: BTreeMap::new(),
             pids: Vec::new(),
             stage: Stage::Reserved,
-            stuck: false,
+            stuck: None,
             draining: false,
             before: BTreeMap::new(),
             missing: BTreeMap::new(),
@@ -184,28 +187,6 @@ impl Ledger {
         self.set_stage(instance, Stage::Confirmed);
     }
 
-    /// The instance is being stopped.
-    pub fn release(&mut self, instance: &InstanceId) {
-        self.drain(instance, false);
-        self.remember_use(instance);
-        self.set_stage(instance, Stage::Releasing { gone: None });
-    }
-
-    /// No process of the instance is left since `now`.
-    pub fn gone(&mut self, instance: &InstanceId, now: Moment) {
-        self.set_stage(instance, Stage::Releasing { gone: Some(now) });
-        if let Some(hold) = self.holds.get_mut(instance) {
-            hold.stuck = false;
-        }
-    }
-
-    /// The instance could not be stopped.
-    pub fn stuck(&mut self, instance: &InstanceId) {
-        if let Some(hold) = self.holds.get_mut(instance) {
-            hold.stuck = true;
-        }
-    }
-
     fn set_stage(&mut self, instance: &InstanceId, stage: Stage) {
         if let Some(hold) = self.holds.get_mut(instance) {
             hold.stage = stage;
@@ -220,6 +201,7 @@ impl Ledger {
         usage: &BTreeMap<InstanceId, Usage>,
     ) {
         self.stale = None;
+        self.taken = taken;
         self.driver.clone_from(&snapshot.driver);
         for reading in &snapshot.devices {
             let earlier = self.devices.get(&reading.id).map(|d| d.unexplained_at_rest);
@@ -288,7 +270,8 @@ impl Ledger {
             let (slot, gates) = match hold.stage {
                 Stage::Reserved => (0, true),
                 Stage::Confirmed | Stage::Asleep => (1, false),
-                Stage::Releasing { .. } | Stage::Dozing { .. } => (2, true),
+                Stage::Releasing { .. } => (2, !hold.is_given_up(self.taken, self.rule)),
+                Stage::Dozing { .. } => (2, true),
                 Stage::Quarantined { .. } => (3, false),
             };
             sums[slot] += charge;
@@ -307,7 +290,7 @@ impl Ledger {
                 (_, None) => Bytes::ZERO,
             };
             attributed += known;
-            if matches!(hold.stage, Stage::Releasing { .. }) && !hold.stuck {
+            if matches!(hold.stage, Stage::Releasing { .. }) && hold.stuck.is_none() {
                 coming += charge;
                 // Of dead processes, while the driver keeps it: nobody's now, and coming back as well.
                 lagging += charge.saturating_sub(known);

@@ -214,7 +214,7 @@ impl State {
                 } else {
                     return;
                 }
-                self.ledger.stuck(id);
+                self.ledger.stuck(id, now);
                 let message = format!("{id} could not be stopped, retrying: {fault}");
                 self.stuck.insert(id.clone(), message);
                 self.note("stop_failed", now, self.stuck.values().cloned().collect());

@@ -7,6 +7,9 @@
 //! quarantined, each up to what it has missed so far, then of those who went before others. Else one leak made every later
 //! stop there wait for memory that has been written off already, and each of them charged it once more.
 //!
+//! One that cannot be stopped, for a process of it hangs in the kernel, may hold its memory for ever. It stays charged with it;
+//! once its stops have failed for as long as a release may take, it does not keep others from its devices any more.
+//!
 //! Where the driver attributes nothing to processes there is no such account. There it is waited until the device has less in
 //! use than when the stop was ordered, for [`FALL_MAX`] at most: what is in use then is foreign, hence not free. Without that
 //! wait, memory that a driver is slow to give back is foreign for a second: whoever waits for it loses its place to others. On
@@ -36,6 +39,28 @@ pub struct Missing {
 }
 
 impl Ledger {
+    /// The instance is being stopped.
+    pub fn release(&mut self, instance: &InstanceId) {
+        self.drain(instance, false);
+        self.remember_use(instance);
+        self.set_stage(instance, Stage::Releasing { gone: None });
+    }
+
+    /// No process of the instance is left since `now`.
+    pub fn gone(&mut self, instance: &InstanceId, now: Moment) {
+        self.set_stage(instance, Stage::Releasing { gone: Some(now) });
+        if let Some(hold) = self.holds.get_mut(instance) {
+            hold.stuck = None;
+        }
+    }
+
+    /// The instance could not be stopped at `now`.
+    pub fn stuck(&mut self, instance: &InstanceId, now: Moment) {
+        if let Some(hold) = self.holds.get_mut(instance) {
+            hold.stuck.get_or_insert(now);
+        }
+    }
+
     /// What is quarantined now.
     #[must_use]
     pub fn missing(&self) -> Vec<Missing> {
@@ -110,11 +135,15 @@ impl Ledger {
         }
     }
 
-    /// In use beyond the usual without anybody to account for it, on each device that keeps accounts.
+    /// In use beyond the usual without anybody to account for it, on each device that keeps accounts; without what those may
+    /// still hold who cannot be stopped.
     fn grown(&self) -> BTreeMap<GpuId, Bytes> {
         let grown = |(id, device): (&GpuId, &Device)| {
-            let unexplained = device.unexplained()?;
-            Some((id.clone(), unexplained.saturating_sub(device.unexplained_at_rest)))
+            let grown = device.unexplained()?.saturating_sub(device.unexplained_at_rest);
+            let given_up = self.holds.values().filter(|h| h.gpus.contains(id));
+            let given_up = given_up.filter(|h| h.is_given_up(self.taken, self.rule));
+            let kept = given_up.map(|h| device.unlisted(h)).sum();
+            Some((id.clone(), grown.saturating_sub(kept)))
         };
         self.devices.iter().filter_map(grown).collect()
     }
@@ -145,20 +174,30 @@ impl Ledger {
         missing.filter(|(_, bytes)| *bytes > self.rule.slack).collect()
     }
 
-    /// On devices where nothing is being released, whatever is unexplained now is normal, but for what is quarantined.
+    /// On devices where nothing is being released, whatever is unexplained now is normal, but for what is quarantined and what
+    /// those hold who cannot be stopped.
     pub(super) fn learn_rest(&mut self) {
-        let Self { devices, holds, .. } = self;
+        let Self { devices, holds, taken, rule, .. } = self;
         for (id, device) in devices {
-            let here = || holds.values().filter(|h| h.gpus.contains(id));
-            if here().any(|h| matches!(h.stage, Stage::Releasing { .. })) {
+            let Some(unexplained) = device.unexplained() else { continue };
+            let given_up = |h: &&Hold| h.is_quarantined() || h.is_given_up(*taken, *rule);
+            let here = holds.values().filter(|h| h.gpus.contains(id));
+            let (given_up, others): (Vec<&Hold>, Vec<&Hold>) = here.partition(given_up);
+            if others.iter().any(|h| matches!(h.stage, Stage::Releasing { .. })) {
                 continue;
             }
-            let kept = |h: &Hold| h.charge(id).saturating_sub(device.survivors_hold(h));
-            let kept: Bytes = here().filter(|h| h.is_quarantined()).map(kept).sum();
-            if let Some(unexplained) = device.unexplained() {
-                device.unexplained_at_rest = unexplained.saturating_sub(kept);
-            }
+            let kept: Bytes = given_up.into_iter().map(|h| device.unlisted(h)).sum();
+            // Of theirs is at most what has grown: they may hold less than they are charged with.
+            let rest = unexplained.saturating_sub(kept).max(device.unexplained_at_rest);
+            device.unexplained_at_rest = rest.min(unexplained);
         }
+    }
+}
+
+impl Hold {
+    /// Its stops have failed for as long as a release may take.
+    pub(super) fn is_given_up(&self, at: Moment, rule: ReleaseRule) -> bool {
+        self.stuck.is_some_and(|since| at.since(since) >= rule.deadline)
     }
 }
 
@@ -177,6 +216,11 @@ impl Device {
     fn survivors<'a>(&'a self, hold: &'a Hold) -> impl Iterator<Item = u32> + 'a {
         let here = self.reading.processes.iter().filter(|p| p.bytes != Known::Known(Bytes::ZERO));
         here.map(|p| p.pid).filter(|pid| hold.pids.contains(pid))
+    }
+
+    /// What of a hold's charge is in none of its processes' accounts.
+    fn unlisted(&self, hold: &Hold) -> Bytes {
+        hold.charge(&self.reading.id).saturating_sub(self.survivors_hold(hold))
     }
 
     fn survivors_hold(&self, hold: &Hold) -> Bytes {

@@ -300,3 +300,34 @@ fn memory_is_quarantined_on_the_device_that_misses_it() {
     assert!(ledger.holders_on(&other).is_empty());
     assert_eq!(ledger.missing()[0].gpus, [gpu()]);
 }
+
+#[test]
+fn who_cannot_be_stopped_stays_charged_but_is_not_in_the_way_for_ever() {
+    // Whether the driver still names its process or not.
+    for processes in [&[(1, 400)][..], &[]] {
+        let mut ledger = Ledger::new(Bytes(0), ReleaseRule::exact(Duration::from_secs(30)));
+        ledger.observe(Moment::START, &with(30, &[]), &BTreeMap::new());
+        load(&mut ledger, 1, 5, 430, &[(1, 400)]);
+        ledger.release(&id(1));
+        ledger.stuck(&id(1), Moment::from_secs(6));
+        ledger.stuck(&id(1), Moment::from_secs(20));
+        ledger.observe(Moment::from_secs(35), &with(430, processes), &BTreeMap::new());
+        assert!(ledger.rows()[0].gated, "it may go any moment");
+        ledger.observe(Moment::from_secs(36), &with(430, processes), &BTreeMap::new());
+        let row = &ledger.rows()[0];
+        assert_eq!((row.releasing, row.foreign, row.free), (Bytes(400), Bytes(30), Bytes(570)));
+        assert!(!row.gated, "others start beside it");
+        let mut both = processes.to_vec();
+        both.push((2, 400));
+        load(&mut ledger, 2, 40, 830, &both);
+        end(&mut ledger, 2, 41);
+        ledger.observe(Moment::from_secs(42), &with(430, processes), &BTreeMap::new());
+        assert!(ledger.hold(&id(2)).is_none() && !ledger.rows()[0].gated, "and leave");
+        // It is gone after all, and that is seen as always.
+        ledger.gone(&id(1), Moment::from_secs(50));
+        ledger.observe(Moment::from_secs(51), &with(430, &[]), &BTreeMap::new());
+        assert!(ledger.rows()[0].gated);
+        ledger.observe(Moment::from_secs(52), &with(30, &[]), &BTreeMap::new());
+        assert_eq!((ledger.holds().count(), ledger.rows()[0].free), (0, Bytes(970)));
+    }
+}
