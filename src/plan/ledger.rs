@@ -126,6 +126,8 @@ pub struct Row {
     pub quarantined: Bytes,
     /// In use by anybody else.
     pub foreign: Bytes,
+    /// In use by instances beyond what was promised to them.
+    pub excess: Bytes,
     /// What may be promised now.
     pub free: Bytes,
     /// The same once what is being released has come back; equal to `free` where nothing is.
@@ -260,7 +262,7 @@ impl Ledger {
 
     fn row(&self, id: &GpuId, device: &Device) -> Row {
         let mut sums = [Bytes::ZERO; 4];
-        let mut attributed = Bytes::ZERO;
+        let (mut attributed, mut excess) = (Bytes::ZERO, Bytes::ZERO);
         let (mut coming, mut lagging) = (Bytes::ZERO, Bytes::ZERO);
         let mut gated = false;
         // Ready, and no reading has looked at it yet: what it uses is charged to it, and seems to be foreign as well.
@@ -280,15 +282,8 @@ impl Ledger {
                 coming += charge;
             }
             unseen |= hold.stage == Stage::Confirmed && hold.observed.is_empty();
-            // Where the driver attributes nothing, the promise is the best guess of what is ours. A start that has
-            // claimed nothing yet is then taken for foreign use at most, which errs towards refusing.
-            let known = match (hold.stage, hold.observed.get(id)) {
-                // What is missing is in `used`, and is charged already.
-                (Stage::Quarantined { .. }, _) => charge,
-                (_, Some(Known::Known(bytes))) => *bytes,
-                (_, Some(Known::Unknown)) => hold.promised,
-                (_, None) => Bytes::ZERO,
-            };
+            let known = hold.in_use(id);
+            excess += hold.excess(id);
             attributed += known;
             if matches!(hold.stage, Stage::Releasing { .. }) && hold.stuck.is_none() {
                 coming += charge;
@@ -315,6 +310,7 @@ impl Ledger {
             releasing,
             quarantined,
             foreign,
+            excess,
             free: device.reading.total.saturating_sub(spoken_for),
             soon: device.reading.total.saturating_sub(later),
             gated,

@@ -1,7 +1,9 @@
 //! Who yields when others take the memory.
 //!
 //! Purpose: at rest, without anybody who wants to start: a device whose headroom is being used up is relieved by idle
-//! instances, in the order of their cost. What is promised but not used does not count: nobody misses it yet. Invariants: nobody who serves or is pinned, and no process that is not ours;
+//! instances, in the order of their cost. What is promised but not used does not count: nobody misses it yet. Nor does what
+//! an instance uses beyond its promise: others did not take it, and an engine that always takes some more than it was told
+//! would be stopped as often as it is loaded. Invariants: nobody who serves or is pinned, and no process that is not ours;
 //! where a start or stop is under way nothing is judged, for its numbers are not settled.
 
 use super::eviction::{Candidate, Choice};
@@ -16,7 +18,7 @@ use crate::types::{Bytes, GpuId, InstanceId, Moment};
 pub struct Relief {
     /// Which.
     pub gpu: GpuId,
-    /// How much of its headroom is in use.
+    /// How much of its headroom is in use by others.
     pub missing: Bytes,
     /// Who yields: the cheapest set that frees so much, or everybody idle there where that is not enough; empty: nobody is
     /// idle. Those sleep whose sleep is enough.
@@ -41,7 +43,7 @@ pub fn relieve(
 }
 
 fn missing(row: &Row) -> Bytes {
-    (row.used + row.headroom).saturating_sub(row.total)
+    (row.used + row.headroom).saturating_sub(row.total + row.excess)
 }
 
 fn relief(now: Moment, rules: Rules, holders: &[Holder], row: &Row) -> Relief {

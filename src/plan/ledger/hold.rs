@@ -21,6 +21,27 @@ impl Hold {
         self.observed.get(gpu).and_then(Known::get).unwrap_or(Bytes::ZERO)
     }
 
+    /// What of the memory in use on a device is its.
+    pub(super) fn in_use(&self, gpu: &GpuId) -> Bytes {
+        match (self.stage, self.observed.get(gpu)) {
+            // What is missing is in use, and is charged already.
+            (Stage::Quarantined { .. }, _) => self.charge(gpu),
+            (_, Some(Known::Known(bytes))) => *bytes,
+            // Where the driver attributes nothing, the promise is the best guess of what is ours. A start that has claimed
+            // nothing yet is then taken for foreign use at most, which errs towards refusing.
+            (_, Some(Known::Unknown)) => self.promised,
+            (_, None) => Bytes::ZERO,
+        }
+    }
+
+    /// What of that is more than was promised to it.
+    pub(super) fn excess(&self, gpu: &GpuId) -> Bytes {
+        if self.is_quarantined() {
+            return Bytes::ZERO;
+        }
+        self.in_use(gpu).saturating_sub(self.promised)
+    }
+
     /// Observed on all its devices together; unknown if any of them is.
     #[must_use]
     pub fn observed_total(&self) -> Known<Bytes> {

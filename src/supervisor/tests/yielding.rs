@@ -6,7 +6,7 @@ fn gib(n: u64) -> u64 {
     n << 30
 }
 
-/// A reading of two devices of 100 GiB: (in use, lost), with what each instance holds on the first.
+/// A reading of two devices of 100 GiB: (in use, lost), with what each instance holds on each of its devices.
 fn reading(host: &mut Host, used: [u64; 2], lost: bool, holds: &[(&InstanceId, u64)]) {
     let gpu = |n: usize| GpuId::new(&format!("GPU-{n}"));
     let device = |n: usize| GpuReading {
@@ -22,8 +22,9 @@ fn reading(host: &mut Host, used: [u64; 2], lost: bool, holds: &[(&InstanceId, u
         (vec![device(0), device(1)], vec![])
     };
     let usage = |(id, bytes): &(&InstanceId, u64)| {
-        let on = host.state.live().find(|l| l.id == *id).map(|l| l.gpus[0].clone());
-        let bytes = BTreeMap::from([(on.unwrap(), Known::Known(Bytes(gib(*bytes))))]);
+        let live = host.state.live().find(|l| l.id == *id).unwrap();
+        let on = |gpu: &GpuId| (gpu.clone(), Known::Known(Bytes(gib(*bytes))));
+        let bytes = live.gpus.iter().map(on).collect();
         ((*id).clone(), Usage { pids: vec![9], bytes })
     };
     let usage = holds.iter().map(usage).collect();
@@ -96,6 +97,31 @@ fn idle_models_yield_to_others_and_nobody_else_does() {
     assert!(problem(&host, "memory_pressure"));
     reading(&mut host, [40, 0], false, &[(&c, 30)]);
     assert!(!problem(&host, "memory_pressure"));
+}
+
+#[test]
+fn what_a_model_takes_beyond_its_need_is_not_taken_by_others() {
+    // All is its own, or the device was not empty before.
+    for (before, need, own) in [(0, 90, 95), (10, 80, 85)] {
+        let mut model = spec("m", gib(need));
+        model.gpus = vec![GpuId::new("GPU-0")];
+        let mut host = Host::bare(vec![model]);
+        host.state.ledger.set_headroom(Bytes(gib(10)));
+        host.tell(Event::Found(vec![]));
+        reading(&mut host, [before, 0], false, &[]);
+        let id = host.ready(1, "m");
+        reading(&mut host, [before + own, 0], false, &[(&id, own)]);
+        host.release(&id);
+        for _ in 0..3 {
+            reading(&mut host, [before + own, 0], false, &[(&id, own)]);
+            assert!(host.stops().is_empty(), "it would leave for nobody");
+        }
+        for _ in 0..2 {
+            assert!(host.stops().is_empty());
+            reading(&mut host, [before + own + 3, 0], false, &[(&id, own)]);
+        }
+        assert_eq!(host.stops(), [id], "others have taken of the headroom");
+    }
 }
 
 #[test]
