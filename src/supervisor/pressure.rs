@@ -2,8 +2,8 @@
 
 use super::effect::{Effect, StopReason};
 use super::instance::Life;
-use super::state::State;
-use crate::plan::{self, Victim};
+use super::state::{Settings, State};
+use crate::plan::{self, Relief, Victim};
 use crate::types::{Fault, FaultCode, GpuId, InstanceId, Moment};
 
 /// So many readings in a row have to say so: a single one may have caught a process on its way out, or a driver at a bad
@@ -13,17 +13,20 @@ const READINGS: u32 = 2;
 impl State {
     /// After a reading: idle models yield where others use up the headroom.
     pub(super) fn yield_to_others(&mut self, now: Moment, out: &mut Vec<Effect>) {
-        let slack = self.settings.release.slack;
-        let reliefs =
-            plan::relieve(now, self.settings.rules, &self.ledger, &self.holders(None), slack);
-        self.pressed.retain(|gpu, _| reliefs.iter().any(|r| r.gpu == *gpu));
+        let pressed: Vec<GpuId> = self.reliefs(now).into_iter().map(|r| r.gpu).collect();
+        self.pressed.retain(|gpu, _| pressed.contains(gpu));
         let mut pinched = Vec::new();
-        for relief in reliefs {
-            let readings = self.pressed.entry(relief.gpu.clone()).or_default();
+        for gpu in pressed {
+            let readings = self.pressed.entry(gpu.clone()).or_default();
             *readings = readings.saturating_add(1);
             if *readings < READINGS {
                 continue;
             }
+            // One after the other: who leaves for one device may be on this one too, and who falls asleep takes of the host's
+            // memory.
+            let Some(relief) = self.reliefs(now).into_iter().find(|r| r.gpu == gpu) else {
+                continue;
+            };
             if relief.victims.is_empty() {
                 pinched.push(format!(
                     "{}: {} of its headroom is in use, and no model there is idle",
@@ -38,6 +41,11 @@ impl State {
             }
         }
         self.note("memory_pressure", now, pinched);
+    }
+
+    fn reliefs(&self, now: Moment) -> Vec<Relief> {
+        let Settings { rules, release, .. } = &self.settings;
+        plan::relieve(now, *rules, &self.ledger, &self.holders(None), release.slack)
     }
 
     /// After a reading: what runs on a lost device has failed; what runs elsewhere has not.

@@ -1,6 +1,7 @@
 //! Giving way: to others' memory, and to lost devices.
 
 use super::*;
+use crate::types::{Anatomy, SleepLevel};
 
 fn gib(n: u64) -> u64 {
     n << 30
@@ -122,6 +123,62 @@ fn what_a_model_takes_beyond_its_need_is_not_taken_by_others() {
         }
         assert_eq!(host.stops(), [id], "others have taken of the headroom");
     }
+}
+
+/// A model of 30 GiB on each of its devices that may sleep, with weights of 40.
+fn sleeper(model: &str, gpus: &[&str]) -> ModelSpec {
+    let mut spec = spec(model, gib(30));
+    spec.gpus = gpus.iter().map(|gpu| GpuId::new(gpu)).collect();
+    spec.gpu_count = u32::try_from(gpus.len()).unwrap();
+    spec.sleep_level = Some(SleepLevel::One);
+    let source = "a test".to_owned();
+    spec.anatomy = Some(Anatomy { weights: Bytes(gib(40)), cache: None, source });
+    spec
+}
+
+/// Others take both devices at once, beside idle models with weights of 40 GiB on a host with room for 50: who falls asleep
+/// and who is stopped.
+fn squeezed(specs: Vec<ModelSpec>) -> (Vec<InstanceId>, Vec<InstanceId>) {
+    let names: Vec<String> = specs.iter().map(|s| s.name.to_string()).collect();
+    let mut host = Host::bare(specs);
+    host.state.settings.rules.sleep =
+        SleepRules { host_ram_budget: Bytes(gib(50)), residual_max: Bytes(gib(10)) };
+    host.tell(Event::Found(vec![]));
+    reading(&mut host, [0, 0], false, &[]);
+    let mut ids = Vec::new();
+    for (n, m) in (0..).zip(&names) {
+        host.acquire(n, m);
+        let id = host.launch();
+        host.start(&id);
+        host.heal(&id);
+        host.tell(Event::Sung { instance: id.clone(), result: Ok("5".to_owned()) });
+        assert_eq!(host.grants(), [n]);
+        ids.push(id);
+    }
+    let holds: Vec<(&InstanceId, u64)> = ids.iter().map(|id| (id, 30)).collect();
+    reading(&mut host, [30, 30], false, &holds);
+    ids.iter().for_each(|id| host.release(id));
+    host.pass(60);
+    for _ in 0..2 {
+        assert!(host.stops().is_empty());
+        reading(&mut host, [101, 101], false, &holds);
+    }
+    let sleeps = |e: &Effect| {
+        if let Effect::Sleep { instance, .. } = e { Some(instance.clone()) } else { None }
+    };
+    (host.out.iter().filter_map(sleeps).collect(), host.stops())
+}
+
+#[test]
+fn two_devices_under_pressure_share_the_room_for_weights() {
+    let (asleep, stopped) = squeezed(vec![sleeper("a", &["GPU-0"]), sleeper("b", &["GPU-1"])]);
+    assert_eq!((asleep.len(), stopped.len()), (1, 1), "{asleep:?} sleep, {stopped:?} stop");
+}
+
+#[test]
+fn who_falls_asleep_for_one_device_is_not_stopped_for_the_other() {
+    let (asleep, stopped) = squeezed(vec![sleeper("m", &["GPU-0", "GPU-1"])]);
+    assert_eq!((asleep.len(), stopped), (1, vec![]));
 }
 
 #[test]
