@@ -5,37 +5,16 @@
 //! values are copied as they are written, and the order of keys is kept; the result names every changed key once.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::fmt;
 
 use bytes::Bytes;
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde::Serialize;
+use serde::de::{DeserializeSeed, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::types::DoorSpec;
-
-/// The top of an object: its keys with their values as written.
-struct Top<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
-
-impl<'de: 'a, 'a> Deserialize<'de> for Top<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct V;
-        impl<'de> Visitor<'de> for V {
-            type Value = Top<'de>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Top<'de>, A::Error> {
-                let mut entries = Vec::new();
-                while let Some(Text(key)) = map.next_key()? {
-                    entries.push((key, map.next_value()?));
-                }
-                Ok(Top(entries))
-            }
-        }
-        deserializer.deserialize_map(V)
-    }
-}
 
 /// A key, borrowed where it holds no escapes.
 #[derive(serde::Deserialize)]
@@ -43,38 +22,94 @@ struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// The body with what `spec` asks for. One that is not a JSON object comes back as it is: it has been refused before.
 pub(super) fn rewrite(body: &Bytes, spec: &DoorSpec) -> Bytes {
-    let Ok(Top(entries)) = serde_json::from_slice::<Top<'_>>(body) else { return body.clone() };
-    let name = spec.served_name.as_ref().map(|name| Value::from(name.as_str()));
-    let named = |key: &str| name.as_ref().filter(|_| key == "model");
-    let mut out = Vec::with_capacity(body.len() + 256);
-    out.push(b'{');
-    let mut written: Vec<&str> = Vec::new();
-    for (key, value) in &entries {
-        match named(key).or_else(|| spec.force.get(key.as_ref())) {
-            // A client that names a forced key twice gets it once.
-            Some(_) if written.contains(&key.as_ref()) => continue,
-            Some(forced) => put(&mut out, key, &forced.to_string()),
-            None if value.get() == "null" && spec.defaults.contains_key(key.as_ref()) => continue,
-            None => put(&mut out, key, value.get()),
-        }
-        written.push(key);
-    }
-    let missing = |key: &String| !written.contains(&key.as_str());
-    let defaults = spec.defaults.iter().filter(|(key, _)| !spec.force.contains_key(*key));
-    for (key, value) in spec.force.iter().chain(defaults).filter(|(key, _)| missing(key)) {
-        put(&mut out, key, &value.to_string());
-    }
-    out.push(b'}');
-    out.into()
+    let writer = Writer {
+        spec,
+        name: spec.served_name.as_ref().map(|name| Value::from(name.as_str())),
+        out: Vec::with_capacity(body.len() + 256),
+        written: BTreeSet::new(),
+    };
+    let mut json = serde_json::Deserializer::from_slice(body);
+    let out = writer.deserialize(&mut json).and_then(|out| json.end().map(|()| out));
+    out.map_or_else(|_| body.clone(), Bytes::from)
 }
 
-fn put(out: &mut Vec<u8>, key: &str, value: &str) {
+/// An object that is written again while it is read: what its client puts into it takes no memory but its own bytes'.
+struct Writer<'a> {
+    spec: &'a DoorSpec,
+    /// The served name.
+    name: Option<Value>,
+    out: Vec<u8>,
+    /// Of the keys that the model's configuration names, those that are there. No others, for each of a client's many would be one more to
+    /// look at.
+    written: BTreeSet<&'a str>,
+}
+
+impl<'a> Writer<'a> {
+    fn entry(&mut self, key: &str, value: &RawValue) {
+        let spec = self.spec;
+        let forced = spec.force.get_key_value(key).map(|(key, value)| (key.as_str(), value));
+        let named = self.name.as_ref().filter(|_| key == "model").map(|name| ("model", name));
+        if let Some((key, forced)) = named.or(forced) {
+            // A client that names a forced key twice gets it once.
+            if self.written.insert(key) {
+                put(&mut self.out, key, forced);
+            }
+            return;
+        }
+        if let Some((key, _)) = spec.defaults.get_key_value(key) {
+            if value.get() == "null" {
+                return;
+            }
+            self.written.insert(key);
+        }
+        put(&mut self.out, key, value);
+    }
+
+    fn end(mut self) -> Vec<u8> {
+        let missing = |key: &String| !self.written.contains(key.as_str());
+        let defaults =
+            self.spec.defaults.iter().filter(|(key, _)| !self.spec.force.contains_key(*key));
+        for (key, value) in self.spec.force.iter().chain(defaults).filter(|(key, _)| missing(key)) {
+            put(&mut self.out, key, value);
+        }
+        self.out.push(b'}');
+        self.out
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Writer<'_> {
+    type Value = Vec<u8>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Vec<u8>, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Writer<'_> {
+    type Value = Vec<u8>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<Vec<u8>, A::Error> {
+        self.out.push(b'{');
+        while let Some(Text(key)) = map.next_key()? {
+            self.entry(&key, map.next_value()?);
+        }
+        Ok(self.end())
+    }
+}
+
+/// Writes an entry. A raw value is written as it is.
+fn put(out: &mut Vec<u8>, key: &str, value: &(impl Serialize + ?Sized)) {
     if out.len() > 1 {
         out.push(b',');
     }
-    out.extend_from_slice(Value::from(key).to_string().as_bytes());
+    // Neither memory nor a text nor a JSON value can fail to be written.
+    let _ = serde_json::to_writer(&mut *out, key);
     out.push(b':');
-    out.extend_from_slice(value.as_bytes());
+    let _ = serde_json::to_writer(out, value);
 }
 
 #[cfg(test)]
@@ -133,6 +168,25 @@ mod tests {
         };
         assert_eq!(done(r#"{"n":5,"n":6}"#, &spec), r#"{"n":1}"#);
         assert_eq!(done("{}", &spec), r#"{"n":1}"#);
+    }
+
+    /// Looked for among all keys before it, each repeat would cost a look at each of them: minutes for the only thread of requests.
+    #[test]
+    fn a_key_that_is_repeated_behind_many_others_costs_no_more_than_they_do() {
+        let spec = DoorSpec {
+            defaults: map(json!({"top_k": 1})),
+            force: map(json!({"chat_template_kwargs": 7})),
+            ..DoorSpec::default()
+        };
+        let fillers = "\"a\":1,".repeat((2 << 20) / 6);
+        let repeats = "\"chat_template_kwargs\":1,\"top_k\":2,".repeat((2 << 20) / 35);
+        let body = format!("{{{fillers}{repeats}\"b\":1}}");
+        let (told, done) = std::sync::mpsc::channel();
+        std::thread::spawn(move || told.send(rewrite(&body.into(), &spec)));
+        let out = done.recv_timeout(std::time::Duration::from_secs(30)).expect("it takes too long");
+        let out = std::str::from_utf8(&out).unwrap();
+        assert_eq!(out.matches("chat_template_kwargs").count(), 1);
+        assert!(out.ends_with("\"b\":1}") && out.matches("\"a\"").count() == (2 << 20) / 6);
     }
 
     proptest! {
