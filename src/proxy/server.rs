@@ -8,6 +8,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -117,6 +118,7 @@ impl Server {
             answers: Arc::default(),
             healths: behind.healths,
             tunnels: TaskTracker::new(),
+            closed: Notify::new(),
             cut: end.over.token(),
             created: unix.as_secs(),
             ending: ending.clone(),
@@ -182,6 +184,8 @@ impl Server {
                 biased;
                 () = shutdown.cancelled() => return,
                 Some(ended) = connections.join_next() => reap(ended),
+                // Where WebSockets alone fill the house there is no connection that could end.
+                () = self.service.closed.notified(), if !room => {}
                 accepted = errors.accept(listeners, &mut turn), if room => {
                     if let Some((stream, peer)) = accepted {
                         connections.spawn(self.connection(stream, peer));

@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 use hyper::header::{self, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -57,6 +58,8 @@ pub(super) struct Service {
     pub healths: Arc<Healths>,
     /// WebSockets, which outlive their requests.
     pub tunnels: TaskTracker,
+    /// One of them has ended.
+    pub closed: Notify,
     /// Their time is over.
     pub cut: CancellationToken,
     /// Unix seconds of the daemon's start.

@@ -1,7 +1,7 @@
 //! WebSockets, for `/v1/realtime`.
 //!
 //! Purpose: pass the opening to the engine, then carry bytes both ways. Owner: the request's future for the opening; then a task
-//! of its own in the service's tracker. Invariants: the lease lives as long as the socket; either side's end ends the other, soon, whether it
+//! of its own that the service's tracker counts. Invariants: the lease lives as long as the socket; either side's end ends the other, soon, whether it
 //! listens or not; what is passed of the opening is from an allowlist; frames are not looked at.
 
 use std::io;
@@ -15,6 +15,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper::{HeaderMap, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::answer::Source;
 use super::endpoints::Events;
@@ -111,15 +112,29 @@ pub(super) async fn open(
             headers.insert(name, value.clone());
         }
     }
-    let (cut, stall) = (service.cut.clone(), service.limits.stall_timeout);
-    service.tunnels.spawn(async move {
-        let carried = carry(client, conn, grant, stall);
+    let tunnel = Tunnel { counted: Some(service.tunnels.token()), service: service.clone() };
+    tokio::spawn(async move {
+        let service = &tunnel.service;
+        let carried = carry(client, conn, grant, service.limits.stall_timeout);
         tokio::select! {
             () = carried => {}
-            () = cut.cancelled() => {}
+            () = service.cut.cancelled() => {}
         }
     });
     Ok(accepted)
+}
+
+/// A socket that is carried. When it is over the house has room for another client, and is told.
+struct Tunnel {
+    counted: Option<TaskTrackerToken>,
+    service: Arc<Service>,
+}
+
+impl Drop for Tunnel {
+    fn drop(&mut self) {
+        drop(self.counted.take());
+        self.service.closed.notify_one();
+    }
 }
 
 async fn grant(

@@ -7,9 +7,9 @@ use tokio::net::TcpStream;
 
 use crate::engine::send;
 use crate::house::{Happened, House, Setup, house, playing};
-use crate::wire::{Client, soon};
+use crate::wire::{Client, get, soon};
 
-const OPENING: &str = "GET /v1/realtime?model=m HTTP/1.1\r\nhost: localhost\r\nupgrade: websocket\r\n\
+pub const OPENING: &str = "GET /v1/realtime?model=m HTTP/1.1\r\nhost: localhost\r\nupgrade: websocket\r\n\
     connection: Upgrade\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
     sec-websocket-protocol: realtime\r\nauthorization: Bearer k\r\ntraceparent: 00-1\r\n\r\n";
 
@@ -99,4 +99,25 @@ async fn an_engines_end_ends_a_client_that_never_closes() {
     soon("the end", client.io.read_to_end(&mut rest)).await.unwrap();
     house.supervisor.expect(&[Happened::Asked("m".into()), Happened::Released]).await;
     drop(client);
+}
+
+/// Sockets alone fill the house: nobody but they can make room, and they do.
+#[tokio::test]
+async fn sockets_that_have_ended_make_room_for_others() {
+    let mut setup = Setup { script: vec![send(CONSENT)], ..Setup::default() };
+    setup.limits.max_connections = 2;
+    let mut house = house(setup).await;
+    for _ in 0..3 {
+        let held = [opened(&house).await, opened(&house).await];
+        let mut third = house.client().await;
+        third.send(get("/health")).await;
+        for _ in &held {
+            house.engine.request().await;
+        }
+        drop(held);
+        for _ in 0..2 {
+            house.engine.left().await;
+        }
+        assert_eq!(third.reply().await.status, 200);
+    }
 }
