@@ -66,35 +66,15 @@ impl Conn {
         let mut left = if body.is_empty() { &mut slices[..1] } else { &mut slices[..] };
         self.sent = false;
         std::future::poll_fn(|cx| {
-            while let Some(first) = left.first() {
-                let stream = Pin::new(&mut self.stream);
-                let wrote = match left.len() {
-                    // The plain call is the cheaper one.
-                    1 => stream.poll_write(cx, first),
-                    _ => stream.poll_write_vectored(cx, left),
-                };
-                match wrote {
-                    Poll::Ready(Ok(0)) => {
-                        return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-                    }
-                    Poll::Ready(Ok(count)) => IoSlice::advance_slices(&mut left, count),
-                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                    Poll::Pending => {
-                        // It waits for nothing but our reading, perhaps.
-                        let early = ready!(poll_carry(&mut self.stream, &mut self.carry, cx))?;
-                        return Poll::Ready(if early {
-                            Ok(())
-                        } else {
-                            Err(io::ErrorKind::ConnectionReset.into())
-                        });
-                    }
-                }
+            if let Poll::Ready(sent) = poll_send(&mut self.stream, &mut left, cx) {
+                self.sent = sent.is_ok();
+                return Poll::Ready(sent);
             }
-            Poll::Ready(Ok(()))
+            // It waits for nothing but our reading, perhaps.
+            let early = ready!(poll_carry(&mut self.stream, &mut self.carry, cx))?;
+            Poll::Ready(if early { Ok(()) } else { Err(io::ErrorKind::ConnectionReset.into()) })
         })
-        .await?;
-        self.sent = left.is_empty();
-        Ok(())
+        .await
     }
 
     /// Whether the last piece that was given to [`Conn::send`] went out whole: where not, the answer is on its way.
@@ -254,6 +234,27 @@ pub(super) async fn connect(endpoint: &Endpoint, timeout: Duration) -> io::Resul
     }
 }
 
+/// Writes what is left. Over TLS all of it may have been taken and some of it be held back, which goes out only where that is asked for.
+fn poll_send(
+    stream: &mut Stream,
+    left: &mut &mut [IoSlice<'_>],
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<()>> {
+    while let Some(first) = left.first() {
+        let stream = Pin::new(&mut *stream);
+        let wrote = match left.len() {
+            // The plain call is the cheaper one.
+            1 => stream.poll_write(cx, first),
+            _ => stream.poll_write_vectored(cx, left),
+        };
+        match ready!(wrote)? {
+            0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+            count => IoSlice::advance_slices(left, count),
+        }
+    }
+    Pin::new(stream).poll_flush(cx)
+}
+
 /// What comes next, through the thread's buffer; an empty slice: the other side has closed.
 fn poll_buffer<R>(
     stream: &mut Stream,
@@ -280,20 +281,4 @@ fn poll_carry(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::forward::Failure;
-    use super::*;
-
-    #[tokio::test]
-    async fn connecting_is_tried_twice_and_then_given_up() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("e.sock");
-        let endpoint = Endpoint::Unix(path.clone());
-        let error = connect(&endpoint, Duration::from_secs(5)).await.unwrap_err();
-        let api = Failure::Connect(error).to_api("m");
-        assert_eq!((api.status.as_u16(), api.code), (502, "engine_unreachable"));
-        assert!(api.message.starts_with("model m: the engine could not be reached: "), "{api:?}");
-        let _listener = tokio::net::UnixListener::bind(&path).unwrap();
-        connect(&endpoint, Duration::from_secs(5)).await.unwrap();
-    }
-}
+mod tests;
