@@ -17,7 +17,7 @@ use super::clock;
 use super::endpoints::Events;
 use super::error::ApiError;
 use super::grant::Grant;
-use super::message::Head;
+use super::message::{Framing, Head};
 use super::order::Order;
 use super::pool::Pool;
 use super::relay::Relay;
@@ -212,7 +212,7 @@ pub(super) fn answer(
     events: Events,
     engines: &Arc<Engines>,
 ) -> Response<Relay> {
-    strip(&mut head.headers);
+    strip(&mut head.headers, head.framing);
     let content_type = head.headers.get(header::CONTENT_TYPE).map_or(&b""[..], |v| v.as_bytes());
     let essence = content_type.split(|b| *b == b';').next().unwrap_or_default().trim_ascii();
     let stream = essence.eq_ignore_ascii_case(b"text/event-stream");
@@ -227,9 +227,13 @@ pub(super) fn answer(
 }
 
 /// Removes what is about the engine's connection, including what its `Connection` header names.
-fn strip(headers: &mut HeaderMap) {
+fn strip(headers: &mut HeaderMap, framing: Framing) {
     if !headers.keys().any(|name| HOP_BY_HOP.contains(name)) {
         return;
+    }
+    if framing == Framing::Chunked {
+        // It was not what told the body's end, and would cut it off for who believes it.
+        headers.remove(header::CONTENT_LENGTH);
     }
     let named: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
@@ -259,9 +263,15 @@ mod tests {
             ("server", "llama.cpp"),
             ("content-length", "5"),
         ]);
-        strip(&mut headers);
-        let mut names: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
-        names.sort_unstable();
-        assert_eq!(names, ["content-length", "content-type", "server"]);
+        let names = |headers: &HeaderMap| {
+            let mut names: Vec<String> = headers.keys().map(|name| name.to_string()).collect();
+            names.sort_unstable();
+            names
+        };
+        let mut chunked = headers.clone();
+        strip(&mut headers, Framing::Length(5));
+        assert_eq!(names(&headers), ["content-length", "content-type", "server"]);
+        strip(&mut chunked, Framing::Chunked);
+        assert_eq!(names(&chunked), ["content-type", "server"]);
     }
 }

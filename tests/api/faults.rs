@@ -168,3 +168,17 @@ async fn its_queue_is_full_for_a_while() {
     assert_eq!(client.reply().await.status, 200);
     assert!(start.elapsed() < Duration::from_secs(10));
 }
+
+/// The chunks are the body, whatever else the head says of its length.
+#[tokio::test]
+async fn fault_22_a_length_beside_chunks_cuts_nothing_off() {
+    for length in [2, 100] {
+        let head = format!(
+            "HTTP/1.1 200 OK\r\ncontent-length: {length}\r\ntransfer-encoding: chunked\r\n\r\n"
+        );
+        let script = vec![send(head), send(chunk("hello")), send("0\r\n\r\n"), Step::Close];
+        let reply = dies(Family::Unix, script).await;
+        assert_eq!((reply.status, reply.text(), reply.whole), (200, "hello", true));
+        assert!(!reply.headers.contains_key("content-length"), "{reply:?}");
+    }
+}
