@@ -11,6 +11,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use hyper::StatusCode;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
@@ -23,6 +24,9 @@ const READ: usize = 64 << 10;
 thread_local! {
     static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ].into());
 }
+
+/// Interim answers before the answer.
+const INTERIM_MAX: u8 = 16;
 
 /// A connection.
 #[derive(Debug)]
@@ -46,8 +50,10 @@ pub(super) enum Lost {
 /// What a connection brought that has no head yet.
 enum Came {
     Head(Head),
-    /// Some of it.
+    /// Some of it, which is carried.
     Bytes,
+    /// Something else; what is wrong with it.
+    Other(String),
     /// The other side has closed.
     End,
 }
@@ -95,21 +101,24 @@ impl Conn {
         Ok(())
     }
 
-    /// Waits for the head of the answer; interim ones are passed over.
+    /// Waits for the head of the answer; interim ones are passed over, if they are few.
     ///
     /// # Errors
     /// If there is none.
     pub async fn head(&mut self) -> Result<Head, Lost> {
         let mut any = !self.carry.is_empty();
-        loop {
+        let mut interim = 0;
+        if any {
             let carry = std::mem::take(&mut self.carry);
-            if let Some(head) = self.find_head(&carry).map_err(Lost::Broken)? {
+            if let Some(head) = self.find_head(&carry, &mut interim).map_err(Lost::Broken)? {
                 return Ok(head);
             }
-            self.carry = carry;
-            match std::future::poll_fn(|cx| self.poll_head(cx)).await {
+        }
+        loop {
+            match std::future::poll_fn(|cx| self.poll_head(cx, &mut interim)).await {
                 Ok(Came::Head(head)) => return Ok(head),
                 Ok(Came::Bytes) => any = true,
+                Ok(Came::Other(why)) => return Err(Lost::Broken(why)),
                 Ok(Came::End) if any => {
                     return Err(Lost::Broken("it closed the connection within its head".into()));
                 }
@@ -120,23 +129,29 @@ impl Conn {
         }
     }
 
-    /// The head of the answer in `bytes`, if it is whole; what is behind it is carried.
-    fn find_head(&mut self, mut bytes: &[u8]) -> Result<Option<Head>, String> {
+    /// The head of the answer in `bytes`, if it is whole. What is behind it is carried, and so is what there is of one that is not;
+    /// interim ones are counted and forgotten.
+    fn find_head(&mut self, mut bytes: &[u8], interim: &mut u8) -> Result<Option<Head>, String> {
+        let mut found = None;
         while !bytes.is_empty()
             && let Some(head) = message::head(bytes)?
         {
             bytes = &bytes[head.length..];
-            let interim = head.status.is_informational();
-            if !interim || head.status == hyper::StatusCode::SWITCHING_PROTOCOLS {
-                self.carry.extend_from_slice(bytes);
-                return Ok(Some(head));
+            if !head.status.is_informational() || head.status == StatusCode::SWITCHING_PROTOCOLS {
+                found = Some(head);
+                break;
+            }
+            *interim += 1;
+            if *interim > INTERIM_MAX {
+                return Err(format!("it sent more than {INTERIM_MAX} interim answers"));
             }
         }
-        Ok(None)
+        self.carry.extend_from_slice(bytes);
+        Ok(found)
     }
 
     /// What comes next. Most heads come whole, and are read where they came to.
-    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Came>> {
+    fn poll_head(&mut self, cx: &mut Context<'_>, interim: &mut u8) -> Poll<io::Result<Came>> {
         BUFFER.with_borrow_mut(|buffer| {
             let mut read = ReadBuf::new(buffer);
             ready!(Pin::new(&mut self.stream).poll_read(cx, &mut read))?;
@@ -144,14 +159,18 @@ impl Conn {
             if bytes.is_empty() {
                 return Poll::Ready(Ok(Came::End));
             }
-            if self.carry.is_empty() {
-                // What is wrong with it is found again, and told, by who looks at what is carried.
-                if let Ok(Some(head)) = self.find_head(bytes) {
-                    return Poll::Ready(Ok(Came::Head(head)));
-                }
-            }
-            self.carry.extend_from_slice(bytes);
-            Poll::Ready(Ok(Came::Bytes))
+            let found = if self.carry.is_empty() {
+                self.find_head(bytes, interim)
+            } else {
+                let mut carry = std::mem::take(&mut self.carry);
+                carry.extend_from_slice(bytes);
+                self.find_head(&carry, interim)
+            };
+            Poll::Ready(Ok(match found {
+                Ok(Some(head)) => Came::Head(head),
+                Ok(None) => Came::Bytes,
+                Err(why) => Came::Other(why),
+            }))
         })
     }
 

@@ -169,6 +169,22 @@ async fn its_queue_is_full_for_a_while() {
     assert!(start.elapsed() < Duration::from_secs(10));
 }
 
+/// Each is passed over, and their number is bounded: an engine that sends nothing else has failed.
+#[tokio::test]
+async fn fault_22_interim_answers_without_end() {
+    const INTERIM: &str = "HTTP/1.1 100 Continue\r\n\r\n";
+    for family in [Family::Unix, Family::Tcp] {
+        let error = dies(family, vec![send(INTERIM.repeat(100_000))]).await;
+        let error = error.error(502, "engine_failed");
+        assert!(error["message"].as_str().unwrap().contains("interim"), "{error}");
+        // A few are no fault, and neither is one that comes in two pieces.
+        let few = INTERIM.repeat(8) + "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n";
+        let rest = "\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
+        let reply = dies(family, vec![send(few), send(rest), Step::Close]).await;
+        assert_eq!((reply.status, reply.text(), reply.whole), (200, "{}", true));
+    }
+}
+
 /// The chunks are the body, whatever else the head says of its length.
 #[tokio::test]
 async fn fault_22_a_length_beside_chunks_cuts_nothing_off() {
