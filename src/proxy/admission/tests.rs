@@ -1,0 +1,156 @@
+//! Arrivals and ends in an order of the test's own, and in any.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn caller(name: &str) -> Caller {
+    Caller { name: name.into(), per_minute: None, concurrent: None, share: 1 }
+}
+
+fn model(name: &str) -> ModelName {
+    name.parse().unwrap()
+}
+
+fn wish(model: &ModelName, limit: u32) -> Wish<'_> {
+    Wish { model, limit: Some(limit), queue_max: 3 }
+}
+
+fn ran(got: Result<Let, Refused>) -> Ticket {
+    match got {
+        Ok(Let::Run(ticket)) => ticket,
+        other @ (Ok(Let::Wait(_)) | Err(_)) => panic!("{other:?}"),
+    }
+}
+
+fn waits(got: Result<Let, Refused>) -> Ticket {
+    match got {
+        Ok(Let::Wait(ticket)) => ticket,
+        other @ (Ok(Let::Run(_)) | Err(_)) => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_rate_lets_a_minutes_worth_in_at_once_and_then_one_by_one() {
+    let mut admission = Admission::default();
+    let m = model("m");
+    let caller = Caller { per_minute: Some(60), ..caller("a") };
+    let free = Wish { model: &m, limit: None, queue_max: 0 };
+    let now = Moment::from_secs(100);
+    for _ in 0..60 {
+        ran(admission.arrive(now, &caller, free));
+    }
+    let refused = admission.arrive(now, &caller, free).unwrap_err();
+    assert_eq!(refused, Refused::Rate { retry_after: Duration::from_secs(1) });
+    assert!(admission.arrive(now + Duration::from_millis(999), &caller, free).is_err());
+    ran(admission.arrive(now + Duration::from_secs(1), &caller, free));
+    assert!(admission.arrive(now + Duration::from_secs(1), &caller, free).is_err());
+    // What was refused has cost nothing, and no more than a minute's worth is saved up.
+    for _ in 0..60 {
+        ran(admission.arrive(now + Duration::from_secs(9999), &caller, free));
+    }
+    assert!(admission.arrive(now + Duration::from_secs(9999), &caller, free).is_err());
+}
+
+#[test]
+fn a_key_has_no_more_at_once_than_it_may() {
+    let mut admission = Admission::default();
+    let m = model("m");
+    let caller = Caller { concurrent: Some(2), ..caller("a") };
+    let free = Wish { model: &m, limit: None, queue_max: 0 };
+    let first = ran(admission.arrive(Moment::START, &caller, free));
+    ran(admission.arrive(Moment::START, &caller, free));
+    let refused = admission.arrive(Moment::START, &caller, free).unwrap_err();
+    assert_eq!(refused, Refused::Concurrency { limit: 2 });
+    assert_eq!(admission.leave(first), []);
+    assert_eq!(admission.leave(first), [], "twice changes nothing");
+    ran(admission.arrive(Moment::START, &caller, free));
+    assert!(admission.arrive(Moment::START, &caller, free).is_err());
+}
+
+#[test]
+fn a_models_turns_are_shared_by_weight() {
+    let mut admission = Admission::default();
+    let m = model("m");
+    let now = Moment::START;
+    let (hog, other) = (caller("hog"), caller("other"));
+    let a = ran(admission.arrive(now, &hog, wish(&m, 2)));
+    let b = ran(admission.arrive(now, &hog, wish(&m, 2)));
+    let c = waits(admission.arrive(now, &hog, wish(&m, 2)));
+    let d = waits(admission.arrive(now, &hog, wish(&m, 2)));
+    let e = waits(admission.arrive(now, &other, wish(&m, 2)));
+    let full = admission.arrive(now, &other, wish(&m, 2)).unwrap_err();
+    assert_eq!(full, Refused::QueueFull { queued: 3 });
+    assert_eq!(admission.leave(a), [e], "who has nothing running goes before who came earlier");
+    assert_eq!(admission.leave(d), [], "whoever gives up leaves the queue");
+    assert_eq!(admission.leave(b), [c]);
+    assert_eq!(admission.leave(e), []);
+    assert_eq!(admission.leave(c), []);
+    assert!(admission.places.is_empty() && admission.entries.is_empty());
+}
+
+#[test]
+fn a_larger_share_gets_more_turns() {
+    let mut admission = Admission::default();
+    let m = model("m");
+    let big = Caller { share: 3, ..caller("big") };
+    let small = caller("small");
+    let wish = Wish { model: &m, limit: Some(4), queue_max: 100 };
+    let mut running = Vec::new();
+    for _ in 0..4 {
+        running.push(ran(admission.arrive(Moment::START, &small, wish)));
+    }
+    let mut names = BTreeMap::new();
+    for i in 0..16 {
+        let who = if i % 2 == 0 { &big } else { &small };
+        names.insert(waits(admission.arrive(Moment::START, who, wish)), who.name.clone());
+    }
+    let first: Vec<Ticket> = running.into_iter().flat_map(|t| admission.leave(t)).collect();
+    let bigs = first.iter().filter(|t| names[t] == "big").count();
+    assert_eq!((first.len(), bigs), (4, 3));
+}
+
+#[test]
+fn models_do_not_wait_for_each_other() {
+    let mut admission = Admission::default();
+    let (m, n) = (model("m"), model("n"));
+    ran(admission.arrive(Moment::START, &caller("a"), wish(&m, 1)));
+    waits(admission.arrive(Moment::START, &caller("a"), wish(&m, 1)));
+    ran(admission.arrive(Moment::START, &caller("a"), wish(&n, 1)));
+}
+
+proptest! {
+    /// Whatever comes and goes: never more than the limit at once, nobody waits while there is a turn, and nothing is left.
+    #[test]
+    fn the_limit_holds_and_nobody_is_forgotten(
+        limit in 1u32..4, moves in prop::collection::vec((0u8..3, any::<prop::sample::Index>()), 1..80),
+    ) {
+        let mut admission = Admission::default();
+        let m = model("m");
+        let wish = Wish { model: &m, limit: Some(limit), queue_max: 10 };
+        let (mut running, mut waiting) = (Vec::new(), Vec::new());
+        for (who, which) in moves {
+            let all = running.len() + waiting.len();
+            if who < 2 || all == 0 {
+                match admission.arrive(Moment::START, &caller(&who.to_string()), wish) {
+                    Ok(Let::Run(t)) => running.push(t),
+                    Ok(Let::Wait(t)) => waiting.push(t),
+                    Err(refused) => prop_assert_eq!(refused, Refused::QueueFull { queued: 10 }),
+                }
+            } else {
+                let at = which.index(all);
+                let gone = if at < running.len() { running.remove(at) } else { waiting.remove(at - running.len()) };
+                for turn in admission.leave(gone) {
+                    waiting.retain(|t| *t != turn);
+                    running.push(turn);
+                }
+            }
+            prop_assert!(running.len() <= limit as usize);
+            prop_assert!(waiting.is_empty() || running.len() == limit as usize);
+        }
+        for ticket in waiting.into_iter().chain(running) {
+            admission.leave(ticket);
+        }
+        prop_assert!(admission.entries.is_empty() && admission.places.is_empty());
+    }
+}
