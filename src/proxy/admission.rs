@@ -9,6 +9,8 @@
 //!  arrive ──▶ refused
 //!     ├─────▶ running ──leave──▶ (gone), and the next of that model runs
 //!     └─────▶ waiting ──turn───▶ running
+//!               ▲ └───aside───▶ aside ◀──aside── running
+//!               └─────back────────┘
 //! ```
 
 use std::collections::BTreeMap;
@@ -84,12 +86,21 @@ struct Holder {
     present: u32,
 }
 
+/// Where a ticket is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stand {
+    Waits,
+    /// It could not use a turn now.
+    Aside,
+    Runs,
+}
+
 #[derive(Debug)]
 struct Entry {
     model: ModelName,
     caller: String,
     share: u32,
-    running: bool,
+    stand: Stand,
 }
 
 /// A model with a limit.
@@ -99,8 +110,9 @@ struct Place {
     running: u32,
     /// By caller.
     shares: BTreeMap<String, u32>,
-    /// In the order of arrival.
     waiting: Vec<Ticket>,
+    /// How many are aside.
+    aside: u32,
 }
 
 /// All that is let in and counted.
@@ -150,7 +162,7 @@ impl Admission {
             model: wish.model.clone(),
             caller: caller.name.clone(),
             share: caller.share.max(1),
-            running: false,
+            stand: Stand::Waits,
         };
         self.entries.insert(ticket, entry);
         if must_wait {
@@ -169,23 +181,69 @@ impl Admission {
         if let Some(holder) = self.holders.get_mut(&entry.caller) {
             holder.present = holder.present.saturating_sub(1);
         }
-        let Some(place) = self.places.get_mut(&entry.model) else { return Vec::new() };
-        if entry.running {
-            place.running = place.running.saturating_sub(1);
-            if let Some(running) = place.shares.get_mut(&entry.caller) {
-                *running = running.saturating_sub(1);
+        self.withdraw(ticket, &entry);
+        self.turns(&entry.model)
+    }
+
+    /// A request cannot use a turn for now, and others go first. Its place in the order of arrival is kept. The tickets whose turn it is
+    /// now.
+    pub fn aside(&mut self, ticket: Ticket) -> Vec<Ticket> {
+        let Some(mut entry) = self.entries.remove(&ticket) else { return Vec::new() };
+        let model = entry.model.clone();
+        if self.places.contains_key(&model) && entry.stand != Stand::Aside {
+            self.withdraw(ticket, &entry);
+            entry.stand = Stand::Aside;
+            if let Some(place) = self.places.get_mut(&model) {
+                place.aside += 1;
             }
-            place.shares.retain(|_, running| *running > 0);
-        } else {
-            place.waiting.retain(|t| *t != ticket);
         }
+        self.entries.insert(ticket, entry);
+        self.turns(&model)
+    }
+
+    /// It can again. The tickets whose turn it is now: its own, if it is.
+    pub fn back(&mut self, ticket: Ticket) -> Vec<Ticket> {
+        let Some(entry) = self.entries.get_mut(&ticket) else { return Vec::new() };
+        match (entry.stand, self.places.get_mut(&entry.model)) {
+            (Stand::Aside, Some(place)) => {
+                entry.stand = Stand::Waits;
+                place.aside = place.aside.saturating_sub(1);
+                place.waiting.push(ticket);
+                let model = entry.model.clone();
+                self.turns(&model)
+            }
+            // No limit concerned it when it went aside.
+            (Stand::Runs, _) => vec![ticket],
+            (Stand::Aside | Stand::Waits, _) => Vec::new(),
+        }
+    }
+
+    /// What its place counts of it.
+    fn withdraw(&mut self, ticket: Ticket, entry: &Entry) {
+        let Some(place) = self.places.get_mut(&entry.model) else { return };
+        match entry.stand {
+            Stand::Waits => place.waiting.retain(|t| *t != ticket),
+            Stand::Aside => place.aside = place.aside.saturating_sub(1),
+            Stand::Runs => {
+                place.running = place.running.saturating_sub(1);
+                if let Some(running) = place.shares.get_mut(&entry.caller) {
+                    *running = running.saturating_sub(1);
+                }
+                place.shares.retain(|_, running| *running > 0);
+            }
+        }
+    }
+
+    /// Gives out what turns there are.
+    fn turns(&mut self, model: &ModelName) -> Vec<Ticket> {
         let mut turns = Vec::new();
-        while let Some(next) = self.next_of(&entry.model) {
+        while let Some(next) = self.next_of(model) {
             self.run(next);
             turns.push(next);
         }
-        if self.places.get(&entry.model).is_some_and(|p| p.running == 0 && p.waiting.is_empty()) {
-            self.places.remove(&entry.model);
+        let over = |p: &Place| p.running == 0 && p.waiting.is_empty() && p.aside == 0;
+        if self.places.get(model).is_some_and(over) {
+            self.places.remove(model);
         }
         turns
     }
@@ -207,7 +265,7 @@ impl Admission {
 
     fn run(&mut self, ticket: Ticket) {
         let Some(entry) = self.entries.get_mut(&ticket) else { return };
-        entry.running = true;
+        entry.stand = Stand::Runs;
         let Some(place) = self.places.get_mut(&entry.model) else { return };
         place.waiting.retain(|t| *t != ticket);
         place.running += 1;

@@ -65,8 +65,16 @@ impl Drop for Slot {
     fn drop(&mut self) {
         let mut inner = self.gate.inner();
         inner.waiting.remove(&self.ticket);
-        for turn in inner.admission.leave(self.ticket) {
-            if let Some(waiting) = inner.waiting.remove(&turn) {
+        let turns = inner.admission.leave(self.ticket);
+        inner.wake(&turns);
+    }
+}
+
+impl Inner {
+    /// Tells those whose turn it is.
+    fn wake(&mut self, turns: &[Ticket]) {
+        for turn in turns {
+            if let Some(waiting) = self.waiting.remove(turn) {
                 // Who has left meanwhile gives the turn on when its own slot is dropped.
                 let _ = waiting.send(());
             }
@@ -86,6 +94,28 @@ impl Place {
     /// Whether nothing has to be waited for.
     pub const fn is_turn(&self) -> bool {
         self.turn.is_none()
+    }
+
+    /// Who cannot use a turn for now lets others go first, and keeps its place in the order of arrival.
+    pub fn step_aside(&mut self) {
+        let mut inner = self.slot.gate.inner();
+        inner.waiting.remove(&self.slot.ticket);
+        let turns = inner.admission.aside(self.slot.ticket);
+        inner.wake(&turns);
+    }
+
+    /// From now on it can.
+    pub fn come_back(&mut self) {
+        let ticket = self.slot.ticket;
+        let mut inner = self.slot.gate.inner();
+        let turns = inner.admission.back(ticket);
+        self.turn = None;
+        if !turns.contains(&ticket) {
+            let (turn, wait) = oneshot::channel();
+            inner.waiting.insert(ticket, turn);
+            self.turn = Some(wait);
+        }
+        inner.wake(&turns);
     }
 
     /// Its slot, which is to be used where it is its turn.

@@ -228,10 +228,13 @@ impl Job {
                 early.flow = Some(Box::new(intake));
                 return job.map(|job| (job, grant));
             }
+            // The body may be hours on its way: no turn is kept for it meanwhile.
+            early.place.as_mut().into_iter().for_each(Place::step_aside);
         }
         intake.take(true).await?;
         let peek = intake.peeked()?;
         let mut job = job?;
+        job.place.as_mut().into_iter().for_each(Place::come_back);
         job.fill(intake, true, peek.is_some_and(|peek| peek.stream));
         Ok((job, None))
     }

@@ -125,3 +125,43 @@ async fn who_has_to_wait_for_a_turn_waits_with_the_body_in_hand() {
     taker.answer(OK).await;
     assert_eq!(second.reply().await.status, 200);
 }
+
+/// It takes its time with its body, and no turn from who is there: the one that comes while it does is served, and it is when it is
+/// there.
+#[tokio::test]
+async fn who_is_slow_with_its_body_holds_no_turn_meanwhile() {
+    let one = |s: &mut Setup| {
+        let spec = DoorSpec { max_concurrent: Some(1), ..DoorSpec::default() };
+        s.rules.models.insert("m".parse().unwrap(), spec.into());
+    };
+    let (mut house, listener, _dir) = before(one).await;
+    let asked = || Happened::Asked("m".into());
+    let closing = "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{}";
+    let mut first = house.client().await;
+    first.send(post(CHAT, BODY)).await;
+    let mut taker = Taker::accept(&listener).await;
+    house.supervisor.expect(&[asked()]).await;
+    let large = body("}");
+    let request = post(CHAT, &large);
+    let (most, last) = request.split_at(request.len() - 1);
+    let mut slow = house.client().await;
+    pour(&mut slow, most).await;
+    // It has a place in the queue by now, and its turn comes.
+    taker.answer(closing).await;
+    assert_eq!(first.reply().await.status, 200);
+    house.supervisor.expect(&[Happened::Released]).await;
+    let mut third = house.client().await;
+    third.send(post(CHAT, BODY)).await;
+    let mut taker = Taker::accept(&listener).await;
+    assert!(taker.take(BODY.len()).await);
+    house.supervisor.expect(&[asked()]).await;
+    slow.send(last).await;
+    house.supervisor.quiet();
+    taker.answer(closing).await;
+    assert_eq!(third.reply().await.status, 200);
+    let mut taker = Taker::accept(&listener).await;
+    assert!(taker.take(large.len()).await && taker.body == large);
+    house.supervisor.expect(&[Happened::Released, asked()]).await;
+    taker.answer(OK).await;
+    assert_eq!(slow.reply().await.status, 200);
+}

@@ -111,6 +111,40 @@ fn a_larger_share_gets_more_turns() {
 }
 
 #[test]
+fn who_is_aside_lets_others_go_first_and_keeps_its_place() {
+    let mut admission = Admission::default();
+    let m = model("m");
+    let wish = Wish { queue_max: 1, ..wish(&m, 1) };
+    let arrive = |admission: &mut Admission| admission.arrive(Moment::START, &caller("a"), wish);
+    let first = ran(arrive(&mut admission));
+    let slow = waits(arrive(&mut admission));
+    assert_eq!(admission.aside(slow), []);
+    // It takes no place in the queue meanwhile, and no turn that comes.
+    let third = waits(arrive(&mut admission));
+    assert_eq!(admission.leave(first), [third]);
+    assert_eq!(admission.leave(third), []);
+    let fourth = ran(arrive(&mut admission));
+    let fifth = waits(arrive(&mut admission));
+    assert_eq!(admission.back(slow), []);
+    assert_eq!(admission.back(slow), [], "twice changes nothing");
+    assert_eq!(admission.leave(fourth), [slow], "it came before the fifth");
+    // One that runs gives its turn on.
+    assert_eq!(admission.aside(slow), [fifth]);
+    assert_eq!(admission.aside(slow), [], "twice changes nothing");
+    assert_eq!(admission.leave(fifth), []);
+    assert_eq!(admission.back(slow), [slow]);
+    assert_eq!(admission.aside(slow), []);
+    assert_eq!(admission.leave(slow), [], "it may leave from there");
+    assert!(admission.places.is_empty() && admission.entries.is_empty());
+    // Whom no limit concerns runs on.
+    let free = Wish { limit: None, ..wish };
+    let free = ran(admission.arrive(Moment::START, &caller("a"), free));
+    assert_eq!((admission.aside(free), admission.back(free)), (vec![], vec![free]));
+    assert_eq!(admission.leave(free), []);
+    assert!(admission.places.is_empty() && admission.entries.is_empty());
+}
+
+#[test]
 fn models_do_not_wait_for_each_other() {
     let mut admission = Admission::default();
     let (m, n) = (model("m"), model("n"));
@@ -119,36 +153,78 @@ fn models_do_not_wait_for_each_other() {
     ran(admission.arrive(Moment::START, &caller("a"), wish(&n, 1)));
 }
 
+/// Who is where, as the tickets that were given out say.
+#[derive(Default)]
+struct Seen {
+    running: Vec<Ticket>,
+    waiting: Vec<Ticket>,
+    aside: Vec<Ticket>,
+}
+
+impl Seen {
+    fn all(&self) -> Vec<Ticket> {
+        [&*self.running, &self.waiting, &self.aside].concat()
+    }
+
+    fn forget(&mut self, ticket: Ticket) {
+        for all in [&mut self.running, &mut self.waiting, &mut self.aside] {
+            all.retain(|t| *t != ticket);
+        }
+    }
+
+    fn run(&mut self, turns: Vec<Ticket>) {
+        for turn in turns {
+            self.forget(turn);
+            self.running.push(turn);
+        }
+    }
+}
+
 proptest! {
     /// Whatever comes and goes: never more than the limit at once, nobody waits while there is a turn, and nothing is left.
     #[test]
     fn the_limit_holds_and_nobody_is_forgotten(
-        limit in 1u32..4, moves in prop::collection::vec((0u8..3, any::<prop::sample::Index>()), 1..80),
+        limit in 1u32..4, moves in prop::collection::vec((0u8..5, any::<prop::sample::Index>()), 1..80),
     ) {
         let mut admission = Admission::default();
         let m = model("m");
         let wish = Wish { model: &m, limit: Some(limit), queue_max: 10 };
-        let (mut running, mut waiting) = (Vec::new(), Vec::new());
-        for (who, which) in moves {
-            let all = running.len() + waiting.len();
-            if who < 2 || all == 0 {
-                match admission.arrive(Moment::START, &caller(&who.to_string()), wish) {
-                    Ok(Let::Run(t)) => running.push(t),
-                    Ok(Let::Wait(t)) => waiting.push(t),
-                    Err(refused) => prop_assert_eq!(refused, Refused::QueueFull { queued: 10 }),
+        let mut seen = Seen::default();
+        for (what, which) in moves {
+            let all = seen.all();
+            let one = (!all.is_empty()).then(|| *which.get(&all));
+            match (what, one) {
+                (2, Some(one)) => {
+                    let turns = admission.leave(one);
+                    seen.forget(one);
+                    seen.run(turns);
                 }
-            } else {
-                let at = which.index(all);
-                let gone = if at < running.len() { running.remove(at) } else { waiting.remove(at - running.len()) };
-                for turn in admission.leave(gone) {
-                    waiting.retain(|t| *t != turn);
-                    running.push(turn);
+                (3, Some(one)) => {
+                    let turns = admission.aside(one);
+                    seen.forget(one);
+                    seen.aside.push(one);
+                    seen.run(turns);
                 }
+                (4, Some(_)) => {
+                    if let Some(one) = seen.aside.pop() {
+                        seen.waiting.push(one);
+                        seen.run(admission.back(one));
+                    }
+                }
+                _ => match admission.arrive(Moment::START, &caller(&what.to_string()), wish) {
+                    Ok(Let::Run(t)) => seen.running.push(t),
+                    Ok(Let::Wait(t)) => seen.waiting.push(t),
+                    Err(refused) => {
+                        let queued = seen.waiting.len();
+                        prop_assert!(queued >= 10);
+                        prop_assert_eq!(refused, Refused::QueueFull { queued });
+                    }
+                },
             }
-            prop_assert!(running.len() <= limit as usize);
-            prop_assert!(waiting.is_empty() || running.len() == limit as usize);
+            prop_assert!(seen.running.len() <= limit as usize);
+            prop_assert!(seen.waiting.is_empty() || seen.running.len() == limit as usize);
         }
-        for ticket in waiting.into_iter().chain(running) {
+        for ticket in seen.all() {
             admission.leave(ticket);
         }
         prop_assert!(admission.entries.is_empty() && admission.places.is_empty());
