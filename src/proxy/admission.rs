@@ -39,7 +39,7 @@ pub(super) struct Caller {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Wish<'a> {
     pub model: &'a ModelName,
-    /// Requests that the model is given at once.
+    /// Requests that the model is given at once. Where some are here already, [`Admission::limit`] alone changes it.
     pub limit: Option<u32>,
     /// Requests that may wait for their turn.
     pub queue_max: usize,
@@ -142,9 +142,9 @@ impl Admission {
         let must_wait = match wish.limit {
             None => false,
             Some(limit) => {
-                let place = self.places.entry(wish.model.clone()).or_default();
-                place.limit = limit;
-                let full = place.running >= limit || !place.waiting.is_empty();
+                let new = || Place { limit, ..Place::default() };
+                let place = self.places.entry(wish.model.clone()).or_insert_with(new);
+                let full = place.running >= place.limit || !place.waiting.is_empty();
                 if full && place.waiting.len() >= wish.queue_max {
                     return Err(Refused::QueueFull { queued: place.waiting.len() });
                 }
@@ -173,6 +173,18 @@ impl Admission {
         }
         self.run(ticket);
         Ok(Let::Run(ticket))
+    }
+
+    /// A model is given so many requests at once from now on; `None`: any number. The tickets whose turn it is now.
+    pub fn limit(&mut self, model: &ModelName, limit: Option<u32>) -> Vec<Ticket> {
+        let limit = limit.unwrap_or(u32::MAX);
+        match self.places.get_mut(model) {
+            Some(place) if place.limit != limit => {
+                place.limit = limit;
+                self.turns(model)
+            }
+            Some(_) | None => Vec::new(),
+        }
     }
 
     /// A request has ended, or given up while it waited. The tickets whose turn it is now.

@@ -16,6 +16,7 @@ use super::admission::{Admission, Caller, Let, Refused, Ticket, Wish};
 use super::error::ApiError;
 use super::keys::Key;
 use super::port::Observer;
+use super::rules::SharedRules;
 use crate::types::{DoorSpec, ModelName, Moment};
 
 /// What the lock guards.
@@ -29,6 +30,7 @@ struct Inner {
 pub(super) struct Gate {
     inner: Mutex<Inner>,
     began: Instant,
+    rules: SharedRules,
     observer: Arc<dyn Observer>,
 }
 
@@ -157,9 +159,22 @@ pub(super) struct Patience {
 }
 
 impl Gate {
-    /// A gate that nobody has passed.
-    pub fn new(observer: Arc<dyn Observer>) -> Arc<Self> {
-        Arc::new(Self { inner: Mutex::default(), began: Instant::now(), observer })
+    /// A gate that nobody has passed. `rules`: where the limits are that hold now.
+    pub fn new(rules: SharedRules, observer: Arc<dyn Observer>) -> Arc<Self> {
+        Arc::new(Self { inner: Mutex::default(), began: Instant::now(), rules, observer })
+    }
+
+    /// Holds to the limits of new rules whenever there are some, for as long as it is polled.
+    pub async fn follow(&self) {
+        loop {
+            self.rules.replaced().await;
+            let rules = self.rules.load();
+            let mut inner = self.inner();
+            for (model, spec) in &rules.models {
+                let turns = inner.admission.limit(model, spec.max_concurrent);
+                inner.wake(&turns);
+            }
+        }
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -199,7 +214,12 @@ impl Gate {
         if !limited && spec.max_concurrent.is_none() {
             return Ok(None);
         }
-        let wish = Wish { model, limit: spec.max_concurrent, queue_max };
+        // Its own rules may be older than those of who is here.
+        let limit = spec.max_concurrent.and_then(|limit| {
+            let rules = self.rules.load();
+            rules.models.get(model).map_or(Some(limit), |spec| spec.max_concurrent)
+        });
+        let wish = Wish { model, limit, queue_max };
         let (slot, turn) = self.arrive(&caller(key), wish).map_err(|r| refused(&r, model))?;
         Ok(Some(Place { slot, turn }))
     }
@@ -261,6 +281,7 @@ fn refused(refused: &Refused, model: &ModelName) -> ApiError {
 mod tests {
     use std::sync::atomic::{AtomicI64, Ordering};
 
+    use super::super::rules::Rules;
     use super::*;
 
     /// How many are seen to wait.
@@ -286,7 +307,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_turn_comes_when_another_request_ends_or_gives_up() {
         let seen = Arc::new(Seen::default());
-        let gate = Gate::new(seen.clone());
+        let gate = Gate::new(Rules::default().shared(), seen.clone());
         let model: ModelName = "m".parse().unwrap();
         let limit = spec(1);
         assert!(gate.enter(None, &model, &DoorSpec::default(), PATIENCE).await.unwrap().is_none());
@@ -309,5 +330,29 @@ mod tests {
         gate.enter(None, &model, &limit, PATIENCE).await.unwrap().unwrap();
         assert!(gate.inner().waiting.is_empty());
         assert_eq!(seen.0.load(Ordering::Relaxed), 0);
+    }
+    #[tokio::test(start_paused = true)]
+    async fn a_new_limit_holds_for_who_waits_and_who_knows_an_older_one() {
+        let model: ModelName = "m".parse().unwrap();
+        let with = |spec| Rules {
+            models: BTreeMap::from([(model.clone(), Arc::new(spec))]),
+            ..Rules::default()
+        };
+        let rules = with(spec(1)).shared();
+        let gate = Gate::new(rules.clone(), Arc::new(Seen::default()));
+        let follower = gate.clone();
+        let following = tokio::spawn(async move { follower.follow().await });
+        let old = spec(1);
+        let _first = gate.enter(None, &model, &old, PATIENCE).await.unwrap().unwrap();
+        let second = gate.enter(None, &model, &old, PATIENCE);
+        let raised = async { rules.store(Arc::new(with(spec(3)))) };
+        let (second, ()) = tokio::join!(second, raised);
+        let _second = second.unwrap().unwrap();
+        let _third = gate.enter(None, &model, &old, PATIENCE).await.unwrap().unwrap();
+        let fourth = gate.enter(None, &model, &old, PATIENCE);
+        let lifted = async { rules.store(Arc::new(with(DoorSpec::default()))) };
+        let (fourth, ()) = tokio::join!(fourth, lifted);
+        let _fourth = fourth.unwrap().unwrap();
+        following.abort();
     }
 }

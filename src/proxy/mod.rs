@@ -84,7 +84,7 @@ pub use external::{External, Healths};
 pub use forward::Upstream;
 pub use keys::Key;
 pub use refuse::refuse;
-pub use rules::{Rules, SharedRules};
+pub use rules::{InForce, Rules, SharedRules};
 pub use server::{Drained, LAST_REQUESTS, Limits, Server};
 pub use stream::{Listener, listen};
 

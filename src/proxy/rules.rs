@@ -8,14 +8,45 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
+use tokio::sync::Notify;
 
 use super::external::External;
 use super::keys::Key;
 use crate::types::{Bytes, DoorSpec, ModelName};
 
+/// The rules in force, for who serves by them and who replaces them.
+pub type SharedRules = Arc<InForce>;
+
 /// The rules in force; replaced whole, read without a lock.
-pub type SharedRules = Arc<ArcSwap<Rules>>;
+#[derive(Debug)]
+pub struct InForce {
+    rules: ArcSwap<Rules>,
+    replaced: Notify,
+}
+
+impl InForce {
+    /// Those of this moment.
+    pub fn load(&self) -> Guard<Arc<Rules>> {
+        self.rules.load()
+    }
+
+    /// The same, to be kept.
+    pub fn load_full(&self) -> Arc<Rules> {
+        self.rules.load_full()
+    }
+
+    /// Puts others in their place.
+    pub fn store(&self, rules: Arc<Rules>) {
+        self.rules.store(rules);
+        self.replaced.notify_one();
+    }
+
+    /// Waits for that; for one who waits, who hears of it also where it was before.
+    pub(super) async fn replaced(&self) {
+        self.replaced.notified().await;
+    }
+}
 
 /// All rules.
 #[derive(Clone, Debug)]
@@ -80,7 +111,7 @@ impl Rules {
     /// To share them.
     #[must_use]
     pub fn shared(self) -> SharedRules {
-        Arc::new(ArcSwap::from_pointee(self))
+        Arc::new(InForce { rules: ArcSwap::from_pointee(self), replaced: Notify::new() })
     }
 }
 

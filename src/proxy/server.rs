@@ -112,8 +112,8 @@ impl Server {
             supervisor,
             limits: limits.clone(),
             engines: Engines::new(upstream),
+            gate: Gate::new(rules.clone(), behind.observer.clone()),
             rules,
-            gate: Gate::new(behind.observer.clone()),
             budget: Arc::default(),
             answers: Arc::default(),
             healths: behind.healths,
@@ -160,12 +160,15 @@ impl Server {
         let watch = tokio::spawn(external::watch(rules, healths, now, self.end.drain.token()));
         let engines = self.service.engines.clone();
         let sweeps = tokio::spawn(async move { engines.pool.sweep_on().await });
+        let gate = self.service.gate.clone();
+        let turns = tokio::spawn(async move { gate.follow().await });
         self.accept_until(&listeners, &shutdown, &mut connections).await;
         drop(listeners);
         self.ending.cancel();
         let drained = self.drain(connections, drain_timeout).await;
-        watch.abort();
-        sweeps.abort();
+        for task in [watch, sweeps, turns] {
+            task.abort();
+        }
         drained
     }
 

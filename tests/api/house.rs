@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hostler::proxy::port::Behind;
-use hostler::proxy::{Drained, Key, Limits, Listener, Rules, Server, Upstream};
+use hostler::proxy::{Drained, Key, Limits, Listener, Rules, Server, SharedRules, Upstream};
 use hostler::supervisor::handle::{Ask, Handle, Lease};
 use hostler::supervisor::ports::Endpoint;
 use hostler::types::{
@@ -191,6 +191,7 @@ pub struct House {
     pub monitoring: SocketAddr,
     pub engine: Engine,
     pub supervisor: Supervisor,
+    pub rules: SharedRules,
     pub stop: CancellationToken,
     pub served: JoinHandle<Drained>,
     _dir: tempfile::TempDir,
@@ -209,10 +210,10 @@ pub async fn house(setup: Setup) -> House {
     let listeners =
         vec![tcp.into(), UnixListener::bind(&unix).unwrap().into(), Listener::Scrapes(scrapes)];
     let (handle, rules) = (supervisor.handle.clone(), setup.rules.shared());
-    let server = Server::with(handle, setup.limits, setup.upstream, rules, setup.behind);
+    let server = Server::with(handle, setup.limits, setup.upstream, rules.clone(), setup.behind);
     let stop = CancellationToken::new();
     let served = tokio::spawn(server.serve(listeners, stop.clone(), setup.drain));
-    House { tcp: address, unix, monitoring, engine, supervisor, stop, served, _dir: dir }
+    House { tcp: address, unix, monitoring, engine, supervisor, rules, stop, served, _dir: dir }
 }
 
 /// A house whose engine plays `script`.

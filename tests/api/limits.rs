@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use hostler::types::Bytes;
+use hostler::types::{Bytes, DoorSpec};
 use tokio::io::AsyncWriteExt;
 
 use crate::engine::send;
-use crate::house::{House, Setup, house};
+use crate::house::{House, Setup, house, rules};
 use crate::wire::{BODY, CHAT, get, post, post_with, soon};
 
 const SHORT: Duration = Duration::from_millis(300);
@@ -185,4 +185,25 @@ async fn surplus_connections_wait_for_their_turn() {
     assert!(early.is_err(), "a third connection was served");
     drop(held);
     assert_eq!(third.reply().await.status, 200);
+}
+
+/// Nobody has to come or to go for it.
+#[tokio::test]
+async fn a_limit_that_a_reload_raises_lets_in_who_waits() {
+    let limit = |max: u32| {
+        let spec = DoorSpec { max_concurrent: Some(max), ..DoorSpec::default() };
+        let mut rules = rules();
+        rules.models.insert("m".parse().unwrap(), spec.into());
+        rules
+    };
+    let mut house = house(Setup { rules: limit(1), ..Setup::default() }).await;
+    let mut held = [house.client().await, house.client().await];
+    for client in &mut held {
+        client.send(post(CHAT, BODY)).await;
+    }
+    house.engine.request().await;
+    let early = tokio::time::timeout(SHORT, house.engine.request()).await;
+    assert!(early.is_err(), "a second was asked at once");
+    house.rules.store(limit(2).into());
+    house.engine.request().await;
 }

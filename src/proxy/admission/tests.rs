@@ -145,6 +145,33 @@ fn who_is_aside_lets_others_go_first_and_keeps_its_place() {
 }
 
 #[test]
+fn a_limit_that_was_raised_lets_in_who_waits() {
+    let mut admission = Admission::default();
+    let m = model("m");
+    let arrive = |admission: &mut Admission, limit| {
+        admission.arrive(Moment::START, &caller("a"), wish(&m, limit))
+    };
+    assert_eq!(admission.limit(&m, Some(5)), [], "nobody is here");
+    let first = ran(arrive(&mut admission, 1));
+    let [second, third] = [1, 1].map(|limit| waits(arrive(&mut admission, limit)));
+    assert_eq!(admission.limit(&m, Some(1)), []);
+    assert_eq!(admission.limit(&m, Some(2)), [second]);
+    // Whoever was told of the old limit changes nothing.
+    let fourth = waits(arrive(&mut admission, 1));
+    assert_eq!(admission.limit(&m, Some(5)), [third, fourth]);
+    let fifth = ran(arrive(&mut admission, 5));
+    // A lower one takes nothing away.
+    assert_eq!(admission.limit(&m, Some(1)), []);
+    let sixth = waits(arrive(&mut admission, 1));
+    assert_eq!(admission.leave(first), []);
+    assert_eq!(admission.limit(&m, None), [sixth]);
+    for ticket in [second, third, fourth, fifth, sixth] {
+        assert_eq!(admission.leave(ticket), []);
+    }
+    assert!(admission.places.is_empty() && admission.entries.is_empty());
+}
+
+#[test]
 fn models_do_not_wait_for_each_other() {
     let mut admission = Admission::default();
     let (m, n) = (model("m"), model("n"));
@@ -184,14 +211,15 @@ proptest! {
     /// Whatever comes and goes: never more than the limit at once, nobody waits while there is a turn, and nothing is left.
     #[test]
     fn the_limit_holds_and_nobody_is_forgotten(
-        limit in 1u32..4, moves in prop::collection::vec((0u8..5, any::<prop::sample::Index>()), 1..80),
+        first in 1u32..4, moves in prop::collection::vec((0u8..6, any::<prop::sample::Index>()), 1..80),
     ) {
         let mut admission = Admission::default();
         let m = model("m");
-        let wish = Wish { model: &m, limit: Some(limit), queue_max: 10 };
+        let (mut limit, mut most) = (first, 0);
         let mut seen = Seen::default();
         for (what, which) in moves {
             let all = seen.all();
+            let wish = Wish { model: &m, limit: Some(limit), queue_max: 10 };
             let one = (!all.is_empty()).then(|| *which.get(&all));
             match (what, one) {
                 (2, Some(one)) => {
@@ -211,6 +239,11 @@ proptest! {
                         seen.run(admission.back(one));
                     }
                 }
+                (5, Some(_)) => {
+                    limit = 1 + u32::try_from(which.index(4)).unwrap();
+                    most = seen.running.len();
+                    seen.run(admission.limit(&m, Some(limit)));
+                }
                 _ => match admission.arrive(Moment::START, &caller(&what.to_string()), wish) {
                     Ok(Let::Run(t)) => seen.running.push(t),
                     Ok(Let::Wait(t)) => seen.waiting.push(t),
@@ -221,8 +254,10 @@ proptest! {
                     }
                 },
             }
-            prop_assert!(seen.running.len() <= limit as usize);
-            prop_assert!(seen.waiting.is_empty() || seen.running.len() == limit as usize);
+            // A lower limit cuts nobody off: those who ran then may run on.
+            most = most.min(seen.running.len()).max(limit as usize);
+            prop_assert!(seen.running.len() <= most);
+            prop_assert!(seen.waiting.is_empty() || seen.running.len() >= limit as usize);
         }
         for ticket in seen.all() {
             admission.leave(ticket);
