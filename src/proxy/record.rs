@@ -28,7 +28,7 @@ pub(super) struct Record {
     id: HeaderValue,
     /// What was asked for; `-` where the head was refused.
     pub route: &'static str,
-    /// As the client wrote it, where that is not the name of `served`.
+    /// As the client wrote it, where that is not the name of `served`; fit to be shown.
     model: Option<String>,
     /// The configured model that it is for.
     served: Option<ModelName>,
@@ -135,7 +135,10 @@ impl Record {
     /// It is for a model, as its client wrote it, and, if that is one of ours, as it was configured.
     pub fn is_for(&mut self, asked: &str, served: Option<&ModelName>) {
         self.served = served.cloned();
-        self.model = served.is_none_or(|name| name.as_str() != asked).then(|| asked.to_owned());
+        self.model = match served {
+            None => Some(shown(asked)),
+            Some(name) => (name.as_str() != asked).then(|| asked.to_owned()),
+        };
     }
 
     /// The request's ID as a header's value.
@@ -188,9 +191,7 @@ impl Drop for Record {
         let queue = self.queue.or_else(|| self.queued.map(clock::since));
         let broken_by = (!self.complete).then(|| self.broken_by.unwrap_or(Side::Client));
         let id = self.id.to_str().unwrap_or_default();
-        // Cut: nobody bounds what a client writes there but the body's size.
         let model = self.model.as_deref().or(self.served.as_ref().map(ModelName::as_str));
-        let model = model.map(|m| &m[..m.floor_char_boundary(128)]);
         let traced = self.trace.as_deref().map(|place| Traced {
             trace: place.trace,
             began: place.began,
@@ -257,6 +258,12 @@ impl Drop for Record {
             line!(tracing::Level::INFO);
         }
     }
+}
+
+/// A name that is none of ours, for a line's text: with line ends and what else steers a terminal written as escapes, or its client would
+/// write lines of its own. Cut: nobody bounds what a client writes there but the body's size.
+fn shown(asked: &str) -> String {
+    asked[..asked.floor_char_boundary(128)].escape_debug().to_string()
 }
 
 /// A status, in a line's text.

@@ -5,12 +5,13 @@ use std::sync::{Arc, Mutex};
 
 use hostler::observe::telling::Telling;
 use hostler::proxy::port::Behind;
+use hostler::types::Denied;
 use serde_json::Value;
 use tracing::Level;
 use tracing::subscriber::DefaultGuard;
 
 use crate::engine::send;
-use crate::house::{Happened, Setup, house, playing};
+use crate::house::{Happened, Policy, Setup, house, playing};
 use crate::surface::{FORM_PATHS, JSON_PATHS};
 use crate::wire::{CHAT, SSE, chunk, get, post_with};
 
@@ -193,4 +194,22 @@ async fn no_level_tells_a_prompt_a_body_or_a_key() {
     }
     // Taking them looks for the word.
     assert!(lines.take().len() >= told, "fewer lines than {told}");
+}
+
+/// A name that nobody configured is its client's word: it makes no line of its own, and no colours.
+#[tokio::test]
+async fn a_client_writes_no_lines_of_its_own() {
+    let name =
+        "x\n2026-01-01T00:00:00Z  WARN hostler: all is lost\r\u{1b}[31m\u{9b}31m\u{2028}y\u{202e}";
+    let body = serde_json::json!({ "model": name }).to_string();
+    let (lines, _guard) = listen(Level::INFO);
+    let policy = Policy::Deny(Denied::UnknownModel { model: "x".into() });
+    let house = house(Setup { policy, ..Setup::default() }).await;
+    house.ask(post_with(CHAT, "connection: close\r\n", &body)).await.error(404, "model_not_found");
+    let [line] = &lines.take()[..] else { panic!() };
+    for field in ["message", "model"] {
+        let text = line["fields"][field].as_str().unwrap();
+        let bad = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{202e}');
+        assert!(text.contains(r"x\n2026") && !text.contains(bad), "{text:?}");
+    }
 }
