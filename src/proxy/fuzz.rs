@@ -4,7 +4,7 @@ use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{HeaderMap, Method, Uri, Version};
 
 use super::message::{self, Body};
-use super::peek::{Scan, peek};
+use super::peek::{Peek, Scan, peek};
 use super::route::{Route, route};
 use super::{multipart, rewrite};
 use crate::fuzz::{fuzz, halves};
@@ -133,7 +133,14 @@ fn fuzz_multipart() {
             [(&b"multipart/form-data; boundary=b"[..], input), (front, back)]
         {
             match multipart::peek(Some(content_type), body) {
-                Ok(found) => assert!(!found.stream || body.len() > found.model.len()),
+                Ok(found) => {
+                    let Peek { model, stream } = &found.peek;
+                    assert!(!stream || body.len() > model.len());
+                    let named = &body[found.model.clone()];
+                    assert!(named.starts_with(model.as_bytes()));
+                    let renamed = multipart::renamed(body, found.model, "x");
+                    assert_eq!(renamed.len(), body.len() - named.len() + 1);
+                }
                 Err(error) => assert!(error.status.is_client_error()),
             }
         }

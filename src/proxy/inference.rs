@@ -6,6 +6,7 @@
 
 mod asking;
 
+use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -199,15 +200,16 @@ impl Job {
             let job = Self::new(service, task, headers, visitor, record, model);
             return Box::pin(Self::read_on(job, intake)).await;
         }
-        let peek = match intake.peeked()? {
-            Some(peek) => peek,
+        let (peek, named) = match intake.peeked()? {
+            Some(peek) => (peek, None),
             None => {
                 let content_type = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
-                multipart::peek(content_type, intake.held())?
+                let form = multipart::peek(content_type, intake.held())?;
+                (form.peek, Some(form.model))
             }
         };
         let mut job = Self::new(service, task, headers, visitor, record, peek.model)?;
-        job.fill(intake, json, peek.stream);
+        job.fill(intake, named, peek.stream);
         Ok((job, None))
     }
 
@@ -235,7 +237,7 @@ impl Job {
         let peek = intake.peeked()?;
         let mut job = job?;
         job.place.as_mut().into_iter().for_each(Place::come_back);
-        job.fill(intake, true, peek.is_some_and(|peek| peek.stream));
+        job.fill(intake, None, peek.is_some_and(|peek| peek.stream));
         Ok((job, None))
     }
 
@@ -276,11 +278,14 @@ impl Job {
         }))
     }
 
-    /// Its body has come in whole.
-    fn fill(&mut self, intake: Intake, json: bool, stream: bool) {
+    /// Its body has come in whole. `named`: where the model's name is in a form; `None`: it is JSON.
+    fn fill(&mut self, intake: Intake, named: Option<Range<usize>>, stream: bool) {
         let (body, share) = intake.whole();
-        self.order.body =
-            if json && self.spec.rewrites() { rewrite(&body, &self.spec) } else { body };
+        self.order.body = match (named, &self.spec.served_name) {
+            (None, _) if self.spec.rewrites() => rewrite(&body, &self.spec),
+            (Some(named), Some(name)) => multipart::renamed(&body, named, name),
+            (None | Some(_), _) => body,
+        };
         self.share = Some(share);
         self.stream = stream;
     }

@@ -1,9 +1,13 @@
 //! Finds the model in a form with files. PURE.
 //!
 //! Purpose: `multipart/form-data` (RFC 7578) names the model in a field, often after the file; this finds the fields `model`
-//! and `stream` and proves that the form has one reading. Owner: `inference`. Invariants: the bytes go on unchanged; a field that
-//! counts and is given twice is refused; nothing but the fields' heads and short values is looked at.
+//! and `stream` and proves that the form has one reading. Owner: `inference`. Invariants: the bytes go on unchanged, but for the model's
+//! name where the far side knows another; a field that counts and is given twice is refused; nothing but the fields' heads and short
+//! values is looked at.
 
+use std::ops::Range;
+
+use bytes::Bytes;
 use hyper::StatusCode;
 use memchr::memmem;
 
@@ -29,11 +33,25 @@ fn malformed(why: &str) -> ApiError {
     bad("invalid_form", None, format!("the body is not a valid multipart/form-data form: {why}"))
 }
 
+/// What a form says about itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Form {
+    pub peek: Peek,
+    /// Where the model's name is.
+    pub model: Range<usize>,
+}
+
+/// The form with another name in the model's place. No delimiter can be in it: that would begin with a line end.
+pub(super) fn renamed(body: &[u8], model: Range<usize>, name: &str) -> Bytes {
+    let (before, after) = (body.get(..model.start), body.get(model.end..));
+    [before.unwrap_or_default(), name.as_bytes(), after.unwrap_or_default()].concat().into()
+}
+
 /// Looks into a form.
 ///
 /// # Errors
 /// Why it cannot be routed.
-pub(super) fn peek(content_type: Option<&[u8]>, body: &[u8]) -> Result<Peek, ApiError> {
+pub(super) fn peek(content_type: Option<&[u8]>, body: &[u8]) -> Result<Form, ApiError> {
     let content_type = content_type.and_then(|v| std::str::from_utf8(v).ok()).unwrap_or_default();
     let boundary = boundary(content_type).ok_or_else(|| {
         bad("invalid_form", None, "send the form as Content-Type: multipart/form-data; boundary=…")
@@ -52,14 +70,15 @@ pub(super) fn peek(content_type: Option<&[u8]>, body: &[u8]) -> Result<Peek, Api
             if !end.is_empty() && end != b"\r\n" {
                 return Err(malformed("something follows its end"));
             }
-            let model = model.ok_or_else(|| {
+            let (model, range) = model.ok_or_else(|| {
                 bad(
                     "missing_required_parameter",
                     Some("model"),
                     "the field \"model\" is missing; GET /v1/models lists what is configured",
                 )
             })?;
-            return Ok(Peek { model, stream: stream.as_deref() == Some("true") });
+            let stream = stream.is_some_and(|(value, _)| value == "true");
+            return Ok(Form { peek: Peek { model, stream }, model: range });
         }
         let Some(part) = rest.strip_prefix(b"\r\n") else {
             return Err(malformed("a boundary is not followed by a line end"));
@@ -77,7 +96,8 @@ pub(super) fn peek(content_type: Option<&[u8]>, body: &[u8]) -> Result<Peek, Api
         if let Some((name, slot)) = slot {
             let value = content[..length.min(VALUE_MAX)].to_vec();
             let value = String::from_utf8(value).map_err(|_| malformed("a value is not UTF-8"))?;
-            if slot.replace(value).is_some() {
+            let start = body.len() - content.len();
+            if slot.replace((value, start..start + length)).is_some() {
                 let message = format!("the field {name:?} is given more than once");
                 return Err(bad("duplicate_parameter", Some(name), message));
             }
@@ -179,7 +199,7 @@ mod tests {
     const FILE: &str = "--XX\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a;b=c.wav\"\r\n\
                         Content-Type: audio/wav\r\n\r\nRIFF\r\n--X\r\n\0\r\n";
 
-    fn ask(body: &str) -> Result<Peek, ApiError> {
+    fn ask(body: &str) -> Result<Form, ApiError> {
         peek(Some(TYPE), body.as_bytes())
     }
 
@@ -190,10 +210,13 @@ mod tests {
             format!("{FILE}{}--XX--\r\n", part("model", "whisper")),
             format!("{FILE}{}--XX--", part("model", "whisper")),
         ] {
-            assert_eq!(ask(&body), Ok(Peek { model: "whisper".into(), stream: false }), "{body}");
+            let form = ask(&body).unwrap();
+            assert_eq!(form.peek, Peek { model: "whisper".into(), stream: false }, "{body}");
+            let other = renamed(body.as_bytes(), form.model, "org/big");
+            assert_eq!(other, body.replace("\r\n\r\nwhisper\r\n", "\r\n\r\norg/big\r\n"), "{body}");
         }
         let stream = format!("{}{}--XX--\r\n", part("stream", "true"), part("model", "a"));
-        assert!(ask(&stream).unwrap().stream);
+        assert!(ask(&stream).unwrap().peek.stream);
     }
 
     #[test]
@@ -262,7 +285,10 @@ mod tests {
             body.extend_from_slice(b"\r\n");
             body.extend_from_slice(part("model", "m").as_bytes());
             body.extend_from_slice(b"--XX--\r\n");
-            prop_assert_eq!(peek(Some(TYPE), &body).map(|p| p.model), Ok("m".to_owned()));
+            let form = peek(Some(TYPE), &body).unwrap();
+            prop_assert_eq!(&*form.peek.model, "m");
+            let other = renamed(&body, form.model, "org/big");
+            prop_assert_eq!(peek(Some(TYPE), &other).map(|f| f.peek.model), Ok("org/big".to_owned()));
         }
     }
 }

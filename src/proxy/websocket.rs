@@ -30,7 +30,7 @@ use super::record::{REQUEST_ID, Record};
 use super::service::Service;
 use super::trace::{TRACEPARENT, TRACESTATE};
 use super::upstream::{Conn, Lost};
-use crate::types::Denied;
+use crate::types::{Denied, DoorSpec};
 
 /// After one side's end, so long the other may take to end too. Neither may hold the lease, the turn and the connection any longer.
 const LAST_FRAMES: Duration = Duration::from_secs(5);
@@ -80,14 +80,15 @@ pub(super) async fn open(
         )
     })?;
     record.queue_begins();
-    let grant = grant(service, &model, visitor, &record.id()).await;
+    let granted = grant(service, &model, visitor, &record.id()).await;
     record.queue_ends();
-    let grant = grant?;
+    let (grant, spec) = granted?;
     record.instance = grant.lease().map(|lease| lease.instance().clone());
     let engines = &service.engines;
     let stream = grant.connect(engines).await;
     let mut conn = Conn::new(stream.map_err(|failure| failure.to_api(&model))?);
-    let request = request(&head.headers, &model, record.id());
+    let name = spec.served_name.as_deref().unwrap_or(&model);
+    let request = request(&head.headers, name, record.id());
     let opening = order::written(&grant.dress(request, Events::Other), &[]);
     let asked = async {
         conn.send(&opening, &[]).await.map_err(Lost::Silent)?;
@@ -142,7 +143,7 @@ async fn grant(
     model: &str,
     visitor: &Visitor,
     id: &HeaderValue,
-) -> Result<Grant, ApiError> {
+) -> Result<(Grant, Arc<DoorSpec>), ApiError> {
     let rules = &visitor.rules;
     let name = rules.resolve(model);
     let name = name.ok_or_else(|| Denied::UnknownModel { model: model.to_owned() })?;
@@ -159,7 +160,7 @@ async fn grant(
             Engine::Own(service.supervisor.acquire_for(model, None, id).await?)
         }
     };
-    Ok(Grant { engine, _slot: slot })
+    Ok((Grant { engine, _slot: slot }, spec))
 }
 
 fn request(client: &HeaderMap, model: &str, id: HeaderValue) -> Request<()> {

@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use hostler::proxy::{External, Key, Rules};
 use hostler::supervisor::ports::Endpoint;
-use hostler::types::Origin;
+use hostler::types::{DoorSpec, Origin};
 use serde_json::{Value, json};
 
 use crate::engine::{Engine, Family, Request, Step, send};
 use crate::house::{House, Setup, house, key, rules};
+use crate::sockets::OPENING;
+use crate::surface::FORM_PATHS;
 use crate::wire::{get, post, post_with, soon};
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nserver: far\r\ncontent-length: 7\r\n\r\n{\"a\":1}";
@@ -34,6 +36,14 @@ fn far_away(endpoint: &Endpoint, key: Option<&'static str>) -> Rules {
     rules.models.insert(name.clone(), Arc::default());
     rules.aliases.insert("faraway".parse().unwrap(), name.clone());
     rules.externals.insert(name, Arc::new(external));
+    rules
+}
+
+/// The same where the far side knows the model by another name.
+fn known_there_as(endpoint: &Endpoint, served_name: &str) -> Rules {
+    let mut rules = far_away(endpoint, None);
+    let spec = DoorSpec { served_name: Some(served_name.into()), ..DoorSpec::default() };
+    rules.models.insert("far/away".parse().unwrap(), spec.into());
     rules
 }
 
@@ -168,4 +178,34 @@ async fn one_that_is_dead_is_not_asked_and_one_that_refuses_its_key_is_told_of()
         assert_eq!(reply.headers["retry-after"], "5");
         house.supervisor.quiet();
     }
+}
+
+#[tokio::test]
+async fn it_is_told_the_name_that_it_knows_in_forms_and_sockets_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut far = Engine::start(Family::Tcp, dir.path(), vec![send(OK), Step::Close]).await;
+    let rules = known_there_as(&far.endpoint, "org/véry&far");
+    let house = house(Setup { rules, ..Setup::default() }).await;
+    let form = |name: &str| {
+        format!(
+            "--XX\r\nContent-Disposition: form-data; name=\"file\"; filename=\"faraway\"\r\n\r\nfaraway\r\n--XX\r\n\
+             Content-Disposition: form-data; name=\"model\"\r\n\r\n{name}\r\n--XX--\r\n"
+        )
+    };
+    for path in FORM_PATHS {
+        let sent = form("faraway");
+        let upload = format!(
+            "POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: multipart/form-data; boundary=XX\r\n\
+             content-length: {}\r\nconnection: close\r\n\r\n{sent}",
+            sent.len()
+        );
+        assert_eq!(house.ask(upload).await.status, 200);
+        let seen = asked(&mut far).await;
+        assert_eq!(String::from_utf8(seen.body).unwrap(), form("org/véry&far"));
+    }
+    let opening = OPENING.replace("model=m", "model=faraway");
+    let opening = opening.replace("\r\n\r\n", "\r\nconnection: close\r\n\r\n");
+    assert_eq!(house.ask(opening).await.status, 200, "it has no sockets");
+    let seen = asked(&mut far).await;
+    assert_eq!(seen.line, "GET /team/v1/realtime?model=org%2Fv%C3%A9ry%26far HTTP/1.1");
 }
