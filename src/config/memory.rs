@@ -59,7 +59,7 @@ pub(super) fn sleep(
     let asked = raw.sleep_level.as_ref();
     let cannot = if engine == Some(EngineKind::Llamacpp) {
         Some("must be 0 with engine = \"llamacpp\", which cannot sleep; remove it")
-    } else if raw.transport == Some(Transport::Tcp) {
+    } else if raw.transport.as_ref().is_some_and(|v| *v.get_ref() == Transport::Tcp) {
         Some(
             "must be 0 with transport = \"tcp\": everybody on this host could reach the routes for sleeping, which run \
              code in the engine; use transport = \"unix\"",

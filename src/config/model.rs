@@ -269,7 +269,7 @@ fn spec(
         image: image?,
         weights,
         anatomy: None,
-        transport: raw.transport.unwrap_or(Transport::Unix),
+        transport: raw.transport.as_ref().map_or(Transport::Unix, |v| *v.get_ref()),
         vram,
         context,
         parallel,
@@ -282,9 +282,9 @@ fn spec(
         load_timeout: load_timeout.unwrap_or(600 * SECOND),
         health_interval,
         stop_timeout: stop_timeout.unwrap_or(10 * SECOND),
-        pin: raw.pin.unwrap_or(false),
+        pin: raw.pin.as_ref().is_some_and(|v| *v.get_ref()),
         priority: priority.unwrap_or(0),
-        on_full: raw.on_full.unwrap_or(fallback.on_full),
+        on_full: raw.on_full.as_ref().map_or(fallback.on_full, |v| *v.get_ref()),
         sleep_level,
         sleep_timeout,
         door,
@@ -371,7 +371,7 @@ fn placement(report: &mut Report<'_>, entry: &Entry, devices: &Devices) -> (u32,
 }
 
 fn idle_timeout(report: &mut Report<'_>, entry: &Entry) -> Option<Duration> {
-    let pinned = entry.raw.pin == Some(true);
+    let pinned = entry.raw.pin.as_ref().is_some_and(|v| *v.get_ref());
     let key = entry.key("idle_timeout");
     match &entry.raw.idle_timeout {
         None if pinned => None,

@@ -288,7 +288,7 @@ pub struct RawModel {
     /// How the engine is reached: "unix" (a socket; the container has no network) or "tcp" (a port on loopback).
     /// Default "unix".
     #[schemars(with = "Transport", extend("default" = "unix"))]
-    pub transport: Option<Transport>,
+    pub transport: Option<Spanned<Transport>>,
     /// Memory that the model needs on each of its devices, 1MiB to 64TiB. Default: estimated, then measured.
     #[schemars(with = "BytesText")]
     pub vram: Option<Spanned<BytesText>>,
@@ -327,14 +327,14 @@ pub struct RawModel {
     pub stop_timeout: Option<Spanned<DurationText>>,
     /// Whether it is loaded at start-up and never unloaded to make room or for idling. Default false.
     #[schemars(with = "bool", extend("default" = false))]
-    pub pin: Option<bool>,
+    pub pin: Option<Spanned<bool>>,
     /// From -100 to 100. It may evict models up to its own priority, and of models that wait the highest goes first.
     /// Default 0.
     #[schemars(with = "i8", range(min = -100, max = 100), extend("default" = 0))]
     pub priority: Option<Spanned<i64>>,
     /// What happens when there is no room for it: "evict", "wait" or "refuse". Default: as in [policy].
     #[schemars(with = "OnFull")]
-    pub on_full: Option<OnFull>,
+    pub on_full: Option<Spanned<OnFull>>,
     /// How deep it may sleep instead of being stopped (engine "vllm" over a Unix socket on a GPU): 0 never, 1 with its
     /// weights in the host's memory, 2 also without them. Default 1 where host_ram_budget is set.
     #[schemars(with = "u8", range(min = 0, max = 2))]
