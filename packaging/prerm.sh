@@ -2,8 +2,9 @@
 # Pre-removal: drains and stops, so that nothing of Hostler runs when its files go. Idempotent; the deb and rpm run it before they
 # remove the package (never before an upgrade), and so may an administrator before `rm`. Needs root.
 #
-# The sockets first, so that nobody starts the daemon again; then the daemon, which lets requests finish and stops its models; then the
-# models that `on_stop = "keep"` has left, by the service user's podman; then that user's manager.
+# Units that hold models first, while there is a daemon that can let go of them; then the sockets, so that nobody starts it again; then the
+# daemon, which lets requests finish and stops its models; then the models that `on_stop = "keep"` has left, by the service user's
+# podman; then that user's manager.
 set -eu
 
 user=hostler
@@ -13,6 +14,7 @@ say() { echo "hostler: $*" >&2; }
 [ "$(id -u)" = 0 ] || { say "the pre-removal script needs root"; exit 1; }
 [ -d /run/systemd/system ] || exit 0
 
+systemctl stop 'hostler-model@*.service'
 systemctl stop hostler.socket hostler-unix.socket hostler.service
 uid=$(id -u "$user" 2>/dev/null) || exit 0
 if systemctl --quiet is-active "user@$uid.service"; then

@@ -63,6 +63,9 @@ for dir in /var/lib/hostler /run/hostler /etc/hostler; do
   fi
 done
 rm -f "/var/lib/systemd/linger/$user"
+# Made by `systemctl enable hostler-model@…`: without the template there is nothing that could disable them.
+find /etc/systemd/system /etc/systemd/user -mindepth 2 -maxdepth 2 -type l -name 'hostler-model@*.service' -delete 2>/dev/null || true
+if [ -d /run/systemd/system ]; then systemctl daemon-reload || true; fi
 # Written by the post-install script, and by `hostler add`.
 for manager in system user; do
   rm -f "/etc/systemd/$manager/hostler.service.d/10-reload.conf" "/etc/systemd/$manager/hostler.service.d/10-restart.conf"

@@ -175,7 +175,11 @@ fn live(host: &Host, format: Format) {
     // Installed again it is what it was.
     install(host, format, "0.0.2").unwrap();
     count(host).check();
+    // A unit that holds a model goes with the rest, and so does what enabled it.
+    host.root("systemctl --quiet enable --now hostler-model@count.service").unwrap();
     purge(host, format);
+    let units = "systemctl list-units --all --plain --no-legend 'hostler*'";
+    assert_eq!(host.root(units).unwrap(), "");
     let after = traces(host);
     let left: Vec<_> = after.difference(&before).collect();
     let lost: Vec<_> = before.difference(&after).collect();
