@@ -73,6 +73,38 @@ fn meaning(engine: EngineKind, flag: &str) -> Option<Meaning> {
     })
 }
 
+impl Taken {
+    /// What another says that this does not. Its arguments and what it left come behind.
+    pub fn or(&mut self, other: Self) {
+        if self.model.is_none() && self.fetch.is_none() {
+            (self.model, self.fetch) = (other.model, other.fetch);
+        }
+        if self.name.is_none() {
+            self.name = other.name;
+            self.aliases.extend(other.aliases);
+        }
+        for (key, value) in other.keys {
+            if !self.keys.iter().any(|(known, _)| *known == key) {
+                self.keys.push((key, value));
+            }
+        }
+        self.args.extend(other.args);
+        self.left.extend(other.left);
+    }
+}
+
+/// The flag that says the same as a variable of an engine's environment, for those that have a key here. A flag is above it.
+pub fn flag_of(engine: EngineKind, variable: &str) -> Option<&'static str> {
+    Some(match (engine, variable) {
+        (EngineKind::Llamacpp, "LLAMA_ARG_MODEL") => "--model",
+        (EngineKind::Llamacpp, "LLAMA_ARG_HF_REPO") => "--hf-repo",
+        (EngineKind::Llamacpp, "LLAMA_ARG_ALIAS") => "--alias",
+        (EngineKind::Llamacpp, "LLAMA_ARG_CTX_SIZE") => "--ctx-size",
+        (EngineKind::Llamacpp, "LLAMA_ARG_N_PARALLEL") => "--parallel",
+        _ => return None,
+    })
+}
+
 /// Takes a command line apart. The engine's own name in front, and vLLM's `serve`, are left out.
 pub fn read(engine: EngineKind, exec: &[String]) -> Taken {
     let mut taken = Taken::default();

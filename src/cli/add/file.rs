@@ -59,14 +59,14 @@ impl Definition {
         }
     }
 
-    /// The file's text. A name that is not the file's own is written into it.
+    /// The text of the file at `path`. A name that is not the file's own is written into it.
     #[must_use]
-    pub fn text(&self) -> String {
+    pub fn text(&self, path: &Path) -> String {
         let mut text = String::new();
         for line in &self.comments {
             let _ = writeln!(text, "# {line}");
         }
-        if file_name(&self.name) != format!("{}.toml", self.name) {
+        if path.file_name().is_none_or(|file| *file != *format!("{}.toml", self.name)) {
             let _ = writeln!(text, "name = {}", inline(&Value::from(self.name.as_str())));
         }
         text + &self.lines()
@@ -121,8 +121,27 @@ fn key(text: &str) -> String {
 /// The file's name for a model: its own, with what a file name cannot or should not hold as `-`.
 #[must_use]
 pub fn file_name(model: &str) -> String {
+    format!("{}.toml", safe(model))
+}
+
+fn safe(model: &str) -> String {
     let safe = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' };
-    format!("{}.toml", model.chars().map(safe).collect::<String>())
+    model.chars().map(safe).collect()
+}
+
+/// Where a model's file is in `dir`, and whether there is one. Two models whose names become the same file's have one each: the later one's
+/// has a number.
+#[must_use]
+pub fn place(dir: &Path, model: &str) -> (PathBuf, bool) {
+    let files = model_files(dir);
+    if let Some(own) = files.iter().find(|file| file.name == model) {
+        return (own.path.clone(), true);
+    }
+    let numbered = (2..).map(|number| format!("{}-{number}.toml", safe(model)));
+    let mut names = std::iter::once(file_name(model)).chain(numbered);
+    // Also where there is a file that says nothing of a model, as one that masks another.
+    let free = names.find(|name| fs::symlink_metadata(dir.join(name)).is_err());
+    (dir.join(free.unwrap_or_default()), false)
 }
 
 /// A file of `models.d` and the model that it defines.
@@ -227,7 +246,7 @@ mod tests {
         d.set_texts("env", &BTreeMap::from([("A".into(), "1".into()), ("B.C".into(), "2".into())]));
         d.set_texts("weights", &BTreeMap::new());
         d.set("engine", "llamacpp");
-        let text = d.text();
+        let text = d.text(Path::new("/org-m.toml"));
         assert!(text.starts_with(
             "# From a test.\nname = \"org/m\"\nengine = \"llamacpp\"\ncontext = 4096\nargs = ["
         ));
@@ -236,7 +255,8 @@ mod tests {
         assert_eq!(table["env"]["B.C"].as_str(), Some("2"));
         assert!(d.table().starts_with("[models.\"org/m\"]\nengine = \"llamacpp\"\n"));
         let plain = Definition { name: "m".into(), ..Definition::default() };
-        assert_eq!(plain.text(), "");
+        assert_eq!(plain.text(Path::new("/m.toml")), "");
+        assert_eq!(plain.text(Path::new("/other.toml")), "name = \"m\"\n");
     }
 
     #[test]
@@ -251,5 +271,11 @@ mod tests {
         assert_eq!(names, ["b", "org/m"]);
         assert_eq!(fs::metadata(&files[1].path).unwrap().permissions().mode() & 0o777, 0o644);
         assert_eq!(fs::read_dir(&models).unwrap().count(), 3, "nothing temporary stays");
+        assert_eq!(place(&models, "org/m"), (models.join("org-m.toml"), true));
+        assert_eq!(place(&models, "org-m"), (models.join("org-m-2.toml"), false));
+        write(&models.join("org-m-2.toml"), "name = \"org-m\"\n").unwrap();
+        assert_eq!(place(&models, "org-m"), (models.join("org-m-2.toml"), true));
+        assert_eq!(place(&models, "org:m"), (models.join("org-m-3.toml"), false));
+        assert_eq!(place(&models, "new"), (models.join("new.toml"), false));
     }
 }

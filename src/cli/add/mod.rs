@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 
-use self::file::{Definition, file_name, model_files};
+use self::file::Definition;
 use self::quadlet::Left;
 use self::source::Source;
 use self::weights::{look, stem};
@@ -170,7 +170,7 @@ impl Add {
         };
         self.keys.apply(&mut definition);
         let path = place(&options, &definition.name, self.force)?;
-        let text = definition.text();
+        let text = definition.text(&path);
         check(&options, &path, &text)?;
         if self.dry_run {
             return self.report(context, &definition, &path, &text, &left);
@@ -353,10 +353,8 @@ fn place(options: &Options, name: &str, force: bool) -> Outcome<PathBuf> {
     let Some(dir) = options.dirs().0.into_iter().next() else {
         return Err(Failure::new(Exit::Failed, "there is no configuration directory"));
     };
-    let dir = dir.join("models.d");
-    let taken = model_files(&dir).into_iter().find(|file| file.name == name);
-    let path = taken.as_ref().map_or_else(|| dir.join(file_name(name)), |f| f.path.clone());
-    if (taken.is_some() || path.exists()) && !force {
+    let (path, taken) = file::place(&dir.join("models.d"), name);
+    if taken && !force {
         let message = format!("{} is there already", path.display());
         return Err(Failure::new(Exit::Failed, message)
             .fix("--force replaces it, --name chooses another name"));

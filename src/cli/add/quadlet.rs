@@ -10,6 +10,7 @@ use toml::Value;
 use super::exec::{self, Taken};
 use super::file::Definition;
 use super::unit_file::{Setting, settings, words};
+use crate::config;
 use crate::types::EngineKind;
 
 /// A setting that was not taken over.
@@ -39,7 +40,8 @@ struct Unit {
     name: Option<String>,
     exec: Vec<String>,
     volumes: Vec<(PathBuf, PathBuf, usize, String)>,
-    env: BTreeMap<String, String>,
+    /// With their lines.
+    env: BTreeMap<String, (usize, String)>,
     gpus: Vec<String>,
     others: Vec<(&'static str, Value)>,
     left: Vec<Left>,
@@ -59,6 +61,7 @@ pub fn import(text: &str, stem: &str, engine: Option<EngineKind>) -> Result<Impo
         format!("does not show which engine is in {image}; say it with --engine llamacpp or --engine vllm")
     })?;
     let mut taken = exec::read(engine, &unit.exec);
+    taken.or(exec::read(engine, &variables(engine, &mut unit)));
     let name = unit.name.take().or(taken.name.take()).unwrap_or_else(|| stem.to_owned());
     let mut definition = Definition { name, ..Definition::default() };
     definition.set("engine", engine.as_str());
@@ -73,7 +76,8 @@ pub fn import(text: &str, stem: &str, engine: Option<EngineKind>) -> Result<Impo
     definition.set_list("gpus", &unit.gpus);
     definition.set_list("aliases", &taken.aliases);
     definition.set_list("args", &taken.args);
-    definition.set_texts("env", &unit.env);
+    let env = unit.env.into_iter().map(|(name, (_, value))| (name, value)).collect();
+    definition.set_texts("env", &env);
     let mut left = unit.left;
     let exec = taken.left.into_iter();
     left.extend(exec.map(|(setting, why)| Left { line: exec_line(text), setting, why }));
@@ -87,6 +91,25 @@ pub fn import(text: &str, stem: &str, engine: Option<EngineKind>) -> Result<Impo
     }
     left.sort_by_key(|left| left.line);
     Ok(Imported { definition, left })
+}
+
+/// Takes out of the environment what is not for it: as words of a command line what has a key here, the rest to what is left.
+fn variables(engine: EngineKind, unit: &mut Unit) -> Vec<String> {
+    let mut words = Vec::new();
+    for (name, (line, value)) in std::mem::take(&mut unit.env) {
+        if let Some(flag) = exec::flag_of(engine, &name) {
+            words.extend([flag.to_owned(), value]);
+        } else if let Some(why) = config::reserved_variable(engine, &name) {
+            unit.left.push(Left {
+                line,
+                setting: format!("Environment={name}=…"),
+                why: why.into(),
+            });
+        } else {
+            unit.env.insert(name, (line, value));
+        }
+    }
+    words
 }
 
 fn exec_line(text: &str) -> usize {
@@ -181,7 +204,7 @@ fn container(unit: &mut Unit, key: &str, setting: &Setting) -> Result<(), String
         }
         "Exec" => words(value).map(|words| unit.exec = words),
         "Volume" => volume(unit, setting),
-        "Environment" => environment(unit, value),
+        "Environment" => environment(unit, setting),
         "AddDevice" => device(unit, value),
         "ShmSize" => {
             unit.others.push(("shm_size", Value::from(shm_size(value))));
@@ -262,13 +285,13 @@ pub fn unwanted(name: &str) -> Option<&'static str> {
     devices.then_some("Hostler decides which devices an engine sees")
 }
 
-fn environment(unit: &mut Unit, value: &str) -> Result<(), String> {
+fn environment(unit: &mut Unit, setting: &Setting) -> Result<(), String> {
     let mut refused = Vec::new();
-    for word in words(value)? {
+    for word in words(&setting.value)? {
         match word.split_once('=') {
             Some((name, value)) => match unwanted(name) {
                 Some(why) => refused.push(format!("{name}: {why}")),
-                None => drop(unit.env.insert(name.to_owned(), value.to_owned())),
+                None => drop(unit.env.insert(name.to_owned(), (setting.line, value.to_owned()))),
             },
             None => refused.push(format!(
                 "{word}: has no value; Hostler passes nothing of its own environment on"
@@ -316,17 +339,19 @@ fn time(unit: &mut Unit, key: &'static str, value: &str) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{self, Defaults, Source};
+    use crate::config::{Defaults, Source};
 
     fn check(imported: &Imported) -> String {
         let settings = Source::settings("/h.toml", "[gpu]\nbackend = \"nvml\"\n");
-        let model = Source::model("/m.toml", imported.definition.text());
+        let model = Source::model("/m.toml", imported.definition.text(Path::new("/m.toml")));
         config::parse(&[settings, model], &Defaults::system())
             .map_or_else(|errors| errors.to_string(), |_| "valid".to_owned())
     }
 
     fn whole(imported: &Imported) -> String {
-        let mut text = imported.definition.text();
+        let definition = &imported.definition;
+        let mut text =
+            definition.text(Path::new(&crate::cli::add::file::file_name(&definition.name)));
         for left in &imported.left {
             text += &format!("{}: {}: {}\n", left.line, left.setting, left.why);
         }
@@ -356,6 +381,25 @@ mod tests {
         assert!(error("[Container]\nImage=example/x\n").contains("--engine"));
         let fetches = "[Container]\nImage=example/vllm\nExec=--model org/name\n";
         assert!(error(fetches).contains("hostler add org/name"));
+    }
+
+    #[test]
+    fn an_engines_own_variables_are_keys_or_left() {
+        let text = "[Container]\nImage=example/llama.cpp\nVolume=/srv/models:/models:ro\n\
+                    Environment=LLAMA_ARG_MODEL=/models/a.gguf LLAMA_ARG_CTX_SIZE=4096 LLAMA_ARG_PORT=8080\n\
+                    Environment=LLAMA_ARG_N_PARALLEL=2 LLAMA_ARG_CACHE_TYPE_K=q8_0\nExec=-c 8192\n";
+        let imported = import(text, "x", None).unwrap();
+        assert_eq!(check(&imported), "valid");
+        let definition = &imported.definition;
+        let (path, number) = (r#"{ path = "/srv/models/a.gguf" }"#, |n: i64| Value::from(n));
+        let said = definition.lines();
+        assert!(said.contains(&format!("weights = {path}\n")), "{said}");
+        assert!(said.contains("env = { LLAMA_ARG_CACHE_TYPE_K = \"q8_0\" }\n"), "{said}");
+        assert_eq!(definition.get("context"), Some(&number(8192)), "a flag is above a variable");
+        assert_eq!(definition.get("parallel"), Some(&number(2)));
+        let left: Vec<(usize, &str)> =
+            imported.left.iter().map(|l| (l.line, l.setting.as_str())).collect();
+        assert_eq!(left, [(4, "Environment=LLAMA_ARG_PORT=…")]);
     }
 
     #[test]

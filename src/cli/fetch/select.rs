@@ -111,9 +111,11 @@ fn choose<'m>(models: &'m [String], pattern: Option<&str>) -> Result<&'m str, St
             names()
         )),
         (_, Some(part)) => {
-            // The shortest is the one that has nothing more in its name: Q4_K before Q4_K_M.
-            let exact = |m: &&&String| {
-                has(m.trim_end_matches(".gguf").rsplit(['-', '.']).next().unwrap_or_default(), part)
+            // The one that has nothing more there in its name: Q4_K before Q4_K_M.
+            let exact = |model: &&&String| {
+                let stem = model.strip_suffix(".gguf").unwrap_or(model);
+                let last = stem.rsplit(['-', '.', '/']).next().unwrap_or_default();
+                last.eq_ignore_ascii_case(part)
             };
             let exact: Vec<&&String> = fitting.iter().filter(exact).collect();
             match exact.as_slice() {
@@ -206,6 +208,15 @@ mod tests {
             "x.gguf"
         );
         assert!(main(&["a.gguf", "b.gguf"], None).unwrap_err().contains("a.gguf, b.gguf"));
+        for (part, model) in
+            [("Q6_K", "m-Q6_K.gguf"), ("q6_k_l", "m-Q6_K_L.gguf"), ("f16", "m-f16.gguf")]
+        {
+            let models = ["m-Q6_K_L.gguf", "m-Q6_K.gguf", "m-bf16.gguf", "m-f16.gguf"];
+            assert_eq!(main(&models, Some(part)).unwrap(), model);
+        }
+        let split = ["m-Q2_K_L-00001-of-00001.gguf", "m-Q2_K-00001-of-00001.gguf"];
+        assert_eq!(main(&split, Some("Q2_K")).unwrap(), "m-Q2_K-00001-of-00001.gguf");
+        assert!(main(&["m-Q4_K_M.gguf", "m-Q4_K_S.gguf"], Some("Q4_K")).is_err());
         assert!(main(&["a.gguf"], Some("q9")).unwrap_err().contains("there are: a.gguf"));
     }
 
