@@ -36,6 +36,8 @@ pub(super) struct Conn {
     carry: Vec<u8>,
     /// The request went out whole.
     sent: bool,
+    /// Interim answers that came.
+    interim: u8,
 }
 
 /// Why there is no head.
@@ -60,10 +62,10 @@ enum Came {
 
 impl Conn {
     pub const fn new(stream: Stream) -> Self {
-        Self { stream, carry: Vec::new(), sent: false }
+        Self { stream, carry: Vec::new(), sent: false, interim: 0 }
     }
 
-    /// Sends all of it. Ends early, and well, where the engine answers before it has read everything.
+    /// Sends all of it. Ends early, and well, where the engine answers before it has read everything; an interim answer is none.
     ///
     /// # Errors
     /// If the engine takes no more.
@@ -77,7 +79,7 @@ impl Conn {
                 return Poll::Ready(sent);
             }
             // It waits for nothing but our reading, perhaps.
-            let early = ready!(poll_carry(&mut self.stream, &mut self.carry, cx))?;
+            let early = ready!(self.poll_answered(cx))?;
             Poll::Ready(if early { Ok(()) } else { Err(io::ErrorKind::ConnectionReset.into()) })
         })
         .await
@@ -88,17 +90,44 @@ impl Conn {
         self.sent
     }
 
-    /// Waits until the engine says something, though it has not got all yet. May be dropped and called again.
+    /// Waits until the engine begins its answer, though it has not got all yet. May be dropped and called again.
     ///
     /// # Errors
     /// If it has closed instead.
     pub async fn speaks(&mut self) -> io::Result<()> {
-        let said = std::future::poll_fn(|cx| poll_carry(&mut self.stream, &mut self.carry, cx));
-        if !said.await? {
+        if !std::future::poll_fn(|cx| self.poll_answered(cx)).await? {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         self.sent = false;
         Ok(())
+    }
+
+    /// Waits for what [`Conn::is_answered`] tells; `false`: the other side has closed.
+    fn poll_answered(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        loop {
+            if !ready!(poll_carry(&mut self.stream, &mut self.carry, cx))? {
+                return Poll::Ready(Ok(false));
+            }
+            if self.is_answered() {
+                return Poll::Ready(Ok(true));
+            }
+        }
+    }
+
+    /// Whether the engine has said more than interim answers, after which it may wait for the rest of the request: they are counted and
+    /// forgotten. A head that is not whole is waited for; what is wrong with one is for [`Conn::head`] to tell.
+    fn is_answered(&mut self) -> bool {
+        while !self.carry.is_empty() {
+            match message::head(&self.carry) {
+                Ok(None) => return false,
+                Ok(Some(head)) if is_interim(head.status) && self.interim < INTERIM_MAX => {
+                    self.interim += 1;
+                    self.carry.drain(..head.length);
+                }
+                Ok(Some(_)) | Err(_) => return true,
+            }
+        }
+        false
     }
 
     /// Waits for the head of the answer; interim ones are passed over, if they are few.
@@ -106,16 +135,15 @@ impl Conn {
     /// # Errors
     /// If there is none.
     pub async fn head(&mut self) -> Result<Head, Lost> {
-        let mut any = !self.carry.is_empty();
-        let mut interim = 0;
-        if any {
+        let mut any = self.interim > 0 || !self.carry.is_empty();
+        if !self.carry.is_empty() {
             let carry = std::mem::take(&mut self.carry);
-            if let Some(head) = self.find_head(&carry, &mut interim).map_err(Lost::Broken)? {
+            if let Some(head) = self.find_head(&carry).map_err(Lost::Broken)? {
                 return Ok(head);
             }
         }
         loop {
-            match std::future::poll_fn(|cx| self.poll_head(cx, &mut interim)).await {
+            match std::future::poll_fn(|cx| self.poll_head(cx)).await {
                 Ok(Came::Head(head)) => return Ok(head),
                 Ok(Came::Bytes) => any = true,
                 Ok(Came::Other(why)) => return Err(Lost::Broken(why)),
@@ -131,18 +159,18 @@ impl Conn {
 
     /// The head of the answer in `bytes`, if it is whole. What is behind it is carried, and so is what there is of one that is not;
     /// interim ones are counted and forgotten.
-    fn find_head(&mut self, mut bytes: &[u8], interim: &mut u8) -> Result<Option<Head>, String> {
+    fn find_head(&mut self, mut bytes: &[u8]) -> Result<Option<Head>, String> {
         let mut found = None;
         while !bytes.is_empty()
             && let Some(head) = message::head(bytes)?
         {
             bytes = &bytes[head.length..];
-            if !head.status.is_informational() || head.status == StatusCode::SWITCHING_PROTOCOLS {
+            if !is_interim(head.status) {
                 found = Some(head);
                 break;
             }
-            *interim += 1;
-            if *interim > INTERIM_MAX {
+            self.interim += 1;
+            if self.interim > INTERIM_MAX {
                 return Err(format!("it sent more than {INTERIM_MAX} interim answers"));
             }
         }
@@ -151,7 +179,7 @@ impl Conn {
     }
 
     /// What comes next. Most heads come whole, and are read where they came to.
-    fn poll_head(&mut self, cx: &mut Context<'_>, interim: &mut u8) -> Poll<io::Result<Came>> {
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Came>> {
         BUFFER.with_borrow_mut(|buffer| {
             let mut read = ReadBuf::new(buffer);
             ready!(Pin::new(&mut self.stream).poll_read(cx, &mut read))?;
@@ -160,11 +188,11 @@ impl Conn {
                 return Poll::Ready(Ok(Came::End));
             }
             let found = if self.carry.is_empty() {
-                self.find_head(bytes, interim)
+                self.find_head(bytes)
             } else {
                 let mut carry = std::mem::take(&mut self.carry);
                 carry.extend_from_slice(bytes);
-                self.find_head(&carry, interim)
+                self.find_head(&carry)
             };
             Poll::Ready(Ok(match found {
                 Ok(Some(head)) => Came::Head(head),
@@ -229,6 +257,11 @@ impl Conn {
     pub fn rest(self) -> Option<Stream> {
         (self.sent && self.carry.is_empty()).then_some(self.stream)
     }
+}
+
+/// Whether another answer follows on this one.
+fn is_interim(status: StatusCode) -> bool {
+    status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS
 }
 
 /// Connects. A Unix listener whose queue is full says so at once, where TCP would wait: then it is tried until the deadline.

@@ -230,6 +230,46 @@ async fn an_engine_that_answers_before_it_has_all_is_heard() {
     released(&mut house).await;
 }
 
+#[tokio::test]
+async fn an_engine_that_says_something_in_between_gets_the_rest() {
+    let (mut house, listener, _dir) = before(|_| {}).await;
+    let body = body("}");
+    let request = post_with(CHAT, "", &body);
+    let mut client = house.client().await;
+    let half = request.len() / 2;
+    let engine = async {
+        let mut taker = Taker::accept(&listener).await;
+        taker.answer("HTTP/1.1 100 Continue\r\n\r\n").await;
+        assert!(taker.take(half - (1 << 20)).await);
+        // Its client has sent what it sends for now: this is what comes next.
+        taker.answer("HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n").await;
+        taker
+    };
+    let (mut taker, ()) = tokio::join!(engine, pour(&mut client, &request[..half]));
+    let (all, ()) = tokio::join!(taker.take(body.len()), pour(&mut client, &request[half..]));
+    assert!(all && taker.body == body, "the body was changed on its way");
+    taker.answer(OK).await;
+    client.until("{}").await;
+    let reply = Reply::parse(&client.raw);
+    assert_eq!((reply.status, reply.headers.get("link")), (200, None));
+    released(&mut house).await;
+}
+
+#[tokio::test]
+async fn an_engine_that_says_nothing_but_interim_answers_has_failed() {
+    let (mut house, listener, _dir) = before(|_| {}).await;
+    let request = post(CHAT, body("}"));
+    let engine = async {
+        let mut taker = Taker::accept(&listener).await;
+        assert!(taker.take(1 << 20).await);
+        taker.answer(&"HTTP/1.1 102 Processing\r\n\r\n".repeat(17)).await;
+        taker.left().await;
+    };
+    let ((), reply) = tokio::join!(engine, house.ask(request));
+    reply.error(502, "engine_failed");
+    released(&mut house).await;
+}
+
 /// DESIGN's bound on how late an engine may feel it; a machine under load may be late once.
 #[tokio::test]
 async fn fault_21_a_client_that_leaves_within_its_body() {

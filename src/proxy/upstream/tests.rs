@@ -27,7 +27,18 @@ const KEY: &str = "\
     MHcCAQEEINt6x6EuuU/W7IbS8yP3DIYwwizvnjLQNkJqGNOrl/8goAoGCCqGSM49AwEHoUQDQgAEbFaijxhmEy/NqlwS+LkN+68C\
     zYTcc/zGeKAGMgT1WV9Rf3l0szA1BlHw+bffFcxPnZFG4klYE7o3yi/VJ1+CbA==";
 
-/// A connection over TLS by way of sockets that hold next to nothing: ours, and the other side of it.
+/// Sockets that hold next to nothing: ours, and the other side of it.
+async fn tcp() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    sockopt::set_socket_recv_buffer_size(&listener, 4096).unwrap();
+    let address: SocketAddr = listener.local_addr().unwrap();
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_send_buffer_size(4096).unwrap();
+    let stream = socket.connect(address).await.unwrap();
+    (stream, listener.accept().await.unwrap().0)
+}
+
+/// The same with TLS over it.
 async fn tls() -> (Conn, TlsStream<TcpStream>) {
     let certificate = CertificateDer::from(STANDARD.decode(CERTIFICATE).unwrap());
     let key = PrivateKeyDer::Sec1(PrivateSec1KeyDer::from(STANDARD.decode(KEY).unwrap()));
@@ -45,13 +56,7 @@ async fn tls() -> (Conn, TlsStream<TcpStream>) {
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    sockopt::set_socket_recv_buffer_size(&listener, 4096).unwrap();
-    let address: SocketAddr = listener.local_addr().unwrap();
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.set_send_buffer_size(4096).unwrap();
-    let stream = socket.connect(address).await.unwrap();
-    let (accepted, _) = listener.accept().await.unwrap();
+    let (stream, accepted) = tcp().await;
     let name = "localhost".try_into().unwrap();
     let (ours, theirs) = tokio::join!(
         TlsConnector::from(Arc::new(ours)).connect(name, stream),
@@ -102,6 +107,55 @@ async fn over_tls_who_answers_early_is_heard() {
         let (status, ()) = soon(async { tokio::join!(asked, answers) }).await;
         assert_eq!((status.as_u16(), conn.is_sent()), (413, false), "{size}");
     }
+}
+
+/// Asks, and answers with interim answers before and within the request; each is written in two pieces.
+async fn interim(mut conn: Conn, mut theirs: impl AsyncRead + AsyncWrite + Unpin) {
+    let body = vec![b'b'; 1_000_000];
+    let asked = async {
+        conn.send(b"h", &body).await.unwrap();
+        assert!(conn.is_sent(), "an interim answer is none");
+        conn.head().await.unwrap().status
+    };
+    let answers = async {
+        let mut raw = Vec::new();
+        for half in [500_000, 500_001] {
+            for piece in ["HTTP/1.1 100 Cont", "inue\r\n\r\nHTTP/1.1 103 Hints\r\n\r\nHTTP/1.1 1"] {
+                theirs.write_all(piece.as_bytes()).await.unwrap();
+                theirs.flush().await.unwrap();
+                tokio::task::yield_now().await;
+            }
+            raw.resize(half, 0);
+            theirs.read_exact(&mut raw).await.unwrap();
+            theirs.write_all(b"02 Processing\r\n\r\n").await.unwrap();
+        }
+        theirs.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+        theirs.flush().await.unwrap();
+    };
+    let (status, ()) = soon(async { tokio::join!(asked, answers) }).await;
+    assert_eq!((status.as_u16(), conn.is_sent()), (200, true));
+}
+
+#[tokio::test]
+async fn an_interim_answer_is_no_reason_to_send_no_more() {
+    let (ours, theirs) = tcp().await;
+    interim(Conn::new(Stream::Tcp(ours)), theirs).await;
+    let (conn, theirs) = tls().await;
+    interim(conn, theirs).await;
+}
+
+/// It has the request in its hands: it must not be asked a second time.
+#[tokio::test]
+async fn who_goes_behind_an_interim_answer_was_not_silent() {
+    let (ours, mut theirs) = tcp().await;
+    let mut conn = Conn::new(Stream::Tcp(ours));
+    let goes = async {
+        theirs.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await.unwrap();
+        drop(theirs);
+    };
+    let (said, ()) = soon(async { tokio::join!(conn.speaks(), goes) }).await;
+    assert_eq!(said.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+    assert!(matches!(conn.head().await, Err(Lost::Broken(_))));
 }
 
 #[tokio::test]
