@@ -7,6 +7,7 @@
 //!
 //! ```text
 //!  arrive ──▶ refused
+//!     ├─────▶ free ──leave──▶ (gone): no limit concerned it when it came
 //!     ├─────▶ running ──leave──▶ (gone), and the next of that model runs
 //!     └─────▶ waiting ──turn───▶ running
 //!               ▲ └───aside───▶ aside ◀──aside── running
@@ -93,6 +94,8 @@ enum Stand {
     /// It could not use a turn now.
     Aside,
     Runs,
+    /// No limit concerned it when it came: nobody counts it.
+    Free,
 }
 
 #[derive(Debug)]
@@ -202,7 +205,7 @@ impl Admission {
     pub fn aside(&mut self, ticket: Ticket) -> Vec<Ticket> {
         let Some(mut entry) = self.entries.remove(&ticket) else { return Vec::new() };
         let model = entry.model.clone();
-        if self.places.contains_key(&model) && entry.stand != Stand::Aside {
+        if !matches!(entry.stand, Stand::Aside | Stand::Free) {
             self.withdraw(ticket, &entry);
             entry.stand = Stand::Aside;
             if let Some(place) = self.places.get_mut(&model) {
@@ -224,8 +227,7 @@ impl Admission {
                 let model = entry.model.clone();
                 self.turns(&model)
             }
-            // No limit concerned it when it went aside.
-            (Stand::Runs, _) => vec![ticket],
+            (Stand::Runs | Stand::Free, _) => vec![ticket],
             (Stand::Aside | Stand::Waits, _) => Vec::new(),
         }
     }
@@ -243,6 +245,8 @@ impl Admission {
                 }
                 place.shares.retain(|_, running| *running > 0);
             }
+            // A place that there is now came after it.
+            Stand::Free => {}
         }
     }
 
@@ -277,8 +281,11 @@ impl Admission {
 
     fn run(&mut self, ticket: Ticket) {
         let Some(entry) = self.entries.get_mut(&ticket) else { return };
+        let Some(place) = self.places.get_mut(&entry.model) else {
+            entry.stand = Stand::Free;
+            return;
+        };
         entry.stand = Stand::Runs;
-        let Some(place) = self.places.get_mut(&entry.model) else { return };
         place.waiting.retain(|t| *t != ticket);
         place.running += 1;
         *place.shares.entry(entry.caller.clone()).or_default() += 1;

@@ -171,6 +171,29 @@ fn a_limit_that_was_raised_lets_in_who_waits() {
     assert!(admission.places.is_empty() && admission.entries.is_empty());
 }
 
+/// A key's limits bring it here before its model has one.
+#[test]
+fn who_came_before_there_was_a_limit_frees_no_turn() {
+    let m = model("m");
+    for steps_aside in [false, true] {
+        let mut admission = Admission::default();
+        let free = Wish { limit: None, ..wish(&m, 1) };
+        let key = Caller { concurrent: Some(9), ..caller("key") };
+        let early = ran(admission.arrive(Moment::START, &key, free));
+        assert_eq!(admission.limit(&m, Some(1)), []);
+        let first = ran(admission.arrive(Moment::START, &caller("a"), wish(&m, 1)));
+        let second = waits(admission.arrive(Moment::START, &caller("a"), wish(&m, 1)));
+        if steps_aside {
+            assert_eq!(admission.aside(early), []);
+            assert_eq!(admission.back(early), [early]);
+        }
+        assert_eq!(admission.leave(early), [], "it had no turn");
+        assert_eq!(admission.leave(first), [second]);
+        assert_eq!(admission.leave(second), []);
+        assert!(admission.places.is_empty() && admission.entries.is_empty());
+    }
+}
+
 #[test]
 fn models_do_not_wait_for_each_other() {
     let mut admission = Admission::default();
@@ -186,15 +209,17 @@ struct Seen {
     running: Vec<Ticket>,
     waiting: Vec<Ticket>,
     aside: Vec<Ticket>,
+    /// Those that no limit concerned when they came.
+    free: Vec<Ticket>,
 }
 
 impl Seen {
     fn all(&self) -> Vec<Ticket> {
-        [&*self.running, &self.waiting, &self.aside].concat()
+        [&*self.running, &self.waiting, &self.aside, &self.free].concat()
     }
 
     fn forget(&mut self, ticket: Ticket) {
-        for all in [&mut self.running, &mut self.waiting, &mut self.aside] {
+        for all in [&mut self.running, &mut self.waiting, &mut self.aside, &mut self.free] {
             all.retain(|t| *t != ticket);
         }
     }
@@ -211,7 +236,7 @@ proptest! {
     /// Whatever comes and goes: never more than the limit at once, nobody waits while there is a turn, and nothing is left.
     #[test]
     fn the_limit_holds_and_nobody_is_forgotten(
-        first in 1u32..4, moves in prop::collection::vec((0u8..6, any::<prop::sample::Index>()), 1..80),
+        first in 1u32..4, moves in prop::collection::vec((0u8..7, any::<prop::sample::Index>()), 1..80),
     ) {
         let mut admission = Admission::default();
         let m = model("m");
@@ -226,6 +251,10 @@ proptest! {
                     let turns = admission.leave(one);
                     seen.forget(one);
                     seen.run(turns);
+                }
+                (3, Some(one)) if seen.free.contains(&one) => {
+                    prop_assert_eq!(admission.aside(one), []);
+                    prop_assert_eq!(admission.back(one), [one]);
                 }
                 (3, Some(one)) => {
                     let turns = admission.aside(one);
@@ -243,6 +272,13 @@ proptest! {
                     limit = 1 + u32::try_from(which.index(4)).unwrap();
                     most = seen.running.len();
                     seen.run(admission.limit(&m, Some(limit)));
+                }
+                (6, _) => {
+                    let counted = !admission.places.is_empty();
+                    let free = Wish { limit: None, ..wish };
+                    let ticket = ran(admission.arrive(Moment::START, &caller("free"), free));
+                    if counted { &mut seen.running } else { &mut seen.free }.push(ticket);
+                    most = seen.running.len();
                 }
                 _ => match admission.arrive(Moment::START, &caller(&what.to_string()), wish) {
                     Ok(Let::Run(t)) => seen.running.push(t),
