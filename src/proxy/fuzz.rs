@@ -136,10 +136,12 @@ fn fuzz_multipart() {
                 Ok(found) => {
                     let Peek { model, stream } = &found.peek;
                     assert!(!stream || body.len() > model.len());
-                    let named = &body[found.model.clone()];
-                    assert!(named.starts_with(model.as_bytes()));
+                    let part = &body[found.model.clone()];
+                    let value = part.windows(4).position(|w| w == b"\r\n\r\n").unwrap() + 4;
+                    assert!(part[value..].starts_with(model.as_bytes()));
                     let renamed = multipart::renamed(body, found.model, "x");
-                    assert_eq!(renamed.len(), body.len() - named.len() + 1);
+                    let again = multipart::peek(Some(content_type), &renamed).unwrap();
+                    assert_eq!(again.peek, Peek { model: "x".into(), stream: *stream });
                 }
                 Err(error) => assert!(error.status.is_client_error()),
             }

@@ -278,7 +278,7 @@ impl Job {
         }))
     }
 
-    /// Its body has come in whole. `named`: where the model's name is in a form; `None`: it is JSON.
+    /// Its body has come in whole. `named`: the part of a form that has the model's name; `None`: it is JSON.
     fn fill(&mut self, intake: Intake, named: Option<Range<usize>>, stream: bool) {
         let (body, share) = intake.whole();
         self.order.body = match (named, &self.spec.served_name) {

@@ -1,9 +1,9 @@
 //! Finds the model in a form with files. PURE.
 //!
 //! Purpose: `multipart/form-data` (RFC 7578) names the model in a field, often after the file; this finds the fields `model`
-//! and `stream` and proves that the form has one reading. Owner: `inference`. Invariants: the bytes go on unchanged, but for the model's
-//! name where the far side knows another; a field that counts and is given twice is refused; nothing but the fields' heads and short
-//! values is looked at.
+//! and `stream` and proves that the form has one reading. Owner: `inference`. Invariants: the bytes go on unchanged, but for the part
+//! with the model's name where the far side knows another; a field that counts and is given twice is refused; nothing but the fields'
+//! heads and short values is looked at.
 
 use std::ops::Range;
 
@@ -37,14 +37,16 @@ fn malformed(why: &str) -> ApiError {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Form {
     pub peek: Peek,
-    /// Where the model's name is.
+    /// Where the part with the model's name is, its head included.
     pub model: Range<usize>,
 }
 
-/// The form with another name in the model's place. No delimiter can be in it: that would begin with a line end.
+/// The form with another part in the place of the one with the model's name. Its head goes, too: what it said about its content
+/// (a length, a coding) need not be true of the new name. No delimiter can be in that: it would begin with a line end.
 pub(super) fn renamed(body: &[u8], model: Range<usize>, name: &str) -> Bytes {
     let (before, after) = (body.get(..model.start), body.get(model.end..));
-    [before.unwrap_or_default(), name.as_bytes(), after.unwrap_or_default()].concat().into()
+    let head = b"Content-Disposition: form-data; name=\"model\"\r\n\r\n";
+    [before.unwrap_or_default(), head, name.as_bytes(), after.unwrap_or_default()].concat().into()
 }
 
 /// Looks into a form.
@@ -96,8 +98,8 @@ pub(super) fn peek(content_type: Option<&[u8]>, body: &[u8]) -> Result<Form, Api
         if let Some((name, slot)) = slot {
             let value = content[..length.min(VALUE_MAX)].to_vec();
             let value = String::from_utf8(value).map_err(|_| malformed("a value is not UTF-8"))?;
-            let start = body.len() - content.len();
-            if slot.replace((value, start..start + length)).is_some() {
+            let range = body.len() - part.len()..body.len() - content.len() + length;
+            if slot.replace((value, range)).is_some() {
                 let message = format!("the field {name:?} is given more than once");
                 return Err(bad("duplicate_parameter", Some(name), message));
             }
@@ -215,6 +217,12 @@ mod tests {
             let other = renamed(body.as_bytes(), form.model, "org/big");
             assert_eq!(other, body.replace("\r\n\r\nwhisper\r\n", "\r\n\r\norg/big\r\n"), "{body}");
         }
+        // What a part says about its own content does not outlive it.
+        let wordy = "--XX\r\ncontent-length: 7\r\nContent-Disposition: form-data; name=model\r\n\
+                    Content-Type: text/plain\r\n\r\nwhisper\r\n";
+        let body = format!("{FILE}{wordy}--XX--\r\n");
+        let other = renamed(body.as_bytes(), ask(&body).unwrap().model, "org/big");
+        assert_eq!(other, format!("{FILE}{}--XX--\r\n", part("model", "org/big")));
         let stream = format!("{}{}--XX--\r\n", part("stream", "true"), part("model", "a"));
         assert!(ask(&stream).unwrap().peek.stream);
     }
