@@ -84,11 +84,8 @@ impl Load {
             options.insert("pin", true.into());
         }
         if self.no_block {
-            let mut begun = Vec::new();
-            for model in &self.models {
-                begun.push((model.clone(), bus.begin("Load", &(model, &options)).await?));
-            }
-            return print(context, &begun);
+            let begin = async |model: &str| bus.begin("Load", &(model, &options)).await;
+            return begin_each(context, &self.models, begin).await;
         }
         each(context, &bus, &self.models, self.timeout, "ready", async |model| {
             bus.begin("Load", &(model, &options)).await
@@ -111,6 +108,39 @@ pub fn print(context: &Context, begun: &[(String, OwnedObjectPath)]) -> Outcome 
     }
     let lines = begun.iter().map(|(model, job)| format!("{model}: {}\n", job.as_str()));
     context.out.text(&lines.collect::<String>())
+}
+
+/// Begins a job for each model and prints those that were begun, whatever became of the others.
+///
+/// # Errors
+/// The last failure; the ones before are printed here.
+pub async fn begin_each(
+    context: &Context,
+    models: &[String],
+    begin: impl AsyncFn(&str) -> Outcome<OwnedObjectPath>,
+) -> Outcome {
+    let (mut begun, mut last) = (Vec::new(), None::<Failure>);
+    for model in models {
+        match begin(model).await {
+            Ok(job) => begun.push((model.clone(), job)),
+            Err(failure) => {
+                let over = is_over(&failure);
+                if let Some(earlier) = last.replace(failure) {
+                    eprintln!("hostler: {earlier}");
+                }
+                if over {
+                    break;
+                }
+            }
+        }
+    }
+    print(context, &begun)?;
+    last.map_or(Ok(()), Err)
+}
+
+/// Whether nothing more is to be begun after this.
+fn is_over(failure: &Failure) -> bool {
+    matches!(failure.exit, Exit::Interrupted | Exit::NotRunning | Exit::Timeout)
 }
 
 /// Begins a job for each model and waits for it, as [`one_by_one`].
@@ -163,7 +193,7 @@ pub async fn one_by_one(
             context.out.say(&format!("{model}: {done}"));
             continue;
         };
-        let over = matches!(failure.exit, Exit::Interrupted | Exit::NotRunning | Exit::Timeout);
+        let over = is_over(&failure);
         let left = left.as_slice().join(", ");
         if over && !left.is_empty() {
             failure.message += &format!("; not tried: {left}");

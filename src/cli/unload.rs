@@ -7,7 +7,7 @@ use clap::Args;
 use super::Context;
 use super::exit::Outcome;
 use super::job::{Watch, deadline};
-use super::load::{each, print};
+use super::load::{begin_each, each, print};
 
 /// Unpins and unloads models, after the requests that they serve. Later requests load them again.
 #[derive(Debug, Args)]
@@ -48,11 +48,8 @@ impl Unload {
             return Ok(());
         }
         if self.no_block {
-            let mut begun = Vec::new();
-            for model in &self.models {
-                begun.push((model.clone(), bus.begin("Unload", &(model, mode)).await?));
-            }
-            return print(context, &begun);
+            let begin = async |model: &str| bus.begin("Unload", &(model, mode)).await;
+            return begin_each(context, &self.models, begin).await;
         }
         each(context, &bus, &self.models, self.timeout, "unloaded", async |model| {
             bus.begin("Unload", &(model, mode)).await

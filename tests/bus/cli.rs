@@ -129,6 +129,10 @@ async fn a_load_waits_and_tells_how_it_ended() {
     // Without waiting, and not longer than told.
     let begun = run(&house, &["load", "--no-block", "small"]).await;
     assert_eq!(begun.out, "small: /org/hostler1/job/4\n", "{begun:?}");
+    // What was begun is told, though another was not.
+    let begun = run(&house, &["load", "--no-block", "small", "nothing", "small"]).await;
+    assert_eq!(begun.out, "small: /org/hostler1/job/5\nsmall: /org/hostler1/job/6\n", "{begun:?}");
+    assert_eq!((begun.code, begun.err.contains("nothing")), (4, true), "{begun:?}");
     let late = run(&house, &["load", "small", "--timeout", "100ms"]).await;
     assert_eq!(late.code, 7, "{late:?}");
     assert_eq!(run(&house, &["load", "nothing"]).await.code, 4);
