@@ -1,9 +1,10 @@
 //! Who yields when others take the memory.
 //!
 //! Purpose: at rest, without anybody who wants to start: a device whose headroom is being used up is relieved by idle
-//! instances, in the order of their cost. What is promised but not used does not count: nobody misses it yet. Nor does what
-//! an instance uses beyond its promise: others did not take it, and an engine that always takes some more than it was told
-//! would be stopped as often as it is loaded. Invariants: nobody who serves or is pinned, and no process that is not ours;
+//! instances, in the order of their cost. What is promised but not used does not count: nobody misses it yet. Nor, up to half
+//! of the headroom, does what instances use beyond their promises: others did not take it, and an engine that always takes some
+//! more than it was told would be stopped as often as it is loaded. Not beyond that, or the device could run full unseen.
+//! Invariants: nobody who serves or is pinned, and no process that is not ours; nobody leaves for more than others hold;
 //! where a start or stop is under way nothing is judged, for its numbers are not settled.
 
 use super::eviction::{Candidate, Choice};
@@ -43,7 +44,10 @@ pub fn relieve(
 }
 
 fn missing(row: &Row) -> Bytes {
-    (row.used + row.headroom).saturating_sub(row.total + row.excess)
+    let forgiven = row.excess.min(row.headroom.scale(1, 2));
+    let missing = (row.used + row.headroom).saturating_sub(row.total + forgiven);
+    // On the host processes share pages with its cache, which are theirs but not in use: what others hold is not known there.
+    if row.id.is_host() { missing } else { missing.min(row.foreign) }
 }
 
 fn relief(now: Moment, rules: Rules, holders: &[Holder], row: &Row) -> Relief {

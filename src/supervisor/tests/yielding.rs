@@ -103,7 +103,7 @@ fn idle_models_yield_to_others_and_nobody_else_does() {
 #[test]
 fn what_a_model_takes_beyond_its_need_is_not_taken_by_others() {
     // All is its own, or the device was not empty before.
-    for (before, need, own) in [(0, 90, 95), (10, 80, 85)] {
+    for (before, need, own) in [(0, 90, 95), (10, 80, 85), (0, 90, 98)] {
         let mut model = spec("m", gib(need));
         model.gpus = vec![GpuId::new("GPU-0")];
         let mut host = Host::bare(vec![model]);
@@ -123,6 +123,29 @@ fn what_a_model_takes_beyond_its_need_is_not_taken_by_others() {
         }
         assert_eq!(host.stops(), [id], "others have taken of the headroom");
     }
+}
+
+#[test]
+fn an_engine_that_takes_all_of_the_headroom_hides_nobody() {
+    let mut model = spec("m", gib(60));
+    model.gpus = vec![GpuId::new("GPU-0")];
+    let mut host = Host::bare(vec![model]);
+    host.state.ledger.set_headroom(Bytes(gib(10)));
+    host.tell(Event::Found(vec![]));
+    reading(&mut host, [0, 0], false, &[]);
+    let id = host.ready(1, "m");
+    reading(&mut host, [72, 0], false, &[(&id, 72)]);
+    host.release(&id);
+    // Half of the headroom is still there.
+    for _ in 0..3 {
+        reading(&mut host, [95, 0], false, &[(&id, 72)]);
+        assert!(host.stops().is_empty());
+    }
+    for _ in 0..2 {
+        assert!(host.stops().is_empty());
+        reading(&mut host, [100, 0], false, &[(&id, 72)]);
+    }
+    assert_eq!(host.stops(), [id], "others have filled the device");
 }
 
 /// A model of 30 GiB on each of its devices that may sleep, with weights of 40.
