@@ -38,6 +38,8 @@ pub struct Hold {
     pub draining: bool,
     /// In use on its devices when its end was ordered.
     before: BTreeMap<GpuId, Bytes>,
+    /// What of that was seen to be its: a driver that does not name its process any more may keep it all the same.
+    held: BTreeMap<GpuId, Bytes>,
     /// Of one that is quarantined: what each of its devices still misses.
     missing: BTreeMap<GpuId, Bytes>,
 }
@@ -100,6 +102,8 @@ struct Device {
     reading: GpuReading,
     /// In use without anybody to account for it, when nothing of ours was being released.
     unexplained_at_rest: Bytes,
+    /// It seems to be more beside memory that has been given up: since when, and the least that was seen since then.
+    rising: Option<(Moment, Bytes)>,
     lost: Option<String>,
 }
 
@@ -174,6 +178,7 @@ impl Ledger {
             stuck: None,
             draining: false,
             before: BTreeMap::new(),
+            held: BTreeMap::new(),
             missing: BTreeMap::new(),
         };
         self.holds.insert(instance, hold);
@@ -206,13 +211,13 @@ impl Ledger {
         self.taken = taken;
         self.driver.clone_from(&snapshot.driver);
         for reading in &snapshot.devices {
-            let earlier = self.devices.get(&reading.id).map(|d| d.unexplained_at_rest);
-            let mut device =
-                Device { reading: reading.clone(), unexplained_at_rest: Bytes::ZERO, lost: None };
             // Before the first reading nothing of ours has ended: what is unexplained in it is nobody's debt.
-            device.unexplained_at_rest =
-                earlier.unwrap_or_else(|| device.unexplained().unwrap_or(Bytes::ZERO));
-            self.devices.insert(reading.id.clone(), device);
+            let first = || (reading.unexplained().unwrap_or(Bytes::ZERO), None);
+            let earlier = self.devices.get(&reading.id).map(|d| (d.unexplained_at_rest, d.rising));
+            let (unexplained_at_rest, rising) = earlier.unwrap_or_else(first);
+            let reading = reading.clone();
+            let device = Device { reading, unexplained_at_rest, rising, lost: None };
+            self.devices.insert(device.reading.id.clone(), device);
         }
         for (id, why) in &snapshot.lost {
             if let Some(device) = self.devices.get_mut(id) {

@@ -19,10 +19,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::{Device, Hold, Ledger, ReleaseRule, Stage};
-use crate::types::{Bytes, GpuId, InstanceId, Known, Moment};
+use crate::types::{Bytes, GpuId, GpuReading, InstanceId, Known, Moment};
 
-/// So long after the end of the last process a device that keeps no accounts may take to show less memory in use. There may be
-/// nothing to show: the process had taken nothing yet, or another has taken as much meanwhile.
+/// So long after the end of the last process a device may take to show less memory in use. Where it keeps no accounts there may
+/// be nothing to show: the process had taken nothing yet, or another has taken as much meanwhile.
 const FALL_MAX: Duration = Duration::from_secs(3);
 
 /// What has not come back, and who seems to hold it.
@@ -132,6 +132,7 @@ impl Ledger {
         if !matches!(hold.stage, Stage::Releasing { .. }) {
             let used = |gpu: &GpuId| Some((gpu.clone(), self.devices.get(gpu)?.reading.used));
             hold.before = hold.gpus.iter().filter_map(used).collect();
+            hold.held = hold.gpus.iter().map(|gpu| (gpu.clone(), hold.seen(gpu))).collect();
         }
     }
 
@@ -186,10 +187,14 @@ impl Ledger {
             if others.iter().any(|h| matches!(h.stage, Stage::Releasing { .. })) {
                 continue;
             }
+            if given_up.is_empty() {
+                (device.unexplained_at_rest, device.rising) = (unexplained, None);
+                continue;
+            }
             let kept: Bytes = given_up.into_iter().map(|h| device.unlisted(h)).sum();
             // Of theirs is at most what has grown: they may hold less than they are charged with.
-            let rest = unexplained.saturating_sub(kept).max(device.unexplained_at_rest);
-            device.unexplained_at_rest = rest.min(unexplained);
+            device.rest(*taken, unexplained.saturating_sub(kept));
+            device.unexplained_at_rest = device.unexplained_at_rest.min(unexplained);
         }
     }
 }
@@ -201,15 +206,36 @@ impl Hold {
     }
 }
 
-impl Device {
+impl GpuReading {
     /// In use without being in any process's account; `None` where the driver does not keep accounts.
     pub(super) fn unexplained(&self) -> Option<Bytes> {
-        if self.reading.id.is_host() {
+        if self.id.is_host() {
             return None;
         }
-        let accounts = self.reading.processes.iter().map(|p| p.bytes.get());
+        let accounts = self.processes.iter().map(|p| p.bytes.get());
         let explained: Option<Bytes> = accounts.sum();
-        explained.map(|sum| self.reading.used.saturating_sub(sum))
+        explained.map(|sum| self.used.saturating_sub(sum))
+    }
+}
+
+impl Device {
+    fn unexplained(&self) -> Option<Bytes> {
+        self.reading.unexplained()
+    }
+
+    /// Takes over what seems to be unexplained at rest, once it has been more for longer than a process's memory takes to come
+    /// back. What one of somebody else's leaves for a moment would be taken for the driver's own, and what we miss with it.
+    fn rest(&mut self, taken: Moment, seems: Bytes) {
+        if seems <= self.unexplained_at_rest {
+            self.rising = None;
+            return;
+        }
+        let (since, least) = self.rising.unwrap_or((taken, seems));
+        let least = least.min(seems);
+        self.rising = Some((since, least));
+        if taken.since(since) >= FALL_MAX {
+            (self.unexplained_at_rest, self.rising) = (least, None);
+        }
     }
 
     /// Processes of an instance that is gone which have memory here all the same.
@@ -218,9 +244,21 @@ impl Device {
         here.map(|p| p.pid).filter(|pid| hold.pids.contains(pid))
     }
 
-    /// What of a hold's charge is in none of its processes' accounts.
+    /// What of a hold that has been given up is in none of its processes' accounts. Not by its promise: that it may never have
+    /// had, and others' debts would be taken for it.
     fn unlisted(&self, hold: &Hold) -> Bytes {
-        hold.charge(&self.reading.id).saturating_sub(self.survivors_hold(hold))
+        let id = &self.reading.id;
+        let most = match hold.stage {
+            Stage::Quarantined { .. } => hold.charge(id),
+            Stage::Reserved
+            | Stage::Confirmed
+            | Stage::Dozing { .. }
+            | Stage::Asleep
+            | Stage::Releasing { .. } => {
+                hold.seen(id).max(hold.held.get(id).copied().unwrap_or(Bytes::ZERO))
+            }
+        };
+        most.saturating_sub(self.survivors_hold(hold))
     }
 
     fn survivors_hold(&self, hold: &Hold) -> Bytes {

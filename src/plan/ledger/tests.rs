@@ -243,17 +243,18 @@ fn what_is_quarantined_is_not_the_debt_of_those_who_stop_later() {
     assert!(!row.gated);
     // Nor is what the driver has taken for itself meanwhile, and what comes back late is told apart from what never does.
     load(&mut ledger, 3, 50, 680, &[(3, 400)]);
-    end(&mut ledger, 3, 51);
-    ledger.observe(Moment::from_secs(52), &with(380, &[]), &BTreeMap::new());
+    ledger.observe(Moment::from_secs(53), &with(680, &[(3, 400)]), &BTreeMap::new());
+    end(&mut ledger, 3, 54);
+    ledger.observe(Moment::from_secs(55), &with(380, &[]), &BTreeMap::new());
     let row = &ledger.rows()[0];
     assert_eq!((row.quarantined, row.releasing, row.gated), (Bytes(200), Bytes(400), true));
     assert_eq!(row.foreign, Bytes(0), "what is left of it is charged already");
-    ledger.observe(Moment::from_secs(53), &with(280, &[]), &BTreeMap::new());
+    ledger.observe(Moment::from_secs(56), &with(280, &[]), &BTreeMap::new());
     let row = &ledger.rows()[0];
     assert_eq!((row.quarantined, row.foreign, row.free), (Bytes(200), Bytes(80), Bytes(720)));
     assert!(!row.gated);
     // It is given back after all.
-    ledger.observe(Moment::from_secs(54), &with(80, &[]), &BTreeMap::new());
+    ledger.observe(Moment::from_secs(57), &with(80, &[]), &BTreeMap::new());
     assert_eq!((ledger.holds().count(), ledger.rows()[0].free), (0, Bytes(920)));
 }
 
@@ -329,5 +330,65 @@ fn who_cannot_be_stopped_stays_charged_but_is_not_in_the_way_for_ever() {
         assert!(ledger.rows()[0].gated);
         ledger.observe(Moment::from_secs(52), &with(30, &[]), &BTreeMap::new());
         assert_eq!((ledger.holds().count(), ledger.rows()[0].free), (0, Bytes(970)));
+    }
+}
+
+#[test]
+fn a_foreign_process_that_ends_slowly_hides_no_quarantine() {
+    let mut ledger = leaked();
+    ledger.observe(Moment::from_secs(37), &with(730, &[]), &BTreeMap::new());
+    for at in [38, 90] {
+        ledger.observe(Moment::from_secs(at), &with(230, &[]), &BTreeMap::new());
+        let row = &ledger.rows()[0];
+        assert_eq!((row.quarantined, row.foreign, row.free), (Bytes(200), Bytes(30), Bytes(770)));
+    }
+    // One after the other do as little, however long they take together.
+    for (at, used) in [(91, 530), (93, 230), (95, 630), (96, 230)] {
+        ledger.observe(Moment::from_secs(at), &with(used, &[]), &BTreeMap::new());
+        assert_eq!(ledger.rows()[0].quarantined, Bytes(200));
+    }
+}
+
+/// [`stopped`], but its process hangs: its stops have failed for 30 s.
+fn stuck(seen_of_it: u64) -> Ledger {
+    let mut ledger = Ledger::new(Bytes(0), ReleaseRule::exact(Duration::from_secs(30)));
+    ledger.observe(Moment::START, &with(30, &[]), &BTreeMap::new());
+    ledger.reserve(id(1), &placement(400));
+    ledger.confirm(&id(1));
+    let processes = [(1, seen_of_it)];
+    let seen = seen(1, Known::Known(Bytes(seen_of_it)));
+    ledger.observe(Moment::from_secs(5), &with(30 + seen_of_it, &processes), &seen);
+    ledger.release(&id(1));
+    ledger.stuck(&id(1), Moment::from_secs(6));
+    // The driver does not name it any more.
+    nameless(&mut ledger, 36, 30 + seen_of_it);
+    ledger
+}
+
+/// A reading in which the first one has no memory by the driver's lists.
+fn nameless(ledger: &mut Ledger, at: u64, used: u64) {
+    let seen = seen(1, Known::Known(Bytes(0)));
+    ledger.observe(Moment::from_secs(at), &with(used, &[]), &seen);
+}
+
+#[test]
+fn who_stops_beside_one_that_cannot_be_stopped_is_still_waited_for() {
+    // Also after a foreign process has ended slowly.
+    for slow in [false, true] {
+        // It never had all that was promised to it.
+        for seen_of_it in [100, 400] {
+            let mut ledger = stuck(seen_of_it);
+            let before = 30 + seen_of_it;
+            if slow {
+                nameless(&mut ledger, 37, before + 500);
+                nameless(&mut ledger, 38, before);
+            }
+            load(&mut ledger, 2, 40, before + 400, &[(2, 400)]);
+            end(&mut ledger, 2, 41);
+            nameless(&mut ledger, 42, before + 200);
+            assert!(ledger.rows()[0].gated, "{slow} {seen_of_it}");
+            nameless(&mut ledger, 43, before);
+            assert!(ledger.hold(&id(2)).is_none() && !ledger.rows()[0].gated);
+        }
     }
 }
