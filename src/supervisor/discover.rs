@@ -148,15 +148,22 @@ impl State {
         let going: Vec<InstanceId> = going.map(|i| i.id.clone()).collect();
         for instance in &going {
             let name = &instance.model;
-            if let Some(model) = self.models.get_mut(name) {
-                model.discovery.background = false;
-            }
+            self.put_off_background(now, name);
             let (instance, to) = (instance.clone(), to.clone());
             out.push(Effect::Notice(Notice::Yielding { instance, to, busy: false }));
             self.dismiss(name, StopReason::Measured, out);
-            self.discover_later(now);
         }
         !going.is_empty()
+    }
+
+    /// A model leaves: if only the background wanted it, it has its turn when the host has been quiet again. It would come back
+    /// at once otherwise, or be taken for one that never finds room.
+    pub(super) fn put_off_background(&mut self, now: Moment, name: &ModelName) {
+        let Some(model) = self.models.get_mut(name) else { return };
+        if model.discovery.background && !model.is_asked_for() {
+            model.discovery.background = false;
+            self.discover_later(now);
+        }
     }
 
     /// Picks the next model to measure when the host has been quiet for long enough; whether there is one.

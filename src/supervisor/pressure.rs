@@ -37,6 +37,7 @@ impl State {
                 if let Some(model) = self.models.get_mut(&instance.model) {
                     model.wanted = false;
                 }
+                self.put_off_background(now, &instance.model);
                 self.leave(now, &instance.model, leave, StopReason::Pressure, out);
             }
         }

@@ -113,6 +113,7 @@ impl State {
                 let measured = !model.discovery.waiters.is_empty();
                 model.discovery.evicted = measured.then_some(now);
             }
+            self.put_off_background(now, &instance.model);
             let busy = self.instance_mut(instance).is_some_and(|i| i.in_flight > 0);
             let yielding = Notice::Yielding { instance: instance.clone(), to: name.clone(), busy };
             out.push(Effect::Notice(yielding));

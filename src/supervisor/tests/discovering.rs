@@ -7,19 +7,28 @@ fn gib(n: u64) -> u64 {
 }
 
 fn reading(host: &mut Host, of: Option<&InstanceId>, used: u64) {
-    let gpu = GpuId::new("GPU-0");
-    let device = GpuReading {
-        id: gpu.clone(),
+    let holds: Vec<(&InstanceId, u64)> = of.into_iter().map(|id| (id, used)).collect();
+    readings(host, &[used], &holds);
+}
+
+/// A reading of devices of 100 GiB, with what each instance holds on its first.
+fn readings(host: &mut Host, used: &[u64], holds: &[(&InstanceId, u64)]) {
+    let device = |(n, used): (usize, &u64)| GpuReading {
+        id: GpuId::new(&format!("GPU-{n}")),
         name: "X".into(),
         total: Bytes(gib(100)),
-        used: Bytes(gib(used)),
+        used: Bytes(gib(*used)),
         processes: vec![],
     };
-    let bytes = BTreeMap::from([(gpu, Known::Known(Bytes(gib(used))))]);
-    let usage = of.map(|id| (id.clone(), Usage { pids: vec![9], bytes: bytes.clone() }));
-    let usage = usage.into_iter().collect();
+    let devices = used.iter().enumerate().map(device).collect();
+    let usage = |(id, bytes): &(&InstanceId, u64)| {
+        let live = host.state.live().find(|live| live.id == *id).unwrap();
+        let bytes = BTreeMap::from([(live.gpus[0].clone(), Known::Known(Bytes(gib(*bytes))))]);
+        ((*id).clone(), Usage { pids: vec![9], bytes })
+    };
+    let usage = holds.iter().map(usage).collect();
     host.now = host.now + Duration::from_secs(2);
-    let (taken, devices) = (host.now, vec![device]);
+    let taken = host.now;
     let devices = Ok(GpuSnapshot { devices, lost: vec![], driver: String::new() });
     host.tell(Event::Observed(Observation { taken, unix_s: 1, devices, usage }));
 }
@@ -56,7 +65,6 @@ fn an_operators_measurement_loads_measures_and_lets_go() {
     measure(&mut host, &id);
     assert_eq!((host.done(), host.stops()), (vec![7], vec![id.clone()]));
     host.stopped(&id);
-    // Known now: nothing has to be loaded for it… but it is asked for again, so it is measured again.
     assert_eq!(host.phase("a"), Phase::Stopped);
 }
 
@@ -142,7 +150,42 @@ fn discovery_makes_nobody_leave_or_wait() {
     reading(&mut host, Some(&a), 60);
     host.pass(60);
     host.acquire(1, "b");
-    assert_eq!(host.stops(), [a]);
+    assert_eq!(host.stops(), std::slice::from_ref(&a));
+    // It does not come back for that while the request has the room, and is not forgotten either.
+    host.stopped(&a);
+    reading(&mut host, None, 0);
+    let b = host.launch();
+    assert_eq!((b.model.as_str(), host.phase("a")), ("b", Phase::Stopped));
+    host.start(&b);
+    host.heal(&b);
+    host.release(&b);
+    quiet_again(&mut host, &b);
+}
+
+/// `b` goes, and `a` has its turn after a while.
+fn quiet_again(host: &mut Host, b: &InstanceId) {
+    host.tell(Event::Unload { waiter: WaiterId(2), model: name("b"), haste: Haste::Drain });
+    host.stopped(b);
+    reading(host, None, 0);
+    host.pass(600);
+    assert_eq!(host.launch().model, name("a"));
+}
+
+#[test]
+fn a_measurement_that_yields_to_others_waits_for_a_quiet_host() {
+    let (mut host, a) = curious();
+    host.start(&a);
+    host.heal(&a);
+    // Others have filled the device.
+    while host.stops().is_empty() {
+        assert!(host.now < Moment::from_secs(620), "it never yields");
+        readings(&mut host, &[101], &[(&a, 30)]);
+    }
+    host.stopped(&a);
+    readings(&mut host, &[0], &[]);
+    assert!(host.order().is_none(), "not at once");
+    host.pass(600);
+    assert_eq!(host.launch().model, name("a"));
 }
 
 /// A quiet host that has just begun to load `a`, to know what it needs.
@@ -186,11 +229,7 @@ fn a_load_that_nobody_asked_for_makes_way_at_once() {
             "it does not come back for that while others need it"
         );
         // It was not measured, so it has its turn when the host is quiet again.
-        host.tell(Event::Unload { waiter: WaiterId(2), model: name("b"), haste: Haste::Drain });
-        host.stopped(&b);
-        reading(&mut host, None, 0);
-        host.pass(600);
-        assert_eq!(host.launch().model, name("a"));
+        quiet_again(&mut host, &b);
     }
 }
 
