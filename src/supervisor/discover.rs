@@ -7,7 +7,10 @@ use std::time::Duration;
 use super::effect::{Effect, Notice, StopReason};
 use super::instance::{Instance, Life};
 use super::state::{Model, State};
-use crate::types::{Denied, GpuId, Hours, InstanceId, ModelName, Moment, WaiterId};
+use crate::plan::Claims;
+use crate::types::{
+    Denied, GpuId, Hours, InstanceId, ModelName, Moment, Report, Verdict, WaiterId,
+};
 
 /// Between two that the background picks: the first may have found no room.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -123,20 +126,26 @@ impl State {
         }
     }
 
-    /// Somebody waits for room on these devices (on any: none are named): who is there only because the background wants to know
-    /// what it needs goes at once, and has its turn when the host has been quiet again. Whether anybody did.
+    /// Somebody waits for room: who is on its devices only because the background wants to know what it needs goes at once, and
+    /// has its turn when the host has been quiet again. Whether anybody did. Where a place is claimed already it is for those
+    /// devices that it waits, and not for those that are too small; nobody makes room while it is not known what there is.
     ///
     /// A pin that finds no room is no reason: it may wait for ever, and nothing would be measured until then.
     pub(super) fn end_background(
         &mut self,
         now: Moment,
-        (to, gpus): (&ModelName, &[GpuId]),
+        to: &ModelName,
+        (report, claim): (&Report, &Claims),
         out: &mut Vec<Effect>,
     ) -> bool {
-        if self.models.get(to).is_none_or(|model| model.asked_since().is_none()) {
+        let asked = self.models.get(to).is_some_and(|model| model.asked_since().is_some());
+        if !asked || self.ledger.stale().is_some() {
             return false;
         }
-        let here = |gpu| gpus.is_empty() || gpus.contains(gpu);
+        let fits = |gpu: &GpuId| {
+            report.devices.iter().any(|d| d.gpu == *gpu && d.verdict != Verdict::TooSmall)
+        };
+        let here = |gpu| if claim.is_empty() { fits(gpu) } else { claim.touch(gpu) };
         let only_measured = |m: &&Model| m.discovery.background && !m.pinned && !m.is_asked_for();
         let models = self.models.values().filter(only_measured);
         let going = models.filter_map(|m| m.instance.as_ref()).filter(|i| {

@@ -96,7 +96,7 @@ impl State {
         let moves = spot.waking.is_some()
             && self.is_better_off_elsewhere(now, model, &spot, kept, &holders, &decision);
         let waits = matches!(decision, Decision::Wait { .. } | Decision::Full(_)) && !moves;
-        if waits && self.end_background(now, (name, &spot.allowed), out) {
+        if waits && self.end_background(now, name, (&report, &claim), out) {
             self.find_room(now, name, kept, out);
             return;
         }

@@ -233,6 +233,53 @@ fn a_load_that_nobody_asked_for_makes_way_at_once() {
     }
 }
 
+/// Two devices: on the first one a load that nobody asked for has just begun, on the second one `b` is idle.
+fn curious_beside() -> (Host, InstanceId, InstanceId) {
+    let on = |model: &str, gpus: &[&str]| {
+        let gpus = gpus.iter().map(|gpu| GpuId::new(gpu)).collect();
+        ModelSpec { gpus, idle_timeout: None, ..spec(model, gib(60)) }
+    };
+    let specs = [on("a", &["GPU-0"]), on("b", &["GPU-1"]), on("x", &[]), on("y", &["GPU-0"])];
+    let mut host = Host::bare(specs.to_vec());
+    host.state.settings.measure_after = Some(Duration::from_secs(600));
+    let images = [(name("a"), "1".to_owned())].into();
+    host.state.remember(Recalled { images, ..Recalled::default() });
+    host.tell(Event::Found(vec![]));
+    readings(&mut host, &[0, 0], &[]);
+    let b = host.ready(1, "b");
+    readings(&mut host, &[0, 60], &[(&b, 60)]);
+    host.release(&b);
+    host.pass(700);
+    let a = host.launch();
+    host.start(&a);
+    (host, a, b)
+}
+
+#[test]
+fn no_load_makes_way_for_one_that_gets_its_room_elsewhere() {
+    let (mut host, a, b) = curious_beside();
+    host.acquire(2, "x");
+    assert_eq!(host.stops(), std::slice::from_ref(&b));
+    for _ in 0..3 {
+        readings(&mut host, &[10, 60], &[(&a, 10), (&b, 60)]);
+        let seen = (host.stops(), host.phase("a"));
+        assert_eq!(seen, (vec![], Phase::Loading), "its place is kept for it already");
+    }
+    host.stopped(&b);
+    readings(&mut host, &[10, 0], &[(&a, 10)]);
+    assert_eq!((host.launch().model.as_str(), host.phase("a")), ("x", Phase::Loading));
+}
+
+#[test]
+fn no_load_makes_way_for_one_that_it_cannot_help() {
+    let (mut host, _, _) = curious_beside();
+    // Nothing is promised while the devices cannot be read.
+    let (taken, devices, usage) = (host.now, Err("nvml hangs".to_owned()), BTreeMap::new());
+    host.tell(Event::Observed(Observation { taken, unix_s: 1, devices, usage }));
+    host.acquire(2, "y");
+    assert_eq!((host.phase("a"), host.phase("y")), (Phase::Loading, Phase::Waiting));
+}
+
 #[test]
 fn a_load_that_somebody_waits_for_makes_no_way() {
     let (mut host, a) = curious();
