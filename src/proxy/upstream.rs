@@ -32,8 +32,10 @@ const INTERIM_MAX: u8 = 16;
 #[derive(Debug)]
 pub(super) struct Conn {
     stream: Stream,
-    /// What came behind the head.
+    /// What came behind the head, or of one that is not whole.
     carry: Vec<u8>,
+    /// The answer's head, or what is wrong with it, where it came before it was waited for.
+    early: Option<Box<Result<Head, String>>>,
     /// The request went out whole.
     sent: bool,
     /// Interim answers that came.
@@ -51,18 +53,17 @@ pub(super) enum Lost {
 
 /// What a connection brought that has no head yet.
 enum Came {
-    Head(Head),
+    /// It, or what is wrong with it.
+    Head(Result<Head, String>),
     /// Some of it, which is carried.
     Bytes,
-    /// Something else; what is wrong with it.
-    Other(String),
     /// The other side has closed.
     End,
 }
 
 impl Conn {
     pub const fn new(stream: Stream) -> Self {
-        Self { stream, carry: Vec::new(), sent: false, interim: 0 }
+        Self { stream, carry: Vec::new(), early: None, sent: false, interim: 0 }
     }
 
     /// Sends all of it. Ends early, and well, where the engine answers before it has read everything; an interim answer is none.
@@ -102,32 +103,19 @@ impl Conn {
         Ok(())
     }
 
-    /// Waits for what [`Conn::is_answered`] tells; `false`: the other side has closed.
+    /// Waits until the answer has begun, which is then [`Conn::head`]'s to tell; `false`: the other side has closed. After interim ones the
+    /// engine may wait for the rest of the request.
     fn poll_answered(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
         loop {
-            if !ready!(poll_carry(&mut self.stream, &mut self.carry, cx))? {
-                return Poll::Ready(Ok(false));
-            }
-            if self.is_answered() {
-                return Poll::Ready(Ok(true));
-            }
-        }
-    }
-
-    /// Whether the engine has said more than interim answers, after which it may wait for the rest of the request: they are counted and
-    /// forgotten. A head that is not whole is waited for; what is wrong with one is for [`Conn::head`] to tell.
-    fn is_answered(&mut self) -> bool {
-        while !self.carry.is_empty() {
-            match message::head(&self.carry) {
-                Ok(None) => return false,
-                Ok(Some(head)) if is_interim(head.status) && self.interim < INTERIM_MAX => {
-                    self.interim += 1;
-                    self.carry.drain(..head.length);
+            match ready!(self.poll_head(cx))? {
+                Came::Head(head) => {
+                    self.early = Some(Box::new(head));
+                    return Poll::Ready(Ok(true));
                 }
-                Ok(Some(_)) | Err(_) => return true,
+                Came::Bytes => {}
+                Came::End => return Poll::Ready(Ok(false)),
             }
         }
-        false
     }
 
     /// Waits for the head of the answer; interim ones are passed over, if they are few.
@@ -135,18 +123,14 @@ impl Conn {
     /// # Errors
     /// If there is none.
     pub async fn head(&mut self) -> Result<Head, Lost> {
-        let mut any = self.interim > 0 || !self.carry.is_empty();
-        if !self.carry.is_empty() {
-            let carry = std::mem::take(&mut self.carry);
-            if let Some(head) = self.find_head(&carry).map_err(Lost::Broken)? {
-                return Ok(head);
-            }
+        if let Some(early) = self.early.take() {
+            return early.map_err(Lost::Broken);
         }
+        let mut any = self.interim > 0 || !self.carry.is_empty();
         loop {
             match std::future::poll_fn(|cx| self.poll_head(cx)).await {
-                Ok(Came::Head(head)) => return Ok(head),
+                Ok(Came::Head(head)) => return head.map_err(Lost::Broken),
                 Ok(Came::Bytes) => any = true,
-                Ok(Came::Other(why)) => return Err(Lost::Broken(why)),
                 Ok(Came::End) if any => {
                     return Err(Lost::Broken("it closed the connection within its head".into()));
                 }
@@ -194,11 +178,7 @@ impl Conn {
                 carry.extend_from_slice(bytes);
                 self.find_head(&carry)
             };
-            Poll::Ready(Ok(match found {
-                Ok(Some(head)) => Came::Head(head),
-                Ok(None) => Came::Bytes,
-                Err(why) => Came::Other(why),
-            }))
+            Poll::Ready(Ok(found.transpose().map_or(Came::Bytes, Came::Head)))
         })
     }
 
@@ -317,18 +297,6 @@ fn poll_buffer<R>(
         let mut read = ReadBuf::new(buffer);
         ready!(Pin::new(stream).poll_read(cx, &mut read))?;
         Poll::Ready(Ok(take(read.filled())))
-    })
-}
-
-/// Adds what comes next to `carry`; `false`: the other side has closed.
-fn poll_carry(
-    stream: &mut Stream,
-    carry: &mut Vec<u8>,
-    cx: &mut Context<'_>,
-) -> Poll<io::Result<bool>> {
-    poll_buffer(stream, cx, |bytes| {
-        carry.extend_from_slice(bytes);
-        !bytes.is_empty()
     })
 }
 
