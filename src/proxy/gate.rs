@@ -73,6 +73,13 @@ impl Drop for Slot {
 }
 
 impl Inner {
+    /// What tells that it is this one's turn.
+    fn wait(&mut self, ticket: Ticket) -> oneshot::Receiver<()> {
+        let (turn, wait) = oneshot::channel();
+        self.waiting.insert(ticket, turn);
+        wait
+    }
+
     /// Tells those whose turn it is.
     fn wake(&mut self, turns: &[Ticket]) {
         for turn in turns {
@@ -113,9 +120,7 @@ impl Place {
         let turns = inner.admission.back(ticket);
         self.turn = None;
         if !turns.contains(&ticket) {
-            let (turn, wait) = oneshot::channel();
-            inner.waiting.insert(ticket, turn);
-            self.turn = Some(wait);
+            self.turn = Some(inner.wait(ticket));
         }
         inner.wake(&turns);
     }
@@ -235,11 +240,7 @@ impl Gate {
         let slot = |ticket| Slot { gate: self.clone(), ticket };
         Ok(match inner.admission.arrive(now, caller, wish)? {
             Let::Run(ticket) => (slot(ticket), None),
-            Let::Wait(ticket) => {
-                let (turn, wait) = oneshot::channel();
-                inner.waiting.insert(ticket, turn);
-                (slot(ticket), Some(wait))
-            }
+            Let::Wait(ticket) => (slot(ticket), Some(inner.wait(ticket))),
         })
     }
 }
@@ -331,6 +332,7 @@ mod tests {
         assert!(gate.inner().waiting.is_empty());
         assert_eq!(seen.0.load(Ordering::Relaxed), 0);
     }
+
     #[tokio::test(start_paused = true)]
     async fn a_new_limit_holds_for_who_waits_and_who_knows_an_older_one() {
         let model: ModelName = "m".parse().unwrap();
