@@ -157,7 +157,7 @@ impl State {
         let going: Vec<InstanceId> = going.map(|i| i.id.clone()).collect();
         for instance in &going {
             let name = &instance.model;
-            self.put_off_background(now, name);
+            self.put_off(now, name);
             let (instance, to) = (instance.clone(), to.clone());
             out.push(Effect::Notice(Notice::Yielding { instance, to, busy: false }));
             self.dismiss(name, StopReason::Measured, out);
@@ -165,10 +165,11 @@ impl State {
         !going.is_empty()
     }
 
-    /// A model leaves: if only the background wanted it, it has its turn when the host has been quiet again. It would come back
-    /// at once otherwise, or be taken for one that never finds room.
-    pub(super) fn put_off_background(&mut self, now: Moment, name: &ModelName) {
+    /// A model leaves for others, and comes back for who asks for it then. If only the background wanted it, it has its turn when the
+    /// host has been quiet again: it would come back at once otherwise, or be taken for one that never finds room.
+    pub(super) fn put_off(&mut self, now: Moment, name: &ModelName) {
         let Some(model) = self.models.get_mut(name) else { return };
+        model.wanted = false;
         if model.discovery.background && !model.is_asked_for() {
             model.discovery.background = false;
             self.discover_later(now);

@@ -34,10 +34,7 @@ impl State {
                 ));
             }
             for Victim { instance, leave } in relief.victims {
-                if let Some(model) = self.models.get_mut(&instance.model) {
-                    model.wanted = false;
-                }
-                self.put_off_background(now, &instance.model);
+                self.put_off(now, &instance.model);
                 self.leave(now, &instance.model, leave, StopReason::Pressure, out);
             }
         }

@@ -109,11 +109,10 @@ impl State {
         }
         for Victim { instance, leave } in victims {
             if let Some(model) = self.models.get_mut(&instance.model) {
-                model.wanted = false;
                 let measured = !model.discovery.waiters.is_empty();
                 model.discovery.evicted = measured.then_some(now);
             }
-            self.put_off_background(now, &instance.model);
+            self.put_off(now, &instance.model);
             let busy = self.instance_mut(instance).is_some_and(|i| i.in_flight > 0);
             let yielding = Notice::Yielding { instance: instance.clone(), to: name.clone(), busy };
             out.push(Effect::Notice(yielding));
