@@ -2,7 +2,8 @@
 //!
 //! Purpose: bytes that tell a client and every proxy between that something happens, in a form that its stream may hold. Owner:
 //! `wait`. Invariants: a comment is one line with one line end (a blank line after it would be an empty event, over which some
-//! clients crash); no event has an `id:`; nothing here ends a stream.
+//! clients crash); no event has an `id:`; nothing here ends a stream. A chunk says nothing that has to be put together with what the
+//! engine says: its ID is empty and it has no role, for clients add roles up, and refuse the chunks of an ID after those of another.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -67,8 +68,6 @@ pub(super) struct Beat {
     pub events: Events,
     /// As the client wrote it.
     pub model: String,
-    /// The request's.
-    pub id: String,
     /// Unix seconds.
     pub created: u64,
 }
@@ -84,7 +83,7 @@ impl Beat {
             }
             (Feedback::Chunk, Events::Chat) => self.chunk(
                 "chat.completion.chunk",
-                &json!({ "index": 0, "delta": { "role": "assistant", "content": "" }, "finish_reason": null }),
+                &json!({ "index": 0, "delta": { "content": "" }, "finish_reason": null }),
                 stage,
                 waited,
             ),
@@ -94,7 +93,10 @@ impl Beat {
                 stage,
                 waited,
             ),
-            (Feedback::Comment, Events::Chat | Events::Text | Events::Responses | Events::Other)
+            (
+                Feedback::Comment,
+                Events::Chat | Events::Text | Events::Responses | Events::Other,
+            )
             | (Feedback::Chunk, Events::Responses | Events::Other) => comment(stage, waited),
         }
     }
@@ -107,7 +109,7 @@ impl Beat {
         waited: Duration,
     ) -> Vec<u8> {
         let data = json!({
-            "id": format!("hostler-{}", self.id),
+            "id": "",
             "object": object,
             "created": self.created,
             "model": self.model,
@@ -133,7 +135,7 @@ mod tests {
     use super::*;
 
     fn text(form: Feedback, events: Events, stage: Stage, waited: u64) -> String {
-        let beat = Beat { form, events, model: "a\"b".into(), id: "id-1".into(), created: 7 };
+        let beat = Beat { form, events, model: "a\"b".into(), created: 7 };
         String::from_utf8(beat.bytes(stage, Duration::from_secs(waited))).unwrap()
     }
 
@@ -169,6 +171,44 @@ mod tests {
             assert_eq!(ping, "event: ping\ndata: {\"type\":\"ping\"}\n\n");
         }
         assert_eq!(text(Feedback::Off, Events::Messages, LOADING, 1), "");
+    }
+
+    /// Chunks as clients put them together: openai-python adds texts up for all keys but `index` and `type`; openai-go takes the first
+    /// ID that is one, and no chunk of another.
+    fn merged(
+        chunks: &[serde_json::Value],
+    ) -> (String, serde_json::Map<String, serde_json::Value>) {
+        let (mut id, mut all) = (String::new(), serde_json::Map::new());
+        for chunk in chunks {
+            let its = chunk["id"].as_str().unwrap();
+            assert!(id.is_empty() || its == id, "openai-go refuses {chunk} after {id}");
+            its.clone_into(&mut id);
+            for (key, value) in chunk["choices"][0]["delta"].as_object().unwrap() {
+                let so_far = all.get(key).and_then(|v| v.as_str()).unwrap_or_default();
+                let text = format!("{so_far}{}", value.as_str().unwrap());
+                all.insert(key.clone(), text.into());
+            }
+        }
+        (id, all)
+    }
+
+    #[test]
+    fn chunks_leave_the_engines_answer_as_it_is() {
+        let waiting = Stage::Model { phase: Phase::Waiting, load: None };
+        let event = |events, stage| -> serde_json::Value {
+            let bytes = text(Feedback::Chunk, events, stage, 1);
+            serde_json::from_str(bytes.strip_prefix("data: ").unwrap().trim_end()).unwrap()
+        };
+        let mut chunks: Vec<_> = [waiting, LOADING, LOADING, Stage::Turn, Stage::Engine]
+            .map(|stage| event(Events::Chat, stage))
+            .into();
+        for delta in [json!({ "role": "assistant", "content": "" }), json!({ "content": "Hi" })] {
+            chunks.push(json!({ "id": "chatcmpl-1", "choices": [{ "index": 0, "delta": delta }] }));
+        }
+        let (id, message) = merged(&chunks);
+        assert_eq!((&*id, message.len()), ("chatcmpl-1", 2));
+        assert_eq!((&message["role"], &message["content"]), (&json!("assistant"), &json!("Hi")));
+        assert_eq!(event(Events::Text, LOADING)["id"], "");
     }
 
     #[test]

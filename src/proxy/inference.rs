@@ -143,7 +143,6 @@ async fn with_feedback(
             form: job.spec.feedback,
             events: job.order.target.events,
             model: job.model.clone(),
-            id: job.order.id.to_str().unwrap_or_default().to_owned(),
             created: job.service.created,
         },
         every: rules.feedback_interval,
