@@ -15,7 +15,7 @@ use hyper::http::request;
 use hyper::{HeaderMap, Request, StatusCode, Uri};
 use tokio_util::sync::CancellationToken;
 
-use super::endpoints::Events;
+use super::endpoints::Dialect;
 use super::error::ApiError;
 use super::order;
 use super::rules::{Rules, SharedRules};
@@ -27,6 +27,12 @@ use crate::types::{ExternalHealth, ExternalStatus, ModelName, Moment, Origin, sa
 const PERIOD: Duration = Duration::from_secs(5);
 /// For the answer.
 const ANSWER: Duration = Duration::from_secs(5);
+
+/// Where Anthropic's kind of service looks for a key.
+const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+/// What it wants beside it; others do not look.
+const ANTHROPIC_VERSION: (HeaderName, HeaderValue) =
+    (HeaderName::from_static("anthropic-version"), HeaderValue::from_static("2023-06-01"));
 
 /// One of them.
 #[derive(Clone, Debug)]
@@ -95,7 +101,8 @@ impl External {
     }
 
     /// Makes a request for an engine one for this endpoint: its prefix, its name, its key.
-    pub(super) fn dress(&self, head: &mut request::Parts, events: Events) {
+    pub(super) fn dress(&self, head: &mut request::Parts) {
+        let dialect = Dialect::of(head.uri.path());
         let path = format!("{}{}", self.origin.prefix, head.uri);
         if let Ok(uri) = Uri::try_from(path) {
             head.uri = uri;
@@ -103,16 +110,16 @@ impl External {
         if let Ok(host) = HeaderValue::try_from(self.origin.authority()) {
             head.headers.insert(header::HOST, host);
         }
-        self.unlock(&mut head.headers, events);
+        self.unlock(&mut head.headers, dialect);
     }
 
-    fn unlock(&self, headers: &mut HeaderMap, events: Events) {
+    fn unlock(&self, headers: &mut HeaderMap, dialect: Dialect) {
         let Some(key) = &self.key else { return };
         if let Some(bearer) = order::bearer(key.as_bytes()) {
             headers.insert(header::AUTHORIZATION, bearer);
         }
-        if events == Events::Messages {
-            headers.insert(HeaderName::from_static("x-api-key"), key.clone());
+        if dialect == Dialect::Anthropic {
+            headers.insert(X_API_KEY, key.clone());
         }
     }
 
@@ -134,7 +141,11 @@ impl External {
         let mut request = Request::new(());
         *request.uri_mut() = Uri::try_from(&*self.health).map_err(|e| e.to_string())?;
         let (mut head, ()) = request.into_parts();
-        self.dress(&mut head, Events::Other);
+        self.dress(&mut head);
+        // The path does not tell which kind of service it is, so it is asked as both kinds want it.
+        self.unlock(&mut head.headers, Dialect::Anthropic);
+        let (version, value) = ANTHROPIC_VERSION;
+        head.headers.insert(version, value);
         let mut conn = Conn::new(stream);
         let asked = order::written(&Request::from_parts(head, ()), &[]);
         conn.send(&asked, &[]).await.map_err(|e| e.to_string())?;
@@ -265,18 +276,19 @@ mod tests {
             Origin { tls: true, host: "api.lan".into(), port: 8443, prefix: "/team".into() };
         let key = Some(HeaderValue::from_static("sk-far"));
         let external = External { origin, key, health: "/v1/models".into() };
-        let dressed = |events| {
-            let request = Request::builder().uri("/v1/messages").header("host", "localhost");
+        let dressed = |path: &str| {
+            let request = Request::builder().uri(path).header("host", "localhost");
             let (mut head, ()) = request.body(()).unwrap().into_parts();
-            external.dress(&mut head, events);
+            external.dress(&mut head);
             head
         };
-        let head = dressed(Events::Messages);
+        let head = dressed("/v1/messages");
         assert_eq!(head.uri, "/team/v1/messages");
         assert_eq!(head.headers["host"], "api.lan:8443");
         assert_eq!(head.headers["authorization"], "Bearer sk-far");
         assert_eq!(head.headers["x-api-key"], "sk-far");
         assert!(!format!("{:?}", head.headers["authorization"]).contains("sk-far"));
-        assert!(!dressed(Events::Chat).headers.contains_key("x-api-key"));
+        assert_eq!(dressed("/v1/messages/count_tokens").headers["x-api-key"], "sk-far");
+        assert!(!dressed("/v1/chat/completions").headers.contains_key("x-api-key"));
     }
 }

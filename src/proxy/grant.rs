@@ -8,7 +8,6 @@ use std::sync::Arc;
 use hyper::Request;
 use hyper::header;
 
-use super::endpoints::Events;
 use super::external::External;
 use super::forward::{Failure, Upstream};
 use super::gate::Slot;
@@ -62,7 +61,7 @@ impl Grant {
     }
 
     /// A request of ours, as this engine has to get it.
-    pub fn dress<B>(&self, mut request: Request<B>, events: Events) -> Request<B> {
+    pub fn dress<B>(&self, mut request: Request<B>) -> Request<B> {
         match &self.engine {
             Engine::Own(lease) => {
                 let key = lease.endpoint().key();
@@ -73,7 +72,7 @@ impl Grant {
             }
             Engine::Far(external) => {
                 let (mut head, body) = request.into_parts();
-                external.dress(&mut head, events);
+                external.dress(&mut head);
                 Request::from_parts(head, body)
             }
         }
@@ -83,9 +82,7 @@ impl Grant {
     pub fn written(&self, order: &Order, body: &[u8]) -> Vec<u8> {
         match &self.engine {
             Engine::Own(lease) if lease.endpoint().key().is_none() => order.written(body),
-            Engine::Own(_) | Engine::Far(_) => {
-                order::written(&self.dress(order.request(), order.target.events), body)
-            }
+            Engine::Own(_) | Engine::Far(_) => order::written(&self.dress(order.request()), body),
         }
     }
 }

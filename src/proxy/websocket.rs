@@ -89,7 +89,7 @@ pub(super) async fn open(
     let mut conn = Conn::new(stream.map_err(|failure| failure.to_api(&model))?);
     let name = spec.served_name.as_deref().unwrap_or(&model);
     let request = request(&head.headers, name, record.id());
-    let opening = order::written(&grant.dress(request, Events::Other), &[]);
+    let opening = order::written(&grant.dress(request), &[]);
     let asked = async {
         conn.send(&opening, &[]).await.map_err(Lost::Silent)?;
         conn.head().await

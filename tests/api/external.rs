@@ -76,8 +76,14 @@ async fn it_is_asked_under_its_own_name_and_key() {
     let dir = tempfile::tempdir().unwrap();
     let mut far = Engine::start(Family::Tcp, dir.path(), vec![send(OK), Step::Close]).await;
     let mut house = with(&far.endpoint, Some("sk-far")).await;
+    // Whether it lives is asked as both kinds of services want it.
+    let probe = far.request().await;
+    assert_eq!(probe.line, "GET /team/v1/models HTTP/1.1");
+    let sent = ["authorization", "x-api-key", "anthropic-version"]
+        .map(|name| probe.headers.get(name).map(String::as_str));
+    assert_eq!(sent, [Some("Bearer sk-far"), Some("sk-far"), Some("2023-06-01")]);
     let body = r#"{"model":"faraway","messages":[]}"#;
-    for path in ["/v1/chat/completions", "/v1/messages"] {
+    for path in ["/v1/chat/completions", "/v1/messages", "/v1/messages/count_tokens"] {
         let headers = "authorization: Bearer theirs\r\nconnection: close\r\n";
         let reply = house.ask(post_with(path, headers, body)).await;
         assert_eq!(
@@ -88,7 +94,7 @@ async fn it_is_asked_under_its_own_name_and_key() {
         assert_eq!(seen.line, format!("POST /team{path} HTTP/1.1"));
         assert_eq!(seen.body, body.as_bytes());
         assert_eq!(seen.headers["authorization"], "Bearer sk-far");
-        assert_eq!(seen.headers.contains_key("x-api-key"), path == "/v1/messages");
+        assert_eq!(seen.headers.contains_key("x-api-key"), path.starts_with("/v1/messages"));
         let Endpoint::Tcp(address, _) = &far.endpoint else { panic!() };
         assert_eq!(seen.headers["host"], address.to_string());
     }
