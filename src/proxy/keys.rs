@@ -10,6 +10,7 @@ use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 
 use super::error::ApiError;
+use super::protocols;
 use crate::types::ModelName;
 
 /// Where Anthropic's clients put their key.
@@ -44,14 +45,14 @@ impl Key {
     }
 }
 
-/// Which of the keys a request's head holds.
+/// Which of the keys a request's head holds. `socket`: it opens a WebSocket, whose protocols may hold it too.
 ///
 /// # Errors
 /// 401 where there is none, or none that is known.
-pub(super) fn identify(keys: &[Key], headers: &HeaderMap) -> Result<usize, ApiError> {
+pub(super) fn identify(keys: &[Key], headers: &HeaderMap, socket: bool) -> Result<usize, ApiError> {
     let refused =
         |message: &str| Err(ApiError::new(StatusCode::UNAUTHORIZED, "invalid_api_key", message));
-    let Some(given) = given(headers) else {
+    let Some(given) = given(headers, socket) else {
         return refused("an API key is needed: send Authorization: Bearer KEY, or x-api-key: KEY");
     };
     if given.len() > KEY_BYTES_MAX {
@@ -69,7 +70,7 @@ pub(super) fn identify(keys: &[Key], headers: &HeaderMap) -> Result<usize, ApiEr
 }
 
 /// A key in a head; two different ones are none, as nobody can tell which is meant.
-fn given(headers: &HeaderMap) -> Option<&[u8]> {
+fn given(headers: &HeaderMap, socket: bool) -> Option<&[u8]> {
     let bearer = |value: &'_ header::HeaderValue| -> Option<usize> {
         let bytes = value.as_bytes();
         let scheme = bytes.get(..7)?;
@@ -80,6 +81,7 @@ fn given(headers: &HeaderMap) -> Option<&[u8]> {
         .iter()
         .filter_map(|v| bearer(v).and_then(|at| v.as_bytes().get(at..)).map(<[u8]>::trim_ascii))
         .chain(headers.get_all(&X_API_KEY).iter().map(|v| v.as_bytes().trim_ascii()))
+        .chain(socket.then(|| protocols::keys(headers)).into_iter().flatten())
         .filter(|key| !key.is_empty());
     let first = keys.next()?;
     keys.all(|other| other == first).then_some(first)
@@ -113,7 +115,8 @@ mod tests {
     #[test]
     fn a_key_is_found_where_clients_put_it() {
         let keys = [key("alice", "sk-a"), key("bob", "sk-b")];
-        let who = |pairs: &[_]| identify(&keys, &head(pairs)).map(|at| keys[at].name.clone());
+        let who =
+            |pairs: &[_]| identify(&keys, &head(pairs), false).map(|at| keys[at].name.clone());
         assert_eq!(who(&[("authorization", "Bearer sk-a")]).unwrap(), "alice");
         assert_eq!(who(&[("authorization", "bearer  sk-b ")]).unwrap(), "bob");
         assert_eq!(who(&[("x-api-key", "sk-b")]).unwrap(), "bob");
@@ -136,13 +139,22 @@ mod tests {
             &[("x-api-key", "")],
         ];
         for pairs in cases {
-            let error = identify(&keys, &head(pairs)).unwrap_err();
+            let error = identify(&keys, &head(pairs), false).unwrap_err();
             assert_eq!((error.status.as_u16(), error.code), (401, "invalid_api_key"), "{pairs:?}");
         }
         let long = "x".repeat(513);
         let mut headers = HeaderMap::new();
         headers.insert("x-api-key", HeaderValue::from_str(&long).unwrap());
-        assert!(identify(&[key("l", &long)], &headers).is_err());
+        assert!(identify(&[key("l", &long)], &headers, false).is_err());
+    }
+
+    #[test]
+    fn a_sockets_protocols_may_hold_the_key() {
+        let keys = [key("alice", "sk-a"), key("bob", "sk-b")];
+        let offer = ("sec-websocket-protocol", "realtime, openai-insecure-api-key.sk-b");
+        assert_eq!(identify(&keys, &head(&[offer]), true).unwrap(), 1);
+        assert!(identify(&keys, &head(&[offer]), false).is_err(), "it opens none");
+        assert!(identify(&keys, &head(&[offer, ("x-api-key", "sk-a")]), true).is_err());
     }
 
     #[test]

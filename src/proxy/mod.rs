@@ -60,6 +60,7 @@ mod page;
 mod peek;
 mod pool;
 pub mod port;
+mod protocols;
 mod recall;
 mod record;
 mod refuse;

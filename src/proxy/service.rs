@@ -224,7 +224,8 @@ impl Service {
         let key = if rules.keys.is_empty() {
             None
         } else {
-            match keys::identify(&rules.keys, &head.headers) {
+            let socket = matches!(route, Route::Realtime(_));
+            match keys::identify(&rules.keys, &head.headers, socket) {
                 Ok(at) => Some(at),
                 // Whoever only asks whether we live need not say who they are.
                 Err(_) if open => None,

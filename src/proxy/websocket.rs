@@ -26,6 +26,7 @@ use super::gate::Patience;
 use super::grant::{Engine, Grant};
 use super::inference::Visitor;
 use super::order;
+use super::protocols;
 use super::record::{REQUEST_ID, Record};
 use super::service::Service;
 use super::trace::{TRACEPARENT, TRACESTATE};
@@ -38,11 +39,10 @@ const LAST_FRAMES: Duration = Duration::from_secs(5);
 /// Bytes that are carried at once.
 const PIECE: usize = 8 << 10;
 
-/// What the engine sees of the opening.
-const PASSED: [HeaderName; 8] = [
+/// What the engine sees of the opening, beside what [`protocols`] lets pass.
+const PASSED: [HeaderName; 7] = [
     header::SEC_WEBSOCKET_KEY,
     header::SEC_WEBSOCKET_VERSION,
-    header::SEC_WEBSOCKET_PROTOCOL,
     header::SEC_WEBSOCKET_EXTENSIONS,
     header::USER_AGENT,
     TRACEPARENT,
@@ -112,6 +112,11 @@ pub(super) async fn open(
         if let Some(value) = consent.headers.get(&name) {
             headers.insert(name, value.clone());
         }
+    }
+    if !headers.contains_key(header::SEC_WEBSOCKET_PROTOCOL)
+        && let Some(protocol) = protocols::chosen(&head.headers)
+    {
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, protocol);
     }
     let tunnel = Tunnel { counted: Some(service.tunnels.token()), service: service.clone() };
     tokio::spawn(async move {
@@ -185,6 +190,9 @@ fn request(client: &HeaderMap, model: &str, id: HeaderValue) -> Request<()> {
         if let Some(value) = client.get(&name) {
             headers.insert(name, value.clone());
         }
+    }
+    if let Some(protocols) = protocols::passed(client) {
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, protocols);
     }
     headers.insert(REQUEST_ID, id);
     request

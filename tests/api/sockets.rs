@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::engine::send;
-use crate::house::{Happened, House, Setup, house, playing};
+use crate::house::{Happened, House, Setup, house, key, playing, rules};
 use crate::wire::{Client, get, soon};
 
 pub const OPENING: &str = "GET /v1/realtime?model=m HTTP/1.1\r\nhost: localhost\r\nupgrade: websocket\r\n\
@@ -49,6 +49,37 @@ async fn bytes_pass_both_ways_and_the_lease_lives_as_long() {
     drop(client);
     house.engine.left().await;
     house.supervisor.expect(&[Happened::Released]).await;
+}
+
+/// A page can set no header, and its browser drops a socket for which no protocol is chosen.
+#[tokio::test]
+async fn a_page_sends_its_key_among_the_protocols() {
+    let opening = |offered: &str| {
+        let opening = OPENING.replace("authorization: Bearer k\r\n", "");
+        opening.replace("protocol: realtime", &format!("protocol: {offered}"))
+    };
+    let offered = "realtime, openai-insecure-api-key.sk-page, openai-organization.org-1\r\n\
+        sec-websocket-protocol: openai-project.proj_1,openai-beta.realtime-v1";
+    let silent = CONSENT.replace("sec-websocket-protocol: realtime\r\n", "");
+    for keys in [vec![], vec![key("page")]] {
+        let asks = !keys.is_empty();
+        let rules = hostler::proxy::Rules { keys, ..rules() };
+        let mut house =
+            house(Setup { script: vec![send(&silent)], rules, ..Setup::default() }).await;
+        let mut client = house.client().await;
+        client.send(opening(offered)).await;
+        client.until("frame").await;
+        let head = String::from_utf8_lossy(&client.raw).to_ascii_lowercase();
+        assert!(head.contains("\r\nsec-websocket-protocol: realtime\r\n"), "{head}");
+        let seen = house.engine.request().await;
+        assert_eq!(seen.headers["sec-websocket-protocol"], "realtime, openai-beta.realtime-v1");
+        assert!(!format!("{seen:?}").contains("sk-page"), "{seen:?}");
+        if asks {
+            let wrong = opening("realtime, openai-insecure-api-key.sk-other");
+            let wrong = wrong.replace("\r\n\r\n", "\r\nconnection: close\r\n\r\n");
+            house.ask(wrong).await.error(401, "invalid_api_key");
+        }
+    }
 }
 
 #[tokio::test]
