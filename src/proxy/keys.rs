@@ -52,8 +52,9 @@ impl Key {
 pub(super) fn identify(keys: &[Key], headers: &HeaderMap, socket: bool) -> Result<usize, ApiError> {
     let refused =
         |message: &str| Err(ApiError::new(StatusCode::UNAUTHORIZED, "invalid_api_key", message));
-    let Some(given) = given(headers, socket) else {
-        return refused("an API key is needed: send Authorization: Bearer KEY, or x-api-key: KEY");
+    let given = match given(headers, socket) {
+        Ok(given) => given,
+        Err(why) => return refused(why),
     };
     if given.len() > KEY_BYTES_MAX {
         return refused("the API key is not known");
@@ -69,8 +70,11 @@ pub(super) fn identify(keys: &[Key], headers: &HeaderMap, socket: bool) -> Resul
     found.map_or_else(|| refused("the API key is not known"), Ok)
 }
 
-/// A key in a head; two different ones are none, as nobody can tell which is meant.
-fn given(headers: &HeaderMap, socket: bool) -> Option<&[u8]> {
+/// The key in a head; two different ones are none, as nobody can tell which is meant.
+///
+/// # Errors
+/// Why there is none.
+fn given(headers: &HeaderMap, socket: bool) -> Result<&[u8], &'static str> {
     let bearer = |value: &'_ header::HeaderValue| -> Option<usize> {
         let bytes = value.as_bytes();
         let scheme = bytes.get(..7)?;
@@ -83,8 +87,15 @@ fn given(headers: &HeaderMap, socket: bool) -> Option<&[u8]> {
         .chain(headers.get_all(&X_API_KEY).iter().map(|v| v.as_bytes().trim_ascii()))
         .chain(socket.then(|| protocols::keys(headers)).into_iter().flatten())
         .filter(|key| !key.is_empty());
-    let first = keys.next()?;
-    keys.all(|other| other == first).then_some(first)
+    let first = keys
+        .next()
+        .ok_or("an API key is needed: send Authorization: Bearer KEY, or x-api-key: KEY")?;
+    if !keys.all(|other| other == first) {
+        return Err(
+            "two different API keys were sent, in Authorization, x-api-key or a WebSocket's protocols: send one",
+        );
+    }
+    Ok(first)
 }
 
 #[cfg(test)]
@@ -155,6 +166,15 @@ mod tests {
         assert_eq!(identify(&keys, &head(&[offer]), true).unwrap(), 1);
         assert!(identify(&keys, &head(&[offer]), false).is_err(), "it opens none");
         assert!(identify(&keys, &head(&[offer, ("x-api-key", "sk-a")]), true).is_err());
+    }
+
+    /// As Anthropic's SDK does where both of its variables are set.
+    #[test]
+    fn who_sends_two_keys_is_told_so() {
+        let both = [("authorization", "Bearer sk-a"), ("x-api-key", "sk-b")];
+        let error = identify(&[key("alice", "sk-a")], &head(&both), false).unwrap_err();
+        assert_eq!((error.status.as_u16(), error.code), (401, "invalid_api_key"));
+        assert!(error.message.contains("two different"), "{}", error.message);
     }
 
     #[test]
