@@ -41,6 +41,7 @@ use crate::supervisor::state;
 use crate::supervisor::task::{Clock, Ports, Running, Supervisor};
 use crate::supervisor::witness::Witness;
 
+pub mod allocator;
 mod core;
 mod door;
 mod manager;

@@ -5,8 +5,12 @@ use std::time::Duration;
 
 use clap::Parser;
 use hostler::adapters::systemd;
+use hostler::daemon::allocator::Allocator;
 use hostler::daemon::{self, Exit, Options};
 use hostler::observe::log;
+
+#[global_allocator]
+static ALLOCATOR: Allocator = Allocator;
 
 /// How long the end of the process waits for its last log lines to be taken.
 const LAST_LINES: Duration = Duration::from_secs(2);

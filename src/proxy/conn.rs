@@ -13,7 +13,6 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
@@ -260,7 +259,9 @@ where
         .with_upgrades();
     tokio::pin!(conn);
     let (drain, over) = (end.drain.token().cancelled_owned(), end.over.token().cancelled_owned());
-    let look = tokio::time::sleep_until(Instant::now() + Duration::from_millis(1));
+    // As late as any stage allows: a timer that is due before all others makes the runtime wake itself.
+    let first = limits.header_timeout.min(limits.idle_timeout).min(limits.stall_timeout);
+    let look = tokio::time::sleep_until(clock::now() + first);
     tokio::pin!(drain, over, look);
     let (mut listening, mut ending) = (false, false);
     let mut bell = Doorbell::default();
@@ -309,6 +310,8 @@ where
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     /// Of a connection that is not there.

@@ -125,3 +125,21 @@ fn an_rpm_is_reproducible_has_the_debs_files_and_rpmlint_has_nothing_to_say() {
         assert!(scripts.contains(call), "{call} is not in {scripts}");
     }
 }
+
+/// Of all that a binary can say of its allocator: that it has our settings, which a linker could drop without a word.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn the_daemon_has_its_allocator_and_the_allocator_its_settings() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hostlerd"));
+    command.arg("--version").env("_RJEM_MALLOC_CONF", "stats_print:true");
+    let told = command.output().unwrap();
+    let told = String::from_utf8_lossy(&told.stderr);
+    for line in [
+        "opt.narenas: 1\n",
+        "opt.oversize_threshold: 1073741824\n",
+        "opt.dirty_decay_ms: 1000 ",
+        "opt.muzzy_decay_ms: 0 ",
+    ] {
+        assert!(told.contains(line), "no {line:?} in: {told}");
+    }
+}

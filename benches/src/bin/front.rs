@@ -12,6 +12,7 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use hostler::config::{self, Defaults, Source};
 use hostler::daemon::Plane;
+use hostler::daemon::allocator::Allocator;
 use hostler::observe::log::Format;
 use hostler::observe::metrics::Metrics;
 use hostler::observe::telling::Telling;
@@ -30,6 +31,9 @@ use hostler::types::{
     ModelSpec, SleepLevel, Transport,
 };
 use tokio_util::sync::CancellationToken;
+
+#[global_allocator]
+static ALLOCATOR: Allocator = Allocator;
 
 const CONFIG: &str = "[gpu]\nbackend = \"host\"\nbudget = \"8GiB\"\n[models.m]\nengine = \"llamacpp\"\n\
                       image = \"localhost/e\"\nweights = { path = \"/w.gguf\" }\nvram = \"1GiB\"\npin = true\n";
