@@ -10,7 +10,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::header::{self, HeaderName};
+use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{HeaderMap, Response, StatusCode};
 
 use super::clock;
@@ -204,6 +204,9 @@ async fn ask(
     Ok((conn, head))
 }
 
+/// nginx would gather a stream's events to 16 KiB otherwise, where it speaks TLS.
+pub(super) const UNGATHERED: HeaderName = HeaderName::from_static("x-accel-buffering");
+
 /// An engine's answer without what is about its connection. `events`: what it carries, if it is a stream of events.
 pub(super) fn answer(
     conn: Conn,
@@ -218,6 +221,9 @@ pub(super) fn answer(
     let stream = essence.eq_ignore_ascii_case(b"text/event-stream");
     // To a stream of a stated length nothing can be appended.
     let open = stream && !head.headers.contains_key(header::CONTENT_LENGTH);
+    if stream && !head.headers.contains_key(UNGATHERED) {
+        head.headers.insert(UNGATHERED, HeaderValue::from_static("no"));
+    }
     let keep = head.lasting.then(|| engines.clone());
     let mut response =
         Response::new(Relay::new(conn, head.framing, grant, keep, open.then_some(events)));

@@ -168,8 +168,7 @@ async fn with_feedback(
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    // nginx would gather the signs of life otherwise.
-    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    headers.insert(forward::UNGATHERED, HeaderValue::from_static("no"));
     Err(response)
 }
 

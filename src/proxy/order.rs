@@ -9,10 +9,10 @@ use bytes::Bytes;
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{HeaderMap, Method, Request, Uri};
 
-use super::endpoints::{Events, Task};
+use super::endpoints::{BodyForm, Events, Task};
 use super::record::REQUEST_ID;
 use super::route::{Act, Recall};
-use super::strict::has;
+use super::strict;
 use super::trace::{TRACEPARENT, TRACESTATE};
 
 /// Headers of the client's that an engine may see. Keys and cookies are not among them: they are between the client and us.
@@ -34,11 +34,14 @@ pub(super) struct Target {
     /// Made up by us, so it is a URI's.
     path: Cow<'static, str>,
     pub events: Events,
+    /// It is asked with JSON, as we have seen by then.
+    json: bool,
 }
 
 impl From<Task> for Target {
     fn from(task: Task) -> Self {
-        Self { method: Method::POST, path: task.path().into(), events: task.events() }
+        let json = task.body() == BodyForm::Json;
+        Self { method: Method::POST, path: task.path().into(), events: task.events(), json }
     }
 }
 
@@ -48,9 +51,9 @@ impl From<&Recall> for Target {
             Act::Retrieve => (Method::GET, ""),
             Act::Cancel => (Method::POST, "/cancel"),
         };
-        // `route` lets letters, digits, `_` and `-` through, and nothing else.
-        let path = format!("/v1/responses/{}{end}", recall.id).into();
-        Self { method, path, events: Events::Responses }
+        // `route` lets letters, digits, `_` and `-` through, and nothing else; the query is its own.
+        let path = format!("/v1/responses/{}{end}{}", recall.id, recall.query).into();
+        Self { method, path, events: Events::Responses, json: false }
     }
 }
 
@@ -81,10 +84,15 @@ impl Order {
     /// All that an engine gets of headers, but for the length of a body that is posted.
     fn lines(&self) -> impl Iterator<Item = (HeaderName, &HeaderValue)> {
         // What a client sends are few, and to be compared is cheaper than to be looked up.
-        let passed = self.headers.keys().filter(|name| PASSED.contains(name));
+        // What is JSON is called so, whatever its client calls it: `curl -d` says that it is a form, and vLLM believes that.
+        let mut types = strict::all(&self.headers, header::CONTENT_TYPE);
+        let typed = types.next().is_some_and(|kind| !self.target.json || is_json(kind));
+        let passes = move |name: &&HeaderName| {
+            PASSED.contains(name) && (typed || **name != header::CONTENT_TYPE)
+        };
+        let passed = self.headers.keys().filter(passes);
         let passed = passed.filter_map(|name| Some((name.clone(), self.headers.get(name)?)));
-        let untyped = self.posts() && !has(&self.headers, &header::CONTENT_TYPE);
-        let default = untyped.then_some((header::CONTENT_TYPE, &JSON));
+        let default = (self.posts() && !typed).then_some((header::CONTENT_TYPE, &JSON));
         let host = std::iter::once((header::HOST, &LOCALHOST));
         host.chain(default).chain(passed).chain(std::iter::once((REQUEST_ID, &self.id)))
     }
@@ -108,6 +116,11 @@ impl Order {
         let length = self.posts().then(|| self.length());
         bytes_of(&self.target.method, &self.target.path, self.lines(), length, body)
     }
+}
+
+fn is_json(kind: &HeaderValue) -> bool {
+    let essence = kind.as_bytes().split(|b| *b == b';').next().unwrap_or_default();
+    essence.trim_ascii().eq_ignore_ascii_case(JSON.as_bytes())
 }
 
 /// The same of a request that is all there.
@@ -196,5 +209,27 @@ pub(super) mod tests {
             "x-request-id: ours",
         ];
         assert_eq!(got, want);
+    }
+
+    #[test]
+    fn what_is_json_is_called_json() {
+        const FORM: &str = "application/x-www-form-urlencoded";
+        const PARTS: &str = "multipart/form-data; boundary=b";
+        for (task, theirs, want) in [
+            (Task::Chat, Some(FORM), "application/json"),
+            (Task::Chat, Some("text/plain"), "application/json"),
+            (Task::Chat, Some("application/jsonl"), "application/json"),
+            (Task::Chat, Some("Application/JSON"), "Application/JSON"),
+            (Task::Chat, None, "application/json"),
+            (Task::Transcriptions, Some(PARTS), PARTS),
+        ] {
+            let headers = theirs.map(|kind| map(&[("content-type", kind)])).unwrap_or_default();
+            let (id, body) = (HeaderValue::from_static("ours"), Bytes::new());
+            let order = Order { target: task.into(), headers, id, body, rest: 0 };
+            let head = String::from_utf8(order.written(&[])).unwrap();
+            let kinds: Vec<&str> =
+                head.split("\r\n").filter_map(|l| l.strip_prefix("content-type: ")).collect();
+            assert_eq!(kinds, [want], "{theirs:?}");
+        }
     }
 }

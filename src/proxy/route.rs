@@ -46,6 +46,8 @@ pub(super) struct Recall {
     pub id: String,
     /// What is wanted.
     pub act: Act,
+    /// What of the query is passed on, with its `?`: made anew of the parameters that are known. Empty if none.
+    pub query: String,
 }
 
 /// What can be done with an earlier answer.
@@ -133,13 +135,6 @@ pub(super) fn route(
 ) -> Result<Route, ApiError> {
     strict::check(method, uri, version, headers).map_err(ApiError::malformed)?;
     let route = find(uri, headers)?;
-    let upgrade = headers.contains_key(header::UPGRADE);
-    let socket = matches!(route, Route::Realtime(_));
-    if upgrade && !socket {
-        return Err(ApiError::malformed(
-            "upgrades are offered at /v1/realtime alone; set the client to plain HTTP/1.1",
-        ));
-    }
     if method == Method::OPTIONS && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD) {
         return Ok(Route::Preflight);
     }
@@ -147,7 +142,7 @@ pub(super) fn route(
     if !allowed {
         return Err(not_allowed(allow));
     }
-    if socket {
+    if matches!(route, Route::Realtime(_)) {
         strict::websocket(version, headers).map_err(|why| {
             ApiError::new(StatusCode::UPGRADE_REQUIRED, "websocket_required", why)
         })?;
@@ -185,7 +180,9 @@ fn find(uri: &Uri, headers: &HeaderMap) -> Result<Route, ApiError> {
             (None, _) if path.contains('%') => {
                 return Err(ApiError::malformed("the path must not hold percent-escapes"));
             }
-            (None, Some(rest)) => recall(rest).map(Route::Recall).ok_or_else(unknown_path)?,
+            (None, Some(rest)) => {
+                recall(rest, uri.query()).map(Route::Recall).ok_or_else(unknown_path)?
+            }
             (None, None) if OLLAMA_ONLY.contains(&path) => return Err(ollama_path()),
             (None, None) => return Err(unknown_path()),
         },
@@ -224,7 +221,7 @@ fn ollama_path() -> ApiError {
     )
 }
 
-fn recall(rest: &str) -> Option<Recall> {
+fn recall(rest: &str, query: Option<&str>) -> Option<Recall> {
     let (id, act) = match rest.split_once('/') {
         None => (rest, Act::Retrieve),
         Some((id, "cancel")) => (id, Act::Cancel),
@@ -232,7 +229,26 @@ fn recall(rest: &str) -> Option<Recall> {
     };
     let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
     let good = (1..=128).contains(&id.len()) && id.bytes().all(plain);
-    good.then(|| Recall { id: id.to_owned(), act })
+    let query =
+        if act == Act::Retrieve { resumed(query.unwrap_or_default()) } else { String::new() };
+    good.then(|| Recall { id: id.to_owned(), act, query })
+}
+
+/// Of a query what asks for an answer as a stream, and from where on: the first of each. The others are none of ours to pass on.
+fn resumed(query: &str) -> String {
+    let first =
+        |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
+    let stream =
+        first("stream").filter(|v| ["true", "false", "True", "False", "1", "0"].contains(v));
+    let number = |v: &&str| (1..=18).contains(&v.len()) && v.bytes().all(|b| b.is_ascii_digit());
+    let after = first("starting_after").filter(number);
+    let mut out = String::new();
+    for (name, value) in [("stream", stream), ("starting_after", after)] {
+        if let Some(value) = value {
+            out.extend([if out.is_empty() { "?" } else { "&" }, name, "=", value]);
+        }
+    }
+    out
 }
 
 /// The one `model` of a query; the others are the engine's business and none of ours to pass on.

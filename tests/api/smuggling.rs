@@ -62,8 +62,6 @@ fn cases() -> Vec<(String, Vec<u8>)> {
     for header in [
         "connection: content-length, host",
         "connection: x-request-id",
-        "connection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABk",
-        "upgrade: websocket",
         "expect: 200-ok",
         "expect: 100-continue, x",
         "content-length: 7",

@@ -55,6 +55,7 @@ async fn passes_identically<S: Io>(mut house: House, gate: Arc<Semaphore>, mut c
     assert_eq!(reply.chunks, PIECES.map(<[u8]>::len));
     assert!(reply.whole);
     assert_eq!(reply.headers["content-type"], "text/event-stream");
+    assert_eq!(reply.headers["x-accel-buffering"], "no", "nginx gathers 16 KiB otherwise");
     let events = [Happened::Asked("m".into()), Happened::Released];
     house.supervisor.expect(&events).await;
     house.supervisor.quiet();

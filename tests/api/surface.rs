@@ -157,6 +157,10 @@ async fn a_response_is_had_again_from_the_instance_that_gave_it() {
     let seen = house.engine.request().await;
     assert_eq!(seen.line, "GET /v1/responses/resp_a-1 HTTP/1.1");
     assert!(!seen.headers.contains_key("content-type"));
+    let resumed = get("/v1/responses/resp_a-1?stream=true&starting_after=5&x=%0d");
+    assert_eq!(house.ask(resumed).await.text(), body);
+    let seen = house.engine.request().await.line;
+    assert_eq!(seen, "GET /v1/responses/resp_a-1?stream=true&starting_after=5 HTTP/1.1");
     let cancel = post("/v1/responses/resp_a-1/cancel", "");
     assert_eq!(house.ask(cancel).await.status, 200);
     assert_eq!(house.engine.request().await.line, "POST /v1/responses/resp_a-1/cancel HTTP/1.1");

@@ -21,7 +21,7 @@ pub(in crate::proxy) fn websocket(
     let tokens = headers.get_all(header::CONNECTION).iter();
     let mut tokens = tokens.flat_map(|v| v.as_bytes().split(|b| *b == b','));
     if version != Version::HTTP_11
-        || !headers.contains_key(header::UPGRADE)
+        || !one(&header::UPGRADE).is_some_and(|to| to.eq_ignore_ascii_case(b"websocket"))
         || !tokens.any(|t| t.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
     {
         return Err(
