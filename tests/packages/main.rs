@@ -136,6 +136,7 @@ fn the_daemon_has_its_allocator_and_the_allocator_its_settings() {
     let told = String::from_utf8_lossy(&told.stderr);
     for line in [
         "opt.narenas: 1\n",
+        "opt.background_thread: true ",
         "opt.oversize_threshold: 1073741824\n",
         "opt.dirty_decay_ms: 1000 ",
         "opt.muzzy_decay_ms: 0 ",
