@@ -95,6 +95,8 @@ pub struct ContainerSpec {
     pub key_variable: Option<String>,
     /// Read-only bind mounts: (host path, path in the container).
     pub binds: Vec<(PathBuf, PathBuf)>,
+    /// The model on the host, in one of `binds`: its directory, or the first of its files. `None`: it is in an image.
+    pub weights: Option<PathBuf>,
     /// Images mounted read-only: (image, path in the container).
     pub image_volumes: Vec<(ImageRef, PathBuf)>,
     /// CDI device names (`nvidia.com/gpu=GPU-…`); empty for the host backend.

@@ -39,6 +39,7 @@ pub fn spec(image: &str, script: &str) -> ContainerSpec {
         env: BTreeMap::new(),
         key_variable: None,
         binds: vec![],
+        weights: None,
         image_volumes: vec![],
         cdi_devices: vec![],
         transport: Transport::Unix,

@@ -69,6 +69,10 @@ impl Engines for Profiles {
             env,
             key_variable,
             binds: mounted.binds,
+            weights: match &spec.weights {
+                Weights::Path(path) => Some(path.clone()),
+                Weights::Image { .. } | Weights::Builtin => None,
+            },
             image_volumes: mounted.image_volumes,
             cdi_devices: order
                 .placement
@@ -158,15 +162,18 @@ fn mount(weights: &Weights, engine: EngineKind) -> Mounted {
                     ..Mounted::default()
                 };
             };
-            let inside = Path::new(MODELS).join(name);
-            let bind = match path.parent() {
-                // The first part is named, the engine finds the others beside it.
-                Some(parent) if engine == EngineKind::Llamacpp && is_split(path) => {
-                    (parent.to_path_buf(), PathBuf::from(MODELS))
-                }
-                _ => (path.clone(), inside.clone()),
+            let host = bound(path, engine);
+            let root = match host.file_name() {
+                // What the engine finds beside the first part has no name of its own here.
+                _ if is_split(path) && path.parent() == Some(host) => PathBuf::from(MODELS),
+                Some(name) => Path::new(MODELS).join(name),
+                None => PathBuf::from(MODELS),
             };
-            Mounted { model: Some(inside), binds: vec![bind], ..Mounted::default() }
+            // Part by part: joining an empty path would leave a slash at the end.
+            let below = path.strip_prefix(host).unwrap_or(Path::new(name));
+            let inside = below.components().fold(root.clone(), |inside, part| inside.join(part));
+            let binds = vec![(host.to_path_buf(), root)];
+            Mounted { model: Some(inside), binds, ..Mounted::default() }
         }
         Weights::Image { image, path } => {
             let relative = path.strip_prefix("/").unwrap_or(path);
@@ -182,6 +189,31 @@ fn mount(weights: &Weights, engine: EngineKind) -> Mounted {
         }
         Weights::Builtin => Mounted::default(),
     }
+}
+
+/// How much of the host a model's container is given. In a hub's cache the files of a snapshot are links to `../../blobs`, which have to be
+/// there, too.
+#[must_use]
+pub fn bound(weights: &Path, engine: EngineKind) -> &Path {
+    let split = engine == EngineKind::Llamacpp && is_split(weights);
+    if !split && weights.extension().is_some_and(|end| end == "gguf") {
+        // Mounted by itself, wherever its name leads.
+        return weights;
+    }
+    // The first part is named, the engine finds the others beside it.
+    let beside = if split { weights.parent() } else { None };
+    repository(weights).or(beside).unwrap_or(weights)
+}
+
+/// Of `…/models--ORG--NAME/snapshots/COMMIT` and what is below it: `…/models--ORG--NAME`.
+fn repository(path: &Path) -> Option<&Path> {
+    path.ancestors().find_map(|snapshot| {
+        let snapshots = snapshot.parent()?;
+        let repository = snapshots.parent()?;
+        let is_cache = snapshots.file_name()? == "snapshots"
+            && repository.file_name()?.to_str()?.starts_with("models--");
+        is_cache.then_some(repository)
+    })
 }
 
 /// Whether a file is a part of a GGUF model in several: `…-00001-of-00003.gguf`.
@@ -313,6 +345,33 @@ mod tests {
         assert_eq!(mount(&weights("/"), EngineKind::Vllm).model, Some("/models-image".into()));
 
         assert_eq!(mount(&Weights::Builtin, EngineKind::Vllm), Mounted::default());
+    }
+
+    /// Whose files are links to `../../blobs`.
+    #[test]
+    fn weights_in_a_hubs_cache_come_with_their_blobs() {
+        let hub = "/srv/hub/models--org--m";
+        let revision = format!("{hub}/snapshots/0a1b");
+        let path = |p: &str, engine| mount(&Weights::Path(p.into()), engine);
+        let whole = [(PathBuf::from(hub), PathBuf::from("/models/models--org--m"))];
+        for (below, engine) in [
+            ("", EngineKind::Vllm),
+            ("/BF16", EngineKind::Vllm),
+            ("/m-00001-of-00002.gguf", EngineKind::Llamacpp),
+        ] {
+            let got = path(&format!("{revision}{below}"), engine);
+            assert_eq!(got.binds, whole, "{below}");
+            let inside = format!("/models/models--org--m/snapshots/0a1b{below}");
+            // Compared as text: a slash at the end would make another path of it.
+            assert_eq!(got.model.unwrap().to_str(), Some(inside.as_str()));
+        }
+        // The kernel follows the link of a single file.
+        let file = format!("{revision}/m.gguf");
+        let got = path(&file, EngineKind::Llamacpp);
+        assert_eq!(got.binds, [(PathBuf::from(file), PathBuf::from("/models/m.gguf"))]);
+        for other in ["/srv/snapshots/0a1b", "/srv/models--org--m/other/0a1b", hub] {
+            assert_eq!(path(other, EngineKind::Vllm).binds[0].0, Path::new(other));
+        }
     }
 
     #[test]

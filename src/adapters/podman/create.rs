@@ -177,6 +177,7 @@ pub(super) mod tests {
             env: BTreeMap::from([("A".into(), "b c".into())]),
             key_variable: None,
             binds: vec![("/srv/w.gguf".into(), "/weights/w.gguf".into())],
+            weights: None,
             image_volumes: vec![],
             cdi_devices: vec![],
             transport,

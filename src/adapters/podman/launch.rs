@@ -5,14 +5,12 @@
 //! up, and what is found is taken over or removed; a container is handed out only after its restrictions were seen
 //! on the running process.
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::error::{Cause, PodmanError, image_missing};
 use super::inspect::{Inspect, published};
-use super::{Inner, cgroup, create, harden, labels, socket_dir};
-use crate::adapters::disk;
+use super::{Inner, cgroup, create, harden, labels, socket_dir, sources};
 use crate::supervisor::ports::{
     ContainerSpec, Endpoint, Launched, Progress, SOCKET_NAME, Sign, TCP_PORT,
 };
@@ -30,8 +28,6 @@ const LOOK_AGAIN: [Duration; 2] = [Duration::from_millis(5), Duration::from_mill
 const HARDEN_LOOKS: u32 = 14;
 /// How often podman is asked for the exit code of a container whose process is gone. In all 0.8 s.
 const EXIT_LOOKS: u32 = 12;
-/// How long the file system of the weights may take to say whether they are there.
-const DISK_TIME: Duration = Duration::from_secs(10);
 /// Lines of the container's log that a failure carries.
 const TAIL_LINES: usize = 20;
 
@@ -42,7 +38,7 @@ impl Inner {
         progress: &Progress,
     ) -> Result<Launched, Fault> {
         let thing = format!("model {} (container {})", spec.instance.model, spec.instance);
-        check_sources(spec).await?;
+        sources::check(spec).await?;
         let (id, mut pulled) = self.provide_image(&spec.image, &thing, progress).await?;
         for (image, _) in &spec.image_volumes {
             pulled |= self.provide_image(image, &thing, progress).await?.1;
@@ -259,26 +255,6 @@ impl Inner {
         }
         None
     }
-}
-
-/// Weights that are visibly absent. A directory that this process may not look into is left to podman's judgement.
-async fn check_sources(spec: &ContainerSpec) -> Result<(), Fault> {
-    for (host, _) in &spec.binds {
-        let seen = disk::look("kind", host, DISK_TIME, |host| {
-            std::fs::metadata(host).map_err(|e| e.kind())
-        });
-        let what = match seen.await {
-            Err(late) => late.to_string(),
-            Ok(Err(io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)) => format!(
-                "{} does not exist; put the weights there, or correct the model's weights in the configuration",
-                host.display()
-            ),
-            Ok(_) => continue,
-        };
-        let message = format!("model {}: {what}", spec.instance.model);
-        return Err(Fault::new(FaultCode::WeightsMissing, message));
-    }
-    Ok(())
 }
 
 fn no_group(thing: &str) -> Fault {

@@ -10,7 +10,7 @@
 //!  helper   short-lived containers of our own program          info     what podman knows of its host (pure)
 //!  prove    the path that models use socket_dir  engines' directories         api      calls: podman-api, or wire (raw)
 //!  journal  what was begun           pull     images and their pulls          list     what there is, by podman and kernel
-//!  timed    how long calls take
+//!  timed    how long calls take         sources  what is mounted from the host
 //! ```
 //!
 //! # Architecture Invariant
@@ -36,6 +36,7 @@ mod logs;
 mod prove;
 mod pull;
 mod socket_dir;
+pub mod sources;
 mod stop;
 mod timed;
 mod wire;

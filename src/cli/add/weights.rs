@@ -2,17 +2,21 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::adapters::engine::bound;
+use crate::adapters::podman::sources;
 use crate::cli::exit::{Exit, Failure, Outcome};
+use crate::types::EngineKind;
 
 /// A path of weights, absolute, and whether they are GGUF.
 ///
 /// # Errors
 /// If no engine reads what is there, with what would do.
 pub fn look(path: &Path) -> Outcome<(PathBuf, bool)> {
-    let path = std::fs::canonicalize(path)
+    let path = whole(path)
         .map_err(|err| Failure::new(Exit::NotFound, format!("{}: {err}", path.display())))?;
     if path.is_file() {
         if path.extension().is_some_and(|end| end == "gguf") {
+            contained(&path, EngineKind::Llamacpp)?;
             return Ok((path, true));
         }
         let message = format!("{} is no GGUF file", path.display());
@@ -25,6 +29,7 @@ pub fn look(path: &Path) -> Outcome<(PathBuf, bool)> {
         .collect();
     let has = |end: &str| names.iter().any(|name| name.ends_with(end));
     if has(".safetensors") && names.iter().any(|name| name == "config.json") {
+        contained(&path, EngineKind::Vllm)?;
         return Ok((path, false));
     }
     let mut ggufs: Vec<&String> = names.iter().filter(|name| name.ends_with(".gguf")).collect();
@@ -38,6 +43,31 @@ pub fn look(path: &Path) -> Outcome<(PathBuf, bool)> {
         format!("{} holds no model that an engine reads as it is", path.display()),
     )
     .fix(fix))
+}
+
+/// Without links, as far as the file keeps its name: in a hub's cache the one behind it is called after its digest, and has no
+/// further parts beside it.
+fn whole(path: &Path) -> std::io::Result<PathBuf> {
+    let real = path.canonicalize()?;
+    match (path.parent(), path.file_name()) {
+        (Some(parent), Some(name)) if real.is_file() && real.file_name() != Some(name) => {
+            let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+            Ok(parent.canonicalize()?.join(name))
+        }
+        _ => Ok(real),
+    }
+}
+
+/// Its files are there in a container, too.
+fn contained(path: &Path, engine: EngineKind) -> Outcome {
+    let bound = bound(path, engine);
+    match sources::astray(path, bound) {
+        None => Ok(()),
+        Some(link) => {
+            Err(Failure::new(Exit::Failed, sources::stray_text(&link, bound))
+                .fix(sources::STRAY_FIX))
+        }
+    }
 }
 
 /// A model's name after its file: without the ending, and without what a name may not hold.
@@ -70,6 +100,43 @@ mod tests {
         assert!(!look(dir.path()).unwrap().1);
         assert!(look(&file("x.bin")).is_err());
         assert_eq!(look(&dir.path().join("none")).unwrap_err().exit, Exit::NotFound);
+    }
+
+    /// Where each file is a link into a directory beside it, with a digest for a name.
+    #[test]
+    fn a_hubs_cache_is_taken_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        let revision = root.join("models--org--m/snapshots/0a1b");
+        let blobs = root.join("models--org--m/blobs");
+        std::fs::create_dir_all(&revision).unwrap();
+        std::fs::create_dir_all(&blobs).unwrap();
+        for name in ["m.gguf", "config.json", "m.safetensors"] {
+            std::fs::write(blobs.join(format!("sha-{name}")), "x").unwrap();
+        }
+        let link = |name: &str| {
+            let target = format!("../../blobs/sha-{name}");
+            std::os::unix::fs::symlink(target.replace(".gguf", ""), revision.join(name)).unwrap();
+        };
+        std::fs::rename(blobs.join("sha-m.gguf"), blobs.join("sha-m")).unwrap();
+        for name in ["m.gguf", "config.json", "m.safetensors"] {
+            link(name);
+        }
+        assert_eq!(look(&revision).unwrap(), (revision.clone(), false));
+        let gguf = revision.join("m.gguf");
+        assert_eq!(look(&gguf).unwrap(), (gguf, true), "the file behind it has no ending");
+    }
+
+    #[test]
+    fn links_that_lead_nowhere_in_a_container_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let model = dir.path().join("model");
+        std::fs::create_dir(&model).unwrap();
+        std::fs::write(dir.path().join("real"), "x").unwrap();
+        std::fs::write(model.join("m.safetensors"), "x").unwrap();
+        std::os::unix::fs::symlink("../real", model.join("config.json")).unwrap();
+        let failure = look(&model).unwrap_err();
+        assert!(failure.message.contains("model/config.json is a link"), "{}", failure.message);
     }
 
     #[test]

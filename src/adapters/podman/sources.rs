@@ -1,0 +1,150 @@
+//! What is mounted into a container from the host, before podman is asked for anything.
+//!
+//! Purpose: weights that are visibly absent, or that are links which lead nowhere in the container, are a fault with its reason at once,
+//! and not an engine that does not find its files minutes later. Owner: the launch; `hostler add` asks [`astray`], too. Invariants:
+//! nothing is opened, and only the model's own files are looked at; what this process may not see is left to podman's judgement.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::adapters::disk;
+use crate::supervisor::ports::ContainerSpec;
+use crate::types::{Fault, FaultCode};
+
+/// How long the file system of the weights may take to say whether they are there.
+const DISK_TIME: Duration = Duration::from_secs(10);
+/// Files looked at in one directory.
+const ENTRIES_MAX: usize = 10_000;
+/// Links that are followed, as many as the kernel does.
+const HOPS_MAX: u32 = 40;
+
+/// Weights that an engine would not find in its container.
+pub(super) async fn check(spec: &ContainerSpec) -> Result<(), Fault> {
+    for (host, _) in &spec.binds {
+        let weights = spec.weights.clone().filter(|weights| weights.starts_with(host));
+        let seen = disk::look("sources", host, DISK_TIME, move |host| {
+            fs::metadata(host).map_err(|e| e.kind())?;
+            Ok(weights.and_then(|weights| astray(&weights, host)))
+        });
+        let what = match seen.await {
+            Err(late) => late.to_string(),
+            Ok(Err(io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)) => format!(
+                "{} does not exist; put the weights there, or correct the model's weights in the configuration",
+                host.display()
+            ),
+            Ok(Ok(Some(stray))) => format!("{}; {STRAY_FIX}", stray_text(&stray, host)),
+            Ok(_) => continue,
+        };
+        let message = format!("model {}: {what}", spec.instance.model);
+        return Err(Fault::new(FaultCode::WeightsMissing, message));
+    }
+    Ok(())
+}
+
+/// What to do about a link that leads out.
+pub const STRAY_FIX: &str = "put the files themselves there (cp -rL), or name the directory where they are; of a hub's cache that is …/models--ORG--NAME/snapshots/COMMIT, without a link to it";
+
+/// A link that leads out, for people.
+#[must_use]
+pub fn stray_text(link: &Path, bound: &Path) -> String {
+    let (link, bound) = (link.display(), bound.display());
+    format!("{link} is a link that leads out of {bound}, which is all that the engine sees")
+}
+
+/// The first of a model's files that is a link to a file outside of `bound`, all that a container sees of the host. `weights`: the model's
+/// directory, or the first of its files, whose further parts are beside it.
+#[must_use]
+pub fn astray(weights: &Path, bound: &Path) -> Option<PathBuf> {
+    let root = bound.canonicalize().ok()?;
+    if !root.is_dir() {
+        // It is mounted by itself, wherever it leads.
+        return None;
+    }
+    let (dir, parts) = if weights.is_dir() {
+        (weights, None)
+    } else {
+        (weights.parent()?, Some(without_part(weights)?))
+    };
+    let mut names: Vec<_> =
+        fs::read_dir(dir).ok()?.take(ENTRIES_MAX).flatten().map(|entry| entry.path()).collect();
+    names.sort();
+    names.into_iter().find(|path| {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        // No engine reads what is hidden or written for people.
+        let read = match parts {
+            Some(_) => without_part(path) == parts,
+            None => !name.starts_with('.') && !name.ends_with(".md"),
+        };
+        read && path.is_symlink() && path.is_file() && leads_out(path, &root)
+    })
+}
+
+/// A part's name up to its number: `m-00001-of-00003.gguf` → `m`.
+fn without_part(path: &Path) -> Option<&str> {
+    let (name, _) = path.file_name()?.to_str()?.rsplit_once("-of-")?;
+    name.rsplit_once('-').map(|(name, _)| name)
+}
+
+/// Whether a link that leads to something here leads nowhere where `root` has another place. An absolute one does.
+fn leads_out(link: &Path, root: &Path) -> bool {
+    let mut path = link.to_path_buf();
+    for _ in 0..HOPS_MAX {
+        let Ok(target) = fs::read_link(&path) else { break };
+        if target.is_absolute() {
+            return true;
+        }
+        path = path.parent().unwrap_or(Path::new("/")).join(target);
+    }
+    link.canonicalize().is_ok_and(|real| !real.starts_with(root))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn links_that_stay_inside_are_fine_and_others_are_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let repo = dir.path().join("models--org--m");
+        let revision = repo.join("snapshots/0a1b");
+        fs::create_dir_all(&revision).unwrap();
+        fs::create_dir_all(repo.join("blobs")).unwrap();
+        fs::write(repo.join("blobs/x"), "x").unwrap();
+        fs::write(dir.path().join("outside"), "x").unwrap();
+        let config = revision.join("config.json");
+        symlink("../../blobs/x", &config).unwrap();
+        assert_eq!(astray(&revision, &repo), None);
+        assert_eq!(astray(&revision, &revision), Some(config), "of the snapshot alone");
+
+        // What no engine reads, and what leads nowhere on the host either.
+        symlink("../../../outside", revision.join("README.md")).unwrap();
+        symlink("../../../outside", revision.join(".note")).unwrap();
+        symlink("../../../none", revision.join("z")).unwrap();
+        assert_eq!(astray(&revision, &repo), None);
+        // The blob is inside, but not under that name.
+        let absolute = revision.join("a");
+        symlink(repo.join("blobs/x"), &absolute).unwrap();
+        assert_eq!(astray(&revision, &repo), Some(absolute.clone()));
+        assert_eq!(astray(&absolute, &absolute), None, "a file by itself");
+    }
+
+    #[test]
+    fn of_a_split_model_only_its_own_parts_matter() {
+        let dir = tempfile::tempdir().unwrap();
+        let models = dir.path().join("models");
+        fs::create_dir(&models).unwrap();
+        fs::write(dir.path().join("outside"), "x").unwrap();
+        let first = models.join("m-00001-of-00002.gguf");
+        fs::write(&first, "x").unwrap();
+        symlink("../outside", models.join("other-00001-of-00002.gguf")).unwrap();
+        symlink("../outside", models.join("other.gguf")).unwrap();
+        assert_eq!(astray(&first, &models), None);
+        let second = models.join("m-00002-of-00002.gguf");
+        symlink("../outside", &second).unwrap();
+        assert_eq!(astray(&first, &models), Some(second));
+    }
+}
