@@ -9,7 +9,8 @@
 //!       ▲ └──────── as many as breaker_failures ─────┴─▶ open ── breaker_open ──▶ half-open: one start
 //!       └──────────── it has served for a minute ◀────────┴────────── fault ◀──────────┘
 //! ```
-//! One that drains is asked as well: where it makes way for another no time ends its requests, and one that hangs would keep the place for
+//! A launch for which podman was not there, before anything was begun, is no fault of the model: the count stays, and the next attempt is
+//! soon. One that drains is asked as well: where it makes way for another no time ends its requests, and one that hangs would keep the place for
 //! ever. An engine on which requests run is asked for its health alone: that it is too busy for a token in time is no fault. Nor is it one
 //! that it does not come to speak of its health while it answers requests, which who asks for the core finds out.
 
@@ -19,12 +20,14 @@ use super::effect::{Effect, Notice};
 use super::instance::{Instance, Life};
 use super::lifecycle::FORGIVEN_AFTER;
 use super::state::{Failure, Model, State};
-use crate::types::{Breaker, Denied, Fault, HealthStatus, InstanceId, Moment};
+use crate::types::{Breaker, Denied, Fault, FaultCode, HealthStatus, InstanceId, Moment};
 
 /// The longest delay between two attempts while the breaker is closed.
 const RETRY_DELAY_MAX: Duration = Duration::from_secs(60);
 /// After a failure it is asked again at least so soon.
 const RECHECK: Duration = Duration::from_secs(5);
+/// From a launch that podman was not there for to the next.
+const PODMAN_RETRY: Duration = Duration::from_secs(5);
 
 /// What the core needs of `[health]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +60,7 @@ impl HealthRules {
         } else {
             Duration::from_secs(1 << (count.max(1) - 1).min(6)).min(RETRY_DELAY_MAX)
         };
-        full - full * (noise % 1000) / 4000
+        apart(full, noise)
     }
 
     pub(super) fn opens(&self, count: u32) -> bool {
@@ -71,6 +74,10 @@ impl HealthRules {
             Some(_) => Breaker::HalfOpen,
         }
     }
+}
+
+fn apart(full: Duration, noise: u32) -> Duration {
+    full - full * (noise % 1000) / 4000
 }
 
 /// How an instance was, when it was asked.
@@ -181,15 +188,25 @@ impl Model {
         // From ready on: a long load is no service, and an engine that dies after each must not be restarted for ever.
         let served = instance.ready_since.is_some_and(|at| now.since(at) >= FORGIVEN_AFTER);
         let earlier = self.failure.as_ref().map_or(0, |f| f.count);
-        let count = if served { 1 } else { earlier + 1 };
-        self.restarts = self.restarts.saturating_add(1);
+        // It says nothing of the model: all of them would fail like this one, and none would be tried when podman is back.
+        let away = fault.code == FaultCode::PodmanUnreachable && !instance.begun;
+        let count = if away {
+            earlier
+        } else if served {
+            1
+        } else {
+            earlier + 1
+        };
+        self.restarts = self.restarts.saturating_add(u32::from(!away));
         // The first death of an engine that was ready is made good at once; requests that came since then wait for it.
-        let delay = if was_ready && count == 1 {
+        let delay = if away {
+            apart(PODMAN_RETRY, instance.id.noise())
+        } else if was_ready && count == 1 {
             Duration::ZERO
         } else {
             rules.delay(count, instance.id.noise())
         };
-        if rules.opens(count) {
+        if rules.opens(count) && !away {
             let text = format!(
                 "; after {count} failures in a row it is not tried again for {} s (the circuit breaker of {} is open)",
                 delay.as_secs(),

@@ -26,6 +26,8 @@ pub(super) struct Instance {
     pub(super) ordered: Moment,
     /// When its image was there and its load began; `None`: it was adopted, and how long it loaded is not known.
     pub(super) load_began: Option<Moment>,
+    /// podman was asked for its container, by this daemon or an earlier one.
+    pub(super) begun: bool,
     /// When it passed its probe; `None`: not yet.
     pub(super) ready_since: Option<Moment>,
     pub(super) measuring: Measuring,

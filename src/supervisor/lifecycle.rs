@@ -37,6 +37,7 @@ impl State {
         } else if phase == Phase::Starting {
             // The load's clock starts when podman is asked.
             instance.load_began = Some(now);
+            instance.begun = true;
             instance.pace = instance.pace.from(now);
             instance.life = Life::Starting { deadline: instance.pace.deadline() };
         }
@@ -358,6 +359,7 @@ impl State {
             last_used: now,
             ordered: now,
             load_began: None,
+            begun: true,
             ready_since: None,
             measuring: Measuring::new(Sample::new()),
             health: Health::default(),

@@ -245,6 +245,7 @@ impl State {
             last_used: now,
             ordered: now,
             load_began: Some(now),
+            begun: false,
             ready_since: None,
             measuring: Measuring::new(self.ledger.sample(&id, &placement.gpus)),
             health: Health::default(),

@@ -227,6 +227,57 @@ fn after_so_many_failures_the_breaker_opens_then_lets_one_try() {
     assert_eq!((health(&host).breaker, health(&host).failures_in_a_row), (Breaker::Closed, 1));
 }
 
+/// One start for which podman was not there.
+fn unreached(host: &mut Host, waiter: u64, begun: bool) {
+    host.observe();
+    host.acquire(waiter, "m");
+    let instance = host.launch();
+    if begun {
+        host.tell(Event::Progress { instance: instance.clone(), phase: Phase::Starting });
+    }
+    let fault = Fault::new(FaultCode::PodmanUnreachable, "podman: refused");
+    host.tell(Event::LaunchFailed { instance, fault });
+}
+
+#[test]
+fn a_podman_that_is_away_is_no_models_fault() {
+    let mut host = Host::new(vec![watched("m")]);
+    fail(&mut host, 1);
+    host.pass(60);
+    for n in 2..20 {
+        unreached(&mut host, n, false);
+        let seen = health(&host);
+        assert_eq!((seen.breaker, seen.failures_in_a_row), (Breaker::Closed, 1), "{n}");
+        let Denied::LoadFailed { fault, retry_after, .. } = host.denied() else { panic!() };
+        assert_eq!(fault.code, FaultCode::PodmanUnreachable);
+        assert!(*retry_after <= Duration::from_secs(5), "{retry_after:?}");
+        host.pass(5);
+    }
+    assert_eq!(host.state.status(host.now).models[0].restarts, 1);
+    // What had begun may have failed by what the model is.
+    for n in 20..25 {
+        unreached(&mut host, n, true);
+        host.pass(60);
+    }
+    assert_eq!(health(&host).failures_in_a_row, 6);
+}
+
+#[test]
+fn a_podman_that_is_away_neither_closes_a_breaker_nor_keeps_it_open() {
+    let mut host = Host::new(vec![watched("m")]);
+    for n in 1..7 {
+        fail(&mut host, n);
+        host.pass(60);
+    }
+    host.pass(300);
+    unreached(&mut host, 7, false);
+    assert_eq!(health(&host).failures_in_a_row, 6);
+    host.pass(5);
+    assert_eq!(health(&host).breaker, Breaker::HalfOpen);
+    fail(&mut host, 8);
+    assert_eq!((health(&host).breaker, health(&host).failures_in_a_row), (Breaker::Open, 7));
+}
+
 #[test]
 fn a_pin_is_not_tried_for_ever_and_an_operator_may_try_at_once() {
     let mut pinned = watched("m");
