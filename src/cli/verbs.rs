@@ -3,7 +3,6 @@
 use clap::Args;
 
 use super::Context;
-use super::bus::failure;
 use super::exit::Outcome;
 use super::load::{each, one_by_one};
 
@@ -46,13 +45,13 @@ struct Which {
 
 impl Pin {
     pub async fn run(self, context: &Context) -> Outcome {
-        self.which.set_pinned(context, true).await
+        self.which.say(context, "Pin", "pinned").await
     }
 }
 
 impl Unpin {
     pub async fn run(self, context: &Context) -> Outcome {
-        self.which.set_pinned(context, false).await
+        self.which.say(context, "Unpin", "not pinned any more").await
     }
 }
 
@@ -69,13 +68,11 @@ impl Wake {
 }
 
 impl Which {
-    async fn set_pinned(self, context: &Context, pinned: bool) -> Outcome {
+    async fn say(self, context: &Context, method: &str, done: &str) -> Outcome {
         let bus = context.bus_even_idle().await?;
-        let word = if pinned { "pinned" } else { "not pinned any more" };
-        one_by_one(context, &self.models, word, async |model| {
+        one_by_one(context, &self.models, done, async |model| {
             let object = bus.model_started(model).await?;
-            let set = object.set_property("Pinned", pinned).await;
-            set.map_err(|err| failure(&err.into(), bus.user))
+            bus.call(&object, method, &()).await
         })
         .await
     }

@@ -3,12 +3,14 @@
 //! Purpose: a call returns the path of a job at once, for bus clients wait 25 s; the job's own task waits for the supervisor. Owner
 //! of: all records, also for a while after their end, so that whoever waits can read why. Invariants: a record is there before its
 //! path is returned; it ends once; of the ended ones those that ended first are forgotten beyond [`KEPT`]; a job outlives the bus, not
-//! the daemon.
+//! the daemon; its work waits for no bus.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use zbus::Connection;
 
@@ -26,6 +28,9 @@ pub const KEPT: usize = 64;
 pub const RUNNING_MAX: usize = 1024;
 /// Of these, jobs of one kind for one model: who asks again and again for what finds no room leaves room for the others to ask.
 pub const ALIKE_MAX: usize = 64;
+
+/// How long the bus may take to show a new job.
+const SHOW_TIME: Duration = Duration::from_secs(2);
 
 /// What a job does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -225,7 +230,7 @@ impl Jobs {
 }
 
 impl Context {
-    /// Begins a job: its object is there, and its task runs, when this returns its number.
+    /// Begins a job: its task runs when this returns its number, and its object is there unless the bus hangs.
     pub(super) async fn begin<F>(
         self: &Arc<Self>,
         kind: Kind,
@@ -236,29 +241,34 @@ impl Context {
         F: Future<Output = Result<(), Error>> + Send + 'static,
     {
         let record = self.jobs.add(kind, model, self.handle.now())?;
-        if let Some(bus) = self.jobs.bus()
-            && let Err(err) = self.show(&bus, &record).await
-        {
-            // A bus that is going takes no job with it: whoever asked may have come by HTTP.
-            tracing::warn!(
-                job = record.id,
-                "job {} is not to be seen on the bus: {err}",
-                record.id
-            );
-        }
         let id = record.id;
-        let work = work(id);
-        let context = self.clone();
+        let (work, context, job) = (work(id), self.clone(), record.clone());
+        let (shown, seen) = oneshot::channel::<()>();
         tokio::spawn(async move {
-            let cancelled = record.cancel.clone();
+            let cancelled = job.cancel.clone();
             // First the work: what is done is done, also if it was cancelled in the same moment.
             let state = tokio::select! {
                 biased;
                 result = work => result.map_or_else(State::Failed, |()| State::Done),
                 () = cancelled.cancelled() => State::Cancelled,
             };
-            context.finish(record, state).await;
+            // Nobody is told of an end before the beginning. An error is the end of `begin`, however it ended.
+            let _ = seen.await;
+            context.finish(job, state).await;
         });
+        if let Some(bus) = self.jobs.bus() {
+            // A bus that hangs or is going takes no job with it: whoever asked may have come by HTTP.
+            let show = tokio::time::timeout(SHOW_TIME, self.show(&bus, &record)).await;
+            let why = match show {
+                Ok(Ok(())) => None,
+                Ok(Err(err)) => Some(err.to_string()),
+                Err(_) => Some(format!("it could not be put there within {SHOW_TIME:?}")),
+            };
+            if let Some(why) = why {
+                tracing::warn!(job = id, "job {id} is not to be seen on the bus: {why}");
+            }
+        }
+        drop(shown);
         Ok(id)
     }
 

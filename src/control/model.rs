@@ -83,6 +83,27 @@ impl Model {
         self.context.checked(bus, &call, Deed::Wake(self.name.clone())).await
     }
 
+    /// Never evicts it nor idles it out from now on, and loads it as soon as there is room; "Pinned" says how long that lasts. Does not
+    /// wait for the load. Like every method, and unlike "Pinned", it asks for a password where one is needed and the caller allows that.
+    async fn pin(
+        &self,
+        #[zbus(header)] call: Header<'_>,
+        #[zbus(connection)] bus: &Connection,
+    ) -> Result<(), Error> {
+        self.context.gate.check(bus, &call, Action::LoadModel).await?;
+        Ok(self.context.handle.pin(&self.name, true).await?)
+    }
+
+    /// Lets it go when it is idle.
+    async fn unpin(
+        &self,
+        #[zbus(header)] call: Header<'_>,
+        #[zbus(connection)] bus: &Connection,
+    ) -> Result<(), Error> {
+        self.context.gate.check(bus, &call, Action::UnloadModel).await?;
+        Ok(self.context.handle.pin(&self.name, false).await?)
+    }
+
     /// What its container wrote, from the beginning, and what it writes until it ends: the read end of a pipe.
     async fn open_log(
         &self,
@@ -194,9 +215,9 @@ impl Model {
         Ok(self.now()?.idle_timeout.map_or(UNKNOWN, us))
     }
 
-    /// Never evicted, never idled out. Setting it to true loads the model; to false lets it go when it is idle. It lasts, over restarts
-    /// of the daemon, until it is unloaded, the daemon is stopped with its models, or the host reboots; then "pin" in the configuration
-    /// counts again.
+    /// Never evicted, never idled out. Setting it is Pin or Unpin for whoever may without a password: nobody is asked for one, and polkit
+    /// has a second to answer. A pin lasts, over restarts of the daemon, until the model is unloaded, the daemon is stopped with its
+    /// models, or the host reboots; then "pin" in the configuration counts again.
     #[zbus(property)]
     fn pinned(&self) -> Result<bool, Error> {
         Ok(self.now()?.pinned)
@@ -211,7 +232,11 @@ impl Model {
     ) -> Result<(), Error> {
         let call = call.ok_or_else(|| Error::new(Code::Internal, "a call without a header"))?;
         let action = if pinned { Action::LoadModel } else { Action::UnloadModel };
-        self.context.gate.check(bus, &call, action).await?;
+        // zbus keeps all objects locked for as long as a setter takes, and would dispatch no call of anybody behind a dialog.
+        self.context.gate.check_briefly(bus, &call, action).await.map_err(|mut err| {
+            err.message += "; the methods Pin and Unpin wait for polkit and may ask for a password";
+            err
+        })?;
         Ok(self.context.handle.pin(&self.name, pinned).await?)
     }
 

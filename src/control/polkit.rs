@@ -33,7 +33,7 @@ impl Default for Patience {
     }
 }
 
-/// How long polkit may think about what is only shown.
+/// How long polkit may think while others wait for the answer: about what is only shown, and for a setter.
 const GLANCE: Duration = Duration::from_secs(1);
 
 /// What a call does, in polkit's words: `org.hostler1.policy` defines each.
@@ -96,21 +96,33 @@ impl Gate {
         self.ask(connection, call, action, interactive).await
     }
 
-    /// The same for what is only shown to who may see it: nobody is asked for a password for that.
+    /// The same without a person and with a polkit that is quick, for a caller that keeps others waiting meanwhile.
+    ///
+    /// # Errors
+    /// If not, or if that cannot be found out in a moment.
+    pub(super) async fn check_briefly(
+        self,
+        connection: &Connection,
+        call: &Header<'_>,
+        action: Action,
+    ) -> Result<(), Error> {
+        let hurried = match self {
+            Self::Polkit(patience) => {
+                Self::Polkit(Patience { rules: patience.rules.min(GLANCE), ..patience })
+            }
+            Self::Owner { .. } => self,
+        };
+        hurried.ask(connection, call, action, false).await
+    }
+
+    /// The same for what is only shown to who may see it: nobody is asked for a password for that, nor kept by a polkit that hangs.
     pub(super) async fn allows(
         self,
         connection: &Connection,
         call: &Header<'_>,
         action: Action,
     ) -> bool {
-        let hurried = match self {
-            // Whoever only looks is not kept by a polkit that hangs.
-            Self::Polkit(patience) => {
-                Self::Polkit(Patience { rules: patience.rules.min(GLANCE), ..patience })
-            }
-            Self::Owner { .. } => self,
-        };
-        hurried.ask(connection, call, action, false).await.is_ok()
+        self.check_briefly(connection, call, action).await.is_ok()
     }
 
     async fn ask(
@@ -185,9 +197,11 @@ async fn ask_polkit(
     let details = HashMap::new();
     let asked = polkit.check_authorization(&subject, action.id(), &details, flags, &id);
     let Ok(answer) = tokio::time::timeout(time, asked).await else {
-        // Nobody waits for the answer any more; a dialog that is still shown goes away.
-        let cancel = polkit.cancel_check_authorization(&id);
-        let _ = tokio::time::timeout(TIME, cancel).await;
+        // Nobody waits for the answer any more; a dialog that is still shown goes away. Nor does anybody wait for that.
+        tokio::spawn(async move {
+            let cancel = polkit.cancel_check_authorization(&id);
+            let _ = tokio::time::timeout(TIME, cancel).await;
+        });
         return Err(denied(action, &format!("polkit gave no answer within {time:?}")));
     };
     let answer = answer.map_err(absent)?;

@@ -124,7 +124,7 @@ async fn verbs_reach_the_supervisor_as_they_were_meant() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pin_is_a_property() {
+async fn a_pin_is_a_property_that_can_be_set() {
     let mut house = House::open(status()).await;
     let object = "/org/hostler1/model/org_2fm";
     assert_eq!(house.get(object, "org.hostler1.Model", "Pinned").await, "b false");
@@ -278,7 +278,7 @@ async fn a_foreign_caller_may_read_and_nothing_else() {
     house.manager(&["ListModels"]).await.unwrap();
     house.manager(&["GetStatus"]).await.unwrap();
     let model = "/org/hostler1/model/org_2fm";
-    let calls: [(&str, &[&str]); 10] = [
+    let calls: [(&str, &[&str]); 12] = [
         ("/org/hostler1", &["org.hostler1.Manager", "Load", "sa{sv}", "org/m", "0"]),
         ("/org/hostler1", &["org.hostler1.Manager", "Unload", "ss", "org/m", "now"]),
         ("/org/hostler1", &["org.hostler1.Manager", "UnloadAll", "s", "now"]),
@@ -287,6 +287,8 @@ async fn a_foreign_caller_may_read_and_nothing_else() {
         ("/org/hostler1", &["org.hostler1.Manager", "Reload"]),
         (model, &["org.hostler1.Model", "Sleep"]),
         (model, &["org.hostler1.Model", "Wake"]),
+        (model, &["org.hostler1.Model", "Pin"]),
+        (model, &["org.hostler1.Model", "Unpin"]),
         (model, &["org.hostler1.Model", "OpenLog"]),
         (model, &["org.hostler1.Model", "Load", "a{sv}", "0"]),
     ];

@@ -10,7 +10,7 @@ use hostler::control::{Context, Facts};
 use hostler::supervisor::handle::{Ask, Handle, Verb};
 use hostler::types::{Fault, FaultCode, Status};
 use std::sync::{Arc, Mutex};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 use zbus::OwnedVariant;
 use zbus::proxy::MethodFlags;
@@ -36,7 +36,8 @@ type Asked = (String, String, u32, usize);
 struct Authority {
     answer: Answer,
     asked: Arc<Mutex<Vec<Asked>>>,
-    cancelled: Arc<Mutex<Vec<String>>>,
+    /// A permit for each question that was taken back.
+    cancelled: Arc<Semaphore>,
 }
 
 #[zbus::interface(name = "org.freedesktop.PolicyKit1.Authority")]
@@ -58,8 +59,8 @@ impl Authority {
         }
     }
 
-    fn cancel_check_authorization(&self, cancellation: String) {
-        self.cancelled.lock().unwrap().push(cancellation);
+    fn cancel_check_authorization(&self, _cancellation: String) {
+        self.cancelled.add_permits(1);
     }
 }
 
@@ -69,8 +70,12 @@ const PATIENCE: Patience =
 
 /// A house whose gate is a polkit that answers so, and polkit's own connection.
 async fn guarded(answer: Answer) -> (House, Authority, zbus::Connection) {
+    guarded_for(answer, PATIENCE).await
+}
+
+async fn guarded_for(answer: Answer, patience: Patience) -> (House, Authority, zbus::Connection) {
     let daemon = Daemon::start("unix:tmpdir=/tmp");
-    let (asked, cancelled) = Default::default();
+    let (asked, cancelled) = (Arc::default(), Arc::new(Semaphore::new(0)));
     let authority = Authority { answer, asked, cancelled };
     let polkit = zbus::connection::Builder::address(daemon.address.as_str())
         .name("org.freedesktop.PolicyKit1")
@@ -78,7 +83,7 @@ async fn guarded(answer: Answer) -> (House, Authority, zbus::Connection) {
         .build()
         .await
         .unwrap();
-    (House::on(daemon, status(), Gate::Polkit(PATIENCE)).await, authority, polkit)
+    (House::on(daemon, status(), Gate::Polkit(patience)).await, authority, polkit)
 }
 
 /// Asks for a load as a program does: `busctl` keeps the text of a refusal to itself.
@@ -163,7 +168,9 @@ async fn a_polkit_that_answers_late_denies_and_is_told_that_nobody_waits() {
         let error = load(&house, interactive).await.unwrap_err();
         assert!(error.contains(&format!("polkit gave no answer within {patience:?}")), "{error}");
         assert!(began.elapsed() >= patience);
-        assert_eq!(std::mem::take(&mut *authority.cancelled.lock().unwrap()).len(), 1);
+        let told = tokio::time::timeout(Duration::from_secs(20), authority.cancelled.acquire());
+        told.await.unwrap().unwrap().forget();
+        assert_eq!(authority.cancelled.available_permits(), 0);
     }
     // Nothing was done, and whoever only reads is not kept.
     house.manager(&["ListModels"]).await.unwrap();
@@ -171,6 +178,57 @@ async fn a_polkit_that_answers_late_denies_and_is_told_that_nobody_waits() {
         assert!(matches!(ask, Ask::Trouble { .. }), "{ask:?}");
     }
     assert_eq!(house.manager(&["ListJobs"]).await.unwrap(), "a(osssd) 0");
+}
+
+/// A program of anybody's, with an agent of its own that never answers.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dialog_that_nobody_answers_keeps_no_other_call_waiting() {
+    let forever = Duration::from_secs(600);
+    let patience = Patience { rules: forever, person: forever };
+    let (mut house, authority, _polkit) = guarded_for(Answer::Never, patience).await;
+    let client = house.client().await;
+    let (path, model) = ("/org/hostler1/model/small", "org.hostler1.Model");
+    let call = async |interface: &'static str, method: &'static str, set: bool| {
+        let proxy = zbus::Proxy::new(&client, "org.hostler1", path, interface).await.unwrap();
+        let flags = MethodFlags::ALLOW_INTERACTIVE_AUTH;
+        let answer: zbus::Result<Option<()>> = if set {
+            let body = (model, "Pinned", zbus::Variant::from(true));
+            proxy.call_with_flags(method, flags, &body).await
+        } else {
+            proxy.call_with_flags(method, flags, &()).await
+        };
+        answer.unwrap_err().to_string()
+    };
+    // The property asks nobody for a password, and polkit only for a moment.
+    let set = call("org.freedesktop.DBus.Properties", "Set", true);
+    let error = tokio::time::timeout(Duration::from_secs(20), set).await.unwrap();
+    assert!(error.contains("the methods Pin and Unpin"), "{error}");
+    let asked_for = |flags| {
+        let action = "org.hostler1.load-model".to_owned();
+        [("system-bus-name".to_owned(), action, flags, 0)]
+    };
+    assert_eq!(asked(&authority), asked_for(0));
+    // The methods do; meanwhile everybody else is served, also where objects come and go.
+    let pin = call(model, "Pin", false);
+    let others = async {
+        while asked(&authority) != asked_for(1) {
+            tokio::task::yield_now().await;
+        }
+        house.status.send_modify(|status| {
+            let mut next = Status::clone(status);
+            next.models.truncate(1);
+            *status = Arc::new(next);
+        });
+        while house.manager(&["ListModels"]).await.unwrap().contains("small") {}
+        house.manager(&["GetStatus"]).await.unwrap();
+    };
+    tokio::select! {
+        error = pin => panic!("{error}"),
+        done = tokio::time::timeout(Duration::from_secs(20), others) => done.unwrap(),
+    }
+    while let Ok(ask) = house.asks.try_recv() {
+        assert!(matches!(ask, Ask::Trouble { .. }), "{ask:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -62,3 +62,91 @@ fn whose_end_is_news_is_not_forgotten_for_it() {
     assert_eq!(jobs.get(long).map(|job| job.state), Some(State::Done));
     assert_eq!(jobs.all().len(), KEPT);
 }
+
+/// An object that is set for ever: all the while zbus keeps the tree of objects locked.
+#[derive(Debug)]
+struct Stuck(Arc<tokio::sync::Notify>);
+
+#[zbus::interface(name = "org.example.Stuck")]
+impl Stuck {
+    #[zbus(property)]
+    fn value(&self) -> bool {
+        false
+    }
+
+    #[zbus(property)]
+    async fn set_value(&self, _value: bool) -> zbus::Result<()> {
+        self.0.notify_one();
+        std::future::pending().await
+    }
+}
+
+#[derive(Debug)]
+struct NoHost;
+
+impl crate::control::Host for NoHost {
+    fn validate(&self) -> crate::control::HostFuture<'_, Vec<crate::types::Check>> {
+        Box::pin(async { Vec::new() })
+    }
+
+    fn reload(&self) -> crate::control::HostFuture<'_, Result<Vec<String>, String>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+
+    fn open_log(
+        &self,
+        _instance: crate::types::InstanceId,
+        _lines: Option<usize>,
+        _follow: bool,
+    ) -> crate::control::HostFuture<'_, Result<std::os::fd::OwnedFd, String>> {
+        Box::pin(async { Err(String::new()) })
+    }
+
+    fn externals(&self) -> Vec<crate::types::ExternalStatus> {
+        Vec::new()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bus_that_hangs_delays_no_work_and_the_call_for_a_moment() {
+    use std::io::BufRead as _;
+    let mut daemon = std::process::Command::new("dbus-daemon")
+        .args(["--session", "--nofork", "--nopidfile", "--print-address"])
+        .arg("--address=unix:tmpdir=/tmp")
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap_or_else(|err| panic!("dbus-daemon: {err}; run tests/host/prereqs.sh"));
+    let mut address = String::new();
+    let said = daemon.stdout.take().unwrap();
+    std::io::BufReader::new(said).read_line(&mut address).unwrap();
+    let connect = || zbus::connection::Builder::address(address.trim());
+    let set = Arc::new(tokio::sync::Notify::new());
+    let bus = connect().serve_at("/stuck", Stuck(set.clone())).build().await.unwrap();
+    let client = connect().build().await.unwrap();
+    let name = bus.unique_name().unwrap().to_string();
+    let locks = tokio::spawn(async move {
+        let proxy = zbus::Proxy::new(&client, name, "/stuck", "org.example.Stuck").await.unwrap();
+        proxy.set_property("Value", true).await
+    });
+    set.notified().await;
+
+    let (handle, _asks, _status) = crate::supervisor::handle::Handle::scripted(Default::default());
+    let gate = crate::control::polkit::Gate::Owner { uid: 0 };
+    let context = Context::new(handle, Arc::new(NoHost), Default::default(), gate);
+    context.jobs.set_bus(Some(bus));
+    let (does, done) = oneshot::channel();
+    let work = |_| async { does.send(()).map_err(|()| Error::new(Code::Internal, "")) };
+    let begun = context.begin(Kind::Load, None, work);
+    let within = Duration::from_secs(20);
+    // First without anybody who waits for the number to be told.
+    tokio::pin!(begun);
+    tokio::select! {
+        biased;
+        id = &mut begun => panic!("{id:?}"),
+        done = tokio::time::timeout(within, done) => done.unwrap().unwrap(),
+    }
+    assert_eq!(tokio::time::timeout(within, begun).await.unwrap(), Ok(1));
+    assert!(!locks.is_finished());
+    daemon.kill().unwrap();
+    daemon.wait().unwrap();
+}
