@@ -20,7 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 
 use crate::supervisor::ports::{CanaryError, Endpoint};
-use crate::types::{ModelName, SleepLevel};
+use crate::types::{ModelName, SleepLevel, one_line};
 
 /// For `/sleep`: hundreds of gigabytes are copied to the host in this time. For a wake at level 1: it is faster.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -119,7 +119,8 @@ async fn exchange(
 ) -> Result<Value, String> {
     let (status, body) = converse(endpoint, method, path, body, (deadline, BODY_MAX)).await?;
     if status != 200 {
-        let text = String::from_utf8_lossy(&body[..body.len().min(200)]).into_owned();
+        // It goes into log lines and onto terminals, and an engine is not trusted with either.
+        let text = one_line(String::from_utf8_lossy(&body[..body.len().min(200)]));
         return Err(format!("{path}: answered {status}: {text}"));
     }
     Ok(serde_json::from_slice(&body).unwrap_or_default())

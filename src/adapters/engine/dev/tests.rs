@@ -115,3 +115,22 @@ async fn an_engine_that_never_answers_is_given_up() {
     let late = exchange(&fake.endpoint(), Method::POST, "/wake_up", None, short).await;
     assert!(late.unwrap_err().contains("no answer within"));
 }
+
+/// What it writes would be a line of its own in the log, and clear a terminal.
+#[tokio::test]
+async fn what_a_refusal_says_is_one_line_of_plain_text() {
+    let root = tempfile::tempdir().unwrap();
+    let socket = root.path().join("e.sock");
+    let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+    let engine = async {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let _ = stream.read(&mut [0; 4096]).await.unwrap();
+        let answer = "HTTP/1.1 500 No\r\ncontent-length: 8\r\n\r\na\nb\u{1b}[2Jc";
+        stream.write_all(answer.as_bytes()).await.unwrap();
+        stream
+    };
+    let endpoint = Endpoint::Unix(socket);
+    let (why, _stream) = tokio::join!(sleep(&endpoint, SleepLevel::One), engine);
+    assert_eq!(why, Err("/sleep?level=1: answered 500: a b [2Jc".to_owned()));
+}
