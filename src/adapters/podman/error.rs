@@ -70,7 +70,12 @@ impl Cause {
             ("container state improper", Cause::WrongState),
             ("cannot get namespace path unless container", Cause::WrongState),
         ];
-        let found = KNOWN.iter().find(|(words, _)| text.contains(words)).map(|(_, cause)| *cause);
+        // Go writes the system's words in lower case, crun begins them with a capital.
+        const FULL: [&str; 2] = ["no space left on device", "disk quota exceeded"];
+        let lower = text.to_ascii_lowercase();
+        let told =
+            |words: &&str| text.contains(words) || (FULL.contains(words) && lower.contains(words));
+        let found = KNOWN.iter().find(|(words, _)| told(words)).map(|(_, cause)| *cause);
         match found {
             Some(cause) => cause,
             None if text.contains("statfs ") && text.contains("no such file or directory") => {
@@ -261,6 +266,8 @@ mod tests {
                 Cause::NameTaken,
             ),
             ("writing blob: write /x: no space left on device", Cause::StorageFull),
+            ("crun: open `/x`: No space left on device: OCI runtime error", Cause::StorageFull),
+            ("crun: mkdir `/x`: Disk quota exceeded: OCI runtime error", Cause::StorageFull),
             (
                 "crun: executable file `/bin/nope` not found in $PATH: No such file or directory",
                 Cause::Other,
