@@ -155,7 +155,11 @@ async fn one_lost_device_leaves_the_other_and_comes_back() {
         assert_eq!(usage[&gpu(1)], Known::Unknown);
 
         rig.change(|script| script.gpus[0].fault = GpuFault::Lost);
-        assert!(matches!(nvml.snapshot().await, Err(GpuError::Lost(..))));
+        // Also where none is left: what ran on them has failed.
+        let none = nvml.snapshot().await.unwrap();
+        assert_eq!((none.devices.len(), none.lost.len()), (0, 2));
+        // Who never read them cannot know what they were.
+        assert!(matches!(rig.nvml_for(configured).snapshot().await, Err(GpuError::Lost(..))));
         rig.change(|script| script.gpus.iter_mut().for_each(|gpu| gpu.fault = GpuFault::None));
         let snapshot = nvml.snapshot().await.unwrap();
         assert_eq!((snapshot.devices.len(), snapshot.lost.len()), (2, 0));

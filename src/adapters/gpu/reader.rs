@@ -90,7 +90,7 @@ impl Reader {
         }
         // Only footprint keys need it: a driver that will not tell is one of its own, and no reason to serve nobody.
         let driver = nvml.sys_driver_version().unwrap_or_default();
-        settle(devices, failed, driver)
+        settle(devices, failed, &self.seen, driver)
     }
 
     fn targets(&mut self, nvml: &Library) -> Result<Listed, Trouble> {
@@ -108,15 +108,20 @@ impl Reader {
     }
 }
 
-/// A snapshot of whatever answered; if nothing did, the reason of the first device is the reason of all.
+/// A snapshot of whatever answered. If nothing did, the reason of the first device is the reason of all, unless all were read before and
+/// fell off the bus since: then that is known of each, and what runs on them has failed.
 fn settle(
     devices: Vec<GpuReading>,
     failed: Vec<(GpuId, GpuError)>,
+    seen: &BTreeSet<GpuId>,
     driver: String,
 ) -> Result<GpuSnapshot, Trouble> {
+    let gone =
+        |(id, error): &(GpuId, GpuError)| seen.contains(id) && matches!(error, GpuError::Lost(..));
+    let all_gone = failed.iter().all(gone);
     let lost = failed.iter().map(|(id, error)| (id.clone(), reason(error))).collect();
     match failed.into_iter().next() {
-        Some((_, error)) if devices.is_empty() => Err(Trouble::Device(error)),
+        Some((_, error)) if devices.is_empty() && !all_gone => Err(Trouble::Device(error)),
         _ => Ok(GpuSnapshot { devices, lost, driver }),
     }
 }
@@ -217,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn one_device_lost_leaves_the_others_and_all_lost_is_an_error() {
+    fn what_is_lost_is_told_of_each_once_it_was_read() {
         let id = GpuId::new("GPU-1");
         let error = || vec![(id.clone(), GpuError::Lost(id.clone(), "off the bus".into()))];
         let reading = GpuReading {
@@ -227,16 +232,21 @@ mod tests {
             used: Bytes(0),
             processes: Vec::new(),
         };
-        let snapshot = settle(vec![reading], error(), "580.1".into()).unwrap();
+        let never = BTreeSet::new();
+        let snapshot = settle(vec![reading], error(), &never, "580.1".into()).unwrap();
         assert_eq!(snapshot.lost, [(id.clone(), "off the bus".to_owned())]);
         assert_eq!(snapshot.driver, "580.1");
         assert!(matches!(
-            settle(Vec::new(), error(), String::new()),
+            settle(Vec::new(), error(), &never, String::new()),
             Err(Trouble::Device(GpuError::Lost(..)))
         ));
+        // The only one of this host, which models may run on.
+        let seen = BTreeSet::from([id.clone()]);
+        let snapshot = settle(Vec::new(), error(), &seen, String::new()).unwrap();
+        assert_eq!((snapshot.devices.len(), snapshot.lost.len()), (0, 1));
         let zero = vec![(id.clone(), GpuError::ZeroMemory(id.clone()))];
         assert!(matches!(
-            settle(Vec::new(), zero, String::new()),
+            settle(Vec::new(), zero, &seen, String::new()),
             Err(Trouble::Device(GpuError::ZeroMemory(_)))
         ));
     }
