@@ -193,8 +193,7 @@ fn mount(weights: &Weights, engine: EngineKind) -> Mounted {
 
 /// How much of the host a model's container is given. In a hub's cache the files of a snapshot are links to `../../blobs`, which have to be
 /// there, too.
-#[must_use]
-pub fn bound(weights: &Path, engine: EngineKind) -> &Path {
+fn bound(weights: &Path, engine: EngineKind) -> &Path {
     let split = engine == EngineKind::Llamacpp && is_split(weights);
     if !split && weights.extension().is_some_and(|end| end == "gguf") {
         // Mounted by itself, wherever its name leads.

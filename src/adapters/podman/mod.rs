@@ -36,7 +36,7 @@ mod logs;
 mod prove;
 mod pull;
 mod socket_dir;
-pub mod sources;
+mod sources;
 mod stop;
 mod timed;
 mod wire;

@@ -1,7 +1,7 @@
 //! What is mounted into a container from the host, before podman is asked for anything.
 //!
 //! Purpose: weights that are visibly absent, or that are links which lead nowhere in the container, are a fault with its reason at once,
-//! and not an engine that does not find its files minutes later. Owner: the launch; `hostler add` asks [`astray`], too. Invariants:
+//! and not an engine that does not find its files minutes later. Owner: the launch. Invariants:
 //! nothing is opened, and only the model's own files are looked at; what this process may not see is left to podman's judgement.
 
 use std::fs;
@@ -44,19 +44,17 @@ pub(super) async fn check(spec: &ContainerSpec) -> Result<(), Fault> {
 }
 
 /// What to do about a link that leads out.
-pub const STRAY_FIX: &str = "put the files themselves there (cp -rL), or name the directory where they are; of a hub's cache that is …/models--ORG--NAME/snapshots/COMMIT, without a link to it";
+const STRAY_FIX: &str = "put the files themselves there (cp -rL), or name the directory where they are; of a hub's cache that is …/models--ORG--NAME/snapshots/COMMIT, without a link to it";
 
 /// A link that leads out, for people.
-#[must_use]
-pub fn stray_text(link: &Path, bound: &Path) -> String {
+fn stray_text(link: &Path, bound: &Path) -> String {
     let (link, bound) = (link.display(), bound.display());
     format!("{link} is a link that leads out of {bound}, which is all that the engine sees")
 }
 
 /// The first of a model's files that is a link to a file outside of `bound`, all that a container sees of the host. `weights`: the model's
 /// directory, or the first of its files, whose further parts are beside it.
-#[must_use]
-pub fn astray(weights: &Path, bound: &Path) -> Option<PathBuf> {
+fn astray(weights: &Path, bound: &Path) -> Option<PathBuf> {
     let root = bound.canonicalize().ok()?;
     if !root.is_dir() {
         // It is mounted by itself, wherever it leads.

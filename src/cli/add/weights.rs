@@ -2,10 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::adapters::engine::bound;
-use crate::adapters::podman::sources;
 use crate::cli::exit::{Exit, Failure, Outcome};
-use crate::types::EngineKind;
 
 /// A path of weights, absolute, and whether they are GGUF.
 ///
@@ -16,7 +13,6 @@ pub fn look(path: &Path) -> Outcome<(PathBuf, bool)> {
         .map_err(|err| Failure::new(Exit::NotFound, format!("{}: {err}", path.display())))?;
     if path.is_file() {
         if path.extension().is_some_and(|end| end == "gguf") {
-            contained(&path, EngineKind::Llamacpp)?;
             return Ok((path, true));
         }
         let message = format!("{} is no GGUF file", path.display());
@@ -29,7 +25,6 @@ pub fn look(path: &Path) -> Outcome<(PathBuf, bool)> {
         .collect();
     let has = |end: &str| names.iter().any(|name| name.ends_with(end));
     if has(".safetensors") && names.iter().any(|name| name == "config.json") {
-        contained(&path, EngineKind::Vllm)?;
         return Ok((path, false));
     }
     let mut ggufs: Vec<&String> = names.iter().filter(|name| name.ends_with(".gguf")).collect();
@@ -55,18 +50,6 @@ fn whole(path: &Path) -> std::io::Result<PathBuf> {
             Ok(parent.canonicalize()?.join(name))
         }
         _ => Ok(real),
-    }
-}
-
-/// Its files are there in a container, too.
-fn contained(path: &Path, engine: EngineKind) -> Outcome {
-    let bound = bound(path, engine);
-    match sources::astray(path, bound) {
-        None => Ok(()),
-        Some(link) => {
-            Err(Failure::new(Exit::Failed, sources::stray_text(&link, bound))
-                .fix(sources::STRAY_FIX))
-        }
     }
 }
 
@@ -125,18 +108,6 @@ mod tests {
         assert_eq!(look(&revision).unwrap(), (revision.clone(), false));
         let gguf = revision.join("m.gguf");
         assert_eq!(look(&gguf).unwrap(), (gguf, true), "the file behind it has no ending");
-    }
-
-    #[test]
-    fn links_that_lead_nowhere_in_a_container_are_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let model = dir.path().join("model");
-        std::fs::create_dir(&model).unwrap();
-        std::fs::write(dir.path().join("real"), "x").unwrap();
-        std::fs::write(model.join("m.safetensors"), "x").unwrap();
-        std::os::unix::fs::symlink("../real", model.join("config.json")).unwrap();
-        let failure = look(&model).unwrap_err();
-        assert!(failure.message.contains("model/config.json is a link"), "{}", failure.message);
     }
 
     #[test]
