@@ -13,6 +13,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
@@ -129,9 +130,7 @@ impl Pulse {
     /// When to look again, or why the connection must end now.
     fn check(&self, now: Instant, limits: &Limits) -> Result<Instant, &'static str> {
         let state = self.state();
-        // No stage that begins after `now` can end sooner than this.
-        let mut next =
-            now + limits.header_timeout.min(limits.idle_timeout).min(limits.stall_timeout);
+        let mut next = now + soonest(limits);
         let mut due = |at: Instant, why: &'static str| {
             next = next.min(at);
             if at <= now { Err(why) } else { Ok(()) }
@@ -148,6 +147,11 @@ impl Pulse {
         }
         Ok(next)
     }
+}
+
+/// No stage that begins now can end sooner.
+fn soonest(limits: &Limits) -> Duration {
+    limits.header_timeout.min(limits.idle_timeout).min(limits.stall_timeout)
 }
 
 /// A client's socket that reports what happens on it.
@@ -260,8 +264,7 @@ where
     tokio::pin!(conn);
     let (drain, over) = (end.drain.token().cancelled_owned(), end.over.token().cancelled_owned());
     // As late as any stage allows: a timer that is due before all others makes the runtime wake itself.
-    let first = limits.header_timeout.min(limits.idle_timeout).min(limits.stall_timeout);
-    let look = tokio::time::sleep_until(clock::now() + first);
+    let look = tokio::time::sleep_until(clock::now() + soonest(&limits));
     tokio::pin!(drain, over, look);
     let (mut listening, mut ending) = (false, false);
     let mut bell = Doorbell::default();
@@ -310,8 +313,6 @@ where
 
 #[cfg(test)]
 pub(super) mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     /// Of a connection that is not there.

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::endpoints::Dialect;
 use super::error::ApiError;
+use super::keys::X_API_KEY;
 use super::order;
 use super::rules::{Rules, SharedRules};
 use super::stream::Stream;
@@ -28,9 +29,7 @@ const PERIOD: Duration = Duration::from_secs(5);
 /// For the answer.
 const ANSWER: Duration = Duration::from_secs(5);
 
-/// Where Anthropic's kind of service looks for a key.
-const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
-/// What it wants beside it; others do not look.
+/// What Anthropic's kind of service wants beside its key; others do not look.
 const ANTHROPIC_VERSION: (HeaderName, HeaderValue) =
     (HeaderName::from_static("anthropic-version"), HeaderValue::from_static("2023-06-01"));
 

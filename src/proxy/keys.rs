@@ -14,7 +14,7 @@ use super::protocols;
 use crate::types::ModelName;
 
 /// Where Anthropic's clients put their key.
-const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+pub(super) const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 /// No key is longer; a longer one is not worth its hash.
 const KEY_BYTES_MAX: usize = 512;
 
