@@ -1,8 +1,8 @@
 //! From a socket to an answer, and back to nothing: the daemon's whole life as systemd and a client see it.
 
 use crate::harness::{
-    COUNT, Counting, SOON, check_count, containers, count, count_a_little, events, get, left_over,
-    property, serving, show_status, skip_unless_wanted, wait_property,
+    COUNT, Counting, SOON, check_count, containers, count, count_a_little, events, get,
+    nothing_left, property, serving, show_status, skip_unless_wanted, wait_property,
 };
 
 #[test]
@@ -24,7 +24,7 @@ fn the_first_request_starts_the_daemon_and_the_model_and_a_stop_leaves_nothing()
 
     host.root("systemctl stop hostler.service").unwrap();
     assert_eq!(property(&host, "hostler.service", "Result").unwrap(), "success");
-    assert_eq!(left_over(&host).unwrap(), "");
+    nothing_left(&host);
     assert_eq!(containers(&host).unwrap(), []);
     for socket in ["hostler.socket", "hostler-unix.socket"] {
         assert_eq!(property(&host, socket, "ActiveState").unwrap(), "active", "{socket}");

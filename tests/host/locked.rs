@@ -3,7 +3,7 @@
 use testhost::Host;
 
 use crate::harness::{
-    COUNT, PODMAN, allow_internet, containers, count, events, get, left_over, serving,
+    COUNT, PODMAN, allow_internet, containers, count, events, get, nothing_left, serving,
     skip_unless_wanted,
 };
 
@@ -75,5 +75,6 @@ fn nobody_but_the_daemon_may_ask_an_engine_over_tcp() {
 
     // It ends with the container.
     host.root("systemctl stop hostler.service").unwrap();
-    assert_eq!((containers(&host).unwrap(), left_over(&host).unwrap()), (vec![], String::new()));
+    assert_eq!(containers(&host).unwrap(), []);
+    nothing_left(&host);
 }

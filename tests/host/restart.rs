@@ -1,8 +1,8 @@
 //! The daemon goes and comes back: models stay, requests wait, nobody is refused.
 
 use crate::harness::{
-    COUNT, Counting, SOON, containers, count, count_a_little, engine, events, left_over, property,
-    serving, skip_unless_wanted, wait_property,
+    COUNT, Counting, SOON, containers, count, count_a_little, engine, events, nothing_left,
+    property, serving, skip_unless_wanted, wait_property,
 };
 
 /// Kept, whatever happens to the daemon.
@@ -31,7 +31,7 @@ fn a_killed_daemon_finds_its_containers_again() {
     assert_eq!(journal.matches("adopting the running container").count(), 2, "{journal}");
     // What was adopted is stopped as well as what was started.
     host.root("systemctl stop hostler.service").unwrap();
-    assert_eq!(left_over(&host).unwrap(), "");
+    nothing_left(&host);
     assert_eq!(containers(&host).unwrap(), []);
 }
 
@@ -97,7 +97,7 @@ fn a_stop_follows_on_stop_and_a_restart_keeps_always() {
     }
     host.root("systemctl stop hostler.service").unwrap();
     assert_eq!(containers(&host).unwrap(), []);
-    assert_eq!(left_over(&host).unwrap(), "");
+    nothing_left(&host);
     // By a signal from elsewhere it is a stop too.
     count(&host).check();
     let main = property(&host, "hostler.service", "MainPID").unwrap();

@@ -5,7 +5,9 @@ use std::time::Duration;
 use nvidia_ml::{Gpu, Script};
 use testhost::{Look, wait_for};
 
-use crate::harness::{COUNT, Fake, SOON, Scene, count, engine, serving, skip_unless_wanted};
+use crate::harness::{
+    COUNT, Fake, SOON, Scene, count, engine, nothing_left, serving, skip_unless_wanted,
+};
 
 #[test]
 fn a_model_whose_weights_are_an_image_answers() {
@@ -29,7 +31,7 @@ fn a_model_whose_weights_are_an_image_answers() {
     let tried = host.try_root(&format!("touch /proc/{pid}/root{path}")).unwrap();
     assert!(tried.stderr.contains("Read-only"), "{}", tried.stderr);
     host.root("systemctl stop hostler.service").unwrap();
-    assert_eq!(crate::harness::left_over(&host).unwrap(), "");
+    nothing_left(&host);
 }
 
 /// A file system whose server never answers: whoever asks it stays in the kernel until the unit is stopped.

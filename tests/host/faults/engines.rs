@@ -7,7 +7,7 @@ use testhost::{Look, wait_for};
 use super::answered;
 use crate::harness::{
     COUNT, Fake, SOON, Scene, allow_internet, containers, count, count_request, engine, events,
-    left_over, post, serving, skip_unless_wanted, wait_phase,
+    nothing_left, post, serving, skip_unless_wanted, wait_phase,
 };
 
 const GIB: u64 = 1 << 30;
@@ -87,7 +87,7 @@ fn fault_13_an_engine_that_ignores_sigterm_or_is_frozen_is_gone_when_it_is_said_
     .unwrap();
     answered(&host, 8);
     host.root("systemctl stop hostler.service").unwrap();
-    assert_eq!(left_over(&host).unwrap(), "");
+    nothing_left(&host);
 }
 
 fn left_engines(host: &testhost::Host) -> String {

@@ -6,8 +6,8 @@ use serde_json::json;
 use testhost::{Host, Look, wait_for};
 
 use crate::harness::{
-    COUNT, PODMAN, SOON, containers, count, engine, left_over, model, serving, skip_unless_wanted,
-    status, wait_phase,
+    COUNT, PODMAN, SOON, containers, count, engine, left_over, model, nothing_left, serving,
+    skip_unless_wanted, status, wait_phase,
 };
 
 /// From a death to its being known, with room for a machine that does other things too.
@@ -59,7 +59,7 @@ fn fault_04_a_death_is_known_at_once_though_the_monitor_is_gone() {
     // The second death within a minute: not at once, but without anybody's help.
     super::answered(&host, 8);
     host.root("systemctl stop hostler.service").unwrap();
-    assert_eq!(left_over(&host).unwrap(), "");
+    nothing_left(&host);
 }
 
 /// Makes podman believe in a reboot: its runtime directories are gone, the processes are not.
@@ -113,5 +113,5 @@ fn fault_05_what_podman_forgets_is_ended_by_what_the_journal_and_the_kernel_know
     count(&host).check();
     assert_eq!(containers(&host).unwrap().len(), 1);
     host.root("systemctl stop hostler.service").unwrap();
-    assert_eq!(left_over(&host).unwrap(), "");
+    nothing_left(&host);
 }

@@ -12,7 +12,7 @@ use nvidia_ml::{Gpu, Script};
 use testhost::{Host, Look, wait_for};
 
 use crate::harness::{
-    Fake, SOON, Scene, containers, count_request, events, left_over, skip_unless_wanted,
+    Fake, Scene, containers, count_request, events, nothing_left, skip_unless_wanted,
 };
 
 const GIB: u64 = 1 << 30;
@@ -162,13 +162,9 @@ fn one_each(host: &Host, when: &str) {
 }
 
 /// Nothing is left of anything, and all memory is back.
-fn nothing_left(scene: &Scene) {
+fn stops_clean(scene: &Scene) {
     scene.host.root("systemctl stop hostler.service").unwrap();
-    wait_for("nothing to be left", SOON * 2, || {
-        let left = left_over(&scene.host)?;
-        Ok(if left.is_empty() { Look::Done(()) } else { Look::NotYet(left) })
-    })
-    .unwrap();
+    nothing_left(&scene.host);
     assert_eq!(containers(&scene.host).unwrap(), []);
     assert_eq!(scene.truth(A).used, 0, "memory of nobody");
     let journal = scene.host.root("cat /var/lib/hostler/state/journal").unwrap();
@@ -220,7 +216,7 @@ fn fault_28_a_daemon_that_is_killed_at_any_point_under_load_loses_and_leaves_not
     assert_eq!(ends.get(&End::Wrong), None, "{ends:?}");
     assert!(ends[&End::Whole] > kills, "{ends:?}");
     scene.never_over_committed();
-    nothing_left(&scene);
+    stops_clean(&scene);
 }
 
 #[test]
@@ -246,7 +242,7 @@ fn soak_podman_is_killed_while_it_creates_and_starts() {
     }
     println!("{kills} kills of podman: {whole} answers, {refused} clear refusals");
     scene.never_over_committed();
-    nothing_left(&scene);
+    stops_clean(&scene);
 }
 
 /// What the daemon holds: resident kilobytes and file descriptors.
@@ -293,5 +289,5 @@ fn soak_memory_and_descriptors_stay_flat_under_load() {
     assert!(rss_last <= rss + rss / 10, "RSS grows: {rss} → {rss_last} kB");
     assert!(fds_last <= fds + 4, "descriptors grow: {fds} → {fds_last}");
     scene.never_over_committed();
-    nothing_left(&scene);
+    stops_clean(&scene);
 }

@@ -5,7 +5,7 @@ use testhost::{Host, Look, wait_for};
 
 use super::answered;
 use crate::harness::{
-    COUNT, SOON, config, containers, count, count_request, engine, get, left_over, model, post,
+    COUNT, SOON, config, containers, count, count_request, engine, get, model, nothing_left, post,
     property, serving, skip_unless_wanted, wait_phase,
 };
 
@@ -82,7 +82,7 @@ fn fault_03_a_podman_that_leaves_when_idle_is_found_again() {
         .unwrap();
     }
     host.root("systemctl stop hostler.service").unwrap();
-    assert_eq!(left_over(&host).unwrap(), "");
+    nothing_left(&host);
 }
 
 #[test]
@@ -152,7 +152,7 @@ fn fault_26_a_journal_that_cannot_be_written_is_a_problem_until_it_can() {
     let journal = host.root(&format!("cat {state}/journal")).unwrap();
     assert!(journal.contains("io.hostler.model"), "{journal}");
     host.root("systemctl stop hostler.service").unwrap();
-    assert_eq!(left_over(&host).unwrap(), "");
+    nothing_left(&host);
 }
 
 #[test]

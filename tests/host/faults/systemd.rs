@@ -5,7 +5,7 @@ use testhost::{Look, wait_for};
 
 use super::answered;
 use crate::harness::{
-    COUNT, FIRST, SOON, containers, count, engine, get, left_over, property, serving,
+    COUNT, FIRST, SOON, containers, count, engine, get, nothing_left, property, serving,
     skip_unless_wanted, wait_property,
 };
 
@@ -73,7 +73,7 @@ fn fault_07_after_a_reboot_nothing_of_the_old_boot_is_believed() {
     };
     assert!(generation(&after) > generation(&before), "{before} {after}");
     host.root("systemctl stop hostler.service").unwrap();
-    assert_eq!(left_over(&host).unwrap(), "");
+    nothing_left(&host);
 }
 
 #[test]

@@ -12,8 +12,8 @@ pub use refused::{Refusal, recovers, refused};
 pub use scene::{FAKE_IMAGE, Fake, Scene, served};
 pub use serve::{
     ALL, COUNT, Counting, FIRST, SOON, allow_internet, check_count, config, containers, count,
-    count_a_little, count_to, engine, events, left_over, model, property, serving, show_status,
-    status, wait_busy, wait_phase, wait_property,
+    count_a_little, count_to, engine, events, left_over, model, nothing_left, property, serving,
+    show_status, status, wait_busy, wait_phase, wait_property,
 };
 
 use std::path::{Path, PathBuf};

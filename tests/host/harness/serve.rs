@@ -183,3 +183,13 @@ pub fn left_over(host: &Host) -> Result<String> {
          find /sys/fs/cgroup -name 'libpod-*' ; find /run/hostler/engines -mindepth 1",
     )
 }
+
+/// Panics unless nothing is left of a daemon that has stopped: see [`left_over`].
+/// It waits, since conmon ends by itself a moment after its container has been removed.
+pub fn nothing_left(host: &Host) {
+    wait_for("nothing to be left", SOON, || {
+        let left = left_over(host)?;
+        Ok(if left.is_empty() { Look::Done(()) } else { Look::NotYet(left) })
+    })
+    .unwrap();
+}
