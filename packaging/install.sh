@@ -47,11 +47,11 @@ put_text units/dbus-1/system-services "$prefix/share/dbus-1/system-services"
 put_text units/dbus-1/services "$prefix/share/dbus-1/services"
 put_text units/polkit-1/actions "$prefix/share/polkit-1/actions"
 put_text units/polkit-1/rules.d "$prefix/share/polkit-1/rules.d"
-for file in README.md ARCHITECTURE.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE docs/hostler.toml.example docs/status.schema.json docs/*.md; do
-  put 0644 "$file" "$prefix/share/doc/hostler/$(basename "$file")"
-done
-for file in contrib/grafana/hostler.json contrib/haproxy/haproxy.cfg contrib/prometheus/scrape.yml contrib/prometheus/alerts.yml; do
-  put 0644 "$file" "$prefix/share/doc/hostler/examples/$(basename "$file")"
+# As in the source tree, so that the links among them hold.
+for file in README.md ARCHITECTURE.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE docs/*.* docs/images/* \
+  contrib/engines/*.* contrib/engines/*/*.* contrib/grafana/* contrib/haproxy/* contrib/nginx/* contrib/prometheus/scrape.yml \
+  contrib/prometheus/alerts.yml; do
+  put 0644 "$file" "$prefix/share/doc/hostler/$file"
 done
 # Packages bring the bill of materials of their binaries (sbom.py).
 [ -z "${HOSTLER_SBOM:-}" ] || put 0644 "$HOSTLER_SBOM" "$prefix/share/hostler/hostler.cdx.json"

@@ -1,9 +1,9 @@
-//! A real proxy in front: nginx whose patience with silence is shorter than a load, and HAProxy as `contrib/` has it.
+//! A real proxy in front: nginx whose patience with silence is shorter than a load, and nginx and HAProxy as `contrib/` has them.
 
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
@@ -24,18 +24,60 @@ fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
+/// Of the defaults for all requests, with some patience.
 async fn nginx(house: &House) -> Option<Proxy> {
+    serve(tempfile::tempdir().unwrap(), free_port(), |port| {
+        format!(
+            "server {{\nlisten 127.0.0.1:{port};\nlocation / {{\nproxy_pass http://{};\nproxy_http_version 1.1;\n\
+             proxy_read_timeout {PATIENCE};\n}}\n}}\n",
+            house.address
+        )
+    })
+    .await
+}
+
+/// The one in `contrib/`, of which only the addresses are others, and the certificate is made here.
+async fn nginx_of_contrib(house: &House) -> Option<Proxy> {
     let dir = tempfile::tempdir().unwrap();
-    let port = free_port();
+    let (crt, key) = (dir.path().join("crt"), dir.path().join("key"));
+    let made = Command::new("openssl")
+        .args("req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2".split(' '))
+        .args(["-subj", "/CN=localhost", "-out"])
+        .arg(&crt)
+        .arg("-keyout")
+        .arg(&key)
+        .output();
+    let made = made.await.unwrap();
+    assert!(made.status.success(), "{made:?}");
+    serve(dir, free_port(), |port| {
+        let mut config = include_str!("../../contrib/nginx/hostler.conf").to_owned();
+        for (example, ours) in [
+            ("listen 443 ssl", format!("listen 127.0.0.1:{port} ssl")),
+            ("/etc/nginx/certs/hostler.crt", crt.display().to_string()),
+            ("/etc/nginx/certs/hostler.key", key.display().to_string()),
+            ("server 127.0.0.1:8711", format!("server {}", house.address)),
+        ] {
+            assert!(config.contains(example), "{example}");
+            config = config.replace(example, &ours);
+        }
+        config
+    })
+    .await
+}
+
+/// nginx with these servers.
+async fn serve(
+    dir: tempfile::TempDir,
+    port: u16,
+    servers: impl FnOnce(u16) -> String,
+) -> Option<Proxy> {
     let root = dir.path().display();
     let temps: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .map(|name| format!("{name}_temp_path {root}/{name};\n"))
         .concat();
     let config = format!(
-        "daemon off;\nmaster_process off;\npid {root}/pid;\nerror_log stderr;\nevents {{}}\nhttp {{\naccess_log off;\n{temps}\
-         server {{\nlisten 127.0.0.1:{port};\nlocation / {{\nproxy_pass http://{};\nproxy_http_version 1.1;\n\
-         proxy_read_timeout {PATIENCE};\n}}\n}}\n}}\n",
-        house.address
+        "daemon off;\nmaster_process off;\npid {root}/pid;\nerror_log stderr;\nevents {{}}\nhttp {{\naccess_log off;\n{temps}{}}}\n",
+        servers(port)
     );
     let file = dir.path().join("nginx.conf");
     std::fs::write(&file, config).unwrap();
@@ -157,4 +199,64 @@ async fn the_haproxy_of_contrib_passes_streams_on_and_keeps_metrics_in() {
         assert!(refused.starts_with("HTTP/1.1 40"), "{path}: {refused}");
         assert!(!refused.contains("hostler_"), "{path}: {refused}");
     }
+}
+
+/// What curl, which takes any certificate here, is told by the proxy.
+async fn curl(proxy: &Proxy, path: &str, args: &[&str]) -> String {
+    let url = format!("https://127.0.0.1:{}{path}", proxy.port);
+    let mut curl = Command::new("curl");
+    curl.args(["--insecure", "--silent", "--no-buffer", "--include", "--max-time", "90"]);
+    let output = curl.args(args).arg(url).output().await.unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The engine sends its second token after more than a minute: who sees the first before has it from a proxy that gathers nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_nginx_of_contrib_passes_each_event_on_at_once_and_keeps_metrics_in() {
+    let house = House::new("", &[("FAKE_RATE", "0.01")], |_| {}).await;
+    let Some(nginx) = nginx_of_contrib(&house).await else { return };
+    let body = r#"{"model":"org/fake","stream":true,"max_tokens":5,"messages":[{"role":"user","content":"hi"}]}"#;
+    let key = format!("authorization: Bearer {KEY}");
+    let mut curl_stream = Command::new("curl")
+        .args(["--insecure", "--silent", "--no-buffer", "--header", &key, "--data", body])
+        .arg(format!("https://127.0.0.1:{}/v1/chat/completions", nginx.port))
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(curl_stream.stdout.take().unwrap()).lines();
+    let first = async {
+        // The first with text comes after one that says who speaks.
+        while let Some(line) = lines.next_line().await.unwrap() {
+            if line.contains("\"content\":\"") {
+                return line;
+            }
+        }
+        panic!("the stream ended without a token")
+    };
+    let first = tokio::time::timeout(Duration::from_secs(40), first).await;
+    assert!(first.unwrap().starts_with("data: {"));
+    drop(curl_stream);
+
+    // A picture is larger than what nginx takes by itself.
+    let large = format!(
+        r#"{{"model":"org/fake","max_tokens":1,"messages":[{{"role":"user","content":"{}"}}]}}"#,
+        "a".repeat(2 << 20)
+    );
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("large.json");
+    std::fs::write(&file, large).unwrap();
+    let data = format!("@{}", file.display());
+    let args = ["--header", &key, "--data-binary", &data];
+    let answer = curl(&nginx, "/v1/chat/completions", &args).await;
+    assert!(answer.contains("HTTP/1.1 200 "), "{answer}");
+
+    for path in ["/metrics", "/metrics/models/org/fake", "/metrics?x", "/%6Detrics", "//metrics"] {
+        let refused = curl(&nginx, path, &[]).await;
+        assert!(refused.starts_with("HTTP/1.1 40"), "{path}: {refused}");
+        assert!(!refused.contains("hostler_"), "{path}: {refused}");
+    }
+    // Without a key it is Hostler that says so.
+    let refused = curl(&nginx, "/v1/models", &[]).await;
+    assert!(refused.contains("HTTP/1.1 401 ") && refused.contains("\"error\""), "{refused}");
 }

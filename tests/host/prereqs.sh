@@ -7,7 +7,7 @@ set -euo pipefail
 
 packages=(
   build-essential curl python3 python3-pip python3-venv util-linux procps     # build, images, models
-  nginx-light haproxy                                                         # what the front door is tried against
+  nginx-light haproxy openssl                                                 # what the front door is tried against
   debootstrap debian-archive-keyring systemd-container                        # the test host
   dbus                                                                        # a private bus
   debhelper lintian rpm rpmlint                                               # packages, and what is wrong with them

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a panic is how a test reports its failure")]
 
 mod bill;
+mod docs;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

@@ -8,6 +8,6 @@ KEY_EXTRA="${args[*]}"
 maker=$here/models/make_count_gguf.py
 out=$cache/count-$(key_of "$maker").gguf
 cached "$out"
-python=$("$here/python.sh")
+python=$(bash "$here/python.sh")
 "$python" "$maker" "$work/count.gguf" "${args[@]}" >&2
 finish "$work/count.gguf" "$out"
