@@ -87,8 +87,14 @@ async fn anatomy(spec: &ModelSpec, known: Option<Anatomy>) -> Option<Anatomy> {
     match found {
         Ok(anatomy) => {
             if spec.vram.is_none() {
-                let need = estimate(&anatomy, spec);
-                tracing::info!(%model, "{model} is estimated to need {need}; vram or context in its configuration changes it");
+                match estimate(&anatomy, spec) {
+                    Some(need) => {
+                        tracing::info!(%model, "{model} is estimated to need {need}; vram or context in its configuration changes it");
+                    }
+                    None => {
+                        tracing::info!(%model, "the need of {model} cannot be estimated: its files do not say how large its cache is, and with too small a one it does not start; it gets whole devices, set context or vram to avoid it");
+                    }
+                }
             }
             Some(anatomy)
         }

@@ -184,7 +184,7 @@ mod tests {
             CacheShape { layers: vec![layer], context_max: Some(24_576), element_bytes: None };
         let source = "a test".to_owned();
         let anatomy = Anatomy { weights: Bytes::gib(15), cache: Some(cache), source };
-        let found = estimate(&anatomy, &spec);
+        let found = estimate(&anatomy, &spec).unwrap();
         assert_eq!(found.kv, Bytes::gib(3));
         spec.anatomy = Some(anatomy);
         let env = env(&spec, &placement(&["host"], found.bytes_per_device, Bytes::gib(64)));

@@ -32,6 +32,30 @@ const PATTERNS: [(&str, u64); 6] = [
     ("gpt_oss", 2),
 ];
 
+/// What model types take for numbers that a file leaves out, by the defaults of their classes in `transformers`. Multimodal
+/// models of these types do so.
+const CLASS_DEFAULTS: [(&str, &[(&str, u64)]); 3] = [
+    (
+        "gemma3_text",
+        &[
+            ("num_attention_heads", 8),
+            ("num_key_value_heads", 4),
+            ("head_dim", 256),
+            ("max_position_embeddings", 131_072),
+        ],
+    ),
+    ("llama", &[("num_hidden_layers", 32), ("num_attention_heads", 32), ("hidden_size", 4096)]),
+    (
+        "mistral",
+        &[
+            ("num_hidden_layers", 32),
+            ("num_attention_heads", 32),
+            ("num_key_value_heads", 8),
+            ("hidden_size", 4096),
+        ],
+    ),
+];
+
 /// Reads the cache's shape.
 ///
 /// # Errors
@@ -79,9 +103,19 @@ impl<'a> Config<'a> {
         said(self.part).or_else(|| said(self.root))
     }
 
-    /// The first of several names for the same thing.
+    /// The first of several names for the same thing; where none of them is there, what the model's class takes.
     fn number(&self, keys: &[&str]) -> Option<u64> {
-        keys.iter().find_map(|key| self.get(key)?.as_u64())
+        let said = keys.iter().find_map(|key| self.get(key)?.as_u64());
+        said.or_else(|| keys.iter().find_map(|key| self.class_default(key)))
+    }
+
+    fn class_default(&self, key: &str) -> Option<u64> {
+        if self.part.get(key).is_some() {
+            return None;
+        }
+        let kind = self.text("model_type");
+        let (_, defaults) = CLASS_DEFAULTS.iter().find(|(name, _)| *name == kind)?;
+        defaults.iter().find(|(name, _)| *name == key).map(|(_, value)| *value)
     }
 
     fn text(&self, key: &str) -> &'a str {

@@ -24,7 +24,7 @@ const VLLM_BASE: Bytes = Bytes::gib(2);
 const LLAMACPP_SHARE: u32 = 10;
 /// The same for vLLM, which splits every layer.
 const VLLM_SHARE: u32 = 20;
-/// The cache as a part of the weights, as a divisor, where nothing describes it. A rule of thumb from before shapes were
+/// llama.cpp's cache as a part of the weights, as a divisor, where nothing describes it. A rule of thumb from before shapes were
 /// read; it is too small for long contexts.
 const ASSUMED_CACHE_SHARE: u32 = 5;
 
@@ -97,8 +97,11 @@ impl fmt::Display for Estimate {
 ///
 /// llama.cpp keeps a cache for `context` tokens in all, which its sequences share; vLLM is given one full sequence, and more
 /// where `parallel` asks for it. Without `context` both take the length that the model was made for.
+///
+/// `None` for a vLLM whose cache nothing describes: with less than one full sequence needs it does not start, so that
+/// a guess is no better than none.
 #[must_use]
-pub fn estimate(anatomy: &Anatomy, spec: &ModelSpec) -> Estimate {
+pub fn estimate(anatomy: &Anatomy, spec: &ModelSpec) -> Option<Estimate> {
     let devices = spec.gpu_count.max(1);
     let types = Types::of(spec, anatomy.cache.as_ref());
     let weights = match spec.engine {
@@ -107,20 +110,23 @@ pub fn estimate(anatomy: &Anatomy, spec: &ModelSpec) -> Estimate {
     };
     let weights = weights.scale(1, devices);
     let found = anatomy.cache.as_ref().and_then(|shape| cache(shape, spec, types));
+    if found.is_none() && spec.engine == EngineKind::Vllm {
+        return None;
+    }
     let kv = found.map_or(weights.scale(1, ASSUMED_CACHE_SHARE), |found| found.bytes);
     let mask = found.map_or(Bytes::ZERO, |found| found.mask);
     let overhead = match spec.engine {
         EngineKind::Llamacpp => LLAMACPP_BASE + weights.scale(1, LLAMACPP_SHARE) + mask,
         EngineKind::Vllm => VLLM_BASE + weights.scale(1, VLLM_SHARE) + mask,
     };
-    Estimate {
+    Some(Estimate {
         bytes_per_device: weights + kv + overhead,
         weights,
         kv,
         overhead,
         cache: found.map(|found| found.used),
         source: anatomy.source.clone(),
-    }
+    })
 }
 
 /// What a cache comes to on one device.

@@ -46,11 +46,11 @@ fn deepseek_v3() -> Anatomy {
 }
 
 fn kv(anatomy: &Anatomy, spec: &ModelSpec) -> Bytes {
-    estimate(anatomy, spec).kv
+    estimate(anatomy, spec).unwrap().kv
 }
 
 fn per_token(anatomy: &Anatomy, engine: EngineKind) -> u64 {
-    estimate(anatomy, &spec(engine)).cache.unwrap().bytes_per_token.0
+    estimate(anatomy, &spec(engine)).unwrap().cache.unwrap().bytes_per_token.0
 }
 
 #[test]
@@ -67,7 +67,7 @@ fn bytes_per_token_of_well_known_models() {
 fn llamacpp_shares_one_context() {
     let model = llama_3_8b();
     let mut spec = spec(EngineKind::Llamacpp);
-    let found = estimate(&model, &spec);
+    let found = estimate(&model, &spec).unwrap();
     assert_eq!(
         (found.weights, found.kv),
         (Bytes::gib(15), Bytes::gib(1)),
@@ -82,7 +82,7 @@ fn llamacpp_shares_one_context() {
     spec.context = Some(16_384);
     assert_eq!(kv(&model, &spec), Bytes::gib(2));
     spec.gpu_count = 2;
-    let half = estimate(&model, &spec);
+    let half = estimate(&model, &spec).unwrap();
     assert_eq!((half.weights, half.kv), (Bytes::gib(15).scale(1, 2), Bytes::gib(1)));
     // A context is padded to 256 tokens.
     spec = self::spec(EngineKind::Llamacpp);
@@ -155,7 +155,7 @@ fn as_a_real_llama_server_allocates() {
 fn vllm_holds_full_sequences() {
     let model = llama_3_8b();
     let mut spec = spec(EngineKind::Vllm);
-    let one = estimate(&model, &spec);
+    let one = estimate(&model, &spec).unwrap();
     assert_eq!((one.weights, one.kv), (Bytes::gib(15), Bytes::gib(1)));
     assert_eq!(one.overhead, Bytes::gib(2) + Bytes::gib(15).scale(1, 20));
     spec.parallel = Some(3);
@@ -170,7 +170,7 @@ fn vllm_holds_full_sequences() {
     spec.args = vec!["--kv_cache_dtype".into(), "auto".into()];
     assert_eq!(kv(&model, &spec), Bytes::mib(512));
     spec.args = vec!["--dtype".into(), "float32".into()];
-    let wide = estimate(&model, &spec);
+    let wide = estimate(&model, &spec).unwrap();
     assert_eq!((wide.weights, wide.kv), (Bytes::gib(30), Bytes::gib(1)));
 }
 
@@ -183,7 +183,7 @@ fn vllm_splits_heads_while_there_are_any() {
     }
     // A compressed cache is the same on each device.
     spec.context = Some(16_384);
-    let found = estimate(&deepseek_v3(), &spec);
+    let found = estimate(&deepseek_v3(), &spec).unwrap();
     assert_eq!(found.kv, Bytes(70_272 * 16_384));
     assert_eq!(found.weights, Bytes::gib(40));
 }
@@ -206,13 +206,18 @@ fn vllm_windows_and_states() {
 }
 
 #[test]
-fn without_a_shape_a_part_of_the_weights_is_assumed() {
-    let found = estimate(&anatomy(Bytes::gib(10), None), &spec(EngineKind::Llamacpp));
+fn without_a_shape_a_part_of_the_weights_is_assumed_unless_the_engine_would_not_start() {
+    let found = estimate(&anatomy(Bytes::gib(10), None), &spec(EngineKind::Llamacpp)).unwrap();
     assert_eq!((found.kv, found.cache), (Bytes::gib(2), None));
     // Nobody knows the length.
     let mut open = llama_3_8b();
     open.cache.as_mut().unwrap().context_max = None;
-    assert_eq!(kv(&open, &spec(EngineKind::Vllm)), Bytes::gib(3));
+    assert_eq!(kv(&open, &spec(EngineKind::Llamacpp)), Bytes::gib(3));
+    let mut vllm = spec(EngineKind::Vllm);
+    assert_eq!(estimate(&open, &vllm), None, "it wants one whole sequence, however long that is");
+    assert_eq!(estimate(&anatomy(Bytes::gib(10), None), &vllm), None);
+    vllm.context = Some(8192);
+    assert_eq!(kv(&open, &vllm), Bytes::gib(1));
     // An encoder has no cache at all.
     let encoder = anatomy(Bytes::mib(100), Some(CacheShape::default()));
     assert_eq!(kv(&encoder, &spec(EngineKind::Llamacpp)), Bytes::ZERO);
@@ -222,11 +227,12 @@ fn without_a_shape_a_part_of_the_weights_is_assumed() {
 fn it_explains_itself() {
     let mut spec = spec(EngineKind::Vllm);
     spec.parallel = Some(2);
-    let text = estimate(&llama_3_8b(), &spec).to_string();
+    let text = estimate(&llama_3_8b(), &spec).unwrap().to_string();
     let want = "19.8 GiB on each device: weights 15.0 GiB, cache 2.0 GiB (2 sequences of 8192 tokens at 128.0 KiB), \
                 engine 2.8 GiB; from a test";
     assert_eq!(text, want);
-    let text = estimate(&anatomy(Bytes::gib(10), None), &spec).to_string();
+    spec.engine = EngineKind::Llamacpp;
+    let text = estimate(&anatomy(Bytes::gib(10), None), &spec).unwrap().to_string();
     assert!(text.contains("assumed, its shape is not known"), "{text}");
 }
 
@@ -257,6 +263,8 @@ proptest! {
         let alone = estimate(&anatomy, &spec);
         spec.gpu_count = devices;
         let spread = estimate(&anatomy, &spec);
+        prop_assert_eq!(alone.is_some(), spread.is_some());
+        let (Some(alone), Some(spread)) = (alone, spread) else { return Ok(()) };
         prop_assert!(spread.bytes_per_device <= alone.bytes_per_device);
         prop_assert!(spread.bytes_per_device > Bytes::ZERO);
         let _ = spread.to_string();

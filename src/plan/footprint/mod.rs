@@ -184,7 +184,8 @@ pub fn need(spec: &ModelSpec, measured: Option<&Footprint>, peak: Option<Peak>) 
 /// estimated. It does not follow from measurements: it is their cause. `None`: all that is free.
 #[must_use]
 pub fn budget(spec: &ModelSpec) -> Option<Bytes> {
-    let estimated = || spec.anatomy.as_ref().map(|a| estimate(a, spec).bytes_per_device);
+    let estimated =
+        || spec.anatomy.as_ref().and_then(|a| estimate(a, spec)).map(|e| e.bytes_per_device);
     spec.vram.or_else(estimated)
 }
 
@@ -207,7 +208,7 @@ fn test_footprint(model: &str, peak: u64) -> Footprint {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::{Anatomy, test_spec};
+    use crate::types::{Anatomy, CacheShape, test_spec};
 
     fn peak(bytes: u64, whole: bool) -> Option<Peak> {
         Some(Peak { bytes: Bytes(bytes), whole })
@@ -215,9 +216,9 @@ mod tests {
 
     fn with_files(spec: &mut ModelSpec) -> Bytes {
         let source = "a test".to_owned();
-        let anatomy = Anatomy { weights: Bytes::gib(10), cache: None, source };
+        let anatomy = Anatomy { weights: Bytes::gib(10), cache: Some(CacheShape::default()), source };
         spec.anatomy = Some(anatomy.clone());
-        estimate(&anatomy, spec).bytes_per_device
+        estimate(&anatomy, spec).unwrap().bytes_per_device
     }
 
     fn measured(bytes: u64) -> Need {

@@ -36,6 +36,33 @@ fn names_of_older_models_and_a_head_for_each() {
 }
 
 #[test]
+fn what_a_file_leaves_out_is_what_its_class_takes() {
+    // Gemma 3 12B and 4B, instruction tuned: the numbers that their files have.
+    let large = of(r#"{"model_type": "gemma3", "text_config": {"hidden_size": 3840,
+        "intermediate_size": 15360, "model_type": "gemma3_text", "num_attention_heads": 16,
+        "num_hidden_layers": 48, "num_key_value_heads": 8, "sliding_window": 1024,
+        "rope_scaling": {"factor": 8.0, "rope_type": "linear"}}, "torch_dtype": "bfloat16"}"#);
+    let (window, whole) = (Reach::Window(1024), Reach::Whole);
+    assert_eq!(large.layers, [layer(40, 8, 256, window), layer(8, 8, 256, whole)]);
+    assert_eq!(large.context_max, Some(131_072));
+    let small = of(r#"{"model_type": "gemma3", "text_config": {"hidden_size": 2560,
+        "intermediate_size": 10240, "model_type": "gemma3_text", "num_hidden_layers": 34,
+        "rope_scaling": {"factor": 8.0, "rope_type": "linear"}, "sliding_window": 1024}}"#);
+    assert_eq!(small.layers, [layer(29, 4, 256, window), layer(5, 4, 256, whole)]);
+    assert_eq!(small.context_max, Some(131_072));
+    // LLaVA 1.5 7B.
+    let llava = of(r#"{"model_type": "llava", "text_config": {"model_type": "llama",
+        "max_position_embeddings": 4096, "torch_dtype": "float16", "vocab_size": 32064}}"#);
+    assert_eq!(llava.layers, [layer(32, 32, 128, Reach::Whole)]);
+    // LLaVA 1.6 with Mistral 7B; what is said to be nothing is not left out.
+    let next = of(r#"{"model_type": "llava_next", "text_config": {"model_type": "mistral",
+        "max_position_embeddings": 32768, "num_key_value_heads": null, "sliding_window": null}}"#);
+    assert_eq!(next.layers, [layer(32, 32, 128, Reach::Whole)]);
+    // Of a class that nobody wrote down here nothing is taken.
+    assert!(shape(br#"{"model_type": "unheard", "num_hidden_layers": 2}"#).is_err());
+}
+
+#[test]
 fn windows_in_all_their_forms() {
     let base = r#""num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256"#;
     let reaches = |rest: &str| -> Vec<(u32, Reach)> {
