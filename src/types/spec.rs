@@ -245,7 +245,7 @@ impl ModelSpec {
         };
         let shape = (
             // Raised when the container that Hostler makes of the same specification changes.
-            1_u32,
+            2_u32,
             (&self.name, names, self.engine, &self.image, &self.weights, self.transport),
             (self.vram, self.context, self.parallel, self.gpu_count),
             // An engine that sleeps keeps its memory in another way, so what it was measured to take is another number.

@@ -48,6 +48,10 @@ pub(super) fn command(
 pub(super) fn env(placement: &Placement) -> Vec<(&'static str, String)> {
     // The root file system is read-only and the user has no home in the image.
     let mut env = vec![("HOME", "/tmp".to_owned())];
+    if placement.gpus.len() > 1 {
+        // By itself it splits a model by what is free on each device, and each of them was promised the same.
+        env.push(("LLAMA_ARG_TENSOR_SPLIT", vec!["1"; placement.gpus.len()].join(",")));
+    }
     if on_host(placement) {
         // Mapped weights are page cache: the kernel counts them as available although the engine needs them, so the
         // ledger would promise them twice. The option's name changed twice (--no-mmap, --mmap, --load-mode), and an
@@ -56,6 +60,9 @@ pub(super) fn env(placement: &Placement) -> Vec<(&'static str, String)> {
             ("LLAMA_ARG_NO_MMAP", "1".to_owned()),
             ("LLAMA_ARG_MMAP", "0".to_owned()),
             ("LLAMA_ARG_LOAD_MODE", "none".to_owned()),
+            // Prompts that it keeps beside its slots: up to 8 GiB of the memory that models are measured by here, taken bit by
+            // bit in days of traffic.
+            ("LLAMA_ARG_CACHE_RAM", "0".to_owned()),
         ]);
     }
     env
@@ -83,6 +90,20 @@ mod tests {
             !env.iter().any(|(key, value)| *key == "LLAMA_ARG_LOAD_MODE" && value == "none")
         };
         assert!(!mapped("host") && mapped("GPU-a"));
+    }
+
+    #[test]
+    fn what_it_would_choose_by_what_is_free_is_said() {
+        let value = |gpus: &[&str], name: &str| {
+            let env = env(&placement(gpus, Bytes::gib(1), Bytes::gib(8)));
+            env.into_iter().find(|(key, _)| *key == name).map(|(_, value)| value)
+        };
+        let split = "LLAMA_ARG_TENSOR_SPLIT";
+        assert_eq!(value(&["GPU-a", "GPU-b", "GPU-c"], split).as_deref(), Some("1,1,1"));
+        assert_eq!(value(&["GPU-a"], split), None);
+        let kept = "LLAMA_ARG_CACHE_RAM";
+        assert_eq!(value(&["host"], kept).as_deref(), Some("0"));
+        assert_eq!(value(&["GPU-a"], kept), None, "it is no memory of the device");
     }
 
     #[test]
