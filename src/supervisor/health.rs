@@ -11,7 +11,7 @@
 //! ```
 //! A launch for which podman was not there, before anything was begun, is no fault of the model: the count stays, and the next attempt is
 //! soon. One that drains is asked as well: where it makes way for another no time ends its requests, and one that hangs would keep the place for
-//! ever. An engine on which requests run is asked for its health alone: that it is too busy for a token in time is no fault. Nor is it one
+//! ever. An engine on which requests run is asked for its health alone: that it is too busy for more in time is no fault. Nor is it one
 //! that it does not come to speak of its health while it answers requests, which who asks for the core finds out.
 
 use std::time::Duration;

@@ -329,7 +329,8 @@ pub trait Engines: Send + Sync + 'static {
         endpoint: Endpoint,
     ) -> PortFuture<'_, Result<bool, String>>;
 
-    /// Asks an engine that is ready whether it is well, and with `token` for one token of its work. `Err`: it did not answer
+    /// Asks an engine that is ready whether it is well, and with `token` for one thing that only its loop can do (of vLLM
+    /// a token). `Err`: it did not answer
     /// within `timeout`, or not as a healthy engine does. That it has no such route is no error.
     fn check(
         &self,

@@ -1,20 +1,23 @@
 //! Whether an engine that was ready still is.
 //!
-//! Purpose: two questions: `/health`, and for one token, which some engines cannot give any more though they say that they are
+//! Purpose: two questions: `/health`, and one that only the engine's own loop answers, which hangs in some that say they are
 //! well. Owner: the executor asks through the port. Invariants: never longer than it is told; a route that an engine has not
 //! (an embedding model completes nothing) is no fault of it.
 
 use std::time::Duration;
 
+use hyper::Method;
 use serde_json::json;
 
 use super::dev;
 use super::probe::{self, Health};
 use crate::supervisor::ports::{Endpoint, Ill};
-use crate::types::ModelSpec;
+use crate::types::{EngineKind, ModelSpec};
 
 /// Until an engine whose queue of connections is full is asked again.
 const BUSY_PAUSE: Duration = Duration::from_millis(50);
+/// Of an answer that nobody reads.
+const BODY_MAX: usize = 4 << 20;
 
 /// Asks.
 ///
@@ -23,7 +26,7 @@ const BUSY_PAUSE: Duration = Duration::from_millis(50);
 pub(super) async fn check(
     spec: &ModelSpec,
     endpoint: &Endpoint,
-    token: bool,
+    deep: bool,
     timeout: Duration,
 ) -> Result<(), Ill> {
     let asked = async {
@@ -35,14 +38,25 @@ pub(super) async fn check(
                 Health::Busy => tokio::time::sleep(BUSY_PAUSE).await,
             }
         }
-        if !token {
+        if !deep {
             return Ok(());
         }
-        let body = json!({"model": spec.name, "prompt": "1", "max_tokens": 1, "temperature": 0, "stream": false});
+        let (method, path, body) = match spec.engine {
+            // Its loop answers this between tokens. A completion would take a slot, and with it the prompt that a
+            // conversation has there: minutes of work, each time.
+            EngineKind::Llamacpp => (Method::GET, "/metrics", None),
+            // Its API server is another process than its core, and its cache is made of blocks.
+            EngineKind::Vllm => {
+                let body = json!({"model": spec.name, "prompt": "1", "max_tokens": 1, "temperature": 0, "stream": false});
+                (Method::POST, "/v1/completions", Some(body))
+            }
+        };
         // Its own limit is never the first: the one around all of this tells silence apart.
-        let status = dev::status_of_post(endpoint, "/v1/completions", body, 2 * timeout).await;
-        match status.map_err(Ill::says)? {
-            500 | 502 | 504 => Err(Ill::says("/v1/completions failed on one token")),
+        let limits = (2 * timeout, BODY_MAX);
+        let (status, _) =
+            dev::converse(endpoint, method, path, body, limits).await.map_err(Ill::says)?;
+        match status {
+            500 | 502 | 504 => Err(Ill::says(format!("{path} failed with status {status}"))),
             _ => Ok(()),
         }
     };
@@ -61,8 +75,13 @@ mod tests {
     /// Longer than a loading engine is given.
     const PATIENCE: Duration = Duration::from_millis(1200);
 
-    /// An engine that answers each path so; an empty answer is none at all.
-    async fn ask(health: &'static str, completion: &'static str, token: bool) -> Result<(), Ill> {
+    /// An engine that answers `/health` and all else so; an empty answer is none at all.
+    async fn ask(
+        kind: EngineKind,
+        health: &'static str,
+        other: &'static str,
+        deep: bool,
+    ) -> Result<(), Ill> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("e.sock");
         let listener = UnixListener::bind(&path).unwrap();
@@ -72,8 +91,13 @@ mod tests {
                 let (mut stream, _) = listener.accept().await.unwrap();
                 let mut head = [0; 2048];
                 let n = stream.read(&mut head).await.unwrap();
-                let answer =
-                    if head[..n].starts_with(b"GET /health") { health } else { completion };
+                let asked_for = |line: &str| head[..n].starts_with(line.as_bytes());
+                let answer = match kind {
+                    _ if asked_for("GET /health ") => health,
+                    EngineKind::Llamacpp if asked_for("GET /metrics ") => other,
+                    EngineKind::Vllm if asked_for("POST /v1/completions ") => other,
+                    _ => "599 What is not for this engine\r\ncontent-length: 0\r\n\r\n",
+                };
                 if !answer.is_empty() {
                     let text = format!("HTTP/1.1 {answer}");
                     stream.write_all(text.as_bytes()).await.unwrap();
@@ -82,7 +106,9 @@ mod tests {
             }
         });
         let endpoint = Endpoint::Unix(path);
-        let result = check(&test_spec("m"), &endpoint, token, PATIENCE).await;
+        let mut spec = test_spec("m");
+        spec.engine = kind;
+        let result = check(&spec, &endpoint, deep, PATIENCE).await;
         serve.abort();
         result
     }
@@ -93,14 +119,18 @@ mod tests {
     const NO_ROUTE: &str = "501 X\r\ncontent-length: 0\r\n\r\n";
 
     #[tokio::test]
-    async fn an_engine_that_cannot_give_a_token_is_not_well() {
-        assert_eq!(ask(OK, OK, true).await, Ok(()));
-        assert_eq!(ask(OK, NO_ROUTE, true).await, Ok(()), "it completes nothing");
-        assert_eq!(ask(OK, BROKEN, false).await, Ok(()), "it was not asked");
+    async fn an_engine_whose_loop_does_not_answer_is_not_well() {
         let said = |why: &str, ill: Ill| assert!(ill.why.contains(why) && !ill.silent, "{ill:?}");
-        said("/v1/completions", ask(OK, BROKEN, true).await.unwrap_err());
-        said("/health", ask(LOADING, OK, true).await.unwrap_err());
-        said("/health", ask(BROKEN, OK, true).await.unwrap_err());
+        for (kind, path) in
+            [(EngineKind::Vllm, "/v1/completions"), (EngineKind::Llamacpp, "/metrics")]
+        {
+            assert_eq!(ask(kind, OK, OK, true).await, Ok(()));
+            assert_eq!(ask(kind, OK, NO_ROUTE, true).await, Ok(()), "it has no such route");
+            assert_eq!(ask(kind, OK, BROKEN, false).await, Ok(()), "it was not asked");
+            said(path, ask(kind, OK, BROKEN, true).await.unwrap_err());
+            said("/health", ask(kind, LOADING, OK, true).await.unwrap_err());
+            said("/health", ask(kind, BROKEN, OK, true).await.unwrap_err());
+        }
     }
 
     #[tokio::test]
@@ -134,9 +164,11 @@ mod tests {
 
     #[tokio::test]
     async fn silence_is_told_apart_and_waited_for_as_long_as_it_may() {
-        for (health, completion) in [(OK, ""), ("", OK)] {
+        for (kind, health, other) in
+            [(EngineKind::Vllm, OK, ""), (EngineKind::Llamacpp, OK, ""), (EngineKind::Vllm, "", OK)]
+        {
             let began = std::time::Instant::now();
-            let ill = ask(health, completion, true).await.unwrap_err();
+            let ill = ask(kind, health, other, true).await.unwrap_err();
             assert!(ill.silent && ill.why.contains("no answer within 1.2s"), "{ill:?}");
             assert!(began.elapsed() >= PATIENCE, "a probe's own deadline is for who loads");
         }

@@ -86,20 +86,6 @@ pub(super) async fn canary(endpoint: &Endpoint, model: &ModelName) -> Result<Str
     }
 }
 
-/// The status of an answer, whatever it is.
-///
-/// # Errors
-/// Where there is none.
-pub(super) async fn status_of_post(
-    endpoint: &Endpoint,
-    path: &str,
-    body: Value,
-    deadline: Duration,
-) -> Result<u16, String> {
-    let limits = (deadline, BODY_MAX);
-    converse(endpoint, Method::POST, path, Some(body), limits).await.map(|(status, _)| status)
-}
-
 async fn post(
     endpoint: &Endpoint,
     path: &str,

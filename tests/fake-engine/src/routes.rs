@@ -166,6 +166,10 @@ async fn route(
         ("GET" | "POST", "/ping") if flavor == Flavor::Vllm => health(engine),
         ("GET", "/health") => health(engine),
         ("GET", "/metrics") if engine.config.metrics => {
+            if flavor == Flavor::LlamaCpp {
+                // Its loop answers between tokens, and not at all where it hangs.
+                let _ = engine.control.subscribe().wait_for(|control| !control.frozen).await;
+            }
             bytes(200, "text/plain; version=0.0.4; charset=utf-8", metrics(engine))
         }
         ("GET", "/metrics") => {
