@@ -156,13 +156,6 @@ impl Place {
     }
 }
 
-/// How long and among how many a request may wait.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Patience {
-    pub wait_max: Duration,
-    pub queue_max: usize,
-}
-
 impl Gate {
     /// A gate that nobody has passed. `rules`: where the limits are that hold now.
     pub fn new(rules: SharedRules, observer: Arc<dyn Observer>) -> Arc<Self> {
@@ -187,24 +180,7 @@ impl Gate {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for a turn at a model; `None`: no limit concerns this request.
-    ///
-    /// # Errors
-    /// 429 where the key has used up what it may, 503 where too many wait or the turn did not come in time.
-    pub async fn enter(
-        self: &Arc<Self>,
-        key: Option<&Key>,
-        model: &ModelName,
-        spec: &DoorSpec,
-        patience: Patience,
-    ) -> Result<Option<Slot>, ApiError> {
-        match self.place(key, model, spec, patience.queue_max)? {
-            None => Ok(None),
-            Some(place) => place.turn(model, spec, patience.wait_max).await.map(Some),
-        }
-    }
-
-    /// The same without waiting: a place among those who wait for a turn.
+    /// A place among those who wait for a turn; `None`: no limit concerns this request.
     ///
     /// # Errors
     /// 429 where the key has used up what it may, 503 where too many wait.
@@ -299,7 +275,19 @@ mod tests {
         }
     }
 
-    const PATIENCE: Patience = Patience { wait_max: Duration::from_secs(5), queue_max: 2 };
+    const WAIT_MAX: Duration = Duration::from_secs(5);
+
+    /// Waits for a turn.
+    async fn enter(
+        gate: &Arc<Gate>,
+        model: &ModelName,
+        spec: &DoorSpec,
+    ) -> Result<Option<Slot>, ApiError> {
+        match gate.place(None, model, spec, 2)? {
+            None => Ok(None),
+            Some(place) => place.turn(model, spec, WAIT_MAX).await.map(Some),
+        }
+    }
 
     fn spec(limit: u32) -> DoorSpec {
         DoorSpec { max_concurrent: Some(limit), ..DoorSpec::default() }
@@ -311,24 +299,24 @@ mod tests {
         let gate = Gate::new(Rules::default().shared(), seen.clone());
         let model: ModelName = "m".parse().unwrap();
         let limit = spec(1);
-        assert!(gate.enter(None, &model, &DoorSpec::default(), PATIENCE).await.unwrap().is_none());
-        let first = gate.enter(None, &model, &limit, PATIENCE).await.unwrap().unwrap();
-        let mut second = Box::pin(gate.enter(None, &model, &limit, PATIENCE));
-        let mut third = Box::pin(gate.enter(None, &model, &limit, PATIENCE));
+        assert!(enter(&gate, &model, &DoorSpec::default()).await.unwrap().is_none());
+        let first = enter(&gate, &model, &limit).await.unwrap().unwrap();
+        let mut second = Box::pin(enter(&gate, &model, &limit));
+        let mut third = Box::pin(enter(&gate, &model, &limit));
         assert!(futures_util::poll!(&mut second).is_pending());
         assert!(futures_util::poll!(&mut third).is_pending());
         assert_eq!(seen.0.load(Ordering::Relaxed), 2);
-        let full = gate.enter(None, &model, &limit, PATIENCE).await.unwrap_err();
+        let full = enter(&gate, &model, &limit).await.unwrap_err();
         assert_eq!((full.status.as_u16(), full.code), (503, "queue_full"));
         drop(first);
         // It is the second one's turn, which gives up before it takes it.
         drop(second);
         let third = third.await.unwrap().unwrap();
         assert_eq!(seen.0.load(Ordering::Relaxed), 0);
-        let late = gate.enter(None, &model, &limit, PATIENCE).await.unwrap_err();
+        let late = enter(&gate, &model, &limit).await.unwrap_err();
         assert_eq!((late.code, late.retry_after_secs()), ("model_busy", Some(5)));
         drop(third);
-        gate.enter(None, &model, &limit, PATIENCE).await.unwrap().unwrap();
+        enter(&gate, &model, &limit).await.unwrap().unwrap();
         assert!(gate.inner().waiting.is_empty());
         assert_eq!(seen.0.load(Ordering::Relaxed), 0);
     }
@@ -345,13 +333,13 @@ mod tests {
         let follower = gate.clone();
         let following = tokio::spawn(async move { follower.follow().await });
         let old = spec(1);
-        let _first = gate.enter(None, &model, &old, PATIENCE).await.unwrap().unwrap();
-        let second = gate.enter(None, &model, &old, PATIENCE);
+        let _first = enter(&gate, &model, &old).await.unwrap().unwrap();
+        let second = enter(&gate, &model, &old);
         let raised = async { rules.store(Arc::new(with(spec(3)))) };
         let (second, ()) = tokio::join!(second, raised);
         let _second = second.unwrap().unwrap();
-        let _third = gate.enter(None, &model, &old, PATIENCE).await.unwrap().unwrap();
-        let fourth = gate.enter(None, &model, &old, PATIENCE);
+        let _third = enter(&gate, &model, &old).await.unwrap().unwrap();
+        let fourth = enter(&gate, &model, &old);
         let lifted = async { rules.store(Arc::new(with(DoorSpec::default()))) };
         let (fourth, ()) = tokio::join!(fourth, lifted);
         let _fourth = fourth.unwrap().unwrap();

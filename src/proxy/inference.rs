@@ -105,7 +105,7 @@ pub(super) async fn infer(
         }
     } else {
         let wait_max = job.visitor.rules.max_wait;
-        let granted = job.grant(None, wait_max).await;
+        let granted = job.grant(wait_max).await;
         (job, granted)
     };
     record.queue_ends();
@@ -152,7 +152,7 @@ async fn with_feedback(
         asked,
     });
     let mut granted = Box::pin(async move {
-        let granted = job.grant(Some(wait), wait).await;
+        let granted = job.grant(wait).await;
         (job, granted)
     });
     let Some(waiter) = waiter else { return Ok(granted.await) };

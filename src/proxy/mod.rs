@@ -9,7 +9,7 @@
 //!    └─ conn ─ one connection, its clocks    ├─ strict, route, endpoints, site, keys ─ PURE: what is asked, by whom
 //!                                            ├─ inference ─ a request for an engine
 //!                                            │    ├─ intake, budget; peek, multipart, rewrite ─ the body; PURE: its model
-//!                                            │    ├─ gate, admission ─ a turn; PURE: whose
+//!                                            │    ├─ patience, gate, admission ─ a turn and a lease in one time; PURE: whose turn
 //!                                            │    ├─ flow ─ a large body on its way through, as it comes
 //!                                            │    ├─ wait, beat ─ signs of life while a model loads; PURE: their bytes
 //!                                            │    └─ grant, forward, relay, answer ─ to the engine and back, under a lease;
@@ -25,7 +25,8 @@
 //! # Architecture Invariants
 //! * The path to the engine is rebuilt from an allowlist; nothing that a client wrote in a request line or a header
 //!   outside it reaches an engine. Body bytes are passed unchanged in both directions.
-//! * Nothing here decides about models: no phase is read before a lease is asked for.
+//! * Nothing here decides about models: no phase is read before a lease is asked for, but to tell who got
+//!   no turn why.
 //! * A lease lives inside the response's body, so it ends with the last byte or with the client, whichever is first.
 //! * An answer that broke off never looks whole.
 //! * A client that has left is noticed by the end of its stream of bytes. One that pipelined a further request before it left is
@@ -57,6 +58,7 @@ mod message;
 mod multipart;
 mod order;
 mod page;
+mod patience;
 mod peek;
 mod pool;
 pub mod port;

@@ -69,7 +69,7 @@ pub struct Rules {
     pub feedback_interval: Duration,
     /// The longest a stream with signs of life waits for its model.
     pub stream_wait: Duration,
-    /// The longest any other request waits for its turn at a model that serves as many as it may.
+    /// The longest any other request waits: for its turn at a model that serves as many as it may, and for the model.
     pub max_wait: Duration,
     /// Requests that may wait for their turn at one model.
     pub max_queue: usize,

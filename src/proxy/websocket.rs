@@ -20,12 +20,11 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use super::answer::Source;
 use super::endpoints::Events;
 use super::error::ApiError;
-use super::external;
 use super::forward::{self, Failure};
-use super::gate::Patience;
-use super::grant::{Engine, Grant};
+use super::grant::Grant;
 use super::inference::Visitor;
 use super::order;
+use super::patience::Asking;
 use super::protocols;
 use super::record::{REQUEST_ID, Record};
 use super::service::Service;
@@ -150,22 +149,19 @@ async fn grant(
     id: &HeaderValue,
 ) -> Result<(Grant, Arc<DoorSpec>), ApiError> {
     let rules = &visitor.rules;
-    let name = rules.resolve(model);
-    let name = name.ok_or_else(|| Denied::UnknownModel { model: model.to_owned() })?;
+    rules.resolve(model).ok_or_else(|| Denied::UnknownModel { model: model.to_owned() })?;
     let spec = super::inference::admit_model(visitor, model)?;
-    let patience = Patience { wait_max: rules.max_wait, queue_max: rules.max_queue };
-    let slot = service.gate.enter(visitor.key(), name, &spec, patience).await?;
-    let engine = match rules.externals.get(name) {
-        Some(external) => {
-            external::check(&service.healths, name)?;
-            Engine::Far(external.clone())
-        }
-        None => {
-            let id = id.to_str().ok();
-            Engine::Own(service.supervisor.acquire_for(model, None, id).await?)
-        }
+    let asking = Asking {
+        gate: &service.gate,
+        supervisor: &service.supervisor,
+        healths: &service.healths,
+        visitor,
+        model,
+        spec: &spec,
+        id: id.to_str().ok(),
     };
-    Ok((Grant { engine, _slot: slot }, spec))
+    let grant = asking.grant(None, rules.max_wait).await?;
+    Ok((grant, spec))
 }
 
 fn request(client: &HeaderMap, model: &str, id: HeaderValue) -> Request<()> {

@@ -7,14 +7,11 @@ use std::time::Duration;
 
 use super::super::endpoints::Events;
 use super::super::error::ApiError;
-use super::super::external;
-use super::super::gate::{Patience, Place};
+use super::super::gate::Place;
 use super::super::grant::{Engine, Grant};
+use super::super::patience::{AT_ONCE, Asking};
 use super::Job;
 use crate::types::Feedback;
-
-/// A model that is ready is had within this, unless all processors are busy with others.
-const AT_ONCE: Duration = Duration::from_millis(100);
 
 impl Job {
     /// Whether its client is to be told that it waits.
@@ -29,7 +26,9 @@ impl Job {
         if !self.is_its_turn().ok()? {
             return None;
         }
-        let engine = tokio::time::timeout(AT_ONCE, self.engine(None)).await.ok()?.ok()?;
+        let asking = self.asking();
+        let engine = asking.engine(self.visitor.rules.max_wait);
+        let engine = tokio::time::timeout(AT_ONCE, engine).await.ok()?.ok()?;
         Some(self.granted(engine))
     }
 
@@ -44,11 +43,11 @@ impl Job {
 
     /// Whether it may ask for the engine now. Takes a place among those who wait for a turn, which is kept for who asks with patience.
     fn is_its_turn(&mut self) -> Result<bool, ApiError> {
-        let rules = &self.visitor.rules;
-        let Some(name) = rules.resolve(&self.model) else { return Ok(false) };
+        if self.visitor.rules.resolve(&self.model).is_none() {
+            return Ok(false);
+        }
         if self.place.is_none() {
-            let (key, spec) = (self.visitor.key(), &self.spec);
-            self.place = self.service.gate.place(key, name, spec, rules.max_queue)?;
+            self.place = self.asking().place()?;
         }
         Ok(self.place.as_ref().is_none_or(Place::is_turn))
     }
@@ -57,40 +56,21 @@ impl Job {
         Grant { engine, _slot: self.place.take().map(Place::into_slot) }
     }
 
-    /// A turn at the model, then a lease on it. `wait`: how long for the lease, where that is not as for all.
-    pub async fn grant(
-        &mut self,
-        wait: Option<Duration>,
-        turn: Duration,
-    ) -> Result<Grant, ApiError> {
-        let rules = &self.visitor.rules;
-        let slot = match (rules.resolve(&self.model), self.place.take()) {
-            (None, _) => None,
-            (Some(name), Some(place)) => Some(place.turn(name, &self.spec, turn).await?),
-            (Some(name), None) => {
-                let patience = Patience { wait_max: turn, queue_max: rules.max_queue };
-                let key = self.visitor.key();
-                self.service.gate.enter(key, name, &self.spec, patience).await?
-            }
-        };
-        let engine = self.engine(wait).await?;
-        Ok(Grant { engine, _slot: slot })
+    /// A turn at the model, then a lease on it, both within that time.
+    pub async fn grant(&mut self, within: Duration) -> Result<Grant, ApiError> {
+        let place = self.place.take();
+        self.asking().grant(place, within).await
     }
 
-    /// The engine, when it is there.
-    async fn engine(&self, wait: Option<Duration>) -> Result<Engine, ApiError> {
-        let rules = &self.visitor.rules;
-        let far = rules.resolve(&self.model).and_then(|n| Some((n, rules.externals.get(n)?)));
-        match far {
-            Some((name, external)) => {
-                external::check(&self.service.healths, name)?;
-                Ok(Engine::Far(external.clone()))
-            }
-            None => {
-                let id = self.order.id.to_str().ok();
-                let lease = self.service.supervisor.acquire_for(&self.model, wait, id).await;
-                Ok(Engine::Own(lease?))
-            }
+    fn asking(&self) -> Asking<'_> {
+        Asking {
+            gate: &self.service.gate,
+            supervisor: &self.service.supervisor,
+            healths: &self.service.healths,
+            visitor: &self.visitor,
+            model: &self.model,
+            spec: &self.spec,
+            id: self.order.id.to_str().ok(),
         }
     }
 }
