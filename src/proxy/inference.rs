@@ -192,7 +192,14 @@ impl Job {
         let json = task.body() == BodyForm::Json;
         let share = service.budget.share(visitor.rules.max_buffered.0);
         let mut intake = Intake::open(body, &service.limits, asked_first, json, share).await?;
-        if intake.take(false).await? == Taken::Part
+        let taken = intake.take(false).await?;
+        // No engine of ours works on without a lease.
+        if task == Task::Responses
+            && intake.model().is_some_and(|model| !visitor.rules.is_far(model))
+        {
+            intake.in_foreground();
+        }
+        if taken == Taken::Part
             && let Some(model) = intake.model().map(str::to_owned)
         {
             let job = Self::new(service, task, headers, visitor, record, model);

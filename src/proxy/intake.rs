@@ -185,6 +185,15 @@ impl<B: Body<Data = Bytes, Error: Display> + Unpin> Intake<B> {
         self.scan.as_ref()?.as_ref().ok()?.model()
     }
 
+    /// Refuses it if it wants its answer later.
+    pub fn in_foreground(&mut self) {
+        if let Some(Ok(scan)) = &mut self.scan
+            && let Err(error) = scan.in_foreground()
+        {
+            self.scan = Some(Err(error));
+        }
+    }
+
     /// Why what has come so far is refused already.
     pub fn refused(&self) -> Option<ApiError> {
         let refused = self.scan.as_ref()?.as_ref().err()?;

@@ -108,6 +108,11 @@ impl Rules {
         self.models.get(self.resolve(name)?).cloned()
     }
 
+    /// Whether that model runs elsewhere.
+    pub(super) fn is_far(&self, name: &str) -> bool {
+        self.resolve(name).is_some_and(|name| self.externals.contains_key(name))
+    }
+
     /// To share them.
     #[must_use]
     pub fn shared(self) -> SharedRules {

@@ -215,3 +215,33 @@ async fn it_is_told_the_name_that_it_knows_in_forms_and_sockets_too() {
     let seen = asked(&mut far).await;
     assert_eq!(seen.line, "GET /team/v1/realtime?model=org%2Fv%C3%A9ry%26far HTTP/1.1");
 }
+
+/// Work that no request waits for would be evicted in the middle, and its client would ask for an answer that is gone.
+#[tokio::test]
+async fn an_answer_for_later_is_had_elsewhere_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut far = Engine::start(Family::Tcp, dir.path(), vec![send(OK), Step::Close]).await;
+    let rules = far_away(&far.endpoint, None);
+    let mut house = house(Setup { rules, script: vec![send(OK)], ..Setup::default() }).await;
+    let refused = |reply: &crate::wire::Reply| {
+        reply.error(400, "invalid_value");
+        assert_eq!(reply.json()["error"]["param"], "background");
+    };
+    refused(&house.ask(post("/v1/responses", r#"{"background":true,"model":"gpt-4o"}"#)).await);
+    house.supervisor.quiet();
+    for model in ["m", "faraway"] {
+        let later = if model == "m" { "false" } else { "true" };
+        let body = format!("{{\"model\":\"{model}\",\"background\":{later}}}");
+        assert_eq!(house.ask(post("/v1/responses", body)).await.status, 200, "{model}");
+    }
+    assert_eq!(asked(&mut far).await.line, "POST /team/v1/responses HTTP/1.1");
+    assert_eq!(house.engine.request().await.line, "POST /v1/responses HTTP/1.1");
+    // On other paths it is another thing.
+    let image = r#"{"model":"m","background":"transparent"}"#;
+    assert_eq!(house.ask(post("/v1/images/generations", image)).await.status, 200);
+    house.engine.request().await;
+    // One that flows, and says so last.
+    let long = "x".repeat(1 << 20);
+    let body = format!("{{\"model\":\"m\",\"input\":\"{long}\",\"background\":true}}");
+    refused(&house.ask(post("/v1/responses", body)).await);
+}

@@ -42,6 +42,11 @@ pub(super) enum PeekError {
     Type(&'static str, &'static str),
     #[error("{0:?} {1}")]
     Range(&'static str, String),
+    #[error(
+        "\"background\" must be false or absent: work that no request waits for would keep no model loaded; ask for a \"stream\" instead, \
+         and read it to its end"
+    )]
+    Background,
     #[error("{0:?} is given more than once")]
     Twice(&'static str),
 }
@@ -56,6 +61,7 @@ impl From<PeekError> for ApiError {
             PeekError::ModelType => ("invalid_type", Some("model")),
             PeekError::StreamType => ("invalid_type", Some("stream")),
             PeekError::Type(key, _) => ("invalid_type", Some(*key)),
+            PeekError::Background => ("invalid_value", Some("background")),
             PeekError::Range(key, _) => ("invalid_value", Some(*key)),
             PeekError::Twice(key) => ("duplicate_parameter", Some(*key)),
         };
@@ -178,6 +184,35 @@ mod tests {
         }
         let twice = br#"{"model":"a","n":1,"n":100}"#;
         assert_eq!(peek(twice), Err(PeekError::Twice("n")));
+    }
+
+    #[test]
+    fn an_answer_for_later_is_refused_where_it_is_not_to_be_had() {
+        let of = |value: &str, in_foreground: bool| {
+            let body =
+                format!("{{\"model\":\"a\",\"background\":{value},\"x\":{{\"background\":true}}}}");
+            let (before, behind) = body.split_at(13);
+            let mut scan = Scan::new();
+            scan.feed(before.as_bytes())?;
+            if in_foreground {
+                scan.in_foreground()?;
+            }
+            scan.feed(behind.as_bytes())?;
+            scan.finish()
+        };
+        for yes in ["true", "1", "\"true\"", "[{\"background\":null}]", "{}"] {
+            assert_eq!(of(yes, true), Err(PeekError::Background), "{yes}");
+            // Images have one of another kind.
+            assert_eq!(of(yes, false), ok("a", false), "{yes}");
+        }
+        for no in ["false", "null"] {
+            assert_eq!(of(no, true), ok("a", false), "{no}");
+        }
+        let mut late = Scan::new();
+        late.feed(br#"{"background":true,"model":"a"}"#).unwrap();
+        assert_eq!(late.in_foreground(), Err(PeekError::Background));
+        let twice = br#"{"model":"a","background":false,"background":true}"#;
+        assert_eq!(peek(twice), Err(PeekError::Twice("background")));
     }
 
     #[test]

@@ -15,6 +15,8 @@ pub(super) enum Kind {
     Number(f64, f64),
     /// Either.
     BoolOrWhole(f64, f64),
+    /// Whatever it is on this path.
+    Any,
 }
 
 /// A key.
@@ -31,10 +33,11 @@ const TOKENS: f64 = 2_147_483_647.0;
 /// Alternatives told for each token.
 const ALTERNATIVES: f64 = 128.0;
 
-/// The table. The first two are what routing needs.
-pub(super) const PARAMS: [Param; 19] = [
+/// The table. The first two are what routing needs, and who may have the third depends on where the request goes.
+pub(super) const PARAMS: [Param; 20] = [
     Param { name: "model", kind: Kind::Text },
     Param { name: "stream", kind: Kind::Bool },
+    Param { name: "background", kind: Kind::Any },
     Param { name: "n", kind: Kind::Whole(1.0, CHOICES) },
     Param { name: "best_of", kind: Kind::Whole(1.0, CHOICES) },
     Param { name: "max_tokens", kind: Kind::Whole(-1.0, TOKENS) },
@@ -96,13 +99,13 @@ impl Kind {
             }
             Self::Text => Err("must be a string".into()),
             Self::Bool => Err("must be true or false".into()),
-            Self::Whole(..) | Self::Number(..) | Self::BoolOrWhole(..) => Ok(()),
+            Self::Whole(..) | Self::Number(..) | Self::BoolOrWhole(..) | Self::Any => Ok(()),
         }
     }
 
     /// Whether `true` and `false` are allowed.
     pub const fn bool(self) -> bool {
-        matches!(self, Self::Bool | Self::BoolOrWhole(..))
+        matches!(self, Self::Bool | Self::BoolOrWhole(..) | Self::Any)
     }
 
     /// What is expected, for people.
@@ -113,6 +116,7 @@ impl Kind {
             Self::Whole(..) => "must be a whole number",
             Self::Number(..) => "must be a number",
             Self::BoolOrWhole(..) => "must be true, false or a whole number",
+            Self::Any => "must be a value",
         }
     }
 }
@@ -125,6 +129,7 @@ mod tests {
     fn the_table_is_sane() {
         assert!(PARAMS.iter().all(|p| p.name.len() <= NAME_MAX));
         assert_eq!((find(b"model"), find(b"stream"), find(b"messages")), (Some(0), Some(1), None));
+        assert_eq!(find(b"background"), Some(2));
         assert!(PARAMS.len() <= 32, "one bit for each");
         for (at, param) in PARAMS.iter().enumerate() {
             assert_eq!(find(param.name.as_bytes()), Some(at));

@@ -84,6 +84,10 @@ pub(in crate::proxy) struct Scan {
     fed: u64,
     model: Option<String>,
     stream: bool,
+    /// The answer is wanted later, by `background`.
+    background: bool,
+    /// Which is not to be had.
+    foreground: bool,
     empty: bool,
 }
 
@@ -105,6 +109,8 @@ impl Scan {
             fed: 0,
             model: None,
             stream: false,
+            background: false,
+            foreground: false,
             empty: true,
         }
     }
@@ -112,6 +118,15 @@ impl Scan {
     /// The model, as the client wrote it, once it was read. What is still to come may yet be refused.
     pub fn model(&self) -> Option<&str> {
         self.model.as_deref()
+    }
+
+    /// From now on a body is refused that wants its answer later, without a request that lasts as long as the work.
+    ///
+    /// # Errors
+    /// If that was said already.
+    pub fn in_foreground(&mut self) -> Result<(), PeekError> {
+        self.foreground = true;
+        if self.background { Err(PeekError::Background) } else { Ok(()) }
     }
 
     /// Takes a piece in.
@@ -237,16 +252,25 @@ impl Scan {
         if self.depth == 0 && byte != b'{' {
             self.seen |= NOT_OBJECT;
         }
+        // Engines are generous: to vLLM 1 and "true" are true.
+        if self.wanted() == Some(BACKGROUND) && !matches!(byte, b'f' | b'n') {
+            self.background = true;
+            if self.foreground {
+                return Err(PeekError::Background);
+            }
+        }
         match byte {
             b'"' => {
                 let want = self.wanted();
-                if let Some(key) = want.filter(|k| PARAMS[*k].kind != param::Kind::Text) {
+                if let Some(key) = want
+                    .filter(|k| !matches!(PARAMS[*k].kind, param::Kind::Text | param::Kind::Any))
+                {
                     return Err(wrong_type(key));
                 }
                 self.text_starts(false, if want.is_some() { TEXT_MAX } else { 0 });
             }
             b'{' | b'[' => {
-                if let Some(key) = self.wanted() {
+                if let Some(key) = self.wanted().filter(|key| *key != BACKGROUND) {
                     return Err(wrong_type(key));
                 }
                 if self.depth == DEPTH_MAX {
@@ -346,7 +370,8 @@ impl Scan {
                     param::Kind::Text | param::Kind::Bool => wrong_type(key),
                     param::Kind::Whole(..)
                     | param::Kind::Number(..)
-                    | param::Kind::BoolOrWhole(..) => PeekError::Range(PARAMS[key].name, must),
+                    | param::Kind::BoolOrWhole(..)
+                    | param::Kind::Any => PeekError::Range(PARAMS[key].name, must),
                 })?;
             }
         }
@@ -355,9 +380,10 @@ impl Scan {
     }
 }
 
-/// Where the two keys that routing needs are in the table.
+/// Where the keys that are more than checked are in the table.
 const MODEL: usize = 0;
 const STREAM: usize = 1;
+const BACKGROUND: usize = 2;
 /// A bit of `seen` beyond the table: the document is not an object.
 const NOT_OBJECT: u32 = 1 << 31;
 
