@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use hyper::StatusCode;
+use hyper::header::HeaderValue;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -55,6 +56,7 @@ struct Inner<'a> {
 struct Tagged<'a> {
     r#type: &'static str,
     error: Inner<'a>,
+    request_id: &'a str,
 }
 
 /// An error event of `/v1/responses` has its fields at the top; most clients look for `error` nevertheless.
@@ -120,21 +122,23 @@ impl ApiError {
         self.retry_after.map(|d| d.as_secs().saturating_add(u64::from(d.subsec_nanos() > 0)).max(1))
     }
 
-    /// The body, in the shape that the client's dialect has for errors.
-    pub fn json(&self, dialect: Dialect) -> Vec<u8> {
+    /// The body, in the shape that the client's dialect has for errors. `id`: the request's.
+    pub fn json(&self, dialect: Dialect, id: &HeaderValue) -> Vec<u8> {
         match dialect {
             Dialect::OpenAi => bytes(&Shape { error: self.inner(self.openai_type()) }),
-            Dialect::Anthropic => {
-                bytes(&Tagged { r#type: "error", error: self.inner(self.anthropic_type()) })
-            }
+            Dialect::Anthropic => bytes(&Tagged {
+                r#type: "error",
+                error: self.inner(self.anthropic_type()),
+                request_id: id.to_str().unwrap_or_default(),
+            }),
             Dialect::Ollama => bytes(&json!({ "error": self.message, "code": self.code })),
         }
     }
 
     /// The error as an event of a stream that has begun. Never followed by a `[DONE]`.
-    pub fn event(&self, events: Events) -> Vec<u8> {
+    pub fn event(&self, events: Events, id: &HeaderValue) -> Vec<u8> {
         let (name, data) = match events {
-            Events::Messages => ("event: error\n", self.json(Dialect::Anthropic)),
+            Events::Messages => ("event: error\n", self.json(Dialect::Anthropic, id)),
             Events::Responses => {
                 let event = ResponsesEvent {
                     r#type: "error",
@@ -146,7 +150,7 @@ impl ApiError {
                 };
                 ("event: error\n", bytes(&event))
             }
-            Events::Chat | Events::Text | Events::Other => ("", self.json(Dialect::OpenAi)),
+            Events::Chat | Events::Text | Events::Other => ("", self.json(Dialect::OpenAi, id)),
         };
         [name.as_bytes(), b"data: ", &data, b"\n\n"].concat()
     }
@@ -253,14 +257,16 @@ mod tests {
     use super::*;
     use crate::types::{Bytes, Fault, FaultCode, Phase};
 
+    const ID: HeaderValue = HeaderValue::from_static("r-1");
+
     fn body(error: &ApiError) -> Value {
-        serde_json::from_slice(&error.json(Dialect::OpenAi)).unwrap()
+        serde_json::from_slice(&error.json(Dialect::OpenAi, &ID)).unwrap()
     }
 
     #[test]
     fn every_refusal_has_its_status_and_headers() {
         let model: ModelName = "m".parse().unwrap();
-        let d = Duration::from_millis(6001);
+        let (d, three) = (Duration::from_millis(6001), Duration::from_secs(3));
         let busy: [(Denied, u64); 6] = [
             (
                 Denied::NoRoom {
@@ -279,14 +285,7 @@ mod tests {
                 },
                 1,
             ),
-            (
-                Denied::QueueFull {
-                    model: model.clone(),
-                    queued: 9,
-                    retry_after: Duration::from_secs(3),
-                },
-                3,
-            ),
+            (Denied::QueueFull { model: model.clone(), queued: 9, retry_after: three }, 3),
             (
                 Denied::LoadFailed {
                     model: model.clone(),
@@ -345,11 +344,12 @@ mod tests {
     #[test]
     fn each_dialect_has_its_shape() {
         let error = ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "model_loading", "wait");
-        let of = |dialect| -> Value { serde_json::from_slice(&error.json(dialect)).unwrap() };
+        let of = |dialect| -> Value { serde_json::from_slice(&error.json(dialect, &ID)).unwrap() };
         let anthropic = of(Dialect::Anthropic);
         assert_eq!(anthropic["type"], "error");
         assert_eq!(anthropic["error"]["type"], "overloaded_error");
         assert_eq!(anthropic["error"]["message"], "wait");
+        assert_eq!(anthropic["request_id"], "r-1");
         assert_eq!(of(Dialect::Ollama)["error"], "wait");
         let status = |code| StatusCode::from_u16(code).unwrap();
         for (code, openai, anthropic) in [
@@ -373,11 +373,12 @@ mod tests {
     #[test]
     fn an_event_tells_each_client_in_its_form() {
         let error = ApiError::new(StatusCode::BAD_GATEWAY, "engine_failed", "it \n broke");
-        let text = |events| String::from_utf8(error.event(events)).unwrap();
+        let text = |events| String::from_utf8(error.event(events, &ID)).unwrap();
         let chat = text(Events::Chat);
         assert!(chat.starts_with("data: {\"error\":{\"message\":\"it \\n broke\""), "{chat}");
         let anthropic = text(Events::Messages);
         assert!(anthropic.starts_with("event: error\ndata: {\"type\":\"error\",\"error\":{"));
+        assert!(anthropic.ends_with("},\"request_id\":\"r-1\"}\n\n"), "{anthropic}");
         let responses = text(Events::Responses);
         assert!(responses.starts_with("event: error\ndata: {\"type\":\"error\",\"code\":"));
         assert!(responses.contains("\"error\":{\"message\""));

@@ -66,7 +66,7 @@ pub(super) async fn flow<B: Body<Data = Bytes, Error: Display> + Unpin>(
         }
     };
     let early = !conn.is_sent();
-    let mut response = forward::answer(conn, head, grant, order.target.events, engines);
+    let mut response = forward::answer(conn, head, grant, order.told(), engines);
     // Its client reads no answer before it has sent all, perhaps; one that sends no more is not waited for.
     if early && !intake.rest_soon().await? {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));

@@ -124,7 +124,7 @@ pub(super) async fn forward(
     order: &Order,
     engines: &Arc<Engines>,
 ) -> Result<Response<Relay>, Failure> {
-    let events = order.target.events;
+    let events = order.told();
     // A small body goes out with the head in one piece, which is cheaper than two.
     let (ahead, body) = if order.body.len() <= TOGETHER {
         (&*order.body, &[][..])
@@ -207,12 +207,12 @@ async fn ask(
 /// nginx would gather a stream's events to 16 KiB otherwise, where it speaks TLS.
 pub(super) const UNGATHERED: HeaderName = HeaderName::from_static("x-accel-buffering");
 
-/// An engine's answer without what is about its connection. `events`: what it carries, if it is a stream of events.
+/// An engine's answer without what is about its connection. `events`: what it carries, if it is a stream of events, and for which request.
 pub(super) fn answer(
     conn: Conn,
     mut head: Head,
     grant: Grant,
-    events: Events,
+    (events, id): (Events, &HeaderValue),
     engines: &Arc<Engines>,
 ) -> Response<Relay> {
     strip(&mut head.headers, head.framing);
@@ -225,8 +225,8 @@ pub(super) fn answer(
         head.headers.insert(UNGATHERED, HeaderValue::from_static("no"));
     }
     let keep = head.lasting.then(|| engines.clone());
-    let mut response =
-        Response::new(Relay::new(conn, head.framing, grant, keep, open.then_some(events)));
+    let events = open.then(|| (events, id.clone()));
+    let mut response = Response::new(Relay::new(conn, head.framing, grant, keep, events));
     *response.status_mut() = head.status;
     *response.headers_mut() = head.headers;
     response

@@ -145,6 +145,7 @@ async fn with_feedback(
             model: job.model.clone(),
             created: job.service.created,
         },
+        id: job.order.id.clone(),
         every: rules.feedback_interval,
         since,
         supervisor: job.service.supervisor.clone(),

@@ -73,6 +73,11 @@ static LOCALHOST: HeaderValue = HeaderValue::from_static("localhost");
 static JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 impl Order {
+    /// How the client hears of what happens in a stream that has begun: in which form, and of which request.
+    pub const fn told(&self) -> (Events, &HeaderValue) {
+        (self.target.events, &self.id)
+    }
+
     fn posts(&self) -> bool {
         self.target.method == Method::POST
     }

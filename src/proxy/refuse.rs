@@ -21,7 +21,7 @@ use super::endpoints::Dialect;
 use super::error::ApiError;
 use super::intake;
 use super::port::Unobserved;
-use super::record::{REQUEST_ID, Record};
+use super::record::Record;
 use super::respond;
 use super::server::{AcceptErrors, Limits};
 use super::stream::Listener;
@@ -92,11 +92,11 @@ async fn answer(
     if !strict::has(&head.headers, &header::EXPECT) {
         intake::discard(&mut body).await;
     }
-    let mut response = respond::error(&error, dialect);
+    let mut response = respond::error(&error, dialect, &id);
     if head.method == Method::HEAD {
         response.body_mut().clear();
     }
-    response.headers_mut().insert(REQUEST_ID, id);
+    respond::name(response.headers_mut(), dialect, id);
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     record.complete();
     response.map(Full::new)

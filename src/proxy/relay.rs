@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use hyper::body::SizeHint;
+use hyper::header::HeaderValue;
 
 use super::chunks::Chunks;
 use super::endpoints::Events;
@@ -57,8 +58,8 @@ impl Held {
 #[derive(Debug)]
 pub(super) struct Relay {
     held: Option<Held>,
-    /// What it carries, if it is a stream of server-sent events.
-    events: Option<Events>,
+    /// What it carries, if it is a stream of server-sent events, and for which request.
+    events: Option<(Events, HeaderValue)>,
     /// Where the chunks of a stream from one of our engines are counted.
     meter: Option<(Meter, Chunks)>,
     sent: u64,
@@ -71,13 +72,13 @@ pub(super) struct Relay {
 
 impl Relay {
     /// `keep`: the connection may serve another request; `events`: what it carries, if it is a stream of server-sent events, to
-    /// which an error event can be appended.
+    /// which an error event can be appended, and the request's ID.
     pub fn new(
         conn: Conn,
         framing: Framing,
         grant: Grant,
         keep: Option<Arc<Engines>>,
-        events: Option<Events>,
+        events: Option<(Events, HeaderValue)>,
     ) -> Self {
         let lease = grant.lease().inspect(|lease| lease.heard());
         let meter = lease
@@ -138,13 +139,13 @@ impl Relay {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, Broken>>> {
         self.held = None;
-        let Some(events) = self.events else {
+        let Some((events, id)) = &self.events else {
             // What was given out before goes to the client first: an error makes hyper forget it.
             self.broken = Some(broken);
             cx.waker().wake_by_ref();
             return Poll::Pending;
         };
-        let event = self.error_event(error, events);
+        let event = self.closed(&error.event(*events, id));
         self.mended = Some(broken);
         Poll::Ready(Some(Ok(event)))
     }
@@ -183,8 +184,8 @@ impl Relay {
         self.tail[from..].copy_from_slice(last);
     }
 
-    /// Ends an event that is still open, and no more: an empty event of its own makes some clients fail.
-    fn error_event(&self, error: &ApiError, events: Events) -> Bytes {
+    /// An error's event, behind the end of one that is still open, and no more: an empty event of its own makes some clients fail.
+    fn closed(&self, error: &[u8]) -> Bytes {
         let end = match &self.tail {
             _ if self.sent == 0 => "",
             [.., b'\n', b'\n'] | [b'\r', b'\n', b'\r', b'\n'] => "",
@@ -192,7 +193,7 @@ impl Relay {
             _ => "\n\n",
         };
         let mut event = Vec::from(end.as_bytes());
-        event.extend_from_slice(&error.event(events));
+        event.extend_from_slice(error);
         event.into()
     }
 }
@@ -216,7 +217,7 @@ mod tests {
             for chunk in sent {
                 relay.note(&Bytes::copy_from_slice(chunk.as_bytes()));
             }
-            let event = relay.error_event(&ApiError::drained(), Events::Chat);
+            let event = relay.closed(b"data: {{}}\n\n");
             let text = String::from_utf8(event.to_vec()).unwrap();
             assert!(text.ends_with("}}\n\n"), "{text}");
             text.split("data: ").next().unwrap().to_owned()

@@ -5,12 +5,13 @@
 
 use bytes::Bytes;
 use hyper::header::{self, HeaderName, HeaderValue};
-use hyper::{Response, StatusCode};
+use hyper::{HeaderMap, Response, StatusCode};
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::endpoints::Dialect;
 use super::error::ApiError;
+use super::record::REQUEST_ID;
 use super::route::{Format, Ollama};
 use super::table::table;
 use crate::types::{ExternalStatus, ModelName, ModelStatus, Phase, Status};
@@ -21,9 +22,20 @@ const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 /// An answer whose bytes are all known.
 pub(super) type Whole = Response<Bytes>;
 
-/// An error, in the client's dialect.
-pub(super) fn error(error: &ApiError, dialect: Dialect) -> Whole {
-    let mut response = json_response(error.status, error.json(dialect));
+/// Where Anthropic's clients look for the request's ID.
+const ANTHROPICS_ID: HeaderName = HeaderName::from_static("request-id");
+
+/// Which request an answer is for, under the names that the client's dialect has for it. An engine's own is of no use to anybody here.
+pub(super) fn name(headers: &mut HeaderMap, dialect: Dialect, id: HeaderValue) {
+    if dialect == Dialect::Anthropic {
+        headers.insert(ANTHROPICS_ID, id.clone());
+    }
+    headers.insert(REQUEST_ID, id);
+}
+
+/// An error, in the client's dialect. `id`: the request's.
+pub(super) fn error(error: &ApiError, dialect: Dialect, id: &HeaderValue) -> Whole {
+    let mut response = json_response(error.status, error.json(dialect, id));
     let headers = response.headers_mut();
     if let Some(secs) = error.retry_after_secs() {
         headers.insert(header::RETRY_AFTER, HeaderValue::from(secs));
@@ -297,7 +309,7 @@ mod tests {
             .retry_after(Duration::from_millis(1500));
         e.hopeless = true;
         e.allow = Some("GET");
-        let response = error(&e.closing(), Dialect::OpenAi);
+        let response = error(&e.closing(), Dialect::OpenAi, &HeaderValue::from_static("r-1"));
         let header = |name: &str| response.headers()[name].to_str().unwrap().to_owned();
         assert_eq!(header("retry-after"), "2");
         assert_eq!(header("x-should-retry"), "false");

@@ -33,7 +33,7 @@ use super::order::{Order, Target};
 use super::page;
 use super::port::{Console, Observer};
 use super::recall::Answers;
-use super::record::{REQUEST_ID, Record};
+use super::record::Record;
 use super::respond::{self, Whole};
 use super::route::{Recall, Route, route};
 use super::rules::{Rules, SharedRules};
@@ -98,7 +98,7 @@ impl Service {
             Err(error) => {
                 record.error = Some(error.code);
                 record.fault = error.is_engines().then(|| error.message.clone());
-                own(respond::error(&error, dialect)).into_parts()
+                own(respond::error(&error, dialect, &record.id())).into_parts()
             }
         };
         if head {
@@ -108,7 +108,7 @@ impl Service {
         let id = record.id();
         let answer = Answer { source, record: Some(record), busy };
         let mut response = Response::from_parts(parts, answer);
-        response.headers_mut().insert(REQUEST_ID, id);
+        respond::name(response.headers_mut(), dialect, id);
         if let Some(origin) = origin {
             site::share(response.headers_mut(), origin);
         }

@@ -103,7 +103,7 @@ fn misdirected(message: impl Into<String>) -> ApiError {
 pub(super) fn share(headers: &mut HeaderMap, origin: HeaderValue) {
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
     headers.append(header::VARY, HeaderValue::from_static("origin"));
-    let exposed = HeaderValue::from_static("x-request-id, retry-after, x-should-retry");
+    let exposed = HeaderValue::from_static("x-request-id, request-id, retry-after, x-should-retry");
     headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
 }
 

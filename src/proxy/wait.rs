@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use hyper::header;
+use hyper::header::{self, HeaderValue};
 use hyper::{Response, StatusCode};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
@@ -63,6 +63,7 @@ type Told = Pin<Box<dyn Future<Output = Result<Begun, (Vec<u8>, ApiError)>> + Se
 pub(super) struct Wait {
     work: Told,
     beat: Beat,
+    id: HeaderValue,
     tick: Interval,
     since: Instant,
     supervisor: Handle,
@@ -79,6 +80,8 @@ impl std::fmt::Debug for Wait {
 /// What a wait is for.
 pub(super) struct Waiter {
     pub beat: Beat,
+    /// The request's ID.
+    pub id: HeaderValue,
     pub every: Duration,
     /// When the request came.
     pub since: Instant,
@@ -91,11 +94,11 @@ pub(super) struct Waiter {
 impl Wait {
     /// Begins with a sign of life at once.
     pub fn new(work: Work, waiter: Waiter) -> Self {
-        let Waiter { beat, every, since, supervisor, model, asked } = waiter;
+        let Waiter { beat, id, every, since, supervisor, model, asked } = waiter;
         let mut tick = tokio::time::interval(every);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let work = Box::pin(streamed(work, beat.events));
-        Self { work, beat, tick, since, supervisor, model, asked }
+        let work = Box::pin(streamed(work, beat.events, id.clone()));
+        Self { work, beat, id, tick, since, supervisor, model, asked }
     }
 
     /// The next step.
@@ -130,13 +133,17 @@ impl Wait {
     /// Ends it before the engine's own bytes came, because the daemon ends.
     pub fn end_early(&self) -> Step {
         let error = ApiError::drained();
-        Step::Failed(error.event(self.beat.events).into(), Box::new(error))
+        Step::Failed(error.event(self.beat.events, &self.id).into(), Box::new(error))
     }
 }
 
 /// The work, whose outcome has to be a stream of events: a client that has its 200 understands nothing else.
-async fn streamed(work: Work, events: Events) -> Result<Begun, (Vec<u8>, ApiError)> {
-    let begun = work.await.map_err(|error| (error.event(events), error))?;
+async fn streamed(
+    work: Work,
+    events: Events,
+    id: HeaderValue,
+) -> Result<Begun, (Vec<u8>, ApiError)> {
+    let begun = work.await.map_err(|error| (error.event(events, &id), error))?;
     let status = begun.response.status();
     if status == StatusCode::OK && begun.response.body().is_events() {
         return Ok(begun);
@@ -161,7 +168,7 @@ async fn streamed(work: Work, events: Events) -> Result<Begun, (Vec<u8>, ApiErro
             };
             format!("{name}data: {value}\n\n").into_bytes()
         }
-        Ok(_) | Err(_) => error.event(events),
+        Ok(_) | Err(_) => error.event(events, &id),
     };
     Err((event, error))
 }

@@ -99,7 +99,7 @@ pub(super) async fn open(
         Err(_) => return Err(Failure::Timeout(engines.header_timeout).to_api(&model)),
     };
     if consent.status != StatusCode::SWITCHING_PROTOCOLS {
-        let answer = forward::answer(conn, consent, grant, Events::Other, engines);
+        let answer = forward::answer(conn, consent, grant, (Events::Other, &record.id()), engines);
         return Ok(answer.map(|relay| Source::Relay(Box::new(relay), None)));
     }
     let mut accepted = Response::new(Source::Whole(None));

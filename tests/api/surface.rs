@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::engine::{Step, send};
 use crate::house::{Happened, Setup, house, instance, playing, rules};
-use crate::wire::{get, post, post_with};
+use crate::wire::{BODY, CHAT, SSE, chunk, get, post, post_with};
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nserver: e\r\nx-odd: 1\r\ncontent-length: 7\r\n\r\n{\"a\":1}";
 
@@ -212,4 +212,32 @@ async fn a_kept_alive_connection_routes_each_request_anew() {
         assert_eq!(seen.body, body.as_bytes());
         house.supervisor.expect(&[Happened::Asked(model.into()), Happened::Released]).await;
     }
+}
+
+/// Theirs is `message._request_id` and `error.request_id`, and they look nowhere else for it.
+#[tokio::test]
+async fn anthropics_clients_are_told_the_requests_id() {
+    let breaks_off = vec![
+        send(SSE.replace("\r\n\r\n", "\r\nrequest-id: theirs\r\n\r\n")),
+        send(chunk("event: ping\ndata: {}\n\n")),
+        Step::Close,
+    ];
+    let mut rules = rules();
+    rules.origins = vec!["https://chat.lan".into()];
+    let house = house(Setup { script: breaks_off, rules, ..Setup::default() }).await;
+    let headers = "x-request-id: r-1\r\norigin: https://chat.lan\r\nconnection: close\r\n";
+    let ask = |path, body| house.ask(post_with(path, headers, body));
+    let (refused, whole) = (ask("/v1/messages", "{}").await, ask("/v1/messages", BODY).await);
+    for reply in [&refused, &whole] {
+        for name in ["request-id", "x-request-id"] {
+            assert_eq!(reply.headers[name], "r-1");
+        }
+        let exposed = &reply.headers["access-control-expose-headers"];
+        assert!(exposed.split(", ").any(|name| name == "request-id"), "{exposed}");
+    }
+    assert_eq!(refused.json()["request_id"], "r-1");
+    assert!(whole.text().ends_with("},\"request_id\":\"r-1\"}\n\n"), "{}", whole.text());
+    let openais = ask(CHAT, "{}").await;
+    assert!(!openais.headers.contains_key("request-id"));
+    assert!(openais.json().get("request_id").is_none());
 }
