@@ -134,10 +134,14 @@ pub(super) fn route(
     headers: &HeaderMap,
 ) -> Result<Route, ApiError> {
     strict::check(method, uri, version, headers).map_err(ApiError::malformed)?;
-    let route = find(uri, headers)?;
-    if method == Method::OPTIONS && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD) {
+    let found = find(uri, headers);
+    let asks_first =
+        method == Method::OPTIONS && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
+    // A page hears what is wrong with a path by the request itself: of the question before it its browser tells nothing.
+    if asks_first && found.as_ref().err().is_none_or(|error| !error.close) {
         return Ok(Route::Preflight);
     }
+    let route = found?;
     let (allow, allowed) = route.allows(method);
     if !allowed {
         return Err(not_allowed(allow));

@@ -208,13 +208,21 @@ impl Service {
         record: &mut Record,
         origin: &mut Option<HeaderValue>,
     ) -> Result<(Route, Visitor), ApiError> {
-        let route = route(&head.method, &head.uri, head.version, &head.headers)?;
-        record.route = route.name();
+        let routed = match route(&head.method, &head.uri, head.version, &head.headers) {
+            Err(error) if error.close => return Err(error),
+            routed @ (Ok(_) | Err(_)) => routed,
+        };
+        if let Ok(route) = &routed {
+            record.route = route.name();
+        }
         let rules = self.rules.load_full();
+        // Before what is wrong with the path, so that a page of a listed site can read it.
+        if peer != Peer::Monitoring {
+            *origin = site::check(&rules, peer, &head.headers)?;
+        }
+        let route = routed?;
         if peer == Peer::Monitoring {
             page::is_monitoring(&route)?;
-        } else {
-            *origin = site::check(&rules, peer, &head.headers)?;
         }
         let open = if let Route::Page(page) = &route {
             page::is_open(page, peer, &head.headers)

@@ -178,6 +178,24 @@ async fn pages_of_other_sites_stay_out_unless_they_are_listed() {
         (reply.status, &*reply.headers["access-control-allow-origin"]),
         (200, "https://chat")
     );
+    // What is wrong with a base URL is for a listed page to read, and for no other.
+    for (page, shared) in [("chat", Some("https://chat")), ("evil", None)] {
+        let headers = format!("origin: https://{page}\r\nconnection: close\r\n");
+        let wrong = [
+            (post_with("/chat/completions", &headers, BODY), 404),
+            (post_with("/v1/models", &headers, BODY), 405),
+            (format!("POST {CHAT} HTTP/1.1\r\nhost: localhost\r\n{headers}\r\n").into(), 411),
+        ];
+        for (request, status) in wrong {
+            let reply = house.ask(request).await;
+            assert_eq!(reply.status, if shared.is_some() { status } else { 403 });
+            let origin = reply.headers.get("access-control-allow-origin");
+            assert_eq!(origin.map(String::as_str), shared, "{status}");
+        }
+        let asks = asks.replace("https://chat", &format!("https://{page}"));
+        let reply = house.ask(asks.replace(CHAT, "/chat/completions")).await;
+        assert_eq!(reply.status, if shared.is_some() { 204 } else { 403 });
+    }
     house.ask(evil()).await.error(403, "origin_not_allowed");
     let named = get("/v1/models").replace("localhost", "evil.example:8711");
     house.ask(named).await.error(421, "host_not_allowed");

@@ -100,7 +100,9 @@ fn a_page_of_another_site_asks_first() {
         route(&Method::OPTIONS, &Uri::from_static(target), Version::HTTP_11, &head(headers))
     };
     assert_eq!(options("/v1/chat/completions", &asks), Ok(Route::Preflight));
-    assert_eq!(options("/nowhere", &asks).unwrap_err().status, 404);
+    // What is wrong with the path is told to the request itself, which a page can read.
+    assert_eq!(options("/nowhere", &asks), Ok(Route::Preflight));
+    assert_eq!(options("/v1%2fmodels", &asks).unwrap_err().status, 400);
     assert_eq!(options("/v1/chat/completions", &[]).unwrap_err().status, 405);
 }
 
