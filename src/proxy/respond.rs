@@ -153,6 +153,12 @@ pub(super) fn nothing() -> Whole {
     response
 }
 
+/// `GET /`: says nothing of the host, for it is answered to everybody.
+pub(super) fn root() -> Whole {
+    let text = "Hostler is running; the API is at /v1, the dashboard at /ui\n";
+    whole(StatusCode::OK, "text/plain; charset=utf-8", text.into())
+}
+
 /// `GET /health`: the process serves. Says nothing about models or GPUs, so that nobody restarts a healthy daemon for them.
 pub(super) fn health() -> Whole {
     ok(&json!({ "status": "ok" }))

@@ -25,6 +25,8 @@ pub(super) enum Route {
     Recall(Recall),
     /// `GET /v1/realtime?model=…`, a WebSocket: the model as the client wrote it.
     Realtime(String),
+    /// `GET /`: what this is. A person looks here first, and so does Ollama's own client.
+    Root,
     /// `GET /health`: the process serves.
     Health,
     /// `GET /ready`: nothing is wrong.
@@ -89,6 +91,7 @@ impl Route {
             Self::Recall(Recall { act: Act::Retrieve, .. }) => "response",
             Self::Recall(Recall { act: Act::Cancel, .. }) => "response_cancel",
             Self::Realtime(_) => "realtime",
+            Self::Root => "root",
             Self::Health => "health",
             Self::Ready => "ready",
             Self::Status(_) => "status",
@@ -113,6 +116,7 @@ impl Route {
             Self::Models
             | Self::Page(_)
             | Self::Model(_)
+            | Self::Root
             | Self::Health
             | Self::Ready
             | Self::Status(_)
@@ -172,6 +176,7 @@ fn find(uri: &Uri, headers: &HeaderMap) -> Result<Route, ApiError> {
     Ok(match path {
         "/v1/models" => Route::Models,
         "/v1/realtime" => Route::Realtime(realtime_model(uri.query().unwrap_or_default())?),
+        "/" => Route::Root,
         "/health" => Route::Health,
         "/ready" => Route::Ready,
         "/api/v1/status" => Route::Status(format(headers)),

@@ -162,6 +162,10 @@ impl Service {
                 let others = Self::others(&visitor.rules, &may);
                 respond::model(&status(), &name, self.created, may, others).map(own)
             }
+            Route::Root => {
+                record.routine = true;
+                Ok(own(respond::root()))
+            }
             Route::Health | Route::Ready => {
                 record.routine = true;
                 let known = visitor.rules.keys.is_empty() || visitor.key.is_some();
@@ -227,7 +231,7 @@ impl Service {
         let open = if let Route::Page(page) = &route {
             page::is_open(page, peer, &head.headers)
         } else {
-            matches!(route, Route::Health | Route::Ready | Route::Preflight)
+            matches!(route, Route::Root | Route::Health | Route::Ready | Route::Preflight)
         };
         let key = if rules.keys.is_empty() {
             None

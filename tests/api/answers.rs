@@ -6,7 +6,7 @@ use std::time::Duration;
 use hostler::types::{Denied, Fault, FaultCode, Moment, Phase, Problem};
 use serde_json::Value;
 
-use crate::house::{Happened, Policy, Setup, house, playing};
+use crate::house::{Happened, Policy, Setup, house, key, playing, rules};
 use crate::wire::{BODY, CHAT, get, post};
 
 #[tokio::test]
@@ -85,10 +85,24 @@ async fn head_answers_without_a_body() {
     assert_ne!(reply.headers["content-length"], "0");
 }
 
+/// What a new admin's browser opens first, and what `ollama list` asks before anything else.
+#[tokio::test]
+async fn the_root_says_what_this_is_to_everybody() {
+    let rules = hostler::proxy::Rules { keys: vec![key("alice")], ..rules() };
+    let house = house(Setup { rules, ..Setup::default() }).await;
+    let reply = house.ask(get("/")).await;
+    assert_eq!((reply.status, &*reply.headers["content-type"]), (200, "text/plain; charset=utf-8"));
+    assert_eq!(reply.text(), "Hostler is running; the API is at /v1, the dashboard at /ui\n");
+    let reply = house.ask(get("/").replace("GET", "HEAD")).await;
+    assert_eq!((reply.status, reply.body.len()), (200, 0));
+    house.ask(post("/", BODY)).await.error(405, "method_not_allowed");
+    house.ask(get("/v1/models")).await.error(401, "invalid_api_key");
+}
+
 #[tokio::test]
 async fn wrong_paths_and_methods() {
     let mut house = playing(vec![]).await;
-    house.ask(get("/")).await.error(404, "unknown_path");
+    house.ask(get("/v2")).await.error(404, "unknown_path");
     house.ask(post("/sleep", BODY)).await.error(404, "unknown_path");
     let ollamas = house.ask(post("/api/chat", BODY)).await;
     assert_eq!(ollamas.status, 404);

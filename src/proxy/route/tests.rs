@@ -19,6 +19,7 @@ fn get(target: &'static str) -> Result<Route, ApiError> {
 #[test]
 fn known_paths() {
     assert_eq!(get("/v1/models"), Ok(Route::Models));
+    assert_eq!(get("/"), Ok(Route::Root));
     assert_eq!(get("/health?x=1"), Ok(Route::Health));
     assert_eq!(get("/ready"), Ok(Route::Ready));
     assert_eq!(get("/api/v1/status"), Ok(Route::Status(Format::Json)));
@@ -124,7 +125,7 @@ fn a_model_by_name_with_slashes() {
 
 #[test]
 fn unknown_paths_and_hidden_ones() {
-    for unknown in ["/", "/v1", "/v1/chat/completions/", "/V1/models", "/sleep"] {
+    for unknown in ["/v1", "/v1/chat/completions/", "/V1/models", "/sleep"] {
         let error = get(unknown).unwrap_err();
         assert_eq!((error.status.as_u16(), error.close), (404, false), "{unknown}");
     }
