@@ -46,6 +46,12 @@ pub(super) fn chosen(headers: &HeaderMap) -> Option<HeaderValue> {
         .then(|| HeaderValue::from_static("realtime"))
 }
 
+/// Whether none of those offered could be chosen without sending back what is private. A browser drops a socket for which none of its
+/// protocols is chosen, or one that it did not offer.
+pub(super) fn are_private(headers: &HeaderMap) -> bool {
+    offered(headers).next().is_some() && passed(headers).is_none()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -68,5 +74,8 @@ mod tests {
             assert_eq!((passed(&head(none)), chosen(&head(none))), (None, None), "{none:?}");
         }
         assert_eq!(chosen(&head(&["other"])), None, "nobody asked for it");
+        let private = |protocols| are_private(&head(&[protocols]));
+        assert!(private("openai-insecure-api-key.sk-a, openai-project.p"));
+        assert!(!private("openai-insecure-api-key.sk-a, other") && !private(" ,"));
     }
 }

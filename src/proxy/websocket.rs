@@ -71,6 +71,13 @@ pub(super) async fn open(
     if let Some(error) = ApiError::impossible_model(&model) {
         return Err(error);
     }
+    if protocols::are_private(&head.headers) {
+        let message = "the WebSocket offers nothing but its key as a protocol, which is not sent back: offer \"realtime\", too, as in \
+             new WebSocket(url, [\"realtime\", \"openai-insecure-api-key.KEY\"])";
+        let mut error = ApiError::new(StatusCode::BAD_REQUEST, "invalid_value", message);
+        error.param = Some("Sec-WebSocket-Protocol");
+        return Err(error);
+    }
     let client = head.extensions.remove::<OnUpgrade>().ok_or_else(|| {
         ApiError::new(
             StatusCode::INTERNAL_SERVER_ERROR,

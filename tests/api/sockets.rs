@@ -74,6 +74,12 @@ async fn a_page_sends_its_key_among_the_protocols() {
         let seen = house.engine.request().await;
         assert_eq!(seen.headers["sec-websocket-protocol"], "realtime, openai-beta.realtime-v1");
         assert!(!format!("{seen:?}").contains("sk-page"), "{seen:?}");
+        // Its browser would drop the socket, for which no other protocol could be chosen.
+        let alone = opening("openai-insecure-api-key.sk-page");
+        let alone = house.ask(alone.replace("\r\n\r\n", "\r\nconnection: close\r\n\r\n")).await;
+        let error = alone.error(400, "invalid_value");
+        assert!(error["message"].as_str().unwrap().contains("\"realtime\""), "{error}");
+        assert!(!alone.text().contains("sk-page"));
         if asks {
             let wrong = opening("realtime, openai-insecure-api-key.sk-other");
             let wrong = wrong.replace("\r\n\r\n", "\r\nconnection: close\r\n\r\n");
