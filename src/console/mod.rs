@@ -124,6 +124,7 @@ impl Desk {
     }
 }
 
+/// A fault that a request may be refused for, too, has the same word as there ([`crate::types::Denied::code`]).
 impl From<Error> for Refusal {
     fn from(error: Error) -> Self {
         let (status, code) = match error.code {
@@ -132,14 +133,16 @@ impl From<Error> for Refusal {
             Code::NoLog => (404, "no_log"),
             Code::InvalidArgument => (400, "invalid_argument"),
             Code::Conflict => (409, "conflict"),
-            Code::NeverFits | Code::NoRoom => (503, "no_room"),
+            Code::NeverFits => (503, "model_never_fits"),
+            Code::NoRoom => (503, "no_room"),
             Code::StillLoading => (503, "model_loading"),
-            Code::LoadFailed => (503, "load_failed"),
-            Code::QueueFull => (429, "queue_full"),
-            Code::Unmeasurable => (503, "unmeasurable"),
-            Code::Unloaded | Code::Cancelled => (409, "cancelled"),
+            Code::LoadFailed => (503, "model_load_failed"),
+            Code::QueueFull => (503, "queue_full"),
+            Code::Unmeasurable => (503, "model_unmeasurable"),
+            Code::Unloaded => (503, "model_unloaded"),
+            Code::Cancelled => (409, "cancelled"),
             Code::ShuttingDown => (503, "shutting_down"),
-            Code::ConfigInvalid | Code::Internal => (500, "internal_error"),
+            Code::ConfigInvalid | Code::Internal => (500, "internal"),
             Code::AccessDenied | Code::InteractiveAuthorizationRequired => (403, "access_denied"),
         };
         Self { status, code, message: error.message }
@@ -177,4 +180,43 @@ fn typed(content_type: &'static str, content: Content) -> Response<Content> {
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::types::{self, Denied, Fault, FaultCode, Phase};
+
+    #[test]
+    fn a_fault_has_one_word_whoever_is_told_of_it() {
+        let model: ModelName = "m".parse().unwrap();
+        let (retry_after, why) = (Duration::from_secs(1), String::from("x"));
+        let (need, largest) = (types::Bytes::gib(9), types::Bytes::gib(8));
+        let fault = Fault::new(FaultCode::EngineExited, "exit 1");
+        let phase = Phase::Loading;
+        let all = [
+            Denied::UnknownModel { model: "m".into() },
+            Denied::NeverFits { model: model.clone(), need, devices: 1, largest, report: None },
+            Denied::NoRoom { model: model.clone(), why: why.clone(), report: None, retry_after },
+            Denied::StillLoading { model: model.clone(), phase, retry_after },
+            Denied::LoadFailed { model: model.clone(), fault, retry_after },
+            Denied::QueueFull { model: model.clone(), queued: 9, retry_after },
+            Denied::Unmeasurable { model: model.clone(), why: why.clone() },
+            Denied::Unloaded { model: model.clone() },
+            Denied::Conflict { model, why },
+            Denied::ShuttingDown,
+        ];
+        for denied in all {
+            let refusal = Refusal::from(Error::from(denied.clone()));
+            assert_eq!(refusal.code, denied.code());
+            let status = match refusal.code {
+                "model_not_found" => 404,
+                "conflict" => 409,
+                _ => 503,
+            };
+            assert_eq!(refusal.status, status, "{}", refusal.code);
+        }
+    }
 }

@@ -6,6 +6,7 @@
 
 mod catalog;
 mod commands;
+mod errors;
 mod faults;
 mod links;
 mod manual;
