@@ -7,6 +7,7 @@ use super::health::Health;
 use super::instance::{Canary, Instance, Life};
 use super::measure::Measuring;
 use super::ports::{Found, FoundIdentity, Launched};
+use super::schedule::Stuck;
 use super::state::State;
 use crate::plan::{Pace, Sample};
 use crate::types::{Bytes, Fault, FaultCode, GpuId, InstanceId, ModelName, Moment, Phase, Pulled};
@@ -191,7 +192,7 @@ impl State {
         match result {
             Ok(()) => {
                 self.stuck.remove(id);
-                self.note("stop_failed", now, self.stuck.values().cloned().collect());
+                self.note_stuck(now);
                 self.running_orphans.remove(id);
                 if self.orphans.remove(id).is_some() {
                     self.ledger.gone(id, now);
@@ -217,11 +218,21 @@ impl State {
                 }
                 self.ledger.stuck(id, now);
                 let message = format!("{id} could not be stopped, retrying: {fault}");
-                self.stuck.insert(id.clone(), message);
-                self.note("stop_failed", now, self.stuck.values().cloned().collect());
+                let away = fault.code == FaultCode::PodmanUnreachable;
+                self.stuck.insert(id.clone(), Stuck { message, away });
+                self.note_stuck(now);
                 out.push(Effect::Notice(Notice::StopFailed { instance: id.clone(), fault }));
+                if away && self.shutdown.is_some() {
+                    // Nobody may be there to be asked again: the kernel decides.
+                    out.push(Effect::Observe);
+                }
             }
         }
+    }
+
+    fn note_stuck(&mut self, now: Moment) {
+        let messages = self.stuck.values().map(|stuck| stuck.message.clone()).collect();
+        self.note("stop_failed", now, messages);
     }
 
     /// Asks an instance to go: at once if nothing runs on it, else when nothing runs any more.

@@ -107,6 +107,7 @@ impl State {
         self.note("memory_quarantined", now, missing);
         self.judge_sleepers(now, observation, out);
         self.measure(observation, out);
+        self.outlive_podman(now, &observation.usage, out);
         self.note_growth(now, observation);
         if observation.devices.is_ok() {
             self.fail_on_lost(out);

@@ -1,19 +1,29 @@
 //! The part of the core that looks at the whole: who may start, who has waited long enough, who is idle, what is next.
 //! Runs after every event, so that no event needs to know what it makes possible.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::effect::{Effect, Notice, StopReason};
 use super::instance::{Instance, Life};
 use super::queue::Purpose;
 use super::state::{Model, Shutdown, State};
-use crate::plan::{self};
+use crate::plan::{self, Usage};
 use crate::types::{InstanceId, ModelName, Moment};
 
 /// How long after the end of the drain a shutdown still waits for podman, at the least.
 const STOP_GRACE: Duration = Duration::from_secs(45);
 /// How long after an engine's own time to stop podman may take to end it.
 const STOP_MARGIN: Duration = Duration::from_secs(15);
+
+/// A stop that failed.
+#[derive(Clone, Debug)]
+pub(super) struct Stuck {
+    /// For people.
+    pub(super) message: String,
+    /// podman was not there to be asked.
+    pub(super) away: bool,
+}
 
 impl State {
     pub(super) fn schedule(&mut self, now: Moment, out: &mut Vec<Effect>) {
@@ -244,6 +254,24 @@ impl State {
 }
 
 impl State {
+    /// In a shutdown podman may go first, as where the host goes down, and then no stop ends well any more. An engine of which the kernel
+    /// has no process is over all the same; what podman still has of it the next daemon finds.
+    pub(super) fn outlive_podman(
+        &mut self,
+        now: Moment,
+        usage: &BTreeMap<InstanceId, Usage>,
+        out: &mut Vec<Effect>,
+    ) {
+        if self.shutdown.is_none_or(|s| s.keep) {
+            return;
+        }
+        let dead = |id: &&InstanceId| usage.get(*id).is_some_and(|usage| usage.pids.is_empty());
+        let away = self.stuck.iter().filter(|(_, stuck)| stuck.away).map(|(id, _)| id);
+        for id in away.filter(dead).cloned().collect::<Vec<_>>() {
+            self.stopped(now, &id, Ok(()), out);
+        }
+    }
+
     /// When a shutdown no longer waits for engines to end. Each has the time to stop that it was given.
     fn gives_up_at(&self, shutdown: Shutdown) -> Moment {
         let instances = self.models.values().filter_map(|m| m.instance.as_ref());

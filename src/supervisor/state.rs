@@ -178,7 +178,7 @@ pub struct State {
     /// The clock on the wall, as last told; `None`: not told yet.
     pub(super) local_time: Option<DayMinute>,
     /// Stops that failed and are tried again, and why.
-    pub(super) stuck: BTreeMap<InstanceId, String>,
+    pub(super) stuck: BTreeMap<InstanceId, super::schedule::Stuck>,
     /// Pins otherwise than configured, as they were last written down.
     pub(super) pins: BTreeMap<ModelName, bool>,
     next_generation: u64,

@@ -94,6 +94,39 @@ fn a_shutdown_waits_as_long_as_an_engine_may_take_to_stop() {
 }
 
 #[test]
+fn a_shutdown_that_outlives_podman_ends_when_the_kernel_has_no_process_left() {
+    let mut host = Host::new(vec![spec("a", 40)]);
+    let a = host.ready(1, "a");
+    host.release(&a);
+    let seen = |host: &mut Host, pids: Vec<u32>| {
+        let devices = Ok(GpuSnapshot { devices: vec![], lost: vec![], driver: String::new() });
+        let usage = BTreeMap::from([(a.clone(), Usage { pids, bytes: BTreeMap::new() })]);
+        let (taken, unix_s) = (host.now, 1_800_000_000);
+        host.tell(Event::Observed(Observation { taken, unix_s, devices, usage }));
+    };
+    host.tell(Event::Shutdown { keep: false });
+    seen(&mut host, vec![]);
+    assert!(!host.exited(), "podman is asked first");
+    let away = Err(Fault::new(FaultCode::PodmanUnreachable, "podman is gone"));
+    host.tell(Event::Stopped { instance: a.clone(), result: away });
+    assert!(host.out.iter().any(|e| matches!(e, Effect::Observe)), "asked of the kernel at once");
+    seen(&mut host, vec![7]);
+    assert!(!host.exited(), "it lives");
+    seen(&mut host, vec![]);
+    assert!(host.exited());
+
+    // One that is retired while podman is away is kept account of: there is somebody to ask again.
+    let mut host = Host::new(vec![spec("a", 40)]);
+    let a = host.ready(1, "a");
+    host.release(&a);
+    host.tell(Event::Unload { waiter: WaiterId(2), model: name("a"), haste: Haste::Drain });
+    let away = Err(Fault::new(FaultCode::PodmanUnreachable, "podman is gone"));
+    host.tell(Event::Stopped { instance: a.clone(), result: away });
+    seen(&mut host, vec![]);
+    assert_eq!(host.phase("a"), Phase::Stopping);
+}
+
+#[test]
 fn a_shutdown_does_not_wait_for_ever_for_podman() {
     let mut host = Host::new(vec![spec("a", 40)]);
     let a = host.ready(1, "a");
