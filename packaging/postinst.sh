@@ -65,13 +65,19 @@ drop_in 253 10-reload 'Type=notify-reload' 'ExecReload='
 # A daemon that cannot start is tried less and less often; without, every second.
 drop_in 254 10-restart 'RestartSteps=5' 'RestartMaxDelaySec=30s'
 
+# When the host goes down the daemon stops first, while podman and the engines, which end with the service user's manager, are still
+# there to be stopped gently. The unit cannot say so: the number of the user is this host's.
+uid=$(id -u "$user")
+mkdir -p /etc/systemd/system/hostler.service.d
+printf '%s\n' '# Written by the post-install script of Hostler.' '[Unit]' "After=user@$uid.service" \
+  >/etc/systemd/system/hostler.service.d/10-order.conf
+
 [ -d /run/systemd/system ] || exit 0
 
 systemctl daemon-reload
 # The bus reads new policies when told to, polkit by itself.
 busctl call org.freedesktop.DBus / org.freedesktop.DBus ReloadConfig >/dev/null 2>&1 || say "no system bus: no control over D-Bus"
 # The linger file is there since tmpfiles, but logind reads it only when it starts; this starts the user's manager now.
-uid=$(id -u "$user")
 systemctl start "user@$uid.service"
 as_user() { runuser -u "$user" -- env XDG_RUNTIME_DIR="/run/user/$uid" systemctl --user "$@"; }
 as_user daemon-reload

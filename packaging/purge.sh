@@ -68,7 +68,9 @@ find /etc/systemd/system /etc/systemd/user -mindepth 2 -maxdepth 2 -type l -name
 if [ -d /run/systemd/system ]; then systemctl daemon-reload || true; fi
 # Written by the post-install script, and by `hostler add`.
 for manager in system user; do
-  rm -f "/etc/systemd/$manager/hostler.service.d/10-reload.conf" "/etc/systemd/$manager/hostler.service.d/10-restart.conf"
+  for name in order reload restart; do
+    rm -f "/etc/systemd/$manager/hostler.service.d/10-$name.conf"
+  done
   rmdir "/etc/systemd/$manager/hostler.service.d" 2>/dev/null || true
 done
 if [ -n "$uid" ]; then

@@ -1,8 +1,13 @@
 //! The daemon goes and comes back: models stay, requests wait, nobody is refused.
 
+use std::time::{Duration, Instant};
+
+use nvidia_ml::{Gpu, Script};
+
 use crate::harness::{
-    COUNT, Counting, SOON, containers, count, count_a_little, engine, events, nothing_left,
-    property, serving, skip_unless_wanted, wait_property,
+    COUNT, Counting, Fake, SOON, Scene, containers, count, count_a_little, count_request, engine,
+    events, nothing_left, post, property, served, serving, skip_unless_wanted, wait_busy,
+    wait_property,
 };
 
 /// Kept, whatever happens to the daemon.
@@ -75,7 +80,7 @@ fn a_restart_drains_running_streams() {
     count(&host).check();
     // On their way when the restart comes.
     let clients: Vec<_> = (0..3).map(|_| count(&host)).collect();
-    crate::harness::wait_busy(&host, "count", SOON).unwrap();
+    wait_busy(&host, "count", SOON).unwrap();
     host.root("systemctl restart hostler.service").unwrap();
     clients.into_iter().for_each(Counting::check);
 }
@@ -122,4 +127,24 @@ fn a_changed_model_is_not_adopted() {
     assert!(args.contains("-c 8192"), "{args}");
     let said = |text: &str| text.starts_with("1 of 1 models ready (count)");
     wait_property(&host, "hostler.service", "StatusText", SOON, said).unwrap();
+}
+
+#[test]
+fn a_reboot_lets_a_stream_and_a_slow_engine_end_before_podman_goes() {
+    skip_unless_wanted!();
+    let script =
+        Script::with_gpus(vec![Gpu::new("GPU-aaaaaaaa-0000-0000-0000-000000000000", 8 << 30)]);
+    let slow = Fake::new("slow", "1GiB").env("TERM", "slow:4s").env("RATE", "5");
+    let mut scene = Scene::new(&script, "", &[slow]).unwrap();
+    scene.serve("slow");
+    let stream = post(&scene.host, "/v1/chat/completions", &count_request("slow", 20));
+    wait_busy(&scene.host, "slow", SOON).unwrap();
+    let began = Instant::now();
+    scene.host.reboot().unwrap();
+    served(&stream.wait());
+    // Less than the drain may take, not to speak of what was waited for podman after it.
+    assert!(began.elapsed() < Duration::from_secs(30), "it took {:?}", began.elapsed());
+    let journal = "journalctl --boot=-1 --unit=hostler.service --output=cat --no-pager";
+    let journal = scene.host.root(journal).unwrap();
+    assert!(journal.contains(" is gone") && !journal.contains("could not be stopped"), "{journal}");
 }
