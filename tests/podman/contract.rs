@@ -5,6 +5,8 @@ use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::time::{Duration, Instant};
 
+use hostler::adapters::podman::api::Deadlines;
+use hostler::adapters::podman::{Helpers, Podman};
 use hostler::supervisor::ports::{ContainerSpec, Containers, Endpoint, Sign};
 use hostler::types::{FaultCode, ImageRef, Phase, Transport};
 use serde_json::{Value, json};
@@ -314,17 +316,32 @@ async fn both_paths_are_proven_and_leave_nothing_behind() {
         "netns": {"nsmode": "none"}, "shared_namespaces": ["ipc"],
     });
     assert_eq!(raw(&host.socket, "POST", "/pods/create", &body).0, 201);
+    // It may be of somebody who is at it.
+    host.podman.prove_network(Transport::Unix).await.unwrap();
     assert_eq!(pods(), 1);
+    let deadlines = Deadlines { leftover: Duration::ZERO, ..Deadlines::default() };
+    let (socket, engines) = (host.socket.clone(), host.engines.clone());
+    let other = |deadlines| {
+        let (socket, engines) = (socket.clone(), engines.clone());
+        let helpers = Helpers::default();
+        Podman::with(socket, host.namespace.clone(), engines, false, deadlines, helpers)
+    };
+    other(deadlines).prove_network(Transport::Unix).await.unwrap();
+    assert_eq!(pods(), 0);
     for transport in [Transport::Unix, Transport::Tcp, Transport::Unix] {
         host.podman.prove_network(transport).await.unwrap();
         assert_eq!(pods(), 0);
         host.assert_clean(&[]).await;
     }
+    // As a daemon that starts, and `hostler doctor` beside it.
+    let other = other(Deadlines::default());
     let both = tokio::join!(
         host.podman.prove_network(Transport::Unix),
-        host.podman.prove_network(Transport::Tcp)
+        other.prove_network(Transport::Unix),
+        other.prove_network(Transport::Tcp)
     );
-    assert_eq!(both, (Ok(()), Ok(())));
+    assert_eq!(both, (Ok(()), Ok(()), Ok(())));
+    assert_eq!(pods(), 0);
 }
 
 #[tokio::test]

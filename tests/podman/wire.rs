@@ -1,7 +1,8 @@
 //! Against a scripted server: what a podman that hangs, dies or talks nonsense does to us.
 
+use std::collections::BTreeMap;
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use hostler::adapters::podman::Podman;
 use hostler::supervisor::ports::{ContainerSpec, Containers};
@@ -313,29 +314,33 @@ async fn another_image_under_the_planned_name_is_not_started() {
 }
 
 #[tokio::test]
-async fn a_failed_proof_removes_its_pod() {
-    let pods = Mutex::new(Vec::<String>::new());
+async fn a_failed_proof_removes_its_pod_and_old_ones_and_leaves_other_proofs_alone() {
+    let ago = |seconds| {
+        let then = SystemTime::now() - Duration::from_secs(seconds);
+        jiff::Timestamp::try_from(then).unwrap().to_string()
+    };
+    // Left by a crash, and of `hostler doctor` or a daemon that starts just now.
+    let found = [("old".to_owned(), ago(600)), ("young".to_owned(), ago(5))];
+    let pods = Mutex::new(BTreeMap::from(found));
     let (fake, podman) = Fake::new(move |method, path, body, _| {
         let mut pods = pods.lock().unwrap();
         match (method, path) {
             (_, "/pods/create") => {
                 assert_eq!(body["labels"], json!({"io.hostler.proof": "ns"}));
-                pods.push("p1".into());
-                Act::Say(201, json!({"Id": "p1"}))
+                pods.insert(body["name"].as_str().unwrap().to_owned(), ago(0));
+                Act::Say(201, json!({"Id": body["name"]}))
             }
             (_, p) if p.starts_with("/pods/json") => {
-                let list: Vec<Value> = pods.iter().map(|id| json!({"Id": id})).collect();
-                match list.is_empty() {
-                    // As podman does when there are none.
-                    true => Act::Bytes("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nnull"),
-                    false => Act::Say(200, list.into()),
-                }
+                let list: Vec<Value> =
+                    pods.iter().map(|(id, made)| json!({"Id": id, "Created": made})).collect();
+                Act::Say(200, list.into())
             }
             (_, p) if p.ends_with("/start") => {
                 Act::Say(409, json!({"Errs": ["netavark: iptables is missing"], "Id": "p1"}))
             }
-            ("DELETE", _) => {
-                pods.clear();
+            ("DELETE", p) => {
+                let name = p.trim_start_matches("/pods/").trim_end_matches("?force=true");
+                assert!(name != "young" && pods.remove(name).is_some(), "{p}");
                 Act::Say(200, json!({}))
             }
             other => panic!("unexpected {other:?}"),
@@ -345,6 +350,6 @@ async fn a_failed_proof_removes_its_pod() {
         let fault = podman.prove_network(transport).await.unwrap_err();
         assert!(fault.message.contains("iptables is missing"), "{fault}");
     }
-    assert_eq!(fake.count("DELETE /pods/p1"), 2);
+    assert_eq!((fake.count("DELETE /pods/old"), fake.count("DELETE /pods/hostler-proof-")), (1, 2));
     assert!(entries(&fake.engines()).is_empty());
 }

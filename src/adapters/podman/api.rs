@@ -46,7 +46,7 @@ pub struct Deadlines {
     pub comeback: Duration,
     /// From SIGKILL until the control group must be empty.
     pub dead: Duration,
-    /// A helper's container or secret that nobody has touched for so long was left by a crash.
+    /// A proof's pod, or a helper's container or secret, that nobody has touched for so long was left by a crash.
     pub leftover: Duration,
 }
 
@@ -287,23 +287,24 @@ impl Api {
     ///
     /// # Errors
     /// As [`PodmanError`] says.
-    pub async fn pod_remove(&self, id: &str) -> Result<(), PodmanError> {
-        let path = format!("/pods/{}?force=true", encode(id));
+    pub async fn pod_remove(&self, pod: &str) -> Result<(), PodmanError> {
+        let path = format!("/pods/{}?force=true", encode(pod));
         let what = "remove the proof's pod";
         self.wire.call(what, Method::DELETE, &path, None, self.deadlines.act).await.map(drop)
     }
 
-    /// The IDs of all proof pods of a namespace.
+    /// All proof pods of a namespace: ID and, in podman's words, when it was made.
     ///
     /// # Errors
     /// As [`PodmanError`] says.
-    pub async fn proof_pods(&self, namespace: &str) -> Result<Vec<String>, PodmanError> {
+    pub async fn proof_pods(&self, namespace: &str) -> Result<Vec<(String, String)>, PodmanError> {
         let filters = serde_json::json!({"label": [format!("{}={namespace}", labels::PROOF)]});
         let path = format!("/pods/json?filters={}", encode(&filters.to_string()));
         // No pods at all is a null in some versions.
         let pods: Option<Vec<Value>> = self.get("list the proof's pods", &path).await?;
-        let id = |pod: &Value| pod.get("Id").and_then(Value::as_str).map(str::to_owned);
-        Ok(pods.unwrap_or_default().iter().filter_map(id).collect())
+        let text = |pod: &Value, key| pod.get(key).and_then(Value::as_str).map(str::to_owned);
+        let each = |pod: &Value| Some((text(pod, "Id")?, text(pod, "Created").unwrap_or_default()));
+        Ok(pods.unwrap_or_default().iter().filter_map(each).collect())
     }
 
     async fn get<T: DeserializeOwned>(&self, what: &str, path: &str) -> Result<T, PodmanError> {

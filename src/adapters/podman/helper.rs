@@ -262,7 +262,7 @@ fn is_left(inspect: &Inspect, age: Duration) -> bool {
 }
 
 /// Whether podman's time is so long ago; one that cannot be read is not.
-fn is_older(time: &str, age: Duration) -> bool {
+pub(super) fn is_older(time: &str, age: Duration) -> bool {
     let Ok(time) = time.parse::<Timestamp>() else { return false };
     Duration::try_from(Timestamp::now().duration_since(time)).is_ok_and(|since| since > age)
 }

@@ -49,7 +49,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use api::{Api, Deadlines};
-use error::PodmanError;
 use journal::{Journal, Record};
 
 use crate::supervisor::ports::{
@@ -71,7 +70,6 @@ struct Inner {
     pull: bool,
     journal: Journal,
     scopes: Option<Arc<dyn Scopes>>,
-    proving: tokio::sync::Mutex<()>,
 }
 
 impl std::fmt::Debug for Inner {
@@ -126,7 +124,6 @@ impl Podman {
             pull,
             journal: Journal::new(record, journal),
             scopes,
-            proving: tokio::sync::Mutex::default(),
         };
         Self { inner: Arc::new(inner) }
     }

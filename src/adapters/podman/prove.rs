@@ -4,7 +4,8 @@
 //! forwarding each fail on their own. Invariants: what is proven is what models use (the same mount, the same port
 //! mapping, the same service); it needs no image but podman's own, because it starts a *pod*: its infra container
 //! is made by podman itself from `catatonit`; everything is removed afterwards, and what a crash left is removed
-//! before.
+//! before, when it is so old that nobody can be at work with it. Young proofs of others are left alone: `hostler doctor` proves beside a
+//! daemon that starts.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,7 +14,8 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tokio::net::{TcpStream, UnixListener, UnixStream};
 
-use super::error::Cause;
+use super::error::{Cause, PodmanError};
+use super::helper::is_older;
 use super::inspect::{Inspect, Pod, published};
 use super::{Inner, cgroup, create, labels, random, socket_dir};
 use crate::supervisor::ports::{SOCKET_DIR, SOCKET_NAME, TCP_PORT};
@@ -26,13 +28,14 @@ const MARKER: &str = "proof";
 
 impl Inner {
     pub(super) async fn prove(&self, transport: Transport) -> Result<(), Fault> {
-        // One at a time: each begins by removing what it takes for leftovers.
-        let _one = self.proving.lock().await;
         let thing = thing(transport);
-        self.sweep(&thing).await?;
-        let proven = self.attempt(transport, &thing).await;
-        let swept = self.sweep(&thing).await;
-        proven.and(swept)
+        let fault = |e: PodmanError| e.fault(FaultCode::StopFailed, &thing);
+        self.sweep().await.map_err(fault)?;
+        let name = format!("{}{:08x}", self.prefix(), random());
+        let proven = self.attempt(transport, &name, &thing).await;
+        let removed = self.remove_pod(&name).await.map_err(fault);
+        self.remove_dir(&socket_dir::path(&self.engine_dir, &name));
+        proven.and(removed)
     }
 
     /// Names of our proofs begin with this; the hash keeps two daemons on one directory apart.
@@ -42,37 +45,44 @@ impl Inner {
         format!("hostler-proof-{hex}-")
     }
 
-    /// Removes all pods and directories of our proofs.
-    async fn sweep(&self, thing: &str) -> Result<(), Fault> {
-        let fault = |e: super::PodmanError| e.fault(FaultCode::StopFailed, thing);
-        for pod in self.api.proof_pods(&self.namespace).await.map_err(fault)? {
-            match self.api.pod_remove(&pod).await {
-                Err(e) if e.cause() != Some(Cause::NoSuchContainer) => return Err(fault(e)),
-                _ => {}
+    /// Removes pods and directories of proofs that crashes left.
+    async fn sweep(&self) -> Result<(), PodmanError> {
+        let age = self.api.deadlines.leftover;
+        for (pod, made) in self.api.proof_pods(&self.namespace).await? {
+            if is_older(&made, age) {
+                self.remove_pod(&pod).await?;
             }
         }
         let prefix = self.prefix();
         let Ok(entries) = std::fs::read_dir(&self.engine_dir) else { return Ok(()) };
         for entry in entries.flatten() {
-            if entry.file_name().to_string_lossy().starts_with(&prefix) {
+            let made = entry.metadata().and_then(|meta| meta.modified());
+            let old = made.is_ok_and(|made| made.elapsed().is_ok_and(|since| since > age));
+            if old && entry.file_name().to_string_lossy().starts_with(&prefix) {
                 self.remove_dir(&entry.path());
             }
         }
         Ok(())
     }
 
-    async fn attempt(&self, transport: Transport, thing: &str) -> Result<(), Fault> {
-        let name = format!("{}{:08x}", self.prefix(), random());
+    async fn remove_pod(&self, pod: &str) -> Result<(), PodmanError> {
+        match self.api.pod_remove(pod).await {
+            Err(e) if e.cause() != Some(Cause::NoSuchContainer) => Err(e),
+            _ => Ok(()),
+        }
+    }
+
+    async fn attempt(&self, transport: Transport, name: &str, thing: &str) -> Result<(), Fault> {
         let dir = match transport {
             Transport::Unix => {
-                let dir = socket_dir::make(&self.engine_dir, &name)?;
+                let dir = socket_dir::make(&self.engine_dir, name)?;
                 talk(&dir).await.map_err(|why| failed(thing, &why))?;
                 Some(dir)
             }
             Transport::Tcp => None,
         };
-        let fault = |e: super::PodmanError| e.fault(FaultCode::StartFailed, thing);
-        let body = self.pod(&name, dir.as_deref());
+        let fault = |e: PodmanError| e.fault(FaultCode::StartFailed, thing);
+        let body = self.pod(name, dir.as_deref());
         let id = self.api.pod_create(&body).await.map_err(fault)?;
         self.api.pod_start(&id).await.map_err(fault)?;
         let pod = self.api.pod_inspect(&id).await.map_err(fault)?;
