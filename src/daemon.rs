@@ -134,7 +134,7 @@ pub async fn run(options: Options, sockets: Vec<(String, Handed)>) -> Exit {
     if let Err(failure) = door::guarded(&config, &sockets) {
         return fail(sockets, &failure).await;
     }
-    let images = validate::patiently(recall::images(&config, &*ports.containers)).await;
+    let images = validate::patiently(recall::images(&config.models, &*ports.containers)).await;
     let core = state::Recalled { book, images, generation, pins };
     let models = validate::patiently(core::models(&config, &core::Models::new())).await;
     let recalled = Recalled { core, models, journal: trouble };

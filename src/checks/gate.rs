@@ -1,9 +1,7 @@
 //! The checks that READY waits for.
 
-use std::collections::BTreeMap;
-
 use super::exit::{Exit, StartFailure};
-use super::{Check, Checks, Finding, Learned, Outcome};
+use super::{Check, Checks, Finding, Learned, Outcome, images};
 use crate::adapters::gpu::cdi;
 use crate::config::GpuBackend;
 use crate::supervisor::ports::GpuError;
@@ -121,12 +119,10 @@ impl Checks<'_> {
     pub(super) async fn images(&self) -> Result<Finding, StartFailure> {
         let (mut here, mut missing) = (0_usize, Vec::new());
         // Models share images: podman is asked once for each.
-        let mut asked = BTreeMap::new();
+        let images = self.config.models.values().map(|m| m.image.clone()).collect();
+        let asked = images::ids(images, |image| self.containers.image_id(image)).await;
         for spec in self.config.models.values() {
             let image = &spec.image;
-            if !asked.contains_key(image) {
-                asked.insert(image, self.containers.image_id(image.clone()).await);
-            }
             let comes = self.config.podman.pull && !image.is_local();
             match asked.get(image) {
                 Some(Ok(Some(_))) => here += 1,

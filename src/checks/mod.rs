@@ -9,12 +9,14 @@
 //! ```text
 //!  mod    the list, outcomes          gate   those that READY waits for    exit    causes as exit statuses, with the fix
 //!  host   those that doctor adds      ports  who listens on a port         repair  commands that mend, for doctor --fix
+//!  images what podman has, asked once
 //! ```
 
 mod exit;
 mod gate;
 pub mod gpus;
 mod host;
+pub mod images;
 mod ports;
 mod repair;
 

@@ -4,16 +4,17 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::core::Models;
 use super::told::Trouble;
 use crate::adapters::podman::journal::Record;
 use crate::adapters::state_file::StateFile;
-use crate::config::Config;
+use crate::checks::images;
 use crate::plan::Book;
 use crate::supervisor::ports::Containers;
 use crate::supervisor::state;
-use crate::types::{ImageRef, ModelName};
+use crate::types::{ModelName, ModelSpec};
 
 /// Name of the file with the footprints.
 const FOOTPRINTS: &str = "footprints";
@@ -83,26 +84,47 @@ pub fn book(file: &StateFile) -> Book {
     book
 }
 
-/// What the models' image references mean now, as far as podman knows them.
-pub async fn images(config: &Config, containers: &dyn Containers) -> BTreeMap<ModelName, String> {
-    let mut images = BTreeMap::new();
+/// What these models' image references mean now, as far as podman knows them.
+pub async fn images(models: &Models, containers: &dyn Containers) -> BTreeMap<ModelName, String> {
     // Models share images: podman is asked once for each.
-    let mut asked: BTreeMap<&ImageRef, Option<String>> = BTreeMap::new();
-    for (name, spec) in &config.models {
-        let id = match asked.get(&spec.image) {
-            Some(id) => id.clone(),
-            None => {
-                let found = containers.image_id(spec.image.clone()).await;
-                let id = found.unwrap_or_else(|fault| {
-                    let image = &spec.image;
-                    tracing::warn!(%image, "the image {image} is not known, ignoring: {fault}");
-                    None
-                });
-                asked.insert(&spec.image, id.clone());
-                id
-            }
-        };
-        images.extend(id.map(|id| (name.clone(), id)));
+    let images = models.values().map(|spec| spec.image.clone()).collect();
+    let asked = images::ids(images, |image| containers.image_id(image)).await;
+    for (image, id) in &asked {
+        if let Err(fault) = id {
+            tracing::warn!(%image, "the image {image} is not known, ignoring: {fault}");
+        }
     }
-    images
+    let id = |spec: &ModelSpec| asked.get(&spec.image)?.clone().ok()?;
+    models.values().filter_map(|spec| Some((spec.name.clone(), id(spec)?))).collect()
+}
+
+/// Models whose containers will be others than those of `earlier` ones: of the rest the core knows the image, and need not know it anew.
+pub fn changed(models: &Models, earlier: &Models) -> Models {
+    let is_other = |name: &ModelName, spec: &ModelSpec| {
+        earlier.get(name).is_none_or(|earlier| earlier.spec_hash() != spec.spec_hash())
+    };
+    let others = models.iter().filter(|(name, spec)| is_other(name, spec));
+    others.map(|(name, spec)| (name.clone(), spec.clone())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::test_spec;
+
+    #[test]
+    fn images_are_asked_for_where_a_model_is_new_or_another() {
+        let models = |specs: Vec<ModelSpec>| -> Models {
+            specs.into_iter().map(|spec| (spec.name.clone(), Arc::new(spec))).collect()
+        };
+        let pinned = ModelSpec { pin: true, ..test_spec("pinned") };
+        let longer = ModelSpec { context: Some(4096), ..test_spec("longer") };
+        let before = models(["same", "pinned", "longer", "gone"].map(test_spec).to_vec());
+        let after = models(vec![test_spec("same"), pinned, longer, test_spec("new")]);
+        let names = |models, earlier| -> Vec<String> {
+            changed(models, earlier).into_keys().map(|name| name.to_string()).collect()
+        };
+        assert_eq!(names(&after, &before), ["longer", "new"]);
+        assert_eq!(names(&after, &after), [""; 0]);
+    }
 }

@@ -100,7 +100,8 @@ impl Root {
         self.fits(&new)?;
         let (config, models) = current;
         let specs = core::models(&new, models).await;
-        let images = recall::images(&new, &*self.ports.containers).await;
+        let changed = recall::changed(&specs, models);
+        let images = recall::images(&changed, &*self.ports.containers).await;
         let mut settings = core::settings(&new);
         // The server and systemd have heard of the one of the start; all keep to the same until a restart.
         settings.drain_timeout = self.started.policy.drain_timeout;

@@ -184,7 +184,8 @@ impl Containers for Podman {
     fn image_id(&self, image: ImageRef) -> PortFuture<'_, Result<Option<String>, Fault>> {
         Box::pin(async move {
             let found = self.inner.api.image_id(&image).await;
-            found.map_err(|e| e.fault(FaultCode::PodmanUnreachable, &format!("image {image}")))
+            // That podman refuses says of others nothing.
+            found.map_err(|e| e.fault(FaultCode::Internal, &format!("image {image}")))
         })
     }
 
