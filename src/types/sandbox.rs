@@ -2,10 +2,32 @@
 //!
 //! Invariant: whoever is refused something by the sandbox says what to write where; the words are here only.
 
-use std::io::Error;
+use std::io::{Error, ErrorKind};
+use std::path::Path;
 
 /// "Address family not supported by protocol": what `RestrictAddressFamilies=` answers, and a kernel without that family.
 const EAFNOSUPPORT: i32 = 97;
+
+/// Places that it may hide, or show others of than the rest of the host sees, podman among it.
+const HIDDEN: [&str; 5] = ["/tmp", "/var/tmp", "/home", "/root", "/run/user"];
+
+/// Whether nothing follows from it that this process finds nothing at `path`.
+#[must_use]
+pub fn hides(path: &Path) -> bool {
+    HIDDEN.iter().any(|hidden| path.starts_with(hidden))
+}
+
+/// Why a path could not be read, with what the sandbox may have to do with it.
+#[must_use]
+pub fn unread(path: &Path, error: &Error) -> String {
+    if !hides(path) || !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied) {
+        return error.to_string();
+    }
+    format!(
+        "{error}; of {} hostler.service sees nothing, or nothing but its own (PrivateTmp=, ProtectHome=), so only podman knows",
+        HIDDEN.join(", ")
+    )
+}
 
 /// Whether a socket could not be had because no socket of its kind may be made.
 #[must_use]
@@ -29,6 +51,17 @@ pub fn unconnected(error: &Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_hidden_is_explained_by_the_sandbox() {
+        let missing = Error::from_raw_os_error(2);
+        let hidden = unread(Path::new("/var/tmp/m.gguf"), &missing);
+        assert!(hidden.contains("PrivateTmp=") && hidden.contains("only podman"), "{hidden}");
+        for (path, error) in [("/srv/m.gguf", 2), ("/tmpfs/m.gguf", 2), ("/tmp/m.gguf", 5)] {
+            let error = Error::from_raw_os_error(error);
+            assert_eq!(unread(Path::new(path), &error), error.to_string(), "{path}");
+        }
+    }
 
     #[test]
     fn only_a_forbidden_socket_is_explained_by_the_sandbox() {

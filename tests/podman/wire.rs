@@ -314,6 +314,25 @@ async fn another_image_under_the_planned_name_is_not_started() {
 }
 
 #[tokio::test]
+async fn of_weights_that_the_sandbox_may_hide_podman_is_the_judge() {
+    for (weights, asked) in [("/srv/hostler-none", 0), ("/var/tmp/hostler-none", 1)] {
+        let (fake, podman) = Fake::new(move |method, path, _, _| match (method, path) {
+            (_, p) if is_image(p) => Act::Say(200, json!({"Id": "1"})),
+            (_, "/containers/create") => {
+                let why = format!("statfs {weights}: no such file or directory");
+                Act::Say(500, json!({"cause": "no such file or directory", "message": why}))
+            }
+            _ => absent(),
+        });
+        let mut spec = plain();
+        spec.binds = vec![(weights.into(), "/models/m".into())];
+        let fault = podman.launch(spec, progress().0).await.unwrap_err();
+        assert_eq!(fault.code, FaultCode::WeightsMissing, "{fault}");
+        assert_eq!(fake.count("POST /containers/create"), asked, "{weights}: {fault}");
+    }
+}
+
+#[tokio::test]
 async fn a_failed_proof_removes_its_pod_and_old_ones_and_leaves_other_proofs_alone() {
     let ago = |seconds| {
         let then = SystemTime::now() - Duration::from_secs(seconds);

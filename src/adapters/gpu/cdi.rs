@@ -14,16 +14,13 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::types::GpuId;
+use crate::types::{GpuId, sandbox};
 
 /// The kind of device that is looked for.
 pub const KIND: &str = "nvidia.com/gpu";
 
 /// Where podman looks for specifications unless its configuration says otherwise; later ones win.
 pub const DIRS: [&str; 2] = ["/etc/cdi", "/var/run/cdi"];
-
-/// Paths that the daemon's own sandbox may hide although the container engine sees them: nothing is said about them.
-const HIDDEN: [&str; 5] = ["/tmp", "/var/tmp", "/home", "/root", "/run/user"];
 
 /// What resolves, and how.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -292,8 +289,8 @@ fn present(edits: &Edits) -> Result<(), (PathBuf, String)> {
     for mount in edits.mounts.iter().flatten() {
         let path = &mount.host_path;
         let is_bind = mount.r#type.as_ref().is_none_or(|kind| kind == "bind");
-        let is_hidden = HIDDEN.iter().any(|hidden| path.starts_with(hidden));
-        if is_bind && !is_hidden && is_missing(path) {
+        // Of what the daemon's own sandbox may hide although the container engine sees it nothing is said.
+        if is_bind && !sandbox::hides(path) && is_missing(path) {
             return Err((path.clone(), "does not exist".to_owned()));
         }
     }

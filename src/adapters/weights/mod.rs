@@ -17,7 +17,7 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::types::{Anatomy, Bytes, CacheShape, Weights};
+use crate::types::{Anatomy, Bytes, CacheShape, Weights, sandbox};
 use gguf::GgufError;
 
 /// How much of a GGUF file is read, in steps: the keys of the shape come before the vocabulary as a rule, but need not.
@@ -225,7 +225,7 @@ fn stat(path: &Path) -> Result<Metadata, String> {
 }
 
 fn cannot(what: &str, path: &Path, err: &io::Error) -> String {
-    format!("cannot {what} {}: {err}", path.display())
+    format!("cannot {what} {}: {}", path.display(), sandbox::unread(path, err))
 }
 
 fn ending(path: &Path) -> &str {
