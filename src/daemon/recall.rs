@@ -4,7 +4,6 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use super::core::Models;
 use super::told::Trouble;
@@ -109,6 +108,8 @@ pub fn changed(models: &Models, earlier: &Models) -> Models {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::types::test_spec;
 
