@@ -14,6 +14,7 @@ mod denied;
 mod door;
 mod external;
 mod fault;
+pub mod files;
 mod gpu;
 mod hours;
 mod ids;

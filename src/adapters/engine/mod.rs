@@ -21,7 +21,7 @@ use crate::supervisor::ports::{
     CanaryError, ContainerSpec, Endpoint, Engines, Ill, LaunchOrder, PortFuture, SOCKET_DIR,
     SOCKET_NAME,
 };
-use crate::types::{EngineKind, ImageRef, ModelSpec, SleepLevel, Transport, Weights};
+use crate::types::{EngineKind, ImageRef, ModelSpec, SleepLevel, Transport, Weights, files};
 
 /// Where weights from the host are mounted.
 const MODELS: &str = "/models";
@@ -162,10 +162,12 @@ fn mount(weights: &Weights, engine: EngineKind) -> Mounted {
                     ..Mounted::default()
                 };
             };
-            let host = bound(path, engine);
+            let host = files::bound(path, engine);
             let root = match host.file_name() {
                 // What the engine finds beside the first part has no name of its own here.
-                _ if is_split(path) && path.parent() == Some(host) => PathBuf::from(MODELS),
+                _ if files::part(path).is_some() && path.parent() == Some(host) => {
+                    PathBuf::from(MODELS)
+                }
                 Some(name) => Path::new(MODELS).join(name),
                 None => PathBuf::from(MODELS),
             };
@@ -188,45 +190,6 @@ fn mount(weights: &Weights, engine: EngineKind) -> Mounted {
             }
         }
         Weights::Builtin => Mounted::default(),
-    }
-}
-
-/// How much of the host a model's container is given. In a hub's cache the files of a snapshot are links to `../../blobs`, which have to be
-/// there, too.
-fn bound(weights: &Path, engine: EngineKind) -> &Path {
-    let split = engine == EngineKind::Llamacpp && is_split(weights);
-    if !split && weights.extension().is_some_and(|end| end == "gguf") {
-        // Mounted by itself, wherever its name leads.
-        return weights;
-    }
-    // The first part is named, the engine finds the others beside it.
-    let beside = if split { weights.parent() } else { None };
-    repository(weights).or(beside).unwrap_or(weights)
-}
-
-/// Of `…/models--ORG--NAME/snapshots/COMMIT` and what is below it: `…/models--ORG--NAME`.
-fn repository(path: &Path) -> Option<&Path> {
-    path.ancestors().find_map(|snapshot| {
-        let snapshots = snapshot.parent()?;
-        let repository = snapshots.parent()?;
-        let is_cache = snapshots.file_name()? == "snapshots"
-            && repository.file_name()?.to_str()?.starts_with("models--");
-        is_cache.then_some(repository)
-    })
-}
-
-/// Whether a file is a part of a GGUF model in several: `…-00001-of-00003.gguf`.
-fn is_split(path: &Path) -> bool {
-    let Some(stem) =
-        path.file_name().and_then(|n| n.to_str()).and_then(|n| n.strip_suffix(".gguf"))
-    else {
-        return false;
-    };
-    let digits = |s: &str| s.len() == 5 && s.bytes().all(|b| b.is_ascii_digit());
-    let mut parts = stem.rsplitn(4, '-');
-    match (parts.next(), parts.next(), parts.next(), parts.next()) {
-        (Some(count), Some("of"), Some(part), Some(_)) => digits(count) && digits(part),
-        _ => false,
     }
 }
 
@@ -370,16 +333,6 @@ mod tests {
         assert_eq!(got.binds, [(PathBuf::from(file), PathBuf::from("/models/m.gguf"))]);
         for other in ["/srv/snapshots/0a1b", "/srv/models--org--m/other/0a1b", hub] {
             assert_eq!(path(other, EngineKind::Vllm).binds[0].0, Path::new(other));
-        }
-    }
-
-    #[test]
-    fn parts_of_a_split_model() {
-        for split in ["/w/a-00001-of-00003.gguf", "a-b-00002-of-00002.gguf"] {
-            assert!(is_split(Path::new(split)), "{split}");
-        }
-        for whole in ["/w/a.gguf", "a-1-of-3.gguf", "a-00001-of-00003.bin", "00001-of-00003.gguf"] {
-            assert!(!is_split(Path::new(whole)), "{whole}");
         }
     }
 }

@@ -50,6 +50,7 @@ use std::sync::Arc;
 
 use api::{Api, Deadlines};
 use journal::{Journal, Record};
+pub use sources::stray;
 
 use crate::supervisor::ports::{
     Calls, ContainerSpec, Containers, Found, Launched, PodmanInfo, PortFuture, Progress, Scopes,

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::adapters::disk;
 use crate::supervisor::ports::ContainerSpec;
-use crate::types::{Fault, FaultCode, sandbox};
+use crate::types::{Fault, FaultCode, files, sandbox};
 
 /// How long the file system of the weights may take to say whether they are there.
 const DISK_TIME: Duration = Duration::from_secs(10);
@@ -36,7 +36,7 @@ pub(super) async fn check(spec: &ContainerSpec) -> Result<(), Fault> {
                 "{} does not exist; put the weights there, or correct the model's weights in the configuration",
                 host.display()
             ),
-            Ok(Ok(Some(stray))) => format!("{}; {STRAY_FIX}", stray_text(&stray, host)),
+            Ok(Ok(Some(stray))) => stray_text(&stray, host),
             Ok(_) => continue,
         };
         let message = format!("model {}: {what}", spec.instance.model);
@@ -48,10 +48,18 @@ pub(super) async fn check(spec: &ContainerSpec) -> Result<(), Fault> {
 /// What to do about a link that leads out.
 const STRAY_FIX: &str = "put the files themselves there (cp -rL), or name the directory where they are; of a hub's cache that is …/models--ORG--NAME/snapshots/COMMIT, without a link to it";
 
+/// What is wrong with weights of which a container is given `bound`: a link that leads out of it; `None`: nothing that is seen from here.
+#[must_use]
+pub fn stray(weights: &Path, bound: &Path) -> Option<String> {
+    astray(weights, bound).map(|link| stray_text(&link, bound))
+}
+
 /// A link that leads out, for people.
 fn stray_text(link: &Path, bound: &Path) -> String {
     let (link, bound) = (link.display(), bound.display());
-    format!("{link} is a link that leads out of {bound}, which is all that the engine sees")
+    format!(
+        "{link} is a link that leads out of {bound}, which is all that the engine sees; {STRAY_FIX}"
+    )
 }
 
 /// The first of a model's files that is a link to a file outside of `bound`, all that a container sees of the host. `weights`: the model's
@@ -65,7 +73,7 @@ fn astray(weights: &Path, bound: &Path) -> Option<PathBuf> {
     let (dir, parts) = if weights.is_dir() {
         (weights, None)
     } else {
-        (weights.parent()?, Some(without_part(weights)?))
+        (weights.parent()?, Some(files::part(weights)?.model))
     };
     let mut names: Vec<_> =
         fs::read_dir(dir).ok()?.take(ENTRIES_MAX).flatten().map(|entry| entry.path()).collect();
@@ -74,17 +82,11 @@ fn astray(weights: &Path, bound: &Path) -> Option<PathBuf> {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         // No engine reads what is hidden or written for people.
         let read = match parts {
-            Some(_) => without_part(path) == parts,
+            Some(_) => files::part(path).map(|part| part.model) == parts,
             None => !name.starts_with('.') && !name.ends_with(".md"),
         };
         read && path.is_symlink() && path.is_file() && leads_out(path, &root)
     })
-}
-
-/// A part's name up to its number: `m-00001-of-00003.gguf` → `m`.
-fn without_part(path: &Path) -> Option<&str> {
-    let (name, _) = path.file_name()?.to_str()?.rsplit_once("-of-")?;
-    name.rsplit_once('-').map(|(name, _)| name)
 }
 
 /// Whether a link that leads to something here leads nowhere where `root` has another place. An absolute one does.
@@ -119,6 +121,9 @@ mod tests {
         symlink("../../blobs/x", &config).unwrap();
         assert_eq!(astray(&revision, &repo), None);
         assert_eq!(astray(&revision, &revision), Some(config), "of the snapshot alone");
+        assert_eq!(stray(&revision, &repo), None);
+        let told = stray(&revision, &revision).unwrap();
+        assert!(told.contains("config.json is a link") && told.contains("cp -rL"), "{told}");
 
         // What no engine reads, and what leads nowhere on the host either.
         symlink("../../../outside", revision.join("README.md")).unwrap();

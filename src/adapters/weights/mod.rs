@@ -17,7 +17,7 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::types::{Anatomy, Bytes, CacheShape, Weights, sandbox};
+use crate::types::{Anatomy, Bytes, CacheShape, Weights, files, sandbox};
 use gguf::GgufError;
 
 /// How much of a GGUF file is read, in steps: the keys of the shape come before the vocabulary as a rule, but need not.
@@ -72,7 +72,9 @@ fn directory(path: &Path) -> Result<Anatomy, String> {
         return tensors(path, &listed(path, found));
     }
     // Several quantisations of one model may lie side by side; the arguments choose, so the largest counts.
-    let found = of(&["gguf"]).into_iter().filter(|file| !is_later_part(file));
+    let found = of(&["gguf"])
+        .into_iter()
+        .filter(|file| files::part(file).is_none_or(|part| part.number == 1));
     let largest = found.filter_map(|file| gguf_files(&file).ok()).max_by_key(|a| a.weights);
     if let Some(largest) = largest {
         return Ok(largest);
@@ -230,13 +232,6 @@ fn cannot(what: &str, path: &Path, err: &io::Error) -> String {
 
 fn ending(path: &Path) -> &str {
     path.extension().and_then(|e| e.to_str()).unwrap_or_default()
-}
-
-/// Whether a GGUF file is the second or a later part of a model.
-fn is_later_part(path: &Path) -> bool {
-    let stem = path.file_stem().and_then(|n| n.to_str()).unwrap_or_default();
-    let part = stem.rsplit_once("-of-").and_then(|(first, _)| first.rsplit_once('-'));
-    part.is_some_and(|(_, n)| n.len() == 5 && n != "00001" && n.bytes().all(|b| b.is_ascii_digit()))
 }
 
 #[cfg(test)]

@@ -24,13 +24,14 @@ use clap::{Args, ValueEnum};
 use self::file::Definition;
 use self::quadlet::Left;
 use self::source::Source;
-use self::weights::{look, stem};
+use self::weights::{called, look};
 use super::Context;
 use super::change::{self, Before};
 use super::exit::{Exit, Failure, Outcome};
+use crate::adapters::podman::stray;
 use crate::config::{self, Config};
 use crate::daemon::Options;
-use crate::types::EngineKind;
+use crate::types::{EngineKind, files};
 
 /// Defines a model: writes its file in models.d, after having checked it together with all other files, and applies it.
 ///
@@ -245,7 +246,7 @@ impl Add {
             Source::Path(path) => {
                 let (path, gguf) = look(path)?;
                 weights.insert("path".to_owned(), path.display().to_string());
-                (stem(&path), Some(gguf))
+                (called(&path), Some(gguf))
             }
             Source::Image(image) => {
                 let inside = self.inside.clone().ok_or_else(|| {
@@ -286,6 +287,11 @@ impl Add {
         };
         let guessed = if gguf { EngineKind::Llamacpp } else { EngineKind::Vllm };
         let engine = self.engine.map_or(guessed, EngineKind::from);
+        if let (Source::Path(_), Some(path)) = (&source, weights.get("path").map(Path::new))
+            && let Some(why) = stray(path, files::bound(path, engine))
+        {
+            eprintln!("warning: {why}");
+        }
         let mut definition = Definition { name, comments, ..Definition::default() };
         definition.set("engine", engine.as_str());
         definition.set("image", self.image_of(config, engine)?);

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::cli::exit::{Exit, Failure, Outcome};
+use crate::types::files;
 
 /// A path of weights, absolute, and whether they are GGUF.
 ///
@@ -53,9 +54,14 @@ fn whole(path: &Path) -> std::io::Result<PathBuf> {
     }
 }
 
-/// A model's name after its file: without the ending, and without what a name may not hold.
+/// What a model is called: a snapshot in a hub's cache, whose own name is a commit, after its repository, all else after its file.
 #[must_use]
-pub fn stem(path: &Path) -> String {
+pub fn called(path: &Path) -> String {
+    files::repository_name(path).unwrap_or_else(|| stem(path))
+}
+
+/// A model's name after its file: without the ending, and without what a name may not hold.
+fn stem(path: &Path) -> String {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let name = name.strip_suffix(".gguf").unwrap_or(&name);
     let safe = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' };
@@ -106,6 +112,8 @@ mod tests {
             link(name);
         }
         assert_eq!(look(&revision).unwrap(), (revision.clone(), false));
+        assert_eq!(called(&revision), "org/m");
+        assert_eq!(called(&revision.join("m.gguf")), "m", "one of several in it");
         let gguf = revision.join("m.gguf");
         assert_eq!(look(&gguf).unwrap(), (gguf, true), "the file behind it has no ending");
     }
