@@ -175,6 +175,53 @@ impl State {
     }
 }
 
+/// What a fault makes of the count of those in a row.
+#[derive(Clone, Copy, Debug)]
+enum Tally {
+    /// It says nothing of the model: podman was not there. All of them would fail like this one, and none would be tried when it is back.
+    Kept(u32),
+    /// The engine had served long enough: a new count begins.
+    First,
+    /// As many, with this one.
+    OneMore(u32),
+}
+
+impl Tally {
+    fn of(now: Moment, earlier: u32, instance: &Instance, fault: &Fault) -> Self {
+        // From ready on: a long load is no service, and an engine that dies after each must not be restarted for ever.
+        let served = instance.ready_since.is_some_and(|at| now.since(at) >= FORGIVEN_AFTER);
+        if fault.code == FaultCode::PodmanUnreachable && !instance.begun {
+            Self::Kept(earlier)
+        } else if served {
+            Self::First
+        } else {
+            Self::OneMore(earlier + 1)
+        }
+    }
+
+    fn count(self) -> u32 {
+        match self {
+            Self::Kept(count) | Self::OneMore(count) => count,
+            Self::First => 1,
+        }
+    }
+
+    /// Whether it is the model's.
+    fn is_counted(self) -> bool {
+        !matches!(self, Self::Kept(_))
+    }
+
+    /// To the next attempt.
+    fn delay(self, rules: &HealthRules, was_ready: bool, noise: u32) -> Duration {
+        match self {
+            Self::Kept(_) => apart(PODMAN_RETRY, noise),
+            // The first death of an engine that was ready is made good at once; requests that came since then wait for it.
+            Self::First | Self::OneMore(1) if was_ready => Duration::ZERO,
+            Self::First | Self::OneMore(_) => rules.delay(self.count(), noise),
+        }
+    }
+}
+
 impl Model {
     /// Takes note of a failure and tells those who waited for this very start.
     pub(super) fn fail(
@@ -185,28 +232,12 @@ impl Model {
         was_ready: bool,
         out: &mut Vec<Effect>,
     ) {
-        // From ready on: a long load is no service, and an engine that dies after each must not be restarted for ever.
-        let served = instance.ready_since.is_some_and(|at| now.since(at) >= FORGIVEN_AFTER);
         let earlier = self.failure.as_ref().map_or(0, |f| f.count);
-        // It says nothing of the model: all of them would fail like this one, and none would be tried when podman is back.
-        let away = fault.code == FaultCode::PodmanUnreachable && !instance.begun;
-        let count = if away {
-            earlier
-        } else if served {
-            1
-        } else {
-            earlier + 1
-        };
-        self.restarts = self.restarts.saturating_add(u32::from(!away));
-        // The first death of an engine that was ready is made good at once; requests that came since then wait for it.
-        let delay = if away {
-            apart(PODMAN_RETRY, instance.id.noise())
-        } else if was_ready && count == 1 {
-            Duration::ZERO
-        } else {
-            rules.delay(count, instance.id.noise())
-        };
-        if rules.opens(count) && !away {
+        let tally = Tally::of(now, earlier, instance, &fault);
+        let count = tally.count();
+        self.restarts = self.restarts.saturating_add(u32::from(tally.is_counted()));
+        let delay = tally.delay(&rules, was_ready, instance.id.noise());
+        if tally.is_counted() && rules.opens(count) {
             let text = format!(
                 "; after {count} failures in a row it is not tried again for {} s (the circuit breaker of {} is open)",
                 delay.as_secs(),
