@@ -289,7 +289,8 @@ pub struct RawModel {
     /// Default "unix".
     #[schemars(with = "Transport", extend("default" = "unix"))]
     pub transport: Option<Spanned<Transport>>,
-    /// Memory that the model needs on each of its devices, 1MiB to 64TiB. Default: estimated, then measured.
+    /// Memory that the model needs on each of its devices, 1MiB to 64TiB. Default: estimated, then measured. vLLM is told to
+    /// take so much; for its context 1GiB more is promised to it, 2GiB on each of several devices, or it is told less.
     #[schemars(with = "BytesText")]
     pub vram: Option<Spanned<BytesText>>,
     /// Context length in tokens, 1 to 16777216. Default: the engine's.

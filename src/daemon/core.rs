@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 use crate::adapters::{disk, weights};
 use crate::config::Config;
 use crate::plan::estimate::estimate;
-use crate::plan::{ReleaseRule, Rules, SleepRules, policy};
+use crate::plan::{self, ReleaseRule, Rules, SleepRules, policy};
 use crate::supervisor::health::HealthRules;
 use crate::supervisor::state::Settings;
 use crate::types::{Anatomy, ModelName, ModelSpec, Weights};
@@ -28,6 +28,7 @@ pub fn settings(config: &Config) -> Settings {
         max_queue: config.server.max_queue,
         drain_timeout: config.policy.drain_timeout,
         headroom: config.gpu.headroom,
+        slack: plan::SLACK,
         release: ReleaseRule::default(),
         rules: Rules {
             policy: policy::named(config.policy.eviction),

@@ -359,6 +359,12 @@ impl Ledger {
         readings.map(process).collect()
     }
 
+    /// Whether it is the host's memory, which engines do not profile.
+    #[must_use]
+    pub fn is_host(&self) -> bool {
+        self.devices.keys().any(GpuId::is_host)
+    }
+
     /// Whether there are readings, and none of them is of this device: it is not managed.
     #[must_use]
     pub fn excludes(&self, gpu: &GpuId) -> bool {

@@ -202,18 +202,21 @@ impl State {
 
     /// What a model needs, by the product that its device is.
     pub(super) fn needs(&self, model: &Model) -> Needs {
+        let each = if self.ledger.is_host() { Bytes::ZERO } else { self.settings.slack };
+        let slack = plan::slack(&model.spec, each);
         let known = |name: &str| {
             let image = model.known.image_id.as_deref();
             let key = image.map(|image| model.known.key(image, name, self.ledger.driver()));
             let footprint = key.and_then(|key| self.book.get(key));
             let peak = model.known.peaks.get(name).copied();
             let any = footprint.is_some() || peak.is_some();
-            any.then(|| (name.to_owned(), plan::need(&model.spec, footprint, peak)))
+            any.then(|| (name.to_owned(), plan::need(&model.spec, slack, footprint, peak)))
         };
         Needs {
-            other: plan::need(&model.spec, None, None),
+            other: plan::need(&model.spec, slack, None, None),
             by_name: self.ledger.names().into_iter().filter_map(known).collect(),
             budget: plan::budget(&model.spec),
+            slack,
         }
     }
 

@@ -188,7 +188,7 @@ impl State {
         let allowed = asleep.placement.gpus.clone();
         let other = self.wake_need(model, asleep);
         Spot {
-            needs: Needs { other, by_name: BTreeMap::new(), budget: None },
+            needs: Needs { other, by_name: BTreeMap::new(), budget: None, slack: Bytes::ZERO },
             gpu_count: u32::try_from(allowed.len()).unwrap_or(1),
             allowed,
             waking: Some(asleep.id.clone()),

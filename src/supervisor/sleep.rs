@@ -19,7 +19,7 @@ use super::event::Observation;
 use super::instance::{Canary, Instance, Life};
 use super::ports::Endpoint;
 use super::state::{Model, State};
-use crate::plan::{Hold, Leave, Sleeper};
+use crate::plan::{Leave, Sleeper};
 use crate::types::{Bytes, InstanceId, Known, ModelName, Moment, SleepLevel, SleepStatus};
 
 /// How long an engine may take to say that it sleeps. More than the port's own time.
@@ -107,7 +107,7 @@ impl State {
     ) -> Result<Sleeper, &'static str> {
         let deepest = instance.spec.sleep_level.ok_or("it may not sleep")?;
         let hold = self.ledger.hold(&instance.id);
-        let known = hold.is_some_and(|h| h.observed_total() != Known::Unknown);
+        let known = hold.and_then(|h| h.observed_total().get());
         match &instance.canary {
             _ if !instance.is_ready() => return Err("it is not ready"),
             Canary::Answered(_) => {}
@@ -124,16 +124,17 @@ impl State {
                 "what it holds has not been looked at since it became ready; try again in a moment",
             );
         }
-        if !known {
+        let Some(held) = known else {
             return Err("the driver does not say how much memory it holds");
-        }
-        let charged = |h: &Hold| h.gpus.iter().map(|g| h.charge(g)).sum();
+        };
+        let placement = &instance.placement;
+        let told: Bytes = placement.gpus.iter().map(|_| placement.budget).sum();
         let weights = instance.spec.anatomy.as_ref().map(|a| a.weights);
         Ok(Sleeper {
             deepest,
             residual: model.sleeps.residual.unwrap_or(self.settings.rules.sleep.residual_max),
-            // Without a look into the files: they are less than all that it holds.
-            weights: weights.or_else(|| hold.map(charged)).unwrap_or(Bytes::ZERO),
+            // Without a look into the files: they are less than all that it was told to take, or holds.
+            weights: weights.unwrap_or(held.max(told)),
         })
     }
 

@@ -45,6 +45,8 @@ pub struct Settings {
     pub drain_timeout: Duration,
     /// Kept free on each device.
     pub headroom: Bytes,
+    /// What an engine that profiles its devices takes beside what it is told ([`plan::slack`](crate::plan::slack)).
+    pub slack: Bytes,
     /// How exactly releases of device memory are judged.
     pub release: ReleaseRule,
     /// Who may be evicted, and who is first.

@@ -31,6 +31,16 @@ impl EngineKind {
             Self::Vllm => "vllm",
         }
     }
+
+    /// Whether it looks at its devices as a whole when it starts: it refuses to with less free than it is told to take, and
+    /// takes for its own whatever else changes on them until it is ready.
+    #[must_use]
+    pub const fn profiles_device(self) -> bool {
+        match self {
+            Self::Llamacpp => false,
+            Self::Vllm => true,
+        }
+    }
 }
 
 /// How the daemon reaches an engine.

@@ -71,6 +71,7 @@ impl House {
             max_queue: 100,
             drain_timeout: Duration::from_secs(1),
             headroom: Bytes::ZERO,
+            slack: Bytes::ZERO,
             release: ReleaseRule::default(),
             rules: Planning {
                 policy: policy::named(Eviction::Cost),

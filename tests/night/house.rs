@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use fake_engine::{Config, Engine, Exit};
 use hostler::adapters::engine::Profiles;
 use hostler::config::{self, Defaults, Source};
-use hostler::plan::{ReleaseRule, Rules, SleepRules, policy};
+use hostler::plan::{self, ReleaseRule, Rules, SleepRules, policy};
 use hostler::supervisor::handle::{Handle, Lease};
 use hostler::supervisor::health::HealthRules;
 use hostler::supervisor::ports::{
@@ -66,6 +66,19 @@ pub struct House {
 impl House {
     /// Models of 13 GiB on one device, which idle out after a moment; `knobs` are the stand-in's.
     pub fn new(models: &[&str], knobs: &[(&str, &str)], host_ram_budget: Bytes) -> Self {
+        Self::of(models.iter().map(|m| spec(m)), knobs, host_ram_budget)
+    }
+
+    /// One model of which nobody knows what it needs.
+    pub fn unknown(model: &str, knobs: &[(&str, &str)]) -> Self {
+        Self::of([ModelSpec { vram: None, ..spec(model) }], knobs, Bytes::ZERO)
+    }
+
+    fn of(
+        models: impl IntoIterator<Item = ModelSpec>,
+        knobs: &[(&str, &str)],
+        host_ram_budget: Bytes,
+    ) -> Self {
         let root = tempfile::tempdir().unwrap();
         let nvstub = StateDir::new(root.path().join("nv"));
         Script::with_gpus(vec![Gpu::new(GPU, TOTAL.0)]).save(&nvstub).unwrap();
@@ -83,6 +96,7 @@ impl House {
             max_queue: 10,
             drain_timeout: Duration::from_secs(1),
             headroom: Bytes::ZERO,
+            slack: plan::SLACK,
             release: ReleaseRule::default(),
             rules: Rules {
                 policy: policy::named(Eviction::Cost),
@@ -95,7 +109,7 @@ impl House {
             measure_hours: Hours::ALL,
             seed: 1,
         };
-        let specs = models.iter().map(|m| (m.parse().unwrap(), Arc::new(spec(m)))).collect();
+        let specs = models.into_iter().map(|m| (m.name.clone(), Arc::new(m))).collect();
         let ports = Ports {
             containers: world.clone(),
             gpus: world.clone(),

@@ -103,3 +103,13 @@ async fn requests_that_come_at_any_time_are_answered() {
     assert_eq!(house.model("a").phase, Phase::Stopped, "the late answer is nobody's");
     house.shutdown().await;
 }
+
+/// vLLM looks at what is free when its context is there, and refuses to start with less than it is told to take.
+#[tokio::test]
+async fn an_engine_that_is_given_the_whole_device_starts() {
+    let house = House::unknown("a", &[("FAKE_VRAM", "weights=8GiB,kv=auto,overhead=600MiB")]);
+    drop(house.acquire("a").await);
+    let held = house.held("a");
+    assert!(held > Bytes::gib(23) && held < Bytes::gib(24), "{held}");
+    house.shutdown().await;
+}

@@ -64,6 +64,7 @@ fn settings() -> Settings {
         max_queue: 64,
         drain_timeout: NEVER,
         headroom: Bytes(0),
+        slack: Bytes(0),
         release: ReleaseRule::exact(NEVER),
         rules: Rules {
             policy: policy::named(Eviction::Lru),

@@ -73,6 +73,7 @@ impl Case {
             max_queue: [4, 12, 64][rng.below(3) as usize],
             drain_timeout: Duration::from_secs(15),
             headroom: Bytes(rng.below(3)),
+            slack: Bytes(2),
             release: ReleaseRule::exact(Duration::from_secs(30)),
             rules: Rules {
                 policy: policy::named(eviction),

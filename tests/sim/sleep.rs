@@ -39,7 +39,9 @@ impl World {
         Rule::SleepsIdle.check(awake, || format!("{id} is to sleep while {life:?}"))?;
         c.sleep.ordered = true;
         if level == SleepLevel::One {
-            c.sleep.host_ram = c.claim() * c.gpus.len() as u64;
+            // Its context, which is promised beside what it is told, stays on the device.
+            let told = c.order.placement.budget.0.max(c.seen.unwrap_or(0));
+            c.sleep.host_ram = told.min(c.claim()) * c.gpus.len() as u64;
         }
         self.stats.sleeps += 1;
         if !hangs {

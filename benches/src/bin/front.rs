@@ -84,6 +84,7 @@ async fn serve(port: u16, endpoint: Endpoint, lines: Option<u32>, bare: bool) ->
         max_queue: 100_000,
         drain_timeout: Duration::from_secs(1),
         headroom: Bytes::ZERO,
+        slack: Bytes::ZERO,
         release: ReleaseRule::default(),
         rules: Rules {
             policy: policy::named(Eviction::Cost),

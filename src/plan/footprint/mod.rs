@@ -121,15 +121,18 @@ pub struct Needs {
     pub other: Need,
     /// On devices of these names.
     pub by_name: BTreeMap<String, Need>,
-    /// What an engine that takes all it is given is told to take; `None`: as much as is promised.
+    /// What an engine that takes all it is given is told to take; `None`: as much as is promised, but for the slack.
     pub budget: Option<Bytes>,
+    /// What such an engine takes beside what it is told, and is in the needs: see [`slack`].
+    pub slack: Bytes,
 }
 
 impl Needs {
     /// The need on a device called `name` that offers `empty` when nothing runs on it.
     ///
     /// What was measured has fitted: the margin on it is not a reason to refuse it. An estimate may err: where it is more
-    /// than the device has, the model gets the whole device to itself, and the engine has the last word.
+    /// than the device has, the model gets the whole device to itself, and the engine has the last word. What was declared
+    /// counts by itself: the slack beside it is no reason to refuse it, and is taken off what the engine is told.
     #[must_use]
     pub fn on(&self, name: &str, empty: Bytes) -> Need {
         let need = self.by_name.get(name).copied().unwrap_or(self.other);
@@ -138,6 +141,9 @@ impl Needs {
                 Need { bytes: need.bytes.min(empty), ..need }
             }
             NeedSource::Estimated if need.bytes > empty => EXCLUSIVE,
+            NeedSource::Declared if need.bytes.saturating_sub(self.slack) <= empty => {
+                Need { bytes: need.bytes.min(empty), ..need }
+            }
             NeedSource::Measured
             | NeedSource::Estimated
             | NeedSource::Declared
@@ -145,6 +151,11 @@ impl Needs {
         }
     }
 }
+
+/// What a context takes, and what NCCL's buffers take on top, of each device: "Free memory on device cuda:0 (78.66/79.19 GiB) on
+/// startup" is vLLM's word for an empty H100, (30.85/31.36 GiB) for an RTX 5090. Buffers differ by card and links; a rule of
+/// thumb that errs upwards.
+pub const SLACK: Bytes = Bytes::gib(1);
 
 const EXCLUSIVE: Need = Need { bytes: Bytes::ZERO, source: NeedSource::Exclusive };
 
@@ -158,15 +169,21 @@ const EXCLUSIVE: Need = Need { bytes: Bytes::ZERO, source: NeedSource::Exclusive
 /// measurement.
 ///
 /// vLLM takes what it is told to take ([`budget`]), so what it was seen to hold says nothing where nobody said how much: it
-/// gets the whole device each time, and does not grow by a margin at each load.
+/// gets the whole device each time, and does not grow by a margin at each load. Where somebody did, its `slack` comes on top.
 #[must_use]
-pub fn need(spec: &ModelSpec, measured: Option<&Footprint>, peak: Option<Peak>) -> Need {
+pub fn need(
+    spec: &ModelSpec,
+    slack: Bytes,
+    measured: Option<&Footprint>,
+    peak: Option<Peak>,
+) -> Need {
     let seen = measured.map(|m| m.peak_per_device).max(peak.map(|p| p.bytes));
     let promise = measured.map(Footprint::promise);
     let promise = promise.max(peak.map(|p| p.bytes.scale(Confidence::High.percent(), 100)));
     let takes_all = spec.engine == EngineKind::Vllm;
     let whole = measured.is_some() || peak.is_some_and(|p| p.whole);
     let told = budget(spec).filter(|_| spec.vram.is_some() || takes_all || !whole);
+    let told = told.map(|told| told + slack);
     let source = if spec.vram.is_some() { NeedSource::Declared } else { NeedSource::Estimated };
     match (told, seen.zip(promise)) {
         (Some(told), Some((seen, promise))) if seen > told => {
@@ -187,6 +204,18 @@ pub fn budget(spec: &ModelSpec) -> Option<Bytes> {
     let estimated =
         || spec.anatomy.as_ref().and_then(|a| estimate(a, spec)).map(|e| e.bytes_per_device);
     spec.vram.or_else(estimated)
+}
+
+/// What an engine that profiles its devices takes of each before it looks at what is free there, and does not count in what it
+/// is told to take: its context and, where it is spread over several, the buffers through which they talk. With less free beside
+/// its budget it refuses to start. `each`: for a context, and for buffers again.
+#[must_use]
+pub fn slack(spec: &ModelSpec, each: Bytes) -> Bytes {
+    match (spec.engine.profiles_device(), spec.gpu_count) {
+        (false, _) => Bytes::ZERO,
+        (true, ..=1) => each,
+        (true, _) => each + each,
+    }
 }
 
 /// A footprint with nothing special about it.
@@ -229,34 +258,41 @@ mod tests {
     #[test]
     fn the_sources_in_order() {
         let mut spec = test_spec("m");
-        assert_eq!(need(&spec, None, None), EXCLUSIVE);
+        assert_eq!(need(&spec, Bytes::ZERO, None, None), EXCLUSIVE);
         let estimated = with_files(&mut spec);
         assert!(estimated > Bytes::gib(10));
         let expected = Need { bytes: estimated, source: NeedSource::Estimated };
-        assert_eq!(need(&spec, None, None), expected);
+        assert_eq!(need(&spec, Bytes::ZERO, None, None), expected);
         let seen = test_footprint("m", 1000);
-        assert_eq!(need(&spec, Some(&seen), None), measured(1050));
+        assert_eq!(need(&spec, Bytes::ZERO, Some(&seen), None), measured(1050));
         spec.vram = Some(Bytes(1000));
         let declared = Need { bytes: Bytes(1000), source: NeedSource::Declared };
-        assert_eq!(need(&spec, Some(&seen), None), declared, "it keeps to what was declared");
+        assert_eq!(
+            need(&spec, Bytes::ZERO, Some(&seen), None),
+            declared,
+            "it keeps to what was declared"
+        );
         // A declaration is not believed against what was seen.
-        assert_eq!(need(&spec, Some(&test_footprint("m", 1001)), None), measured(1051));
-        assert_eq!(need(&spec, None, peak(2000, true)), measured(2100));
+        assert_eq!(
+            need(&spec, Bytes::ZERO, Some(&test_footprint("m", 1001)), None),
+            measured(1051)
+        );
+        assert_eq!(need(&spec, Bytes::ZERO, None, peak(2000, true)), measured(2100));
     }
 
     #[test]
     fn what_was_seen_of_a_part_is_not_the_whole() {
         let mut spec = test_spec("m");
-        assert_eq!(need(&spec, None, peak(1000, true)), measured(1050));
-        assert_eq!(need(&spec, None, peak(1000, false)), EXCLUSIVE);
+        assert_eq!(need(&spec, Bytes::ZERO, None, peak(1000, true)), measured(1050));
+        assert_eq!(need(&spec, Bytes::ZERO, None, peak(1000, false)), EXCLUSIVE);
         let estimated = with_files(&mut spec);
         let expected = Need { bytes: estimated, source: NeedSource::Estimated };
-        assert_eq!(need(&spec, None, peak(1000, false)), expected);
+        assert_eq!(need(&spec, Bytes::ZERO, None, peak(1000, false)), expected);
         let more = estimated.0 * 2;
         let not_less = measured(Bytes(more).scale(105, 100).0);
-        assert_eq!(need(&spec, None, peak(more, false)), not_less);
+        assert_eq!(need(&spec, Bytes::ZERO, None, peak(more, false)), not_less);
         assert_eq!(
-            need(&spec, Some(&test_footprint("m", 1000)), peak(2000, false)),
+            need(&spec, Bytes::ZERO, Some(&test_footprint("m", 1000)), peak(2000, false)),
             measured(2100)
         );
     }
@@ -269,9 +305,9 @@ mod tests {
             [(Confidence::High, 1050), (Confidence::Medium, 1100), (Confidence::Low, 1250)];
         for (confidence, bytes) in expected {
             seen.confidence = confidence;
-            assert_eq!(need(&spec, Some(&seen), None), measured(bytes));
+            assert_eq!(need(&spec, Bytes::ZERO, Some(&seen), None), measured(bytes));
             // Whatever was written down, more than that was seen since.
-            assert_eq!(need(&spec, Some(&seen), peak(2000, true)), measured(2100));
+            assert_eq!(need(&spec, Bytes::ZERO, Some(&seen), peak(2000, true)), measured(2100));
         }
     }
 
@@ -280,19 +316,23 @@ mod tests {
         let mut spec = test_spec("m");
         spec.engine = EngineKind::Vllm;
         // Nobody said how much: the whole device, and all of it was seen to be taken.
-        assert_eq!(need(&spec, Some(&test_footprint("m", 1000)), None), EXCLUSIVE);
+        assert_eq!(need(&spec, Bytes::ZERO, Some(&test_footprint("m", 1000)), None), EXCLUSIVE);
         for load in 0..20 {
             // It takes 1 % more than it is told: a context, graphs.
             spec.vram = Some(Bytes(1000));
             let told = budget(&spec).unwrap();
             assert_eq!(told, Bytes(1000));
             let seen = test_footprint("m", told.scale(101, 100).0);
-            assert_eq!(need(&spec, Some(&seen), None), measured(1060), "load {load}");
+            assert_eq!(need(&spec, Bytes::ZERO, Some(&seen), None), measured(1060), "load {load}");
         }
         spec.vram = None;
         let estimated = with_files(&mut spec);
         let less = test_footprint("m", 1000);
-        assert_eq!(need(&spec, Some(&less), None).bytes, estimated, "it will take all of it");
+        assert_eq!(
+            need(&spec, Bytes::ZERO, Some(&less), None).bytes,
+            estimated,
+            "it will take all of it"
+        );
     }
 
     #[test]
@@ -300,12 +340,34 @@ mod tests {
         let at = |source, bytes| {
             let other = Need { bytes: Bytes(bytes), source };
             let by_name = BTreeMap::from([("small".to_owned(), measured(10))]);
-            Needs { other, by_name, budget: None }
+            Needs { other, by_name, budget: None, slack: Bytes::ZERO }
         };
         let needs = at(NeedSource::Measured, 105);
         assert_eq!(needs.on("large", Bytes(100)), measured(100));
         assert_eq!(needs.on("small", Bytes(100)), measured(10));
         assert_eq!(at(NeedSource::Estimated, 105).on("large", Bytes(100)), EXCLUSIVE);
         assert_eq!(at(NeedSource::Declared, 105).on("large", Bytes(100)).bytes, Bytes(105));
+    }
+
+    #[test]
+    fn what_an_engine_takes_beside_what_it_is_told_is_promised_too() {
+        let mut spec = test_spec("m");
+        assert_eq!(slack(&spec, Bytes(7)), Bytes::ZERO, "llama.cpp allocates what it needs");
+        spec.engine = EngineKind::Vllm;
+        assert_eq!(slack(&spec, Bytes(7)), Bytes(7));
+        spec.gpu_count = 2;
+        assert_eq!(slack(&spec, Bytes(7)), Bytes(14), "and what they talk through");
+        spec.vram = Some(Bytes(1000));
+        let declared = |bytes| Need { bytes: Bytes(bytes), source: NeedSource::Declared };
+        assert_eq!(need(&spec, Bytes(14), None, None), declared(1014));
+        // It was seen to take it, and that is no more than is promised.
+        assert_eq!(need(&spec, Bytes(14), Some(&test_footprint("m", 1010)), None), declared(1014));
+        assert_eq!(need(&spec, Bytes(14), Some(&test_footprint("m", 1020)), None), measured(1071));
+        // What was declared just fits, and is not refused for it.
+        let by_name = BTreeMap::new();
+        let needs = Needs { other: declared(1014), by_name, budget: None, slack: Bytes(14) };
+        for (empty, bytes) in [(1014, 1014), (1013, 1013), (1000, 1000), (999, 1014)] {
+            assert_eq!(needs.on("any", Bytes(empty)), declared(bytes), "of {empty}");
+        }
     }
 }

@@ -91,7 +91,12 @@ fn want<'a>(model: &'a ModelName, bytes: u64, count: u32, allowed: &'a [GpuId]) 
     let source = if bytes == 0 { NeedSource::Exclusive } else { NeedSource::Declared };
     let other = Need { bytes: Bytes(bytes), source };
     // A test's few bytes; never given back.
-    let needs = Box::leak(Box::new(Needs { other, by_name: BTreeMap::new(), budget: None }));
+    let needs = Box::leak(Box::new(Needs {
+        other,
+        by_name: BTreeMap::new(),
+        budget: None,
+        slack: Bytes::ZERO,
+    }));
     let (on_full, priority) = (OnFull::Evict, 0);
     let kept = Box::leak(Box::default());
     Want {
@@ -207,6 +212,32 @@ fn several_devices_are_equal_ones() {
     assert_eq!(placement.device_total, Bytes(100));
 }
 
+/// The numbers are those of an empty H100 in vLLM's own words: 78.66 of 79.19 GiB are free when it looks, and 512 MiB are kept free.
+#[test]
+fn what_is_told_leaves_room_for_what_comes_before_the_look() {
+    let mib = |n: u64| n << 20;
+    let (total, free, headroom) = (mib(81_091), mib(80_548), mib(512));
+    let mut w = world(&[(total, 0)], &[]);
+    w.0.set_headroom(Bytes(headroom));
+    let model: ModelName = "want".parse().unwrap();
+    let budget_of = |need: u64, told: Option<u64>| {
+        let mut want = want(&model, need, 1, &[]);
+        let (slack, budget) = (crate::plan::SLACK, told.map(Bytes));
+        want.needs = Box::leak(Box::new(Needs { slack, budget, ..want.needs.clone() }));
+        let plan = plan(NOW, rules(Eviction::Lru), &w.0, &w.1, &want);
+        let Decision::Start(placement) = plan.decision else { panic!("{:?}", plan.decision) };
+        assert!(placement.budget + Bytes(mib(400)) < Bytes(free), "{placement:?}");
+        placement.budget
+    };
+    assert_eq!(budget_of(0, None), Bytes(total - headroom - mib(1024)));
+    assert_eq!(budget_of(mib(21 * 1024), Some(mib(20 * 1024))), Bytes(mib(20 * 1024)));
+    // All of the device was declared.
+    assert_eq!(
+        budget_of(total - headroom + mib(1024), Some(total - headroom)),
+        Bytes(total - headroom - mib(1024))
+    );
+}
+
 #[test]
 fn one_that_spans_two_devices_can_free_both() {
     let w = world(
@@ -226,6 +257,7 @@ fn without_any_idea_of_the_need_it_gets_the_device_to_itself() {
     let w = world(&[(100, 5)], &[]);
     let Decision::Start(placement) = ask(&w, 0, 1, &[]).0 else { panic!() };
     assert_eq!(placement.need.bytes, Bytes(95));
+    assert_eq!(placement.budget, Bytes(95));
     let w = world(&[(100, 0)], &[(vec![0], 10, Standing::Idle, 0)]);
     assert_eq!(ask(&w, 0, 1, &[]).0, evict(&[0]));
 }

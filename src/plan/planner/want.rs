@@ -107,7 +107,9 @@ impl Want<'_> {
         if need.source == NeedSource::Exclusive {
             need.bytes = smallest(|r| r.free).unwrap_or(Bytes::ZERO);
         }
-        let budget = self.needs.budget.map_or(need.bytes, |budget| budget.min(need.bytes));
+        // Told all that is free, an engine that looks at it after its context is there would refuse to start.
+        let most = need.bytes.saturating_sub(self.needs.slack);
+        let budget = self.needs.budget.map_or(most, |budget| budget.min(most));
         Placement { gpus, need, budget, device_total }
     }
 

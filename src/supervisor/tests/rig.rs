@@ -45,6 +45,7 @@ impl Host {
             max_queue: 3,
             drain_timeout: Duration::from_secs(30),
             headroom: Bytes(0),
+            slack: Bytes(0),
             release: ReleaseRule::exact(Duration::from_secs(30)),
             rules: Rules {
                 policy: policy::named(Eviction::Cost),

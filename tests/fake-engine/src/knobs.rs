@@ -91,7 +91,7 @@ pub enum Fail {
 pub enum Kv {
     /// This many bytes per device.
     Bytes(u64),
-    /// What `--gpu-memory-utilization` leaves after weights and overhead.
+    /// What `--gpu-memory-utilization` leaves after weights.
     Auto,
 }
 

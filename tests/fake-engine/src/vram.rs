@@ -55,8 +55,8 @@ impl Memory {
         self.claims.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Chooses devices, checks that the whole need fits as the real engine does at its start, and
-    /// claims the overhead.
+    /// Chooses devices, claims the overhead, and checks that the rest fits as the real engine does at its
+    /// start: vLLM's context is there before it looks, and comes on top of its share of the device.
     pub(crate) fn begin(
         &self,
         config: &Config,
@@ -69,30 +69,30 @@ impl Memory {
             return Err(no_devices(&format!("{} in sight", devices.len())));
         };
         let mut needs = Needs { overhead: vram.overhead, weights: vram.weights, kv: 0 };
+        let mut claims = self.claims();
+        for uuid in devices {
+            claims.push(take(Claim::take(&self.dir, uuid, needs.overhead), knobs.flavor)?);
+        }
         for uuid in devices {
             let usage = nvidia_ml::usage(&self.dir, uuid).map_err(|e| NoMemory(e.to_string()))?;
             let usage = usage.ok_or_else(|| no_devices(uuid))?;
-            let fixed = vram.weights + vram.overhead;
             let share = config.utilization.unwrap_or(0.9);
             // CUDA's total is without what the driver keeps for itself.
             let desired = portion(usage.total.saturating_sub(usage.reserved), share);
             needs.kv = match (config.kv_bytes, vram.kv) {
                 (Some(bytes), _) | (None, Kv::Bytes(bytes)) => bytes,
-                (None, Kv::Auto) => desired.saturating_sub(fixed),
+                (None, Kv::Auto) => desired.saturating_sub(vram.weights),
             };
             let by_share = knobs.flavor == Flavor::Vllm
                 && config.kv_bytes.is_none()
                 && (config.utilization.is_some() || vram.kv == Kv::Auto);
-            let least = if by_share { needs.whole().max(desired) } else { needs.whole() };
+            let rest = needs.weights + needs.kv;
+            let least = if by_share { rest.max(desired) } else { rest };
             if least > usage.free() {
                 // A refused allocation is what leaves the trace that tests look for.
                 drop(Claim::take(&self.dir, uuid, least));
                 return Err(too_little(knobs.flavor, share, usage.free(), usage.total, least));
             }
-        }
-        let mut claims = self.claims();
-        for uuid in devices {
-            claims.push(take(Claim::take(&self.dir, uuid, needs.overhead), knobs.flavor)?);
         }
         Ok(needs)
     }

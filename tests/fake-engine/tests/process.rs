@@ -178,6 +178,17 @@ async fn too_little_memory_ends_in_the_engines_own_words() {
     _fits.ready().await;
     assert_eq!(_fits.used(), 12 * GIB, "half of the card");
     drop(child);
+
+    // Its context is there before it looks, and is no part of its share.
+    let world = World::new();
+    let greedy = "--fake.vram=weights=4GiB,kv=auto,overhead=1GiB";
+    let (code, _, log) =
+        ended(world.vllm(&format!("--gpu-memory-utilization 0.97 {greedy}"))).await;
+    assert!(code == Some(1) && log.contains("(23.00/24.00 GiB) on startup"), "{log}");
+    let child = world.vllm(&format!("--gpu-memory-utilization 0.5 {greedy}"));
+    world.ready().await;
+    assert_eq!(world.used(), 13 * GIB);
+    drop(child);
 }
 
 #[tokio::test]
