@@ -210,6 +210,30 @@ fn several_devices_are_equal_ones() {
     let Decision::Start(placement) = ask(&w, 50, 2, &[]).0 else { panic!() };
     assert_eq!(placement.gpus, [gpu(2), gpu(3)]);
     assert_eq!(placement.device_total, Bytes(100));
+    let refused = ask(&world(&[(200, 0), (300, 0)], &[]), 50, 2, &[]).0;
+    assert!(matches!(refused, Decision::Refuse { .. }), "{refused:?}");
+}
+
+/// One of two equal cards drives the display: its driver keeps some more for itself.
+#[test]
+fn equal_devices_may_differ_by_what_their_driver_keeps() {
+    for (bytes, first) in [(10_000, 10_989), (0, 10_989), (10_987, 10_989), (10_000, 10_830)] {
+        let mut w = world(&[(first, 0), (10_986, 0)], &[]);
+        let (decision, _) = ask(&w, bytes, 2, &[]);
+        let fits = bytes <= first.min(10_986);
+        let Decision::Start(placement) = decision else {
+            assert!(!fits, "{bytes} on {first}: {decision:?}");
+            continue;
+        };
+        assert!(fits, "{placement:?}");
+        let smallest = Bytes(first.min(10_986));
+        assert_eq!((placement.gpus.len(), placement.device_total), (2, smallest));
+        let whole = if bytes == 0 { smallest } else { Bytes(bytes) };
+        assert_eq!(placement.need.bytes, whole);
+        // The rest of the larger one is nobody's reason to leave.
+        w = world(&[(first, 0), (10_986, 0)], &[(vec![0, 1], 9_000, Standing::Idle, 0)]);
+        assert_eq!(ask(&w, bytes, 2, &[]).0, evict(&[0]));
+    }
 }
 
 /// The numbers are those of an empty H100 in vLLM's own words: 78.66 of 79.19 GiB are free when it looks, and 512 MiB are kept free.

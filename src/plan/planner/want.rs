@@ -101,8 +101,9 @@ impl Want<'_> {
         let mut gpus: Vec<GpuId> = chosen.iter().map(|row| row.id.clone()).collect();
         gpus.sort();
         let smallest = |f: fn(&Row) -> Bytes| chosen.iter().map(|r| f(r)).min();
-        // Equal devices have equal needs.
-        let mut need = chosen.first().map_or(self.needs.other, |row| self.on(row));
+        // Equal devices have equal needs, but for what the smallest cannot give.
+        let least = chosen.iter().min_by_key(|row| row.total);
+        let mut need = least.map_or(self.needs.other, |row| self.on(row));
         let device_total = smallest(|r| r.total).unwrap_or(Bytes::ZERO);
         if need.source == NeedSource::Exclusive {
             need.bytes = smallest(|r| r.free).unwrap_or(Bytes::ZERO);
