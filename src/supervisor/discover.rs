@@ -103,6 +103,9 @@ impl State {
         let mut idle = Vec::new();
         for model in self.models.values_mut().filter(|m| m.discovery.is_wanted()) {
             let Some(instance) = model.instance.as_ref().filter(|i| i.is_ready()) else { continue };
+            if !model.known.is_of(instance) {
+                continue;
+            }
             match instance.measuring.outcome() {
                 None => continue,
                 Some(Ok(())) => {

@@ -154,7 +154,8 @@ impl State {
         instance.measuring.ready(now);
         instance.health = Health::begin(now, instance.spec.health_interval);
         let took = now.since(instance.ordered);
-        if let Some(began) = instance.load_began {
+        // One of an older configuration says nothing of those to come.
+        if let Some(began) = instance.load_began.filter(|_| model.known.is_of(instance)) {
             model.demand.loaded(now.since(began));
             model.loads.record(now.since(began));
             model.last_load = Some(took);
@@ -372,7 +373,7 @@ impl State {
             load_began: None,
             begun: true,
             ready_since: None,
-            measuring: Measuring::new(Sample::new()),
+            measuring: Measuring::new(&model.known, Sample::new()),
             health: Health::default(),
             canary: Canary::None,
             yields: None,

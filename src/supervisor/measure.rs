@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::effect::{Effect, Notice};
 use super::event::Observation;
-use super::instance::Life;
+use super::instance::{Instance, Life};
 use super::state::{Model, State};
 use crate::plan::{self, Key, KeyRef, Measured, Needs, Peak, Sample, SampleRule, Sampler, Source};
 use crate::types::{Bytes, MeasuredNeed, ModelName, ModelSpec, Moment};
@@ -31,6 +31,11 @@ impl Knowledge {
         &self.key.args_hash
     }
 
+    /// Whether a container was started as what this is known of: another context, or other weights, need something else.
+    pub(super) fn is_of(&self, instance: &Instance) -> bool {
+        self.key == instance.measuring.key
+    }
+
     /// The most that it was seen to hold on a device of that name.
     pub(super) fn peak(&self, gpu_name: &str) -> Option<Bytes> {
         self.peaks.get(gpu_name).map(|peak| peak.bytes)
@@ -50,6 +55,8 @@ impl Knowledge {
 /// The measuring of one instance.
 #[derive(Clone, Debug)]
 pub(super) struct Measuring {
+    /// As what it was started, without image, device and driver: after a reload its model may be something else.
+    key: Key,
     sampler: Sampler,
     /// What was recorded and said last.
     told: Option<Measured>,
@@ -61,9 +68,9 @@ pub(super) struct Measuring {
 
 impl Measuring {
     /// `before`: its devices before its start; empty for one that was adopted.
-    pub(super) fn new(before: Sample) -> Self {
+    pub(super) fn new(of: &Knowledge, before: Sample) -> Self {
         let sampler = Sampler::new(SampleRule::default(), before);
-        Self { sampler, told: None, gave_up: None, whole: false }
+        Self { key: of.key.clone(), sampler, told: None, gave_up: None, whole: false }
     }
 
     pub(super) fn ready(&mut self, now: Moment) {
@@ -139,7 +146,9 @@ impl State {
             let Some(name) = instance.placement.gpus.first().and_then(|g| ledger.name(g)) else {
                 continue;
             };
-            if let Some(peak) = ledger.hold(&instance.id).and_then(plan::Hold::observed_peak) {
+            let current = model.known.is_of(instance);
+            let peak = ledger.hold(&instance.id).and_then(plan::Hold::observed_peak);
+            if let Some(peak) = peak.filter(|_| current) {
                 let most = model.known.peaks.entry(name.to_owned()).or_default();
                 most.bytes = peak.max(most.bytes);
                 most.whole |= instance.ready_since.is_some();
@@ -158,9 +167,12 @@ impl State {
                 plan::Verdict::Steady(measured) => {
                     let image = instance.launched.as_ref().map(|l| l.image_id.as_str());
                     let Some(image) = image.filter(|id| !id.is_empty()) else { continue };
-                    let key = model.known.key(image, name, ledger.driver());
+                    let (driver, own) = (ledger.driver(), state.key.borrow());
+                    let key = KeyRef { image_digest: image, gpu_name: name, driver, ..own };
                     let mut footprint = measured.footprint(key.to_key(), observation.unix_s);
-                    footprint.loads.clone_from(&model.loads);
+                    let loads = || book.loads(&state.key.model, &state.key.args_hash);
+                    let loads = if current { Some(&model.loads) } else { loads() };
+                    footprint.loads = loads.cloned().unwrap_or_default();
                     let changed = book.record(footprint);
                     if changed && state.is_news(&measured) {
                         state.told = Some(measured);

@@ -247,7 +247,7 @@ impl State {
             load_began: Some(now),
             begun: false,
             ready_since: None,
-            measuring: Measuring::new(self.ledger.sample(&id, &placement.gpus)),
+            measuring: Measuring::new(&model.known, self.ledger.sample(&id, &placement.gpus)),
             health: Health::default(),
             canary: Canary::None,
             yields: None,

@@ -1,6 +1,7 @@
 //! From readings to footprints, and from footprints to promises.
 
 use super::*;
+use super::reconfiguring::configure;
 use crate::plan::{Book, Confidence, Source};
 use crate::types::ProcessMemory;
 
@@ -101,6 +102,31 @@ fn a_running_model_is_measured_and_its_next_start_is_promised_that() {
     let expected = Need { bytes: Bytes(gib(30)).scale(105, 100), source: NeedSource::Measured };
     assert_eq!(order.placement.need, expected);
     assert_eq!(order.image_id.as_deref(), Some("1"), "it was measured with this image");
+}
+
+#[test]
+fn what_an_old_container_holds_says_nothing_of_a_new_specification() {
+    let mut host = undeclared();
+    reading(&mut host, &nobody(), Some(0), 0);
+    let id = host.ready(1, "m");
+    let first = measure(&mut host, &id, Some(gib(30)), gib(40)).expect("a footprint");
+    let mut changed = ModelSpec::clone(&host.state.models[&name("m")].spec);
+    changed.context = Some(131_072);
+    configure(&mut host, vec![changed]);
+    assert_eq!(host.phase("m"), Phase::Ready, "it serves still");
+    host.tell(Event::Measure { waiter: WaiterId(9), model: name("m") });
+    for _ in 0..30 {
+        reading(&mut host, &id, Some(gib(31)), gib(41));
+        assert!(host.done().is_empty(), "another was measured");
+        // Of the old one more may be learned.
+        for footprint in saved(&host).iter().flat_map(Book::iter) {
+            assert_eq!(footprint.key, first.iter().next().unwrap().key);
+        }
+    }
+    let model = &host.state.models[&name("m")];
+    let needs = host.state.needs(model);
+    assert_eq!(needs.on("X", Bytes(gib(100))).source, NeedSource::Exclusive, "{needs:?}");
+    assert_eq!(host.state.measured_need(model), None);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use super::*;
 use crate::supervisor::event::Reconfiguration;
 
-fn configure(host: &mut Host, specs: Vec<ModelSpec>) {
+pub(super) fn configure(host: &mut Host, specs: Vec<ModelSpec>) {
     let specs = specs.into_iter().map(|s| (s.name.clone(), Arc::new(s))).collect();
     let settings = host.state.settings.clone();
     let new = Reconfiguration { settings, specs, images: BTreeMap::new() };
