@@ -31,6 +31,11 @@ impl Knowledge {
         &self.key.args_hash
     }
 
+    /// Whether both are of the same.
+    pub(super) fn is_as(&self, other: &Self) -> bool {
+        self.key == other.key
+    }
+
     /// Whether a container was started as what this is known of: another context, or other weights, need something else.
     pub(super) fn is_of(&self, instance: &Instance) -> bool {
         self.key == instance.measuring.key

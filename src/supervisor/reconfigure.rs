@@ -125,11 +125,16 @@ impl Model {
             self.wanted = spec.pin || self.queue.has_operators();
         }
         if self.spec.spec_hash() != spec.spec_hash() {
-            self.known = Knowledge::of(&spec);
-            self.known.image_id = image;
+            self.sleeps = super::sleep::Sleeps::default();
+        }
+        // Other weights under the same name, too: what was measured is not what comes.
+        let mut known = Knowledge::of(&spec);
+        if !self.known.is_as(&known) {
+            let same = self.spec.image == spec.image;
+            known.image_id = image.or(self.known.image_id.take().filter(|_| same));
+            self.known = known;
             self.loads = Loads::default();
             self.discovery.tried = false;
-            self.sleeps = super::sleep::Sleeps::default();
             // What failed is not what comes.
             if let Some(failure) = &mut self.failure {
                 failure.retry_at = now;

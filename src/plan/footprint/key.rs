@@ -15,7 +15,8 @@ pub struct Key {
     pub model: ModelName,
     /// Digest of the engine's image as podman reports it: the same tag may hold another engine tomorrow.
     pub image_digest: String,
-    /// [`ModelSpec::spec_hash`]: arguments, context, weights and all else that shapes the container.
+    /// [`ModelSpec::spec_hash`]: arguments, context, weights and all else that shapes the container; and how large the weights
+    /// are, where that is known: files are replaced in place.
     pub args_hash: String,
     /// Product name of the devices ([`crate::types::GpuReading::name`]); kernels and work buffers differ by it.
     pub gpu_name: String,
@@ -77,11 +78,20 @@ impl Key {
         Self {
             model: spec.name.clone(),
             image_digest: image_digest.to_owned(),
-            args_hash: spec.spec_hash().0,
+            args_hash: shape(spec),
             gpu_name: gpu_name.to_owned(),
             tensor_parallel: spec.gpu_count,
             driver: driver.to_owned(),
         }
+    }
+}
+
+/// No part of the specification's own hash, by which a running container is kept.
+fn shape(spec: &ModelSpec) -> String {
+    let hash = spec.spec_hash().0;
+    match &spec.anatomy {
+        Some(anatomy) => format!("{hash}-{:x}", anatomy.weights.0),
+        None => hash,
     }
 }
 
@@ -90,7 +100,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::types::test_spec;
+    use crate::types::{Anatomy, Bytes, test_spec};
 
     fn key() -> Key {
         Key::new(&test_spec("m"), "sha256:1", "H100", "580.1")
@@ -127,6 +137,16 @@ mod tests {
         assert_ne!(of(|s| s.context = Some(4096)), key());
         assert_ne!(of(|s| s.args = vec!["--x".into()]), key());
         assert_eq!(of(|s| s.gpu_count = 4).tensor_parallel, 4);
+        let weights = |spec: &mut ModelSpec, bytes| {
+            let source = "a test".to_owned();
+            spec.anatomy = Some(Anatomy { weights: Bytes(bytes), cache: None, source });
+        };
+        let mut files = test_spec("m");
+        weights(&mut files, 5);
+        let before = Key::new(&files, "sha256:1", "H100", "580.1");
+        assert_ne!(before, key());
+        weights(&mut files, 28);
+        assert_ne!(before, Key::new(&files, "sha256:1", "H100", "580.1"), "replaced in place");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use super::*;
 use super::reconfiguring::configure;
 use crate::plan::{Book, Confidence, Source};
-use crate::types::ProcessMemory;
+use crate::types::{Anatomy, ProcessMemory};
 
 const GPU: &str = "GPU-0";
 
@@ -127,6 +127,37 @@ fn what_an_old_container_holds_says_nothing_of_a_new_specification() {
     let needs = host.state.needs(model);
     assert_eq!(needs.on("X", Bytes(gib(100))).source, NeedSource::Exclusive, "{needs:?}");
     assert_eq!(host.state.measured_need(model), None);
+}
+
+#[test]
+fn what_was_measured_is_not_true_of_weights_that_took_their_place() {
+    let of = |weights: u64| {
+        let mut m = spec("m", 0);
+        m.vram = None;
+        let source = "a test".to_owned();
+        m.anatomy = Some(Anatomy { weights: Bytes(gib(weights)), cache: None, source });
+        m
+    };
+    let mut host = Host::bare(vec![of(5)]);
+    host.tell(Event::Found(vec![]));
+    let id = loaded(&mut host);
+    let book = measure(&mut host, &id, Some(gib(7)), gib(7)).expect("a footprint");
+    let need = |host: &Host| {
+        let needs = host.state.needs(&host.state.models[&name("m")]);
+        needs.on("X", Bytes(gib(100)))
+    };
+    assert_eq!(need(&host).source, NeedSource::Measured);
+    configure(&mut host, vec![of(28)]);
+    assert_eq!(host.phase("m"), Phase::Ready, "its container is the same");
+    reading(&mut host, &id, Some(gib(7)), gib(7));
+    let expected = need(&host);
+    assert!(expected.source == NeedSource::Estimated && expected.bytes > Bytes(gib(28)));
+    // Nor after a restart.
+    let mut next = Host::bare(vec![of(28)]);
+    let images = BTreeMap::from([(name("m"), "1".to_owned())]);
+    next.state.remember(Recalled { book, images, ..Recalled::default() });
+    reading(&mut next, &nobody(), Some(0), 0);
+    assert_eq!(need(&next), expected);
 }
 
 #[test]
