@@ -27,6 +27,8 @@ pub(super) struct Discovery {
     pub(super) background: bool,
     /// It was tried in the background; once is enough, for what fails will fail again.
     pub(super) tried: bool,
+    /// It is measured and goes, unless somebody uses it, as soon as that disturbs nobody's start.
+    pub(super) over: bool,
 }
 
 impl Discovery {
@@ -100,7 +102,6 @@ impl State {
 
     /// Answers those whose model is measured now, or cannot be; lets it go where nobody else used it.
     pub(super) fn finish_discoveries(&mut self, out: &mut Vec<Effect>) {
-        let mut idle = Vec::new();
         for model in self.models.values_mut().filter(|m| m.discovery.is_wanted()) {
             let Some(instance) = model.instance.as_ref().filter(|i| i.is_ready()) else { continue };
             if !model.known.is_of(instance) {
@@ -119,8 +120,16 @@ impl State {
                     model.discovery.end(&Denied::Unmeasurable { model: name, why }, out);
                 }
             }
-            let unused = !instance.used && !model.pinned && !model.wanted;
-            if unused && model.queue.is_empty() {
+            model.discovery.over = true;
+        }
+        let profiled = self.profiled();
+        let mut idle = Vec::new();
+        for model in self.models.values_mut().filter(|m| m.discovery.over) {
+            let instance = model.instance.as_ref().filter(|i| i.is_ready() && !i.used);
+            let unused = !model.pinned && !model.wanted && model.queue.is_empty();
+            let instance = instance.filter(|_| unused);
+            model.discovery.over = instance.is_some_and(|i| i.disturbs(&profiled));
+            if instance.is_some() && !model.discovery.over {
                 idle.push(model.spec.name.clone());
             }
         }

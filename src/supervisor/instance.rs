@@ -6,7 +6,8 @@ use super::measure::Measuring;
 use super::ports::Launched;
 use crate::plan::Pace;
 use crate::types::{
-    Bytes, Fault, InstanceId, ModelName, ModelSpec, Moment, Phase, Placement, Pulled, SleepLevel,
+    Bytes, Fault, GpuId, InstanceId, ModelName, ModelSpec, Moment, Phase, Placement, Pulled,
+    SleepLevel,
 };
 use std::sync::Arc;
 
@@ -167,6 +168,11 @@ impl Instance {
                 | Life::Asleep { .. }
                 | Life::Waking { .. }
         )
+    }
+
+    /// Whether it would give memory back on one of these.
+    pub(super) fn disturbs(&self, profiled: &[GpuId]) -> bool {
+        self.has_served() && self.placement.gpus.iter().any(|gpu| profiled.contains(gpu))
     }
 
     /// When it goes, whatever runs on it.

@@ -72,8 +72,11 @@ impl State {
         for model in self.models.values_mut().filter(|m| !loads(m)) {
             model.deny_forbidden(out);
         }
+        let profiled = self.profiled();
         let stale = |m: &Model| {
-            m.instance.as_ref().is_some_and(|i| m.has_changed(i) && !is_used(i) && !is_going(i))
+            let waits = |i: &Instance| m.asked_since().is_none() && i.disturbs(&profiled);
+            let goes = |i: &Instance| m.has_changed(i) && !is_used(i) && !is_going(i) && !waits(i);
+            m.instance.as_ref().is_some_and(goes)
                 // Who waits is served by what loads or wakes: it may be all but ready.
                 && (m.queue.is_empty() || m.instance.as_ref().is_some_and(Instance::is_asleep))
         };

@@ -9,7 +9,7 @@ use super::instance::{Instance, Life};
 use super::queue::Purpose;
 use super::state::{Model, Shutdown, State};
 use crate::plan::{self, Usage};
-use crate::types::{InstanceId, ModelName, Moment};
+use crate::types::{GpuId, InstanceId, ModelName, Moment};
 
 /// How long after the end of the drain a shutdown still waits for podman, at the least.
 const STOP_GRACE: Duration = Duration::from_secs(45);
@@ -53,6 +53,7 @@ impl State {
     /// When something is due without any event.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Moment> {
+        let profiled = self.profiled();
         let models = self.models.values().flat_map(|model| {
             let instance = model.instance.as_ref();
             let demand = model.is_demanded();
@@ -63,7 +64,7 @@ impl State {
                 instance.and_then(Instance::sleep_deadline),
                 instance.and_then(Instance::check_at),
                 instance.and_then(Instance::drained_at),
-                instance.and_then(|i| idle_at(model, i)),
+                instance.filter(|i| !i.disturbs(&profiled)).and_then(|i| idle_at(model, i)),
                 instance.and_then(Instance::stop_retry_at),
                 // Once it is over, it is room that the model waits for.
                 retry.filter(|_| demand && instance.is_none() && model.waiting_for.is_none()),
@@ -161,9 +162,10 @@ impl State {
     }
 
     fn unload_idle(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        let profiled = self.profiled();
         let idle = |m: &&Model| {
-            m.queue.is_empty()
-                && m.instance.as_ref().and_then(|i| idle_at(m, i)).is_some_and(|at| at <= now)
+            let instance = m.instance.as_ref().filter(|i| !i.disturbs(&profiled));
+            m.queue.is_empty() && instance.and_then(|i| idle_at(m, i)).is_some_and(|at| at <= now)
         };
         let names: Vec<ModelName> =
             self.models.values().filter(idle).map(|m| m.spec.name.clone()).collect();
@@ -270,6 +272,18 @@ impl State {
         for id in away.filter(dead).cloned().collect::<Vec<_>>() {
             self.stopped(now, &id, Ok(()), out);
         }
+    }
+
+    /// Devices on which an engine starts that takes what others give back there meanwhile for its own, or fails of it: what
+    /// nobody waits for does not begin there. Every load ends.
+    pub(super) fn profiled(&self) -> Vec<GpuId> {
+        let instances = self.models.values().filter_map(|m| m.instance.as_ref());
+        let starting = instances.filter(|i| {
+            let loads = matches!(i.life, Life::Starting { .. } | Life::Loading { .. });
+            loads && i.spec.engine.profiles_device()
+        });
+        let gpus = starting.flat_map(|i| &i.placement.gpus);
+        gpus.filter(|gpu| !gpu.is_host()).cloned().collect()
     }
 
     /// When a shutdown no longer waits for engines to end. Each has the time to stop that it was given.

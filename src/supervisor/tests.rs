@@ -386,6 +386,7 @@ mod discovering;
 mod health;
 mod measuring;
 mod operating;
+mod profiling;
 mod pulls;
 mod races;
 mod reconfiguring;

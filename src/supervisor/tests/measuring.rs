@@ -1,7 +1,7 @@
 //! From readings to footprints, and from footprints to promises.
 
-use super::*;
 use super::reconfiguring::configure;
+use super::*;
 use crate::plan::{Book, Confidence, Source};
 use crate::types::{Anatomy, ProcessMemory};
 

@@ -3,12 +3,12 @@
 use super::*;
 use crate::types::{Anatomy, SleepLevel};
 
-fn gib(n: u64) -> u64 {
+pub(super) fn gib(n: u64) -> u64 {
     n << 30
 }
 
 /// A reading of two devices of 100 GiB: (in use, lost), with what each instance holds on each of its devices.
-fn reading(host: &mut Host, used: [u64; 2], lost: bool, holds: &[(&InstanceId, u64)]) {
+pub(super) fn reading(host: &mut Host, used: [u64; 2], lost: bool, holds: &[(&InstanceId, u64)]) {
     let gpu = |n: usize| GpuId::new(&format!("GPU-{n}"));
     let device = |n: usize| GpuReading {
         id: gpu(n),
