@@ -14,7 +14,7 @@ impl Checks<'_> {
     pub(super) async fn devices(&self, learned: &mut Learned) -> Result<Finding, StartFailure> {
         let snapshot = self.gpus.snapshot().await.map_err(gpu_failure)?;
         if let Some((id, why)) = snapshot.lost.first() {
-            return Err(gpu_failure(GpuError::Lost(id.clone(), why.clone())));
+            return Err(gpu_failure(GpuError::Lost(id.clone(), why.why().to_owned())));
         }
         if snapshot.devices.is_empty() {
             return Err(gpu_failure(GpuError::NoDevices));

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use crate::types::{
     Bytes, GpuId, GpuProcess, GpuReading, GpuSnapshot, GpuStatus, InstanceId, Known, Moment,
-    Placement, ProcessMemory,
+    Placement, ProcessMemory, Silence,
 };
 
 /// What one instance holds.
@@ -104,7 +104,8 @@ struct Device {
     unexplained_at_rest: Bytes,
     /// It seems to be more beside memory that has been given up: since when, and the least that was seen since then.
     rising: Option<(Moment, Bytes)>,
-    lost: Option<String>,
+    /// It did not answer at the last reading.
+    lost: Option<Silence>,
 }
 
 /// One device's sums. See [`Ledger::row`].
@@ -371,9 +372,16 @@ impl Ledger {
         !self.devices.is_empty() && !self.devices.contains_key(gpu)
     }
 
-    /// Lost devices with the reason.
+    /// Devices that did not answer, with the reason.
+    pub fn silent(&self) -> impl Iterator<Item = (&GpuId, &Silence)> {
+        self.devices.iter().filter_map(|(id, d)| d.lost.as_ref().map(|why| (id, why)))
+    }
+
+    /// Those of them that are gone for good, as far as is known.
     pub fn lost(&self) -> impl Iterator<Item = (&GpuId, &str)> {
-        self.devices.iter().filter_map(|(id, d)| d.lost.as_deref().map(|why| (id, why)))
+        self.silent()
+            .filter(|(_, why)| matches!(why, Silence::Gone(_)))
+            .map(|(id, s)| (id, s.why()))
     }
 }
 

@@ -120,13 +120,13 @@ pub fn plan(
     let room = Room { rows: &rows, holders, candidates: &candidates, until, sleep: rules.sleep };
     let (mut decision, claim) = room.decide(want, &mut report);
     let lost: Vec<String> = ledger
-        .lost()
+        .silent()
         .filter(|(id, _)| want.allows(id))
-        .map(|(id, why)| format!("{id} {why}"))
+        .map(|(id, silence)| format!("{id} {}", silence.why()))
         .collect();
     // What a lost device could have offered is not known: that is no "never".
     if matches!(decision, Decision::Refuse { .. }) && !lost.is_empty() {
-        let why = format!("a device is lost: {}", lost.join("; "));
+        let why = format!("a device does not answer: {}", lost.join("; "));
         decision = Decision::Wait { why, until: None };
     }
     Plan { decision, report, claim }

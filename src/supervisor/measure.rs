@@ -8,7 +8,7 @@ use super::event::Observation;
 use super::instance::{Instance, Life};
 use super::state::{Model, State};
 use crate::plan::{self, Key, KeyRef, Measured, Needs, Peak, Sample, SampleRule, Sampler, Source};
-use crate::types::{Bytes, MeasuredNeed, ModelName, ModelSpec, Moment};
+use crate::types::{Bytes, MeasuredNeed, ModelName, ModelSpec, Moment, Silence};
 
 /// What is known of one model's memory, beside the book.
 #[derive(Debug)]
@@ -106,7 +106,12 @@ impl State {
         match &observation.devices {
             Ok(snapshot) => {
                 self.ledger.observe(observation.taken, snapshot, &observation.usage);
-                self.problems.remove("gpu_unreadable");
+                let unread = self.ledger.silent().filter_map(|(gpu, silence)| match silence {
+                    Silence::Unread(why) => Some(format!("{gpu}: {why}")),
+                    Silence::Gone(_) => None,
+                });
+                let unread = unread.collect();
+                self.note("gpu_unreadable", now, unread);
             }
             Err(why) => {
                 self.ledger.mark_stale(why);

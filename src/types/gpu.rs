@@ -66,13 +66,39 @@ pub struct GpuVitals {
     pub power_limit: Known<f64>,
 }
 
+/// Why a device did not answer, for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Silence {
+    /// It fell off the bus, or is not there any more: what ran on it has failed.
+    Gone(String),
+    /// Anything else. It may answer the next time, and what runs on it may be well.
+    Unread(String),
+}
+
+impl Silence {
+    /// The reason.
+    #[must_use]
+    pub fn why(&self) -> &str {
+        match self {
+            Self::Gone(why) | Self::Unread(why) => why,
+        }
+    }
+}
+
+impl From<&str> for Silence {
+    fn from(why: &str) -> Self {
+        Self::Gone(why.to_owned())
+    }
+}
+
 /// All configured devices at one time. A device that could not be read is in `lost`, never in `devices` with zeros.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct GpuSnapshot {
     /// Devices that answered.
     pub devices: Vec<GpuReading>,
     /// Configured devices that did not, with the reason.
-    pub lost: Vec<(GpuId, String)>,
+    pub lost: Vec<(GpuId, Silence)>,
     /// Version of the driver, for footprint keys; empty for the host backend, which has none.
     pub driver: String,
 }

@@ -38,7 +38,7 @@ pub use denied::Denied;
 pub use door::{DoorSpec, Feedback};
 pub use external::{ExternalHealth, ExternalSpec, ExternalStatus, Origin};
 pub use fault::{Fault, FaultCode, one_line};
-pub use gpu::{GpuReading, GpuSnapshot, GpuVitals, Known, ProcessMemory};
+pub use gpu::{GpuReading, GpuSnapshot, GpuVitals, Known, ProcessMemory, Silence};
 pub use hours::{DayMinute, Hours};
 pub use ids::{Generation, GpuId, InstanceId, InstanceIdError, WaiterId};
 pub use moment::Moment;

@@ -194,7 +194,7 @@ impl World {
         };
         let all = 0..self.devices.len();
         let lost = all.clone().filter(|at| !there(at));
-        let lost: Vec<(GpuId, String)> = lost.map(|at| (gpu(at), "is lost".into())).collect();
+        let lost = lost.map(|at| (gpu(at), "is lost".into())).collect();
         let devices = all.filter(there).map(reading).collect();
         GpuSnapshot { devices, lost, driver: "1".into() }
     }

@@ -14,7 +14,7 @@ use nvml_wrapper::error::NvmlError;
 use super::cause::{Trouble, device_trouble, init_error};
 use super::{processes, vitals};
 use crate::supervisor::ports::GpuError;
-use crate::types::{Bytes, GpuId, GpuReading, GpuSnapshot, GpuVitals};
+use crate::types::{Bytes, GpuId, GpuReading, GpuSnapshot, GpuVitals, Silence};
 
 /// What the dynamic linker is asked for when the configuration names no library.
 const LIBRARY: &str = "libnvidia-ml.so.1";
@@ -119,16 +119,29 @@ fn settle(
     let gone =
         |(id, error): &(GpuId, GpuError)| seen.contains(id) && matches!(error, GpuError::Lost(..));
     let all_gone = failed.iter().all(gone);
-    let lost = failed.iter().map(|(id, error)| (id.clone(), reason(error))).collect();
+    let lost = failed.iter().map(|(id, error)| (id.clone(), silence(error))).collect();
     match failed.into_iter().next() {
         Some((_, error)) if devices.is_empty() && !all_gone => Err(Trouble::Device(error)),
         _ => Ok(GpuSnapshot { devices, lost, driver }),
     }
 }
 
-/// Why a device is in `lost`: without its identifier, which stands beside it.
-fn reason(error: &GpuError) -> String {
-    if let GpuError::Lost(_, why) = error { why.clone() } else { error.to_string() }
+/// Why a device is in `lost`: without its identifier, which stands beside it. Only what is not there any more is gone: a driver
+/// under load, or a slice that is reset, has other words, and what runs serves on.
+fn silence(error: &GpuError) -> Silence {
+    match error {
+        GpuError::Lost(_, why) => Silence::Gone(why.clone()),
+        GpuError::NotFound { .. } => Silence::Gone(error.to_string()),
+        GpuError::LibraryMissing(_)
+        | GpuError::DriverNotLoaded(_)
+        | GpuError::VersionMismatch(_)
+        | GpuError::MemoryUnsupported(_)
+        | GpuError::ZeroMemory(_)
+        | GpuError::NoDevices
+        | GpuError::Timeout(_)
+        | GpuError::HostMemory(_)
+        | GpuError::Other(_) => Silence::Unread(error.to_string()),
+    }
 }
 
 /// Loads the library and initialises it.
@@ -234,7 +247,7 @@ mod tests {
         };
         let never = BTreeSet::new();
         let snapshot = settle(vec![reading], error(), &never, "580.1".into()).unwrap();
-        assert_eq!(snapshot.lost, [(id.clone(), "off the bus".to_owned())]);
+        assert_eq!(snapshot.lost, [(id.clone(), Silence::Gone("off the bus".to_owned()))]);
         assert_eq!(snapshot.driver, "580.1");
         assert!(matches!(
             settle(Vec::new(), error(), &never, String::new()),

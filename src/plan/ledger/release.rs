@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::{Device, Hold, Ledger, ReleaseRule, Stage};
-use crate::types::{Bytes, GpuId, GpuReading, InstanceId, Known, Moment};
+use crate::types::{Bytes, GpuId, GpuReading, InstanceId, Known, Moment, Silence};
 
 /// So long after the end of the last process a device may take to show less memory in use. Where it keeps no accounts there may
 /// be nothing to show: the process had taken nothing yet, or another has taken as much meanwhile.
@@ -158,8 +158,14 @@ impl Ledger {
         grown: &mut BTreeMap<GpuId, Bytes>,
     ) -> BTreeMap<GpuId, Bytes> {
         let mut on = |gpu: &GpuId| {
-            let device = self.devices.get(gpu).filter(|d| d.lost.is_none())?;
+            let device = self.devices.get(gpu)?;
             let charge = hold.charge(gpu);
+            match device.lost {
+                None => {}
+                Some(Silence::Gone(_)) => return None,
+                // Nobody can say: it is not free before it was seen to be.
+                Some(Silence::Unread(_)) => return Some(charge),
+            }
             let Some(unclaimed) = grown.get_mut(gpu) else {
                 let used = device.reading.used;
                 let before = hold.before.get(gpu).filter(|_| !device.reading.id.is_host());

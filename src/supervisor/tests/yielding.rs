@@ -1,7 +1,7 @@
 //! Giving way: to others' memory, and to lost devices.
 
 use super::*;
-use crate::types::{Anatomy, SleepLevel};
+use crate::types::{Anatomy, Silence, SleepLevel};
 
 pub(super) fn gib(n: u64) -> u64 {
     n << 30
@@ -9,6 +9,11 @@ pub(super) fn gib(n: u64) -> u64 {
 
 /// A reading of two devices of 100 GiB: (in use, lost), with what each instance holds on each of its devices.
 pub(super) fn reading(host: &mut Host, used: [u64; 2], lost: bool, holds: &[(&InstanceId, u64)]) {
+    silent(host, used, lost.then(|| "fell off the bus".into()), holds);
+}
+
+/// The same where the first may not answer.
+fn silent(host: &mut Host, used: [u64; 2], why: Option<Silence>, holds: &[(&InstanceId, u64)]) {
     let gpu = |n: usize| GpuId::new(&format!("GPU-{n}"));
     let device = |n: usize| GpuReading {
         id: gpu(n),
@@ -17,10 +22,9 @@ pub(super) fn reading(host: &mut Host, used: [u64; 2], lost: bool, holds: &[(&In
         used: Bytes(gib(used[n])),
         processes: vec![],
     };
-    let (devices, lost) = if lost {
-        (vec![device(1)], vec![(gpu(0), "fell off the bus".to_owned())])
-    } else {
-        (vec![device(0), device(1)], vec![])
+    let (devices, lost) = match why {
+        Some(why) => (vec![device(1)], vec![(gpu(0), why)]),
+        None => (vec![device(0), device(1)], vec![]),
     };
     let usage = |(id, bytes): &(&InstanceId, u64)| {
         let live = host.state.live().find(|l| l.id == *id).unwrap();
@@ -227,4 +231,41 @@ fn a_lost_device_fails_its_models_only() {
     let failed = status.models.iter().find(|m| m.name == name("here")).unwrap();
     assert_eq!(failed.error.as_ref().unwrap().code, FaultCode::GpuLost);
     assert_eq!(host.phase("elsewhere"), Phase::Ready);
+}
+
+#[test]
+fn a_device_that_has_another_word_for_it_fails_nobody() {
+    let mut host = Host::bare(["a", "b"].map(|m| spec(m, gib(30))).into());
+    host.tell(Event::Found(vec![]));
+    reading(&mut host, [0, 90], false, &[]);
+    let a = host.ready(1, "a");
+    reading(&mut host, [30, 90], false, &[(&a, 30)]);
+    let odd = || Some(Silence::Unread("an internal driver error occurred".to_owned()));
+    for _ in 0..5 {
+        silent(&mut host, [30, 90], odd(), &[]);
+        assert!(host.stops().is_empty());
+        assert!(problem(&host, "gpu_unreadable") && !problem(&host, "gpu_lost"));
+    }
+    host.acquire(2, "a");
+    assert_eq!(host.grants(), [2], "it serves");
+    // Nothing new is promised there, and nothing is free because nobody looks.
+    host.acquire(3, "b");
+    assert!(host.order().is_none() && host.denials().is_empty());
+    (0..2).for_each(|_| host.release(&a));
+    host.tell(Event::Unload { waiter: WaiterId(4), model: name("a"), haste: Haste::Drain });
+    host.stopped(&a);
+    silent(&mut host, [30, 90], odd(), &[]);
+    assert!(host.state.ledger.hold(&a).is_some());
+    reading(&mut host, [0, 90], false, &[]);
+    assert!(host.state.ledger.hold(&a).is_none() && host.order().is_some());
+    assert!(!problem(&host, "gpu_unreadable"));
+    // One that is gone has taken with it what ran there.
+    let b = host.launch();
+    host.start(&b);
+    host.heal(&b);
+    silent(&mut host, [30, 90], odd(), &[]);
+    reading(&mut host, [30, 90], true, &[]);
+    assert!(host.stops().is_empty(), "one reading is none");
+    reading(&mut host, [30, 90], true, &[]);
+    assert_eq!(host.stops(), [b]);
 }
