@@ -4,9 +4,7 @@ use std::time::Duration;
 
 use hostler::plan::Usage;
 use hostler::supervisor::event::{Event, Observation};
-use hostler::types::{
-    Bytes, GpuId, GpuReading, GpuSnapshot, InstanceId, Known, Moment, ProcessMemory,
-};
+use hostler::types::{Bytes, GpuReading, GpuSnapshot, InstanceId, Known, Moment, ProcessMemory};
 
 use crate::case::gpu;
 use crate::engines::{Container, broke, pid};
