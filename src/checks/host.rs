@@ -1,6 +1,7 @@
 //! Checks that only doctor makes: what is wrong here shows later, or as the failure of one of the others.
 //!
-//! Invariant: each says what it measured. What could not be looked at is a warning.
+//! Invariant: each says what it measured. What could not be looked at is a warning, and nothing that a command is run for: nothing was
+//! found to be wrong.
 
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
@@ -21,7 +22,11 @@ const DISK_WARN: Bytes = Bytes::gib(30);
 /// podman itself gets into trouble with less.
 const DISK_FAIL: Bytes = Bytes::gib(1);
 const NVML_ONLY: &str = "not needed: backend = \"host\"";
+const UNSEEN: &str = "see why it cannot be looked at; docs/cli.md says what is to hold";
 const UNASKED: &str = "could not be looked at: podman does not answer";
+
+/// What was seen; or why nothing was.
+type Judged = Result<(Outcome, String), String>;
 
 impl Checks<'_> {
     /// A check that is not of the gate.
@@ -38,15 +43,15 @@ impl Checks<'_> {
         let judged = match check {
             Check::DeviceNodes => device_nodes(Path::new("/dev")),
             Check::Linger => self.linger(),
-            Check::GpuContainer => self.gpu_container(learned).await,
-            Check::Ports => ports::judge(&self.config.server.listen),
-            Check::Cgroups => podman.map_or_else(unasked, |p| cgroups(&p.host)),
+            Check::GpuContainer => Ok(self.gpu_container(learned).await),
+            Check::Ports => Ok(ports::judge(&self.config.server.listen)),
+            Check::Cgroups => podman.map_or_else(unasked, |p| Ok(cgroups(&p.host))),
             Check::Subids => podman.map_or_else(unasked, |p| subids(&p.host)),
-            Check::Events => podman.map_or_else(unasked, |p| self.events(&p.host)),
-            Check::Disk => podman.map_or_else(unasked, |p| disk(&p.host)),
+            Check::Events => podman.map_or_else(unasked, |p| Ok(self.events(&p.host))),
+            Check::Disk => podman.map_or_else(unasked, |p| Ok(disk(&p.host))),
             Check::Selinux => podman.map_or_else(unasked, |p| selinux(&p.host)),
             Check::CdiVersion => {
-                podman.map_or_else(unasked, |p| self.cdi_version(&p.version, learned))
+                podman.map_or_else(unasked, |p| Ok(self.cdi_version(&p.version, learned)))
             }
             // Those of the gate are made there.
             Check::Memory
@@ -54,33 +59,24 @@ impl Checks<'_> {
             | Check::Podman
             | Check::Images
             | Check::Network
-            | Check::Containers => (Outcome::Warn, "is not made here".to_owned()),
+            | Check::Containers => Err("is not made here".to_owned()),
         };
-        let (outcome, measured) = judged;
-        let fix = match outcome {
-            Outcome::Pass => String::new(),
-            Outcome::Warn if measured == UNASKED => "mend podman first".to_owned(),
-            Outcome::Warn | Outcome::Fail => {
-                let commands = repair(check, self.user);
-                if commands.is_empty() { advice(check).to_owned() } else { shown(&commands) }
-            }
-        };
-        Finding { check, outcome, measured, fix }
+        finding(check, judged, self.user)
     }
 
-    fn linger(&self) -> (Outcome, String) {
+    fn linger(&self) -> Judged {
         let file = Path::new("/var/lib/systemd/linger").join(self.user);
+        let user = self.user;
         match file.try_exists() {
-            Ok(true) => (Outcome::Pass, format!("on for {}", self.user)),
-            Ok(false) if self.user == super::SERVICE_USER => {
+            Ok(true) => Ok((Outcome::Pass, format!("on for {user}"))),
+            Ok(false) if user == super::SERVICE_USER => {
                 let why = "its containers end, and podman's API is gone, until somebody logs in";
-                (Outcome::Fail, format!("off for {}: {why}", self.user))
+                Ok((Outcome::Fail, format!("off for {user}: {why}")))
             }
             Ok(false) => {
-                let user = self.user;
-                (Outcome::Warn, format!("off for {user}: models end with the last session"))
+                Ok((Outcome::Warn, format!("off for {user}: models end with the last session")))
             }
-            Err(error) => (Outcome::Warn, format!("{}: {error}", file.display())),
+            Err(error) => Err(format!("{}: {error}", file.display())),
         }
     }
 
@@ -128,8 +124,22 @@ impl Checks<'_> {
     }
 }
 
-fn unasked() -> (Outcome, String) {
-    (Outcome::Warn, UNASKED.to_owned())
+fn unasked() -> Judged {
+    Err(UNASKED.to_owned())
+}
+
+fn finding(check: Check, judged: Judged, user: &str) -> Finding {
+    let (outcome, measured) = match judged {
+        Ok((Outcome::Pass, measured)) => return Finding::pass(check, measured),
+        Ok(seen) => seen,
+        Err(why) => {
+            let fix = if why == UNASKED { "mend podman first" } else { UNSEEN };
+            return Finding::bad(check, Outcome::Warn, why, fix);
+        }
+    };
+    let commands = repair(check, user);
+    let fix = if commands.is_empty() { advice(check).to_owned() } else { shown(&commands) };
+    Finding { check, outcome, measured, fix }
 }
 
 /// What to do where no command does it.
@@ -162,13 +172,13 @@ pub(super) const fn advice(check: Check) -> &'static str {
     }
 }
 
-fn device_nodes(dev: &Path) -> (Outcome, String) {
+fn device_nodes(dev: &Path) -> Judged {
     let names = match fs::read_dir(dev) {
         Ok(entries) => entries.flatten().filter(|e| {
             let name = e.file_name();
             name.to_string_lossy().starts_with("nvidia")
         }),
-        Err(error) => return (Outcome::Warn, format!("{}: {error}", dev.display())),
+        Err(error) => return Err(format!("{}: {error}", dev.display())),
     };
     let (mut nodes, mut closed) = (Vec::new(), Vec::new());
     for entry in names {
@@ -184,17 +194,17 @@ fn device_nodes(dev: &Path) -> (Outcome, String) {
     }
     nodes.sort();
     if nodes.is_empty() {
-        return (Outcome::Fail, format!("there is no {}/nvidia*", dev.display()));
+        return Ok((Outcome::Fail, format!("there is no {}/nvidia*", dev.display())));
     }
     if !closed.is_empty() {
         let why = "not open to the users that engines run as";
-        return (Outcome::Fail, format!("{}: {why}", closed.join(", ")));
+        return Ok((Outcome::Fail, format!("{}: {why}", closed.join(", "))));
     }
     let measured = nodes.join(", ");
     if nodes.iter().any(|name| name == "nvidia-uvm") {
-        return (Outcome::Pass, measured);
+        return Ok((Outcome::Pass, measured));
     }
-    (Outcome::Warn, format!("{measured}; without nvidia-uvm no engine can use CUDA"))
+    Ok((Outcome::Warn, format!("{measured}; without nvidia-uvm no engine can use CUDA")))
 }
 
 fn cgroups(podman: &PodmanHost) -> (Outcome, String) {
@@ -208,16 +218,20 @@ fn cgroups(podman: &PodmanHost) -> (Outcome, String) {
     }
 }
 
-fn subids(podman: &PodmanHost) -> (Outcome, String) {
+fn subids(podman: &PodmanHost) -> Judged {
     let (Some(users), Some(groups)) = (podman.user_ids, podman.group_ids) else {
-        return (Outcome::Warn, "podman does not say how many".to_owned());
+        return Err("podman does not say how many".to_owned());
     };
     let measured = format!("{users} user and {groups} group IDs");
     // One of them is the user's own.
     if users.min(groups) > IDS_MIN - 1 {
-        return (Outcome::Pass, measured);
+        return Ok((Outcome::Pass, measured));
     }
-    (Outcome::Fail, format!("{measured} in podman's containers; images need {IDS_MIN} of each"))
+    let why = "in podman's containers; images need";
+    Ok((
+        Outcome::Fail,
+        format!("{measured} {why} {IDS_MIN} of each. The fix ends the models that run"),
+    ))
 }
 
 fn disk(podman: &PodmanHost) -> (Outcome, String) {
@@ -236,19 +250,19 @@ fn disk(podman: &PodmanHost) -> (Outcome, String) {
     }
 }
 
-fn selinux(podman: &PodmanHost) -> (Outcome, String) {
+fn selinux(podman: &PodmanHost) -> Judged {
     const BOOLEAN: &str = "/sys/fs/selinux/booleans/container_use_devices";
     if podman.selinux != Some(true) {
-        return (Outcome::Pass, "does not confine podman's containers".to_owned());
+        return Ok((Outcome::Pass, "does not confine podman's containers".to_owned()));
     }
     match fs::read_to_string(BOOLEAN) {
         Ok(text) if text.starts_with('1') => {
-            (Outcome::Pass, "container_use_devices is on".to_owned())
+            Ok((Outcome::Pass, "container_use_devices is on".to_owned()))
         }
         Ok(_) => {
-            (Outcome::Fail, "container_use_devices is off: engines cannot open GPUs".to_owned())
+            Ok((Outcome::Fail, "container_use_devices is off: engines cannot open GPUs".to_owned()))
         }
-        Err(error) => (Outcome::Warn, format!("{BOOLEAN}: {error}")),
+        Err(error) => Err(format!("{BOOLEAN}: {error}")),
     }
 }
 
@@ -294,12 +308,12 @@ mod tests {
     #[test]
     fn what_podman_says_is_judged() {
         let mut podman = PodmanHost::default();
-        assert_eq!(subids(&podman).0, Outcome::Warn);
+        assert!(subids(&podman).unwrap_err().contains("does not say"));
         podman.user_ids = Some(1);
         podman.group_ids = Some(65_537);
-        assert_eq!(subids(&podman).0, Outcome::Fail);
+        assert_eq!(subids(&podman).unwrap().0, Outcome::Fail);
         podman.user_ids = Some(65_537);
-        assert_eq!(subids(&podman).0, Outcome::Pass);
+        assert_eq!(subids(&podman).unwrap().0, Outcome::Pass);
         for (free, wanted) in
             [(0, Outcome::Fail), (1, Outcome::Warn), (29, Outcome::Warn), (30, Outcome::Pass)]
         {
@@ -311,15 +325,28 @@ mod tests {
         assert_eq!(cgroups(&podman).0, Outcome::Fail);
         podman.cgroup_version = Some("v2".into());
         assert_eq!(cgroups(&podman).0, Outcome::Pass);
-        assert_eq!(selinux(&podman).0, Outcome::Pass);
+        assert_eq!(selinux(&podman).unwrap().0, Outcome::Pass);
     }
 
     #[test]
     fn nodes_are_looked_at_and_not_only_their_names() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("nvidia0"), "no device").unwrap();
-        let (outcome, text) = device_nodes(dir.path());
+        let (outcome, text) = device_nodes(dir.path()).unwrap();
         assert_eq!(outcome, Outcome::Fail, "{text}");
-        assert_eq!(device_nodes(&dir.path().join("none")).0, Outcome::Warn);
+        assert!(device_nodes(&dir.path().join("none")).is_err());
+    }
+
+    #[test]
+    fn a_command_is_shown_for_what_was_seen_alone() {
+        let fix = |judged| finding(Check::Subids, judged, "hostler").fix;
+        for why in [UNASKED, "podman does not say how many"] {
+            let found = finding(Check::Subids, Err(why.to_owned()), "hostler");
+            assert_eq!((found.outcome, found.measured.as_str()), (Outcome::Warn, why));
+            assert!(!found.fix.is_empty() && !found.fix.contains("migrate"), "{}", found.fix);
+        }
+        let few = PodmanHost { user_ids: Some(1), group_ids: Some(1), ..PodmanHost::default() };
+        assert!(fix(subids(&few)).contains("podman system migrate"));
+        assert_eq!(fix(Ok((Outcome::Pass, String::new()))), "");
     }
 }

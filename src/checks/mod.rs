@@ -31,7 +31,8 @@ use crate::supervisor::ports::{Containers, Found, Gpus, PodmanInfo};
 use crate::types::GpuSnapshot;
 
 pub use exit::{Exit, StartFailure};
-pub use repair::repair;
+use repair::repair;
+pub use repair::wanted;
 
 /// One thing that is looked at. The words are an interface: doctor, D-Bus and scripts use them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

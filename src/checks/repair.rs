@@ -1,11 +1,12 @@
 //! Commands that mend what a check found.
 //!
-//! Purpose: the fix that a finding shows and the one that `hostler doctor --fix` runs are the same text. Invariant: they are
-//! made here, from the check and the user, never from what somebody else said: doctor runs as root, the daemon does not.
+//! Purpose: the fix that a finding shows and the one that `hostler doctor --fix` runs are the same text. Invariants: they are
+//! made here, from the check and the user, never from what somebody else said: doctor runs as root, the daemon does not. A command is
+//! for what was found to be wrong; where nothing could be looked at nothing is run, as some of these end all models.
 
 use std::fs;
 
-use super::{Check, SERVICE_USER};
+use super::{Check, Outcome, SERVICE_USER};
 
 /// IDs that a user of containers gets.
 const RANGE: u64 = 65_536;
@@ -45,6 +46,20 @@ pub fn repair(check: Check, user: &str) -> Vec<Vec<String>> {
     };
     let words = |line: &str| line.split(' ').map(str::to_owned).collect();
     text.lines().map(words).collect()
+}
+
+/// The commands for what a check found, told by its outcome and by the fix that is shown; none where those are about something that
+/// no command of ours mends.
+#[must_use]
+pub fn wanted(check: Check, outcome: &str, fix: &str, user: &str) -> Vec<Vec<String>> {
+    let commands = repair(check, user);
+    // A warning may be that nothing could be looked at, or about another thing than the command's.
+    let found = match Outcome::named(outcome) {
+        Some(Outcome::Fail) => true,
+        Some(Outcome::Warn) => fix == shown(&commands),
+        Some(Outcome::Pass) | None => false,
+    };
+    if found { commands } else { Vec::new() }
 }
 
 /// Commands as a person would type them.
@@ -135,5 +150,22 @@ mod tests {
         let commands = repair(Check::Linger, "hostler");
         assert_eq!(shown(&commands), "loginctl enable-linger hostler");
         assert!(repair(Check::Network, "hostler").is_empty());
+    }
+
+    #[test]
+    fn commands_are_run_for_what_was_found() {
+        let wanted = |check, outcome, fix| shown(&wanted(check, outcome, fix, "hostler"));
+        for (check, fix) in [
+            (Check::Subids, "mend podman first"),
+            (Check::Selinux, "mend podman first"),
+            (Check::Cdi, "mend or remove /etc/cdi/other.yaml"),
+            (Check::Linger, ""),
+        ] {
+            assert_eq!(wanted(check, "WARN", fix), "", "{check:?}");
+        }
+        let enable = "loginctl enable-linger hostler";
+        assert_eq!(wanted(Check::Linger, "WARN", enable), enable);
+        assert_eq!(wanted(Check::Linger, "PASS", enable), "");
+        assert!(wanted(Check::Subids, "FAIL", "").ends_with("restart hostler-podman.service"));
     }
 }

@@ -2,8 +2,10 @@
 //!
 //! The checks are those of [`crate::checks`], the same that the daemon makes before READY. Where the daemon runs it makes them
 //! itself, so that they are seen from where they count; where it does not they are made here, by root as the service user.
-//! Invariant: what `--fix` runs comes from our own table, by the check's name; what the daemon wrote is only shown.
+//! Invariants: what `--fix` runs comes from our own table, by the check's name; what the daemon wrote is only shown. It is run for what
+//! was found, never for what nobody could look at.
 
+use std::collections::BTreeSet;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 
@@ -58,8 +60,8 @@ impl Doctor {
         let user = if self.own { context.global.user } else { context.is_user().await };
         let options = Options::of(user, None);
         let mut rows = self.look(context, &options).await?;
-        if self.fix && mend(context, &rows, &options).await? {
-            rows = self.look(context, &options).await?;
+        if self.fix {
+            rows = self.mend(context, &options, rows).await?;
         }
         if context.out.json {
             context.out.document(&rows)?;
@@ -68,6 +70,31 @@ impl Doctor {
         }
         let bad = rows.iter().filter(|row| row.is_bad()).count();
         if bad > 0 && !self.own { Err(Failure::said(Exit::Unfit)) } else { Ok(()) }
+    }
+
+    /// Mends, and looks again after each round; what is found there. A check is mended once.
+    async fn mend(
+        &self,
+        context: &Context,
+        options: &Options,
+        mut rows: Vec<Row>,
+    ) -> Outcome<Vec<Row>> {
+        let mut done = BTreeSet::new();
+        loop {
+            let round = round(&rows, &options.service_user(), &done);
+            if round.is_empty() {
+                break;
+            }
+            for (check, commands) in round {
+                done.insert(check);
+                run_all(context, check, commands).await;
+            }
+            rows = self.look(context, options).await?;
+        }
+        if done.is_empty() {
+            context.out.say("there is nothing that a command mends");
+        }
+        Ok(rows)
     }
 
     async fn look(&self, context: &Context, options: &Options) -> Outcome<Vec<Row>> {
@@ -196,36 +223,40 @@ pub fn ids(passwd: &str, name: &str) -> Option<(u32, u32)> {
     Some((fields.next()?.ok()?, fields.next()?.ok()?))
 }
 
-/// Runs what mends. Whether anything was run.
-async fn mend(context: &Context, rows: &[Row], options: &Options) -> Outcome<bool> {
-    let pass = checks::Outcome::Pass.as_str();
-    let user = options.service_user();
-    let mut ran = false;
-    for row in rows.iter().filter(|row| row.outcome != pass) {
-        let Some(check) = Check::named(&row.check) else { continue };
-        for command in checks::repair(check, &user) {
-            let Some((program, args)) = command.split_first() else { continue };
-            context.out.say(&format!("{}: {}", row.check, command.join(" ")));
-            ran = true;
-            let mut command = Command::new(program);
-            command
-                .args(args)
-                .stdin(Stdio::null())
-                .stdout(Stdio::inherit())
-                .stderr(Stdio::inherit());
-            let why = match run(command).await {
-                Ok(output) if output.status.success() => continue,
-                Ok(output) => output.status.to_string(),
-                Err(err) => err.to_string(),
-            };
-            eprintln!("hostler: {program} failed ({why}), going on with the next check");
+/// What is to be run before the next look: what mends podman ends a round, as without podman much was not looked at.
+fn round(rows: &[Row], user: &str, done: &BTreeSet<Check>) -> Vec<(Check, Vec<Vec<String>>)> {
+    let mut round = Vec::new();
+    for row in rows {
+        let Some(check) = Check::named(&row.check).filter(|check| !done.contains(check)) else {
+            continue;
+        };
+        let commands = checks::wanted(check, &row.outcome, &row.fix, user);
+        if commands.is_empty() {
+            continue;
+        }
+        round.push((check, commands));
+        if check == Check::Podman {
             break;
         }
     }
-    if !ran {
-        context.out.say("there is nothing that a command mends");
+    round
+}
+
+/// Runs commands one after the other, up to the first that fails.
+async fn run_all(context: &Context, check: Check, commands: Vec<Vec<String>>) {
+    for command in commands {
+        let Some((program, args)) = command.split_first() else { continue };
+        context.out.say(&format!("{}: {}", check.as_str(), command.join(" ")));
+        let mut command = Command::new(program);
+        command.args(args).stdin(Stdio::null()).stdout(Stdio::inherit()).stderr(Stdio::inherit());
+        let why = match run(command).await {
+            Ok(output) if output.status.success() => continue,
+            Ok(output) => output.status.to_string(),
+            Err(err) => err.to_string(),
+        };
+        eprintln!("hostler: {program} failed ({why}), going on with the next check");
+        break;
     }
-    Ok(ran)
 }
 
 fn render(context: &Context, rows: &[Row]) -> String {
@@ -268,6 +299,33 @@ mod tests {
         let passwd = "root:x:0:0:root:/root:/bin/sh\nhostler:x:996:995::/var/lib/hostler:/x\n";
         assert_eq!(ids(passwd, "hostler"), Some((996, 995)));
         assert_eq!(ids(passwd, "host"), None);
+    }
+
+    #[test]
+    fn a_podman_that_does_not_answer_is_mended_before_anything_is_concluded() {
+        let unasked = "mend podman first";
+        let generate =
+            "nvidia-ctk cdi generate --device-name-strategy=uuid --output=/etc/cdi/nvidia.yaml";
+        let mut rows = vec![
+            Row::new("config", "pass", "valid", ""),
+            Row::new("cdi", "warn", "x.yaml cannot be used", "mend or remove x.yaml"),
+            Row::new("linger", "fail", "off", "loginctl enable-linger hostler"),
+            Row::new("podman", "fail", "does not answer", "…"),
+            Row::new("subids", "warn", "could not be looked at", unasked),
+            Row::new("selinux", "warn", "could not be looked at", unasked),
+            Row::new("network", "fail", "does not work", "…"),
+        ];
+        let checks = |rows: &[Row], done: &BTreeSet<Check>| -> Vec<Check> {
+            round(rows, "hostler", done).into_iter().map(|(check, _)| check).collect()
+        };
+        let mut done = BTreeSet::new();
+        assert_eq!(checks(&rows, &done), [Check::Linger, Check::Podman]);
+        // It answers: the rest was all right, but for what is found now.
+        done.extend([Check::Linger, Check::Podman]);
+        assert_eq!(checks(&rows, &done), [], "no command is run twice, and none unseen");
+        rows[1] = Row::new("cdi", "warn", "x", generate);
+        rows[4] = Row::new("subids", "fail", "1 user and 1 group IDs", "…");
+        assert_eq!(checks(&rows, &done), [Check::Cdi, Check::Subids]);
     }
 
     #[test]
