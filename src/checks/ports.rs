@@ -33,10 +33,16 @@ pub(super) fn judge(addresses: &[SocketAddr]) -> (Outcome, String) {
             Err(_) => {}
         }
     }
+    // Where the kernel has no IPv6 there is no such file.
+    let six = fs::read_to_string("/proc/net/if_inet6").unwrap_or_default();
     let (mut worst, mut words) = (Outcome::Pass, Vec::new());
     for address in addresses {
         let Some(socket) = listening.iter().find(|l| covers(&l.address, address)) else {
-            words.push(format!("{address} is free"));
+            words.push(if exists(address, &six) {
+                format!("{address} is free")
+            } else {
+                format!("{address} is no address here: this host has no IPv6")
+            });
             continue;
         };
         let holders = holders(Path::new("/proc"), socket.inode);
@@ -52,6 +58,13 @@ pub(super) fn judge(addresses: &[SocketAddr]) -> (Outcome, String) {
         words.push(format!("{address} {word}"));
     }
     (worst, words.join("; "))
+}
+
+/// Whether the host has the address, as far as that is about IPv6 being there at all; `interfaces` is `/proc/net/if_inet6`.
+fn exists(address: &SocketAddr, interfaces: &str) -> bool {
+    let loopback = format!("{:032x}", u128::from(Ipv6Addr::LOCALHOST));
+    let has = |ip: &str| interfaces.lines().any(|line| line.split(' ').next() == Some(ip));
+    address.ip() != IpAddr::V6(Ipv6Addr::LOCALHOST) || has(&loopback)
 }
 
 /// Whether who listens on `held` keeps others from `wanted`.
@@ -125,6 +138,15 @@ mod tests {
         assert_eq!(outcome, Outcome::Fail, "{text}");
         drop(socket);
         assert_eq!(judge(&[address]), (Outcome::Pass, format!("{address} is free")));
+    }
+
+    #[test]
+    fn ipv6_may_be_switched_off() {
+        let lo = "00000000000000000000000000000001 01 80 10 80       lo\n";
+        let (six, four) = ("[::1]:1".parse().unwrap(), "127.0.0.1:1".parse().unwrap());
+        assert!(exists(&six, lo) && exists(&four, lo) && exists(&four, ""));
+        assert!(!exists(&six, ""));
+        assert!(!exists(&six, "fe80000000000000000000000000000a 02 40 20 80     eth0\n"));
     }
 
     #[test]

@@ -27,7 +27,7 @@ pub(super) fn server(report: &mut Report<'_>, raw: RawServer, keyed: bool) -> Se
         })
     };
     let given = raw.listen.as_ref().map(|list| listen(report, "server.listen", list, far));
-    let listen = given.unwrap_or_else(default_listen);
+    let listen = given.unwrap_or_else(ServerConfig::default_listen);
     let mut time = |key: &str, value: Option<&Spanned<_>>, limits, default: Duration| {
         check::duration(report, key, value, limits).unwrap_or(default)
     };
@@ -71,11 +71,15 @@ pub(super) fn server(report: &mut Report<'_>, raw: RawServer, keyed: bool) -> Se
     }
 }
 
-fn default_listen() -> Vec<SocketAddr> {
-    vec![
-        SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, 8711)),
-        SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, 8711)),
-    ]
+impl ServerConfig {
+    /// Where a daemon without systemd's sockets listens when it is told nothing: on loopback, as far as the host has it.
+    #[must_use]
+    pub fn default_listen() -> Vec<SocketAddr> {
+        vec![
+            SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, 8711)),
+            SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, 8711)),
+        ]
+    }
 }
 
 /// `[metrics]`. `taken`: where the front door listens.

@@ -1,6 +1,6 @@
 //! The units themselves: sound, tight, and ready to listen.
 
-use crate::harness::{installed, skip_unless_wanted};
+use crate::harness::{COUNT, get, installed, property, serving, skip_unless_wanted};
 
 /// The exposure that `systemd-analyze security` may report for the daemon, in tenths. What is left has a reason in the unit.
 const EXPOSURE_TENTHS_MAX: u32 = 12;
@@ -52,6 +52,45 @@ fn the_sockets_listen_before_the_daemon_runs() {
         host.root("systemctl is-active hostler.service || true").unwrap().trim(),
         "inactive"
     );
+}
+
+/// Switched off at run time there is no ::1; at boot, the kernel does not even know of it.
+#[test]
+fn a_host_without_ipv6_serves_on_ipv4() {
+    skip_unless_wanted!();
+    let host = serving(COUNT).unwrap();
+    let answers = || {
+        let answer = get(&host, "/health").unwrap();
+        assert_eq!(answer.status, 200, "{answer:?}");
+        assert_eq!(host.failed_units().unwrap(), "");
+    };
+    let stop = "systemctl stop hostler.socket hostler-unix.socket hostler.service";
+    let start = "systemctl daemon-reload; systemctl start hostler.socket hostler-unix.socket";
+    let listens = || host.root("ss --listening --tcp --numeric --no-header").unwrap();
+    host.root(&format!("{stop}; sysctl -qw net.ipv6.conf.all.disable_ipv6=1; {start}")).unwrap();
+    assert!(host.root("cat /proc/net/if_inet6").unwrap().is_empty());
+    answers();
+
+    host.root(stop).unwrap();
+    assert!(!listens().contains(":8711"), "{}", listens());
+    host.write_file(
+        "/etc/systemd/system/hostler-ipv6.socket.d/none.conf",
+        "[Unit]\nConditionPathExists=/proc/net/none\n",
+    )
+    .unwrap();
+    host.root(start).unwrap();
+    answers();
+    assert_eq!(property(&host, "hostler-ipv6.socket", "ActiveState").unwrap(), "inactive");
+
+    // And there again, it comes with the other socket.
+    host.root(&format!(
+        "{stop}; sysctl -qw net.ipv6.conf.all.disable_ipv6=0; rm -r /etc/systemd/system/hostler-ipv6.socket.d; {start}"
+    ))
+    .unwrap();
+    assert!(listens().contains("[::1]:8711"), "{}", listens());
+    let run = host.try_root("curl -sS --fail http://[::1]:8711/health").unwrap();
+    assert!(run.status.success(), "{}", run.stderr);
+    answers();
 }
 
 #[test]

@@ -10,7 +10,7 @@ use super::{BytesText, DurationText, Written};
 #[serde(default, deny_unknown_fields)]
 pub struct RawServer {
     /// Addresses "IP:PORT" to listen on when systemd hands over no sockets; loopback only, unless [auth] names keys. Default
-    /// ["127.0.0.1:8711", "[::1]:8711"].
+    /// ["127.0.0.1:8711", "[::1]:8711"], the latter where the host has IPv6.
     #[schemars(with = "Vec<String>", extend("default" = ["127.0.0.1:8711", "[::1]:8711"]))]
     pub listen: Option<Spanned<Vec<Spanned<String>>>>,
     /// The longest that a request waits for its model to be loaded, 1s to 1h; then it is answered 503 with Retry-After
