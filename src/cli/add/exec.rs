@@ -22,6 +22,8 @@ pub struct Taken {
     pub args: Vec<String>,
     /// What was not taken over, with the reason.
     pub left: Vec<(String, String)>,
+    /// Keys that it leaves to the engine by name: what is below it does not set them either.
+    unset: Vec<&'static str>,
 }
 
 /// What a flag is to Hostler.
@@ -41,6 +43,31 @@ const LISTEN: &str = "Hostler decides where the engine listens";
 const KEYS: &str = "nobody but Hostler can reach the engine";
 const SHARE: &str = "Hostler computes it from the place; say what the model needs with vram";
 const SLEEP: &str = "Hostler drives sleep and idling";
+
+/// Up to where the configuration takes a number.
+fn most(key: &str) -> i64 {
+    match key {
+        "context" => 1 << 24,
+        "parallel" => 4096,
+        _ => 64,
+    }
+}
+
+/// A number of a command line, as its key takes it; else why it is none. `None` for no reason: it leaves that to the engine, which the
+/// configuration says by saying nothing.
+fn number(engine: EngineKind, key: &str, value: &str) -> Result<i64, Option<String>> {
+    let free = match (engine, key) {
+        (EngineKind::Llamacpp, _) => ["0", "-1"].contains(&value),
+        (EngineKind::Vllm, "context") => ["auto", "-1"].contains(&value),
+        (EngineKind::Vllm, _) => false,
+    };
+    let most = most(key);
+    match value.parse::<i64>() {
+        _ if free => Err(None),
+        Ok(number) if (1..=most).contains(&number) => Ok(number),
+        _ => Err(Some(format!("{key} is a whole number from 1 to {most} here"))),
+    }
+}
 
 fn meaning(engine: EngineKind, flag: &str) -> Option<Meaning> {
     use Meaning::{Dropped, DroppedAlone, DroppedMaybe, Fetch, Model, Name, Number};
@@ -74,6 +101,21 @@ fn meaning(engine: EngineKind, flag: &str) -> Option<Meaning> {
 }
 
 impl Taken {
+    /// A flag with a number; the last of several counts.
+    fn number(&mut self, engine: EngineKind, key: &'static str, flag: &str, value: &str) {
+        self.keys.retain(|(known, _)| *known != key);
+        let why = match number(engine, key, value) {
+            Ok(number) => return self.keys.push((key, Value::from(number))),
+            Err(why) => why,
+        };
+        self.unset.push(key);
+        let why = why.unwrap_or_else(|| {
+            let engine = if engine == EngineKind::Vllm { "vLLM" } else { "llama.cpp" };
+            format!("{engine} decides it, as where {key} is not set here; set {key} where it is to be less")
+        });
+        self.left.push((format!("{flag} {value}"), why));
+    }
+
     /// What another says that this does not. Its arguments and what it left come behind.
     pub fn or(&mut self, other: Self) {
         if self.model.is_none() && self.fetch.is_none() {
@@ -84,7 +126,7 @@ impl Taken {
             self.aliases.extend(other.aliases);
         }
         for (key, value) in other.keys {
-            if !self.keys.iter().any(|(known, _)| *known == key) {
+            if !self.keys.iter().any(|(known, _)| *known == key) && !self.unset.contains(&key) {
                 self.keys.push((key, value));
             }
         }
@@ -157,13 +199,7 @@ pub fn read(engine: EngineKind, exec: &[String]) -> Taken {
                 taken.name = names.next();
                 taken.aliases.extend(names);
             }
-            Meaning::Number(key) => match value.parse::<i64>() {
-                Ok(number) => taken.keys.push((key, Value::from(number))),
-                Err(_) => {
-                    let why = format!("{key} is a whole number here");
-                    taken.left.push((format!("{flag} {value}"), why));
-                }
-            },
+            Meaning::Number(key) => taken.number(engine, key, flag, &value),
             Meaning::Dropped(why) | Meaning::DroppedAlone(why) | Meaning::DroppedMaybe(why) => {
                 taken.left.push((flag.to_owned(), why.to_owned()));
             }
@@ -221,5 +257,23 @@ mod tests {
         let taken = read(EngineKind::Vllm, "vllm serve /m -pp 2 --headless --dtype auto");
         assert_eq!(taken.args, ["--dtype", "auto"]);
         assert_eq!(taken.left.len(), 2);
+    }
+
+    #[test]
+    fn a_number_that_leaves_it_to_the_engine_or_is_none_is_no_key() {
+        let mut taken = read(EngineKind::Llamacpp, "llama-server -m /m -c 4096 -c 0 -np -1");
+        taken.or(read(EngineKind::Llamacpp, "--ctx-size 8192 --parallel 4"));
+        assert_eq!(taken.keys, [], "and a variable of the environment does not set it either");
+        let left: Vec<&str> = taken.left.iter().map(|(flag, _)| flag.as_str()).collect();
+        assert_eq!(left, ["-c 0", "-np -1"]);
+        assert!(taken.left.iter().all(|(_, why)| why.contains("llama.cpp decides it")), "{taken:?}");
+        let taken = read(
+            EngineKind::Vllm,
+            "vllm serve /m --max-model-len -1 --max-num-seqs 5000 -tp 0 --max-num-seqs 4096",
+        );
+        assert_eq!(taken.keys, [("parallel", Value::from(4096))]);
+        let why: Vec<&str> = taken.left.iter().map(|(_, why)| why.as_str()).collect();
+        assert!(why[0].contains("vLLM decides it"), "{why:?}");
+        assert!(why[1].contains("from 1 to 4096") && why[2].contains("from 1 to 64"), "{why:?}");
     }
 }
