@@ -127,6 +127,21 @@ fn an_rpm_is_reproducible_has_the_debs_files_and_rpmlint_has_nothing_to_say() {
     }
 }
 
+/// podman only recommends it, and servers often install without what is recommended: no engine would start, nor the proof before READY.
+#[test]
+fn packages_require_what_no_container_starts_without() {
+    let deb =
+        output(Command::new("dpkg-deb").arg("--field").arg(shared(Format::Deb)).arg("Depends"));
+    let rpm = output(Command::new("rpm").args(["-qp", "--requires"]).arg(shared(Format::Rpm)));
+    let has = |list: &str, separator| {
+        list.split(separator).any(|entry| {
+            entry.trim().trim_start_matches('(').split(' ').next() == Some("catatonit")
+        })
+    };
+    assert!(has(&deb, ','), "{deb}");
+    assert!(has(&rpm, '\n'), "{rpm}");
+}
+
 /// Of all that a binary can say of its allocator: that it has our settings, which a linker could drop without a word.
 #[test]
 #[cfg(target_arch = "x86_64")]
