@@ -118,11 +118,14 @@ fn mounts(spec: &ContainerSpec, socket_dir: &Path) -> Vec<Value> {
 }
 
 /// The bind mount of a socket directory, the same for models and for the network proof.
+///
+/// z: where SELinux is on, podman gives the directory a label that containers may write; it has that of its surroundings, and no engine
+/// could make its socket. The directory is the service user's own, who therefore may. Weights are not, and none is asked for there.
 #[must_use]
 pub fn socket_mount(socket_dir: &Path) -> Value {
     json!({
         "type": "bind", "source": socket_dir, "destination": SOCKET_DIR,
-        "options": ["rw", "nosuid", "nodev", "noexec"],
+        "options": ["rw", "nosuid", "nodev", "noexec", "z"],
     })
 }
 
@@ -206,7 +209,7 @@ pub(super) mod tests {
                 {"type": "tmpfs", "source": "tmpfs", "destination": "/tmp",
                  "options": ["rw", "nosuid", "nodev", "exec", "notmpcopyup", "mode=1777", "size=4294967296"]},
                 {"type": "bind", "source": "/run/hostler/engines/i", "destination": "/run/engine",
-                 "options": ["rw", "nosuid", "nodev", "noexec"]},
+                 "options": ["rw", "nosuid", "nodev", "noexec", "z"]},
                 {"type": "bind", "source": "/srv/w.gguf", "destination": "/weights/w.gguf",
                  "options": ["ro", "nosuid", "nodev", "rbind"]},
             ],
