@@ -79,6 +79,7 @@ impl World {
             max_queue: 100_000,
             drain_timeout: Duration::from_secs(30),
             headroom: Bytes::mib(512),
+            slack: Bytes::ZERO,
             release: ReleaseRule::default(),
             rules: Rules {
                 policy: policy::named(host.eviction),

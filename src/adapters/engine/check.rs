@@ -92,11 +92,16 @@ mod tests {
                 let mut head = [0; 2048];
                 let n = stream.read(&mut head).await.unwrap();
                 let asked_for = |line: &str| head[..n].starts_with(line.as_bytes());
-                let answer = match kind {
-                    _ if asked_for("GET /health ") => health,
-                    EngineKind::Llamacpp if asked_for("GET /metrics ") => other,
-                    EngineKind::Vllm if asked_for("POST /v1/completions ") => other,
-                    _ => "599 What is not for this engine\r\ncontent-length: 0\r\n\r\n",
+                let its_own = match kind {
+                    EngineKind::Llamacpp => "GET /metrics ",
+                    EngineKind::Vllm => "POST /v1/completions ",
+                };
+                let answer = if asked_for("GET /health ") {
+                    health
+                } else if asked_for(its_own) {
+                    other
+                } else {
+                    "599 What is not for this engine\r\ncontent-length: 0\r\n\r\n"
                 };
                 if !answer.is_empty() {
                     let text = format!("HTTP/1.1 {answer}");

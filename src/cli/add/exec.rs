@@ -266,7 +266,10 @@ mod tests {
         assert_eq!(taken.keys, [], "and a variable of the environment does not set it either");
         let left: Vec<&str> = taken.left.iter().map(|(flag, _)| flag.as_str()).collect();
         assert_eq!(left, ["-c 0", "-np -1"]);
-        assert!(taken.left.iter().all(|(_, why)| why.contains("llama.cpp decides it")), "{taken:?}");
+        assert!(
+            taken.left.iter().all(|(_, why)| why.contains("llama.cpp decides it")),
+            "{taken:?}"
+        );
         let taken = read(
             EngineKind::Vllm,
             "vllm serve /m --max-model-len -1 --max-num-seqs 5000 -tp 0 --max-num-seqs 4096",
