@@ -1,8 +1,10 @@
 //! The same daemon for a desktop user, in that user's own manager.
 
-use crate::harness::{Answer, COUNT, check_count, count_request, installed, skip_unless_wanted};
+use crate::harness::{
+    Answer, COUNT, SOON, check_count, count_request, installed, skip_unless_wanted,
+};
 use std::fs::File;
-use testhost::Host;
+use testhost::{Host, Look, wait_for};
 
 const HOME: &str = "/home/alice";
 
@@ -45,8 +47,13 @@ fn a_desktop_user_starts_a_socket_and_is_answered() {
     check_count(&ask(&host, ""), 512);
     assert_eq!(state("hostler.service"), "active");
     check_count(&ask(&host, "--unix-socket $XDG_RUNTIME_DIR/hostler/http.sock"), 512);
-    let shown = host.user("alice", "systemctl --user status --no-pager hostler.service").unwrap();
-    assert!(shown.contains("Status: \"1 of 1 models ready (count)"), "{shown}");
+    // The line is written once a second at the most.
+    wait_for("the status line", SOON, || {
+        let shown = host.user("alice", "systemctl --user status --no-pager hostler.service")?;
+        let ready = shown.contains("Status: \"1 of 1 models ready (count)");
+        Ok(if ready { Look::Done(()) } else { Look::NotYet(shown) })
+    })
+    .unwrap();
 
     // Everything runs as her, and the service user's podman is none of it.
     let owner = host.root("ps -o user= -p $(pgrep --exact hostlerd)").unwrap();

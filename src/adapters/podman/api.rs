@@ -293,17 +293,19 @@ impl Api {
         self.wire.call(what, Method::DELETE, &path, None, self.deadlines.act).await.map(drop)
     }
 
-    /// All proof pods of a namespace: ID and, in podman's words, when it was made.
+    /// All proof pods of a namespace: ID, name and, in podman's words, when it was made.
     ///
     /// # Errors
     /// As [`PodmanError`] says.
-    pub async fn proof_pods(&self, namespace: &str) -> Result<Vec<(String, String)>, PodmanError> {
+    pub async fn proof_pods(&self, namespace: &str) -> Result<Vec<[String; 3]>, PodmanError> {
         let filters = serde_json::json!({"label": [format!("{}={namespace}", labels::PROOF)]});
         let path = format!("/pods/json?filters={}", encode(&filters.to_string()));
         // No pods at all is a null in some versions.
         let pods: Option<Vec<Value>> = self.get("list the proof's pods", &path).await?;
         let text = |pod: &Value, key| pod.get(key).and_then(Value::as_str).map(str::to_owned);
-        let each = |pod: &Value| Some((text(pod, "Id")?, text(pod, "Created").unwrap_or_default()));
+        let or_none = |pod: &Value, key| text(pod, key).unwrap_or_default();
+        let each =
+            |pod: &Value| Some([text(pod, "Id")?, or_none(pod, "Name"), or_none(pod, "Created")]);
         Ok(pods.unwrap_or_default().iter().filter_map(each).collect())
     }
 

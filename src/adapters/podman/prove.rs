@@ -4,8 +4,8 @@
 //! forwarding each fail on their own. Invariants: what is proven is what models use (the same mount, the same port
 //! mapping, the same service); it needs no image but podman's own, because it starts a *pod*: its infra container
 //! is made by podman itself from `catatonit`; everything is removed afterwards, and what a crash left is removed
-//! before, when it is so old that nobody can be at work with it. Young proofs of others are left alone: `hostler doctor` proves beside a
-//! daemon that starts.
+//! before: what whoever made it does not run for any more, or what is so old that nobody can be at work with it. Proofs of others who live are
+//! left alone: `hostler doctor` proves beside a daemon that starts.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -31,7 +31,7 @@ impl Inner {
         let thing = thing(transport);
         let fault = |e: PodmanError| e.fault(FaultCode::StopFailed, &thing);
         self.sweep().await.map_err(fault)?;
-        let name = format!("{}{:08x}", self.prefix(), random());
+        let name = format!("{}{:x}-{:08x}", self.prefix(), std::process::id(), random());
         let proven = self.attempt(transport, &name, &thing).await;
         let removed = self.remove_pod(&name).await.map_err(fault);
         self.remove_dir(&socket_dir::path(&self.engine_dir, &name));
@@ -47,18 +47,19 @@ impl Inner {
 
     /// Removes pods and directories of proofs that crashes left.
     async fn sweep(&self) -> Result<(), PodmanError> {
-        let age = self.api.deadlines.leftover;
-        for (pod, made) in self.api.proof_pods(&self.namespace).await? {
-            if is_older(&made, age) {
+        let (age, prefix) = (self.api.deadlines.leftover, self.prefix());
+        for [pod, name, made] in self.api.proof_pods(&self.namespace).await? {
+            if is_orphan(&prefix, &name) || is_older(&made, age) {
                 self.remove_pod(&pod).await?;
             }
         }
-        let prefix = self.prefix();
         let Ok(entries) = std::fs::read_dir(&self.engine_dir) else { return Ok(()) };
         for entry in entries.flatten() {
-            let made = entry.metadata().and_then(|meta| meta.modified());
+            let (made, name) =
+                (entry.metadata().and_then(|meta| meta.modified()), entry.file_name());
+            let name = name.to_string_lossy();
             let old = made.is_ok_and(|made| made.elapsed().is_ok_and(|since| since > age));
-            if old && entry.file_name().to_string_lossy().starts_with(&prefix) {
+            if name.starts_with(&prefix) && (old || is_orphan(&prefix, &name)) {
                 self.remove_dir(&entry.path());
             }
         }
@@ -119,6 +120,14 @@ impl Inner {
         }
         body
     }
+}
+
+/// Whether the process that made a proof of this name is gone. All who make some are of one user, who sees its own processes. `false` where
+/// another has its number now: age tells then.
+fn is_orphan(prefix: &str, name: &str) -> bool {
+    let pid = name.strip_prefix(prefix).and_then(|rest| rest.split_once('-'));
+    let pid = pid.and_then(|(pid, _)| u32::from_str_radix(pid, 16).ok());
+    pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists())
 }
 
 fn thing(transport: Transport) -> String {
@@ -220,6 +229,19 @@ async fn accepts(pod: &Pod) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_proof_is_an_orphan_when_its_maker_is_gone() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let name = |pid: u32| format!("p-{pid:x}-00000001");
+        assert!(!is_orphan("p-", &name(std::process::id())));
+        assert!(!is_orphan("p-", &name(child.id())), "it was not waited for");
+        child.wait().unwrap();
+        assert!(is_orphan("p-", &name(child.id())));
+        for other in ["", "p-", "p-zz-1", "p-1", "q-ffffffff-1"] {
+            assert!(!is_orphan("p-", other), "{other}");
+        }
+    }
 
     #[test]
     fn only_a_real_user_namespace_with_subordinate_ids_passes() {
