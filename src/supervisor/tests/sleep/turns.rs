@@ -40,7 +40,11 @@ fn who_makes_way_is_stopped_where_it_cannot_sleep_any_more() {
     assert!(!night.asks("sleep"));
     // Nor one that an operator unloads meanwhile.
     let (mut night, a) = yielding();
-    night.host.tell(Event::Unload { waiter: WaiterId(9), model: name("a"), haste: Haste::Drain });
+    night.host.tell(Event::Unload {
+        waiter: WaiterId(9),
+        model: name("a"),
+        haste: Haste::Drain,
+    });
     night.host.release(&a);
     assert_eq!(night.host.stops(), std::slice::from_ref(&a));
 }
