@@ -2,7 +2,6 @@
 
 mod asked;
 mod night;
-mod turns;
 
 use super::*;
 use crate::supervisor::ports::CanaryError;
