@@ -257,9 +257,7 @@ impl State {
             Event::Measure { waiter, model } => {
                 self.measure_on_demand(now, waiter, &model, &mut out);
             }
-            Event::Unload { waiter, model, haste } => {
-                self.unload(waiter, &model, haste, &mut out);
-            }
+            Event::Unload { waiter, model, haste } => self.unload(waiter, &model, haste, &mut out),
             Event::Shutdown { keep } => self.begin_shutdown(now, keep, &mut out),
             Event::Found(found) => self.take_over(now, found, &mut out),
             Event::Progress { instance, phase } => self.progress(now, &instance, phase, &mut out),
