@@ -19,9 +19,6 @@ use crate::types::{Denied, DoorSpec, ModelName};
 /// A model that is ready is had within this, unless all processors are busy with others.
 pub(super) const AT_ONCE: Duration = Duration::from_millis(100);
 
-/// What a load is taken to last before one was seen.
-const LOAD_GUESS: Duration = Duration::from_secs(30);
-
 /// Who asks whom for what.
 pub(super) struct Asking<'a> {
     pub gate: &'a Arc<Gate>,
@@ -89,10 +86,9 @@ impl Asking<'_> {
         let model = status.models.iter().find(|model| model.name == *name)?;
         let progress = model.progress?;
         let last = || model.load_ms.map(Duration::from_millis);
-        let expected = progress.expected.or_else(last).unwrap_or(LOAD_GUESS);
-        let left = expected.saturating_sub(self.supervisor.now().since(progress.since));
-        let retry_after = left.max(Duration::from_secs(1));
-        Some(Denied::StillLoading { model: name.clone(), phase: model.phase, retry_after }.into())
+        let expected = progress.expected.or_else(last);
+        let passed = self.supervisor.now().since(progress.since);
+        Some(Denied::loading(name.clone(), model.phase, expected, passed).into())
     }
 }
 

@@ -7,7 +7,7 @@ use super::effect::{Effect, Notice};
 use super::event::Observation;
 use super::instance::{Instance, Life};
 use super::state::{Model, State};
-use crate::plan::{self, Key, KeyRef, Measured, Needs, Peak, Sample, SampleRule, Sampler, Source};
+use crate::plan::{self, Key, Measured, Needs, Peak, Sample, SampleRule, Sampler, Source};
 use crate::types::{Bytes, MeasuredNeed, ModelName, ModelSpec, Moment, Silence};
 
 /// What is known of one model's memory, beside the book.
@@ -50,10 +50,6 @@ impl Knowledge {
     pub(super) fn image_changed(&mut self) {
         self.image_id = None;
         self.peaks.values_mut().for_each(|peak| peak.whole = false);
-    }
-
-    fn key<'a>(&'a self, image_digest: &'a str, gpu_name: &'a str, driver: &'a str) -> KeyRef<'a> {
-        KeyRef { image_digest, gpu_name, driver, ..self.key.borrow() }
     }
 }
 
@@ -177,8 +173,7 @@ impl State {
                 plan::Verdict::Steady(measured) => {
                     let image = instance.launched.as_ref().map(|l| l.image_id.as_str());
                     let Some(image) = image.filter(|id| !id.is_empty()) else { continue };
-                    let (driver, own) = (ledger.driver(), state.key.borrow());
-                    let key = KeyRef { image_digest: image, gpu_name: name, driver, ..own };
+                    let key = state.key.on(image, name, ledger.driver());
                     let mut footprint = measured.footprint(key.to_key(), observation.unix_s);
                     let loads = || book.loads(&state.key.model, &state.key.args_hash);
                     let loads = if current { Some(&model.loads) } else { loads() };
@@ -228,7 +223,7 @@ impl State {
         let slack = plan::slack(&model.spec, each);
         let known = |name: &str| {
             let image = model.known.image_id.as_deref();
-            let key = image.map(|image| model.known.key(image, name, self.ledger.driver()));
+            let key = image.map(|image| model.known.key.on(image, name, self.ledger.driver()));
             let footprint = key.and_then(|key| self.book.get(key));
             let peak = model.known.peaks.get(name).copied();
             let any = footprint.is_some() || peak.is_some();
@@ -249,7 +244,7 @@ impl State {
         let on = on.and_then(|gpu| self.ledger.name(gpu));
         let names = on.into_iter().chain(self.ledger.names());
         let driver = self.ledger.driver();
-        let mut found = names.filter_map(|n| self.book.get(model.known.key(image, n, driver)));
+        let mut found = names.filter_map(|n| self.book.get(model.known.key.on(image, n, driver)));
         let footprint = found.next()?;
         Some(MeasuredNeed {
             bytes: footprint.bytes_per_device,

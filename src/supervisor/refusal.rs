@@ -9,9 +9,6 @@ use super::queue::Purpose;
 use super::state::{Model, State};
 use crate::types::{Bytes, Denied, ModelName, Moment, WaiterId};
 
-/// What a load is taken to last before one was seen.
-const LOAD_GUESS: Duration = Duration::from_secs(30);
-
 impl State {
     /// The model that an operator wants loaded, whatever for; `None`: the operator is refused.
     pub(super) fn wished(
@@ -63,10 +60,8 @@ impl Model {
                 Denied::StillLoading { model, phase: instance.phase(), retry_after }
             }
             Some(instance) if instance.is_loading() => {
-                let expected = self.last_load.unwrap_or(LOAD_GUESS);
-                let left = expected.saturating_sub(now.since(instance.ordered));
-                let retry_after = left.max(Duration::from_secs(1));
-                Denied::StillLoading { model, phase: instance.phase(), retry_after }
+                let passed = now.since(instance.ordered);
+                Denied::loading(model, instance.phase(), self.last_load, passed)
             }
             Some(_) | None => {
                 let why = self.waiting_for.clone();
@@ -77,7 +72,7 @@ impl Model {
                     "its earlier container is still stopping"
                 };
                 let why = why.unwrap_or_else(|| busy.into());
-                let retry_after = self.last_load.unwrap_or(LOAD_GUESS);
+                let retry_after = self.last_load.unwrap_or(Denied::LOAD_GUESS);
                 Denied::NoRoom { model, why, report: self.report.clone(), retry_after }
             }
         }
@@ -103,7 +98,7 @@ impl Model {
             model: self.spec.name.clone(),
             why: why.to_owned(),
             report: self.report.clone(),
-            retry_after: self.last_load.unwrap_or(LOAD_GUESS),
+            retry_after: self.last_load.unwrap_or(Denied::LOAD_GUESS),
         }
     }
 

@@ -12,7 +12,7 @@ use crate::plan::{ReleaseRule, Rules, SleepRules, Usage, policy};
 use crate::types::{
     Bytes, DayMinute, Denied, Eviction, Fault, FaultCode, Generation, GpuId, GpuReading,
     GpuSnapshot, Haste, Hours, InstanceId, Known, ModelName, ModelSpec, Moment, Need, NeedSource,
-    OnFull, Phase, Placement, Verdict, WaiterId, Wish, test_spec,
+    OnFull, Phase, Placement, Silence, Verdict, WaiterId, Wish, test_spec,
 };
 
 use rig::{Host, MIN_RESIDENCY, fault, launched, name, spec};
@@ -335,7 +335,7 @@ fn unreadable_devices_stop_new_starts_and_nothing_else() {
     assert!(host.state.status(host.now).problems.is_empty());
     let lost = GpuSnapshot {
         devices: vec![],
-        lost: vec![(GpuId::host(), "gone".into())],
+        lost: vec![(GpuId::host(), Silence::Gone("gone".into()))],
         driver: String::new(),
     };
     let usage = BTreeMap::new();

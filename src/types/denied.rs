@@ -114,6 +114,21 @@ fn too_much(need: Bytes, devices: u32, largest: Bytes) -> String {
 }
 
 impl Denied {
+    /// What a load is taken to last before one was seen.
+    pub const LOAD_GUESS: Duration = Duration::from_secs(30);
+
+    /// Still loading: `expected` to take so long in all, of which `passed` is over.
+    #[must_use]
+    pub fn loading(
+        model: ModelName,
+        phase: Phase,
+        expected: Option<Duration>,
+        passed: Duration,
+    ) -> Self {
+        let left = expected.unwrap_or(Self::LOAD_GUESS).saturating_sub(passed);
+        Self::StillLoading { model, phase, retry_after: left.max(Duration::from_secs(1)) }
+    }
+
     /// The word for it in HTTP's `error.code`, logs and metrics.
     #[must_use]
     pub const fn code(&self) -> &'static str {

@@ -86,12 +86,6 @@ impl Silence {
     }
 }
 
-impl From<&str> for Silence {
-    fn from(why: &str) -> Self {
-        Self::Gone(why.to_owned())
-    }
-}
-
 /// All configured devices at one time. A device that could not be read is in `lost`, never in `devices` with zeros.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct GpuSnapshot {

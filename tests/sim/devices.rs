@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use hostler::plan::Usage;
 use hostler::supervisor::event::{Event, Observation};
-use hostler::types::{Bytes, GpuReading, GpuSnapshot, InstanceId, Known, Moment, ProcessMemory};
+use hostler::types::{
+    Bytes, GpuReading, GpuSnapshot, InstanceId, Known, Moment, ProcessMemory, Silence,
+};
 
 use crate::case::gpu;
 use crate::engines::{Container, broke, pid};
@@ -192,7 +194,7 @@ impl World {
         };
         let all = 0..self.devices.len();
         let lost = all.clone().filter(|at| !there(at));
-        let lost = lost.map(|at| (gpu(at), "is lost".into())).collect();
+        let lost = lost.map(|at| (gpu(at), Silence::Gone("is lost".into()))).collect();
         let devices = all.filter(there).map(reading).collect();
         GpuSnapshot { devices, lost, driver: "1".into() }
     }

@@ -9,15 +9,13 @@ use std::time::Duration;
 use hyper::Method;
 use serde_json::json;
 
-use super::dev;
 use super::probe::{self, Health};
+use super::{dev, metrics};
 use crate::supervisor::ports::{Endpoint, Ill};
 use crate::types::{EngineKind, ModelSpec};
 
 /// Until an engine whose queue of connections is full is asked again.
 const BUSY_PAUSE: Duration = Duration::from_millis(50);
-/// Of an answer that nobody reads.
-const BODY_MAX: usize = 4 << 20;
 
 /// Asks.
 ///
@@ -52,7 +50,7 @@ pub(super) async fn check(
             }
         };
         // Its own limit is never the first: the one around all of this tells silence apart.
-        let limits = (2 * timeout, BODY_MAX);
+        let limits = (2 * timeout, metrics::BODY_MAX);
         let (status, _) =
             dev::converse(endpoint, method, path, body, limits).await.map_err(Ill::says)?;
         match status {

@@ -13,7 +13,7 @@ use crate::supervisor::ports::Endpoint;
 /// An engine that is busy answers late: vLLM from the process that also tokenizes.
 const DEADLINE: Duration = Duration::from_secs(5);
 /// vLLM's page is some 100 kB.
-const BODY_MAX: usize = 4 << 20;
+pub(super) const BODY_MAX: usize = 4 << 20;
 
 /// Asks.
 ///

@@ -125,7 +125,7 @@ fn held(pids: &[u32], reading: &GpuReading) -> Known<Bytes> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::ProcessMemory;
+    use crate::types::{ProcessMemory, Silence};
 
     fn device(id: &str, used: u64, processes: &[(u32, Option<u64>)]) -> GpuReading {
         let processes = processes
@@ -177,7 +177,7 @@ mod tests {
         let gone = GpuId::new("gone");
         let snapshot = GpuSnapshot {
             devices: vec![device("a", 5, &[(1, Some(5))])],
-            lost: vec![(gone.clone(), "off the bus".into())],
+            lost: vec![(gone.clone(), Silence::Gone("off the bus".into()))],
             driver: String::new(),
         };
         let usage = attribute(&[1], vec![GpuId::new("a"), gone.clone()], &snapshot);

@@ -72,6 +72,17 @@ impl Key {
         }
     }
 
+    /// The same model and arguments with another image, on other devices, under another driver.
+    #[must_use]
+    pub fn on<'a>(
+        &'a self,
+        image_digest: &'a str,
+        gpu_name: &'a str,
+        driver: &'a str,
+    ) -> KeyRef<'a> {
+        KeyRef { image_digest, gpu_name, driver, ..self.borrow() }
+    }
+
     /// The key of `spec` as it runs from the image with `image_digest` on devices called `gpu_name` under `driver`.
     #[must_use]
     pub fn new(spec: &ModelSpec, image_digest: &str, gpu_name: &str, driver: &str) -> Self {

@@ -175,7 +175,7 @@ fn a_lost_device_offers_nothing_and_comes_back() {
     ledger.observe(Moment::START, &reading(0), &BTreeMap::new());
     let lost = GpuSnapshot {
         devices: vec![],
-        lost: vec![(gpu(), "fell off the bus".into())],
+        lost: vec![(gpu(), Silence::Gone("fell off the bus".into()))],
         driver: String::new(),
     };
     ledger.observe(Moment::from_secs(1), &lost, &BTreeMap::new());

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::plan::{Demand, ReleaseRule, Standing, Usage, policy};
 use crate::types::{
-    DeviceHolder, Eviction, Generation, GpuReading, GpuSnapshot, Known, Need, NeedSource,
+    DeviceHolder, Eviction, Generation, GpuReading, GpuSnapshot, Known, Need, NeedSource, Silence,
 };
 
 fn gpu(n: usize) -> GpuId {
@@ -301,7 +301,7 @@ fn a_lost_device_is_no_never() {
     let mut w = world(&[(100, 0)], &[]);
     let lost = GpuSnapshot {
         devices: vec![],
-        lost: vec![(gpu(0), "fell off the bus".into())],
+        lost: vec![(gpu(0), Silence::Gone("fell off the bus".into()))],
         driver: String::new(),
     };
     w.0.observe(Moment::from_secs(1), &lost, &BTreeMap::new());

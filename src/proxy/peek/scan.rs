@@ -253,7 +253,8 @@ impl Scan {
             self.seen |= NOT_OBJECT;
         }
         // Engines are generous: to vLLM 1 and "true" are true.
-        if self.wanted() == Some(BACKGROUND) && !matches!(byte, b'f' | b'n') {
+        let want = self.wanted();
+        if want == Some(BACKGROUND) && !matches!(byte, b'f' | b'n') {
             self.background = true;
             if self.foreground {
                 return Err(PeekError::Background);
@@ -261,16 +262,17 @@ impl Scan {
         }
         match byte {
             b'"' => {
-                let want = self.wanted();
                 if let Some(key) = want
-                    .filter(|k| !matches!(PARAMS[*k].kind, param::Kind::Text | param::Kind::Any))
+                    && !matches!(PARAMS[key].kind, param::Kind::Text | param::Kind::Any)
                 {
                     return Err(wrong_type(key));
                 }
                 self.text_starts(false, if want.is_some() { TEXT_MAX } else { 0 });
             }
             b'{' | b'[' => {
-                if let Some(key) = self.wanted().filter(|key| *key != BACKGROUND) {
+                if let Some(key) = want
+                    && PARAMS[key].kind != param::Kind::Any
+                {
                     return Err(wrong_type(key));
                 }
                 if self.depth == DEPTH_MAX {

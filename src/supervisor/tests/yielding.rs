@@ -9,7 +9,7 @@ pub(super) fn gib(n: u64) -> u64 {
 
 /// A reading of two devices of 100 GiB: (in use, lost), with what each instance holds on each of its devices.
 pub(super) fn reading(host: &mut Host, used: [u64; 2], lost: bool, holds: &[(&InstanceId, u64)]) {
-    silent(host, used, lost.then(|| "fell off the bus".into()), holds);
+    silent(host, used, lost.then(|| Silence::Gone("fell off the bus".into())), holds);
 }
 
 /// The same where the first may not answer.
