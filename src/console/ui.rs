@@ -44,3 +44,18 @@ pub(super) fn page() -> Response<Content> {
     headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    /// The page's own script, with a document that is nothing but what it uses of one.
+    #[test]
+    fn the_script_does_what_the_page_promises() {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/src/console/ui/tests.mjs");
+        let mut node = Command::new("node");
+        let ran = node.args(["--test-reporter=tap", "--test", script]).output();
+        let ran = ran.unwrap_or_else(|err| panic!("node: {err}; run tests/host/prereqs.sh"));
+        assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stdout));
+    }
+}

@@ -1,8 +1,10 @@
 "use strict";
 // One page over /api/v1/events. Whatever comes from the host is put in as text, never as HTML.
 const $ = (id) => document.getElementById(id);
-const seen = { status: null, at: 0, events: [], you: null, load: [], chunks: null };
+const seen = { status: null, at: 0, events: [], you: null, load: [], chunks: null, live: false };
 const HISTORY = 300, LANES = 900, EVENTS = 256;
+// The host says something every ten seconds; one that is silent for so long is gone without a word.
+const SILENCE = 30000;
 let key = sessionStorage.getItem("hostler-key") || "";
 
 function el(tag, className, ...children) {
@@ -55,12 +57,13 @@ async function ask(url, options = {}) {
   error.status = answer.status;
   throw error;
 }
-async function* events(answer) {
+async function* events(answer, heard = () => {}) {
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {
     const { value, done } = await reader.read();
     if (done) return;
+    heard();
     rest += value;
     let end;
     while ((end = rest.indexOf("\n\n")) >= 0) {
@@ -74,17 +77,23 @@ async function* events(answer) {
 async function follow() {
   let pause = 500;
   for (;;) {
+    const line = new AbortController();
+    let silent;
+    const heard = () => { clearTimeout(silent); silent = setTimeout(() => line.abort(), SILENCE); };
     try {
-      const answer = await ask("/api/v1/events");
+      heard();
+      const answer = await ask("/api/v1/events", { signal: line.signal });
       pause = 500;
       seen.events = [];
-      for await (const { name, data } of events(answer)) {
+      for await (const { name, data } of events(answer, heard)) {
         if (name === "you") { seen.you = JSON.parse(data); you(); }
-        if (name === "status") { seen.status = JSON.parse(data); seen.at = performance.now(); draw(); }
+        if (name === "status") take(JSON.parse(data));
         if (name === "notice") { seen.events.push(JSON.parse(data)); seen.events = seen.events.slice(-EVENTS); drawEvents(); drawLanes(); }
       }
+      clearTimeout(silent);
       lost("connecting");
     } catch (error) {
+      clearTimeout(silent);
       if (error.status === 401 || error.status === 403) {
         lost("key needed");
         await askKey(key ? error.message : "");
@@ -96,7 +105,18 @@ async function follow() {
     pause = Math.min(pause * 2, 5000);
   }
 }
+function take(status) {
+  // Another daemon counts its time, and what it has served, from nothing.
+  if (seen.status && status.epoch_us !== seen.status.epoch_us) { seen.load = []; seen.chunks = null; $("n-chunks").textContent = "0"; }
+  seen.status = status;
+  seen.at = performance.now();
+  seen.live = true;
+  document.body.classList.remove("lost");
+  draw();
+}
 function lost(word) {
+  seen.live = false;
+  document.body.classList.add("lost");
   $("state").textContent = word;
   $("state").className = "pill p-lost";
 }
@@ -201,16 +221,19 @@ const ACTS = {
   stopped: ["load", "pin"], waiting: ["unload"], failed: ["load"], pulling: ["unload"], starting: ["unload"], loading: ["unload"],
   ready: ["unload", "sleep"], draining: [], dozing: [], asleep: ["wake", "unload"], waking: [], stopping: [],
 };
+const used = (m) => m.in_flight || m.queued ? `${m.in_flight} running, ${m.queued} waiting` : m.last_used ? `used ${ago(now() - seconds(m.last_used))}` : "not used yet";
 const buttons = new Map();
 function drawModels(models) {
   // Rows are kept and filled anew, so that a button does not vanish under a finger.
   const rows = models.map((m) => {
     let row = buttons.get(m.name);
     if (!row) { row = el("article", "model"); row.dataset.model = m.name; buttons.set(m.name, row); }
-    const wanted = JSON.stringify([m, seen.you]);
+    const wanted = JSON.stringify([m, seen.you, used(m)]);
     if (row.dataset.drawn !== wanted || m.progress) { fill(row, m); row.dataset.drawn = wanted; }
     return row;
   });
+  const names = new Set(models.map((m) => m.name));
+  for (const name of buttons.keys()) if (!names.has(name)) buttons.delete(name);
   const here = [...$("models").children];
   if (rows.length !== here.length || rows.some((r, at) => r !== here[at])) $("models").replaceChildren(...rows);
 }
@@ -258,7 +281,7 @@ function fill(row, m) {
     el("div", "", el("span", "name", m.name), m.pinned ? el("span", "quiet", " pinned") : null, el("div", "quiet", [m.engine, ...m.aliases].join(" · "))),
     el("div", "", el("span", `pill p-${m.phase}`, m.phase)),
     progress(m) || el("div", "quiet", memory(m) + place),
-    el("div", "quiet", m.in_flight || m.queued ? `${m.in_flight} running, ${m.queued} waiting` : m.last_used ? `used ${ago(now() - seconds(m.last_used))}` : "not used yet"),
+    el("div", "quiet", used(m)),
     acts);
   if (note) row.append(el("div", m.phase === "waiting" ? "note quiet" : "note bad", note));
   if (focused) row.querySelector(`[data-act="${focused}"]`)?.focus();
@@ -371,6 +394,12 @@ function words(v) {
   if (typeof v === "string") return v.replaceAll("_", " ");
   return Object.entries(v).map(([k, x]) => typeof x === "object" ? `${k.replaceAll("_", " ")} (${words(x)})` : `${k.replaceAll("_", " ")}: ${/bytes|need|free|short|missing|by/.test(k) && typeof x === "number" ? bytes(x) : x}`).join(", ");
 }
+function judged(v) {
+  if (v.spared) return `stays: ${v.spared}`;
+  if (!v.chosen) return "could leave, and need not";
+  if (v.asleep) return `goes to sleep (level ${v.asleep})`;
+  return v.stopped_because ? `is stopped: ${v.stopped_because}` : "is stopped";
+}
 function drawWhy() {
   const m = seen.status.models.find((m) => m.name === $("why").dataset.model);
   if (!m || !m.report) return;
@@ -380,7 +409,7 @@ function drawWhy() {
   $("why-text").replaceChildren(
     el("p", "", `Needs ${bytes(r.need.bytes)} on each device (${words(r.need.source)}). Now ${m.phase}.`),
     table(["Device", "Free", "Reserved", "Others", "Judgement"], r.devices.map((d) => [d.gpu, bytes(d.free), bytes(d.reserved), bytes(d.foreign), words(d.verdict)])),
-    r.victims.length ? table(["In the way", "Judgement"], r.victims.map((v) => [v.model || v.instance || "", words(v.verdict)])) : el("p", "quiet", "Nobody was in the way."));
+    r.victims.length ? table(["In the way", "Judgement"], r.victims.map((v) => [v.instance, judged(v)])) : el("p", "quiet", "Nobody was in the way."));
 }
 $("why-close").addEventListener("click", () => $("why").close());
 let answering = null;
@@ -419,5 +448,5 @@ $("chat").addEventListener("submit", async (event) => {
   $("chat-send").hidden = false; $("chat-stop").hidden = true;
 });
 $("chat-stop").addEventListener("click", () => answering?.abort());
-setInterval(() => { if (seen.status) { drawEvents(); drawLanes(); if (seen.status.models.some((m) => m.progress)) draw(); } }, 1000);
+setInterval(() => { if (seen.live) { drawEvents(); drawLanes(); if (seen.status.models.some((m) => m.progress)) draw(); } }, 1000);
 follow();
