@@ -15,6 +15,7 @@ use zbus::{
 use super::Context;
 use super::document::Document;
 use super::exit::{Exit, Failure, Outcome};
+use super::start;
 
 /// The daemon's name on the bus.
 pub const SERVICE: &str = "org.hostler1";
@@ -80,7 +81,7 @@ impl Context {
 }
 
 /// The settings of the caller's own daemon.
-fn own_config() -> Option<PathBuf> {
+pub fn own_config() -> Option<PathBuf> {
     let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".config"));
     let dir = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from).or_else(home)?;
     Some(dir.join("hostler/hostler.toml"))
@@ -170,7 +171,7 @@ impl Bus {
         }
     }
 
-    /// A method of the manager that returns an object, most often a job. Starts the daemon where it does not run.
+    /// A method of the manager that returns an object, most often a job. Starts the daemon where it does not run, and waits for it.
     ///
     /// # Errors
     /// The daemon's or the bus's, with the right exit status.
@@ -178,6 +179,7 @@ impl Bus {
     where
         B: serde::Serialize + DynamicType,
     {
+        start::start(self).await?;
         let flags = MethodFlags::ALLOW_INTERACTIVE_AUTH;
         self.send(&self.manager, method, flags, body).await
     }
@@ -282,14 +284,70 @@ pub fn named(name: &str, message: &str, user: bool) -> Failure {
             let fix = "as root; or join the group hostler-admin and log in again";
             Failure::new(Exit::Denied, message).fix(fix)
         }
-        "ServiceUnknown" | "NameHasNoOwner" | "NoReply" | "Disconnected" => not_running(user),
+        "ServiceUnknown" | "NameHasNoOwner" | "NoReply" | "Disconnected" | "TimedOut"
+        | "Timeout" => not_running(user),
+        kind if kind.starts_with("Spawn.") || kind.starts_with("org.freedesktop.systemd1.") => {
+            start::not_started(kind, message, user)
+        }
         _ => Failure::new(Exit::Failed, format!("{message} ({name})")),
     }
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use std::io::{BufRead as _, BufReader};
+    use std::process::{Child, Command, Stdio};
+
     use super::*;
+
+    /// A bus on which whoever is called first is started, by a command of the shell.
+    pub struct Private {
+        pub address: String,
+        pub bus: Bus,
+        daemon: Child,
+        _dir: tempfile::TempDir,
+    }
+
+    impl Private {
+        /// `patience`: how long a service may take to come, in milliseconds.
+        pub async fn open(command: &str, patience: u32) -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let services = dir.path().join("services");
+            std::fs::create_dir_all(&services).unwrap();
+            let service =
+                format!("[D-BUS Service]\nName={SERVICE}\nExec=/bin/sh -c \"{command}\"\n");
+            std::fs::write(services.join("org.hostler1.service"), service).unwrap();
+            let config = format!(
+                "<busconfig><type>session</type><listen>unix:dir={0}</listen><servicedir>{0}/services</servicedir>\
+                 <policy context=\"default\"><allow send_destination=\"*\" eavesdrop=\"true\"/><allow eavesdrop=\"true\"/><allow own=\"*\"/></policy>\
+                 <limit name=\"service_start_timeout\">{patience}</limit></busconfig>",
+                dir.path().display()
+            );
+            let file = dir.path().join("bus.conf");
+            std::fs::write(&file, config).unwrap();
+            let mut daemon = Command::new("dbus-daemon")
+                .args(["--nofork", "--nopidfile", "--print-address", "--config-file"])
+                .arg(&file)
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap_or_else(|err| panic!("dbus-daemon: {err}; run tests/host/prereqs.sh"));
+            let mut address = String::new();
+            BufReader::new(daemon.stdout.take().unwrap()).read_line(&mut address).unwrap();
+            let address = address.trim().to_owned();
+            let connection =
+                zbus::connection::Builder::address(address.as_str()).build().await.unwrap();
+            let manager = proxy(&connection, ROOT, MANAGER).await.unwrap();
+            let bus = Bus { connection, manager, user: true };
+            Self { address, bus, daemon, _dir: dir }
+        }
+    }
+
+    impl Drop for Private {
+        fn drop(&mut self) {
+            self.daemon.kill().unwrap();
+            self.daemon.wait().unwrap();
+        }
+    }
 
     #[test]
     fn errors_have_their_exit_status() {
@@ -306,44 +364,31 @@ mod tests {
         assert_eq!(failure(&zbus::Error::FDO(Box::new(fdo)), false), denied);
         assert!(named("org.hostler1.Error.QueueFull", "m", false).fix.contains("unload MODEL"));
         assert!(not_running(true).fix.contains("systemctl --user start"));
+        assert_eq!(named("org.freedesktop.DBus.Error.TimedOut", "m", false), not_running(false));
+        let masked = named("org.freedesktop.systemd1.UnitMasked", "Unit is masked.", false);
+        assert_eq!(masked.exit, Exit::NotRunning);
+        assert!(masked.fix.contains("systemctl unmask hostler"), "{masked}");
+        let spawned = named("org.freedesktop.DBus.Error.Spawn.ChildExited", "status 1", true);
+        assert!(
+            spawned.message.contains("status 1") && spawned.fix.contains("doctor"),
+            "{spawned}"
+        );
     }
 
-    /// A bus on which whoever is called first is started: a program that leaves a mark and ends.
     #[tokio::test(flavor = "multi_thread")]
     async fn who_only_looks_starts_no_daemon() {
-        use std::io::{BufRead as _, BufReader};
-        use std::process::{Command, Stdio};
         let dir = tempfile::tempdir().unwrap();
         let mark = dir.path().join("started");
-        let services = dir.path().join("dbus-1/services");
-        std::fs::create_dir_all(&services).unwrap();
         // One that fails is told of at once; one that ends well is waited for, as for a daemon that goes on in the background.
-        let service = format!(
-            "[D-BUS Service]\nName={SERVICE}\nExec=/bin/sh -c \"touch '{}'; exit 1\"\n",
-            mark.display()
-        );
-        std::fs::write(services.join("org.hostler1.service"), service).unwrap();
-        let mut daemon = Command::new("dbus-daemon")
-            .args(["--session", "--nofork", "--nopidfile", "--print-address"])
-            .arg(format!("--address=unix:dir={}", dir.path().display()))
-            .env("XDG_DATA_DIRS", dir.path())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap_or_else(|err| panic!("dbus-daemon: {err}; run tests/host/prereqs.sh"));
-        let mut address = String::new();
-        BufReader::new(daemon.stdout.take().unwrap()).read_line(&mut address).unwrap();
-        let connection = zbus::connection::Builder::address(address.trim()).build().await.unwrap();
-        let manager = proxy(&connection, ROOT, MANAGER).await.unwrap();
-        let bus = Bus { connection, manager, user: true };
-
+        let private = Private::open(&format!("touch '{}'; exit 1", mark.display()), 25_000).await;
+        let bus = &private.bus;
         assert_eq!(bus.status().await.unwrap_err(), not_running(true));
         assert_eq!(bus.model("m").await.unwrap_err(), not_running(true));
         let state = bus.property::<String>(&bus.manager, "State").await;
         assert_eq!(state.unwrap_err(), not_running(true));
         assert!(!mark.exists(), "a look has started it");
-        bus.model_started("m").await.unwrap_err();
+        let failed = bus.model_started("m").await.unwrap_err();
         assert!(mark.exists(), "a deed starts it");
-        daemon.kill().unwrap();
-        daemon.wait().unwrap();
+        assert_eq!((failed.exit, failed.fix), (Exit::NotRunning, not_running(true).fix));
     }
 }

@@ -10,6 +10,7 @@
 //!  exit    exit statuses, failures        document  the daemon's status, as it comes over the bus
 //!  output  tables, JSON, colours          pages     manual pages and completions
 //!  change  a changed file: checked, applied     signals   Ctrl-C and its like
+//!  start   a daemon that does not run yet
 //!  status list show load verbs plan why measure wait logs top reload doctor config  add/  import/  remove
 //! ```
 
@@ -36,6 +37,7 @@ mod remove;
 mod settings;
 mod show;
 mod signals;
+mod start;
 mod status;
 mod top;
 mod unit;
