@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use super::Context;
+use super::bus::own_config;
 use super::exit::{Exit, Failure, Outcome};
 use crate::config;
 use crate::daemon::Options;
@@ -32,14 +33,24 @@ enum What {
 
 impl Config {
     pub fn run(self, context: &Context) -> Outcome {
-        // No bus is asked: what is configured has to be knowable without one.
-        let options = Options::of(context.global.user, None);
+        let user = is_user(context);
         match self.what {
-            What::Check { file } => check(context, &Options::of(context.global.user, file)),
-            What::Files => files(context, &options),
+            What::Check { file } => check(context, &Options::of(user, file)),
+            What::Files => files(context, &Options::of(user, None)),
             What::Schema => context.out.document(&config::schema()),
         }
     }
+}
+
+/// Whose files: as told; else the system's, unless only the caller's own daemon is configured. No bus is asked: what is configured has
+/// to be knowable without one.
+fn is_user(context: &Context) -> bool {
+    if context.global.user || context.global.system {
+        return context.global.user;
+    }
+    let own = || own_config().is_some_and(|path| path.exists());
+    let system = || config::Dirs::system().0.iter().any(|dir| dir.join("hostler.toml").exists());
+    !rustix::process::geteuid().is_root() && own() && !system()
 }
 
 fn check(context: &Context, options: &Options) -> Outcome {

@@ -1,12 +1,28 @@
 //! `hostler import`, the program itself: what it writes is accepted by `hostler config check`, and nothing is replaced unasked.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Output};
 
 fn hostler(dir: &Path, arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hostler"));
     command.current_dir(dir).env("MODELS", "/srv/models").args(arguments).output().unwrap()
+}
+
+/// The same for somebody who is not root, with a home.
+fn somebody(home: &Path, arguments: &[&str]) -> Output {
+    // Another user may not reach where it was built.
+    let program = home.join("hostler");
+    if !program.exists() {
+        fs::copy(env!("CARGO_BIN_EXE_hostler"), &program).unwrap();
+    }
+    let mut command = Command::new(program);
+    if rustix::process::geteuid().is_root() {
+        command.uid(65534).gid(65534);
+    }
+    command.env("HOME", home).env_remove("XDG_CONFIG_HOME").args(arguments).output().unwrap()
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -69,4 +85,20 @@ fn keys_of_other_services_do_not_fail_a_check_by_hand() {
     fs::write(&file, format!("[gpu]\nbackend = \"host\"\n{model}")).unwrap();
     let check = hostler(dir.path(), &["config", "check", "--file", "h.toml"]);
     assert_eq!(check.status.code(), Some(0), "{}", text(&check.stderr));
+}
+
+#[test]
+fn who_has_a_daemon_of_their_own_checks_its_files() {
+    let home = tempfile::tempdir().unwrap();
+    fs::set_permissions(home.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let dir = home.path().join(".config/hostler");
+    fs::create_dir_all(&dir).unwrap();
+    let file = dir.join("hostler.toml");
+    fs::write(&file, "[gpu]\nbackend = \"host\"\n").unwrap();
+    let listed = somebody(home.path(), &["config", "files"]);
+    assert_eq!(text(&listed.stdout), format!("{}\n", file.display()), "{}", text(&listed.stderr));
+    let checked = somebody(home.path(), &["config", "check"]);
+    assert_eq!(checked.status.code(), Some(0), "{}", text(&checked.stderr));
+    let system = somebody(home.path(), &["--system", "config", "files"]);
+    assert!(!text(&system.stdout).contains("/.config/"), "{}", text(&system.stdout));
 }
