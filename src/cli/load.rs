@@ -98,7 +98,7 @@ impl Load {
 ///
 /// # Errors
 /// If standard output takes no more.
-pub fn print(context: &Context, begun: &[(String, OwnedObjectPath)]) -> Outcome {
+fn print(context: &Context, begun: &[(String, OwnedObjectPath)]) -> Outcome {
     if context.out.json {
         let rows: Vec<_> = begun
             .iter()

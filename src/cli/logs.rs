@@ -30,6 +30,9 @@ pub struct Logs {
 
 impl Logs {
     pub async fn run(self, context: &Context) -> Outcome {
+        context
+            .out
+            .no_document("logs", "hostler logs MODEL, which prints an engine's own lines")?;
         let bus = context.bus().await?;
         let model = bus.model(&self.model).await?;
         let mut options = Options::new();

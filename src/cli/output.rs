@@ -1,14 +1,14 @@
 //! What a person or a program reads: tables, JSON, messages.
 //!
 //! Invariants: answers go to standard output, everything about them to standard error; colour only on a terminal and never
-//! with `NO_COLOR`; `--json` prints exactly one document.
+//! with `NO_COLOR`; `--json` prints exactly one document, or is refused.
 
 use std::io::{IsTerminal, Write};
 
 use serde::Serialize;
 
 use super::Global;
-use super::exit::Outcome;
+use super::exit::{Exit, Failure, Outcome};
 
 /// How to print.
 #[derive(Clone, Copy, Debug)]
@@ -98,6 +98,18 @@ impl Output {
     pub fn document(&self, value: &impl Serialize) -> Outcome {
         let text = serde_json::to_string_pretty(value).unwrap_or_default();
         self.text(&(text + "\n"))
+    }
+
+    /// Refuses to be one document, for commands whose answer is none.
+    ///
+    /// # Errors
+    /// [`Exit::Usage`] where one is wanted.
+    pub fn no_document(&self, command: &str, instead: &str) -> Outcome {
+        if !self.json {
+            return Ok(());
+        }
+        let message = format!("{command} prints no document, so --json says nothing here");
+        Err(Failure::new(Exit::Usage, message).fix(instead))
     }
 
     /// Says what was done, unless nobody wants to know.

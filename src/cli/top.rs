@@ -43,6 +43,7 @@ pub struct Top {
 
 impl Top {
     pub async fn run(self, context: &Context) -> Outcome {
+        context.out.no_document("top", "hostler status --json, as often as you like")?;
         if !std::io::stdout().is_terminal() {
             return Err(Failure::new(Exit::Usage, "top needs a terminal").fix("hostler status"));
         }

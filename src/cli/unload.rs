@@ -6,8 +6,7 @@ use clap::Args;
 
 use super::Context;
 use super::exit::Outcome;
-use super::job::{Watch, deadline};
-use super::load::{begin_each, each, print};
+use super::load::{begin_each, each};
 
 /// Unpins and unloads models, after the requests that they serve. Later requests load them again.
 #[derive(Debug, Args)]
@@ -37,23 +36,17 @@ impl Unload {
     pub async fn run(self, context: &Context) -> Outcome {
         let bus = context.bus().await?;
         let mode = if self.now { "now" } else { "drain" };
-        if self.all {
-            let mut watch = Watch::new(&bus).await?;
-            let job = bus.begin("UnloadAll", &(mode,)).await?;
-            if self.no_block {
-                return print(context, &[("all".to_owned(), job)]);
+        let all = ["all".to_owned()];
+        let models = if self.all { &all[..] } else { &self.models };
+        let begin = async |model: &str| {
+            if self.all {
+                return bus.begin("UnloadAll", &(mode,)).await;
             }
-            watch.end(context, &bus, &job, "all models", deadline(self.timeout)).await?;
-            context.out.say("all models: unloaded");
-            return Ok(());
-        }
-        if self.no_block {
-            let begin = async |model: &str| bus.begin("Unload", &(model, mode)).await;
-            return begin_each(context, &self.models, begin).await;
-        }
-        each(context, &bus, &self.models, self.timeout, "unloaded", async |model| {
             bus.begin("Unload", &(model, mode)).await
-        })
-        .await
+        };
+        if self.no_block {
+            return begin_each(context, models, begin).await;
+        }
+        each(context, &bus, models, self.timeout, "unloaded", begin).await
     }
 }

@@ -60,7 +60,8 @@ impl Wait {
             let now = now.ok_or_else(|| elsewhere::absent(&document, model))?;
             if now.phase == self.phase {
                 context.out.say(&format!("{}: {}", now.name, now.phase));
-                return Ok(());
+                let row = serde_json::json!({"model": now.name, "phase": now.phase});
+                return if context.out.json { context.out.document(&row) } else { Ok(()) };
             }
             if now.phase == "failed" {
                 let why = now.error.as_ref().map(|f| f.message.clone()).unwrap_or_default();
@@ -82,7 +83,8 @@ async fn daemon(context: &Context) -> Outcome {
     loop {
         if context.bus().await.is_ok() {
             context.out.say("the daemon runs");
-            return Ok(());
+            let row = serde_json::json!({"running": true});
+            return if context.out.json { context.out.document(&row) } else { Ok(()) };
         }
         if owner.next().await.is_none() {
             return Err(not_running(bus.user));

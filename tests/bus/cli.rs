@@ -264,3 +264,83 @@ async fn a_daemon_or_a_bus_that_is_not_there_is_said() {
     }
     house.asks.close();
 }
+
+/// Every command, with what it needs: how many documents `--json` gives.
+#[tokio::test(flavor = "multi_thread")]
+async fn json_is_one_document_or_is_refused() {
+    use clap::CommandFactory as _;
+    let mut house = House::open(status()).await;
+    let home = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = home.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    file("hostler/hostler.toml", "[gpu]\nbackend = \"host\"\n");
+    let weights = file("w.gguf", "GGUF");
+    let swap = file("c.yaml", "models: {m: {cmd: llama-server -m /m.gguf}}\n");
+    let place = [("XDG_CONFIG_HOME", home.path().to_str().unwrap())];
+    let rows: &[(&[&str], bool)] = &[
+        (&["status"], true),
+        (&["list"], true),
+        (&["list", "--external"], true),
+        (&["show", "small"], true),
+        (&["load", "small"], true),
+        (&["load", "--no-block", "small"], true),
+        (&["unload", "small"], true),
+        (&["unload", "--all"], true),
+        (&["unload", "--all", "--no-block"], true),
+        (&["pin", "small"], true),
+        (&["unpin", "small"], true),
+        (&["sleep", "org/m"], true),
+        (&["wake", "org/m"], true),
+        (&["plan", "small"], true),
+        (&["why", "small"], true),
+        (&["measure", "small"], true),
+        (&["logs", "org/m"], false),
+        (&["top"], false),
+        (&["wait"], true),
+        (&["wait", "org/m"], true),
+        (&["reload"], true),
+        (&["add", &weights, "--image", "registry.example/llama:1"], true),
+        (&["remove", "w"], true),
+        (&["import", "llama-swap", &swap, "--llamacpp-image", "registry.example/llama:1"], true),
+        (&["config", "check"], true),
+        (&["config", "files"], true),
+        (&["config", "schema"], true),
+        (&["doctor"], true),
+    ];
+    let all = hostler::cli::Cli::command();
+    for command in all.get_subcommands().filter(|command| !command.is_hide_set()) {
+        let name = command.get_name();
+        assert!(rows.iter().any(|(args, _)| args[0] == name), "{name} is not tried here");
+    }
+    for (args, document) in rows {
+        *house.root.reload.lock().unwrap() = Some(Ok(vec![]));
+        let child = spawn(&house, &[&["--json"], *args].concat(), &place);
+        let mut ended = std::pin::pin!(end(child));
+        let run = loop {
+            tokio::select! {
+                run = &mut ended => break run,
+                ask = house.asks.recv() => answer(ask.unwrap()),
+            }
+        };
+        if *document {
+            run.json();
+        } else {
+            assert_eq!((run.code, run.out.as_str()), (2, ""), "{args:?}: {run:?}");
+        }
+    }
+}
+
+/// As a supervisor that does whatever it is asked for.
+fn answer(ask: Ask) {
+    if let Ask::Operate { answer, .. } = ask {
+        drop(answer.send(Ok(())));
+    } else if let Ask::Preview { answer, .. } = ask {
+        let (gpus, leaving) = (vec![], vec![]);
+        let (outcome, why) = (Outcome::Start, String::new());
+        drop(answer.send(Ok(Preview { outcome, why, gpus, leaving, report: None })));
+    }
+}
