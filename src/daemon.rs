@@ -262,16 +262,16 @@ async fn serve(
     let stop = CancellationToken::new();
     let mut server = plane.spawn(server.serve(sockets, stop.clone(), drain_timeout));
     let control = control(context, user).await;
+    systemd::ready(&validate::summary(&running.handle.status()));
     let helpers = [
         tokio::spawn(pulse::report(running.handle.clone())),
         tokio::spawn(pulse::problems(running.handle.clone())),
         tokio::spawn(pulse::feed_watchdog(running.turns.clone())),
         tokio::spawn(told::tell(running.handle.clone(), trouble)),
         tokio::spawn(async move { telling.keep_saying().await }),
+        tokio::spawn(root.clone().catch_up()),
     ];
-    systemd::ready(&validate::summary(&running.handle.status()));
-    let config = &root.started;
-    tracing::info!(kind = "daemon_ready", "ready: {} models configured", config.models.len());
+    tracing::info!(kind = "daemon_ready", "ready: {} models configured", root.started.models.len());
     let mut task = running.task;
     let died = tokio::select! {
         () = asked_to_stop(&root) => None,
@@ -290,7 +290,7 @@ async fn serve(
         "Draining, then stopping models"
     });
     let stops = Duration::from_secs(root.longest_stop.load(Ordering::Relaxed));
-    systemd::extend_timeout(config.policy.drain_timeout + stops + STOP_EXTENSION);
+    systemd::extend_timeout(drain_timeout + stops + STOP_EXTENSION);
     tracing::info!(
         kind = "daemon_stopping",
         "stopping: draining, then {}",

@@ -90,6 +90,21 @@ impl Root {
         result
     }
 
+    /// Takes in what was written while the daemon began. Who writes then finds nobody on the bus to tell, and relies on the start.
+    pub async fn catch_up(self: Arc<Self>) {
+        let (options, place) = (self.options.clone(), self.options.place());
+        let read = disk::look("configuration", &place, READ_TIME, move |_| options.load()).await;
+        // A file that is wrong by now is told as by any reload.
+        let same = match read {
+            Ok(Ok(read)) => read == self.started,
+            Ok(Err(_)) => false,
+            Err(_) => true,
+        };
+        if !same {
+            let _ = self.reload().await;
+        }
+    }
+
     async fn apply(&self, current: &mut (Config, core::Models)) -> Result<Vec<String>, String> {
         let (options, place) = (self.options.clone(), self.options.place());
         let read = disk::look("configuration", &place, READ_TIME, move |_| options.load());

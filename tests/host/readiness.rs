@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::harness::{
-    COUNT, FIRST, Refusal, allow_internet, config, count, get, property, recovers, refused,
+    COUNT, FIRST, Refusal, SOON, allow_internet, config, count, get, property, recovers, refused,
     serving, show_status, skip_unless_wanted, wait_property,
 };
 
@@ -128,8 +128,13 @@ fn a_podman_that_comes_late_is_waited_for_within_one_start() {
     let said = |text: &str| text.starts_with("Waiting for podman (attempt ");
     wait_property(&host, "hostler.service", "StatusText", FIRST, said).unwrap();
     assert_eq!(property(&host, "hostler.service", "ActiveState").unwrap(), "activating");
+    // Written by somebody who finds no daemon on the bus to tell.
+    let late = "engine = \"external\"\nurl = \"http://192.0.2.1\"\n";
+    host.write_file("/etc/hostler/models.d/late.toml", late).unwrap();
     host.root(&format!("{manager} start hostler-podman.socket")).unwrap();
     waiting.check();
+    host.wait_journal("hostler.service", "configuration reloaded", SOON).unwrap();
+    assert!(get(&host, "/v1/models").unwrap().body.contains("\"late\""));
     assert_eq!(property(&host, "hostler.service", "NRestarts").unwrap(), "0");
 }
 
