@@ -29,8 +29,8 @@ const GRACE: Duration = Duration::from_secs(10);
 /// All that is wrong with them.
 pub fn check(options: &Options, sources: &[Source]) -> Result<(), ConfigErrors> {
     let mut config = config::parse(sources, &options.defaults())?;
-    // A credential is handed to the service alone.
-    if matches!(config.auth, Some(KeySource::File(_))) {
+    // A credential is handed to the service alone, and so may a file be.
+    if matches!(config.auth, Some(KeySource::File(_))) && options.closed_keys(&config).is_none() {
         config::load_keys(Path::new("/"), None, &mut config)?;
     }
     Ok(())

@@ -49,12 +49,13 @@ fn is_user(context: &Context) -> bool {
         return context.global.user;
     }
     let own = || own_config().is_some_and(|path| path.exists());
-    let system = || config::Dirs::system().0.iter().any(|dir| dir.join("hostler.toml").exists());
+    let system = || config::Dirs::system().all.iter().any(|dir| dir.join("hostler.toml").exists());
     !rustix::process::geteuid().is_root() && own() && !system()
 }
 
 fn check(context: &Context, options: &Options) -> Outcome {
     let loaded = options.load();
+    let unseen = loaded.as_ref().map(|config| options.unseen(config)).unwrap_or_default();
     if context.out.json {
         let errors: Vec<_> = match &loaded {
             Ok(_) => Vec::new(),
@@ -69,12 +70,17 @@ fn check(context: &Context, options: &Options) -> Outcome {
                 })
                 .collect(),
         };
-        context.out.document(&serde_json::json!({"valid": loaded.is_ok(), "errors": errors}))?;
+        let valid = loaded.is_ok();
+        let document = serde_json::json!({"valid": valid, "errors": errors, "unseen": unseen});
+        context.out.document(&document)?;
         return if loaded.is_ok() { Ok(()) } else { Err(Failure::said(Exit::Config)) };
     }
     match loaded {
         Ok(config) => {
-            context.out.say(&format!("the configuration is valid: {} models", config.models.len()));
+            let models = config.models.len();
+            context
+                .out
+                .say(&format!("the configuration is valid: {models} models{}", but(&unseen)));
             Ok(())
         }
         Err(errors) => {
@@ -84,18 +90,29 @@ fn check(context: &Context, options: &Options) -> Outcome {
     }
 }
 
-fn files(context: &Context, options: &Options) -> Outcome {
-    let sources = config::read(std::path::Path::new("/"), &options.dirs());
-    if context.out.json {
-        let rows: Vec<_> = sources
-            .iter()
-            .map(|s| serde_json::json!({"file": s.path, "error": s.text.as_ref().err()}))
-            .collect();
-        return context.out.document(&rows);
+/// What was left out of a check, to be said behind its result.
+pub fn but(unseen: &[PathBuf]) -> String {
+    if unseen.is_empty() {
+        return String::new();
     }
-    let line = |s: &config::Source| match &s.text {
-        Ok(_) => format!("{}\n", s.path),
-        Err(why) => format!("{} (cannot be read: {why})\n", s.path),
+    let places: Vec<_> = unseen.iter().map(|path| path.display().to_string()).collect();
+    format!("; not looked at, for you may not: {}", places.join(", "))
+}
+
+fn files(context: &Context, options: &Options) -> Outcome {
+    let dirs = options.dirs();
+    let read = config::read(std::path::Path::new("/"), &dirs).into_iter();
+    let read = read.map(|source| (source.path, source.text.err()));
+    let closed = |dir: &PathBuf| (dir.display().to_string(), Some("you may not look there".into()));
+    let rows: Vec<(String, Option<String>)> =
+        read.chain(dirs.hidden().iter().map(closed)).collect();
+    if context.out.json {
+        let row = |(file, error)| serde_json::json!({"file": file, "error": error});
+        return context.out.document(&rows.into_iter().map(row).collect::<Vec<_>>());
+    }
+    let line = |(path, error): &(String, Option<String>)| match error {
+        None => format!("{path}\n"),
+        Some(why) => format!("{path} (cannot be read: {why})\n"),
     };
-    context.out.text(&sources.iter().map(line).collect::<String>())
+    context.out.text(&rows.iter().map(line).collect::<String>())
 }

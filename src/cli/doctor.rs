@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Context;
 use super::bus::Bus;
+use super::config::but;
 use super::exit::{Exit, Failure, Outcome};
 use super::output::{Side, Table, Tone, plain};
 use crate::checks::{self, Check, Checks, Probes};
@@ -141,7 +142,8 @@ impl Doctor {
 fn configuration(options: &Options) -> Row {
     match options.load() {
         Ok(config) => {
-            Row::new("config", "pass", format!("valid, {} models", config.models.len()), "")
+            let but = but(&options.unseen(&config));
+            Row::new("config", "pass", format!("valid, {} models{but}", config.models.len()), "")
         }
         Err(errors) => Row::new(
             "config",

@@ -25,7 +25,7 @@ pub struct Remove {
 impl Remove {
     pub async fn run(self, context: &Context) -> Outcome {
         let options = Options::of(context.is_user().await, None);
-        let Some(dir) = options.dirs().0.into_iter().next() else {
+        let Some(dir) = options.dirs().all.into_iter().next() else {
             return Err(Failure::new(Exit::Failed, "there is no configuration directory"));
         };
         let files = model_files(&dir.join("models.d"));
@@ -69,7 +69,7 @@ fn elsewhere(model: &str, options: &Options, dir: &Path) -> Failure {
     let missing =
         format!("no file in {} defines a model {model:?}", dir.join("models.d").display());
     let failure = Failure::new(Exit::NotFound, missing);
-    let others: Vec<PathBuf> = options.dirs().0.into_iter().skip(1).collect();
+    let others: Vec<PathBuf> = options.dirs().all.into_iter().skip(1).collect();
     for other in others {
         if let Some(file) =
             model_files(&other.join("models.d")).into_iter().find(|f| f.name == model)

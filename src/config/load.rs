@@ -21,26 +21,55 @@ use crate::types::Secret;
 /// The largest configuration file; nobody writes more by hand.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
-/// Directories that hold configuration, the most important first.
+/// Directories that hold configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Dirs(pub Vec<PathBuf>);
+pub struct Dirs {
+    /// The most important first.
+    pub all: Vec<PathBuf>,
+    /// Those below which nobody may look who asks: their drop-ins are left out.
+    hidden: Vec<PathBuf>,
+}
 
 impl Dirs {
     /// Of the system service: the admin's, the running system's, the vendor's.
     #[must_use]
     pub fn system() -> Self {
-        Self(vec!["/etc/hostler".into(), "/run/hostler".into(), "/usr/lib/hostler".into()])
+        Self::of(vec!["/etc/hostler".into(), "/run/hostler".into(), "/usr/lib/hostler".into()])
     }
 
     /// Of a desktop user's service: the user's own, the admin's for all users, the vendor's for all users.
     /// `config_home` is `$XDG_CONFIG_HOME`. Nothing below `/run`, whose directory is the system service's alone.
     #[must_use]
     pub fn user(config_home: &Path) -> Self {
-        Self(vec![
+        Self::of(vec![
             config_home.join("hostler"),
             "/etc/hostler/user".into(),
             "/usr/lib/hostler/user".into(),
         ])
+    }
+
+    fn of(all: Vec<PathBuf>) -> Self {
+        Self { all, hidden: Vec::new() }
+    }
+
+    /// The same for whoever checks by hand, who may be nobody that the daemon is: below `/run/hostler` only the service may look, and
+    /// that is no fault of the files. Of a directory that is closed to the caller the drop-ins are left out; settings there, or in the
+    /// first directory, are an error as ever.
+    #[must_use]
+    pub fn as_seen(mut self, root: &Path) -> Self {
+        let place = Place { root };
+        let closed = |dir: &&PathBuf| {
+            let looked = place.on_disk(&dir.join("models.d")).symlink_metadata();
+            looked.is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+        };
+        self.hidden = self.all.iter().skip(1).filter(closed).cloned().collect();
+        self
+    }
+
+    /// Directories whose drop-ins are left out.
+    #[must_use]
+    pub fn hidden(&self) -> &[PathBuf] {
+        &self.hidden
     }
 }
 
@@ -52,7 +81,7 @@ pub fn load(root: &Path, dirs: &Dirs, defaults: &Defaults) -> Result<Config, Con
     let sources = read(root, dirs);
     if sources.is_empty() {
         let places: Vec<_> =
-            dirs.0.iter().map(|d| d.join("hostler.toml").display().to_string()).collect();
+            dirs.all.iter().map(|d| d.join("hostler.toml").display().to_string()).collect();
         let message = format!("there is no configuration; write one of {}", places.join(", "));
         let error = ConfigError { path: None, position: None, key: None, message };
         return Err(ConfigErrors::new(vec![error]));
@@ -151,7 +180,7 @@ pub fn load_external_keys(
 pub fn read(root: &Path, dirs: &Dirs) -> Vec<Source> {
     let place = Place { root };
     let mut sources = Vec::new();
-    for dir in &dirs.0 {
+    for dir in &dirs.all {
         let path = dir.join("hostler.toml");
         // Only certain absence leads on to the next directory: settings that may not be read must not be replaced by a
         // vendor's. An empty file, or a link to /dev/null, is there and says nothing.
@@ -182,7 +211,7 @@ impl Place<'_> {
 
     fn drop_ins(&self, dirs: &Dirs, name: &str, kind: SourceKind, sources: &mut Vec<Source>) {
         let mut chosen: BTreeMap<String, PathBuf> = BTreeMap::new();
-        for dir in &dirs.0 {
+        for dir in dirs.all.iter().filter(|dir| !dirs.hidden.contains(dir)) {
             let dir = dir.join(name);
             match names(&self.on_disk(&dir)) {
                 Ok(names) => {
@@ -241,109 +270,4 @@ fn read_text(path: &Path) -> Result<String, String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::unix::fs::symlink;
-
-    use super::*;
-
-    const GOOD: &str = "[gpu]\nbackend = \"host\"\n";
-
-    fn root(files: &[(&str, &str)]) -> tempfile::TempDir {
-        let root = tempfile::tempdir().unwrap();
-        for (path, text) in files {
-            let path = root.path().join(path);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, text).unwrap();
-        }
-        root
-    }
-
-    fn paths(root: &tempfile::TempDir) -> Vec<String> {
-        read(root.path(), &Dirs::system()).into_iter().map(|s| s.path).collect()
-    }
-
-    #[test]
-    fn sources_come_in_the_order_in_which_they_apply() {
-        let root = root(&[
-            ("usr/lib/hostler/hostler.toml", GOOD),
-            ("usr/lib/hostler/hostler.toml.d/10.toml", "#"),
-            ("etc/hostler/hostler.toml.d/20.toml", "#"),
-            ("run/hostler/hostler.toml.d/15.toml", "#"),
-            ("run/hostler/hostler.toml.d/20.toml", "#"),
-            ("etc/hostler/models.d/a.toml", "#"),
-        ]);
-        assert_eq!(
-            paths(&root),
-            [
-                "/usr/lib/hostler/hostler.toml",
-                "/usr/lib/hostler/hostler.toml.d/10.toml",
-                "/run/hostler/hostler.toml.d/15.toml",
-                "/etc/hostler/hostler.toml.d/20.toml",
-                "/etc/hostler/models.d/a.toml",
-            ]
-        );
-    }
-
-    #[test]
-    fn dev_null_masks_without_being_read() {
-        let root = root(&[
-            ("usr/lib/hostler/hostler.toml", GOOD),
-            ("usr/lib/hostler/models.d/a.toml", "#"),
-            ("etc/hostler/models.d/b.toml", "#"),
-        ]);
-        symlink("/dev/null", root.path().join("etc/hostler/models.d/a.toml")).unwrap();
-        assert_eq!(paths(&root), ["/usr/lib/hostler/hostler.toml", "/etc/hostler/models.d/b.toml"]);
-    }
-
-    #[test]
-    fn what_cannot_be_read_is_an_error_like_any_other() {
-        let root = root(&[("etc/hostler/hostler.toml", GOOD), ("etc/hostler/models.d", "a file")]);
-        let drop_ins = root.path().join("etc/hostler/hostler.toml.d");
-        fs::create_dir_all(drop_ins.join("dir.toml")).unwrap();
-        fs::write(drop_ins.join("big.toml"), "#".repeat((1 << 20) + 1)).unwrap();
-        fs::write(drop_ins.join("bytes.toml"), b"# \xff").unwrap();
-        symlink("nowhere", drop_ins.join("link.toml")).unwrap();
-        // A device that would never end.
-        symlink("/dev/zero", drop_ins.join("zero.toml")).unwrap();
-        let errors = load(root.path(), &Dirs::system(), &Defaults::system()).unwrap_err();
-        let text = errors.to_string();
-        let starts = [
-            "/etc/hostler/hostler.toml.d/big.toml: cannot be read: it has 1048577 bytes",
-            "/etc/hostler/hostler.toml.d/bytes.toml: cannot be read: it is not UTF-8 from byte 2",
-            "/etc/hostler/hostler.toml.d/dir.toml: cannot be read: it is not a regular file",
-            "/etc/hostler/hostler.toml.d/link.toml: cannot be read: No such file",
-            "/etc/hostler/hostler.toml.d/zero.toml: cannot be read: it is not a regular file",
-            "/etc/hostler/models.d: cannot be read: Not a directory",
-        ];
-        assert_eq!(text.lines().count(), starts.len(), "{text}");
-        for (line, start) in text.lines().zip(starts) {
-            assert!(line.starts_with(start), "{line}");
-        }
-    }
-
-    #[test]
-    fn settings_that_cannot_be_reached_are_not_replaced_by_the_vendors() {
-        let root =
-            root(&[("usr/lib/hostler/hostler.toml", GOOD), ("etc/hostler", "not a directory")]);
-        let sources = read(root.path(), &Dirs::system());
-        assert_eq!(sources[0].path, "/etc/hostler/hostler.toml");
-        assert!(sources[0].text.is_err());
-    }
-
-    #[test]
-    fn no_file_at_all_names_where_one_is_looked_for() {
-        let root = root(&[]);
-        let user = Dirs::user(Path::new("/home/u/.config"));
-        let errors = load(root.path(), &user, &Defaults::system()).unwrap_err();
-        assert!(errors.to_string().contains("/home/u/.config/hostler/hostler.toml"), "{errors}");
-    }
-
-    #[test]
-    fn one_file_alone() {
-        let root = root(&[("f.toml", GOOD), ("f.toml.d/x.toml", "not toml")]);
-        let path = root.path().join("f.toml");
-        assert!(load_file(&path, &Defaults::system()).is_ok());
-        let errors = load_file(&root.path().join("g.toml"), &Defaults::system()).unwrap_err();
-        assert!(errors.to_string().contains("g.toml: cannot be read: No such file"), "{errors}");
-    }
-}
+mod tests;

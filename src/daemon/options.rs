@@ -1,5 +1,7 @@
 //! The command line of `hostlerd`.
 
+use std::fs::File;
+use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -80,13 +82,32 @@ impl Options {
         let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
         // Whoever checks by hand is not given the service's credentials.
         let given = credentials.is_some() || !self.check_config;
-        if given || !matches!(config.auth, Some(KeySource::Credential(_))) {
+        let closed = self.closed_keys(&config).is_some();
+        if !closed && (given || !matches!(config.auth, Some(KeySource::Credential(_)))) {
             config::load_keys(Path::new("/"), credentials.as_deref(), &mut config)?;
         }
         if given {
             config::load_external_keys(credentials.as_deref(), &mut config)?;
         }
         Ok(config)
+    }
+
+    /// The file of keys, where the caller checks by hand and may not read it: it is the service's.
+    #[must_use]
+    pub fn closed_keys<'a>(&self, config: &'a Config) -> Option<&'a Path> {
+        let Some(KeySource::File(path)) = &config.auth else { return None };
+        let closed = |path: &Path| {
+            File::open(path).is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+        };
+        (self.check_config && closed(path)).then_some(path)
+    }
+
+    /// What a check by hand leaves out, for the caller may not look there.
+    #[must_use]
+    pub fn unseen(&self, config: &Config) -> Vec<PathBuf> {
+        let dirs = if self.config.is_none() { self.dirs().hidden().to_vec() } else { Vec::new() };
+        let keys = self.closed_keys(config).map(Path::to_path_buf);
+        dirs.into_iter().chain(keys).collect()
     }
 
     /// The user whose containers the daemon runs.
@@ -99,6 +120,11 @@ impl Options {
     /// Where the configuration is.
     #[must_use]
     pub fn dirs(&self) -> Dirs {
+        let dirs = self.places();
+        if self.check_config { dirs.as_seen(Path::new("/")) } else { dirs }
+    }
+
+    fn places(&self) -> Dirs {
         if !self.user {
             return Dirs::system();
         }
@@ -110,7 +136,7 @@ impl Options {
     /// Where the configuration is read from first, for messages.
     #[must_use]
     pub fn place(&self) -> PathBuf {
-        self.config.clone().or_else(|| self.dirs().0.into_iter().next()).unwrap_or_default()
+        self.config.clone().or_else(|| self.dirs().all.into_iter().next()).unwrap_or_default()
     }
 
     /// What is not configured.

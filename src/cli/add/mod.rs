@@ -356,7 +356,7 @@ fn models_dir(user: bool) -> PathBuf {
 
 /// Where the file goes. One that is there stays, unless it is to be replaced.
 fn place(options: &Options, name: &str, force: bool) -> Outcome<PathBuf> {
-    let Some(dir) = options.dirs().0.into_iter().next() else {
+    let Some(dir) = options.dirs().all.into_iter().next() else {
         return Err(Failure::new(Exit::Failed, "there is no configuration directory"));
     };
     let (path, taken) = file::place(&dir.join("models.d"), name);
