@@ -9,7 +9,7 @@ use std::path::Path;
 
 use super::gate::version;
 use super::repair::{repair, shown};
-use super::{Check, Checks, Finding, Learned, Outcome, gpus, ports};
+use super::{Check, Checks, Finding, Learned, Outcome, gpus, labels, ports};
 use crate::adapters::gpu::cdi;
 use crate::config::GpuBackend;
 use crate::supervisor::ports::PodmanHost;
@@ -22,6 +22,7 @@ const DISK_WARN: Bytes = Bytes::gib(30);
 /// podman itself gets into trouble with less.
 const DISK_FAIL: Bytes = Bytes::gib(1);
 const NVML_ONLY: &str = "not needed: backend = \"host\"";
+const UNCONFINED: &str = "does not confine podman's containers";
 const UNSEEN: &str = "see why it cannot be looked at; docs/cli.md says what is to hold";
 const UNASKED: &str = "could not be looked at: podman does not answer";
 
@@ -50,6 +51,11 @@ impl Checks<'_> {
             Check::Events => podman.map_or_else(unasked, |p| Ok(self.events(&p.host))),
             Check::Disk => podman.map_or_else(unasked, |p| Ok(disk(&p.host))),
             Check::Selinux => podman.map_or_else(unasked, |p| selinux(&p.host)),
+            Check::Labels => match podman.map(|p| p.host.selinux == Some(true)) {
+                None => unasked(),
+                Some(true) => Ok(labels::look(self.config).await),
+                Some(false) => Ok((Outcome::Pass, UNCONFINED.to_owned())),
+            },
             Check::CdiVersion => {
                 podman.map_or_else(unasked, |p| Ok(self.cdi_version(&p.version, learned)))
             }
@@ -159,6 +165,9 @@ pub(super) const fn advice(check: Check) -> &'static str {
         Check::CdiVersion => {
             "upgrade podman, or write the specification with an older nvidia-container-toolkit (1.18.2 or older for podman before 5.4)"
         }
+        Check::Labels => {
+            "semanage fcontext -a -t container_ro_file_t 'PATH(/.*)?' and restorecon -RF PATH; docs/install.md"
+        }
         Check::Memory
         | Check::DeviceNodes
         | Check::Cdi
@@ -253,7 +262,7 @@ fn disk(podman: &PodmanHost) -> (Outcome, String) {
 fn selinux(podman: &PodmanHost) -> Judged {
     const BOOLEAN: &str = "/sys/fs/selinux/booleans/container_use_devices";
     if podman.selinux != Some(true) {
-        return Ok((Outcome::Pass, "does not confine podman's containers".to_owned()));
+        return Ok((Outcome::Pass, UNCONFINED.to_owned()));
     }
     match fs::read_to_string(BOOLEAN) {
         Ok(text) if text.starts_with('1') => {

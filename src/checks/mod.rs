@@ -17,6 +17,7 @@ mod gate;
 pub mod gpus;
 mod host;
 pub mod images;
+mod labels;
 mod ports;
 mod repair;
 
@@ -55,6 +56,8 @@ pub enum Check {
     Cgroups,
     /// SELinux lets containers use devices.
     Selinux,
+    /// SELinux lets engines read their weights.
+    Labels,
     /// podman's events go where its user can read them.
     Events,
     /// There is room for images.
@@ -73,7 +76,7 @@ pub enum Check {
 
 impl Check {
     /// All, in the order in which one may be the cause of the next.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Memory,
         Self::DeviceNodes,
         Self::Cdi,
@@ -83,6 +86,7 @@ impl Check {
         Self::Cgroups,
         Self::Subids,
         Self::Selinux,
+        Self::Labels,
         Self::Events,
         Self::Disk,
         Self::Images,
@@ -117,6 +121,7 @@ impl Check {
             Self::Linger => "linger",
             Self::Cgroups => "cgroups",
             Self::Selinux => "selinux",
+            Self::Labels => "labels",
             Self::Events => "events",
             Self::Disk => "disk",
             Self::Images => "images",
@@ -146,6 +151,7 @@ impl Check {
             Self::Linger => "linger",
             Self::Cgroups => "control groups",
             Self::Selinux => "SELinux",
+            Self::Labels => "the labels of weights",
             Self::Events => "podman's events logger",
             Self::Disk => "disk space",
             Self::Images => "images",
@@ -317,6 +323,7 @@ impl Checks<'_> {
             | Check::Linger
             | Check::Cgroups
             | Check::Selinux
+            | Check::Labels
             | Check::Events
             | Check::Disk
             | Check::Ports

@@ -36,6 +36,7 @@ pub fn repair(check: Check, user: &str) -> Vec<Vec<String>> {
         Check::Memory
         | Check::CdiVersion
         | Check::Cgroups
+        | Check::Labels
         | Check::Events
         | Check::Disk
         | Check::Images
