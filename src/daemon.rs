@@ -42,6 +42,7 @@ use crate::supervisor::task::{Clock, Ports, Running, Supervisor};
 use crate::supervisor::witness::Witness;
 
 pub mod allocator;
+mod alone;
 mod core;
 mod door;
 mod manager;
@@ -91,9 +92,11 @@ pub async fn run(options: Options, sockets: Vec<(String, Handed)>) -> Exit {
         let message = format!("{err:#}");
         return fail(sockets, &StartFailure::new(Exit::Config, message)).await;
     }
-    if let Err(failure) = make_engine_dir(&config) {
-        return fail(sockets, &failure).await;
-    }
+    let held = alone::take(&config.podman.engine_dir, &recall::state_dir(options.user));
+    let _alone = match held {
+        Ok(alone) => alone,
+        Err(failure) => return fail(sockets, &failure).await,
+    };
     let (file, journal) = (recall::footprints(options.user), recall::journal(options.user));
     let book = recall::book(&file);
     let record = recall::record(&journal);
@@ -162,23 +165,6 @@ async fn fail(sockets: Vec<Listener>, failure: &StartFailure) -> Exit {
 
 /// The directory below which each engine gets one for its socket. Only the service user may look into it: the engines
 /// reach theirs by a bind mount.
-fn make_engine_dir(config: &Config) -> Result<(), StartFailure> {
-    use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-    let dir = &config.podman.engine_dir;
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .and_then(|()| std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700)))
-        .map_err(|err| {
-            let message = format!(
-                "the directory {} for the engines' sockets cannot be made: {err}; it must be writable for the service user",
-                dir.display()
-            );
-            StartFailure::new(Exit::State, message)
-        })
-}
-
 fn ports(config: &Config, file: StateFile, helpers: Helpers) -> Ports {
     if config.gpu.backend == GpuBackend::Host {
         tracing::info!(

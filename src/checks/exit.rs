@@ -12,6 +12,8 @@ pub enum Exit {
     Internal = 1,
     /// The state directory cannot be used.
     State = 10,
+    /// Another daemon runs the same containers, or keeps the same state.
+    Twice = 11,
     /// The NVML library cannot be loaded.
     NvmlMissing = 20,
     /// The NVIDIA driver is not loaded.
@@ -50,6 +52,7 @@ impl Exit {
             Self::Ok => "ok",
             Self::Internal => "internal",
             Self::State => "state_unusable",
+            Self::Twice => "already_running",
             Self::NvmlMissing => "nvml_missing",
             Self::DriverNotLoaded => "driver_not_loaded",
             Self::DriverMismatch => "driver_mismatch",
@@ -70,10 +73,11 @@ impl Exit {
 
 impl Exit {
     /// All of them, by their numbers.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Ok,
         Self::Internal,
         Self::State,
+        Self::Twice,
         Self::NvmlMissing,
         Self::DriverNotLoaded,
         Self::DriverMismatch,
@@ -97,6 +101,7 @@ impl Exit {
             Self::Ok => "",
             Self::Internal => "look at \"journalctl -u hostler\" and report it",
             Self::State => "run packaging/postinst.sh, or change [podman] engine_dir",
+            Self::Twice => "systemctl status hostler (--user), pgrep -a hostlerd: stop one of them",
             Self::NvmlMissing => {
                 "install the NVIDIA driver; on a machine without a GPU set [gpu] backend = \"host\""
             }

@@ -203,7 +203,7 @@ pub struct RawPodman {
     /// "$XDG_RUNTIME_DIR/hostler/podman.sock".
     #[schemars(with = "String", extend("default" = "/run/hostler/podman.sock"))]
     pub socket: Option<Spanned<String>>,
-    /// Label that marks the containers of this daemon, so that two daemons can share one podman: 1 to 32 of a-z, 0-9
+    /// Label that marks the containers of this daemon, so that two daemons, each with its own `engine_dir` and state, can share one podman: 1 to 32 of a-z, 0-9
     /// and "-". Default "default".
     #[schemars(with = "String", regex(pattern = r"^[a-z0-9-]{1,32}$"), extend("default" = "default"))]
     pub namespace: Option<Spanned<String>>,

@@ -59,7 +59,7 @@ pub fn record(file: &StateFile) -> Record {
 }
 
 /// systemd's `$STATE_DIRECTORY`, or where that would be.
-fn state_dir(user: bool) -> PathBuf {
+pub fn state_dir(user: bool) -> PathBuf {
     let given = std::env::var_os("STATE_DIRECTORY");
     // Several directories would be separated by colons; the units have one.
     let given = given.and_then(|dirs| std::env::split_paths(&dirs).next());

@@ -21,6 +21,11 @@ fn a_killed_daemon_finds_its_containers_again() {
     let host = serving(COUNT).unwrap();
     count(&host).check();
     let (before, pid) = (containers(&host).unwrap(), engine(&host).unwrap());
+    // A second one would take the first's containers for its own, or end them.
+    let again = "runuser -u hostler -- /usr/libexec/hostler/hostlerd --listen 127.0.0.1:9000 2>&1; echo status=$?";
+    let again = host.root(again).unwrap();
+    assert!(again.contains("another hostlerd has the directory /run/hostler/engines"), "{again}");
+    assert!(again.ends_with("status=11\n"), "{again}");
     for round in 1..=2 {
         host.root("systemctl kill --signal=SIGKILL --kill-whom=main hostler.service").unwrap();
         // These come while nobody serves; each is answered, none refused or reset.
