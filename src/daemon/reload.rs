@@ -14,7 +14,7 @@ use tokio::sync::Mutex;
 use super::{Options, core, door, recall, validate};
 use crate::adapters::{disk, systemd};
 use crate::checks::{Checks, cdi_dirs};
-use crate::config::Config;
+use crate::config::{Config, KeySource};
 use crate::control::{Host, HostFuture};
 use crate::observe::log;
 use crate::observe::metrics::Metrics;
@@ -23,7 +23,7 @@ use crate::proxy::{Healths, SharedRules};
 use crate::supervisor::event::Reconfiguration;
 use crate::supervisor::handle::Handle;
 use crate::supervisor::task::Ports;
-use crate::types::{Check, ExternalStatus, InstanceId, ModelName};
+use crate::types::{Check, ExternalSpec, ExternalStatus, InstanceId, ModelName};
 
 /// How long the files of the configuration may take to be read.
 const READ_TIME: Duration = Duration::from_secs(30);
@@ -65,8 +65,8 @@ impl Root {
     pub async fn reload(&self) -> Result<Vec<String>, String> {
         let mut current = self.current.lock().await;
         systemd::reloading();
-        let result = self.apply(&mut current).await;
-        match &result {
+        let mut result = self.apply(&mut current).await;
+        match &mut result {
             Ok(pending) => {
                 self.handle.problem("reload_failed", None);
                 let message = (!pending.is_empty())
@@ -75,6 +75,8 @@ impl Root {
                     tracing::warn!("{message}");
                 }
                 self.handle.problem("restart_needed", message);
+                // Whether systemd would hand over others nobody here can see, so it is told and no problem.
+                pending.extend(handed(&current.0));
             }
             Err(why) => {
                 tracing::error!(
@@ -199,6 +201,18 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<String> {
     different.into_iter().filter(|(_, is)| *is).map(|(key, _)| key.to_owned()).collect()
 }
 
+/// What systemd handed over at the start, and hands over anew at the next alone: a file that has changed since is not in force.
+fn handed(config: &Config) -> Vec<String> {
+    let keys = matches!(config.auth, Some(KeySource::Credential(_)));
+    let keys = keys.then(|| "[auth] keys_credential".to_owned());
+    let own = |(name, spec): (&ModelName, &ExternalSpec)| {
+        spec.key_credential.as_ref().map(|_| format!("models.{name}.key_credential"))
+    };
+    let others = config.externals.iter().filter_map(own);
+    let told = |key| format!("{key}, where the credential's file has changed since the start");
+    keys.into_iter().chain(others).map(told).collect()
+}
+
 impl Host for Root {
     fn validate(&self) -> HostFuture<'_, Vec<Check>> {
         Box::pin(async move {
@@ -233,5 +247,28 @@ impl Host for Root {
 
     fn externals(&self) -> Vec<ExternalStatus> {
         self.healths.status(&self.rules.load())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Defaults, Source, parse};
+
+    #[test]
+    fn what_systemd_hands_over_takes_a_restart() {
+        let far = |key: &str| {
+            format!("[models.far]\nengine = \"external\"\nurl = \"https://far.example.org\"\n{key}")
+        };
+        let told = |auth: &str, key: &str| {
+            let text = format!("[gpu]\nbackend = \"host\"\n{auth}\n{}", far(key));
+            let sources = [Source::settings("/etc/hostler/hostler.toml", text)];
+            handed(&parse(&sources, &Defaults::system()).unwrap()).join("; ")
+        };
+        assert_eq!(told("", ""), "");
+        assert_eq!(told("[auth]\nkeys_file = \"/etc/hostler/keys.toml\"", ""), "");
+        let both = told("[auth]\nkeys_credential = \"keys\"", "key_credential = \"far\"");
+        assert!(both.starts_with("[auth] keys_credential, where "), "{both}");
+        assert!(both.contains("; models.far.key_credential, where "), "{both}");
     }
 }
