@@ -33,7 +33,7 @@ struct About<'a> {
     state: &'static str,
     /// The moment, on the daemon's clock; all others (`since`, `last_used`) are on it too.
     now: Duration,
-    /// Microseconds since 1970 at the clock's start.
+    /// Microseconds since 1970 at the clock's start, as the host's clock is now: it moves with a suspend, or when that is set.
     epoch_us: u64,
     /// podman's API version.
     podman_version: &'a str,
@@ -80,7 +80,7 @@ fn about_now<'a>(context: &'a Context, status: &Status) -> About<'a> {
         version: &context.facts.version,
         state: state(status),
         now: context.handle.now().0,
-        epoch_us: context.epoch_us,
+        epoch_us: context.epoch_us(),
         podman_version: &context.facts.podman,
         listeners: &context.facts.listeners,
         jobs: jobs(context),

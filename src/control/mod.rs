@@ -24,7 +24,8 @@ use std::future::Future;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::supervisor::handle::Handle;
 use crate::types::{Bytes, Check, ExternalStatus, InstanceId, Known, ModelStatus, Moment};
@@ -97,8 +98,7 @@ pub struct Context {
     facts: Facts,
     gate: Gate,
     jobs: Jobs,
-    /// The wall clock at [`Moment::START`], in microseconds since 1970; for people, so later changes of the clock are ignored.
-    epoch_us: u64,
+    epoch: Epoch,
 }
 
 impl std::fmt::Debug for Context {
@@ -107,18 +107,41 @@ impl std::fmt::Debug for Context {
     }
 }
 
+/// What makes a moment a time of day. Moments stand still while the host is suspended, and the clock is set: what has happened lately is
+/// right, what was before the last such step is off by it.
+#[derive(Debug, Default)]
+struct Epoch(AtomicU64);
+
+impl Epoch {
+    /// So much is no step: two looks at one moment have one time.
+    const STEP: Duration = Duration::from_secs(1);
+
+    fn at(&self, wall: Duration, now: Moment) -> u64 {
+        let (new, known) = (us(wall.saturating_sub(now.0)), self.0.load(Ordering::Relaxed));
+        if new.abs_diff(known) < us(Self::STEP) {
+            return known;
+        }
+        self.0.store(new, Ordering::Relaxed);
+        new
+    }
+}
+
 impl Context {
     /// Control of a supervisor.
     #[must_use]
     pub fn new(handle: Handle, host: Arc<dyn Host>, facts: Facts, gate: Gate) -> Arc<Self> {
+        Arc::new(Self { handle, host, facts, gate, jobs: Jobs::default(), epoch: Epoch::default() })
+    }
+
+    /// The wall clock at [`Moment::START`], in microseconds since 1970, as the clock is now.
+    fn epoch_us(&self) -> u64 {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let epoch_us = us(wall.saturating_sub(handle.now().0));
-        Arc::new(Self { handle, host, facts, gate, jobs: Jobs::default(), epoch_us })
+        self.epoch.at(wall, self.handle.now())
     }
 
     /// The wall clock at a moment, in microseconds since 1970.
     fn timestamp(&self, at: Option<Moment>) -> u64 {
-        at.map_or(0, |at| self.epoch_us.saturating_add(us(at.0)))
+        at.map_or(0, |at| self.epoch_us().saturating_add(us(at.0)))
     }
 
     /// The model of a name or an alias, as it is now.
@@ -149,11 +172,33 @@ impl Context {
 }
 
 /// Microseconds.
-fn us(time: std::time::Duration) -> u64 {
+fn us(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Bytes on the bus.
 fn bytes(known: Known<Bytes>) -> u64 {
     known.get().map_or(UNKNOWN, |bytes| bytes.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_of_day_follow_the_clock_over_a_suspend() {
+        let (epoch, second) = (Epoch::default(), 1_000_000);
+        let at =
+            |wall, now| epoch.at(Duration::from_micros(wall), Moment(Duration::from_micros(now)));
+        let start = 1000 * second;
+        assert_eq!(at(start + 5 * second, 5 * second), start);
+        // Two clocks that are read one after the other.
+        assert_eq!(at(start + 7 * second + 40, 7 * second), start);
+        // Eight hours of sleep, which the daemon's clock does not count.
+        let slept = 8 * 3600 * second;
+        assert_eq!(at(start + 9 * second + slept, 9 * second), start + slept);
+        assert_eq!(at(start + 10 * second + slept, 10 * second), start + slept);
+        // A clock that was set back.
+        assert_eq!(at(11 * second, 11 * second), 0);
+    }
 }

@@ -106,7 +106,7 @@ async function follow() {
   }
 }
 function take(status) {
-  // Another daemon counts its time, and what it has served, from nothing.
+  // Another daemon counts its time, and what it has served, from nothing; a host that slept has a gap there.
   if (seen.status && status.epoch_us !== seen.status.epoch_us) { seen.load = []; seen.chunks = null; $("n-chunks").textContent = "0"; }
   seen.status = status;
   seen.at = performance.now();
