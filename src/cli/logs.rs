@@ -1,6 +1,6 @@
 //! `hostler logs`: what an engine wrote.
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 
 use clap::Args;
 use tokio::io::AsyncReadExt as _;
@@ -9,6 +9,7 @@ use zbus::OwnedFd;
 use super::Context;
 use super::bus::Options;
 use super::exit::Outcome;
+use super::printable::Printable;
 
 /// Lines that following begins with.
 const TAIL: u64 = 10;
@@ -44,14 +45,21 @@ impl Logs {
         let pipe = std::os::fd::OwnedFd::from(pipe);
         let mut pipe = tokio::net::unix::pipe::Receiver::from_owned_fd(pipe)?;
         let mut out = std::io::stdout();
+        // Programs get the bytes.
+        let mut printable = out.is_terminal().then(Printable::default);
         let mut buffer = vec![0_u8; 64 << 10];
         loop {
             let count = pipe.read(&mut buffer).await?;
+            let read = buffer.get(..count).unwrap_or_default();
+            match &mut printable {
+                None => out.write_all(read)?,
+                Some(printable) if count == 0 => out.write_all(&printable.end())?,
+                Some(printable) => out.write_all(&printable.feed(read))?,
+            }
+            out.flush()?;
             if count == 0 {
                 return Ok(());
             }
-            out.write_all(buffer.get(..count).unwrap_or_default())?;
-            out.flush()?;
         }
     }
 }

@@ -32,6 +32,7 @@ mod measure;
 mod output;
 pub mod pages;
 mod plan;
+mod printable;
 mod reload;
 mod remove;
 mod settings;

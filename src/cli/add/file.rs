@@ -64,6 +64,8 @@ impl Definition {
     pub fn text(&self, path: &Path) -> String {
         let mut text = String::new();
         for line in &self.comments {
+            // Some of it comes from elsewhere, and a line of its own would be a key.
+            let line = line.replace(char::is_control, " ");
             let _ = writeln!(text, "# {line}");
         }
         if path.file_name().is_none_or(|file| *file != *format!("{}.toml", self.name)) {
@@ -239,7 +241,7 @@ mod tests {
     #[test]
     fn a_definition_as_text() {
         let mut d = Definition { name: "org/m".into(), ..Definition::default() };
-        d.comments.push("From a test.".into());
+        d.comments.push("From a\ntest.".into());
         d.set("engine", "vllm");
         d.set("context", 4096);
         d.set_list("args", &["--x".into(), "a \"b\"\n".into()]);

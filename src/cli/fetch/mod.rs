@@ -25,10 +25,13 @@ use ureq::Agent;
 use ureq::tls::{RootCerts, TlsConfig};
 
 use super::exit::{Exit, Failure, Outcome};
+use crate::types::Bytes;
 use meter::Meter;
 use select::Repo;
 use transfer::{Real, Target};
 
+/// What a fetch leaves free: with less podman itself gets into trouble, and images and state are often on the same disk.
+const LEFT_FREE: Bytes = Bytes::gib(1);
 /// Where the container finds the token, if there is one.
 const TOKEN: &str = "/run/secrets/hub-token";
 
@@ -89,17 +92,19 @@ impl Fetch {
         let repo = hub.look(&self.repo, &self.revision)?;
         let selection = select::select(&repo, self.pattern.as_deref())
             .map_err(|why| format!("{}: {why}", self.repo))?;
-        let short: String = repo.sha.chars().filter(char::is_ascii_hexdigit).take(12).collect();
-        if short.is_empty() {
-            return Err("the hub names no commit".to_owned());
-        }
+        let short = short(&repo.sha)?;
         let name = self.repo.replace('/', "--");
-        let dir = self.into.join(&name).join(&short);
+        let dir = self.into.join(&name).join(short);
         let io = |err: std::io::Error| format!("{}: {err}", dir.display());
         fs::create_dir_all(&dir).map_err(io)?;
         let lock = fs::File::create(dir.join(".lock")).map_err(io)?;
         locked(lock.try_lock()).map_err(|why| format!("{}: {why}", self.repo))?;
         let total: u64 = selection.files.iter().map(select::File::bytes).sum();
+        let here = |file: &select::File| transfer::present(&dir.join(&file.path)).min(file.bytes());
+        let missing = total.saturating_sub(selection.files.iter().map(here).sum());
+        let disk = rustix::fs::statvfs(&dir).map_err(|errno| io(errno.into()))?;
+        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+        fits(missing, free).map_err(|why| format!("{}: {why}", dir.display()))?;
         line(&json!({"total": total, "files": selection.files.len()}));
         let meter = Meter::start();
         for file in &selection.files {
@@ -121,12 +126,32 @@ impl Fetch {
         }
         drop(lock);
         let _ = fs::remove_file(dir.join(".lock"));
-        let relative = Path::new(&name).join(&short);
+        let relative = Path::new(&name).join(short);
         line(
             &json!({"done": {"dir": relative, "main": selection.main, "commit": repo.sha, "bytes": total}}),
         );
         Ok(())
     }
+}
+
+/// A commit's short name. All of it ends up in a URL and in a file that root writes.
+fn short(sha: &str) -> Result<&str, String> {
+    let hexadecimal = sha.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let short =
+        sha.get(..12.min(sha.len())).filter(|_| hexadecimal && (7..=64).contains(&sha.len()));
+    short.ok_or_else(|| format!("the hub names no commit, but {sha:?}"))
+}
+
+/// Before the first byte: a disk that is full to the end stops more than a download.
+fn fits(missing: u64, free: u64) -> Result<(), String> {
+    let usable = free.saturating_sub(LEFT_FREE.0);
+    if missing <= usable {
+        return Ok(());
+    }
+    let (missing, free) = (Bytes(missing), Bytes(free));
+    Err(format!(
+        "{missing} are missing, {free} are free there, and {LEFT_FREE} have to stay; remove what is not needed, or choose another place by --models-dir"
+    ))
 }
 
 /// Whether this fetch may write. A file system without locks (NFS without lockd, some of FUSE) is no reason to fetch nothing: two fetches of
@@ -204,7 +229,9 @@ impl Hub {
             401 | 403 if with => format!(
                 "{what}: the hub refuses the token ({status}); is it valid, and were the model's terms accepted with its account?"
             ),
-            401 | 403 => format!("{what}: the hub wants a token ({status}); set HF_TOKEN"),
+            401 | 403 => format!(
+                "{what}: the hub wants a token ({status}); set HF_TOKEN (under sudo: sudo --preserve-env=HF_TOKEN), or give --token-file"
+            ),
             404 => format!(
                 "{what}: there is no such thing on {}, or it is private and HF_TOKEN is not set",
                 self.endpoint

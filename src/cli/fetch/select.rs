@@ -74,7 +74,7 @@ const PREFERRED: [&str; 4] = ["q4_k_m", "q4_k_s", "q4_0", "q8_0"];
 pub fn select(repo: &Repo, pattern: Option<&str>) -> Result<Selection, String> {
     if let Some(bad) = repo.siblings.iter().find(|file| !is_safe(&file.path)) {
         return Err(format!(
-            "the hub names a file {:?}, which leads out of its directory",
+            "the hub names a file {:?}, which is no path below its directory",
             bad.path
         ));
     }
@@ -173,7 +173,9 @@ fn tensors(repo: &Repo) -> Result<Selection, String> {
 
 /// Whether a path stays below the directory that it is put into.
 fn is_safe(path: &str) -> bool {
-    let part = |part: &str| !part.is_empty() && part != "." && part != ".." && !part.contains('\0');
+    let part = |part: &str| {
+        !part.is_empty() && part != "." && part != ".." && !part.contains(char::is_control)
+    };
     !path.is_empty() && path.len() < 512 && path.split('/').all(part)
 }
 

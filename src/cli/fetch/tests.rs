@@ -197,3 +197,31 @@ fn only_a_lock_that_somebody_has_is_another_fetch() {
     let other = locked(os(Errno::IO)).unwrap_err();
     assert!(other.contains("cannot be had") && !other.contains("another"), "{other}");
 }
+
+#[test]
+fn what_does_not_fit_is_refused_before_its_first_byte() {
+    let gib = |n: u64| n << 30;
+    assert_eq!(fits(gib(2), gib(3)), Ok(()));
+    let why = fits(gib(2) + 1, gib(3)).unwrap_err();
+    assert!(why.contains("3 GiB are free there, and 1 GiB have to stay"), "{why}");
+    assert!(fits(1, 0).is_err());
+    assert_eq!(fits(0, gib(1)), Ok(()), "all of it is there already");
+    // What is on the disk of an earlier run counts.
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m.gguf");
+    assert_eq!(transfer::present(&path), 0);
+    fs::write(dir.path().join("m.gguf.part"), [0; 7]).unwrap();
+    assert_eq!(transfer::present(&path), 7);
+    fs::write(&path, [0; 9]).unwrap();
+    assert_eq!(transfer::present(&path), 9);
+}
+
+#[test]
+fn a_commit_is_hexadecimal_or_none() {
+    assert_eq!(short(COMMIT), Ok(&COMMIT[..12]));
+    assert_eq!(short("0123456"), Ok("0123456"));
+    for sha in ["", "012345", "0123456789ab\npin = true", "main", &"0".repeat(65)] {
+        let why = short(sha).unwrap_err();
+        assert!(why.contains(&format!("{sha:?}")), "{why}");
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
@@ -64,6 +64,16 @@ enum Broken {
     Final(String),
 }
 
+/// Where it is while it is not whole.
+fn part(path: &Path) -> PathBuf {
+    PathBuf::from(format!("{}.part", path.display()))
+}
+
+/// How many of its bytes are on the disk already.
+pub(super) fn present(path: &Path) -> u64 {
+    fs::metadata(path).or_else(|_| fs::metadata(part(path))).map_or(0, |data| data.len())
+}
+
 /// Fetches a file, unless it is there. What an earlier attempt, or run, left is gone on with.
 pub(super) fn file(hub: &Hub, target: &Target<'_>, meter: &Meter) -> Result<(), String> {
     let io = |err: std::io::Error| format!("{}: {err}", target.path.display());
@@ -74,7 +84,7 @@ pub(super) fn file(hub: &Hub, target: &Target<'_>, meter: &Meter) -> Result<(), 
     if let Some(parent) = target.path.parent() {
         fs::create_dir_all(parent).map_err(io)?;
     }
-    let part = PathBuf::from(format!("{}.part", target.path.display()));
+    let part = part(&target.path);
     let mut counted = fs::metadata(&part).map_or(0, |data| data.len());
     meter.add(counted);
     let mut attempt = 1;
