@@ -36,7 +36,7 @@ use crate::observe::metrics::Metrics;
 use crate::observe::telling::Telling;
 use crate::observe::timeline::Timeline;
 use crate::proxy::port::Behind;
-use crate::proxy::{self, Limits, Listener, Server, Upstream};
+use crate::proxy::{self, Cause, Limits, Listener, Server, Upstream};
 use crate::supervisor::state;
 use crate::supervisor::task::{Clock, Ports, Running, Supervisor};
 use crate::supervisor::witness::Witness;
@@ -153,18 +153,13 @@ async fn fail(sockets: Vec<Listener>, failure: &StartFailure) -> Exit {
     systemd::status(&format!("Failed ({exit}): {first}"));
     systemd::extend_timeout(REFUSAL_GRACE * 10);
     if !sockets.is_empty() {
-        proxy::refuse(
-            sockets,
-            format!("hostler could not start ({exit}): {failure}"),
-            REFUSAL_GRACE,
-        )
-        .await;
+        let brief = format!("hostler could not start ({exit}); its host's journal says why");
+        let cause = format!("hostler could not start ({exit}): {failure}");
+        proxy::refuse(sockets, Cause { cause, brief }, REFUSAL_GRACE).await;
     }
     exit
 }
 
-/// The directory below which each engine gets one for its socket. Only the service user may look into it: the engines
-/// reach theirs by a bind mount.
 fn ports(config: &Config, file: StateFile, helpers: Helpers) -> Ports {
     if config.gpu.backend == GpuBackend::Host {
         tracing::info!(

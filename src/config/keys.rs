@@ -33,7 +33,7 @@ pub fn keys(source: &Source, config: &Config) -> Result<Vec<KeyConfig>, ConfigEr
             return Err(report.into_errors());
         }
     };
-    let mut table = tree::read(text, 0, &mut report);
+    let mut table = tree::read_secret(text, 0, &mut report);
     let raw: RawKeys = tree::fit(&mut table, &mut report);
     let mut digests = BTreeMap::new();
     let mut keys = Vec::new();

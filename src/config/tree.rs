@@ -14,28 +14,56 @@ use super::source::Report;
 /// Wrong keys reported per source; whoever has more has given us the wrong file, and each costs another reading.
 const ERRORS_MAX: usize = 100;
 
+/// Errors are read by more people than the files are, and a password that somebody forgot to quote is longer than a word.
+const QUOTED_MAX: usize = 24;
+
 /// Reads a text, with spans in the report's range of offsets. Syntax errors are reported; what could be understood
 /// nevertheless is returned.
 pub(super) fn read<'t>(text: &'t str, source: usize, report: &mut Report<'_>) -> DeTable<'t> {
+    read_quoting(text, source, report, QUOTED_MAX)
+}
+
+/// The same of a text that may hold secrets by mistake: errors tell nothing of it.
+pub(super) fn read_secret<'t>(
+    text: &'t str,
+    source: usize,
+    report: &mut Report<'_>,
+) -> DeTable<'t> {
+    read_quoting(text, source, report, 0)
+}
+
+fn read_quoting<'t>(
+    text: &'t str,
+    source: usize,
+    report: &mut Report<'_>,
+    quoted_max: usize,
+) -> DeTable<'t> {
     let base = report.base(source);
     let (table, errors) = DeTable::parse_recoverable(text);
     for error in &errors {
         let offset = error.span().map_or(text.len(), |span| span.start);
-        report.syntax(base + offset, &syntax_message(error, text));
+        report.syntax(base + offset, &syntax_message(error, text, quoted_max));
     }
     shift_table(table.into_inner(), base)
 }
 
-fn syntax_message(error: &toml::de::Error, text: &str) -> String {
+fn syntax_message(error: &toml::de::Error, text: &str, quoted_max: usize) -> String {
     let message = error.message();
     let span = error.span().unwrap_or_default();
     let found = text.get(span).unwrap_or_default().lines().next().unwrap_or_default();
     // What the reader says of a bare word depends on its first letter: `nvml` would be a bad `nan`.
     let about_values = ["string values must be quoted", "invalid float", "invalid boolean"];
     if found.contains(char::is_alphabetic) && about_values.iter().any(|m| message.starts_with(m)) {
-        return format!("text must be in quotes; write {:?}", whole_word(text, error.span()));
+        let word = whole_word(text, error.span());
+        let shown = word.len() <= quoted_max;
+        let must = "text must be in quotes";
+        return if shown { format!("{must}; write {word:?}") } else { must.to_owned() };
     }
-    if found.is_empty() { message.to_owned() } else { format!("{message} (at `{found}`)") }
+    if found.is_empty() || found.len() > quoted_max {
+        message.to_owned()
+    } else {
+        format!("{message} (at `{found}`)")
+    }
 }
 
 /// The word that a span is in, as the reader may stumble in its middle: at the `h` of `1.5h`.
@@ -194,6 +222,20 @@ mod tests {
         let mut table = read(text, 1, &mut report);
         let _: RawFile = fit(&mut table, &mut report);
         report.into_errors().to_string()
+    }
+
+    #[test]
+    fn what_may_be_a_secret_is_not_repeated() {
+        let secret = "sk-5f1e0c9ab27748d7a3d2";
+        for text in [format!("sha256 = {secret}0"), format!("x = 1 {secret}0 = 2")] {
+            let found = errors(&text);
+            assert!(found.contains("not valid TOML") && !found.contains("sk-5f"), "{found}");
+        }
+        let sources = [Source::settings("/keys.toml", format!("[keys.a]\nsha256 = {secret}"))];
+        let mut report = Report::new(&sources);
+        read_secret(sources[0].text.as_ref().unwrap(), 0, &mut report);
+        let found = report.into_errors().to_string();
+        assert!(found.contains("/keys.toml:2:") && !found.contains("sk-"), "{found}");
     }
 
     #[test]

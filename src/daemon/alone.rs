@@ -28,6 +28,8 @@ pub fn take(engines: &Path, state: &Path) -> Result<Alone, StartFailure> {
     Ok(Alone { _held: engines.into_iter().chain(state).collect() })
 }
 
+/// The directory below which each engine gets one for its socket. Only the service user may look into it: the engines
+/// reach theirs by a bind mount.
 fn make(dir: &Path) -> Result<(), StartFailure> {
     use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
     fs::DirBuilder::new()

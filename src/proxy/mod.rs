@@ -86,7 +86,7 @@ mod websocket;
 pub use external::{External, Healths};
 pub use forward::Upstream;
 pub use keys::Key;
-pub use refuse::refuse;
+pub use refuse::{Cause, refuse};
 pub use rules::{InForce, Rules, SharedRules};
 pub use server::{Drained, LAST_REQUESTS, Limits, Server};
 pub use stream::{Listener, listen};

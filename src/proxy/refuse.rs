@@ -24,7 +24,7 @@ use super::port::Unobserved;
 use super::record::Record;
 use super::respond;
 use super::server::{AcceptErrors, Limits};
-use super::stream::Listener;
+use super::stream::{Listener, Peer};
 use super::strict;
 
 /// A queue from which nothing came for so long is empty.
@@ -36,19 +36,37 @@ const LAST: Duration = Duration::from_secs(2);
 /// When a client may find the daemon restarted.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// Answers every queued and new connection with 503 and `cause` (a whole sentence for people) until `grace` has passed and
-/// the queue has been quiet.
-pub async fn refuse(listeners: Vec<Listener>, cause: String, grace: Duration) {
+/// Why there is no daemon, as whole sentences for people.
+#[derive(Clone, Debug)]
+pub struct Cause {
+    /// All of it, with paths and texts of the configuration: for this host's clients.
+    pub cause: String,
+    /// What others may hear, of whom no key can be asked.
+    pub brief: String,
+}
+
+impl Cause {
+    fn told(self, peer: Peer) -> String {
+        match peer {
+            Peer::Unix | Peer::Loopback => self.cause,
+            Peer::Far | Peer::Monitoring => self.brief,
+        }
+    }
+}
+
+/// Answers every queued and new connection with 503 and the cause until `grace` has passed and the queue has been quiet.
+pub async fn refuse(listeners: Vec<Listener>, cause: Cause, grace: Duration) {
     let limits = Arc::new(Limits {
         header_timeout: LAST,
         idle_timeout: LAST,
         stall_timeout: LAST,
         ..Limits::default()
     });
-    let error = ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "startup_failed", cause)
-        .retry_after(RETRY)
-        .closing();
-    let error = Arc::new(error);
+    let error = |peer| {
+        let cause = cause.clone().told(peer);
+        let error = ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "startup_failed", cause);
+        Arc::new(error.retry_after(RETRY).closing())
+    };
     let ending = End::default();
     let mut connections = JoinSet::new();
     let (mut turn, mut errors) = (0, AcceptErrors::default());
@@ -60,8 +78,8 @@ pub async fn refuse(listeners: Vec<Listener>, cause: String, grace: Duration) {
             Some(_) = connections.join_next() => {}
             accepted = errors.accept(&listeners, &mut turn),
                 if connections.len() < limits.max_connections => {
-                let error = error.clone();
-                if let Some((stream, _)) = accepted {
+                if let Some((stream, peer)) = accepted {
+                    let error = error(peer);
                     let answer = move |request, busy| Box::pin(answer(request, busy, error.clone()));
                     connections.spawn(conn::run(stream, limits.clone(), ending.clone(), answer));
                 }
@@ -100,4 +118,22 @@ async fn answer(
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     record.complete();
     response.map(Full::new)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_hosts_hear_nothing_of_the_configuration() {
+        let cause = Cause { cause: "/etc/x:3: sk-secret".into(), brief: "not started".into() };
+        for (peer, says) in [
+            (Peer::Unix, "/etc/x:3: sk-secret"),
+            (Peer::Loopback, "/etc/x:3: sk-secret"),
+            (Peer::Far, "not started"),
+            (Peer::Monitoring, "not started"),
+        ] {
+            assert_eq!(cause.clone().told(peer), says, "{peer:?}");
+        }
+    }
 }

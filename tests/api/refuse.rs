@@ -2,12 +2,16 @@
 
 use std::time::{Duration, Instant};
 
-use hostler::proxy::{Listener, refuse};
+use hostler::proxy::{Cause, Listener, refuse};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
 use crate::wire::{BODY, CHAT, Client, get, post, soon};
 
 const CAUSE: &str = "NVML reports zero memory on GPU-a";
+
+fn cause() -> Cause {
+    Cause { cause: CAUSE.into(), brief: "for other hosts".into() }
+}
 
 #[tokio::test]
 async fn queued_and_new_connections_get_the_cause() {
@@ -27,7 +31,7 @@ async fn queued_and_new_connections_get_the_cause() {
 
     let grace = Duration::from_millis(600);
     let start = Instant::now();
-    let refusing = tokio::spawn(refuse(listeners, CAUSE.into(), grace));
+    let refusing = tokio::spawn(refuse(listeners, cause(), grace));
     for client in queued {
         let reply = client.reply().await;
         let error = reply.error(503, "startup_failed");
@@ -50,5 +54,5 @@ async fn a_silent_connection_does_not_hold_it() {
     let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let _silent = TcpStream::connect(tcp.local_addr().unwrap()).await.unwrap();
     let listeners = vec![tcp.into()];
-    soon("refuse to end", refuse(listeners, CAUSE.into(), Duration::from_millis(50))).await;
+    soon("refuse to end", refuse(listeners, cause(), Duration::from_millis(50))).await;
 }
