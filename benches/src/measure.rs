@@ -22,8 +22,9 @@ pub struct Plan {
     /// Divides the number of requests in each round, for a quick look.
     #[arg(long, default_value_t = 1)]
     quick: usize,
-    /// How the engine listens: `unix` or `tcp`, for all proxies alike.
-    #[arg(long, default_value = "unix")]
+    /// How the engine is reached: `unix` or `tcp`, by all proxies alike; or `deployed`, by Unix socket for Hostler and bare hyper and by
+    /// TCP for the others, as each has it unless somebody arranges it otherwise.
+    #[arg(long, default_value = "unix", value_parser = ["unix", "tcp", "deployed"])]
     transport: String,
     /// Hostler and nginx log each request to a file.
     #[arg(long)]
@@ -106,8 +107,12 @@ impl House {
         // Another run may be under way on the machine.
         let base = 20_000 + u16::try_from(std::process::id() % 1000)? * 8;
         let (socket, tcp) = (dir.join("e.sock"), SocketAddr::from(([127, 0, 0, 1], base)));
-        let unix = plan.transport == "unix";
+        let unix = plan.transport != "tcp";
         let listen = if unix { socket.display().to_string() } else { tcp.to_string() };
+        // Where there is no proxy, the load asks an engine of its own by TCP.
+        let direct = SocketAddr::from(([127, 0, 0, 1], base + 1));
+        let deployed = plan.transport == "deployed";
+        let theirs = &if deployed { direct.to_string() } else { listen.clone() };
         let _ = std::fs::remove_file(&socket);
         let me = std::env::current_exe()?;
         let mut engine = Command::new(&me);
@@ -121,8 +126,6 @@ impl House {
             }
         };
         engine.ready(up).await?;
-        // Where there is no proxy, the load asks an engine of its own by TCP.
-        let direct = SocketAddr::from(([127, 0, 0, 1], base + 1));
         let mut command = Command::new(&me);
         command.args(["engine", &direct.to_string()]);
         let mut process = Process::start(LOAD_CPU, &command, None)?;
@@ -132,8 +135,8 @@ impl House {
         for (i, who) in WHO.into_iter().enumerate().skip(1) {
             let port = base + 1 + u16::try_from(i)?;
             let command = match who {
-                "nginx" => rivals::nginx(dir, port, &listen, plan.log)?,
-                "haproxy" => rivals::haproxy(dir, port, &listen)?,
+                "nginx" => rivals::nginx(dir, port, theirs, plan.log)?,
+                "haproxy" => rivals::haproxy(dir, port, theirs)?,
                 _ => {
                     let name = if who == "bare" { "bare" } else { "front" };
                     let mut command = Command::new(me.with_file_name(name));
