@@ -31,3 +31,4 @@ if systemctl --quiet is-active "user@$uid.service"; then
 fi
 rm -f "/var/lib/systemd/linger/$user"
 systemctl stop "user@$uid.service" "user-runtime-dir@$uid.service"
+systemctl stop run-hostler-engines.mount

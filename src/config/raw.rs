@@ -199,9 +199,9 @@ pub enum RawBackend {
 #[derive(Debug, Default, serde::Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RawPodman {
-    /// Absolute path of podman's API socket. Default "/run/hostler/podman.sock"; in user mode
+    /// Absolute path of podman's API socket. Default "/run/hostler/service/podman.sock"; in user mode
     /// "$XDG_RUNTIME_DIR/hostler/podman.sock".
-    #[schemars(with = "String", extend("default" = "/run/hostler/podman.sock"))]
+    #[schemars(with = "String", extend("default" = "/run/hostler/service/podman.sock"))]
     pub socket: Option<Spanned<String>>,
     /// Label that marks the containers of this daemon, so that two daemons, each with its own `engine_dir` and state, can share one podman: 1 to 32 of a-z, 0-9
     /// and "-". Default "default".

@@ -237,7 +237,7 @@ impl Defaults {
     #[must_use]
     pub fn system() -> Self {
         Self {
-            podman_socket: "/run/hostler/podman.sock".into(),
+            podman_socket: "/run/hostler/service/podman.sock".into(),
             engine_dir: "/run/hostler/engines".into(),
         }
     }

@@ -9,7 +9,7 @@ use crate::adapters::systemd::manager::{self as systemd, StopJob, UserManager};
 pub fn of_containers(user: bool) -> UserManager {
     let socket = match super::runtime_dir().filter(|_| user) {
         Some(dir) => dir.join("bus"),
-        None => PathBuf::from("/run/hostler/bus.sock"),
+        None => PathBuf::from("/run/hostler/service/bus.sock"),
     };
     UserManager::at(&socket)
 }

@@ -61,8 +61,16 @@ fn only_the_service_user_reaches_an_engines_socket() {
     let socket = host.root("find /run/hostler/engines -type s").unwrap().trim().to_owned();
     let dir = socket.rsplit_once('/').unwrap().0;
     let stat = |path: &str| host.root(&format!("stat -c '%U:%G %a' {path}")).unwrap();
-    assert_eq!(stat("/run/hostler"), "hostler:hostler 750\n");
+    assert_eq!(stat("/run/hostler"), "root:hostler 750\n");
     assert_eq!(stat("/run/hostler/engines"), "hostler:hostler 700\n");
+    // What engines leave in their directories does not fill the host's /run.
+    let mounted =
+        "findmnt --noheadings --raw --output FSTYPE,SIZE --mountpoint /run/hostler/engines";
+    assert_eq!(host.root(mounted).unwrap(), "tmpfs 16M\n");
+    // When the endpoint's socket starts, root gives the service user what has its name: nobody else may put anything there.
+    let put = "mv /run/hostler/http.sock /run/hostler/gone || ln -s /etc/shadow /run/hostler/x";
+    let put = host.try_user("hostler", put).unwrap();
+    assert!(!put.status.success(), "{}", put.stdout);
     assert_eq!(stat(dir), "hostler:hostler 777\n");
 
     // Through the path, and through /proc as other tricks go; members of the group hostler are no exception.

@@ -53,7 +53,7 @@ fn the_service_user_has_a_manager_and_a_podman() {
     let host = installed().boot().unwrap();
     let user = host.root(LINGER_CHECK).unwrap();
     assert!(user.contains("State=lingering") && user.contains("Linger=yes"), "{user}");
-    let ping = "curl -sS --unix-socket /run/hostler/podman.sock -D - http://d/_ping";
+    let ping = "curl -sS --unix-socket /run/hostler/service/podman.sock -D - http://d/_ping";
     let answer = host.user("hostler", ping).unwrap();
     assert!(answer.to_lowercase().contains("libpod-api-version: 5."), "{answer}");
     let field = |path: &str| {
@@ -76,7 +76,7 @@ fn nobody_else_reaches_the_podman_socket() {
     skip_unless_wanted!();
     let host = installed().boot().unwrap();
     let tried = "setpriv --reuid=nobody --regid=nogroup --clear-groups \
-                 curl -sS --unix-socket /run/hostler/podman.sock http://d/_ping";
+                 curl -sS --unix-socket /run/hostler/service/podman.sock http://d/_ping";
     let run = host.try_root(tried).unwrap();
     assert!(!run.status.success(), "nobody got {}", run.stdout);
 }
@@ -101,7 +101,7 @@ fn a_reboot_and_a_power_cut_bring_everything_back() {
         )
         .unwrap();
         let ping = "curl -sS --fail --retry 50 --retry-connrefused --retry-delay 0 --retry-max-time 20 \
-                    --unix-socket /run/hostler/podman.sock http://d/_ping";
+                    --unix-socket /run/hostler/service/podman.sock http://d/_ping";
         assert_eq!(host.user("hostler", ping).unwrap().trim(), "OK");
     }
     boots.dedup();

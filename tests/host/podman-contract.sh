@@ -43,7 +43,7 @@ devices:
 CDI
 # --test-threads 1: some of these kill the API under whoever else uses it.
 # shellcheck disable=SC2016 # expanded there, not here
-"$testhost" user "$name" hostler sh -c 'exec env HOSTLER_TEST_PODMAN_SOCKET=/run/hostler/podman.sock \
+"$testhost" user "$name" hostler sh -c 'exec env HOSTLER_TEST_PODMAN_SOCKET=/run/hostler/service/podman.sock \
   HOSTLER_TEST_IMAGE=localhost/busybox:1 HOSTLER_TEST_CDI_DEVICE=hostler.test/device=one \
   HOSTLER_TEST_PODMAN_ALIVE="$XDG_RUNTIME_DIR/libpod/tmp/alive" \
   HOSTLER_TEST_PODMAN_KILL="systemctl --user kill --kill-whom=main --signal=KILL hostler-podman.service" \

@@ -112,7 +112,11 @@ fn a_missing_podman_is_said_and_waited_for() {
         .unwrap();
     refused(
         &host,
-        &Refusal { status: 40, word: "podman_unreachable", says: &["/run/hostler/podman.sock"] },
+        &Refusal {
+            status: 40,
+            word: "podman_unreachable",
+            says: &["/run/hostler/service/podman.sock"],
+        },
     );
     host.root("systemctl --user -M hostler@ start hostler-podman.socket").unwrap();
     recovers(&host);

@@ -59,7 +59,7 @@ impl Hand<'_> {
     fn podman(&self, line: &str, body: &Value) -> String {
         let (method, path) = line.split_once(' ').unwrap();
         let line = format!("{method} /v4.0.0/libpod{path}");
-        let socket = self.host.path("/run/hostler/podman.sock");
+        let socket = self.host.path("/run/hostler/service/podman.sock");
         let (status, answer, _) = ask(&socket, &line, body).unwrap();
         assert!(status < 300, "{line}: {status} {answer}");
         answer

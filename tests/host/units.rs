@@ -47,7 +47,7 @@ fn the_sockets_listen_before_the_daemon_runs() {
     let sockets = host.root("ss --listening --tcp --numeric --no-header").unwrap();
     assert!(sockets.contains("127.0.0.1:8711") && sockets.contains("[::1]:8711"), "{sockets}");
     let mode = host.root("stat -c '%U %G %a' /run/hostler/http.sock /run/hostler").unwrap();
-    assert_eq!(mode, "hostler hostler 660\nhostler hostler 750\n");
+    assert_eq!(mode, "hostler hostler 660\nroot hostler 750\n");
     assert_eq!(
         host.root("systemctl is-active hostler.service || true").unwrap().trim(),
         "inactive"

@@ -6,7 +6,7 @@
 //!   word. Ignored unless asked for, because it needs a host: as the service user, with its API socket running,
 //!
 //!   ```text
-//!   HOSTLER_TEST_PODMAN_SOCKET=/run/hostler/podman.sock HOSTLER_TEST_IMAGE=localhost/busybox:1 \
+//!   HOSTLER_TEST_PODMAN_SOCKET=/run/hostler/service/podman.sock HOSTLER_TEST_IMAGE=localhost/busybox:1 \
 //!       cargo test --test podman -- --ignored
 //!   ```
 //!

@@ -166,7 +166,7 @@ fn fault_09_podman_without_locks_is_named_and_recovers() {
         "{MANAGER} stop hostler-podman.service; rm -f /dev/shm/libpod_rootless_lock_*"
     ))
     .unwrap();
-    let podman = "podman --remote --url unix:///run/hostler/podman.sock";
+    let podman = "podman --remote --url unix:///run/hostler/service/podman.sock";
     let fill = format!(
         "for n in $(seq 40); do {podman} create --name other-$n localhost/hostler/llama-server:latest || break; done"
     );

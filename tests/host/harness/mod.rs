@@ -21,7 +21,7 @@ use std::time::Duration;
 use testhost::{Builder, Host, Look, Result, wait_for};
 
 /// The service user's podman, as the daemon reaches it.
-pub const PODMAN: &str = "podman --remote --url unix:///run/hostler/podman.sock";
+pub const PODMAN: &str = "podman --remote --url unix:///run/hostler/service/podman.sock";
 
 /// Leaves the test, and says so, where host tests are to be skipped.
 macro_rules! skip_unless_wanted {
