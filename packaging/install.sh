@@ -20,7 +20,7 @@ put_text() { # SOURCE-DIRECTORY TARGET-DIRECTORY: every file in it, with paths f
   for file in "$1"/*; do
     put 0644 "$file" "$2/$(basename "$file")"
     [ "$prefix" = /usr ] || sed -i -e "s#/usr/libexec/hostler/#$prefix/libexec/hostler/#g" \
-      -e "s#/usr/lib/hostler/#$prefix/lib/hostler/#g" -e "s#/usr/lib/systemd/#$prefix/lib/systemd/#g" \
+      -e "s#/usr/lib/hostler/#$prefix/lib/hostler/#g" -e "s#/usr/lib/systemd/user/#$prefix/lib/systemd/user/#g" \
       -e "s#/usr/share/doc/hostler/#$prefix/share/doc/hostler/#g" -e "s#/usr/bin/hostler#$prefix/bin/hostler#g" \
       "$destdir$2/$(basename "$file")"
   done
@@ -41,12 +41,13 @@ put_text units/containers "$prefix/lib/hostler"
 for script in postinst prerm purge; do
   put 0755 "packaging/$script.sh" "$prefix/lib/hostler/$script.sh"
 done
+# Policies of the bus and of polkit are read from nowhere else but /etc, which is for administrators.
 put_text units/dbus-1/interfaces "$prefix/share/dbus-1/interfaces"
-put_text units/dbus-1/system.d "$prefix/share/dbus-1/system.d"
+put_text units/dbus-1/system.d /usr/share/dbus-1/system.d
 put_text units/dbus-1/system-services "$prefix/share/dbus-1/system-services"
 put_text units/dbus-1/services "$prefix/share/dbus-1/services"
-put_text units/polkit-1/actions "$prefix/share/polkit-1/actions"
-put_text units/polkit-1/rules.d "$prefix/share/polkit-1/rules.d"
+put_text units/polkit-1/actions /usr/share/polkit-1/actions
+put_text units/polkit-1/rules.d /usr/share/polkit-1/rules.d
 # As in the source tree, so that the links among them hold.
 for file in README.md ARCHITECTURE.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE docs/*.* docs/images/* \
   contrib/engines/*.* contrib/engines/*/*.* contrib/grafana/* contrib/haproxy/* contrib/nginx/* contrib/prometheus/scrape.yml \

@@ -34,6 +34,16 @@ has_range() { # FILE: the user has at least `range` ids there
 
 [ "$(id -u)" = 0 ] || { say "the post-install script needs root"; exit 1; }
 
+# One that is there is taken as it is, and a purge would delete it.
+home=$(getent passwd "$user" | cut -d : -f 6)
+case $home in
+  '' | /var/lib/hostler) ;;
+  *)
+    say "there is a user $user already, with the home $home, which is not /var/lib/hostler: rename it (usermod --login), then run $0 again"
+    exit 1
+    ;;
+esac
+
 systemd-sysusers hostler.conf
 
 if ! has_range /etc/subuid || ! has_range /etc/subgid; then

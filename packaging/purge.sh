@@ -51,6 +51,12 @@ empty() {
 }
 
 uid=$(id -u "$user" 2>/dev/null || true)
+# An account of that name with another home is somebody else's.
+home=$(getent passwd "$user" | cut -d : -f 6)
+if [ -n "$uid" ] && [ "$home" != /var/lib/hostler ]; then
+  say "the user $user with the home $home stays: it is not Hostler's"
+  uid=
+fi
 for dir in /var/lib/hostler /run/hostler /etc/hostler; do
   if [ -L "$dir" ]; then
     say "$dir stays: it is a link to $(readlink "$dir")"
@@ -63,8 +69,9 @@ for dir in /var/lib/hostler /run/hostler /etc/hostler; do
   fi
 done
 rm -f "/var/lib/systemd/linger/$user"
-# Made by `systemctl enable hostler-model@…`: without the template there is nothing that could disable them.
-find /etc/systemd/system /etc/systemd/user -mindepth 2 -maxdepth 2 -type l -name 'hostler-model@*.service' -delete 2>/dev/null || true
+# Made by `systemctl enable hostler-model@…` and `add-wants … hostler.service`: without the units there is nothing that could disable them.
+find /etc/systemd/system /etc/systemd/user -mindepth 2 -maxdepth 2 -type l \
+  \( -name 'hostler-model@*.service' -o -name 'hostler*' -xtype l \) -delete 2>/dev/null || true
 if [ -d /run/systemd/system ]; then systemctl daemon-reload || true; fi
 # Written by the post-install script, and by `hostler add`.
 for manager in system user; do
@@ -78,6 +85,7 @@ if [ -n "$uid" ]; then
   # Takes the user's range of subordinate ids along.
   userdel "$user"
 fi
-for group in "$user" "$user-admin"; do
+if [ -n "$home" ] && [ -z "$uid" ]; then groups=$user-admin; else groups="$user $user-admin"; fi
+for group in $groups; do
   if getent group "$group" >/dev/null; then groupdel "$group"; fi
 done

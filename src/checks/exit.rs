@@ -100,7 +100,7 @@ impl Exit {
         match self {
             Self::Ok => "",
             Self::Internal => "look at \"journalctl -u hostler\" and report it",
-            Self::State => "run packaging/postinst.sh, or change [podman] engine_dir",
+            Self::State => "run /usr/lib/hostler/postinst.sh, or change [podman] engine_dir",
             Self::Twice => "systemctl status hostler (--user), pgrep -a hostlerd: stop one of them",
             Self::NvmlMissing => {
                 "install the NVIDIA driver; on a machine without a GPU set [gpu] backend = \"host\""
@@ -121,7 +121,7 @@ impl Exit {
                 "nvidia-ctk cdi generate --device-name-strategy=uuid --output=/etc/cdi/nvidia.yaml"
             }
             Self::Podman => {
-                "systemctl --user --machine=hostler@ start hostler-podman.socket; if that fails run packaging/postinst.sh"
+                "systemctl --user --machine=hostler@ start hostler-podman.socket; if that fails run /usr/lib/hostler/postinst.sh"
             }
             Self::PodmanUnfit => {
                 "install podman 4.3 or newer, and point [podman] socket at a rootless one"

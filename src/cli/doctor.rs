@@ -191,7 +191,7 @@ async fn as_service_user() -> Outcome<Vec<Row>> {
     let passwd = std::fs::read_to_string("/etc/passwd")?;
     let Some((uid, gid)) = ids(&passwd, checks::SERVICE_USER) else {
         let missing = format!("there is no user {}", checks::SERVICE_USER);
-        return Ok(vec![Row::new("user", "fail", missing, "run packaging/postinst.sh")]);
+        return Ok(vec![Row::new("user", "fail", missing, "run /usr/lib/hostler/postinst.sh")]);
     };
     let mut command = Command::new("/proc/self/exe");
     command

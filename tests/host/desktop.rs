@@ -44,6 +44,8 @@ fn a_desktop_user_starts_a_socket_and_is_answered() {
     };
     host.user("alice", "systemctl --user start hostler.socket hostler-unix.socket").unwrap();
     assert_eq!(state("hostler.service"), "inactive");
+    // Her podman's API is there before the daemon, for `hostler add`.
+    host.user("alice", "test -S $XDG_RUNTIME_DIR/hostler/podman.sock").unwrap();
     check_count(&ask(&host, ""), 512);
     assert_eq!(state("hostler.service"), "active");
     check_count(&ask(&host, "--unix-socket $XDG_RUNTIME_DIR/hostler/http.sock"), 512);

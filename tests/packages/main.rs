@@ -40,6 +40,43 @@ fn binaries(dir: &Path) -> PathBuf {
     out
 }
 
+/// What the units start is either ours and there, or the system's and where the system has it.
+#[test]
+fn another_prefix_has_paths_that_lead_somewhere() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("root");
+    let mut install = Command::new(tree().join("packaging/install.sh"));
+    let bindir = Path::new(env!("CARGO_BIN_EXE_hostler")).parent().unwrap();
+    output(install.args([bindir, &root]).args(["/opt/x", "/etc"]));
+    let mut programs = BTreeSet::new();
+    for units in ["system", "user"] {
+        let units = root.join("opt/x/lib/systemd").join(units);
+        for unit in std::fs::read_dir(units).unwrap() {
+            let text = std::fs::read_to_string(unit.unwrap().path()).unwrap();
+            let starts = text.lines().filter(|line| line.starts_with("Exec"));
+            let program = |line: &str| line.split_once('=')?.1.split(' ').next().map(str::to_owned);
+            programs.extend(starts.filter_map(program).filter(|path| !path.is_empty()));
+        }
+    }
+    assert!(programs.contains("/opt/x/libexec/hostler/hostlerd"), "{programs:?}");
+    assert!(programs.contains("/usr/lib/systemd/systemd-socket-proxyd"), "{programs:?}");
+    for program in programs.iter().filter(|path| path.starts_with("/opt/x/")) {
+        assert!(root.join(program.trim_start_matches('/')).exists(), "{program}");
+    }
+    let theirs = ["/bin/", "/usr/bin/", "/usr/lib/systemd/systemd-"];
+    for program in programs.iter().filter(|path| !path.starts_with("/opt/x/")) {
+        assert!(theirs.iter().any(|place| program.starts_with(place)), "{program}");
+    }
+    // The bus and polkit look nowhere else.
+    for policy in [
+        "usr/share/dbus-1/system.d/org.hostler1.conf",
+        "usr/share/polkit-1/actions/org.hostler1.policy",
+        "usr/share/polkit-1/rules.d/50-hostler.rules",
+    ] {
+        assert!(root.join(policy).exists(), "{policy}");
+    }
+}
+
 /// A package by one of the scripts, quickly.
 fn build(script: &str, bindir: &Path, out: &Path) -> PathBuf {
     std::fs::create_dir_all(out).unwrap();

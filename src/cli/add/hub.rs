@@ -247,7 +247,7 @@ fn made(dir: &Path, owner: Option<Option<(u32, u32)>>, root: bool) -> Outcome<Pa
         Some(None) => {
             let why = format!("has to belong to the user {SERVICE_USER}, and there is none");
             return Err(Failure::new(Exit::Failed, format!("{shown} {why}"))
-                .fix("run packaging/postinst.sh, or --user for your own daemon"));
+                .fix("run /usr/lib/hostler/postinst.sh, or --user for your own daemon"));
         }
         Some(Some(_)) if !root => {
             return Err(refused(&format!("is not there, and has to belong to {SERVICE_USER}")));
