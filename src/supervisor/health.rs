@@ -19,7 +19,7 @@ use std::time::Duration;
 use super::effect::{Effect, Notice};
 use super::instance::{Instance, Life};
 use super::lifecycle::FORGIVEN_AFTER;
-use super::state::{Failure, Model, State};
+use super::state::{Model, State};
 use crate::types::{Breaker, Denied, Fault, FaultCode, HealthStatus, InstanceId, Moment};
 
 /// The longest delay between two attempts while the breaker is closed.
@@ -28,6 +28,29 @@ const RETRY_DELAY_MAX: Duration = Duration::from_secs(60);
 const RECHECK: Duration = Duration::from_secs(5);
 /// From a launch that podman was not there for to the next.
 const PODMAN_RETRY: Duration = Duration::from_secs(5);
+
+/// A failure that is not yet forgiven.
+#[derive(Clone, Debug)]
+pub(super) struct Failure {
+    pub(super) fault: Fault,
+    /// It had been ready: what it wrote last may hold what its clients sent.
+    pub(super) served: bool,
+    /// In a row.
+    pub(super) count: u32,
+    /// No attempt before.
+    pub(super) retry_at: Moment,
+}
+
+impl Failure {
+    /// As it is told to whoever asks for the model.
+    pub(super) fn told(&self) -> Fault {
+        let mut fault = self.fault.clone();
+        if self.served {
+            fault.log_tail.clear();
+        }
+        fault
+    }
+}
 
 /// What the core needs of `[health]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,6 +2,7 @@
 //! footprints that outlive them.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::effect::{Effect, Notice};
 use super::event::Observation;
@@ -9,6 +10,9 @@ use super::instance::{Instance, Life};
 use super::state::{Model, State};
 use crate::plan::{self, Key, Measured, Needs, Peak, Sample, SampleRule, Sampler, Source};
 use crate::types::{Bytes, MeasuredNeed, ModelName, ModelSpec, Moment, Silence};
+
+/// From a write that failed to the next.
+const SAVE_AGAIN: Duration = Duration::from_secs(30);
 
 /// What is known of one model's memory, beside the book.
 #[derive(Debug)]
@@ -212,7 +216,16 @@ impl State {
         }
     }
 
+    /// A disk that was full may have room again, and nothing else may be worth a word for days.
+    pub(super) fn save_again(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        if self.save_at.is_some_and(|at| at <= now) {
+            self.save_at = None;
+            out.push(Effect::Save(self.book.encode()));
+        }
+    }
+
     pub(super) fn saved(&mut self, now: Moment, result: Result<(), String>) {
+        self.save_at = result.is_err().then(|| now + SAVE_AGAIN);
         let why = result.err().map(|e| format!("what was measured is not written down: {e}"));
         self.note("state_unwritable", now, why.into_iter().collect());
     }

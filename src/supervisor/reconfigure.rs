@@ -138,11 +138,11 @@ impl Model {
             self.known = known;
             self.loads = Loads::default();
             self.discovery.tried = false;
-            // What failed is not what comes.
-            if let Some(failure) = &mut self.failure {
-                failure.retry_at = now;
-                failure.count = 0;
-            }
+        }
+        // What failed is not what comes: a longer time for its load, say, which its fault asks for.
+        if let Some(failure) = &mut self.failure {
+            failure.retry_at = now;
+            failure.count = 0;
         }
         if let Some(instance) = &mut self.instance
             && instance.spec.spec_hash() == spec.spec_hash()

@@ -47,6 +47,7 @@ impl State {
             self.start_wanted(now, out);
         }
         self.note_breakers(now);
+        self.save_again(now, out);
         self.finish_shutdown(now, out);
     }
 
@@ -74,7 +75,7 @@ impl State {
         let shutdown = self.shutdown.filter(|_| !self.exited);
         let shutdown = shutdown.map(|s| if s.cut { self.gives_up_at(s) } else { s.deadline });
         let orphans = self.orphans.values().copied();
-        models.chain(orphans).chain([shutdown, self.discovery_at()]).flatten().min()
+        models.chain(orphans).chain([shutdown, self.discovery_at(), self.save_at]).flatten().min()
     }
 
     fn expire(&mut self, now: Moment, out: &mut Vec<Effect>) {

@@ -20,7 +20,7 @@ use std::time::Duration;
 use super::discover::Discovery;
 use super::effect::{Effect, StopReason};
 use super::event::Event;
-use super::health::HealthRules;
+use super::health::{Failure, HealthRules};
 use super::instance::Instance;
 use super::measure::Knowledge;
 use super::ports::Launched;
@@ -30,8 +30,8 @@ use super::sweep::Strays;
 pub use super::traffic::Way;
 use crate::plan::{Book, Demand, Ledger, Loads, ReleaseRule, Rules};
 use crate::types::{
-    Bytes, DayMinute, Denied, Fault, Generation, GpuId, Hours, InstanceId, ModelName, ModelSpec,
-    Moment, Report, WaiterId, Wish,
+    Bytes, DayMinute, Denied, Generation, GpuId, Hours, InstanceId, ModelName, ModelSpec, Moment,
+    Report, WaiterId, Wish,
 };
 
 /// What the core needs of the configuration, beside the models.
@@ -74,29 +74,6 @@ pub struct Recalled {
     pub generation: Generation,
     /// Which models operators pinned, or let go, otherwise than the configuration says.
     pub pins: BTreeMap<ModelName, bool>,
-}
-
-/// A failure that is not yet forgiven.
-#[derive(Clone, Debug)]
-pub(super) struct Failure {
-    pub(super) fault: Fault,
-    /// It had been ready: what it wrote last may hold what its clients sent.
-    pub(super) served: bool,
-    /// In a row.
-    pub(super) count: u32,
-    /// No attempt before.
-    pub(super) retry_at: Moment,
-}
-
-impl Failure {
-    /// As it is told to whoever asks for the model.
-    pub(super) fn told(&self) -> Fault {
-        let mut fault = self.fault.clone();
-        if self.served {
-            fault.log_tail.clear();
-        }
-        fault
-    }
 }
 
 /// One configured model.
@@ -161,6 +138,8 @@ pub struct State {
     pub(super) ledger: Ledger,
     /// What was measured, by this daemon and earlier ones.
     pub(super) book: Book,
+    /// When it is written down once more, as that has failed.
+    pub(super) save_at: Option<Moment>,
     /// What an earlier daemon left is known; nothing is started before, lest a model get a second container.
     pub(super) surveyed: bool,
     /// Instances of nobody that are being removed: what an earlier daemon or a failed launch left. The value is when a failed stop is tried again.
@@ -207,6 +186,7 @@ impl State {
             aliases,
             ledger,
             book: Book::default(),
+            save_at: None,
             surveyed: false,
             orphans: BTreeMap::new(),
             strays: Strays::new(),

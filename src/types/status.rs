@@ -223,10 +223,12 @@ pub struct GpuProcess {
 }
 
 impl Problem {
-    /// Whether requests may suffer from it. Control, and configurations that wait, are operators' business.
+    /// Whether requests may suffer from it. Control, configurations that wait, and what was measured for a later daemon are operators'
+    /// business.
     #[must_use]
     pub fn hinders_requests(&self) -> bool {
-        !["bus_missing", "bus_lost", "reload_failed", "restart_needed"].contains(&self.code)
+        !["bus_missing", "bus_lost", "reload_failed", "restart_needed", "state_unwritable"]
+            .contains(&self.code)
     }
 }
 

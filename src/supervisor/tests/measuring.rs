@@ -268,8 +268,19 @@ fn a_disk_that_takes_nothing_is_a_problem_until_it_does() {
     };
     host.tell(Event::Saved(Err("the disk is full".into())));
     assert!(codes(&host).contains(&"state_unwritable"));
+    assert!(saved(&host).is_none());
+    // It is tried again although nothing has happened since, until it is written.
+    host.pass(29);
+    assert!(saved(&host).is_none());
+    host.pass(1);
+    assert!(saved(&host).is_some());
+    host.tell(Event::Saved(Err("the disk is full".into())));
+    host.pass(30);
+    assert!(saved(&host).is_some());
     host.tell(Event::Saved(Ok(())));
     assert!(!codes(&host).contains(&"state_unwritable"));
+    host.pass(60);
+    assert!(saved(&host).is_none());
 }
 
 #[test]

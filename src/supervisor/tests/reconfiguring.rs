@@ -145,3 +145,23 @@ fn an_operator_whose_device_is_forbidden_meanwhile_is_told() {
     assert_eq!(host.denials()[0], (2, "conflict"), "or it would go where it may not be");
     assert!(host.stops().is_empty() && host.phase("other") == Phase::Ready);
 }
+
+#[test]
+fn a_change_of_any_sort_is_tried_at_once_whatever_failed_before() {
+    let mut host = Host::new(vec![spec("m", 10)]);
+    for waiter in 1..=6 {
+        host.observe();
+        host.acquire(waiter, "m");
+        let id = host.launch();
+        host.tell(Event::LaunchFailed { instance: id, fault: fault("no answer in time") });
+        host.pass(60);
+    }
+    host.acquire(7, "m");
+    let Denied::LoadFailed { .. } = host.denied() else { panic!() };
+    // What its fault advises.
+    let slower = ModelSpec { load_timeout: Duration::from_secs(7200), ..spec("m", 10) };
+    configure(&mut host, vec![slower]);
+    host.observe();
+    host.acquire(8, "m");
+    host.launch();
+}
