@@ -4,7 +4,7 @@ use super::effect::StopReason;
 use super::health::Health;
 use super::measure::Measuring;
 use super::ports::Launched;
-use crate::plan::Pace;
+use crate::plan::{Leave, Pace};
 use crate::types::{
     Bytes, Fault, GpuId, InstanceId, ModelName, ModelSpec, Moment, Phase, Placement, Pulled,
     SleepLevel,
@@ -53,6 +53,8 @@ pub(super) struct Yield {
     pub(super) to: ModelName,
     /// An operator wants it at any price: what still runs after the time for drains is cut off. Nobody else cuts requests off.
     pub(super) cut: bool,
+    /// How it is to leave by the plan.
+    pub(super) leave: Leave,
 }
 
 /// The answer that a wake is judged by.

@@ -143,7 +143,7 @@ impl State {
             Life::Draining { reason, until }
                 if i.in_flight == 0 || until.is_some_and(|at| at <= now) =>
             {
-                Some((i.id.clone(), reason))
+                Some((i.id.clone(), reason, i.in_flight > 0))
             }
             Life::Pulling { .. }
             | Life::Starting { .. }
@@ -156,7 +156,10 @@ impl State {
             | Life::Abandoned { .. }
             | Life::Stopping { .. } => None,
         });
-        for (instance, reason) in drained.collect::<Vec<_>>() {
+        for (instance, reason, cut) in drained.collect::<Vec<_>>() {
+            if !cut && self.falls_asleep_in_turn(now, &instance, reason, out) {
+                continue;
+            }
             self.begin_stop(&instance, None, out);
             out.push(Effect::Notice(Notice::Stopping { instance, reason }));
         }

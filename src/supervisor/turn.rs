@@ -16,7 +16,7 @@ use super::effect::{Effect, Notice, StopReason};
 use super::instance::{Instance, Life, Yield};
 use super::room::Spot;
 use super::state::{Model, State};
-use crate::plan::{Claims, Decision, Holder, Plan, Victim};
+use crate::plan::{self, Claims, Decision, Holder, Leave, Plan, Victim};
 use crate::types::{Evict, InstanceId, ModelName, Moment, OnFull};
 
 impl Model {
@@ -120,10 +120,33 @@ impl State {
             if let Some(victim) = self.instance_mut(instance)
                 && matches!(victim.life, Life::Draining { .. })
             {
-                victim.yields = Some(Yield { to: name.clone(), cut });
+                victim.yields = Some(Yield { to: name.clone(), cut, leave: *leave });
                 self.ledger.drain(instance, true);
             }
         }
+    }
+
+    /// The last request is over on one that makes way: it sleeps where the plan said so, as far as the host has room still. Nobody
+    /// is served in between. Whether it does.
+    pub(super) fn falls_asleep_in_turn(
+        &mut self,
+        now: Moment,
+        id: &InstanceId,
+        reason: StopReason,
+        out: &mut Vec<Effect>,
+    ) -> bool {
+        let Some(model) = self.models.get_mut(&id.model) else { return false };
+        let same = model.instance.as_ref().is_some_and(|i| !model.has_changed(i));
+        let Some(instance) = model.instance.as_mut().filter(|_| same) else { return false };
+        let sleeps = |y: &Yield| matches!(y.leave, Leave::Sleep { .. });
+        if !instance.yields.as_ref().is_some_and(sleeps) {
+            return false;
+        }
+        (instance.life, instance.yields) = (Life::Ready, None);
+        self.ledger.drain(id, false);
+        let leave = plan::idle_leave(self.settings.rules.sleep, &self.holders(None), id);
+        self.leave(now, &id.model, leave, reason, out);
+        true
     }
 
     /// Those that drain for a model which does not wait for them any more serve on: so do those that were pinned since.

@@ -2,6 +2,7 @@
 
 mod asked;
 mod night;
+mod turns;
 
 use super::*;
 use crate::supervisor::ports::CanaryError;

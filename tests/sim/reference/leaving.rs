@@ -41,6 +41,8 @@ impl Reference {
         Rule::SleepsIdle.check(idle, || format!("{id} sleeps while {stage:?}, {leases} leases"))?;
         let known = told.canary.is_some();
         Rule::SameAfterWake.check(known, || format!("nobody knows what {id} answers"))?;
+        // It has made way, if it was to: what wakes is open to everybody again.
+        told.yields = false;
         self.becomes(now, id, Stage::Asleep);
         Ok(())
     }

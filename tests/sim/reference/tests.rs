@@ -33,3 +33,39 @@ fn starvation_is_seen() {
     assert!((0..OVERTAKEN_MAX).all(|n| launch(n).is_ok()));
     assert_eq!(launch(OVERTAKEN_MAX).unwrap_err().rule, Rule::NoStarvation);
 }
+
+#[test]
+fn who_makes_way_is_closed_until_it_has_slept_and_woken() {
+    use hostler::supervisor::effect::StopReason;
+    use hostler::supervisor::ports::Endpoint;
+    use hostler::types::{Generation, SleepLevel};
+
+    let case = Case::draw(1, &mut crate::rng::Rng::new(1));
+    let mut reference = Reference::new(&case);
+    let now = Moment::from_secs(1);
+    let instance = InstanceId::new("m0".parse().unwrap(), Generation(1), 1);
+    let spec = case.specs[&instance.model].clone();
+    let endpoint = || Endpoint::Unix("/nowhere/e.sock".into());
+    let sung = || Event::Sung { instance: instance.clone(), result: Ok("5, 6, 7".into()) };
+    let asks = |reference: &mut Reference, n: u64| {
+        let waiter = WaiterId(n);
+        reference.event(now, &Event::Acquire { waiter, model: "m0".into(), wait: None });
+        let grant = Effect::Grant { waiter, instance: instance.clone(), endpoint: endpoint() };
+        reference.effect(now, &grant)
+    };
+    reference.comes(now, &instance, &[crate::case::gpu(0)], spec.spec_hash());
+    reference.event(now, &sung());
+    let to = "m1".parse().unwrap();
+    let yielding = Notice::Yielding { instance: instance.clone(), to, busy: true };
+    reference.effect(now, &Effect::Notice(yielding)).unwrap();
+    assert_eq!(asks(&mut reference, 1).unwrap_err().rule, Rule::LeaseOnReady);
+    let level = SleepLevel::Two;
+    let falls =
+        Notice::FallingAsleep { instance: instance.clone(), level, reason: StopReason::Evicted };
+    reference.effect(now, &Effect::Notice(falls)).unwrap();
+    let sleep = Effect::Sleep { instance: instance.clone(), spec, endpoint: endpoint(), level };
+    reference.effect(now, &sleep).unwrap();
+    assert_eq!(asks(&mut reference, 2).unwrap_err().rule, Rule::LeaseOnReady);
+    reference.event(now, &sung());
+    asks(&mut reference, 3).unwrap();
+}
