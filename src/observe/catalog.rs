@@ -170,7 +170,7 @@ pub const ALL: &[Message] = &[
         "spared",
         "2a1457cf295b4a63a1cafa26246693b5",
         "A model need not leave any more",
-        "Nobody waits for its place, and it serves on.",
+        "Nobody waits for its place, or its last request does not end: it serves on.",
     ),
     message(
         "measured",

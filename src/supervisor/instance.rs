@@ -10,6 +10,7 @@ use crate::types::{
     SleepLevel,
 };
 use std::sync::Arc;
+use std::time::Duration;
 
 /// One incarnation.
 #[derive(Clone, Debug)]
@@ -43,6 +44,8 @@ pub(super) struct Instance {
     pub(super) canary: Canary,
     /// For whom it drains, if it was evicted while requests ran on it.
     pub(super) yields: Option<Yield>,
+    /// It has drained in turn for as long as anybody waits, in vain: until then, or until it is idle, its equals do not ask again.
+    pub(super) rests_until: Option<Moment>,
     /// Host memory charged to its sleep, from the plan until it has woken, or is gone: its processes keep it until then.
     pub(super) host_ram: Bytes,
 }
@@ -55,6 +58,8 @@ pub(super) struct Yield {
     pub(super) cut: bool,
     /// How it is to leave by the plan.
     pub(super) leave: Leave,
+    /// Since when it drains.
+    pub(super) since: Moment,
 }
 
 /// The answer that a wake is judged by.
@@ -180,6 +185,13 @@ impl Instance {
     /// When it goes, whatever runs on it.
     pub(super) fn drained_at(&self) -> Option<Moment> {
         if let Life::Draining { until, .. } = self.life { until } else { None }
+    }
+
+    /// When its drain for another is given up, which cuts off nobody.
+    pub(super) fn spared_at(&self, max_wait: Duration) -> Option<Moment> {
+        let drains = matches!(self.life, Life::Draining { .. });
+        let yields = self.yields.as_ref().filter(|y| drains && !y.cut)?;
+        Some(yields.since + max_wait)
     }
 
     /// When a stop that failed is tried again.

@@ -111,7 +111,7 @@ impl From<&Notice> for Line {
                 Self::of("yielding", instance, text)
             }
             Notice::Spared { instance } => {
-                let text = "serves on, nobody waits for its place any more";
+                let text = "serves on, and need not leave for another any more";
                 Self::of("spared", instance, text.to_owned())
             }
             Notice::PlannedAgain { instance, why } => {

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::effect::{Effect, Notice};
-use super::instance::{Instance, Life};
+use super::instance::{Instance, Life, Yield};
 use super::queue::Purpose;
 use super::state::{Model, State};
 use crate::types::{Bytes, Denied, ModelName, Moment, WaiterId};
@@ -65,13 +65,16 @@ impl Model {
             }
             Some(_) | None => {
                 let why = self.waiting_for.clone();
-                let dozing = |i: &Instance| matches!(i.life, Life::Dozing { .. });
-                let busy = if self.instance.as_ref().is_some_and(dozing) {
-                    "it is falling asleep"
-                } else {
-                    "its earlier container is still stopping"
+                let busy = |i: &Instance| match (&i.life, &i.yields) {
+                    (Life::Dozing { .. }, _) => Some("it is falling asleep".to_owned()),
+                    (Life::Draining { .. }, Some(Yield { to, .. })) => {
+                        Some(format!("it makes way for {to}, whose turn it is"))
+                    }
+                    _ => None,
                 };
-                let why = why.unwrap_or_else(|| busy.into());
+                let why = why.or_else(|| self.instance.as_ref().and_then(busy));
+                let why =
+                    why.unwrap_or_else(|| "its earlier container is still stopping".to_owned());
                 let retry_after = self.last_load.unwrap_or(Denied::LOAD_GUESS);
                 Denied::NoRoom { model, why, report: self.report.clone(), retry_after }
             }

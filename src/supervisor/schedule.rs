@@ -65,6 +65,8 @@ impl State {
                 instance.and_then(Instance::sleep_deadline),
                 instance.and_then(Instance::check_at),
                 instance.and_then(Instance::drained_at),
+                instance.and_then(|i| i.spared_at(self.settings.max_wait)),
+                instance.and_then(|i| i.rests_until),
                 instance.filter(|i| !i.disturbs(&profiled)).and_then(|i| idle_at(model, i)),
                 instance.and_then(Instance::stop_retry_at),
                 // Once it is over, it is room that the model waits for.

@@ -2,13 +2,14 @@
 //!
 //! ```text
 //!   a model waits for room ── turn_after ──▶ of those that are in its way, as few as will do, take no new requests (Draining)
-//!        ▲   it gave up, or found room elsewhere: they serve on (Ready) ◀──┤
+//!        ▲   it gave up, found room elsewhere, or the last request will not end: they serve on (Ready) ◀──┤
 //!        └──── started, and may be asked to make way in its turn ◀─────────┴── their last request is over: they leave
 //! ```
 //! Purpose: a model is not kept out for ever by others that are always busy. Owner: [`State`]. Invariants: no request is cut off
 //! for it; nobody leaves busy for whom idle ones would do; pinned ones, those of higher priority and those younger than
 //! `min_residency` stay, so two models that are both always wanted change places no sooner than after `turn_after`; who drains
-//! for somebody that does not wait any more serves on.
+//! for somebody that does not wait any more serves on. So does who has drained for `max_wait`: whoever waited when that began has
+//! given up, and one request that lasts for hours must not close two models. Its equals do not ask it again for as long.
 
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use super::effect::{Effect, Notice, StopReason};
 use super::instance::{Instance, Life, Yield};
 use super::room::Spot;
 use super::state::{Model, State};
-use crate::plan::{self, Claims, Decision, Holder, Leave, Plan, Victim};
+use crate::plan::{self, Claims, Decision, Holder, Leave, Plan, Standing, Victim};
 use crate::types::{Evict, InstanceId, ModelName, Moment, OnFull};
 
 impl Model {
@@ -88,7 +89,10 @@ impl State {
         if !waits || !model.has_turn(now, self.turn_after()) {
             return plan;
         }
-        let all = self.holders_for(Some(model), true);
+        let mut all = self.holders_for(Some(model), true);
+        for holder in all.iter_mut().filter(|h| self.rests(h, model)) {
+            holder.standing = Standing::Busy;
+        }
         let turn = self.plan(now, model, &spot.in_turn(), model.wish(), kept, &all);
         let comes = matches!(turn.decision, Decision::Evict(_)) || !turn.claim.is_empty();
         if comes { turn } else { plan }
@@ -120,7 +124,8 @@ impl State {
             if let Some(victim) = self.instance_mut(instance)
                 && matches!(victim.life, Life::Draining { .. })
             {
-                victim.yields = Some(Yield { to: name.clone(), cut, leave: *leave });
+                victim.rests_until = None;
+                victim.yields = Some(Yield { to: name.clone(), cut, leave: *leave, since: now });
                 self.ledger.drain(instance, true);
             }
         }
@@ -149,8 +154,25 @@ impl State {
         true
     }
 
-    /// Those that drain for a model which does not wait for them any more serve on: so do those that were pinned since.
+    /// Whether it is busy with what did not end in an earlier turn, and is left alone by its equals.
+    fn rests(&self, holder: &Holder, to: &Model) -> bool {
+        let instance = self.models.get(&holder.instance.model).and_then(|m| m.instance.as_ref());
+        let busy = |i: &Instance| i.is_ready() && i.in_flight > 0 && i.rests_until.is_some();
+        instance.is_some_and(busy) && to.priority(to.wish()) <= holder.priority
+    }
+
+    /// Those that drain for a model which does not wait for them any more serve on: so do those that were pinned since, and those
+    /// that have drained for too long.
     pub(super) fn reprieve(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        let max_wait = self.settings.max_wait;
+        for instance in self.models.values_mut().filter_map(|m| m.instance.as_mut()) {
+            // What did not end has ended once nothing runs: it may make way, sleep and wake, and is asked as anybody then.
+            let busy = instance.in_flight > 0;
+            instance.rests_until = instance.rests_until.filter(|until| busy && *until > now);
+            if busy && instance.spared_at(max_wait).is_some_and(|at| at <= now) {
+                instance.rests_until = Some(now + max_wait);
+            }
+        }
         let spared = |m: &Model| {
             let instance = m.instance.as_ref()?;
             let drains = matches!(instance.life, Life::Draining { .. });
@@ -159,6 +181,7 @@ impl State {
             let least = self.settings.rules.min_residency;
             let young = instance.ready_since.is_some_and(|at| now.since(at) < least);
             let rank = Rank { priority: m.spec.priority, young };
+            let to = to.filter(|_| instance.rests_until.is_none());
             let leaves = to.is_some_and(|to| to.may_take_the_place_of(rank, instance, yields.cut));
             (!leaves).then(|| instance.id.clone())
         };

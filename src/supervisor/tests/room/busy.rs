@@ -144,3 +144,67 @@ fn who_comes_again_keeps_its_place_before_those_who_came_between() {
     host.observe();
     assert_eq!(host.launch().model, name("c"));
 }
+
+#[test]
+fn one_request_that_does_not_end_closes_nobody_for_its_length() {
+    let (mut host, small) = waiting(TURN.as_secs());
+    let pass = |host: &mut Host, seconds: u64| (0..seconds / 10).for_each(|_| host.pass(10));
+    let max_wait = host.state.settings.max_wait.as_secs();
+    pass(&mut host, max_wait - 40);
+    host.acquire(3, "small");
+    host.acquire(4, "large");
+    pass(&mut host, 30);
+    assert_eq!(host.phase("small"), Phase::Draining);
+    host.now = host.now + Duration::from_secs(9);
+    assert_eq!(host.state.next_deadline(), Some(host.now + Duration::from_secs(1)));
+    host.pass(1);
+    assert_eq!((host.phase("small"), host.grants()), (Phase::Ready, vec![3]));
+    // It is not asked again for as long, though another waits all the time.
+    pass(&mut host, max_wait - 60);
+    host.acquire(5, "large");
+    pass(&mut host, 50);
+    host.acquire(6, "small");
+    assert_eq!((host.phase("small"), host.grants()), (Phase::Ready, vec![6]));
+    pass(&mut host, 10);
+    assert_eq!(host.phase("small"), Phase::Draining, "it is the other's turn again");
+    (0..2).for_each(|_| host.release(&small));
+    assert!(host.stops().is_empty());
+    host.release(&small);
+    assert_eq!(host.stops(), std::slice::from_ref(&small));
+}
+
+#[test]
+fn who_has_drained_in_vain_makes_way_for_its_betters_and_when_it_is_idle() {
+    let vain = |priority: i8| {
+        let mut better = spec("better", 80);
+        better.priority = priority;
+        let mut host = Host::new(vec![spec("small", 40), spec("large", 80), better]);
+        host.state.settings.turn_after = Some(TURN);
+        let small = host.ready(1, "small");
+        host.acquire(2, "large");
+        host.pass(TURN.as_secs());
+        host.pass(200);
+        host.acquire(3, "large");
+        host.pass(40);
+        assert_eq!(host.phase("small"), Phase::Ready);
+        host.acquire(4, "better");
+        host.pass(TURN.as_secs());
+        (host, small)
+    };
+    let (host, _) = vain(1);
+    assert_eq!(host.phase("small"), Phase::Draining);
+    let (mut host, small) = vain(0);
+    assert_eq!(host.phase("small"), Phase::Ready);
+    host.release(&small);
+    assert_eq!(host.stops(), [small], "it is idle");
+}
+
+#[test]
+fn who_waits_for_one_that_makes_way_is_told_for_whom() {
+    let (mut host, _) = waiting(TURN.as_secs());
+    let (waiter, wait) = (WaiterId(3), Some(Duration::from_secs(5)));
+    host.tell(Event::Acquire { waiter, model: "small".to_owned(), wait });
+    host.pass(5);
+    let Denied::NoRoom { why, .. } = host.denied() else { panic!("{:?}", host.denied()) };
+    assert!(why.contains("makes way for large"), "{why}");
+}

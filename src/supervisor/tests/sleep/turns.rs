@@ -30,11 +30,11 @@ fn other(spec: &mut ModelSpec) {
 }
 
 /// It sleeps, `b` has its place, serves, and leaves for whoever waits for `a`.
-fn turns_twice(night: &mut Night, a: &InstanceId, meanwhile: impl Fn(&mut Night)) {
+fn turns_twice(night: &mut Night, a: &InstanceId, waiter: u64, meanwhile: impl Fn(&mut Night)) {
     night.slept(a);
     night.holds(a, 8);
     night.observe();
-    let b = night.finish_load(3, 80);
+    let b = night.finish_load(waiter, 80);
     assert_eq!(night.host.stops(), std::slice::from_ref(&b));
     meanwhile(night);
     night.held.remove(&b);
@@ -78,7 +78,7 @@ fn who_slept_in_turn_serves_again_also_under_another_policy() {
     let policy = |spec: &mut ModelSpec| {
         (spec.idle_timeout, spec.gpus, spec.priority) = (None, vec![GpuId::host()], 1);
     };
-    turns_twice(&mut night, &a, |night| configure_a(night, policy));
+    turns_twice(&mut night, &a, 3, |night| configure_a(night, policy));
     assert!(night.asks("wake"), "{:?}", night.host.out);
     night.woken(&a);
     night.sung(&a, ANSWER);
@@ -113,7 +113,7 @@ fn who_makes_way_is_not_kept_asleep_when_it_is_another_model_now() {
 fn who_wakes_of_an_older_specification_serves_who_waited_and_goes() {
     let (mut night, a) = yielding();
     night.host.release(&a);
-    turns_twice(&mut night, &a, |_| {});
+    turns_twice(&mut night, &a, 3, |_| {});
     assert!(night.asks("wake"));
     configure_a(&mut night, other);
     night.woken(&a);
@@ -127,4 +127,25 @@ fn who_wakes_of_an_older_specification_serves_who_waited_and_goes() {
     night.pass(1);
     night.observe();
     assert_eq!(night.host.order().unwrap().spec.args, ["--other"]);
+}
+
+#[test]
+fn who_has_drained_in_vain_and_slept_since_makes_way_like_anybody() {
+    let (mut night, a) = yielding();
+    (0..20).for_each(|_| night.pass(10));
+    night.host.acquire(5, "b");
+    (0..4).for_each(|_| night.pass(10));
+    assert_eq!(night.phase(&a), Phase::Ready, "its last request did not end");
+    // Then it did, and it leaves as an idle one.
+    night.host.release(&a);
+    assert!(night.asks("sleep"), "{:?}", night.host.out);
+    night.host.acquire(6, "a");
+    turns_twice(&mut night, &a, 5, |_| {});
+    assert!(night.asks("wake"), "{:?}", night.host.out);
+    night.woken(&a);
+    night.sung(&a, ANSWER);
+    assert_eq!(night.host.grants(), [6]);
+    night.host.acquire(8, "b");
+    night.pass(TURN.as_secs());
+    assert_eq!(night.phase(&a), Phase::Draining, "nothing is left of the one that did not end");
 }
