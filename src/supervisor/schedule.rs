@@ -237,8 +237,13 @@ impl State {
         }
         let over = shutdown.deadline <= now;
         if shutdown.keep {
-            let busy = |m: &Model| m.instance.as_ref().is_some_and(|i| i.in_flight > 0);
-            self.exited = over || !self.models.values().any(busy);
+            // One that is being stopped runs on for a while: the next daemon would take it for one to keep, and send it requests.
+            let goes = |i: &Instance| {
+                matches!(i.life, Life::Abandoned { .. } | Life::Stopping { retry_at: None, .. })
+            };
+            let busy = |i: &Instance| i.in_flight > 0 || goes(i);
+            let instances = self.models.values().filter_map(|m| m.instance.as_ref());
+            self.exited = over || !instances.into_iter().any(busy);
         } else {
             if over && !shutdown.cut {
                 self.shutdown = Some(Shutdown { cut: true, ..shutdown });

@@ -84,6 +84,8 @@ impl World {
         self.history.note(self.now, || "the configuration changes".into());
         let images = self.case.names().into_iter().map(|n| (n.clone(), self.image(&n))).collect();
         let (settings, specs) = (self.case.settings.clone(), self.case.specs.clone());
+        // What passed before, the core hears under the old one.
+        self.tell_passed()?;
         self.reference.reconfigured(self.now, &self.case);
         self.tell(Event::Configure(Box::new(Reconfiguration { settings, specs, images })))
     }

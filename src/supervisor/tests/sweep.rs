@@ -142,3 +142,25 @@ fn a_shutdown_does_not_wait_for_ever_for_podman() {
     host.pass(45);
     assert!(host.exited());
 }
+
+#[test]
+fn a_restart_waits_for_a_stop_that_is_under_way() {
+    for late in [false, true] {
+        let mut host = Host::new(vec![spec("m", 10), spec("stays", 10)]);
+        let stays = host.ready(1, "stays");
+        host.release(&stays);
+        let id = host.ready(2, "m");
+        host.release(&id);
+        host.tell(Event::Unload { waiter: WaiterId(3), model: name("m"), haste: Haste::Now });
+        assert_eq!(host.phase("m"), Phase::Stopping);
+        host.tell(Event::Shutdown { keep: true });
+        assert!(!host.exited(), "the next daemon would take it for one to keep");
+        if late {
+            host.pass(host.state.settings.drain_timeout.as_secs());
+        } else {
+            host.stopped(&id);
+        }
+        assert!(host.exited());
+        assert_eq!(host.phase("stays"), Phase::Ready);
+    }
+}
