@@ -15,7 +15,7 @@ use super::source::Report;
 const ERRORS_MAX: usize = 100;
 
 /// Errors are read by more people than the files are, and a password that somebody forgot to quote is longer than a word.
-const QUOTED_MAX: usize = 24;
+const QUOTED_MAX: usize = 16;
 
 /// Reads a text, with spans in the report's range of offsets. Syntax errors are reported; what could be understood
 /// nevertheless is returned.

@@ -203,7 +203,7 @@ fn what_does_not_fit_is_refused_before_its_first_byte() {
     let gib = |n: u64| n << 30;
     assert_eq!(fits(gib(2), gib(3)), Ok(()));
     let why = fits(gib(2) + 1, gib(3)).unwrap_err();
-    assert!(why.contains("3 GiB are free there, and 1 GiB have to stay"), "{why}");
+    assert!(why.contains("3.0 GiB are free there, and 1.0 GiB have to stay"), "{why}");
     assert!(fits(1, 0).is_err());
     assert_eq!(fits(0, gib(1)), Ok(()), "all of it is there already");
     // What is on the disk of an earlier run counts.
