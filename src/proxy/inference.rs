@@ -114,7 +114,7 @@ pub(super) async fn infer(
     job.finish(grant).await.map(own_head)
 }
 
-/// The model's own rules, if the visitor may use it. One that nobody configured is the supervisor's to refuse.
+/// The model's own rules, if the visitor may use it. One that nobody configured is refused where it is asked for.
 pub(super) fn admit_model(visitor: &Visitor, model: &str) -> Result<Arc<DoorSpec>, ApiError> {
     let rules = &visitor.rules;
     let name = rules.resolve(model);

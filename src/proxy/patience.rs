@@ -2,7 +2,8 @@
 //!
 //! Purpose: both are waited for one after the other, within one time, by requests and by WebSockets alike. Owner: the request's future.
 //! Invariants: nobody waits longer than it was given, but for the moment in which a model that is ready is had; who gets no turn because
-//! of a load is told of the load; a grant holds the turn that it was had by.
+//! of a load is told of the load; a grant holds the turn that it was had by, and is of the model that was judged, wherever its alias leads
+//! meanwhile.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,13 +34,19 @@ pub(super) struct Asking<'a> {
 }
 
 impl Asking<'_> {
+    /// The name of the model that was judged. The supervisor is asked by it: an alias may lead elsewhere by then, to a model that the key
+    /// may not use.
+    fn name(&self) -> Option<&ModelName> {
+        self.visitor.rules.resolve(self.model)
+    }
+
     /// A place among those who wait for a turn; `None`: no limit concerns this request.
     ///
     /// # Errors
     /// 429 where the key has used up what it may, 503 where too many wait.
     pub fn place(&self) -> Result<Option<Place>, ApiError> {
         let rules = &self.visitor.rules;
-        let Some(name) = rules.resolve(self.model) else { return Ok(None) };
+        let Some(name) = self.name() else { return Ok(None) };
         self.gate.place(self.visitor.key(), name, self.spec, rules.max_queue)
     }
 
@@ -53,7 +60,7 @@ impl Asking<'_> {
             None => self.place()?,
             Some(place) => Some(place),
         };
-        let slot = match (self.visitor.rules.resolve(self.model), place) {
+        let slot = match (self.name(), place) {
             (Some(name), Some(place)) => {
                 let turn = place.turn(name, self.spec, within).await;
                 Some(turn.map_err(|busy| self.loading(name).unwrap_or(busy))?)
@@ -70,14 +77,19 @@ impl Asking<'_> {
     /// # Errors
     /// Why there is none.
     pub async fn engine(&self, wait: Duration) -> Result<Engine, ApiError> {
-        let rules = &self.visitor.rules;
-        let far = rules.resolve(self.model).and_then(|n| Some((n, rules.externals.get(n)?)));
-        if let Some((name, external)) = far {
+        // One that is new since then was not judged.
+        let name = self.name().ok_or_else(|| Denied::UnknownModel { model: self.model.into() })?;
+        if let Some(external) = self.visitor.rules.externals.get(name) {
             external::check(self.healths, name)?;
             return Ok(Engine::Far(external.clone()));
         }
-        let lease = self.supervisor.acquire_for(self.model, Some(wait), self.id).await;
+        let lease = self.supervisor.acquire_for(name.as_str(), Some(wait), self.id).await;
         Ok(Engine::Own(lease?))
+    }
+
+    /// The engine, where it is there to be taken.
+    pub fn at_once(&self) -> Option<Engine> {
+        self.supervisor.at_once(self.name()?.as_str()).map(Engine::Own)
     }
 
     /// The refusal of who got no turn because those who have one wait for a load; `None`: there is none under way.

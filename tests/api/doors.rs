@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use hostler::proxy::Key;
-use hostler::types::{Bytes, DoorSpec};
-use tokio::sync::Semaphore;
+use hostler::proxy::port::{Behind, Observer, Seen};
+use hostler::types::{Bytes, DoorSpec, ModelName};
+use tokio::sync::{Notify, Semaphore};
 
 use crate::engine::{Family, KEY, Step, send};
-use crate::house::{House, Setup, house, key, playing, rules};
-use crate::wire::{BODY, CHAT, get, post, post_with};
+use crate::house::{Happened, House, Setup, house, key, playing, rules};
+use crate::wire::{BODY, CHAT, get, post, post_with, soon};
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
 
@@ -129,6 +130,59 @@ async fn a_model_is_given_no_more_at_once_than_it_takes() {
     house.engine.request().await;
     gate.add_permits(1);
     assert_eq!((second.reply().await.status, other.reply().await.status), (200, 200));
+}
+
+/// Says when a request waits for a turn.
+#[derive(Default)]
+struct Waits(Notify);
+
+impl Observer for Waits {
+    fn begun(&self) {}
+
+    fn ended(&self, _: &Seen<'_>) {}
+
+    fn awaits_turn(&self, _: &ModelName, begins: bool) {
+        if begins {
+            self.0.notify_one();
+        }
+    }
+}
+
+/// Its key, its turn and its parameters are of the model that the alias meant when it was judged.
+#[tokio::test]
+async fn a_request_that_waits_goes_to_the_model_that_was_judged() {
+    let gate = Arc::new(Semaphore::new(0));
+    let waits = Arc::new(Waits::default());
+    let behind = Behind { observer: waits.clone(), ..Behind::default() };
+    let mut alice = key("alice");
+    alice.models = vec!["m".parse().unwrap()];
+    let mut rules = rules();
+    rules.keys = vec![alice];
+    let spec = DoorSpec { max_concurrent: Some(1), ..DoorSpec::default() };
+    rules.models.insert("m".parse().unwrap(), spec.into());
+    let script = vec![Step::Gate(gate.clone()), send(OK), Step::Close];
+    let mut house = house(Setup { script, rules, behind, ..Setup::default() }).await;
+    let ask = |model: &str| {
+        let head = "authorization: Bearer sk-alice\r\nconnection: close\r\n";
+        post_with(CHAT, head, format!("{{\"model\":\"{model}\"}}"))
+    };
+    let (mut first, mut second) = (house.client().await, house.client().await);
+    first.send(ask("m")).await;
+    house.engine.request().await;
+    second.send(ask("gpt-4o")).await;
+    soon("it to wait for its turn", waits.0.notified()).await;
+    let mut moved = (*house.rules.load_full()).clone();
+    moved.aliases.insert("gpt-4o".parse().unwrap(), "org/big".parse().unwrap());
+    house.rules.store(Arc::new(moved));
+    gate.add_permits(2);
+    assert_eq!((first.reply().await.status, second.reply().await.status), (200, 200));
+    let asked = || Happened::Asked("m".into());
+    house.supervisor.expect(&[asked(), Happened::Released, asked(), Happened::Released]).await;
+    // From now on it means the other.
+    house.ask(ask("gpt-4o")).await.error(403, "model_not_allowed");
+    // One that the supervisor alone knows was not judged.
+    house.ask(ask("unheard-of")).await.error(404, "model_not_found");
+    house.supervisor.quiet();
 }
 
 #[tokio::test]

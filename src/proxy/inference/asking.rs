@@ -37,8 +37,8 @@ impl Job {
         if !self.is_its_turn()? {
             return Ok(None);
         }
-        let lease = self.service.supervisor.at_once(&self.model);
-        Ok(lease.map(|lease| self.granted(Engine::Own(lease))))
+        let engine = self.asking().at_once();
+        Ok(engine.map(|engine| self.granted(engine)))
     }
 
     /// Whether it may ask for the engine now. Takes a place among those who wait for a turn, which is kept for who asks with patience.
