@@ -15,12 +15,15 @@ use super::order::{self, Order};
 use super::stream::Stream;
 use super::upstream;
 use crate::supervisor::handle::Lease;
+use crate::supervisor::ports::Endpoint;
 
 /// Whom to ask.
 #[derive(Debug)]
 pub(super) enum Engine {
     /// One of ours.
     Own(Lease),
+    /// One of ours, for a question that is no use of its model: it may be gone at any moment.
+    Unheld(Endpoint),
     /// One that runs elsewhere.
     Far(Arc<External>),
 }
@@ -38,7 +41,7 @@ impl Grant {
     pub fn lease(&self) -> Option<&Lease> {
         match &self.engine {
             Engine::Own(lease) => Some(lease),
-            Engine::Far(_) => None,
+            Engine::Unheld(_) | Engine::Far(_) => None,
         }
     }
 
@@ -48,41 +51,42 @@ impl Grant {
     /// Where nobody listens, in time or at all.
     pub async fn connect(&self, upstream: &Upstream) -> Result<Stream, Failure> {
         let limit = upstream.connect_timeout;
-        match &self.engine {
-            Engine::Own(lease) => {
-                upstream::connect(lease.endpoint(), limit).await.map_err(Failure::Connect)
-            }
+        let near = match &self.engine {
+            Engine::Own(lease) => lease.endpoint(),
+            Engine::Unheld(endpoint) => endpoint,
             Engine::Far(external) => {
                 let connected = tokio::time::timeout(limit, external.connect()).await;
                 let late = |_| Err(std::io::ErrorKind::TimedOut.into());
-                connected.unwrap_or_else(late).map_err(Failure::Connect)
+                return connected.unwrap_or_else(late).map_err(Failure::Connect);
             }
-        }
+        };
+        upstream::connect(near, limit).await.map_err(Failure::Connect)
     }
 
     /// A request of ours, as this engine has to get it.
     pub fn dress<B>(&self, mut request: Request<B>) -> Request<B> {
-        match &self.engine {
-            Engine::Own(lease) => {
-                let key = lease.endpoint().key();
-                if let Some(bearer) = key.and_then(|key| order::bearer(key.0.as_bytes())) {
-                    request.headers_mut().insert(header::AUTHORIZATION, bearer);
-                }
-                request
-            }
+        let near = match &self.engine {
+            Engine::Own(lease) => lease.endpoint(),
+            Engine::Unheld(endpoint) => endpoint,
             Engine::Far(external) => {
                 let (mut head, body) = request.into_parts();
                 external.dress(&mut head);
-                Request::from_parts(head, body)
+                return Request::from_parts(head, body);
             }
+        };
+        if let Some(bearer) = near.key().and_then(|key| order::bearer(key.0.as_bytes())) {
+            request.headers_mut().insert(header::AUTHORIZATION, bearer);
         }
+        request
     }
 
     /// The bytes of an order for this engine: its head, and what of its body goes out with it.
     pub fn written(&self, order: &Order, body: &[u8]) -> Vec<u8> {
         match &self.engine {
             Engine::Own(lease) if lease.endpoint().key().is_none() => order.written(body),
-            Engine::Own(_) | Engine::Far(_) => order::written(&self.dress(order.request()), body),
+            Engine::Own(_) | Engine::Unheld(_) | Engine::Far(_) => {
+                order::written(&self.dress(order.request()), body)
+            }
         }
     }
 }

@@ -26,7 +26,7 @@
 //! * The path to the engine is rebuilt from an allowlist; nothing that a client wrote in a request line or a header
 //!   outside it reaches an engine. Body bytes are passed unchanged in both directions.
 //! * Nothing here decides about models: no phase is read before a lease is asked for, but to tell who got
-//!   no turn why.
+//!   no turn why. Who asks for a stored answer asks for nothing that would load its model.
 //! * A lease lives inside the response's body, so it ends with the last byte or with the client, whichever is first.
 //! * An answer that broke off never looks whole.
 //! * A client that has left is noticed by the end of its stream of bytes. One that pipelined a further request before it left is

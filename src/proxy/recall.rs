@@ -4,12 +4,16 @@
 //! `service` holds one [`Answers`]; an answer on its way is watched by a [`Watch`]. Invariants: bounded in number and in time; an
 //! identifier is taken from the engine's own bytes, which pass unchanged; whoever has another key does not find it.
 
+mod asking;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use memchr::memmem;
 use tokio::time::Instant;
+
+pub(super) use asking::recall;
 
 use crate::types::InstanceId;
 

@@ -11,9 +11,8 @@ use std::task::Poll;
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderValue};
 use hyper::http::request::Parts;
-use hyper::{HeaderMap, Method, Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 use tokio::sync::Notify;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -23,19 +22,17 @@ use super::conn::Busy;
 use super::endpoints::Dialect;
 use super::error::ApiError;
 use super::external::Healths;
-use super::forward::{self, Engines};
+use super::forward::Engines;
 use super::gate::Gate;
-use super::grant::{Engine, Grant};
 use super::inference::{self, Visitor};
 use super::intake;
 use super::keys;
-use super::order::{Order, Target};
 use super::page;
 use super::port::{Console, Observer};
-use super::recall::Answers;
+use super::recall::{self, Answers};
 use super::record::Record;
 use super::respond::{self, Whole};
-use super::route::{Recall, Route, route};
+use super::route::{Route, route};
 use super::rules::{Rules, SharedRules};
 use super::server::Limits;
 use super::site;
@@ -149,7 +146,7 @@ impl Service {
                 inference::infer(self, task, head, body, visitor, record).await
             }
             Route::Recall(recall) => {
-                Box::pin(self.recall(recall, head.headers, body, &visitor, record)).await
+                Box::pin(recall::recall(self, recall, head.headers, body, &visitor, record)).await
             }
             Route::Realtime(model) => {
                 Box::pin(websocket::open(self, head, model, &visitor, record)).await
@@ -252,57 +249,6 @@ impl Service {
             page::sees_all(&visitor)?;
         }
         Ok((route, visitor))
-    }
-
-    /// Asks the instance that gave an answer for it. Wakes nobody: an answer that was stored ends with its instance.
-    async fn recall(
-        &self,
-        recall: Recall,
-        headers: HeaderMap,
-        mut body: Incoming,
-        visitor: &Visitor,
-        record: &mut Record,
-    ) -> Result<Response<Source>, ApiError> {
-        intake::discard(&mut body).await;
-        let gone = || {
-            let message = "no such response here: it is not known, was not stored, or its engine has been stopped since";
-            ApiError::new(StatusCode::NOT_FOUND, "response_not_found", message)
-        };
-        let origin = self.answers.find(&recall.id, visitor.name(), Instant::now());
-        let origin = origin.ok_or_else(gone)?;
-        let model = &origin.instance.model;
-        record.is_for(model.as_str(), Some(model));
-        let alive = self
-            .supervisor
-            .status()
-            .models
-            .iter()
-            .any(|m| m.name == *model && m.instance.as_ref() == Some(&origin.instance));
-        if !alive {
-            return Err(gone());
-        }
-        record.queue_begins();
-        let id = record.id();
-        let id = id.to_str().ok();
-        let lease = self.supervisor.acquire_for(model.as_str(), None, id).await;
-        record.queue_ends();
-        let lease = lease?;
-        record.instance = Some(lease.instance().clone());
-        if *lease.instance() != origin.instance {
-            return Err(gone());
-        }
-        let order = Order {
-            target: Target::from(&recall),
-            headers,
-            id: record.id(),
-            body: bytes::Bytes::new(),
-            rest: 0,
-        };
-        let grant = Grant { engine: Engine::Own(lease), _slot: None };
-        match forward::forward(grant, &order, &self.engines).await {
-            Ok(response) => Ok(response.map(|relay| Source::Relay(Box::new(relay), None))),
-            Err(failure) => Err(failure.to_api(model.as_str())),
-        }
     }
 }
 

@@ -33,6 +33,8 @@ pub enum Policy {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Happened {
     Asked(String),
+    /// Where a ready engine listens, for which nothing is loaded.
+    Reached(String),
     Cancelled,
     Released,
 }
@@ -64,11 +66,14 @@ impl Supervisor {
                             Policy::Hold => keep.lock().unwrap().push(answer),
                         }
                     }
+                    Ask::Reach { model, answer } => {
+                        let _ = report.send(Happened::Reached(model.to_string()));
+                        let _ = answer.send(Ok((instance(), target.clone())));
+                    }
                     Ask::Cancel { .. } => drop(report.send(Happened::Cancelled)),
                     Ask::Release { .. } => drop(report.send(Happened::Released)),
                     other @ (Ask::Operate { .. }
                     | Ask::Preview { .. }
-                    | Ask::Reach { .. }
                     | Ask::Trouble { .. }
                     | Ask::Stir
                     | Ask::Configure(_)

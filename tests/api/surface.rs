@@ -1,9 +1,13 @@
 //! Every route that leads to an engine: its bytes, its errors' shape, and what is not there.
 
+use std::sync::Arc;
+
+use hostler::types::{DoorSpec, Phase};
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 
 use crate::engine::{Step, send};
-use crate::house::{Happened, Setup, house, instance, playing, rules};
+use crate::house::{Happened, Setup, house, instance, key, playing, rules};
 use crate::wire::{BODY, CHAT, SSE, chunk, get, post, post_with};
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nserver: e\r\nx-odd: 1\r\ncontent-length: 7\r\n\r\n{\"a\":1}";
@@ -137,14 +141,19 @@ async fn ollamas_clients_find_the_models() {
     house.supervisor.quiet();
 }
 
+const STORED: &str = "{\"id\":\"resp_a-1\",\"object\":\"response\"}";
+
+fn stored() -> String {
+    let length = STORED.len();
+    format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{STORED}"
+    )
+}
+
 #[tokio::test]
 async fn a_response_is_had_again_from_the_instance_that_gave_it() {
-    let body = "{\"id\":\"resp_a-1\",\"object\":\"response\"}";
-    let script = format!(
-        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
-        body.len()
-    );
-    let mut house = playing(vec![send(script), Step::Close]).await;
+    let body = STORED;
+    let mut house = playing(vec![send(stored()), Step::Close]).await;
     house.ask(get("/v1/responses/resp_a-1")).await.error(404, "response_not_found");
     assert_eq!(house.ask(post("/v1/responses", "{\"model\":\"gpt-4o\"}")).await.text(), body);
     house.engine.request().await;
@@ -153,7 +162,23 @@ async fn a_response_is_had_again_from_the_instance_that_gave_it() {
     house.ask(get("/v1/responses/resp_a-1")).await.error(404, "response_not_found");
     house.supervisor.quiet();
     house.supervisor.show("m", |m| m.instance = Some(instance()));
+    // It cannot take a request now: it is not made ready for one of these.
+    for (phase, status, code) in [
+        (Phase::Draining, 503, "model_not_ready"),
+        (Phase::Dozing, 503, "model_not_ready"),
+        (Phase::Asleep, 503, "model_not_ready"),
+        (Phase::Waking, 503, "model_not_ready"),
+        (Phase::Stopping, 404, "response_not_found"),
+        (Phase::Failed, 404, "response_not_found"),
+    ] {
+        house.supervisor.show("m", |m| m.phase = phase);
+        house.ask(get("/v1/responses/resp_a-1")).await.error(status, code);
+        house.ask(post("/v1/responses/resp_a-1/cancel", "")).await.error(status, code);
+    }
+    house.supervisor.quiet();
+    house.supervisor.show("m", |m| m.phase = Phase::Ready);
     assert_eq!(house.ask(get("/v1/responses/resp_a-1")).await.text(), body);
+    house.supervisor.expect(&[Happened::Reached("m".into())]).await;
     let seen = house.engine.request().await;
     assert_eq!(seen.line, "GET /v1/responses/resp_a-1 HTTP/1.1");
     assert!(!seen.headers.contains_key("content-type"));
@@ -165,6 +190,59 @@ async fn a_response_is_had_again_from_the_instance_that_gave_it() {
     assert_eq!(house.ask(cancel).await.status, 200);
     assert_eq!(house.engine.request().await.line, "POST /v1/responses/resp_a-1/cancel HTTP/1.1");
     house.ask(get("/v1/responses/resp_b")).await.error(404, "response_not_found");
+}
+
+/// A turn at the model is not waited for: who has it may be who is to be cancelled.
+#[tokio::test]
+async fn a_response_is_had_again_by_what_its_key_may() {
+    let gate = Arc::new(Semaphore::new(1));
+    let mut rules = rules();
+    let mut alice = key("alice");
+    alice.concurrent = Some(1);
+    rules.keys = vec![alice];
+    let spec = DoorSpec { max_concurrent: Some(1), ..DoorSpec::default() };
+    rules.models.insert("m".parse().unwrap(), spec.into());
+    let script = vec![Step::Gate(gate.clone()), send(stored()), Step::Close];
+    let mut house = house(Setup { rules, script, ..Setup::default() }).await;
+    house.supervisor.show("m", |m| {
+        m.instance = Some(instance());
+        m.phase = Phase::Ready;
+    });
+    let head = "authorization: Bearer sk-alice\r\nconnection: close\r\n";
+    let ask = || format!("GET /v1/responses/resp_a-1 HTTP/1.1\r\nhost: localhost\r\n{head}\r\n");
+    let first = post_with("/v1/responses", head, "{\"model\":\"m\"}");
+    assert_eq!(house.ask(first).await.text(), STORED);
+    house.engine.request().await;
+    let mut held = house.client().await;
+    held.send(ask()).await;
+    house.engine.request().await;
+    house.ask(ask()).await.error(429, "too_many_at_once");
+    gate.add_permits(1);
+    assert_eq!(held.reply().await.text(), STORED);
+    // The model is busy with somebody else.
+    let mut new = (*house.rules.load_full()).clone();
+    new.keys.push(key("bob"));
+    house.rules.store(Arc::new(new.clone()));
+    let mut other = house.client().await;
+    let bobs = head.replace("alice", "bob");
+    other.send(post_with(CHAT, &bobs, BODY)).await;
+    house.engine.request().await;
+    let mut again = house.client().await;
+    again.send(ask()).await;
+    house.engine.request().await;
+    gate.add_permits(2);
+    assert_eq!((other.reply().await.status, again.reply().await.text()), (200, STORED));
+    // What was taken from the key since.
+    new.keys[0].models = vec!["org/big".parse().unwrap()];
+    house.rules.store(Arc::new(new.clone()));
+    house.ask(ask()).await.error(403, "model_not_allowed");
+    // A name that means another model by now.
+    new.keys[0].models.clear();
+    new.models.remove("m");
+    new.aliases.insert("m".parse().unwrap(), "org/big".parse().unwrap());
+    house.rules.store(Arc::new(new));
+    house.ask(ask()).await.error(404, "response_not_found");
+    house.engine.untouched();
 }
 
 #[tokio::test]
