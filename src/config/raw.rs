@@ -356,7 +356,8 @@ pub struct RawModel {
     /// Parameters that requests have whatever they say. Default {}.
     #[schemars(with = "BTreeMap<String, serde_json::Value>", extend("default" = {}))]
     pub force: Option<BTreeMap<Spanned<String>, Spanned<toml::Value>>>,
-    /// What the engine is told in "model". Default: what the client wrote.
+    /// What the engine is told in "model". Default: what the client wrote; with engine = "external" the model's own name for its aliases,
+    /// which the far side does not know.
     #[schemars(with = "String")]
     pub served_name: Option<Spanned<String>>,
     /// Other names that clients may use for it. Default [].

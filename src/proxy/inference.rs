@@ -114,7 +114,8 @@ pub(super) async fn infer(
     job.finish(grant).await.map(own_head)
 }
 
-/// The model's own rules, if the visitor may use it. One that nobody configured is refused where it is asked for.
+/// What is particular to the model, if the visitor may use it. Nobody but us knows the alias of one that runs elsewhere: the far side is
+/// told the model's own name for it, if no other is configured. One that nobody configured is refused where it is asked for.
 pub(super) fn admit_model(visitor: &Visitor, model: &str) -> Result<Arc<DoorSpec>, ApiError> {
     let rules = &visitor.rules;
     let name = rules.resolve(model);
@@ -126,7 +127,15 @@ pub(super) fn admit_model(visitor: &Visitor, model: &str) -> Result<Arc<DoorSpec
         error.param = Some("model");
         return Err(error);
     }
-    Ok(rules.model(model).unwrap_or_default())
+    let spec = rules.model(model).unwrap_or_default();
+    match name {
+        Some(name)
+            if name.as_str() != model && spec.served_name.is_none() && rules.is_far(model) =>
+        {
+            Ok(Arc::new(DoorSpec { served_name: Some(name.to_string()), ..(*spec).clone() }))
+        }
+        Some(_) | None => Ok(spec),
+    }
 }
 
 /// A stream. Whoever is served soon gets the engine's own head; whoever has to wait gets one of ours (`Err`), and signs of life.

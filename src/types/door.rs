@@ -29,7 +29,8 @@ pub struct DoorSpec {
     pub defaults: Map<String, Value>,
     /// Parameters that requests have in any case.
     pub force: Map<String, Value>,
-    /// What the engine is told in `model` instead of what the client wrote; `None`: the client's word.
+    /// What the engine is told in `model` instead of what the client wrote; `None`: the client's word, but for the alias of a model that
+    /// runs elsewhere.
     pub served_name: Option<String>,
 }
 

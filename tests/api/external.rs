@@ -82,7 +82,7 @@ async fn it_is_asked_under_its_own_name_and_key() {
     let sent = ["authorization", "x-api-key", "anthropic-version"]
         .map(|name| probe.headers.get(name).map(String::as_str));
     assert_eq!(sent, [Some("Bearer sk-far"), Some("sk-far"), Some("2023-06-01")]);
-    let body = r#"{"model":"faraway","messages":[]}"#;
+    let body = r#"{ "messages":[], "model":"far/away" }"#;
     for path in ["/v1/chat/completions", "/v1/messages", "/v1/messages/count_tokens"] {
         let headers = "authorization: Bearer theirs\r\nconnection: close\r\n";
         let reply = house.ask(post_with(path, headers, body)).await;
@@ -189,8 +189,38 @@ async fn one_that_is_dead_is_not_asked_and_one_that_refuses_its_key_is_told_of()
 #[tokio::test]
 async fn it_is_told_the_name_that_it_knows_in_forms_and_sockets_too() {
     let dir = tempfile::tempdir().unwrap();
-    let mut far = Engine::start(Family::Tcp, dir.path(), vec![send(OK), Step::Close]).await;
+    let far = Engine::start(Family::Tcp, dir.path(), vec![send(OK), Step::Close]).await;
     let rules = known_there_as(&far.endpoint, "org/véry&far");
+    told(far, rules, "org/véry&far", "org%2Fv%C3%A9ry%26far").await;
+}
+
+/// Nobody there has heard of an alias, which is this host's alone.
+#[tokio::test]
+async fn it_is_told_its_own_name_for_an_alias_and_nothing_else_is_changed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut far = Engine::start(Family::Tcp, dir.path(), vec![send(OK), Step::Close]).await;
+    let rules = far_away(&far.endpoint, None);
+    let house = house(Setup { rules: rules.clone(), ..Setup::default() }).await;
+    let long = "x".repeat(1 << 20);
+    for name in ["faraway", "far/away"] {
+        for input in ["", &*long] {
+            let body = |name: &str| format!("{{\"model\":\"{name}\",\"input\":\"{input}\"}}");
+            assert_eq!(house.ask(post("/v1/embeddings", body(name))).await.status, 200);
+            let seen = asked(&mut far).await.body;
+            assert!(seen == body("far/away").as_bytes(), "{name}, {}", seen.len());
+        }
+        // What has the name already is not even written anew.
+        let spaced = format!("{{ \"model\" : \"{name}\" }}");
+        assert_eq!(house.ask(post("/v1/embeddings", &spaced)).await.status, 200);
+        let seen = String::from_utf8(asked(&mut far).await.body).unwrap();
+        let own = name == "far/away";
+        assert_eq!(seen, if own { &*spaced } else { "{\"model\":\"far/away\"}" });
+    }
+    told(far, rules, "far/away", "far%2Faway").await;
+}
+
+/// What it is told for the alias in forms, and in a target.
+async fn told(mut far: Engine, rules: Rules, name: &str, escaped: &str) {
     let house = house(Setup { rules, ..Setup::default() }).await;
     let form = |name: &str| {
         format!(
@@ -207,13 +237,13 @@ async fn it_is_told_the_name_that_it_knows_in_forms_and_sockets_too() {
         );
         assert_eq!(house.ask(upload).await.status, 200);
         let seen = asked(&mut far).await;
-        assert_eq!(String::from_utf8(seen.body).unwrap(), form("org/véry&far"));
+        assert_eq!(String::from_utf8(seen.body).unwrap(), form(name));
     }
     let opening = OPENING.replace("model=m", "model=faraway");
     let opening = opening.replace("\r\n\r\n", "\r\nconnection: close\r\n\r\n");
     assert_eq!(house.ask(opening).await.status, 200, "it has no sockets");
     let seen = asked(&mut far).await;
-    assert_eq!(seen.line, "GET /team/v1/realtime?model=org%2Fv%C3%A9ry%26far HTTP/1.1");
+    assert_eq!(seen.line, format!("GET /team/v1/realtime?model={escaped} HTTP/1.1"));
 }
 
 /// Work that no request waits for would be evicted in the middle, and its client would ask for an answer that is gone.
