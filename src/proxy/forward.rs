@@ -211,10 +211,13 @@ pub(super) const UNGATHERED: HeaderName = HeaderName::from_static("x-accel-buffe
 pub(super) fn answer(
     conn: Conn,
     mut head: Head,
-    grant: Grant,
+    mut grant: Grant,
     (events, id): (Events, &HeaderValue),
     engines: &Arc<Engines>,
 ) -> Response<Relay> {
+    if !head.status.is_success() {
+        grant.refused();
+    }
     strip(&mut head.headers, head.framing);
     let content_type = head.headers.get(header::CONTENT_TYPE).map_or(&b""[..], |v| v.as_bytes());
     let essence = content_type.split(|b| *b == b';').next().unwrap_or_default().trim_ascii();

@@ -164,8 +164,10 @@ impl Gate {
 
     /// Holds to the limits of new rules whenever there are some, for as long as it is polled.
     pub async fn follow(&self) {
-        loop {
-            self.rules.replaced().await;
+        let mut replaced = self.rules.replaced();
+        // What was replaced before is news, too.
+        replaced.mark_changed();
+        while replaced.changed().await.is_ok() {
             let rules = self.rules.load();
             let mut inner = self.inner();
             for (model, spec) in &rules.models {

@@ -3,12 +3,10 @@
 //! Purpose: one of ours under a lease and one that runs elsewhere look the same to whoever forwards. Owner: the request, then its
 //! answer. Invariant: what is held ends in the order of the fields.
 
-use std::sync::Arc;
-
 use hyper::Request;
 use hyper::header;
 
-use super::external::External;
+use super::external::Far;
 use super::forward::{Failure, Upstream};
 use super::gate::Slot;
 use super::order::{self, Order};
@@ -25,7 +23,7 @@ pub(super) enum Engine {
     /// One of ours, for a question that is no use of its model: it may be gone at any moment.
     Unheld(Endpoint),
     /// One that runs elsewhere.
-    Far(Arc<External>),
+    Far(Far),
 }
 
 /// What a request holds while an engine works for it.
@@ -45,6 +43,22 @@ impl Grant {
         }
     }
 
+    /// The engine has answered, or gone on with its answer: it lives, however it answers when it is asked for its health.
+    pub fn heard(&self) {
+        match &self.engine {
+            Engine::Own(lease) => lease.heard(),
+            Engine::Far(far) => far.heard(),
+            Engine::Unheld(_) => {}
+        }
+    }
+
+    /// The engine answers that it will not do what it was asked: of one that runs elsewhere, what stands before it may say so.
+    pub fn refused(&mut self) {
+        if let Engine::Far(far) = &mut self.engine {
+            far.refuses();
+        }
+    }
+
     /// Connects.
     ///
     /// # Errors
@@ -54,8 +68,8 @@ impl Grant {
         let near = match &self.engine {
             Engine::Own(lease) => lease.endpoint(),
             Engine::Unheld(endpoint) => endpoint,
-            Engine::Far(external) => {
-                let connected = tokio::time::timeout(limit, external.connect()).await;
+            Engine::Far(far) => {
+                let connected = tokio::time::timeout(limit, far.external.connect()).await;
                 let late = |_| Err(std::io::ErrorKind::TimedOut.into());
                 return connected.unwrap_or_else(late).map_err(Failure::Connect);
             }
@@ -68,9 +82,9 @@ impl Grant {
         let near = match &self.engine {
             Engine::Own(lease) => lease.endpoint(),
             Engine::Unheld(endpoint) => endpoint,
-            Engine::Far(external) => {
+            Engine::Far(far) => {
                 let (mut head, body) = request.into_parts();
-                external.dress(&mut head);
+                far.external.dress(&mut head);
                 return Request::from_parts(head, body);
             }
         };

@@ -80,8 +80,7 @@ impl Asking<'_> {
         // One that is new since then was not judged.
         let name = self.name().ok_or_else(|| Denied::UnknownModel { model: self.model.into() })?;
         if let Some(external) = self.visitor.rules.externals.get(name) {
-            external::check(self.healths, name)?;
-            return Ok(Engine::Far(external.clone()));
+            return external::grant(self.healths, name, external).map(Engine::Far);
         }
         let lease = self.supervisor.acquire_for(name.as_str(), Some(wait), self.id).await;
         Ok(Engine::Own(lease?))

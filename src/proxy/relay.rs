@@ -80,8 +80,9 @@ impl Relay {
         keep: Option<Arc<Engines>>,
         events: Option<(Events, HeaderValue)>,
     ) -> Self {
-        let lease = grant.lease().inspect(|lease| lease.heard());
-        let meter = lease
+        grant.heard();
+        let meter = grant
+            .lease()
             .filter(|_| events.is_some())
             .map(|lease| (lease.meter().clone(), Chunks::default()));
         let held = Some(Held { conn, body: framing.into(), grant, keep });
@@ -105,9 +106,7 @@ impl Relay {
         let Some(held) = &mut self.held else { return Poll::Ready(None) };
         match std::task::ready!(held.conn.poll_data(&mut held.body, cx)) {
             Ok(data) => {
-                if let Some(lease) = held.grant.lease() {
-                    lease.heard();
-                }
+                held.grant.heard();
                 // With the last byte, not after it: the client may ask again at once.
                 self.end_if_whole();
                 if let Some(data) = &data {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
-use tokio::sync::Notify;
+use tokio::sync::watch;
 
 use super::external::External;
 use super::keys::Key;
@@ -22,7 +22,7 @@ pub type SharedRules = Arc<InForce>;
 #[derive(Debug)]
 pub struct InForce {
     rules: ArcSwap<Rules>,
-    replaced: Notify,
+    replaced: watch::Sender<()>,
 }
 
 impl InForce {
@@ -39,12 +39,12 @@ impl InForce {
     /// Puts others in their place.
     pub fn store(&self, rules: Arc<Rules>) {
         self.rules.store(rules);
-        self.replaced.notify_one();
+        self.replaced.send_replace(());
     }
 
-    /// Waits for that; for one who waits, who hears of it also where it was before.
-    pub(super) async fn replaced(&self) {
-        self.replaced.notified().await;
+    /// Changes whenever that is done, from now on.
+    pub(super) fn replaced(&self) -> watch::Receiver<()> {
+        self.replaced.subscribe()
     }
 }
 
@@ -116,7 +116,7 @@ impl Rules {
     /// To share them.
     #[must_use]
     pub fn shared(self) -> SharedRules {
-        Arc::new(InForce { rules: ArcSwap::from_pointee(self), replaced: Notify::new() })
+        Arc::new(InForce { rules: ArcSwap::from_pointee(self), replaced: watch::Sender::new(()) })
     }
 }
 

@@ -53,7 +53,7 @@ pub struct ExternalStatus {
     pub health: ExternalHealth,
     /// Why it is not well; `None` where it is, or nobody knows.
     pub why: Option<String>,
-    /// Since when that is its health; `None`: it was not asked yet.
+    /// Since when that is its health; `None`: that is not known yet.
     pub since: Option<Moment>,
 }
 
@@ -69,7 +69,7 @@ impl ExternalStatus {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ExternalHealth {
-    /// It was not asked yet.
+    /// It is not known yet: it was not asked, or missed fewer questions in a row than mean something.
     Unknown,
     /// It answers with success.
     Well,

@@ -1,12 +1,13 @@
 //! Models that run elsewhere: routed to by the same rules, with their own key, and not asked while they are dead.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hostler::proxy::{External, Key, Rules};
 use hostler::supervisor::ports::Endpoint;
 use hostler::types::{DoorSpec, Origin};
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 
 use crate::engine::{Engine, Family, Request, Step, send};
 use crate::house::{House, Setup, house, key, rules};
@@ -155,25 +156,30 @@ async fn one_that_is_dead_is_not_asked_and_one_that_refuses_its_key_is_told_of()
     for (answer, why) in [(None, "cannot be reached"), (Some("401 Unauthorized"), "status 401")] {
         let dir = tempfile::tempdir().unwrap();
         let script = answer.map(|a| send(format!("HTTP/1.1 {a}\r\ncontent-length: 0\r\n\r\n")));
-        let far = match &script {
+        let mut far = match &script {
             Some(step) => {
-                Engine::start(Family::Tcp, dir.path(), vec![step.clone(), Step::Close])
-                    .await
-                    .endpoint
+                let script = vec![step.clone(), Step::Close];
+                Some(Engine::start(Family::Tcp, dir.path(), script).await)
             }
-            // Nobody listens there any more.
-            None => Endpoint::Tcp(
-                std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap(),
-                None,
-            ),
+            None => None,
         };
-        let mut house = with(&far, None).await;
+        // Nobody listens there any more.
+        let nobody = || {
+            let left = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+            Endpoint::Tcp(left, None)
+        };
+        let endpoint = far.as_ref().map_or_else(nobody, |far| far.endpoint.clone());
+        let mut house = with(&endpoint, None).await;
         soon("it to be found unwell", async {
             while health(&house).await["health"] != "unwell" {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         })
         .await;
+        if let Some(far) = &mut far {
+            let asked = std::iter::from_fn(|| far.seen.try_recv().ok()).count();
+            assert_eq!(asked, 3, "one miss is no death");
+        }
         let shown = health(&house).await;
         assert!(shown["why"].as_str().unwrap().contains(why), "{shown}");
         let text = get("/api/v1/status").replace("\r\n\r\n", "\r\naccept: text/plain\r\n\r\n");
@@ -184,6 +190,36 @@ async fn one_that_is_dead_is_not_asked_and_one_that_refuses_its_key_is_told_of()
         assert_eq!(reply.headers["retry-after"], "5");
         house.supervisor.quiet();
     }
+}
+
+/// What was found of one address is not said of another that has its name by now.
+#[tokio::test]
+async fn a_reload_with_another_address_is_heeded_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let refuses = send("HTTP/1.1 500 Broken\r\ncontent-length: 0\r\n\r\n");
+    let old = Engine::start(Family::Tcp, dir.path(), vec![refuses, Step::Close]).await;
+    let house = with(&old.endpoint, None).await;
+    let becomes = async |want: &str| {
+        while health(&house).await["health"] != want {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    soon("it to be found unwell", becomes("unwell")).await;
+    let gate = Arc::new(Semaphore::new(0));
+    let script = vec![Step::Gate(gate.clone()), send(OK), Step::Close];
+    let mut new = Engine::start(Family::Tcp, dir.path(), script).await;
+    let since = Instant::now();
+    house.rules.store(Arc::new(far_away(&new.endpoint, None)));
+    assert_eq!(health(&house).await["health"], "unknown");
+    assert_eq!(new.request().await.line, "GET /team/v1/models HTTP/1.1");
+    assert!(since.elapsed() < Duration::from_secs(4), "it waited for its turn");
+    // The admin's own try passes.
+    gate.add_permits(2);
+    assert_eq!(
+        house.ask(post("/v1/chat/completions", r#"{"model":"far/away"}"#)).await.status,
+        200
+    );
+    soon("it to be found well", becomes("well")).await;
 }
 
 #[tokio::test]

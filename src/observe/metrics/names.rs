@@ -94,7 +94,7 @@ metrics! {
     FOOTPRINT_SAMPLES Gauge "hostler_footprint_samples" ["model"] "Samples that the measurement is of";
     SLEEP_RAM Gauge "hostler_sleep_host_ram_bytes" ["model"] "Host memory that is charged to the model's sleep now";
 
-    EXTERNAL_UP Gauge "hostler_external_up" ["model"] "1 while a model that runs elsewhere passes its health check, 0 while it does not and its requests are refused; absent until it was asked";
+    EXTERNAL_UP Gauge "hostler_external_up" ["model"] "1 while a model that runs elsewhere passes its health check, 0 while it does not and its requests are refused; absent until that is known";
 
     GPU Gauge "hostler_gpu_info" ["gpu", "name"] "1 for each device, with its product's name";
     GPU_MEMORY Gauge "hostler_gpu_memory_bytes" ["gpu", "kind"] "The device's memory by the ledger: total, headroom, reserved (starting), confirmed (ready), releasing (stopped, release not seen), quarantined (not given back), foreign (others'), free (could be promised now); absent where it is not known";
