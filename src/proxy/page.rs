@@ -2,7 +2,7 @@
 //!
 //! Purpose: between a route and the [`super::port::Console`]. Owner: `service`. Invariants: where keys are asked for, the host is shown
 //! only to holders of a key for all models, and changed only by an administrator's; nobody changes anything without a key, so no page
-//! of another site can; what ends with the drain does not hold it up.
+//! of another site can; what ends with the drain does not hold it up; a stream ends when whoever sees it may not any more.
 
 use std::sync::Arc;
 
@@ -13,9 +13,11 @@ use hyper::{HeaderMap, Response, StatusCode};
 use super::answer::Source;
 use super::error::ApiError;
 use super::inference::Visitor;
+use super::keys::Key;
 use super::port::{Asker, Content, Page};
 use super::record::Record;
 use super::route::Route;
+use super::rules::{Rules, SharedRules};
 use super::service::Service;
 use super::stream::Peer;
 
@@ -112,7 +114,7 @@ pub(super) fn sees_all(visitor: &Visitor) -> Result<(), ApiError> {
 pub(super) async fn answer(
     service: &Arc<Service>,
     page: Page,
-    visitor: &Visitor,
+    (visitor, peer): (&Visitor, Peer),
     headers: &HeaderMap,
     record: &mut Record,
 ) -> Result<Response<Source>, ApiError> {
@@ -134,7 +136,7 @@ pub(super) async fn answer(
         keys: !visitor.rules.keys.is_empty(),
         openmetrics,
     };
-    let answered = service.console.answer(page, asker).await;
+    let answered = service.console.answer(page.clone(), asker).await;
     let mut response = answered.map_err(|refusal| {
         let status = StatusCode::from_u16(refusal.status);
         let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -146,7 +148,37 @@ pub(super) async fn answer(
         Content::Whole(bytes) => Source::Whole(Some(bytes)),
         Content::Stream(stream) => {
             let ending = service.ending.clone().cancelled_owned();
-            Source::Page(Box::pin(stream.take_until(ending)))
+            let barred = barred(service.rules.clone(), page, peer, visitor.key().cloned());
+            let over = async move {
+                tokio::select! {
+                    () = ending => {}
+                    () = barred => {}
+                }
+            };
+            Source::Page(Box::pin(stream.take_until(over)))
         }
     }))
+}
+
+/// Waits until the rules in force do not show the page any more to who holds that key.
+async fn barred(rules: SharedRules, page: Page, peer: Peer, key: Option<Key>) {
+    let mut replaced = rules.replaced();
+    while still_may(&rules.load_full(), &page, peer, key.as_ref()) {
+        if replaced.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn still_may(rules: &Arc<Rules>, page: &Page, peer: Peer, key: Option<&Key>) -> bool {
+    let mut visitor = Visitor { rules: rules.clone(), key: None };
+    if !rules.keys.is_empty() {
+        // It is known by its secret: its place in the list and its name may be another's by now.
+        let same = |key: &Key| rules.keys.iter().position(|k| k.digest == key.digest);
+        visitor.key = key.and_then(same);
+        if visitor.key.is_none() {
+            return false;
+        }
+    }
+    may(page, peer, &visitor).is_ok()
 }

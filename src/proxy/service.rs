@@ -179,7 +179,7 @@ impl Service {
             }
             Route::Page(page) => {
                 intake::discard(&mut body).await;
-                page::answer(self, page, &visitor, &head.headers, record).await
+                page::answer(self, page, (&visitor, peer), &head.headers, record).await
             }
             Route::Preflight => {
                 let mut response = respond::nothing();

@@ -8,6 +8,7 @@ use hostler::proxy::Key;
 use hostler::proxy::port::{Act, Answer, Asker, Behind, Console, Content, Observer, Page, Seen};
 use hyper::Response;
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 
 use crate::engine::{Step, send};
 use crate::house::{House, Setup, house};
@@ -17,19 +18,33 @@ use crate::wire::{BODY, CHAT, Client, Reply, get, post_with, soon};
 type Request = (&'static str, Option<String>, Option<u16>);
 
 /// Notes what it is asked, and answers everything.
-#[derive(Default)]
 struct Notes {
+    /// Lets one of the streams go on.
+    more: Arc<Semaphore>,
     asked: Mutex<Vec<(Page, Asker)>>,
     requests: Mutex<Vec<Request>>,
 }
 
+impl Default for Notes {
+    fn default() -> Self {
+        let more = Arc::new(Semaphore::new(0));
+        Self { more, asked: Mutex::default(), requests: Mutex::default() }
+    }
+}
+
 impl Console for Notes {
     fn answer(&self, page: Page, asker: Asker) -> Answer<'_> {
-        let endless = page == Page::Events;
+        let endless = page == Page::Events || page == Page::Log("org/big".parse().unwrap());
         self.asked.lock().unwrap().push((page, asker));
         let content = if endless {
+            let more = self.more.clone();
             let first = futures_util::stream::iter([Bytes::from_static(b": hello\n\n")]);
-            Content::Stream(Box::pin(first.chain(futures_util::stream::pending())))
+            let next = futures_util::stream::once(async move {
+                more.acquire().await.unwrap().forget();
+                Bytes::from_static(b": more\n\n")
+            });
+            let rest = futures_util::stream::pending();
+            Content::Stream(Box::pin(first.chain(next).chain(rest)))
         } else {
             Content::Whole(Bytes::from_static(b"it"))
         };
@@ -154,6 +169,45 @@ async fn who_watches_does_not_hold_up_the_drain() {
     house.stop.cancel();
     let drained = soon("the server to end", &mut house.served).await.unwrap();
     assert_eq!(drained.aborted, 0);
+}
+
+/// What an engine writes may hold what its clients asked: a key that leaked is taken back for who reads already, too.
+#[tokio::test]
+async fn who_may_not_any_more_sees_no_more() {
+    let keys = vec![key("boss", true, &[]), key("all", false, &[])];
+    let (house, notes) = with(keys.clone()).await;
+    let open = async |path: &str, name: &str| {
+        let mut client = house.client().await;
+        let head = "host: localhost\r\nconnection: close\r\n";
+        client
+            .send(format!("GET {path} HTTP/1.1\r\n{head}authorization: Bearer sk-{name}\r\n\r\n"))
+            .await;
+        client.until(": hello").await;
+        client
+    };
+    let replace = |keys: Vec<Key>| {
+        let mut rules = (*house.rules.load_full()).clone();
+        rules.keys = keys;
+        house.rules.store(Arc::new(rules));
+    };
+    let events = "/api/v1/events";
+    let (mut theirs, mut ours) = (open(events, "all").await, open(events, "boss").await);
+    let mut log = open("/api/v1/models/org/big/log", "boss").await;
+    replace(vec![key("new", false, &[]), keys[0].clone()]);
+    theirs.end().await.unwrap();
+    // Those of the key that is still there go on, in whichever place of the list it is.
+    notes.more.add_permits(2);
+    ours.until(": more").await;
+    log.until(": more").await;
+    replace(vec![key("boss", false, &[])]);
+    log.end().await.unwrap();
+    replace(vec![key("boss", false, &["m"])]);
+    ours.end().await.unwrap();
+    // Who came when no keys were asked for.
+    replace(vec![]);
+    let mut early = open(events, "boss").await;
+    replace(vec![key("boss", false, &[])]);
+    early.end().await.unwrap();
 }
 
 #[tokio::test]
