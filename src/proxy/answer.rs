@@ -181,6 +181,10 @@ impl Answer {
 
 impl Drop for Answer {
     fn drop(&mut self) {
+        // The client left meanwhile: the engine may have been asked long ago.
+        if let (Source::Wait(wait), Some(record)) = (&self.source, &mut self.record) {
+            wait.tell(record);
+        }
         // hyper asks for no further frame once a body of known length has ended.
         if self.is_end_stream() {
             self.end();

@@ -1,23 +1,31 @@
 //! Streams that wait for their model: what they get meanwhile, and how it ends.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use hostler::types::{Denied, DoorSpec, Fault, FaultCode, Feedback, Phase};
+use hostler::proxy::port::{Behind, Observer, Seen};
+use hostler::types::{Denied, DoorSpec, Fault, FaultCode, Feedback, InstanceId, Phase};
+use tokio::sync::{Semaphore, mpsc};
 
-use crate::engine::send;
-use crate::house::{Happened, House, Policy, Setup, house, rules};
-use crate::wire::{CHAT, SSE, chunk, post};
+use crate::engine::{Step, send};
+use crate::house::{Happened, House, Policy, Setup, house, instance, rules};
+use crate::wire::{CHAT, SSE, chunk, post, soon};
 
 const STREAM: &str = r#"{"model":"m","stream":true,"messages":[]}"#;
 const PLAIN: &str = r#"{"model":"m","messages":[]}"#;
 
-async fn waiting(form: Feedback, script: Vec<crate::engine::Step>) -> House {
+async fn waiting(form: Feedback, script: Vec<Step>) -> House {
+    seen_by(Behind::default(), form, script).await
+}
+
+async fn seen_by(behind: Behind, form: Feedback, script: Vec<Step>) -> House {
     let mut rules = rules();
     rules.feedback_after = Duration::from_millis(20);
     rules.feedback_interval = Duration::from_millis(30);
     let spec = DoorSpec { feedback: form, ..DoorSpec::default() };
     rules.models.insert("m".parse().unwrap(), spec.into());
-    let house = house(Setup { policy: Policy::Hold, script, rules, ..Setup::default() }).await;
+    let setup = Setup { policy: Policy::Hold, script, rules, behind, ..Setup::default() };
+    let house = house(setup).await;
     house.supervisor.show("m", |m| {
         m.phase = Phase::Loading;
         m.load_ms = Some(60_000);
@@ -25,7 +33,7 @@ async fn waiting(form: Feedback, script: Vec<crate::engine::Step>) -> House {
     house
 }
 
-fn events() -> Vec<crate::engine::Step> {
+fn events() -> Vec<Step> {
     vec![send(SSE), send(chunk("data: 1\n\n")), send(chunk("data: [DONE]\n\n")), send("0\r\n\r\n")]
 }
 
@@ -146,4 +154,42 @@ async fn a_client_that_leaves_while_it_gets_signs_of_life_leaves_the_queue() {
     client.until(": hostler").await;
     drop(client);
     house.supervisor.expect(&[Happened::Asked("m".into()), Happened::Cancelled]).await;
+}
+
+/// Passes on what it sees of a request's end: whose engine had it, how long it waited, and how long it was here.
+struct Ends(mpsc::UnboundedSender<(Option<InstanceId>, Duration, Duration)>);
+
+impl Observer for Ends {
+    fn begun(&self) {}
+
+    fn ended(&self, seen: &Seen<'_>) {
+        let _ = self.0.send((seen.instance.cloned(), seen.queue.unwrap(), seen.total));
+    }
+}
+
+/// What an engine works on is no wait for it, whoever leaves.
+#[tokio::test]
+async fn a_client_that_leaves_after_the_engine_was_asked_has_waited_until_then() {
+    for asked in [true, false] {
+        let (report, mut ends) = mpsc::unbounded_channel();
+        let behind = Behind { observer: Arc::new(Ends(report)), ..Behind::default() };
+        let silent = vec![Step::Gate(Arc::new(Semaphore::new(0)))];
+        let mut house = seen_by(behind, Feedback::Comment, silent).await;
+        let mut client = house.client().await;
+        client.send(post(CHAT, STREAM)).await;
+        client.until(": hostler").await;
+        if asked {
+            assert_eq!(house.supervisor.grant_held(), [true]);
+            house.engine.request().await;
+        }
+        // One that was due, and one that is due an interval later.
+        for _ in 0..2 {
+            client.raw.clear();
+            client.until(": hostler").await;
+        }
+        drop(client);
+        let (instance, queue, total) = soon("the request to end", ends.recv()).await.unwrap();
+        assert_eq!(instance, asked.then(self::instance));
+        assert_eq!(total - queue >= Duration::from_millis(25), asked, "{queue:?} of {total:?}");
+    }
 }
