@@ -28,9 +28,11 @@ pub(super) fn write(
     codes.sort_unstable();
     codes.dedup();
     page.family(&names::PROBLEM, codes.iter().map(|c| (vec![(*c).to_owned()], flag(true))))?;
-    let queues = status.models.iter().map(|m| {
-        let waiting = f64::from(m.queued) + turns(&m.name) as f64;
-        (vec![m.name.to_string()], Value::Level(waiting))
+    let here = status.models.iter().map(|m| (&m.name, m.queued));
+    // Those that run elsewhere have turns, too.
+    let queues = here.chain(externals.iter().map(|e| (&e.name, 0))).map(|(name, queued)| {
+        let waiting = f64::from(queued) + turns(name) as f64;
+        (vec![name.to_string()], Value::Level(waiting))
     });
     page.family(&names::QUEUE_LENGTH, queues)?;
     models(page, &status.models, *now)?;

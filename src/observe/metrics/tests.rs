@@ -31,7 +31,14 @@ fn a_model_that_runs_elsewhere_is_up_or_down_or_not_there() {
         external("well", ExternalHealth::Well),
     ];
     let scrape = Scrape { externals, ..Scrape::default() };
-    let page = Arc::new(Metrics::default()).render(scrape, Format::Text);
+    let metrics = Arc::new(Metrics::default());
+    metrics.awaits_turn(&name("well"), true);
+    let page = metrics.render(scrape, Format::Text);
+    // They have turns, too.
+    for (model, waiting) in [("dead", 0), ("well", 1)] {
+        let want = format!("hostler_queue_length{{model=\"{model}\"}} {waiting}");
+        assert!(page.lines().any(|line| line.starts_with(&want)), "{want}");
+    }
     let up: Vec<&str> = page.lines().filter(|l| l.starts_with("hostler_external_up{")).collect();
     let want = ["hostler_external_up{model=\"dead\"} 0", "hostler_external_up{model=\"well\"} 1"];
     assert_eq!(up.len(), want.len(), "{up:?}");
