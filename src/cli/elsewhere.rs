@@ -76,7 +76,7 @@ pub fn why(document: &Document, external: &External, out: &Output) -> String {
         "unwell" => {
             "Requests for it are refused (503 external_unwell) until it answers; it is asked every few seconds.\n"
         }
-        _ => "It was not asked yet; until then its requests are passed on.\n",
+        _ => "It has not answered yet; until then its requests are passed on.\n",
     };
     text + "Nothing of it can be loaded, stopped or measured here.\n"
 }
