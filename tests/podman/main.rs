@@ -2,7 +2,7 @@
 //!
 //! * `wire`: against a scripted server on a Unix socket: what a podman that hangs, dies or talks nonsense does to us. Runs
 //!   everywhere.
-//! * `contract`: against a real rootless podman, judged by effects (`/proc`, control groups, the clock), never by podman's
+//! * `contract`, `images`: against a real rootless podman, judged by effects (`/proc`, control groups, the clock), never by podman's
 //!   word. Ignored unless asked for, because it needs a host: as the service user, with its API socket running,
 //!
 //!   ```text
@@ -18,6 +18,7 @@ mod fake;
 mod faults;
 mod helpers;
 mod host;
+mod images;
 mod pulls;
 mod support;
 mod wire;

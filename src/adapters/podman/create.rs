@@ -45,6 +45,8 @@ pub fn body(spec: &ContainerSpec, namespace: &str, socket_dir: &Path) -> Value {
         "read_only_filesystem": true,
         // Without it podman 5 mounts /dev/shm read-only together with the root, and engines need it.
         "read_write_tmpfs": true,
+        // Else each VOLUME of the image is a new directory on the host's disk, writable and without a limit.
+        "image_volume_mode": "ignore",
         "ipcns": {"nsmode": "private"},
         "pidns": {"nsmode": "private"},
         "utsns": {"nsmode": "private"},
@@ -215,7 +217,7 @@ pub(super) mod tests {
             ],
             "user": "1000:1000", "umask": "0000",
             "cap_drop": ["ALL"], "no_new_privileges": true, "privileged": false,
-            "read_only_filesystem": true, "read_write_tmpfs": true,
+            "read_only_filesystem": true, "read_write_tmpfs": true, "image_volume_mode": "ignore",
             "ipcns": {"nsmode": "private"}, "pidns": {"nsmode": "private"},
             "utsns": {"nsmode": "private"}, "cgroupns": {"nsmode": "private"},
             "netns": {"nsmode": "none"},

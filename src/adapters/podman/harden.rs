@@ -56,6 +56,8 @@ fn podman(inspect: &Inspect, transport: Transport, found: &mut Vec<String>) {
     check(inspect.config.user.as_deref() == Some(USER), "another user than 1000:1000");
     check(host.readonly_rootfs, "a writable root file system");
     check(!host.privileged, "a privileged container");
+    let mut mounts = inspect.mounts.iter().flatten();
+    check(mounts.all(|mount| mount.kind != "volume"), "a volume on the host's disk");
     check(
         host.security_opt.as_ref().is_some_and(|o| o.iter().any(|x| x.starts_with("no-new-priv"))),
         "no \"no-new-privileges\"",
@@ -73,6 +75,7 @@ fn podman(inspect: &Inspect, transport: Transport, found: &mut Vec<String>) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::inspect::Mount;
     use super::*;
 
     const STATUS: &str = "Name:\tsh\nUid:\t100999\t100999\t100999\t100999\nCapInh:\t0000000000000000\n\
@@ -90,6 +93,10 @@ mod tests {
         .unwrap()
     }
 
+    fn mount(kind: &str) -> Mount {
+        Mount { kind: kind.into(), ..Mount::default() }
+    }
+
     fn found(inspect: &Inspect, status: &str) -> Vec<String> {
         deviations(inspect, Some(status), Transport::Unix, 996)
     }
@@ -97,6 +104,8 @@ mod tests {
     #[test]
     fn what_was_asked_for_passes() {
         assert_eq!(found(&good(), STATUS), [""; 0]);
+        let mounted = Inspect { mounts: Some(["bind", "image"].map(mount).to_vec()), ..good() };
+        assert_eq!(found(&mounted, STATUS), [""; 0]);
         assert_eq!(deviations(&good(), None, Transport::Unix, 996), [""; 0]);
     }
 
@@ -116,10 +125,11 @@ mod tests {
             assert!(all[0].contains(word), "{all:?}");
         }
         type Change = fn(&mut Inspect);
-        let changes: [(Change, &str); 8] = [
+        let changes: [(Change, &str); 9] = [
             (|i| i.config.user = None, "user"),
             (|i| i.host_config.readonly_rootfs = false, "writable"),
             (|i| i.host_config.privileged = true, "privileged"),
+            (|i| i.mounts = Some(vec![mount("bind"), mount("volume")]), "volume"),
             (|i| i.host_config.security_opt = None, "no-new-privileges"),
             (|i| i.effective_caps = Some(vec!["CAP_KILL".into()]), "effective"),
             (|i| i.bounding_caps = Some(vec!["CAP_KILL".into()]), "bounding"),

@@ -296,6 +296,8 @@ fn body(helper: &Helper, namespace: &str, name: &str, secret: Option<&str>) -> V
         "no_new_privileges": true,
         "read_only_filesystem": true,
         "read_write_tmpfs": true,
+        // Ours has none; whoever may import an image may give it another of that name.
+        "image_volume_mode": "ignore",
         "umask": "0022",
         // It reads the host's own /usr, which has no label that containers may read everywhere.
         "selinux_opts": ["disable"],
@@ -364,6 +366,7 @@ mod tests {
         assert!(!body.to_string().contains("sesame"), "{body}");
         assert_eq!(body["cap_drop"], json!(["ALL"]));
         assert_eq!(body["no_new_privileges"], true);
+        assert_eq!(body["image_volume_mode"], "ignore");
         assert_eq!(body["command"], json!(["/hostler", "fetch"]));
         assert_eq!(body["secrets"][0]["Target"], "hub-token");
         assert!(body.get("netns").is_none());
