@@ -30,7 +30,7 @@ pub enum FaultCode {
     CreateFailed,
     /// podman created the container and could not start it.
     StartFailed,
-    /// A running container lacks a restriction that was asked for.
+    /// A running container lacks a restriction that was asked for, or its image would lift one.
     HardeningMismatch,
     /// The engine ended by itself.
     EngineExited,

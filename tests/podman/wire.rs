@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use hostler::adapters::podman::Podman;
 use hostler::supervisor::ports::{ContainerSpec, Containers};
-use hostler::types::FaultCode;
+use hostler::types::{FaultCode, ImageRef};
 use serde_json::{Value, json};
 
 use crate::fake::{Act, Fake};
@@ -311,6 +311,27 @@ async fn another_image_under_the_planned_name_is_not_started() {
     let fault = podman.launch(spec, progress().0).await.unwrap_err();
     assert_eq!(fault.code, FaultCode::ImageChanged, "{fault}");
     assert_eq!(fake.count("POST"), 0);
+}
+
+/// podman 4 hands it on, and crun obeys; nothing on the running container tells.
+#[tokio::test]
+async fn an_image_that_brings_orders_for_the_runtime_is_not_started() {
+    for (image, refused) in [("e", true), ("w", false)] {
+        let (fake, podman) = Fake::new(move |_, path, _, _| {
+            let mut found = json!({"Id": "1"});
+            if path.contains(&format!("%2F{image}%3A")) {
+                found["Annotations"] = json!({"run.oci.seccomp_bpf_data": "BgAAAAAA/38="});
+            }
+            if is_image(path) { Act::Say(200, found) } else { absent() }
+        });
+        let mut spec = spec("localhost/e:1", "true");
+        spec.image_volumes = vec![(ImageRef::parse("localhost/w:1").unwrap(), "/w".into())];
+        let fault = podman.launch(spec, progress().0).await.unwrap_err();
+        assert_eq!(fault.code == FaultCode::HardeningMismatch, refused, "{fault}");
+        assert_eq!(fault.message.contains("\"run.oci.seccomp_bpf_data\""), refused, "{fault}");
+        assert_eq!(fake.count("POST /containers/create") == 0, refused, "{image}");
+        assert!(entries(&fake.engines()).is_empty());
+    }
 }
 
 #[tokio::test]

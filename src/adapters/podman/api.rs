@@ -120,15 +120,15 @@ impl Api {
         Ok(PodmanInfo { version: ping.libpod_api_version, rootless, host: info.into() })
     }
 
-    /// The ID of an image; `None`: it is not in the storage.
+    /// An image; `None`: it is not in the storage.
     ///
     /// # Errors
     /// As [`PodmanError`] says.
-    pub async fn image_id(&self, image: &ImageRef) -> Result<Option<String>, PodmanError> {
+    pub async fn image(&self, image: &ImageRef) -> Result<Option<Image>, PodmanError> {
         let path = format!("/images/{}/json", encode(image.as_str()));
         let what = format!("look for image {image}");
         match self.ear.time("image", self.get::<Image>(&what, &path)).await {
-            Ok(found) => Ok(Some(found.id)),
+            Ok(found) => Ok(Some(found)),
             Err(error) if error.cause() == Some(Cause::ImageUnknown) => Ok(None),
             Err(error) => Err(error),
         }

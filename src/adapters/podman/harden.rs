@@ -2,11 +2,22 @@
 //!
 //! Purpose: podman ignores fields that it does not know without a word, so a restriction counts only when it is
 //! seen on the running process. The kernel's `/proc/PID/status` is asked first; podman's own account is compared as
-//! well. Invariant: pure.
+//! well. Some of podman's versions hand the annotations of an image on to the runtime, which obeys them: the filter of system
+//! calls, for one, can be the image's own, and `/proc` shows no difference. So there is a look at these before. Invariant: pure.
 
 use super::create::USER;
-use super::inspect::Inspect;
+use super::inspect::{Image, Inspect};
 use crate::types::Transport;
+
+/// How the annotations begin that crun, podman and systemd take orders from.
+const ORDERS: [&str; 3] = ["run.oci.", "io.podman.annotations.", "org.systemd.property."];
+
+/// The annotation by which an image could lift restrictions of its container: podman 4 copies those of the engine's image.
+#[must_use]
+pub fn lifting(image: &Image) -> Option<&str> {
+    let mut keys = image.annotations.as_ref()?.keys();
+    keys.find(|key| ORDERS.iter().any(|order| key.starts_with(order))).map(String::as_str)
+}
 
 /// Every way in which a container is less restricted than asked; empty: it is as it should be.
 ///
@@ -33,6 +44,13 @@ fn kernel(status: &str, own_uid: u32, found: &mut Vec<String>) {
     };
     if field("NoNewPrivs") != Some("1") {
         found.push(format!("NoNewPrivs is {:?}, not 1", field("NoNewPrivs").unwrap_or("absent")));
+    }
+    // 2: by a filter. Which one it is the kernel tells nobody without a capability.
+    if field("Seccomp") != Some("2") {
+        found.push(format!(
+            "Seccomp is {:?}, not 2: its system calls are not filtered",
+            field("Seccomp").unwrap_or("absent")
+        ));
     }
     for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
         let text = field(set).unwrap_or("absent");
@@ -80,7 +98,7 @@ mod tests {
 
     const STATUS: &str = "Name:\tsh\nUid:\t100999\t100999\t100999\t100999\nCapInh:\t0000000000000000\n\
         CapPrm:\t0000000000000000\nCapEff:\t0000000000000000\nCapBnd:\t0000000000000000\n\
-        CapAmb:\t0000000000000000\nNoNewPrivs:\t1\n";
+        CapAmb:\t0000000000000000\nNoNewPrivs:\t1\nSeccomp:\t2\nSeccomp_filters:\t1\n";
 
     fn good() -> Inspect {
         serde_json::from_value(serde_json::json!({
@@ -114,6 +132,9 @@ mod tests {
         for (from, to, word) in [
             ("NoNewPrivs:\t1", "NoNewPrivs:\t0", "NoNewPrivs"),
             ("NoNewPrivs:\t1\n", "", "NoNewPrivs"),
+            ("Seccomp:\t2", "Seccomp:\t0", "Seccomp"),
+            ("Seccomp:\t2", "Seccomp:\t1", "Seccomp"),
+            ("Seccomp:\t2\n", "", "Seccomp"),
             ("CapBnd:\t0000000000000000", "CapBnd:\t00000000800405fb", "CapBnd"),
             ("CapEff:\t0000000000000000", "CapEff:\t0000000000000001", "CapEff"),
             ("CapAmb:\t0000000000000000\n", "", "CapAmb"),
@@ -142,6 +163,28 @@ mod tests {
             let all = found(&inspect, STATUS);
             assert_eq!(all.len(), 1, "{all:?}");
             assert!(all[0].contains(word), "{all:?}");
+        }
+    }
+
+    #[test]
+    fn an_image_gives_no_orders() {
+        let of = |annotations: serde_json::Value| -> Image {
+            serde_json::from_value(serde_json::json!({"Annotations": annotations})).unwrap()
+        };
+        for key in [
+            "run.oci.seccomp_bpf_data",
+            "run.oci.hooks.stdout",
+            "io.podman.annotations.privileged",
+            "org.systemd.property.DevicePolicy",
+        ] {
+            let image = of(serde_json::json!({"org.opencontainers.image.title": "x", key: "y"}));
+            assert_eq!(lifting(&image), Some(key));
+        }
+        let usual = of(serde_json::json!({
+            "org.opencontainers.image.base.name": "x", "com.example.run.oci.x": "", "run": "",
+        }));
+        for image in [usual, of(serde_json::Value::Null), Image::default()] {
+            assert_eq!(lifting(&image), None);
         }
     }
 

@@ -178,7 +178,7 @@ impl Inner {
             what: "name the helper's image".into(),
             detail: why.into(),
         })?;
-        if self.api.image_id(&image).await?.is_some() {
+        if self.api.image(&image).await?.is_some() {
             return Ok(());
         }
         let path = format!("/images/import?reference={}", encode(IMAGE));

@@ -45,6 +45,8 @@ pub struct Inspect {
 pub struct Image {
     /// 64 digits: the digest of its configuration.
     pub id: String,
+    /// Those of its manifest.
+    pub annotations: Option<BTreeMap<String, serde_json::Value>>,
 }
 
 /// `State`.
@@ -201,6 +203,16 @@ mod tests {
         assert!(!format!("{config:?}").contains("a=b"));
         serde_json::from_str::<Inspect>("{}").unwrap();
         serde_json::from_str::<Pod>("{}").unwrap();
+    }
+
+    #[test]
+    fn an_image_may_have_annotations() {
+        for text in [r#"{"Id":"a"}"#, r#"{"Id":"a","Annotations":null,"Labels":{"a":"b"}}"#] {
+            let image: Image = serde_json::from_str(text).unwrap();
+            assert!(image.id == "a" && image.annotations.is_none());
+        }
+        let image: Image = serde_json::from_str(r#"{"Annotations":{"k":"v","n":1}}"#).unwrap();
+        assert_eq!(image.annotations.unwrap().into_keys().collect::<Vec<_>>(), ["k", "n"]);
     }
 
     #[test]

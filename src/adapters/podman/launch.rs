@@ -28,6 +28,8 @@ const LOOK_AGAIN: [Duration; 2] = [Duration::from_millis(5), Duration::from_mill
 const HARDEN_LOOKS: u32 = 14;
 /// How often podman is asked for the exit code of a container whose process is gone. In all 0.8 s.
 const EXIT_LOOKS: u32 = 12;
+/// Of an annotation's key, whose length is its image's to choose, so many characters are told.
+const KEY_MAX: usize = 100;
 /// Lines of the container's log that a failure carries.
 const TAIL_LINES: usize = 20;
 
@@ -39,7 +41,11 @@ impl Inner {
     ) -> Result<Launched, Fault> {
         let thing = format!("model {} (container {})", spec.instance.model, spec.instance);
         sources::check(spec).await?;
-        let (id, mut pulled) = self.provide_image(&spec.image, &thing, progress).await?;
+        let (image, mut pulled) = self.provide_image(&spec.image, &thing, progress).await?;
+        // Of those with weights nothing but their files matters.
+        if let Some(key) = harden::lifting(&image) {
+            return Err(lifts(spec, key, &thing));
+        }
         for (image, _) in &spec.image_volumes {
             pulled |= self.provide_image(image, &thing, progress).await?.1;
         }
@@ -48,7 +54,7 @@ impl Inner {
             let text = format!("{thing}: its images had to be pulled first; they are here now");
             return Err(Fault::new(FaultCode::ImagePulled, text));
         }
-        if spec.image_id.as_ref().is_some_and(|planned| *planned != id) {
+        if spec.image_id.as_ref().is_some_and(|planned| *planned != image.id) {
             let text = format!("{thing}: {} is another image than before", spec.image);
             return Err(Fault::new(FaultCode::ImageChanged, text));
         }
@@ -255,6 +261,18 @@ impl Inner {
         }
         None
     }
+}
+
+/// The fault for an image whose annotations would take effect on its container.
+fn lifts(spec: &ContainerSpec, key: &str, thing: &str) -> Fault {
+    let key: String = key.chars().take(KEY_MAX).collect();
+    Fault::new(
+        FaultCode::HardeningMismatch,
+        format!(
+            "{thing}: the image {} has the annotation {key:?}, with which an image tells podman's runtime how to run it, and can switch restrictions off; nothing was started: take an image without it, or have it built anew without \"--annotation\"",
+            spec.image
+        ),
+    )
 }
 
 fn no_group(thing: &str) -> Fault {

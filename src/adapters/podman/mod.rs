@@ -184,9 +184,11 @@ impl Containers for Podman {
 
     fn image_id(&self, image: ImageRef) -> PortFuture<'_, Result<Option<String>, Fault>> {
         Box::pin(async move {
-            let found = self.inner.api.image_id(&image).await;
+            let found = self.inner.api.image(&image).await;
             // That podman refuses says of others nothing.
-            found.map_err(|e| e.fault(FaultCode::Internal, &format!("image {image}")))
+            found
+                .map(|found| found.map(|image| image.id))
+                .map_err(|e| e.fault(FaultCode::Internal, &format!("image {image}")))
         })
     }
 

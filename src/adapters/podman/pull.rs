@@ -1,6 +1,6 @@
 //! Images: are they there, and if not, how far their pull has come.
 //!
-//! Purpose: an image's ID before a launch. Invariants: images of `localhost/` are never pulled; a pull that broke off on its way
+//! Purpose: what an image is before a launch. Invariants: images of `localhost/` are never pulled; a pull that broke off on its way
 //! is tried again, one that was refused or found no space is not; what is told of its progress never goes backwards by more than
 //! a layer that begins anew.
 
@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::Inner;
 use super::error::{Cause, PodmanError, image_missing};
+use super::inspect::Image;
 use crate::supervisor::ports::{Progress, Sign};
 use crate::types::{Bytes, Fault, FaultCode, ImageRef, Phase, Pulled};
 
@@ -21,19 +22,19 @@ const TRIES: u32 = 3;
 const REPORT_INTERVAL: Duration = Duration::from_millis(500);
 
 impl Inner {
-    /// The ID of an image, and whether it had to be pulled. `thing`: for whom, in messages.
+    /// An image, and whether it had to be pulled. `thing`: for whom, in messages.
     pub(super) async fn provide_image(
         &self,
         image: &ImageRef,
         thing: &str,
         progress: &Progress,
-    ) -> Result<(String, bool), Fault> {
+    ) -> Result<(Image, bool), Fault> {
         let look = async || {
-            let found = self.api.image_id(image).await;
+            let found = self.api.image(image).await;
             found.map_err(|e| e.fault(FaultCode::CreateFailed, thing))
         };
-        if let Some(id) = look().await? {
-            return Ok((id, false));
+        if let Some(found) = look().await? {
+            return Ok((found, false));
         }
         if image.is_local() {
             return Err(image_missing(image, "images of localhost/ are never pulled"));
@@ -44,12 +45,12 @@ impl Inner {
         progress(Sign::Phase(Phase::Pulling));
         tracing::info!(image = %image, "pulling");
         self.pull(image, thing, progress).await?;
-        let id = look().await?.ok_or_else(|| {
+        let found = look().await?.ok_or_else(|| {
             let text =
                 format!("{thing}: podman pulled {image} without an error, but does not have it");
             Fault::new(FaultCode::PullFailed, text)
         })?;
-        Ok((id, true))
+        Ok((found, true))
     }
 
     async fn pull(&self, image: &ImageRef, thing: &str, progress: &Progress) -> Result<(), Fault> {
