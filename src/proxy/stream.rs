@@ -211,7 +211,7 @@ impl Stream {
     /// As the kernel says. `WouldBlock`: a Unix listener's queue is full.
     pub async fn connect(endpoint: &Endpoint) -> io::Result<Self> {
         match endpoint {
-            Endpoint::Unix(path) => UnixStream::connect(path).await.map(Self::Unix),
+            Endpoint::Unix(path) => Endpoint::connect_unix(path).await.map(Self::Unix),
             Endpoint::Tcp(address, _) => TcpStream::connect(address).await.map(Self::tcp),
         }
     }

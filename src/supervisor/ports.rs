@@ -52,7 +52,7 @@ pub struct LaunchOrder {
 /// How to reach a running engine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Endpoint {
-    /// A Unix socket on the host, in a directory that is the service user's alone.
+    /// A Unix socket on the host, in a directory that is the service user's alone. [`Endpoint::connect_unix`] is the way to it.
     Unix(PathBuf),
     /// A port published on loopback, where every user of the host can connect, and the key that the engine asks of whoever does;
     /// `None`: a container of an earlier version, whose engine asks for none.
@@ -385,3 +385,4 @@ pub enum CanaryError {
 
 mod gpu_error;
 mod ill;
+mod reach;

@@ -132,6 +132,20 @@ async fn it_is_not_there() {
 }
 
 #[tokio::test]
+async fn it_puts_a_link_to_somebody_else_in_its_place() {
+    let house = playing(vec![]).await;
+    let Endpoint::Unix(path) = house.engine.endpoint.clone() else { panic!() };
+    let other = path.with_file_name("other.sock");
+    let victim = tokio::net::UnixListener::bind(&other).unwrap();
+    std::fs::remove_file(&path).unwrap();
+    std::os::unix::fs::symlink(&other, &path).unwrap();
+    let reply = house.ask(post(CHAT, BODY)).await;
+    reply.error(502, "engine_unreachable");
+    let nobody = tokio::time::timeout(Duration::ZERO, victim.accept()).await;
+    assert!(nobody.is_err(), "it was connected to");
+}
+
+#[tokio::test]
 async fn its_queue_is_full_for_a_while() {
     // A listener with a queue of one that accepts nobody yet.
     let mut house = playing(vec![]).await;

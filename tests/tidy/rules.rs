@@ -62,6 +62,7 @@ const IMPURE: &[&str] = &[
     "src/supervisor/handle.rs",
     "src/supervisor/log.rs",
     "src/supervisor/ports.rs",
+    "src/supervisor/ports/reach.rs",
     "src/supervisor/task.rs",
     "src/supervisor/witness.rs",
 ];

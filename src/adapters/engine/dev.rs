@@ -17,7 +17,7 @@ use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::TcpStream;
 
 use crate::supervisor::ports::{CanaryError, Endpoint};
 use crate::types::{ModelName, SleepLevel, one_line};
@@ -133,7 +133,7 @@ pub(super) async fn converse(
         }
         match endpoint {
             Endpoint::Unix(socket) => {
-                let stream = UnixStream::connect(socket).await.map_err(connect)?;
+                let stream = Endpoint::connect_unix(socket).await.map_err(connect)?;
                 ask(stream, request, body_max).await
             }
             Endpoint::Tcp(address, _) => {

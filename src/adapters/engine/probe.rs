@@ -15,7 +15,7 @@ use hyper::header::{self, HeaderValue};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::TcpStream;
 
 use crate::supervisor::ports::Endpoint;
 use crate::types::{EngineKind, sandbox};
@@ -50,7 +50,7 @@ pub(super) async fn health(engine: EngineKind, endpoint: &Endpoint) -> Result<bo
 /// When it answers what a healthy engine never answers.
 pub(super) async fn say(engine: EngineKind, endpoint: &Endpoint) -> Result<Health, String> {
     match endpoint {
-        Endpoint::Unix(path) => match UnixStream::connect(path).await {
+        Endpoint::Unix(path) => match Endpoint::connect_unix(path).await {
             Ok(stream) => ask(engine, stream).await,
             Err(error) => not_connected(&error, endpoint),
         },
@@ -201,6 +201,10 @@ mod tests {
         assert_eq!(health(EngineKind::Vllm, &endpoint).await, Ok(false), "no such socket");
         drop(UnixListener::bind(&path).unwrap());
         assert_eq!(health(EngineKind::Vllm, &endpoint).await, Ok(false), "refused");
+        std::fs::rename(&path, dir.path().join("other")).unwrap();
+        std::os::unix::fs::symlink("other", &path).unwrap();
+        let why = health(EngineKind::Vllm, &endpoint).await.unwrap_err();
+        assert!(why.contains("e.sock: ") && why.contains("a link"), "{why}");
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         drop(listener);

@@ -12,13 +12,13 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use tokio::net::{TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpStream, UnixListener};
 
 use super::error::{Cause, PodmanError};
 use super::helper::is_older;
 use super::inspect::{Inspect, Pod, published};
 use super::{Inner, cgroup, create, labels, random, socket_dir};
-use crate::supervisor::ports::{SOCKET_DIR, SOCKET_NAME, TCP_PORT};
+use crate::supervisor::ports::{Endpoint, SOCKET_DIR, SOCKET_NAME, TCP_PORT};
 use crate::types::{Fault, FaultCode, Transport, sandbox};
 
 /// How long a published port may take to accept its first connection.
@@ -138,12 +138,12 @@ fn failed(thing: &str, why: &str) -> Fault {
     Fault::new(FaultCode::StartFailed, format!("{thing} failed: {why}"))
 }
 
-/// A Unix socket in the directory accepts a connection.
+/// A Unix socket in the directory accepts a connection, over the way that models' have.
 async fn talk(dir: &Path) -> Result<(), String> {
     let path = dir.join(SOCKET_NAME);
     let fail = |e: std::io::Error| format!("a Unix socket at {path:?} does not work ({e})");
     let listener = UnixListener::bind(&path).map_err(fail)?;
-    UnixStream::connect(&path).await.map_err(fail)?;
+    Endpoint::connect_unix(&path).await.map_err(fail)?;
     listener.accept().await.map_err(fail)?;
     std::fs::write(dir.join(MARKER), MARKER).map_err(fail)
 }
