@@ -71,10 +71,22 @@ fn only_the_service_user_reaches_an_engines_socket() {
     let put = "mv /run/hostler/http.sock /run/hostler/gone || ln -s /etc/shadow /run/hostler/x";
     let put = host.try_user("hostler", put).unwrap();
     assert!(!put.status.success(), "{}", put.stdout);
-    assert_eq!(stat(dir), "hostler:hostler 777\n");
+    assert_eq!(stat(dir), "hostler:hostler 755\n");
+
+    // Nor does the engine itself change anything there, now that it is ready.
+    let pid = engine(&host).unwrap();
+    let uid = host.root(&format!("stat -c %u /proc/{pid}")).unwrap();
+    let uid = uid.trim();
+    let inside = format!(
+        "cd /proc/{pid}/root/run/engine && setpriv --reuid={uid} --regid={uid} --clear-groups"
+    );
+    for change in ["touch ./new", "mkdir ./new", "rm -f ./e.sock", "mv ./e.sock ./other"] {
+        let tried = host.try_root(&format!("{inside} {change}")).unwrap();
+        let said = &tried.stderr;
+        assert!(!tried.status.success() && said.contains("Permission denied"), "{change}: {said}");
+    }
 
     // Through the path, and through /proc as other tricks go; members of the group hostler are no exception.
-    let pid = engine(&host).unwrap();
     let inside = format!("/proc/{pid}/root/run/engine/e.sock");
     for path in [socket.as_str(), inside.as_str()] {
         let curl = format!("curl -sS --unix-socket {path} http://x/health");

@@ -1,17 +1,20 @@
 //! Short-lived containers of our own program: several at a time, and what crashes leave.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
 
 use hostler::adapters::podman::api::Deadlines;
 use hostler::adapters::podman::helper::{Helper, Network};
 use hostler::adapters::podman::{Helpers, Podman};
+use hostler::supervisor::ports::Containers;
 use serde_json::{Value, json};
 
 use crate::fake::{Act, Fake};
 use crate::host::Host;
 use crate::support::{raw, unique, until};
-use crate::wire::is_image;
+use crate::wire::{is_image, plain};
 
 const NEVER: &str = "0001-01-01T00:00:00Z";
 
@@ -164,6 +167,45 @@ async fn a_secret_whose_answer_is_lost_is_removed() {
     let removed = removed(&fake);
     let own = removed.iter().find(|path| path.starts_with("secrets/") && !kept.contains(path));
     assert!(own.is_some(), "{removed:?}");
+}
+
+/// The container of an engine is gone, and its directory has one that it made; whoever sweeps does so, or cannot.
+#[tokio::test]
+async fn the_engines_own_user_removes_what_an_engine_locked_and_the_stop_waits_for_nothing_else() {
+    for sweeps in [true, false] {
+        let swept = Mutex::new(String::new());
+        let (fake, podman) = Fake::new(move |method, path, body, _| match (method, path) {
+            (_, p) if is_image(p) => Act::Say(200, json!({"Id": "1"})),
+            (_, "/containers/create") if !sweeps => Act::Say(500, json!({"cause": "no"})),
+            (_, "/containers/create") => {
+                assert_eq!(
+                    (&body["user"], &body["cap_drop"]),
+                    (&json!("1000:1000"), &json!(["ALL"]))
+                );
+                let dir = body["mounts"][1]["source"].as_str().unwrap();
+                dir.clone_into(&mut swept.lock().unwrap());
+                Act::Say(201, json!({"Id": "own", "Warnings": []}))
+            }
+            ("POST", "/containers/own/start") => {
+                let dir = PathBuf::from(&*swept.lock().unwrap());
+                let mode = std::fs::metadata(&dir).unwrap().permissions().mode();
+                assert_eq!(mode & 0o777, 0o777, "its user has to remove what is directly in it");
+                std::fs::remove_dir_all(dir.join("made")).unwrap();
+                Act::Say(204, Value::Null)
+            }
+            ("DELETE", _) => Act::Say(200, json!([])),
+            (_, p) if p.contains("/logs") => Act::Say(200, Value::Null),
+            _ => absent(),
+        });
+        let instance = plain().instance;
+        let dir = fake.engines().join(instance.container_name());
+        std::fs::create_dir_all(dir.join("made/deeper")).unwrap();
+        std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o755)).unwrap();
+        podman.stop(instance).await.unwrap();
+        assert_eq!(dir.exists(), !sweeps);
+        let removed = removed(&fake);
+        assert!(removed.iter().any(|path| path.starts_with("containers/hostler-helper-")));
+    }
 }
 
 /// Names of all secrets.

@@ -1,5 +1,6 @@
-//! What an image asks for, and what comes of it, against a real rootless podman; see `main` for how to run these.
+//! What images and engines do that they should not, and what comes of it, against a real rootless podman; see `main` for how to run these.
 
+use std::fs;
 use std::io::Write;
 use std::process::{Command, Stdio};
 
@@ -74,4 +75,27 @@ async fn an_image_with_orders_for_the_runtime_runs_nothing_and_may_hold_weights(
     host.podman.stop(spec.instance).await.unwrap();
     host.assert_clean(&[&launched]).await;
     assert_eq!(raw(&host.socket, "DELETE", &format!("/images/{image}"), &Value::Null).0, 200);
+}
+
+/// As the subordinate ID's it is neither readable nor removable for the service user.
+#[tokio::test]
+#[ignore = "needs HOSTLER_TEST_PODMAN_SOCKET"]
+async fn what_an_engine_locks_beside_its_socket_goes_with_it() {
+    let host = Host::new();
+    let script = "
+        mkdir /run/engine/locked; mkdir /run/engine/locked/deeper; busybox chmod 777 /run/engine/locked
+        echo x > /run/engine/locked/deeper/file; busybox ln -s / /run/engine/locked/link
+        busybox chmod 0 /run/engine/locked/deeper; busybox chmod 0 /run/engine/locked
+        i=0; p=; while [ $i -lt 1500 ]; do p=$p/d; i=$((i+1)); done; mkdir -p /run/engine$p
+        echo done; sleep 1000";
+    let spec = host.spec(&applets(script));
+    let launched = host.launch(&spec).await;
+    host.log_with(&spec.instance, "done").await;
+    let locked = host.engines.join(spec.instance.container_name()).join("locked");
+    assert!(fs::read_dir(&locked).is_err(), "whoever runs this may read everything");
+    host.podman.stop(spec.instance).await.unwrap();
+    host.assert_clean(&[&launched]).await;
+    let label = format!("%7B%22label%22%3A%5B%22io.hostler.helper%3D{}%22%5D%7D", host.namespace);
+    let path = format!("/containers/json?all=true&filters={label}");
+    assert_eq!(raw(&host.socket, "GET", &path, &Value::Null).1, json!([]));
 }

@@ -4,7 +4,10 @@
 //! than [`DEADLINE`], any other as long as who asks has it ([`super::check`]); "not yet" is never an error: rootless podman
 //! accepts connections to a published port and resets them until the engine listens.
 
+use std::fs::Permissions;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -35,13 +38,25 @@ pub(super) enum Health {
     Busy,
 }
 
-/// Asks `GET /health` of an engine that loads: whether it is ready.
+/// Asks `GET /health` of an engine that loads: whether it is ready. One that is has its directory closed.
 ///
 /// # Errors
 /// When it answers what a healthy engine never answers.
 pub(super) async fn health(engine: EngineKind, endpoint: &Endpoint) -> Result<bool, String> {
     let said = tokio::time::timeout(DEADLINE, say(engine, endpoint)).await;
-    Ok(said.unwrap_or(Ok(Health::Busy))? == Health::Ready)
+    let ready = said.unwrap_or(Ok(Health::Busy))? == Health::Ready;
+    match endpoint {
+        Endpoint::Unix(path) if ready => close(path).map(|()| true),
+        Endpoint::Unix(_) | Endpoint::Tcp(..) => Ok(ready),
+    }
+}
+
+/// Lets an engine that is ready change nothing more in its socket's directory, where it is one of "the others": it has its socket,
+/// and keeps it as long as it lives, asleep or not. It could fill the host's memory there, or put something else in its socket's place.
+fn close(socket: &Path) -> Result<(), String> {
+    let Some(dir) = socket.parent() else { return Ok(()) };
+    let closed = std::fs::set_permissions(dir, Permissions::from_mode(0o755));
+    closed.map_err(|e| format!("its directory {} could not be closed: {e}", dir.display()))
 }
 
 /// Asks `GET /health`, however long that takes.
@@ -209,6 +224,26 @@ mod tests {
         let address = listener.local_addr().unwrap();
         drop(listener);
         assert_eq!(health(EngineKind::Vllm, &Endpoint::Tcp(address, None)).await, Ok(false));
+    }
+
+    #[tokio::test]
+    async fn the_directory_of_one_that_is_ready_is_closed_to_it() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("i");
+        std::fs::create_dir(&dir).unwrap();
+        std::fs::set_permissions(&dir, Permissions::from_mode(0o777)).unwrap();
+        let mode = || std::fs::metadata(&dir).unwrap().permissions().mode() & 0o7777;
+        let listener = UnixListener::bind(dir.join("e.sock")).unwrap();
+        let endpoint = Endpoint::Unix(dir.join("e.sock"));
+        for (said, open) in [(LOADING, 0o777), (OK, 0o755), (OK, 0o755)] {
+            let serve = async {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                assert!(stream.read(&mut [0; 1024]).await.unwrap() > 0);
+                stream.write_all(said.as_bytes()).await.unwrap();
+            };
+            let (ready, ()) = tokio::join!(health(EngineKind::Llamacpp, &endpoint), serve);
+            assert_eq!((ready, mode()), (Ok(said == OK), open));
+        }
     }
 
     #[tokio::test]

@@ -1,4 +1,5 @@
-//! Short-lived containers that run this very program: with a network, to fetch weights, or with GPUs, to see whether they work.
+//! Short-lived containers that run this very program: with a network, to fetch weights, or with GPUs, to see whether they work. What is
+//! common to these and [`super::broom`]'s is here.
 //!
 //! Purpose: what needs a network or a device for a moment happens in a container, and neither in the daemon nor as root. Owner:
 //! `hostler`, the operator's program. The root of such a container is empty but for the host's own `/usr`, mounted read-only, and
@@ -129,7 +130,7 @@ impl Podman {
             () = &mut stop => return Ok(false),
             prepared = prepared => prepared.map_err(fault)?,
         }
-        let name = format!("{NAME}{:08x}", random());
+        let name = name();
         // Not to be interrupted: what podman has of a call that is dropped is not known.
         let secret = match &helper.secret {
             Some((_, text)) => inner.secret(&name, text).await.map(|()| Some(name.as_str())),
@@ -156,7 +157,16 @@ impl Inner {
         secret: Option<&str>,
         line: &mut (dyn FnMut(&str) + Send),
     ) -> Result<(), PodmanError> {
-        let id = self.api.create(&body(helper, &self.namespace, name, secret)).await?;
+        self.run_to_end(&body(helper, &self.namespace, name, secret), line).await
+    }
+
+    /// Makes and starts a container, and reads its lines until it ends.
+    pub(super) async fn run_to_end(
+        &self,
+        body: &Value,
+        line: &mut (dyn FnMut(&str) + Send),
+    ) -> Result<(), PodmanError> {
+        let id = self.api.create(body).await?;
         self.api.start(&id).await?;
         let path = format!("/containers/{}/logs?stdout=true&stderr=true&follow=true", encode(&id));
         let mut each = |bytes: &[u8]| {
@@ -173,7 +183,7 @@ impl Inner {
     }
 
     /// Makes the empty image, where it is not there.
-    async fn helper_image(&self) -> Result<(), PodmanError> {
+    pub(super) async fn helper_image(&self) -> Result<(), PodmanError> {
         let image = ImageRef::parse(IMAGE).map_err(|why| PodmanError::Garbage {
             what: "name the helper's image".into(),
             detail: why.into(),
@@ -200,7 +210,7 @@ impl Inner {
     }
 
     /// Removes one helper's container and secret.
-    async fn sweep_helper(&self, name: &str) -> Result<(), PodmanError> {
+    pub(super) async fn sweep_helper(&self, name: &str) -> Result<(), PodmanError> {
         let removed = match self.api.remove(name).await {
             Err(e) if e.cause() != Some(Cause::NoSuchContainer) => Err(e),
             _ => Ok(()),
@@ -267,6 +277,37 @@ pub(super) fn is_older(time: &str, age: Duration) -> bool {
     Duration::try_from(Timestamp::now().duration_since(time)).is_ok_and(|since| since > age)
 }
 
+/// A name for one.
+pub(super) fn name() -> String {
+    format!("{NAME}{:08x}", random())
+}
+
+/// What all have in common; without mounts.
+pub(super) fn plain(namespace: &str, name: &str, command: &[String]) -> Value {
+    json!({
+        "name": name,
+        "image": IMAGE,
+        "labels": {LABEL: namespace},
+        "command": command,
+        "cap_drop": ["ALL"],
+        "no_new_privileges": true,
+        "read_only_filesystem": true,
+        "read_write_tmpfs": true,
+        // Ours has none; whoever may import an image may give it another of that name.
+        "image_volume_mode": "ignore",
+        "umask": "0022",
+        // It reads the host's own /usr, which has no label that containers may read everywhere.
+        "selinux_opts": ["disable"],
+        "healthconfig": {"Test": ["NONE"]},
+        "restart_policy": "no",
+        "sdnotifyMode": "ignore",
+        "systemd": "false",
+        "remove": false,
+        "stop_timeout": 1,
+        "log_configuration": {"driver": "k8s-file", "size": 8 << 20},
+    })
+}
+
 fn body(helper: &Helper, namespace: &str, name: &str, secret: Option<&str>) -> Value {
     let ro = |path: &str, inside: &str| json!({"type": "bind", "source": path, "destination": inside, "options": ["ro", "nosuid", "nodev", "rbind"]});
     let mut mounts = vec![
@@ -285,30 +326,9 @@ fn body(helper: &Helper, namespace: &str, name: &str, secret: Option<&str>) -> V
         .chain(helper.env.iter().cloned())
         .map(|(k, v)| (k, Value::from(v)))
         .collect();
-    let mut body = json!({
-        "name": name,
-        "image": IMAGE,
-        "labels": {LABEL: namespace},
-        "command": command,
-        "env": env,
-        "mounts": mounts,
-        "cap_drop": ["ALL"],
-        "no_new_privileges": true,
-        "read_only_filesystem": true,
-        "read_write_tmpfs": true,
-        // Ours has none; whoever may import an image may give it another of that name.
-        "image_volume_mode": "ignore",
-        "umask": "0022",
-        // It reads the host's own /usr, which has no label that containers may read everywhere.
-        "selinux_opts": ["disable"],
-        "healthconfig": {"Test": ["NONE"]},
-        "restart_policy": "no",
-        "sdnotifyMode": "ignore",
-        "systemd": "false",
-        "remove": false,
-        "stop_timeout": 1,
-        "log_configuration": {"driver": "k8s-file", "size": 8 << 20},
-    });
+    let mut body = plain(namespace, name, &command);
+    body["env"] = env.into();
+    body["mounts"] = mounts.into();
     let Some(fields) = body.as_object_mut() else { return body };
     match helper.network {
         Network::None => drop(fields.insert("netns".into(), json!({"nsmode": "none"}))),

@@ -82,7 +82,7 @@ impl Inner {
         match self.bury_instance(&spec.instance).await {
             Ok(()) => {
                 if let Some(dir) = dir {
-                    self.remove_dir(dir);
+                    self.remove_dir(dir).await;
                 }
                 self.over(&spec.instance).await;
             }

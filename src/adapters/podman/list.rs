@@ -66,7 +66,7 @@ impl Inner {
         let Some(identity) = labels::identity(&entry.labels) else { return };
         let instance = identity.instance;
         tracing::info!(%instance, "nothing is left of {instance}, which an earlier daemon began");
-        self.remove_dir(&socket_dir::path(&self.engine_dir, &instance.container_name()));
+        self.remove_dir(&socket_dir::path(&self.engine_dir, &instance.container_name())).await;
         self.over(&instance).await;
     }
 

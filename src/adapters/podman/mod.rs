@@ -10,7 +10,7 @@
 //!  helper   short-lived containers of our own program          info     what podman knows of its host (pure)
 //!  prove    the path that models use socket_dir  engines' directories         api      calls: podman-api, or wire (raw)
 //!  journal  what was begun           pull     images and their pulls          list     what there is, by podman and kernel
-//!  timed    how long calls take         sources  what is mounted from the host
+//!  timed    how long calls take         sources  what is mounted from the host   broom  directories' ends
 //! ```
 //!
 //! # Architecture Invariant
@@ -20,6 +20,7 @@
 //! is dropped half-way undoes nothing; what it leaves carries our labels, so the next `list` finds it.
 
 pub mod api;
+mod broom;
 mod cgroup;
 mod create;
 pub mod error;

@@ -34,7 +34,7 @@ impl Inner {
         let name = format!("{}{:x}-{:08x}", self.prefix(), std::process::id(), random());
         let proven = self.attempt(transport, &name, &thing).await;
         let removed = self.remove_pod(&name).await.map_err(fault);
-        self.remove_dir(&socket_dir::path(&self.engine_dir, &name));
+        self.remove_dir(&socket_dir::path(&self.engine_dir, &name)).await;
         proven.and(removed)
     }
 
@@ -60,7 +60,7 @@ impl Inner {
             let name = name.to_string_lossy();
             let old = made.is_ok_and(|made| made.elapsed().is_ok_and(|since| since > age));
             if name.starts_with(&prefix) && (old || is_orphan(&prefix, &name)) {
-                self.remove_dir(&entry.path());
+                self.remove_dir(&entry.path()).await;
             }
         }
         Ok(())

@@ -3,7 +3,8 @@
 //! Purpose: one directory an instance, named like its container, below the engines' directory. Invariants: the
 //! parent belongs to this process's user and is mode 0700, so nobody else gets below it; the directory is mode 0777
 //! whatever the umask, because the engine is a subordinate ID that no mode bit but "other" reaches. The engine sees the
-//! directory as a mount of its own and never looks it up through the parent.
+//! directory as a mount of its own and never looks it up through the parent. When it is ready it is closed to it (mode 0755), by who asks
+//! whether it is: nothing can be made, renamed or unlinked there any more.
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
@@ -62,17 +63,26 @@ fn create(engine_dir: &Path, dir: &Path) -> io::Result<()> {
     open
 }
 
-/// Removes the directory and what the engine left in it. The entries belong to a subordinate ID, but the directory
-/// is ours, so they can be unlinked.
+/// Removes the directory and what the engine left directly in it. The entries belong to a subordinate ID, but the directory
+/// is ours, so they can be unlinked. What is in a directory of the engine's is not: it may be locked, and so deep that whoever goes
+/// down into it comes to the end of its stack.
 ///
 /// # Errors
-/// If something is left, for example a directory that the engine made and locked. A directory that is not there is
-/// `Ok`.
+/// If something is left. A directory that is not there is `Ok`.
 pub fn remove(dir: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(dir) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
+    let entries = match fs::read_dir(dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    let mut left = None;
+    for entry in entries {
+        let entry = entry?;
+        let is_dir = entry.file_type()?.is_dir();
+        let gone =
+            if is_dir { fs::remove_dir(entry.path()) } else { fs::remove_file(entry.path()) };
+        left = left.or(gone.err());
     }
+    left.map_or_else(|| fs::remove_dir(dir), Err)
 }
 
 #[cfg(test)]
@@ -95,6 +105,26 @@ mod tests {
         remove(&dir).unwrap();
         assert!(!dir.exists());
         remove(&dir).unwrap();
+    }
+
+    #[test]
+    fn what_an_engine_made_is_removed_but_for_what_is_deeper() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = make(root.path(), "i").unwrap();
+        let outside = root.path().join("outside");
+        fs::create_dir(&outside).unwrap();
+        fs::write(outside.join("kept"), "").unwrap();
+        std::os::unix::fs::symlink(&outside, dir.join("link")).unwrap();
+        fs::create_dir(dir.join("empty")).unwrap();
+        fs::create_dir_all(dir.join("full/deeper")).unwrap();
+        let _socket = UnixListener::bind(dir.join(SOCKET_NAME)).unwrap();
+        let error = remove(&dir).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::DirectoryNotEmpty, "{error}");
+        let names: Vec<_> = fs::read_dir(&dir).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(names, ["full"]);
+        fs::remove_dir(dir.join("full/deeper")).unwrap();
+        remove(&dir).unwrap();
+        assert!(outside.join("kept").exists(), "a link was followed");
     }
 
     #[test]

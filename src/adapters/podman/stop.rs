@@ -52,7 +52,7 @@ impl Inner {
                 }
             }
         }
-        self.remove_dir(&socket_dir::path(&self.engine_dir, &instance.container_name()));
+        self.remove_dir(&socket_dir::path(&self.engine_dir, &instance.container_name())).await;
         self.over(instance).await;
         Ok(())
     }
@@ -84,7 +84,7 @@ impl Inner {
         self.end(&doomed, &thing).await?;
         // podman's names hold no slash, so this stays below the engines' directory.
         if !doomed.name.is_empty() && !doomed.name.contains('/') {
-            self.remove_dir(&socket_dir::path(&self.engine_dir, &doomed.name));
+            self.remove_dir(&socket_dir::path(&self.engine_dir, &doomed.name)).await;
         }
         self.journal.end(|entry| entry.container.as_deref() == Some(&doomed.id)).await;
         Ok(())
@@ -214,13 +214,6 @@ impl Inner {
                 scopes.kill(scope).await.map_err(|e| format!("cgroup.kill: {refused}; {e}"))
             }
             None => Err(format!("cgroup.kill: {refused}")),
-        }
-    }
-
-    /// Removes a socket directory; one that cannot be removed costs an empty directory, nothing more.
-    pub(super) fn remove_dir(&self, dir: &Path) {
-        if let Err(e) = socket_dir::remove(dir) {
-            tracing::warn!(dir = %dir.display(), reason = %e, "the socket directory could not be removed, ignoring");
         }
     }
 
