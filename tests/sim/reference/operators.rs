@@ -204,7 +204,8 @@ impl Reference {
                     self.loaded.insert(name.clone());
                 }
             }
-            if old.is_none_or(|old| old.spec_hash() != spec.spec_hash()) {
+            // What failed is not what comes, whatever is different.
+            if old.is_none_or(|old| old != spec) {
                 self.failing.remove(name);
             }
             let hash = spec.spec_hash();
