@@ -92,3 +92,8 @@ systemctl start "user@$uid.service"
 as_user() { runuser -u "$user" -- env XDG_RUNTIME_DIR="/run/user/$uid" systemctl --user "$@"; }
 as_user daemon-reload
 as_user start hostler-podman.socket hostler-bus.socket
+# Those that run from before an upgrade may listen elsewhere. Only the API goes with them: containers have scopes of their own.
+if [ ! -S /run/hostler/service/podman.sock ] || [ ! -S /run/hostler/service/bus.sock ]; then
+  as_user stop hostler-podman.service hostler-bus.service
+  as_user restart hostler-podman.socket hostler-bus.socket
+fi

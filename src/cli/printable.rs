@@ -14,11 +14,12 @@ pub struct Printable {
     held: Vec<u8>,
 }
 
+/// Of the first bytes.
 enum Verdict {
     More,
-    Pass,
-    Spell,
-    /// A lone return, before another byte.
+    Pass(usize),
+    Spell(usize),
+    /// A lone return.
     Line,
 }
 
@@ -44,34 +45,38 @@ impl Printable {
     }
 
     fn settle(&mut self, out: &mut Vec<u8>) {
-        match judge(&self.held) {
-            Verdict::More => return,
-            Verdict::Pass => out.extend_from_slice(&self.held),
-            Verdict::Spell => spell(&self.held, out),
-            Verdict::Line => {
-                out.push(b'\n');
-                let next = self.held.split_off(1);
-                self.held = next;
-                return self.settle(out);
+        loop {
+            match judge(&self.held) {
+                Verdict::More => return,
+                Verdict::Pass(count) => out.extend(self.held.drain(..count)),
+                // What follows is judged by itself: it may be the beginning of something else.
+                Verdict::Spell(count) => spell(self.held.drain(..count).as_slice(), out),
+                Verdict::Line => {
+                    self.held.remove(0);
+                    out.push(b'\n');
+                }
             }
         }
-        self.held.clear();
     }
 }
 
 fn judge(held: &[u8]) -> Verdict {
     match held {
-        [0x1b] | [0x1b, b'['] | [b'\r'] | [0xc2] => Verdict::More,
-        [b'\r', b'\n'] => Verdict::Pass,
+        [] | [0x1b] | [0x1b, b'['] | [b'\r'] | [0xc2] => Verdict::More,
+        [b'\r', b'\n', ..] => Verdict::Pass(2),
         [b'\r', ..] => Verdict::Line,
-        [0x1b, b'[', digits @ .., last] if digits.iter().all(is_digit) => match last {
-            b'm' => Verdict::Pass,
-            last if is_digit(last) && held.len() < COLOUR_MAX => Verdict::More,
-            _ => Verdict::Spell,
-        },
-        [0xc2, 0x80..=0x9f] => Verdict::Spell,
-        [b'\n' | b'\t' | 0x20..=0x7e | 0x80..] | [0xc2, 0x20..=0xff, ..] => Verdict::Pass,
-        _ => Verdict::Spell,
+        [0x1b, b'[', rest @ ..] => {
+            let digits = rest.iter().take_while(|byte| is_digit(byte)).count();
+            match rest.get(digits) {
+                Some(b'm') => Verdict::Pass(digits + 3),
+                None if held.len() < COLOUR_MAX => Verdict::More,
+                _ => Verdict::Spell(1),
+            }
+        }
+        [0xc2, 0x80..=0x9f, ..] => Verdict::Spell(2),
+        [0xc2, 0xa0..=0xbf, ..] => Verdict::Pass(2),
+        [b'\n' | b'\t' | 0x20..=0x7e | 0x80..=0xc1 | 0xc3..=0xff, ..] => Verdict::Pass(1),
+        _ => Verdict::Spell(1),
     }
 }
 
@@ -112,11 +117,16 @@ mod tests {
             ("cut \x1b[3", "cut \\x1b[3"),
             ("\r\x1b[2K", "\n\\x1b[2K"),
             ("£\u{c2}", "£Â"),
+            ("\x1b\u{9b}2J", "\\x1b\\xc2\\x9b2J"),
+            ("\x1b[1\u{9b}2J", "\\x1b[1\\xc2\\x9b2J"),
+            ("\x1b\x1b[1m", "\\x1b\x1b[1m"),
         ] {
             assert_eq!(shown(&[written.as_bytes()]), seen, "{written:?}");
             let bytes: Vec<&[u8]> = written.as_bytes().chunks(1).collect();
             assert_eq!(shown(&bytes), seen, "{written:?} by bytes");
         }
+        // A lead without its end takes no part of what follows.
+        assert_eq!(shown(&[b"\xc2\xc2\x9b2J"]), "\\xc2\\xc2\\x9b2J");
         let endless = format!("\x1b[{}", "1".repeat(100));
         assert!(shown(&[endless.as_bytes()]).starts_with("\\x1b[1111"));
     }

@@ -18,7 +18,7 @@ use crate::supervisor::ports::SOCKET_DIR;
 const SCRIPT: &str = "chmod -R u+rwx \"$1\"; rm -rf \"$1\"";
 
 impl Inner {
-    /// Removes a directory. One that stays costs memory of the host's `/run`, and is told.
+    /// Removes a directory. One that stays costs memory, of all engines' share where that is bounded, and is told.
     pub(super) async fn remove_dir(&self, dir: &Path) {
         let Err(locked) = take_away(dir).await else { return };
         let swept = self.sweep_out(dir).await.map_err(|e| e.to_string());

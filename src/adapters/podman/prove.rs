@@ -38,7 +38,7 @@ impl Inner {
         proven.and(removed)
     }
 
-    /// Names of our proofs begin with this; the hash keeps two daemons on one directory apart.
+    /// Names of our proofs begin with this; the hash keeps two daemons on one podman apart.
     fn prefix(&self) -> String {
         let digest = Sha256::digest(self.namespace.as_bytes());
         let hex: String = digest.iter().take(4).map(|b| format!("{b:02x}")).collect();

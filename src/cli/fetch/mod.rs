@@ -104,7 +104,10 @@ impl Fetch {
         let missing = total.saturating_sub(selection.files.iter().map(here).sum());
         let disk = rustix::fs::statvfs(&dir).map_err(|errno| io(errno.into()))?;
         let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-        fits(missing, free).map_err(|why| format!("{}: {why}", dir.display()))?;
+        // Some file systems, of FUSE above all, do not say how large they are.
+        if disk.f_blocks > 0 {
+            fits(missing, free).map_err(|why| format!("{}: {why}", dir.display()))?;
+        }
         line(&json!({"total": total, "files": selection.files.len()}));
         let meter = Meter::start();
         for file in &selection.files {
