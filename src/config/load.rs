@@ -26,7 +26,7 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 pub struct Dirs {
     /// The most important first.
     pub all: Vec<PathBuf>,
-    /// Those below which nobody may look who asks: their drop-ins are left out.
+    /// Those below which whoever asks may not look: they are left out.
     hidden: Vec<PathBuf>,
 }
 
@@ -53,8 +53,8 @@ impl Dirs {
     }
 
     /// The same for whoever checks by hand, who may be nobody that the daemon is: below `/run/hostler` only the service may look, and
-    /// that is no fault of the files. Of a directory that is closed to the caller the drop-ins are left out; settings there, or in the
-    /// first directory, are an error as ever.
+    /// that is no fault of the files. A directory that is closed to the caller is left out, and is to be named to them; the first one is an
+    /// error as ever.
     #[must_use]
     pub fn as_seen(mut self, root: &Path) -> Self {
         let place = Place { root };
@@ -66,7 +66,11 @@ impl Dirs {
         self
     }
 
-    /// Directories whose drop-ins are left out.
+    fn seen(&self) -> impl Iterator<Item = &PathBuf> {
+        self.all.iter().filter(|dir| !self.hidden.contains(dir))
+    }
+
+    /// Directories that are left out.
     #[must_use]
     pub fn hidden(&self) -> &[PathBuf] {
         &self.hidden
@@ -180,7 +184,7 @@ pub fn load_external_keys(
 pub fn read(root: &Path, dirs: &Dirs) -> Vec<Source> {
     let place = Place { root };
     let mut sources = Vec::new();
-    for dir in &dirs.all {
+    for dir in dirs.seen() {
         let path = dir.join("hostler.toml");
         // Only certain absence leads on to the next directory: settings that may not be read must not be replaced by a
         // vendor's. An empty file, or a link to /dev/null, is there and says nothing.
@@ -211,7 +215,7 @@ impl Place<'_> {
 
     fn drop_ins(&self, dirs: &Dirs, name: &str, kind: SourceKind, sources: &mut Vec<Source>) {
         let mut chosen: BTreeMap<String, PathBuf> = BTreeMap::new();
-        for dir in dirs.all.iter().filter(|dir| !dirs.hidden.contains(dir)) {
+        for dir in dirs.seen() {
             let dir = dir.join(name);
             match names(&self.on_disk(&dir)) {
                 Ok(names) => {

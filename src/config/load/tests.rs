@@ -126,10 +126,17 @@ fn who_may_not_look_into_the_services_directory_can_check_what_is_beside_it() {
     let strict = as_nobody(|| load(root.path(), &Dirs::system(), &Defaults::system()));
     let errors = strict.unwrap_err().to_string();
     assert!(errors.contains("/run/hostler/models.d: cannot be read: Permission"), "{errors}");
-    // Settings are not passed over: the vendor's would be checked in place of those that hold.
-    fs::rename(root.path().join("etc/hostler/hostler.toml"), root.path().join("gone")).unwrap();
+    // A host may have its settings in the vendor's file and in drop-ins alone.
+    fs::remove_file(root.path().join("etc/hostler/hostler.toml")).unwrap();
+    fs::write(root.path().join("usr/lib/hostler/hostler.toml"), GOOD).unwrap();
+    let (sources, hidden) = as_nobody(seen);
+    assert_eq!(sources, ["/usr/lib/hostler/hostler.toml", "/usr/lib/hostler/models.d/a.toml"]);
+    assert_eq!(hidden, [Path::new("/run/hostler")]);
+    // The administrator's own directory is not passed over.
+    mode(&root.path().join("etc/hostler"), 0);
     let (sources, _) = as_nobody(seen);
-    assert_eq!(sources[0], "/run/hostler/hostler.toml");
+    assert_eq!(sources[0], "/etc/hostler/hostler.toml");
+    mode(&root.path().join("etc/hostler"), 0o755);
     mode(&closed, 0o755);
 }
 
