@@ -62,10 +62,8 @@ fn body(dir: &Path, namespace: &str, name: &str) -> Value {
     // As the engine, and nothing more.
     body["user"] = create::USER.into();
     body["netns"] = json!({"nsmode": "none"});
-    body["mounts"] = json!([
-        {"type": "bind", "source": "/usr", "destination": "/usr", "options": ["ro", "nosuid", "nodev", "rbind"]},
-        {"type": "bind", "source": dir, "destination": SOCKET_DIR, "options": ["rw", "nosuid", "nodev", "noexec"]},
-    ]);
+    body["mounts"] =
+        json!([create::ro("/usr".as_ref(), "/usr".as_ref()), create::rw(dir, SOCKET_DIR.as_ref())]);
     body
 }
 

@@ -110,13 +110,26 @@ fn mounts(spec: &ContainerSpec, socket_dir: &Path) -> Vec<Value> {
     if spec.transport == Transport::Unix {
         mounts.push(socket_mount(socket_dir));
     }
-    mounts.extend(spec.binds.iter().map(|(host, inside)| {
-        json!({
-            "type": "bind", "source": host, "destination": inside,
-            "options": ["ro", "nosuid", "nodev", "rbind"],
-        })
-    }));
+    mounts.extend(spec.binds.iter().map(|(host, inside)| ro(host, inside)));
     mounts
+}
+
+/// A path of the host, to read.
+#[must_use]
+pub fn ro(host: &Path, inside: &Path) -> Value {
+    json!({
+        "type": "bind", "source": host, "destination": inside,
+        "options": ["ro", "nosuid", "nodev", "rbind"],
+    })
+}
+
+/// A directory of the host, to write to.
+#[must_use]
+pub fn rw(host: &Path, inside: &Path) -> Value {
+    json!({
+        "type": "bind", "source": host, "destination": inside,
+        "options": ["rw", "nosuid", "nodev", "noexec"],
+    })
 }
 
 /// The bind mount of a socket directory, the same for models and for the network proof.

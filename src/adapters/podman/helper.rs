@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use super::error::{Cause, PodmanError};
 use super::inspect::Inspect;
 use super::wire::encode;
-use super::{Inner, Podman, random};
+use super::{Inner, Podman, create, random};
 use crate::types::{Fault, FaultCode, ImageRef};
 
 /// The image with an empty root.
@@ -309,15 +309,15 @@ pub(super) fn plain(namespace: &str, name: &str, command: &[String]) -> Value {
 }
 
 fn body(helper: &Helper, namespace: &str, name: &str, secret: Option<&str>) -> Value {
-    let ro = |path: &str, inside: &str| json!({"type": "bind", "source": path, "destination": inside, "options": ["ro", "nosuid", "nodev", "rbind"]});
     let mut mounts = vec![
         json!({"type": "tmpfs", "source": "tmpfs", "destination": "/tmp", "options": ["rw", "nosuid", "nodev", "notmpcopyup", "size=16777216"]}),
-        ro("/usr", "/usr"),
-        ro(&helper.program.display().to_string(), PROGRAM),
+        create::ro("/usr".as_ref(), "/usr".as_ref()),
+        create::ro(&helper.program, PROGRAM.as_ref()),
     ];
-    mounts.extend(TRUST.iter().filter(|path| Path::new(path).is_dir()).map(|path| ro(path, path)));
+    let trust = TRUST.iter().map(Path::new).filter(|path| path.is_dir());
+    mounts.extend(trust.map(|path| create::ro(path, path)));
     if let Some(dir) = &helper.writable {
-        mounts.push(json!({"type": "bind", "source": dir, "destination": dir, "options": ["rw", "nosuid", "nodev", "noexec"]}));
+        mounts.push(create::rw(dir, dir));
     }
     let mut command = vec![PROGRAM.to_owned()];
     command.extend(helper.args.iter().cloned());
