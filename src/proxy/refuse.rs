@@ -46,10 +46,10 @@ pub struct Cause {
 }
 
 impl Cause {
-    fn told(self, peer: Peer) -> String {
+    fn told(&self, peer: Peer) -> &str {
         match peer {
-            Peer::Unix | Peer::Loopback => self.cause,
-            Peer::Far | Peer::Monitoring => self.brief,
+            Peer::Unix | Peer::Loopback => &self.cause,
+            Peer::Far | Peer::Monitoring => &self.brief,
         }
     }
 }
@@ -63,7 +63,7 @@ pub async fn refuse(listeners: Vec<Listener>, cause: Cause, grace: Duration) {
         ..Limits::default()
     });
     let error = |peer| {
-        let cause = cause.clone().told(peer);
+        let cause = cause.told(peer);
         let error = ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "startup_failed", cause);
         Arc::new(error.retry_after(RETRY).closing())
     };
@@ -133,7 +133,7 @@ mod tests {
             (Peer::Far, "not started"),
             (Peer::Monitoring, "not started"),
         ] {
-            assert_eq!(cause.clone().told(peer), says, "{peer:?}");
+            assert_eq!(cause.told(peer), says, "{peer:?}");
         }
     }
 }

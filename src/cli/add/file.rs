@@ -65,8 +65,7 @@ impl Definition {
         let mut text = String::new();
         for line in &self.comments {
             // Some of it comes from elsewhere, and a line of its own would be a key.
-            let line = line.replace(char::is_control, " ");
-            let _ = writeln!(text, "# {line}");
+            let _ = writeln!(text, "# {}", plain(line));
         }
         if path.file_name().is_none_or(|file| *file != *format!("{}.toml", self.name)) {
             let _ = writeln!(text, "name = {}", inline(&Value::from(self.name.as_str())));
@@ -232,6 +231,11 @@ pub fn write(path: &Path, text: &str) -> Outcome {
     file.as_file().sync_all().map_err(failed)?;
     file.persist(path).map_err(|err| failed(err.error))?;
     fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed)
+}
+
+/// On one line, nothing but characters that can be seen.
+pub fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
 //! The text of the new `hostler.toml`. PURE.
 
-use super::left::{Left, comments, plain};
+use super::left::{Left, comments};
 use super::model::Model;
 use super::weights::Origin;
-use crate::cli::add::file::Definition;
+use crate::cli::add::file::{Definition, plain};
 
 /// The whole file: what was not taken over stands as a comment beside what it belongs to.
 pub fn document(backend: &str, level: Option<&str>, left: &[Left], models: &[Model]) -> String {

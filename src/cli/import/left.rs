@@ -7,6 +7,8 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
+use crate::cli::add::file::plain;
+
 /// Where nothing has to be done.
 pub const NOTHING: &str = "nothing is to be done";
 
@@ -96,11 +98,6 @@ pub fn lines(all: &[Left]) -> Vec<String> {
         })
     };
     said.into_iter().map(line).collect()
-}
-
-/// On one line, nothing but characters that can be seen.
-pub fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 #[cfg(test)]
