@@ -4,9 +4,9 @@
 //! than [`DEADLINE`], any other as long as who asks has it ([`super::check`]); "not yet" is never an error: rootless podman
 //! accepts connections to a published port and resets them until the engine listens.
 
-use std::fs::Permissions;
+use std::fs::{self, Permissions};
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::time::Duration;
 
@@ -27,6 +27,10 @@ use crate::types::{EngineKind, sandbox};
 const DEADLINE: Duration = Duration::from_secs(1);
 /// The most that a health answer is read.
 const BODY_MAX: usize = 64 << 10;
+/// How many names an engine may leave in its socket's directory; both engines make one, the socket.
+const NAMES_MAX: usize = 64;
+/// How large all files there may be together.
+const FILES_MAX: u64 = 64 << 10;
 
 /// What an engine says of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,10 +57,47 @@ pub(super) async fn health(engine: EngineKind, endpoint: &Endpoint) -> Result<bo
 
 /// Lets an engine that is ready change nothing more in its socket's directory, where it is one of "the others": it has its socket,
 /// and keeps it as long as it lives, asleep or not. It could fill the host's memory there, or put something else in its socket's place.
+/// What it made before would stay as long: with much of it no other engine has room for a socket, and the next daemon none for its proof.
+///
+/// # Errors
+/// When it cannot be closed, or holds more than an engine has to do with there.
 fn close(socket: &Path) -> Result<(), String> {
     let Some(dir) = socket.parent() else { return Ok(()) };
-    let closed = std::fs::set_permissions(dir, Permissions::from_mode(0o755));
-    closed.map_err(|e| format!("its directory {} could not be closed: {e}", dir.display()))
+    let shown = dir.display();
+    let closed = fs::set_permissions(dir, Permissions::from_mode(0o755));
+    closed.map_err(|e| format!("its directory {shown} could not be closed: {e}"))?;
+    match too_much(dir) {
+        Ok(None) => Ok(()),
+        Ok(Some(what)) => Err(format!(
+            "it is not used, for it made {what} in its socket's directory {shown}, which takes the room of all engines' sockets; its args or env have to \
+             name a place below /tmp for files of its own"
+        )),
+        Err(e) => Err(format!("its directory {shown} could not be looked into: {e}")),
+    }
+}
+
+/// What of an engine's own in that directory is too much. When it is closed, so that nothing comes to it. No link is followed and no
+/// directory gone into; no size is named, for a file may grow, and the same trouble is told once.
+fn too_much(dir: &Path) -> io::Result<Option<String>> {
+    let mut bytes = 0;
+    for (before, entry) in fs::read_dir(dir)?.enumerate() {
+        if before == NAMES_MAX {
+            return Ok(Some(format!("more than {NAMES_MAX} files")));
+        }
+        let entry = entry?;
+        let what = entry.metadata()?;
+        if what.is_dir() {
+            return Ok(Some(format!("a directory ({:?})", entry.file_name())));
+        }
+        if what.is_file() {
+            // With holes it holds less than its size, and may hold that tomorrow.
+            bytes += what.len().max(512 * what.blocks());
+        }
+        if bytes > FILES_MAX {
+            return Ok(Some(format!("files of more than {} KiB", FILES_MAX >> 10)));
+        }
+    }
+    Ok(None)
 }
 
 /// Asks `GET /health`, however long that takes.
@@ -243,6 +284,47 @@ mod tests {
             };
             let (ready, ()) = tokio::join!(health(EngineKind::Llamacpp, &endpoint), serve);
             assert_eq!((ready, mode()), (Ok(said == OK), open));
+        }
+    }
+
+    #[test]
+    fn what_an_engine_made_beside_its_socket_is_looked_at_when_it_is_ready() {
+        let said = |make: &dyn Fn(&Path)| {
+            let root = tempfile::tempdir().unwrap();
+            let dir = root.path().join("i");
+            fs::create_dir(&dir).unwrap();
+            let _socket = std::os::unix::net::UnixListener::bind(dir.join("e.sock")).unwrap();
+            make(&dir);
+            let closed = close(&dir.join("e.sock"));
+            assert_eq!(fs::metadata(&dir).unwrap().permissions().mode() & 0o777, 0o755);
+            closed.err().unwrap_or_default()
+        };
+        let file = |dir: &Path, n: usize, size: usize| {
+            fs::write(dir.join(n.to_string()), vec![1; size]).unwrap();
+        };
+        assert_eq!(said(&|_| {}), "");
+        assert_eq!(said(&|dir| (0..4).for_each(|n| file(dir, n, 16 << 10))), "");
+        assert_eq!(said(&|dir| (1..NAMES_MAX).for_each(|n| file(dir, n, 0))), "");
+        // Wherever they lead, they take a name each.
+        let link = |dir: &Path| std::os::unix::fs::symlink("/usr", dir.join("link")).unwrap();
+        assert_eq!(said(&link), "");
+        let sparse = |dir: &Path| {
+            fs::File::create(dir.join("x")).unwrap().set_len(1 << 40).unwrap();
+        };
+        for (make, what) in [
+            (
+                &(|dir: &Path| (0..5).for_each(|n| file(dir, n, 16 << 10))) as &dyn Fn(&Path),
+                "files of more than 64 KiB",
+            ),
+            (&(|dir: &Path| (0..NAMES_MAX).for_each(|n| file(dir, n, 0))), "more than 64 files"),
+            (&(|dir: &Path| fs::create_dir(dir.join("d\n")).unwrap()), "a directory (\"d\\n\")"),
+            (&sparse, "files of more than 64 KiB"),
+        ] {
+            let why = said(make);
+            assert!(
+                why.contains(what) && why.contains("/i, ") && why.contains("below /tmp"),
+                "{why}"
+            );
         }
     }
 
