@@ -245,6 +245,39 @@ async fn a_response_is_had_again_by_what_its_key_may() {
     house.engine.untouched();
 }
 
+/// What its key has under way may be what is to be cancelled.
+#[tokio::test]
+async fn a_cancel_counts_for_its_keys_rate_alone() {
+    let gate = Arc::new(Semaphore::new(1));
+    let mut rules = rules();
+    let mut alice = key("alice");
+    (alice.concurrent, alice.per_minute) = (Some(1), Some(3));
+    rules.keys = vec![alice];
+    let script = vec![Step::Gate(gate.clone()), send(stored()), Step::Close];
+    let mut house = house(Setup { rules, script, ..Setup::default() }).await;
+    house.supervisor.show("m", |m| {
+        m.instance = Some(instance());
+        m.phase = Phase::Ready;
+    });
+    let head = "authorization: Bearer sk-alice\r\nconnection: close\r\n";
+    let first = post_with("/v1/responses", head, "{\"model\":\"m\"}");
+    assert_eq!(house.ask(first).await.text(), STORED);
+    house.engine.request().await;
+    let mut held = house.client().await;
+    held.send(format!("GET /v1/responses/resp_a-1 HTTP/1.1\r\nhost: localhost\r\n{head}\r\n"))
+        .await;
+    house.engine.request().await;
+    let cancel = || post_with("/v1/responses/resp_a-1/cancel", head, "");
+    let mut cancels = house.client().await;
+    cancels.send(cancel()).await;
+    let seen = house.engine.request().await.line;
+    assert_eq!(seen, "POST /v1/responses/resp_a-1/cancel HTTP/1.1");
+    house.ask(cancel()).await.error(429, "rate_limited");
+    gate.add_permits(2);
+    assert_eq!((cancels.reply().await.status, held.reply().await.text()), (200, STORED));
+    house.engine.untouched();
+}
+
 #[tokio::test]
 async fn parameters_and_names_are_set_only_where_that_is_configured() {
     let object = |value: Value| value.as_object().unwrap().clone();

@@ -2,7 +2,8 @@
 //!
 //! Purpose: have an answer again, or cancel it, from the instance that gave it. Owner: the request's future. Invariants: nothing is
 //! loaded, woken or evicted for it, and it waits for neither; the key's models and limits hold as for any request, but a turn at the
-//! model is not waited for, as it costs the engine next to nothing and may free a turn.
+//! model is not waited for, as it costs the engine next to nothing and may free a turn; and a cancel, which may free a request of the
+//! key's, counts for its rate alone.
 
 use hyper::body::Incoming;
 use hyper::{HeaderMap, Response, StatusCode};
@@ -15,12 +16,13 @@ use super::super::gate::Place;
 use super::super::grant::{Engine, Grant};
 use super::super::inference::{Visitor, admit_model};
 use super::super::intake;
+use super::super::keys::Key;
 use super::super::order::{Order, Target};
 use super::super::record::Record;
-use super::super::route::Recall;
+use super::super::route::{Act, Recall};
 use super::super::service::Service;
 use super::Origin;
-use crate::types::{Denied, DoorSpec, Phase};
+use crate::types::{Denied, DoorSpec, ModelName, Phase};
 
 /// Asks the instance that gave an answer for it.
 ///
@@ -45,9 +47,7 @@ pub(in crate::proxy) async fn recall(
     }
     admit_model(visitor, model.as_str())?;
     is_there(service, &origin)?;
-    // No limit of the model's: no turn is waited for.
-    let spec = DoorSpec::default();
-    let place = service.gate.place(visitor.key(), model, &spec, visitor.rules.max_queue)?;
+    let place = place(service, recall.act, visitor, model)?;
     record.queue_begins();
     let engine = engine(service, &origin).await;
     record.queue_ends();
@@ -64,6 +64,24 @@ pub(in crate::proxy) async fn recall(
     match forward::forward(grant, &order, &service.engines).await {
         Ok(response) => Ok(response.map(|relay| Source::Relay(Box::new(relay), None))),
         Err(failure) => Err(failure.to_api(model.as_str())),
+    }
+}
+
+/// What the key may. No limit of the model's: no turn is waited for.
+fn place(
+    service: &Service,
+    act: Act,
+    visitor: &Visitor,
+    model: &ModelName,
+) -> Result<Option<Place>, ApiError> {
+    let place = |key| service.gate.place(key, model, &DoorSpec::default(), visitor.rules.max_queue);
+    match act {
+        Act::Retrieve => place(visitor.key()),
+        Act::Cancel => {
+            let rate = visitor.key().map(|key| Key { concurrent: None, ..key.clone() });
+            // What comes beside it finds all that the key may have at once.
+            place(rate.as_ref()).map(|_| None)
+        }
     }
 }
 
