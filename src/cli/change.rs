@@ -146,8 +146,7 @@ pub async fn apply(context: &Context, mut before: Before) -> Outcome<bool> {
         Some(Some((bus, Err(refused)))) if refused.exit == Exit::Config => {
             let refused = before.put_back(refused, "correct that first");
             // Its status speaks of a reload that failed until one succeeds. This one is for that alone.
-            let again = bus.call::<_, Vec<String>>(&bus.manager, "Reload", &());
-            before.unless_given_up(context, again).await;
+            before.unless_given_up(context, reload::ask(&bus)).await;
             Err(refused)
         }
         Some(Some((_, Err(failure)))) => Err(failure),

@@ -159,16 +159,19 @@ impl Manager {
     }
 
     /// Reads the configuration again and applies what is different: models that did not change keep their containers, removed ones
-    /// drain, changed ones restart at their next idle. Returns what has to wait for a restart of the daemon, one line each. Wrong files change
-    /// nothing: the error says where and what.
-    #[zbus(out_args("restart_to_apply"))]
+    /// drain, changed ones restart at their next idle. Returns what has changed and waits for a restart of the daemon, one line each; and, apart,
+    /// the keys of credentials, which are as the start was given them: a restart takes in those of which the file has changed. Wrong files
+    /// change nothing: the error says where and what.
+    #[zbus(out_args("restart_to_apply", "credentials_kept"))]
     async fn reload(
         &self,
         #[zbus(header)] call: Header<'_>,
         #[zbus(connection)] bus: &Connection,
-    ) -> Result<Vec<String>, Error> {
+    ) -> Result<(Vec<String>, Vec<String>), Error> {
         self.context.gate.check(bus, &call, Action::Reload).await?;
-        self.context.host.reload().await.map_err(|why| Error::new(Code::ConfigInvalid, why))
+        let reloaded = self.context.host.reload().await;
+        let reloaded = reloaded.map_err(|why| Error::new(Code::ConfigInvalid, why))?;
+        Ok((reloaded.restart_to_apply, reloaded.credentials_kept))
     }
 
     /// Jobs that run, and those that ended lately, oldest first: object, kind, model, state, progress (see org.hostler1.Job).

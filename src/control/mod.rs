@@ -63,9 +63,9 @@ pub trait Host: Send + Sync + 'static {
     /// Runs the checks that READY waits for, each once, all of them.
     fn validate(&self) -> HostFuture<'_, Vec<Check>>;
 
-    /// Reads the configuration again and applies the difference; what has to wait for a restart, by key. `Err`: what is wrong with
+    /// Reads the configuration again and applies the difference. `Err`: what is wrong with
     /// it, with file and line; nothing was changed.
-    fn reload(&self) -> HostFuture<'_, Result<Vec<String>, String>>;
+    fn reload(&self) -> HostFuture<'_, Result<Reloaded, String>>;
 
     /// The read end of a pipe into which a container's log is written: its last `lines` lines, or all, and with `follow` what
     /// comes until it ends.
@@ -78,6 +78,15 @@ pub trait Host: Send + Sync + 'static {
 
     /// What the front door knows of models that run elsewhere, which the supervisor does not own. In the order of their names.
     fn externals(&self) -> Vec<ExternalStatus>;
+}
+
+/// What a reload has left for a restart, by the keys of the configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reloaded {
+    /// Has changed, and is read at the start only.
+    pub restart_to_apply: Vec<String>,
+    /// A credential, which is as the start was given it, whatever has become of its file.
+    pub credentials_kept: Vec<String>,
 }
 
 /// What does not change while the daemon runs.

@@ -5,6 +5,7 @@ use std::io::Read as _;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use hostler::control::Reloaded;
 use hostler::supervisor::handle::{Ask, Verb};
 use hostler::types::{
     Bytes, Check, CheckVerdict, Denied, Evict, Fault, FaultCode, GpuId, Haste, Outcome, Phase,
@@ -197,8 +198,12 @@ async fn the_host_is_checked_and_the_configuration_applied() {
     });
     let checks = house.manager(&["Validate"]).await.unwrap();
     assert_eq!(checks, "a(ssss) 1 \"podman\" \"FAIL\" \"no answer\" \"start it\"");
-    *house.root.reload.lock().unwrap() = Some(Ok(vec!["[gpu] backend".to_owned()]));
-    assert_eq!(house.manager(&["Reload"]).await.unwrap(), "as 1 \"[gpu] backend\"");
+    *house.root.reload.lock().unwrap() = Some(Ok(Reloaded {
+        restart_to_apply: vec!["[gpu] backend".to_owned()],
+        credentials_kept: vec!["[auth] keys_credential".to_owned()],
+    }));
+    let reloaded = house.manager(&["Reload"]).await.unwrap();
+    assert_eq!(reloaded, "asas 1 \"[gpu] backend\" 1 \"[auth] keys_credential\"");
     *house.root.reload.lock().unwrap() = Some(Err("/etc/x.toml:3: no".to_owned()));
     assert!(house.manager(&["Reload"]).await.unwrap_err().contains("/etc/x.toml:3: no"));
     assert_eq!(*house.root.asked.lock().unwrap(), ["validate", "reload", "reload"]);

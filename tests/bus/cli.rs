@@ -5,6 +5,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use hostler::control::Reloaded;
 use hostler::supervisor::handle::{Ask, Verb};
 use hostler::types::{
     Bytes, Check, CheckVerdict, Denied, Evict, Fault, FaultCode, GpuId, Haste, Outcome, Phase,
@@ -213,9 +214,23 @@ async fn wait_follows_the_phases() {
 #[tokio::test(flavor = "multi_thread")]
 async fn reload_doctor_and_logs_ask_the_composition_root() {
     let house = House::open(status()).await;
-    *house.root.reload.lock().unwrap() = Some(Ok(vec!["[gpu] backend".to_owned()]));
+    let later =
+        Reloaded { restart_to_apply: vec!["[gpu] backend".to_owned()], ..Default::default() };
+    *house.root.reload.lock().unwrap() = Some(Ok(later));
     let applied = run(&house, &["reload"]).await;
     assert_eq!(applied.err, "reloaded\nrestart to apply: [gpu] backend\n", "{applied:?}");
+    // A credential may have changed or not: a script that restarts for what is in the list does not for it.
+    let credentials_kept =
+        ["[auth] keys_credential", "models.far.key_credential"].map(str::to_owned);
+    let kept = Reloaded { credentials_kept: credentials_kept.to_vec(), ..Default::default() };
+    *house.root.reload.lock().unwrap() = Some(Ok(kept));
+    let applied = run(&house, &["reload"]).await;
+    let want = "reloaded\nas the start was given them, and new ones take a restart: [auth] keys_credential, models.far.key_credential\n";
+    assert_eq!(applied.err, want, "{applied:?}");
+    let document = run(&house, &["reload", "--json"]).await;
+    let document: serde_json::Value = serde_json::from_str(&document.out).unwrap();
+    let want = serde_json::json!({"restart_to_apply": [], "credentials_kept": credentials_kept});
+    assert_eq!(document, want);
     *house.root.reload.lock().unwrap() = Some(Err("/etc/x.toml:3: no".to_owned()));
     let wrong = run(&house, &["reload"]).await;
     assert_eq!(wrong.code, 78, "{wrong:?}");
@@ -317,7 +332,7 @@ async fn json_is_one_document_or_is_refused() {
         assert!(rows.iter().any(|(args, _)| args[0] == name), "{name} is not tried here");
     }
     for (args, document) in rows {
-        *house.root.reload.lock().unwrap() = Some(Ok(vec![]));
+        *house.root.reload.lock().unwrap() = Some(Ok(Reloaded::default()));
         let child = spawn(&house, &[&["--json"], *args].concat(), &place);
         let mut ended = std::pin::pin!(end(child));
         let run = loop {

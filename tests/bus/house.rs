@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use hostler::control::bus::{self, Bus};
 use hostler::control::polkit::Gate;
-use hostler::control::{Context, Facts, Host, HostFuture};
+use hostler::control::{Context, Facts, Host, HostFuture, Reloaded};
 use hostler::supervisor::handle::{Ask, Handle};
 use hostler::types::{
     Bytes, Check, ExternalStatus, Generation, GpuId, GpuProcess, GpuStatus, HealthStatus,
@@ -57,7 +57,7 @@ impl Drop for Daemon {
 #[derive(Default)]
 pub struct Root {
     pub checks: Mutex<Vec<Check>>,
-    pub reload: Mutex<Option<Result<Vec<String>, String>>>,
+    pub reload: Mutex<Option<Result<Reloaded, String>>>,
     /// The next reload says to the first that it has begun, and waits for the second.
     pub reloads_at: Mutex<Option<(oneshot::Sender<()>, oneshot::Receiver<()>)>>,
     pub log: Mutex<Option<Result<OwnedFd, String>>>,
@@ -73,9 +73,9 @@ impl Host for Root {
         Box::pin(async move { checks })
     }
 
-    fn reload(&self) -> HostFuture<'_, Result<Vec<String>, String>> {
+    fn reload(&self) -> HostFuture<'_, Result<Reloaded, String>> {
         self.asked.lock().unwrap().push("reload".to_owned());
-        let answer = self.reload.lock().unwrap().clone().unwrap_or_else(|| Ok(Vec::new()));
+        let answer = self.reload.lock().unwrap().clone().unwrap_or_else(|| Ok(Reloaded::default()));
         let at = self.reloads_at.lock().unwrap().take();
         Box::pin(async move {
             if let Some((begun, go)) = at {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use fake_engine::{Config, Engine, Exit};
-use hostler::control::{Host, HostFuture};
+use hostler::control::{Host, HostFuture, Reloaded};
 use hostler::proxy::{Healths, SharedRules};
 use hostler::supervisor::ports::{
     ContainerSpec, Containers, Endpoint, Found, GpuError, Gpus, Launched, PodmanHost, PodmanInfo,
@@ -138,8 +138,8 @@ impl Host for World {
         Box::pin(async { vec![] })
     }
 
-    fn reload(&self) -> HostFuture<'_, Result<Vec<String>, String>> {
-        Box::pin(async { Ok(vec![]) })
+    fn reload(&self) -> HostFuture<'_, Result<Reloaded, String>> {
+        Box::pin(async { Ok(Reloaded::default()) })
     }
 
     /// A log of one line; whoever follows it sees its end.

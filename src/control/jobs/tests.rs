@@ -89,8 +89,8 @@ impl crate::control::Host for NoHost {
         Box::pin(async { Vec::new() })
     }
 
-    fn reload(&self) -> crate::control::HostFuture<'_, Result<Vec<String>, String>> {
-        Box::pin(async { Ok(Vec::new()) })
+    fn reload(&self) -> crate::control::HostFuture<'_, Result<crate::control::Reloaded, String>> {
+        Box::pin(async { Ok(crate::control::Reloaded::default()) })
     }
 
     fn open_log(
