@@ -57,6 +57,7 @@ mod traces;
 mod validate;
 
 pub use crate::checks::{Exit, StartFailure};
+pub use alone::has_no_locks;
 pub use options::Options;
 pub use plane::Plane;
 use recall::Recalled;

@@ -3,10 +3,13 @@
 //! Purpose: no two daemons run the same containers. Each would take the other's for strays and end them, or adopt them and start what the
 //! other stops, and both would write one state. Owner: the composition root, which holds [`Alone`] to its end. Invariants: they are held
 //! before podman is asked for anything; the kernel gives them back when the process ends, however it ends, so nothing is left to clean up.
+//! Where a file system has no locks nothing is held: that is told, and no reason to serve nobody.
 
 use std::fs::{self, File, TryLockError};
-use std::io::ErrorKind;
+use std::io::{Error, ErrorKind};
 use std::path::Path;
+
+use rustix::io::Errno;
 
 use crate::checks::{Exit, StartFailure};
 
@@ -48,17 +51,18 @@ fn make(dir: &Path) -> Result<(), StartFailure> {
 
 /// `key`: where another one is chosen.
 fn hold(dir: &Path, key: &str) -> Result<Option<File>, StartFailure> {
-    let failed = |why: &dyn std::fmt::Display| {
-        let message = format!("the directory {} cannot be locked: {why}", dir.display());
-        StartFailure::new(Exit::State, message)
-    };
     let file = match File::open(dir) {
         Ok(file) => file,
         Err(err) if err.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(err) => return Err(failed(&err)),
+        Err(err) => return Err(failed(dir, &err)),
     };
-    match file.try_lock() {
-        Ok(()) => Ok(Some(file)),
+    held(file.try_lock(), dir, key).map(|held| held.then_some(file))
+}
+
+/// Whether there is a lock.
+fn held(lock: Result<(), TryLockError>, dir: &Path, key: &str) -> Result<bool, StartFailure> {
+    match lock {
+        Ok(()) => Ok(true),
         Err(TryLockError::WouldBlock) => {
             let message = format!(
                 "another hostlerd has the directory {dir} (fuser -v {dir} names it): two would end each other's models; stop that one, or \
@@ -67,8 +71,30 @@ fn hold(dir: &Path, key: &str) -> Result<Option<File>, StartFailure> {
             );
             Err(StartFailure::new(Exit::Twice, message))
         }
-        Err(TryLockError::Error(err)) => Err(failed(&err)),
+        Err(TryLockError::Error(err)) if has_no_locks(&err) => {
+            tracing::warn!(
+                dir = %dir.display(),
+                "the directory {dir} cannot be locked, for its file system has no locks ({err}): a second hostlerd on it would not be noticed, and \
+                 would end this one's models; give {key} a place on another file system",
+                dir = dir.display()
+            );
+            Ok(false)
+        }
+        Err(TryLockError::Error(err)) => Err(failed(dir, &err)),
     }
+}
+
+fn failed(dir: &Path, why: &Error) -> StartFailure {
+    let message = format!("the directory {} cannot be locked: {why}", dir.display());
+    StartFailure::new(Exit::State, message)
+}
+
+/// Whether it says that nobody can lock anything there: NFS without lockd, some of FUSE.
+#[must_use]
+pub fn has_no_locks(error: &Error) -> bool {
+    // Both "not implemented" and "not supported".
+    error.kind() == ErrorKind::Unsupported
+        || error.raw_os_error() == Some(Errno::NOLCK.raw_os_error())
 }
 
 #[cfg(test)]
@@ -93,5 +119,21 @@ mod tests {
         let _beside = take(&other, &root.path().join("nowhere")).unwrap();
         drop(first);
         take(&engines, &state).unwrap();
+    }
+
+    #[test]
+    fn a_file_system_without_locks_ends_no_start() {
+        let dir = Path::new("/srv/nfs/state");
+        let locked =
+            |errno: Errno| held(Err(TryLockError::Error(errno.into())), dir, "$STATE_DIRECTORY");
+        for errno in [Errno::NOLCK, Errno::OPNOTSUPP, Errno::NOSYS] {
+            assert!(!locked(errno).unwrap(), "{errno:?}");
+        }
+        for errno in [Errno::IO, Errno::INTR] {
+            let failure = locked(errno).unwrap_err();
+            assert_eq!(failure.exit, Exit::State);
+            assert!(failure.message.contains("/srv/nfs/state cannot be locked: "), "{failure}");
+        }
+        assert!(held(Ok(()), dir, "$STATE_DIRECTORY").unwrap());
     }
 }

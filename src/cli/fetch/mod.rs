@@ -19,12 +19,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use rustix::io::Errno;
 use serde_json::json;
 use ureq::Agent;
 use ureq::tls::{RootCerts, TlsConfig};
 
 use super::exit::{Exit, Failure, Outcome};
+use crate::daemon::has_no_locks;
 use crate::types::Bytes;
 use meter::Meter;
 use select::Repo;
@@ -157,21 +157,14 @@ fn fits(missing: u64, free: u64) -> Result<(), String> {
     ))
 }
 
-/// Whether this fetch may write. A file system without locks (NFS without lockd, some of FUSE) is no reason to fetch nothing: two fetches of
+/// Whether this fetch may write. A file system without locks is no reason to fetch nothing: two fetches of
 /// one model at once are rare, and what they would spoil is found out by size and digest.
 fn locked(lock: Result<(), TryLockError>) -> Result<(), String> {
     match lock {
         Ok(()) => Ok(()),
         Err(TryLockError::WouldBlock) => Err("another fetch of it is under way".to_owned()),
-        Err(TryLockError::Error(err)) => {
-            let without = err.kind() == std::io::ErrorKind::Unsupported
-                || err.raw_os_error() == Some(Errno::NOLCK.raw_os_error());
-            if without {
-                Ok(())
-            } else {
-                Err(format!("the lock of the fetch cannot be had: {err}"))
-            }
-        }
+        Err(TryLockError::Error(err)) if has_no_locks(&err) => Ok(()),
+        Err(TryLockError::Error(err)) => Err(format!("the lock of the fetch cannot be had: {err}")),
     }
 }
 

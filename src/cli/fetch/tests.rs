@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 use stub_hub::{COMMIT, Hub, Knobs};
 
