@@ -4,7 +4,6 @@
 //! have their exit status and say what to do; the daemon's own message is shown as it is.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use zbus::proxy::{CacheProperties, MethodFlags};
 use zbus::wire::{DynamicDeserialize, DynamicType};
@@ -60,34 +59,13 @@ impl Context {
         let manager = proxy(&connection, ROOT, MANAGER).await?;
         Ok(Bus { connection, manager, user })
     }
-
-    /// Whose daemon: as told; else the system's, unless only the caller's own runs or is configured.
-    pub async fn is_user(&self) -> bool {
-        if self.global.user || self.global.system {
-            return self.global.user;
-        }
-        if rustix::process::geteuid().is_root() {
-            return false;
-        }
-        for user in [false, true] {
-            if let Ok(connection) = connect(user).await
-                && has_owner(&connection).await.unwrap_or(false)
-            {
-                return user;
-            }
-        }
-        own_config().is_some_and(|path| path.exists())
-    }
 }
 
-/// The settings of the caller's own daemon.
-pub fn own_config() -> Option<PathBuf> {
-    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".config"));
-    let dir = std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from).or_else(home)?;
-    Some(dir.join("hostler/hostler.toml"))
-}
-
-async fn connect(user: bool) -> Outcome<Connection> {
+/// The system's bus, or the caller's own.
+///
+/// # Errors
+/// [`Exit::NotRunning`] where there is none.
+pub async fn connect(user: bool) -> Outcome<Connection> {
     let connected = if user { Connection::session().await } else { Connection::system().await };
     connected.map_err(|err| {
         let which = if user { "your user's" } else { "the system's" };
@@ -100,7 +78,11 @@ async fn connect(user: bool) -> Outcome<Connection> {
     })
 }
 
-async fn has_owner(connection: &Connection) -> Outcome<bool> {
+/// Whether a daemon is on it.
+///
+/// # Errors
+/// [`Exit::NotRunning`] where the bus is none any more.
+pub async fn has_owner(connection: &Connection) -> Outcome<bool> {
     let failed = |err: &dyn std::fmt::Display| {
         Failure::new(Exit::NotRunning, format!("the bus does not answer ({err})"))
     };

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use super::Context;
-use super::bus::own_config;
 use super::exit::{Exit, Failure, Outcome};
 use crate::config;
 use crate::daemon::Options;
@@ -33,7 +32,7 @@ enum What {
 
 impl Config {
     pub fn run(self, context: &Context) -> Outcome {
-        let user = is_user(context);
+        let user = context.is_configured_for_user();
         match self.what {
             What::Check { file } => check(context, &Options::of(user, file)),
             What::Files => files(context, &Options::of(user, None)),
@@ -42,21 +41,10 @@ impl Config {
     }
 }
 
-/// Whose files: as told; else the system's, unless only the caller's own daemon is configured. No bus is asked: what is configured has
-/// to be knowable without one.
-fn is_user(context: &Context) -> bool {
-    if context.global.user || context.global.system {
-        return context.global.user;
-    }
-    let own = || own_config().is_some_and(|path| path.exists());
-    let system = || config::Dirs::system().all.iter().any(|dir| dir.join("hostler.toml").exists());
-    !rustix::process::geteuid().is_root() && own() && !system()
-}
-
 fn check(context: &Context, options: &Options) -> Outcome {
-    let loaded = options.load();
-    let unseen = loaded.as_ref().map(|config| options.unseen(config)).unwrap_or_default();
+    let loaded = options.look();
     if context.out.json {
+        let unseen = loaded.as_ref().map(|(_, unseen)| unseen.as_slice()).unwrap_or_default();
         let errors: Vec<_> = match &loaded {
             Ok(_) => Vec::new(),
             Err(errors) => errors
@@ -76,7 +64,7 @@ fn check(context: &Context, options: &Options) -> Outcome {
         return if loaded.is_ok() { Ok(()) } else { Err(Failure::said(Exit::Config)) };
     }
     match loaded {
-        Ok(config) => {
+        Ok((config, unseen)) => {
             let models = config.models.len();
             context
                 .out

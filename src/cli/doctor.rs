@@ -140,9 +140,9 @@ impl Doctor {
 
 /// The files as they are now; the daemon may run with older ones.
 fn configuration(options: &Options) -> Row {
-    match options.load() {
-        Ok(config) => {
-            let but = but(&options.unseen(&config));
+    match options.look() {
+        Ok((config, unseen)) => {
+            let but = but(&unseen);
             Row::new("config", "pass", format!("valid, {} models{but}", config.models.len()), "")
         }
         Err(errors) => Row::new(

@@ -10,7 +10,7 @@
 //!  exit    exit statuses, failures        document  the daemon's status, as it comes over the bus
 //!  output  tables, JSON, colours          pages     manual pages and completions
 //!  change  a changed file: checked, applied     signals   Ctrl-C and its like
-//!  start   a daemon that does not run yet
+//!  start   a daemon that does not run yet           whose   the system's daemon, or the caller's own
 //!  status list show load verbs plan why measure wait logs top reload doctor config  add/  import/  remove
 //! ```
 
@@ -45,6 +45,7 @@ mod unit;
 mod unload;
 mod verbs;
 mod wait;
+mod whose;
 mod why;
 
 use clap::{Args, Parser, Subcommand};

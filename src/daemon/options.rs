@@ -71,10 +71,21 @@ impl Options {
     /// # Errors
     /// Everything that is wrong with it, at once.
     pub fn load(&self) -> Result<Config, ConfigErrors> {
+        self.look().map(|(config, _)| config)
+    }
+
+    /// The same, with what a check by hand leaves out, for the caller may not look there.
+    ///
+    /// # Errors
+    /// As [`Options::load`].
+    pub fn look(&self) -> Result<(Config, Vec<PathBuf>), ConfigErrors> {
         let defaults = self.defaults();
-        let mut config = match &self.config {
-            Some(file) => config::load_file(file, &defaults)?,
-            None => config::load(Path::new("/"), &self.dirs(), &defaults)?,
+        let (mut config, mut unseen) = match &self.config {
+            Some(file) => (config::load_file(file, &defaults)?, Vec::new()),
+            None => {
+                let dirs = self.dirs();
+                (config::load(Path::new("/"), &dirs, &defaults)?, dirs.hidden().to_vec())
+            }
         };
         if !self.listen.is_empty() {
             config.server.listen.clone_from(&self.listen);
@@ -82,14 +93,15 @@ impl Options {
         let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
         // Whoever checks by hand is not given the service's credentials.
         let given = credentials.is_some() || !self.check_config;
-        let closed = self.closed_keys(&config).is_some();
-        if !closed && (given || !matches!(config.auth, Some(KeySource::Credential(_)))) {
+        let closed = self.closed_keys(&config).map(Path::to_path_buf);
+        if closed.is_none() && (given || !matches!(config.auth, Some(KeySource::Credential(_)))) {
             config::load_keys(Path::new("/"), credentials.as_deref(), &mut config)?;
         }
         if given {
             config::load_external_keys(credentials.as_deref(), &mut config)?;
         }
-        Ok(config)
+        unseen.extend(closed);
+        Ok((config, unseen))
     }
 
     /// The file of keys, where the caller checks by hand and may not read it: it is the service's.
@@ -100,14 +112,6 @@ impl Options {
             File::open(path).is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
         };
         (self.check_config && closed(path)).then_some(path)
-    }
-
-    /// What a check by hand leaves out, for the caller may not look there.
-    #[must_use]
-    pub fn unseen(&self, config: &Config) -> Vec<PathBuf> {
-        let dirs = if self.config.is_none() { self.dirs().hidden().to_vec() } else { Vec::new() };
-        let keys = self.closed_keys(config).map(Path::to_path_buf);
-        dirs.into_iter().chain(keys).collect()
     }
 
     /// The user whose containers the daemon runs.
