@@ -385,4 +385,4 @@ pub enum CanaryError {
 
 mod gpu_error;
 mod ill;
-mod reach;
+pub(crate) mod reach;

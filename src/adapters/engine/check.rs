@@ -68,6 +68,7 @@ mod tests {
     use tokio::net::UnixListener;
 
     use super::*;
+    use crate::supervisor::ports::reach::tests::full;
     use crate::types::test_spec;
 
     /// Longer than a loading engine is given.
@@ -140,13 +141,7 @@ mod tests {
     async fn one_that_takes_no_connection_for_a_while_is_asked_again() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("e.sock");
-        let socket = tokio::net::UnixSocket::new_stream().unwrap();
-        socket.bind(&path).unwrap();
-        let listener = socket.listen(1).unwrap();
-        let mut queued = Vec::new();
-        while let Ok(stream) = tokio::net::UnixStream::connect(&path).await {
-            queued.push(stream);
-        }
+        let (listener, queued) = full(&path).await;
         let (spec, endpoint) = (test_spec("m"), Endpoint::Unix(path));
         let asked = check(&spec, &endpoint, false, Duration::from_secs(60));
         tokio::pin!(asked);

@@ -43,12 +43,29 @@ impl Endpoint {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::os::unix::fs::symlink;
 
-    use tokio::net::UnixListener;
+    use tokio::net::{UnixListener, UnixSocket};
 
     use super::*;
+
+    /// A listener that has not got to those who have connected, and no room for another.
+    pub(crate) async fn full(path: &Path) -> (UnixListener, Vec<UnixStream>) {
+        let socket = UnixSocket::new_stream().unwrap();
+        socket.bind(path).unwrap();
+        let listener = socket.listen(1).unwrap();
+        let mut queued = Vec::new();
+        loop {
+            match UnixStream::connect(path).await {
+                Ok(stream) => queued.push(stream),
+                Err(error) => {
+                    assert_eq!(error.kind(), io::ErrorKind::WouldBlock, "{error}");
+                    return (listener, queued);
+                }
+            }
+        }
+    }
 
     #[tokio::test]
     async fn only_the_socket_itself_is_connected_to() {
@@ -80,16 +97,8 @@ mod tests {
     async fn a_queue_that_is_full_says_so() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("e.sock");
-        let socket = tokio::net::UnixSocket::new_stream().unwrap();
-        socket.bind(&path).unwrap();
-        let _listener = socket.listen(1).unwrap();
-        let mut queued = Vec::new();
-        let full = loop {
-            match Endpoint::connect_unix(&path).await {
-                Ok(stream) => queued.push(stream),
-                Err(error) => break error,
-            }
-        };
-        assert_eq!(full.kind(), io::ErrorKind::WouldBlock);
+        let _busy = full(&path).await;
+        let error = Endpoint::connect_unix(&path).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
     }
 }
