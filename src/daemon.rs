@@ -17,6 +17,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -45,6 +46,7 @@ pub mod allocator;
 mod alone;
 mod core;
 mod door;
+mod left;
 mod manager;
 mod options;
 mod plane;
@@ -109,7 +111,9 @@ pub async fn run(options: Options, sockets: Vec<(String, Handed)>) -> Exit {
         record,
         journal: Some(Arc::new(journal)),
         scopes: Some(Arc::new(manager::of_containers(options.user))),
+        left: watch::Sender::default(),
     };
+    let left = helpers.left.subscribe();
     let ports = ports(&config, file, helpers);
     let (cdi_dirs, user) = (checks::cdi_dirs(), options.service_user());
     let checks = Checks {
@@ -141,7 +145,7 @@ pub async fn run(options: Options, sockets: Vec<(String, Handed)>) -> Exit {
     let images = validate::patiently(recall::images(&config.models, &*ports.containers)).await;
     let core = state::Recalled { book, images, generation, pins };
     let models = validate::patiently(core::models(&config, &core::Models::new())).await;
-    let recalled = Recalled { core, models, journal: trouble };
+    let recalled = Recalled { core, models, journal: trouble, left };
     serve(options, config, ports, proven, recalled, sockets, metrics).await
 }
 
@@ -194,7 +198,8 @@ async fn serve(
         podman: proven.podman.clone(),
         listeners: sockets.iter().map(Listener::shown).collect(),
     };
-    let (trouble, models) = (recalled.journal.clone(), recalled.models.clone());
+    let (trouble, left) = (recalled.journal.clone(), recalled.left.clone());
+    let models = recalled.models.clone();
     let timeline = Arc::new(Timeline::default());
     let traces = Tracing::start(&config.traces, &metrics);
     let witness = traces.witness(Arc::new((metrics.clone(), timeline.clone())));
@@ -250,6 +255,7 @@ async fn serve(
         tokio::spawn(pulse::problems(running.handle.clone())),
         tokio::spawn(pulse::feed_watchdog(running.turns.clone())),
         tokio::spawn(told::tell(running.handle.clone(), trouble)),
+        tokio::spawn(left::tell(running.handle.clone(), left)),
         tokio::spawn(async move { telling.keep_saying().await }),
         tokio::spawn(root.clone().catch_up()),
     ];

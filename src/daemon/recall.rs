@@ -5,8 +5,11 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use tokio::sync::watch;
+
 use super::core::Models;
 use super::told::Trouble;
+use crate::adapters::podman::Left;
 use crate::adapters::podman::journal::Record;
 use crate::adapters::state_file::StateFile;
 use crate::checks::images;
@@ -33,6 +36,8 @@ pub struct Recalled {
     pub models: Models,
     /// What is wrong with the file of what was begun.
     pub journal: Trouble,
+    /// Directories of engines that nobody could remove.
+    pub left: watch::Receiver<Left>,
 }
 
 /// The file with the footprints.

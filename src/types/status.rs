@@ -223,12 +223,19 @@ pub struct GpuProcess {
 }
 
 impl Problem {
-    /// Whether requests may suffer from it. Control, configurations that wait, and what was measured for a later daemon are operators'
-    /// business.
+    /// Whether requests may suffer from it. Control, configurations that wait, what was measured for a later daemon, and what engines left
+    /// are operators' business.
     #[must_use]
     pub fn hinders_requests(&self) -> bool {
-        !["bus_missing", "bus_lost", "reload_failed", "restart_needed", "state_unwritable"]
-            .contains(&self.code)
+        let operators = [
+            "bus_missing",
+            "bus_lost",
+            "reload_failed",
+            "restart_needed",
+            "sockets_left",
+            "state_unwritable",
+        ];
+        !operators.contains(&self.code)
     }
 }
 

@@ -34,6 +34,14 @@ impl Fake {
     pub fn new(
         script: impl Fn(&str, &str, &Value, usize) -> Act + Send + Sync + 'static,
     ) -> (Self, Podman) {
+        Self::with(script, Helpers::default())
+    }
+
+    /// The same for an adapter that is helped.
+    pub fn with(
+        script: impl Fn(&str, &str, &Value, usize) -> Act + Send + Sync + 'static,
+        helpers: Helpers,
+    ) -> (Self, Podman) {
         let dir = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(dir.path().join("s")).unwrap();
         let calls = Arc::new(Mutex::new(Vec::new()));
@@ -62,7 +70,7 @@ impl Fake {
             fake.engines(),
             true,
             deadlines,
-            Helpers::default(),
+            helpers,
         );
         (fake, podman)
     }

@@ -174,7 +174,9 @@ async fn a_secret_whose_answer_is_lost_is_removed() {
 async fn the_engines_own_user_removes_what_an_engine_locked_and_the_stop_waits_for_nothing_else() {
     for sweeps in [true, false] {
         let swept = Mutex::new(String::new());
-        let (fake, podman) = Fake::new(move |method, path, body, _| match (method, path) {
+        let helpers = Helpers::default();
+        let left = helpers.left.subscribe();
+        let script = move |method: &str, path: &str, body: &Value, _| match (method, path) {
             (_, p) if is_image(p) => Act::Say(200, json!({"Id": "1"})),
             (_, "/containers/create") if !sweeps => Act::Say(500, json!({"cause": "no"})),
             (_, "/containers/create") => {
@@ -196,15 +198,26 @@ async fn the_engines_own_user_removes_what_an_engine_locked_and_the_stop_waits_f
             ("DELETE", _) => Act::Say(200, json!([])),
             (_, p) if p.contains("/logs") => Act::Say(200, Value::Null),
             _ => absent(),
-        });
+        };
+        let (fake, podman) = Fake::with(script, helpers);
         let instance = plain().instance;
         let dir = fake.engines().join(instance.container_name());
         std::fs::create_dir_all(dir.join("made/deeper")).unwrap();
         std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o755)).unwrap();
-        podman.stop(instance).await.unwrap();
+        podman.stop(instance.clone()).await.unwrap();
         assert_eq!(dir.exists(), !sweeps);
+        assert_eq!(
+            left.borrow().keys().collect::<Vec<_>>(),
+            if sweeps { vec![] } else { vec![&dir] }
+        );
+        assert!(left.borrow().values().all(|why| why.contains("not empty")), "{:?}", left.borrow());
         let removed = removed(&fake);
         assert!(removed.iter().any(|path| path.starts_with("containers/hostler-helper-")));
+        if !sweeps {
+            std::fs::remove_dir_all(dir.join("made")).unwrap();
+            podman.stop(instance).await.unwrap();
+            assert!(left.borrow().is_empty());
+        }
     }
 }
 

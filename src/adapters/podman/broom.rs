@@ -4,9 +4,10 @@
 //! next boot. So a container of that very user removes it, and then goes itself. Owner: whoever ends an instance. Invariants: this
 //! process never goes into a directory that an engine made, however deep they are; it takes no longer than any call that changes something.
 
+use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
@@ -14,21 +15,36 @@ use super::error::PodmanError;
 use super::{Inner, create, helper, socket_dir};
 use crate::supervisor::ports::SOCKET_DIR;
 
+/// Directories that could not be removed, and why.
+pub type Left = BTreeMap<PathBuf, String>;
+
 /// `$1` is where the directory is mounted, which itself can be neither changed nor removed from there.
 const SCRIPT: &str = "chmod -R u+rwx \"$1\"; rm -rf \"$1\"";
 
 impl Inner {
     /// Removes a directory. One that stays costs memory, of all engines' share where that is bounded, and is told.
     pub(super) async fn remove_dir(&self, dir: &Path) {
-        let Err(locked) = take_away(dir).await else { return };
+        let stays = self.clear_away(dir).await.err();
+        self.left.send_if_modified(|left| match stays {
+            Some(why) => left.insert(dir.to_owned(), why.clone()) != Some(why),
+            None => left.remove(dir).is_some(),
+        });
+    }
+
+    /// # Errors
+    /// Why it stays.
+    async fn clear_away(&self, dir: &Path) -> Result<(), String> {
+        let Err(locked) = take_away(dir).await else { return Ok(()) };
         let swept = self.sweep_out(dir).await.map_err(|e| e.to_string());
         let left = take_away(dir).await.err();
         if let Some(reason) = left {
             let why = swept.err().map(|why| format!("; {why}")).unwrap_or_default();
-            tracing::error!(dir = %dir.display(), %reason, "what an engine left in {} could not be removed ({reason}{why}) and takes memory; as the service user: \"podman unshare rm -rf {}\"", dir.display(), dir.display());
-            return;
+            let reason = format!("{reason}{why}");
+            tracing::error!(dir = %dir.display(), %reason, "what an engine left in {} could not be removed ({reason}) and takes memory; as the service user: \"podman unshare rm -rf {}\"", dir.display(), dir.display());
+            return Err(reason);
         }
         tracing::warn!(dir = %dir.display(), reason = %locked, "an engine had made directories beside its socket, which are removed");
+        Ok(())
     }
 
     /// Empties a directory as the user that the engine was.

@@ -49,7 +49,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use tokio::sync::watch;
+
 use api::{Api, Deadlines};
+pub use broom::Left;
 use journal::{Journal, Record};
 pub use sources::stray;
 
@@ -72,6 +75,7 @@ struct Inner {
     pull: bool,
     journal: Journal,
     scopes: Option<Arc<dyn Scopes>>,
+    left: watch::Sender<Left>,
 }
 
 impl std::fmt::Debug for Inner {
@@ -91,6 +95,8 @@ pub struct Helpers {
     pub scopes: Option<Arc<dyn Scopes>>,
     /// Who counts what podman is asked; `None`: nobody.
     pub calls: Option<Arc<dyn Calls>>,
+    /// Where directories that cannot be removed are told; whoever is to know subscribes.
+    pub left: watch::Sender<Left>,
 }
 
 impl std::fmt::Debug for Helpers {
@@ -118,7 +124,7 @@ impl Podman {
         deadlines: Deadlines,
         helpers: Helpers,
     ) -> Self {
-        let Helpers { record, journal, scopes, calls } = helpers;
+        let Helpers { record, journal, scopes, calls, left } = helpers;
         let inner = Inner {
             api: Api::new(socket, deadlines, timed::Ear(calls)),
             namespace,
@@ -126,6 +132,7 @@ impl Podman {
             pull,
             journal: Journal::new(record, journal),
             scopes,
+            left,
         };
         Self { inner: Arc::new(inner) }
     }
