@@ -78,7 +78,7 @@ fn render(document: &Document, model: &Model, out: &Output) -> String {
     {
         lines.push(("Sleeps", format!("level {level}, {} of the host's memory", sleep.host_ram)));
     }
-    if let Some(why) = model.waiting_for.as_ref().filter(|_| model.phase == "waiting") {
+    if let Some(why) = &model.waiting_for {
         lines.push(("Waits for", why.clone()));
     }
     if let Some(fault) = &model.error {

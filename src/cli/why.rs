@@ -78,6 +78,9 @@ fn render(document: &Document, model: &Model, out: &Output) -> String {
         _ => ".".to_owned(),
     };
     text.push('\n');
+    if let Some(why) = model.waiting_for.as_ref().filter(|_| model.phase != "waiting") {
+        text += &format!("It waits, though: {why}\n");
+    }
     if let Some(fault) = &model.error {
         text += &format!("Its last failure: {} ({})\n", fault.message, fault.code);
         for line in &fault.log_tail {

@@ -233,7 +233,8 @@ pub struct RawPolicy {
     /// A model that became ready less than this ago is evicted only for one of higher priority, 0s to 1h. Default "10s".
     #[schemars(with = "DurationText", extend("default" = "10s"))]
     pub min_residency: Option<Spanned<DurationText>>,
-    /// Busy models finish and leave when another has waited so long for their place; 0s to 1h, "0s": never. Default "30s".
+    /// Busy models finish and leave when another has waited so long for their place, and start anew where a reload has changed them so
+    /// long ago; 0s to 1h, "0s": never. Default "30s".
     #[schemars(with = "DurationText", extend("default" = "30s"))]
     pub turn_after: Option<Spanned<DurationText>>,
     /// What happens when there is no room for a model: "evict" idle ones, "wait" for room until max_wait without

@@ -164,13 +164,13 @@ pub const ALL: &[Message] = &[
         "yielding",
         "9a1e7adc2bdf4a1d9a1883b7f1facb24",
         "A busy model makes way",
-        "It takes no new requests, and leaves when those that run are over.",
+        "It takes no new requests, and leaves when those that run are over: for another, or to start as a reload has configured it.",
     ),
     message(
         "spared",
         "2a1457cf295b4a63a1cafa26246693b5",
         "A model need not leave any more",
-        "Nobody waits for its place, or its last request does not end: it serves on.",
+        "Nobody waits for its place, it is as it is configured again, or its last request does not end: it serves on.",
     ),
     message(
         "measured",

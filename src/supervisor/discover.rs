@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::effect::{Effect, Notice, StopReason};
+use super::effect::{Effect, Heir, Notice, StopReason};
 use super::instance::{Instance, Life};
 use super::state::{Model, State};
 use crate::plan::Claims;
@@ -170,7 +170,7 @@ impl State {
         for instance in &going {
             let name = &instance.model;
             self.put_off(now, name);
-            let (instance, to) = (instance.clone(), to.clone());
+            let (instance, to) = (instance.clone(), Heir::Other(to.clone()));
             out.push(Effect::Notice(Notice::Yielding { instance, to, busy: false }));
             self.dismiss(name, StopReason::Measured, out);
         }

@@ -146,12 +146,12 @@ pub enum Notice {
         /// From the order to ready.
         load_ms: u64,
     },
-    /// It is busy and takes no new requests any more: it leaves for another model when those are over that run on it.
+    /// It is busy and takes no new requests any more: it leaves when those are over that run on it.
     Yielding {
         /// Which.
         instance: InstanceId,
         /// For whom.
-        to: ModelName,
+        to: Heir,
         /// Requests run on it, which it ends first.
         busy: bool,
     },
@@ -269,6 +269,15 @@ pub enum Notice {
         /// In the planner's words.
         why: String,
     },
+}
+
+/// Who gets the place of one that makes way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Heir {
+    /// Another model, which waits for it.
+    Other(ModelName),
+    /// The model itself, in a container as it is configured now.
+    Successor,
 }
 
 /// Why an instance is stopped.

@@ -1,13 +1,12 @@
 //! One container incarnation, as the core sees it.
 
-use super::effect::StopReason;
+use super::effect::{Heir, StopReason};
 use super::health::Health;
 use super::measure::Measuring;
 use super::ports::Launched;
 use crate::plan::{Leave, Pace};
 use crate::types::{
-    Bytes, Fault, GpuId, InstanceId, ModelName, ModelSpec, Moment, Phase, Placement, Pulled,
-    SleepLevel,
+    Bytes, Fault, GpuId, InstanceId, ModelSpec, Moment, Phase, Placement, Pulled, SleepLevel,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,18 +41,20 @@ pub(super) struct Instance {
     pub(super) used: bool,
     /// What it answers when nothing is wrong with it; asked only of those that may sleep.
     pub(super) canary: Canary,
-    /// For whom it drains, if it was evicted while requests ran on it.
+    /// For whom it drains, if it is to leave while requests run on it.
     pub(super) yields: Option<Yield>,
+    /// Since when the configuration asks for another container.
+    pub(super) outdated: Option<Moment>,
     /// It has drained in turn for as long as anybody waits, in vain: until then, or until it is idle, its equals do not ask again.
     pub(super) rests_until: Option<Moment>,
     /// Host memory charged to its sleep, from the plan until it has woken, or is gone: its processes keep it until then.
     pub(super) host_ram: Bytes,
 }
 
-/// A model that gets the place of a busy one.
+/// That a busy one makes way.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Yield {
-    pub(super) to: ModelName,
+    pub(super) to: Heir,
     /// An operator wants it at any price: what still runs after the time for drains is cut off. Nobody else cuts requests off.
     pub(super) cut: bool,
     /// How it is to leave by the plan.
@@ -187,11 +188,16 @@ impl Instance {
         if let Life::Draining { until, .. } = self.life { until } else { None }
     }
 
-    /// When its drain for another is given up, which cuts off nobody.
+    /// When its drain in turn is given up, which cuts off nobody.
     pub(super) fn spared_at(&self, max_wait: Duration) -> Option<Moment> {
         let drains = matches!(self.life, Life::Draining { .. });
         let yields = self.yields.as_ref().filter(|y| drains && !y.cut)?;
-        Some(yields.since + max_wait)
+        let patience = match yields.to {
+            Heir::Other(_) => max_wait,
+            // Those who wait meanwhile are to be served yet, by it or by the next.
+            Heir::Successor => max_wait / 2,
+        };
+        Some(yields.since + patience)
     }
 
     /// When a stop that failed is tried again.

@@ -377,6 +377,7 @@ impl State {
             health: Health::default(),
             canary: Canary::None,
             yields: None,
+            outdated: None,
             rests_until: None,
             host_ram: Bytes::ZERO,
             used: true,

@@ -5,7 +5,7 @@
 
 use serde::Serialize;
 
-use super::effect::Notice;
+use super::effect::{Heir, Notice, StopReason};
 use crate::types::{FaultCode, GpuId, InstanceId, ModelName};
 
 /// How much it matters.
@@ -102,16 +102,21 @@ impl From<&Notice> for Line {
             Notice::Ready { instance, load_ms } => {
                 Self::of("ready", instance, format!("ready after {load_ms} ms")).took(*load_ms)
             }
-            Notice::Yielding { instance, to, busy: false } => {
+            Notice::Yielding { instance, to: Heir::Other(to), busy: false } => {
                 Self::of("yielding", instance, format!("leaves for {to}"))
             }
-            Notice::Yielding { instance, to, busy: true } => {
+            Notice::Yielding { instance, to: Heir::Other(to), busy: true } => {
                 let text =
                     format!("takes no new requests, and leaves for {to} after those that run");
                 Self::of("yielding", instance, text)
             }
+            Notice::Yielding { instance, to: Heir::Successor, .. } => {
+                let text = "takes no new requests, and goes after those that run: it is configured otherwise now";
+                let line = Self::of("yielding", instance, text.to_owned());
+                line.why(StopReason::Reconfigured.as_str())
+            }
             Notice::Spared { instance } => {
-                let text = "serves on, and need not leave for another any more";
+                let text = "serves on, and need not leave any more";
                 Self::of("spared", instance, text.to_owned())
             }
             Notice::PlannedAgain { instance, why } => {

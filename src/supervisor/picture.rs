@@ -1,5 +1,6 @@
 //! The part of the core that describes it: `State → Status`, and what an observation has to look at.
 
+use super::effect::Heir;
 use super::instance::Life;
 use super::ports::{Endpoint, Launched};
 use super::state::{Model, State};
@@ -103,7 +104,7 @@ impl State {
                 .as_ref()
                 .filter(|_| !instance.is_some_and(super::instance::Instance::is_ready))
                 .map(|f| f.fault.clone()),
-            waiting_for: model.waiting_for.clone(),
+            waiting_for: model.waiting_for.clone().or_else(|| model.renewal()),
             report: model.report.clone(),
             sleep: model.sleep_status(),
             health: model.health_status(now, self.settings.health),
@@ -147,6 +148,13 @@ impl Model {
             | Life::Abandoned { .. }
             | Life::Stopping { .. } => None,
         }
+    }
+
+    /// What it waits for although it serves.
+    fn renewal(&self) -> Option<String> {
+        let instance = self.instance.as_ref().filter(|i| i.outdated.is_some())?;
+        let successor = instance.yields.as_ref().is_some_and(|y| y.to == Heir::Successor);
+        (instance.is_ready() || successor).then(|| Self::RENEWAL.to_owned())
     }
 
     fn phase(&self, now: Moment) -> Phase {

@@ -1,19 +1,21 @@
 //! The part of the core that takes another configuration while it runs.
 //!
 //! Invariants: what did not change keeps its container, with the requests on it; what was removed serves what it has and goes; a
-//! changed model is served by its old container until nobody uses it, and then starts anew. What cannot be changed at run time is not
-//! here: the composition root names it.
+//! changed model is served by its old container until nobody uses it, and then starts anew. One that is always busy makes way for
+//! its own next container after `turn_after`, as it would for another model ([`turn`](super::turn)): no request is cut off for it. What
+//! cannot be changed at run time is not here: the composition root names it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::effect::{Effect, StopReason};
+use super::effect::{Effect, Heir, Notice, StopReason};
 use super::health::Health;
-use super::instance::{Instance, Life};
+use super::instance::{Instance, Life, Yield};
 use super::measure::Knowledge;
 use super::state::{Model, Settings, State};
-use crate::plan::Loads;
-use crate::types::{Denied, ModelName, ModelSpec, Moment};
+use crate::plan::{Leave, Loads};
+use crate::types::{Denied, GpuId, ModelName, ModelSpec, Moment};
 
 /// Another configuration, checked.
 #[derive(Clone, Debug)]
@@ -66,16 +68,23 @@ impl State {
     }
 
     /// Containers of another specification go when nobody uses them; models that are configured no more go with theirs.
-    pub(super) fn replace_changed(&mut self, out: &mut Vec<Effect>) {
+    pub(super) fn replace_changed(&mut self, now: Moment, out: &mut Vec<Effect>) {
         // Whoever waits for what loads already is served by it.
         let loads = |m: &Model| m.instance.as_ref().is_some_and(Instance::is_loading);
         for model in self.models.values_mut().filter(|m| !loads(m)) {
             model.deny_forbidden(out);
         }
+        for model in self.models.values_mut() {
+            let outdated = model.instance.as_ref().is_some_and(|i| model.has_changed(i));
+            if let Some(instance) = &mut model.instance {
+                instance.outdated = outdated.then(|| instance.outdated.unwrap_or(now));
+            }
+        }
         let profiled = self.profiled();
         let stale = |m: &Model| {
             let waits = |i: &Instance| m.asked_since().is_none() && i.disturbs(&profiled);
-            let goes = |i: &Instance| m.has_changed(i) && !is_used(i) && !is_going(i) && !waits(i);
+            let changed = |i: &Instance| i.outdated.is_some();
+            let goes = |i: &Instance| changed(i) && !is_used(i) && !is_going(i) && !waits(i);
             m.instance.as_ref().is_some_and(goes)
                 // Who waits is served by what loads or wakes: it may be all but ready.
                 && (m.queue.is_empty() || m.instance.as_ref().is_some_and(Instance::is_asleep))
@@ -88,6 +97,28 @@ impl State {
         self.models.retain(|_, m| {
             !(m.retired && m.instance.is_none() && m.unloading.is_empty() && m.dozing.is_empty())
         });
+    }
+
+    /// Those of another specification that are busy all the time take no new requests any more, and go when the last one is over.
+    pub(super) fn renew_busy(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        let (turn_after, profiled) = (self.renew_after(), self.profiled());
+        for model in self.models.values_mut() {
+            if model.renewal_at(turn_after, &profiled).is_none_or(|at| at > now) {
+                continue;
+            }
+            let Some(instance) = &mut model.instance else { continue };
+            let (id, to) = (instance.id.clone(), Heir::Successor);
+            instance.life = Life::Draining { reason: StopReason::Reconfigured, until: None };
+            let (leave, since) = (Leave::Stop, now);
+            // Its place is its own: the ledger promises it to nobody before it is left.
+            instance.yields = Some(Yield { to: to.clone(), cut: false, leave, since });
+            out.push(Effect::Notice(Notice::Yielding { instance: id, to, busy: true }));
+        }
+    }
+
+    /// How long a busy one of another specification serves on; `None`: until it is idle.
+    pub(super) fn renew_after(&self) -> Option<Duration> {
+        self.turn_after().filter(|_| self.shutdown.is_none())
     }
 }
 
@@ -110,12 +141,36 @@ impl Model {
     /// Whether a container is not what the configuration asks for now.
     pub(super) fn has_changed(&self, instance: &Instance) -> bool {
         let allowed = &self.spec.gpus;
-        let elsewhere = |gpus: &[crate::types::GpuId]| gpus.iter().any(|g| !allowed.contains(g));
+        let elsewhere = |gpus: &[GpuId]| gpus.iter().any(|g| !allowed.contains(g));
         // Asked in every turn: what is the very same needs no digest.
         let same = Arc::ptr_eq(&instance.spec, &self.spec)
             || instance.spec.spec_hash() == self.spec.spec_hash();
         !same || (!allowed.is_empty() && elsewhere(&instance.placement.gpus))
     }
+
+    /// Whether one that is busy, or drains, may go for a container as it is configured now: not beside a load that nobody who waits for
+    /// it should disturb.
+    pub(super) fn may_be_renewed(&self, instance: &Instance, profiled: &[GpuId]) -> bool {
+        let waits = self.asked_since().is_none() && instance.disturbs(profiled);
+        instance.outdated.is_some() && !waits
+    }
+
+    /// When it takes no new requests any more, as it is busy and configured otherwise now. It has served for as long before.
+    pub(super) fn renewal_at(
+        &self,
+        turn_after: Option<Duration>,
+        profiled: &[GpuId],
+    ) -> Option<Moment> {
+        let busy = |i: &&Instance| i.is_ready() && is_used(i) && i.rests_until.is_none();
+        let instance = self.instance.as_ref().filter(busy)?;
+        let since = instance.outdated.max(instance.ready_since);
+        let since = since.filter(|_| self.may_be_renewed(instance, profiled))?;
+        Some(since + turn_after?)
+    }
+
+    /// What a model waits for that is served by a container of an older configuration.
+    pub(super) const RENEWAL: &'static str =
+        "for the last request on its older container, to start anew as it is configured now";
 
     fn change(&mut self, now: Moment, spec: Arc<ModelSpec>, image: Option<String>) {
         let back = std::mem::take(&mut self.retired);

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::effect::{Effect, Notice};
+use super::effect::{Effect, Heir, Notice};
 use super::instance::{Instance, Life, Yield};
 use super::queue::Purpose;
 use super::state::{Model, State};
@@ -67,8 +67,11 @@ impl Model {
                 let why = self.waiting_for.clone();
                 let busy = |i: &Instance| match (&i.life, &i.yields) {
                     (Life::Dozing { .. }, _) => Some("it is falling asleep".to_owned()),
-                    (Life::Draining { .. }, Some(Yield { to, .. })) => {
+                    (Life::Draining { .. }, Some(Yield { to: Heir::Other(to), .. })) => {
                         Some(format!("it makes way for {to}, whose turn it is"))
+                    }
+                    (Life::Draining { .. }, Some(Yield { to: Heir::Successor, .. })) => {
+                        Some(format!("it waits {}", Self::RENEWAL))
                     }
                     _ => None,
                 };

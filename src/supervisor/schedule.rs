@@ -31,8 +31,9 @@ impl State {
         self.fail_late_loads(now, out);
         self.stop_late_sleepers(now, out);
         self.retry_stops(now, out);
-        self.replace_changed(out);
+        self.replace_changed(now, out);
         self.reprieve(now, out);
+        self.renew_busy(now, out);
         self.check_health(now, out);
         self.finish_drains(now, out);
         self.finish_discoveries(out);
@@ -54,7 +55,7 @@ impl State {
     /// When something is due without any event.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Moment> {
-        let profiled = self.profiled();
+        let (renew_after, profiled) = (self.renew_after(), self.profiled());
         let models = self.models.values().flat_map(|model| {
             let instance = model.instance.as_ref();
             let demand = model.is_demanded();
@@ -67,6 +68,7 @@ impl State {
                 instance.and_then(Instance::drained_at),
                 instance.and_then(|i| i.spared_at(self.settings.max_wait)),
                 instance.and_then(|i| i.rests_until),
+                model.renewal_at(renew_after, &profiled),
                 instance.filter(|i| !i.disturbs(&profiled)).and_then(|i| idle_at(model, i)),
                 instance.and_then(Instance::stop_retry_at),
                 // Once it is over, it is room that the model waits for.

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::effect::{Notice, StopReason};
+use super::effect::{Heir, Notice, StopReason};
 use crate::types::ModelName;
 
 /// For whom something is done.
@@ -36,7 +36,12 @@ impl Stories {
             Notice::Starting { instance, .. } | Notice::Waking { instance } => {
                 self.begin(&instance.model, waiting(&instance.model))
             }
-            Notice::Yielding { instance, to, .. } => self.begin(&instance.model, waiting(to)),
+            Notice::Yielding { instance, to: Heir::Other(to), .. } => {
+                self.begin(&instance.model, waiting(to))
+            }
+            Notice::Yielding { instance, to: Heir::Successor, .. } => {
+                self.begin(&instance.model, waiting(&instance.model))
+            }
             Notice::Stopping { instance, reason }
             | Notice::FallingAsleep { instance, reason, .. } => match reason {
                 StopReason::Unloaded
@@ -127,7 +132,7 @@ mod tests {
             "new" => request("a"),
             other => panic!("{other} is not who it leaves for"),
         };
-        let to = "new".parse().unwrap();
+        let to = Heir::Other("new".parse().unwrap());
         let yielding = Notice::Yielding { instance: leaver.clone(), to, busy: false };
         assert_eq!(stories.of(&yielding, of_new), request("a"));
         let reason = StopReason::Evicted;

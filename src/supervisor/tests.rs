@@ -390,6 +390,7 @@ mod profiling;
 mod pulls;
 mod races;
 mod reconfiguring;
+mod renewing;
 mod rig;
 mod room;
 mod sleep;

@@ -10,10 +10,12 @@
 //! `min_residency` stay, so two models that are both always wanted change places no sooner than after `turn_after`; who drains
 //! for somebody that does not wait any more serves on. So does who has drained for `max_wait`: whoever waited when that began has
 //! given up, and one request that lasts for hours must not close two models. Its equals do not ask it again for as long.
+//! Who drains for a container of its own, as it is configured now (`reconfigure`), does so by the same rules, but for half as long, and
+//! each time that it was in vain it rests for longer: its own clients wait for it, and nobody else gains by it.
 
 use std::time::Duration;
 
-use super::effect::{Effect, Notice, StopReason};
+use super::effect::{Effect, Heir, Notice, StopReason};
 use super::instance::{Instance, Life, Yield};
 use super::room::Spot;
 use super::state::{Model, State};
@@ -118,14 +120,15 @@ impl State {
             }
             self.put_off(now, &instance.model);
             let busy = self.instance_mut(instance).is_some_and(|i| i.in_flight > 0);
-            let yielding = Notice::Yielding { instance: instance.clone(), to: name.clone(), busy };
+            let to = Heir::Other(name.clone());
+            let yielding = Notice::Yielding { instance: instance.clone(), to: to.clone(), busy };
             out.push(Effect::Notice(yielding));
             self.leave(now, &instance.model, *leave, StopReason::Evicted, out);
             if let Some(victim) = self.instance_mut(instance)
                 && matches!(victim.life, Life::Draining { .. })
             {
                 victim.rests_until = None;
-                victim.yields = Some(Yield { to: name.clone(), cut, leave: *leave, since: now });
+                victim.yields = Some(Yield { to, cut, leave: *leave, since: now });
                 self.ledger.drain(instance, true);
             }
         }
@@ -161,8 +164,8 @@ impl State {
         instance.is_some_and(busy) && to.priority(to.wish()) <= holder.priority
     }
 
-    /// Those that drain for a model which does not wait for them any more serve on: so do those that were pinned since, and those
-    /// that have drained for too long.
+    /// Those that drain for a model which does not wait for them any more serve on: so do those that were pinned since, those that are
+    /// as they are configured again, and those that have drained for too long.
     pub(super) fn reprieve(&mut self, now: Moment, out: &mut Vec<Effect>) {
         let max_wait = self.settings.max_wait;
         for instance in self.models.values_mut().filter_map(|m| m.instance.as_mut()) {
@@ -170,19 +173,27 @@ impl State {
             let busy = instance.in_flight > 0;
             instance.rests_until = instance.rests_until.filter(|until| busy && *until > now);
             if busy && instance.spared_at(max_wait).is_some_and(|at| at <= now) {
-                instance.rests_until = Some(now + max_wait);
+                // For itself it need not hurry: each time it is let be for as long again.
+                let asked = instance.outdated.map(|since| now.since(since)).unwrap_or_default();
+                instance.rests_until = Some(now + max_wait.max(asked));
             }
         }
+        let profiled = self.profiled();
+        let leaves = |m: &Model, instance: &Instance, yields: &Yield| {
+            let Heir::Other(to) = &yields.to else {
+                return self.turn_after().is_some() && m.may_be_renewed(instance, &profiled);
+            };
+            let to = self.models.get(to).filter(|_| !m.pinned);
+            let least = self.settings.rules.min_residency;
+            let young = instance.ready_since.is_some_and(|at| now.since(at) < least);
+            let rank = Rank { priority: m.spec.priority, young };
+            to.is_some_and(|to| to.may_take_the_place_of(rank, instance, yields.cut))
+        };
         let spared = |m: &Model| {
             let instance = m.instance.as_ref()?;
             let drains = matches!(instance.life, Life::Draining { .. });
             let yields = instance.yields.as_ref().filter(|_| drains)?;
-            let to = self.models.get(&yields.to).filter(|_| !m.pinned);
-            let least = self.settings.rules.min_residency;
-            let young = instance.ready_since.is_some_and(|at| now.since(at) < least);
-            let rank = Rank { priority: m.spec.priority, young };
-            let to = to.filter(|_| instance.rests_until.is_none());
-            let leaves = to.is_some_and(|to| to.may_take_the_place_of(rank, instance, yields.cut));
+            let leaves = instance.rests_until.is_none() && leaves(m, instance, yields);
             (!leaves).then(|| instance.id.clone())
         };
         for id in self.models.values().filter_map(spared).collect::<Vec<InstanceId>>() {

@@ -90,7 +90,7 @@ pub struct ModelStatus {
     pub load_ms: Option<u64>,
     /// The last failure, until a later load succeeds.
     pub error: Option<Fault>,
-    /// Why it waits, in the planner's words.
+    /// Why it waits, in the planner's words; of one that serves and is configured otherwise now, what it waits for to start anew.
     pub waiting_for: Option<String>,
     /// The last plan made for it, with the reasons for every device and every possible victim.
     pub report: Option<Arc<Report>>,

@@ -12,7 +12,7 @@ use hostler::types::{
     Transport, Weights,
 };
 
-use crate::faults::Weather;
+use crate::faults::{Kind, Weather};
 use crate::rng::Rng;
 
 /// Makes of a seed another, for what is drawn apart. With this number the seeds of the corpus mean what they meant before
@@ -23,6 +23,8 @@ const OFFICE: u64 = 4922 << 32;
 
 /// The same for models that are always busy.
 const RUSH: u64 = 5 << 32;
+/// The same for those of them that are changed under way.
+const FASHION: u64 = 65 << 32;
 
 /// Configured models by name.
 pub type Specs = BTreeMap<ModelName, Arc<ModelSpec>>;
@@ -108,6 +110,9 @@ impl Case {
         let mut rush = Rng::new(seed ^ RUSH);
         if rush.chance(3) {
             case.hurry(&mut rush);
+            if Rng::new(seed ^ FASHION).chance(50) {
+                case.weather.set(Kind::Configured, 4);
+            }
         }
         case
     }

@@ -181,6 +181,11 @@ impl Weather {
         Self([0; ALL.len()])
     }
 
+    /// From now on one kind strikes as often as this.
+    pub fn set(&mut self, kind: Kind, rate: u64) {
+        self.0[kind as usize] = rate;
+    }
+
     /// Nothing goes wrong any more.
     pub fn clear(&mut self) {
         self.0.fill(0);

@@ -74,6 +74,8 @@ pub enum Rule {
     ReloadKept,
     /// What a reload changed or removed is, in the end, as it is configured.
     ReloadDone,
+    /// A model that is always busy is not served for ever by a container of an older configuration: nobody would know why not.
+    ChangeComes,
     /// An operator is told that it is done when it is.
     HonestAnswer,
     /// "Unload now" does not wait for requests.

@@ -103,7 +103,7 @@ pub enum Mutant {
 }
 
 /// All of them, with what has to catch each.
-pub const ALL: [(Mutant, &[Rule]); 40] = [
+pub const ALL: [(Mutant, &[Rule]); 41] = [
     (Mutant::DropGrant, &[Rule::AnsweredInTime]),
     (Mutant::GrantTwice, &[Rule::AnsweredOnce]),
     (Mutant::GrantAfterStop, &[Rule::LeaseOnReady]),
@@ -143,6 +143,7 @@ pub const ALL: [(Mutant, &[Rule]); 40] = [
     (Mutant::DeafToSickness, &[Rule::SickGo]),
     (Mutant::Impatient, &[Rule::BreakerKept]),
     (Mutant::NoTurns, &[Rule::TurnComes]),
+    (Mutant::NoTurns, &[Rule::ChangeComes]),
     (Mutant::LosePins, &[Rule::PinKept]),
 ];
 

@@ -93,7 +93,9 @@ impl World {
     fn edit(&mut self) {
         let names = self.case.names();
         let name = names[self.rng.below(names.len() as u64) as usize].clone();
-        match self.rng.below(6) {
+        // Those who are always busy stay, and alike.
+        let what = if self.case.rush { 3 } else { self.rng.below(6) };
+        match what {
             0 if names.len() > 2 => {
                 let spec = self.case.specs.remove(&name);
                 self.case.removed.extend(spec.map(|spec| (name, spec)));

@@ -32,6 +32,8 @@ struct Told {
     unloaded: Option<Moment>,
     /// It takes no new requests.
     yields: bool,
+    /// Since when it has served, or had another chance, without being as it is configured; `None`: it is.
+    outdated: Option<Moment>,
     /// Unloaded without waiting.
     cut: bool,
     used: Moment,
@@ -80,6 +82,8 @@ pub struct Reference {
     /// Since when models have been asked for without an engine; kept where everybody gets a turn.
     hungry: BTreeMap<ModelName, Moment>,
     turn: Option<Duration>,
+    /// How long a busy one that was changed serves on.
+    renew: Option<Duration>,
     /// Unloaded now, in this very turn.
     cut: Option<InstanceId>,
     /// Operators who want a model measured: their end says nothing of a load.
@@ -113,6 +117,7 @@ impl Reference {
             health: case.settings.health,
             cut: None,
             hungry: BTreeMap::new(),
+            renew: case.settings.turn_after.map(|after| after.min(case.settings.max_wait / 2)),
             turn: case.rush.then_some(case.settings.turn_after).flatten(),
             measuring: BTreeMap::new(),
             containers: BTreeMap::new(),
@@ -267,6 +272,7 @@ impl Reference {
             leases: 0,
             unloaded: None,
             yields: false,
+            outdated: None,
             cut: false,
             used: now,
             gpus: gpus.to_vec(),
@@ -286,6 +292,7 @@ impl Reference {
             told.asleep = told.asleep.filter(|_| stage != Stage::Ready);
             if stage == Stage::Ready {
                 told.health.begin(now);
+                self.compare_container(now, id, true);
             }
         }
     }
@@ -317,12 +324,11 @@ impl Reference {
             Effect::Notice(Notice::FallingAsleep { instance, reason, .. }) => {
                 self.stopping(now, instance, *reason)
             }
-            Effect::Notice(Notice::Yielding { instance, busy, .. }) => {
-                self.yields(instance, *busy);
-                Ok(())
+            Effect::Notice(Notice::Yielding { instance, to, busy }) => {
+                self.yields(instance, to, *busy)
             }
             Effect::Notice(Notice::Spared { instance }) => {
-                self.yields(instance, false);
+                self.serves_on(now, instance);
                 Ok(())
             }
             Effect::Notice(Notice::Asleep { instance, .. }) => {

@@ -10,7 +10,7 @@ pub(super) fn configure(host: &mut Host, specs: Vec<ModelSpec>) {
     host.tell(Event::Configure(Box::new(new)));
 }
 
-fn changed(model: &str, vram: u64) -> ModelSpec {
+pub(super) fn changed(model: &str, vram: u64) -> ModelSpec {
     let mut spec = spec(model, vram);
     spec.args = vec!["--changed".to_owned()];
     spec

@@ -75,6 +75,7 @@ impl Reference {
         let right = open && stage == Some(Stage::Ready) && model.as_ref() == Some(&id.model);
         let what = || format!("{waiter:?} of {model:?} gets a lease on {id}, {stage:?}");
         Rule::LeaseOnReady.check(right, what)?;
+        self.check_renewal(now, id)?;
         if let Some(told) = self.containers.get_mut(id) {
             told.leases += 1;
             told.used = now;

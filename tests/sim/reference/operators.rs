@@ -173,11 +173,16 @@ impl Reference {
     /// Only what is not as it is configured has to go.
     pub(super) fn check_reload(&self, id: &InstanceId) -> Step {
         let Some(told) = self.containers.get(id) else { return Ok(()) };
-        let same = self.specs.get(&id.model).is_some_and(|spec| {
+        let same = self.is_as_configured(id);
+        Rule::ReloadKept.check(!same || told.retired, || format!("{id} goes, and is as configured"))
+    }
+
+    pub(super) fn is_as_configured(&self, id: &InstanceId) -> bool {
+        let both = self.containers.get(id).zip(self.specs.get(&id.model));
+        both.is_some_and(|(told, spec)| {
             let allowed = |gpu| spec.gpus.is_empty() || spec.gpus.contains(gpu);
             spec.spec_hash() == told.hash && told.gpus.iter().all(allowed)
-        });
-        Rule::ReloadKept.check(!same || told.retired, || format!("{id} goes, and is as configured"))
+        })
     }
 
     /// Who stays pinned whatever happens to the daemon; `None`: it has ended with its models, and pins are as configured.
@@ -221,6 +226,10 @@ impl Reference {
             told.unloaded.get_or_insert(now);
         }
         self.specs = case.specs.clone();
+        self.renew = case.settings.turn_after.map(|after| after.min(self.max_wait / 2));
         self.compare(case);
+        for id in self.containers.keys().cloned().collect::<Vec<_>>() {
+            self.compare_container(now, &id, false);
+        }
     }
 }

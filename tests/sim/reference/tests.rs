@@ -36,7 +36,7 @@ fn starvation_is_seen() {
 
 #[test]
 fn who_makes_way_is_closed_until_it_has_slept_and_woken() {
-    use hostler::supervisor::effect::StopReason;
+    use hostler::supervisor::effect::{Heir, StopReason};
     use hostler::supervisor::ports::Endpoint;
     use hostler::types::{Generation, SleepLevel};
 
@@ -55,7 +55,7 @@ fn who_makes_way_is_closed_until_it_has_slept_and_woken() {
     };
     reference.comes(now, &instance, &[crate::case::gpu(0)], spec.spec_hash());
     reference.event(now, &sung());
-    let to = "m1".parse().unwrap();
+    let to = Heir::Other("m1".parse().unwrap());
     let yielding = Notice::Yielding { instance: instance.clone(), to, busy: true };
     reference.effect(now, &Effect::Notice(yielding)).unwrap();
     assert_eq!(asks(&mut reference, 1).unwrap_err().rule, Rule::LeaseOnReady);

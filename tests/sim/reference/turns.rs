@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use hostler::types::{InstanceId, ModelName, Moment};
+use hostler::supervisor::effect::Heir;
+use hostler::types::{EngineKind, InstanceId, ModelName, Moment};
 
 use super::{Reference, Stage};
 use crate::invariants::{Rule, Step};
@@ -12,14 +13,50 @@ use crate::invariants::{Rule, Step};
 const TURN: Duration = Duration::from_secs(40);
 
 impl Reference {
-    pub(super) fn yields(&mut self, id: &InstanceId, yields: bool) {
+    pub(super) fn yields(&mut self, id: &InstanceId, to: &Heir, yields: bool) -> Step {
         if let Some(told) = self.containers.get_mut(id) {
             told.yields = yields;
         }
-        if yields {
+        match to {
             // The place goes to another, and an operator's load is over with it, however the instance leaves in the end.
-            self.loaded.remove(&id.model);
+            Heir::Other(_) if yields => drop(self.loaded.remove(&id.model)),
+            Heir::Other(_) => {}
+            Heir::Successor => self.check_reload(id)?,
         }
+        Ok(())
+    }
+
+    pub(super) fn serves_on(&mut self, now: Moment, id: &InstanceId) {
+        let rest = self.max_wait;
+        if let Some(told) = self.containers.get_mut(id) {
+            told.yields = false;
+            told.outdated = told.outdated.map(|_| now + rest);
+        }
+    }
+
+    /// Takes note of whose configuration asks for another container; `ready`: it serves anew.
+    pub(super) fn compare_container(&mut self, now: Moment, id: &InstanceId, ready: bool) {
+        let same = self.is_as_configured(id);
+        if let Some(told) = self.containers.get_mut(id) {
+            let since = told.outdated.filter(|_| !ready).unwrap_or(now);
+            told.outdated = (!same).then_some(since);
+        }
+    }
+
+    /// A lease is given on it, beside others: that keeps what was changed from coming into force.
+    pub(super) fn check_renewal(&self, now: Moment, id: &InstanceId) -> Step {
+        let (Some(told), Some(turn)) = (self.containers.get(id), self.renew) else { return Ok(()) };
+        // It would give memory back to one that profiles the device.
+        let loads = |(other, t): (&InstanceId, &super::Told)| {
+            let spec = self.specs.get(&other.model);
+            t.stage == Stage::Coming
+                && spec.is_none_or(|s| s.engine == EngineKind::Vllm)
+                && t.gpus.iter().any(|gpu| told.gpus.contains(gpu))
+        };
+        let late = told.outdated.is_some_and(|at| now.since(at) >= turn && now >= at);
+        let stays = late && told.leases > 0 && !self.containers.iter().any(loads);
+        let what = || format!("{id} serves on, and is configured otherwise: {told:?}");
+        Rule::ChangeComes.check(!stays, what)
     }
 
     /// Where nothing goes wrong and everybody is asked for all the time.
