@@ -19,6 +19,7 @@ mod faults;
 mod helpers;
 mod host;
 mod images;
+mod lists;
 mod pulls;
 mod support;
 mod wire;

@@ -21,7 +21,7 @@ fn absent() -> Act {
 }
 
 /// Those that the container of such a specification has.
-fn labels_of(spec: &ContainerSpec) -> Value {
+pub fn labels_of(spec: &ContainerSpec) -> Value {
     json!({
         "io.hostler.namespace": "ns", "io.hostler.model": "test/m", "io.hostler.generation": "1",
         "io.hostler.suffix": &*spec.instance.suffix, "io.hostler.spec-hash": "x",

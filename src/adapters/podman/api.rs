@@ -77,6 +77,8 @@ pub struct Listed {
     pub labels: BTreeMap<String, String>,
     /// ID of its image; empty where podman does not say.
     pub image_id: String,
+    /// podman is ending or removing it, whoever asked for that.
+    pub goes: bool,
     /// (host address, host port, container port) of published ports.
     pub ports: Vec<(String, u16, u16)>,
 }
@@ -387,6 +389,7 @@ fn listed(container: podman_api::models::ListContainer) -> Option<Listed> {
         name: container.names.unwrap_or_default().into_iter().next().unwrap_or_default(),
         labels: container.labels.unwrap_or_default().into_iter().collect(),
         image_id: container.image_id.unwrap_or_default(),
+        goes: matches!(container.state.as_deref(), Some("stopping" | "removing")),
         ports: ports
             .into_iter()
             .filter_map(|p| Some((p.host_ip.unwrap_or_default(), p.host_port?, p.container_port?)))

@@ -1,7 +1,8 @@
 //! What there is: podman's list, the kernel's control groups, and the journal, each asked for what it knows best.
 //!
 //! Invariants: alive is what has processes, whatever podman says; what podman has forgotten is found by the ID that the journal
-//! holds; what the journal holds and nobody has is struck, with the directory that was made for it.
+//! holds; what the journal holds and nobody has is struck, with the directory that was made for it; what podman ends already has
+//! no specification that anybody could adopt it by.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -34,7 +35,11 @@ impl Inner {
                     image_id: container.image_id.clone(),
                 }),
             };
-            let identity = labels::identity(&container.labels);
+            let mut identity = labels::identity(&container.labels);
+            // An earlier daemon was killed while podman stopped it, and podman goes on: it serves nobody for long, so it fits nothing.
+            if let Some(identity) = identity.as_mut().filter(|_| container.goes) {
+                identity.spec_hash = SpecHash::NONE;
+            }
             found.push(Found { container: container.id, identity, running });
         }
         // Last, when nothing can fail any more: what the journal holds and podman has forgotten is told once.
