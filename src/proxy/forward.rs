@@ -22,6 +22,7 @@ use super::order::Order;
 use super::pool::Pool;
 use super::relay::Relay;
 use super::stream::Stream;
+use super::strict;
 use super::upstream::{Conn, Lost};
 
 /// Headers of the engine's that are about its connection, not about its answer.
@@ -219,12 +220,13 @@ pub(super) fn answer(
         grant.refused();
     }
     strip(&mut head.headers, head.framing);
-    let content_type = head.headers.get(header::CONTENT_TYPE).map_or(&b""[..], |v| v.as_bytes());
+    let content_type = strict::all(&head.headers, header::CONTENT_TYPE).next();
+    let content_type = content_type.map_or(&b""[..], HeaderValue::as_bytes);
     let essence = content_type.split(|b| *b == b';').next().unwrap_or_default().trim_ascii();
     let stream = essence.eq_ignore_ascii_case(b"text/event-stream");
     // To a stream of a stated length nothing can be appended.
-    let open = stream && !head.headers.contains_key(header::CONTENT_LENGTH);
-    if stream && !head.headers.contains_key(UNGATHERED) {
+    let open = stream && !strict::has(&head.headers, &header::CONTENT_LENGTH);
+    if stream && !strict::has(&head.headers, &UNGATHERED) {
         head.headers.insert(UNGATHERED, HeaderValue::from_static("no"));
     }
     let keep = head.lasting.then(|| engines.clone());
@@ -235,23 +237,26 @@ pub(super) fn answer(
     response
 }
 
-/// Removes what is about the engine's connection, including what its `Connection` header names.
+/// Removes what is about the engine's connection, including what its `Connection` header names. To be compared is cheaper than to be looked
+/// up, so what is not there is not asked for.
 fn strip(headers: &mut HeaderMap, framing: Framing) {
     if !headers.keys().any(|name| HOP_BY_HOP.contains(name)) {
         return;
     }
-    if framing == Framing::Chunked {
-        // It was not what told the body's end, and would cut it off for who believes it.
-        headers.remove(header::CONTENT_LENGTH);
-    }
-    let named: Vec<HeaderName> = headers
-        .get_all(header::CONNECTION)
-        .iter()
+    let named: Vec<HeaderName> = strict::all(headers, header::CONNECTION)
         .flat_map(|v| v.as_bytes().split(|b| *b == b','))
         .filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok())
         .filter(|name| *name != header::CONTENT_LENGTH)
         .collect();
-    for name in named.iter().chain(&HOP_BY_HOP) {
+    // Where the body came in chunks, a length was not what told its end, and would cut it off for who believes it.
+    let chunked = framing == Framing::Chunked;
+    let goes = |name: &&HeaderName| {
+        HOP_BY_HOP.contains(name)
+            || named.contains(name)
+            || (chunked && **name == header::CONTENT_LENGTH)
+    };
+    let gone: Vec<HeaderName> = headers.keys().filter(goes).cloned().collect();
+    for name in &gone {
         headers.remove(name);
     }
 }

@@ -5,62 +5,71 @@
 //! thread of requests; a request has one while its answer is made. Invariants: what stands empty is bounded; a future that is dropped
 //! before its end takes its room with it.
 
+use std::any::Any;
 use std::cell::RefCell;
 use std::future::Future;
+use std::marker::PhantomData;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-
-use hyper::Response;
-use tokio_util::sync::ReusableBoxFuture;
-
-use super::answer::Answer;
 
 /// Empty rooms of a thread, of some 3 kB each.
 const EMPTY_MAX: usize = 64;
 
-type Room = ReusableBoxFuture<'static, Response<Answer>>;
+/// A [`Place`] for some kind of future.
+type Room = Box<dyn Any + Send>;
+
+/// Where a future of one kind is made, so that it is moved once, or none.
+type Place<F> = Pin<Box<Option<F>>>;
 
 thread_local! {
     static EMPTY: RefCell<Vec<Room>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A future in a room of its own.
-pub(super) struct Housed(Option<Room>);
+/// A future in a room of its own, a pointer's size. Not to be polled any more once it has ended.
+pub(super) struct Housed<F> {
+    room: Option<Room>,
+    kind: PhantomData<fn() -> F>,
+}
 
-impl Housed {
+impl<F: Future + Send + 'static> Housed<F> {
     /// Takes a future in.
-    pub fn new(future: impl Future<Output = Response<Answer>> + Send + 'static) -> Self {
-        Self(Some(match EMPTY.with_borrow_mut(Vec::pop) {
-            Some(mut room) => {
-                room.set(future);
-                room
-            }
-            None => Room::new(future),
-        }))
+    pub fn new(future: F) -> Self {
+        // All of a thread are of one kind, but for tests.
+        let empty = EMPTY.with_borrow_mut(Vec::pop).filter(|room| room.is::<Place<F>>());
+        let mut room = empty.unwrap_or_else(|| Box::new(Place::<F>::from(Box::new(None))));
+        if let Some(place) = room.downcast_mut::<Place<F>>() {
+            place.set(Some(future));
+        }
+        Self { room: Some(room), kind: PhantomData }
     }
 }
 
-impl Future for Housed {
-    type Output = Response<Answer>;
+impl<F: Future + Send + 'static> Future for Housed<F> {
+    type Output = F::Output;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Response<Answer>> {
-        let Some(room) = &mut self.0 else { return Poll::Pending };
-        let answer = std::task::ready!(room.poll(cx));
-        if let Some(room) = self.0.take() {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let place = self.room.as_mut().and_then(|room| room.downcast_mut::<Place<F>>());
+        let Some(place) = place else { return Poll::Pending };
+        let Some(future) = place.as_mut().as_pin_mut() else { return Poll::Pending };
+        let output = std::task::ready!(future.poll(cx));
+        place.set(None);
+        if let Some(room) = self.room.take() {
             EMPTY.with_borrow_mut(|empty| {
                 if empty.len() < EMPTY_MAX {
                     empty.push(room);
                 }
             });
         }
-        Poll::Ready(answer)
+        Poll::Ready(output)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use hyper::Response;
+
     use super::*;
-    use crate::proxy::answer::Source;
+    use crate::proxy::answer::{Answer, Source};
 
     fn empty() -> usize {
         EMPTY.with_borrow(Vec::len)
@@ -81,10 +90,13 @@ mod tests {
         assert_eq!(empty(), 0);
         drop(second);
         assert_eq!(empty(), 0, "it was not finished");
-        let many: Vec<Housed> = (0..EMPTY_MAX + 5).map(|_| Housed::new(answered())).collect();
+        let many: Vec<Housed<_>> = (0..EMPTY_MAX + 5).map(|_| Housed::new(answered())).collect();
         for one in many {
             one.await;
         }
+        assert_eq!(empty(), EMPTY_MAX);
+        // One of another kind finds no room, and leaves its own.
+        assert_eq!(Housed::new(std::future::ready(7)).await, 7);
         assert_eq!(empty(), EMPTY_MAX);
     }
 }

@@ -181,17 +181,20 @@ impl Server {
         let mut turn = 0;
         let mut errors = AcceptErrors::default();
         let mut at_once = 0;
+        // Once: to ask anew each time is to take locks.
+        let ended = shutdown.cancelled();
+        tokio::pin!(ended);
         loop {
             let room = connections.len() + self.service.tunnels.len() < self.limits.max_connections;
             tokio::select! {
                 biased;
-                () = shutdown.cancelled() => return,
+                () = &mut ended => return,
                 Some(ended) = connections.join_next() => reap(ended),
                 // Where WebSockets alone fill the house there is no connection that could end.
                 () = self.service.closed.notified(), if !room => {}
                 accepted = errors.accept(listeners, &mut turn), if room => {
                     if let Some((stream, peer)) = accepted {
-                        connections.spawn(self.connection(stream, peer));
+                        connections.spawn(Box::pin(self.connection(stream, peer)));
                         if at_once > 0 {
                             at_once -= 1;
                         } else {
