@@ -5,9 +5,10 @@
 //! ```
 //! Purpose: the parts of one connection wake each other through its task: who reads a body wakes who has to fetch it. The runtime would
 //! give the task another turn for that, behind all other connections, when nothing of this one is in the processor's cache any more. Owner:
-//! the connection's task. Invariants: no ring is lost, whoever rings and when; a task that rings for ever lets the others have their
-//! turns.
+//! the connection's task. Invariants: no ring is lost, whoever rings and when, but for one that is known to be in vain ([`heard`]); a
+//! task that rings for ever lets the others have their turns.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
@@ -26,8 +27,63 @@ struct Bell {
     state: AtomicU8,
 }
 
+thread_local! {
+    /// Where somebody on this thread listens who rings ([`heard`]), and who did.
+    static LISTENING: RefCell<Option<Rang>> = const { RefCell::new(None) };
+}
+
+type Rang = Option<Arc<Bell>>;
+
+/// Ends the listening, however it ends.
+struct Listens(Option<Rang>);
+
+impl Listens {
+    fn begin() -> Self {
+        Self(LISTENING.replace(Some(None)))
+    }
+
+    fn who(&self) -> Rang {
+        LISTENING.with_borrow_mut(|rang| rang.as_mut().and_then(Option::take))
+    }
+}
+
+impl Drop for Listens {
+    fn drop(&mut self) {
+        let rang = LISTENING.replace(self.0.take()).flatten();
+        rang.into_iter().for_each(|bell| bell.ring());
+    }
+}
+
+/// Does what rings, and has that heard only where it says so; it rings for nothing but what it judges. What another thread says meanwhile is
+/// heard in any case.
+pub(super) fn heard<R>(work: impl FnOnce() -> (R, bool)) -> R {
+    let listens = Listens::begin();
+    let (result, matters) = work();
+    if !matters {
+        drop(listens.who());
+    }
+    result
+}
+
 impl Bell {
-    fn ring(&self) {
+    /// Whether somebody listens on this thread, who hears of it then.
+    fn is_noted(self: &Arc<Self>) -> bool {
+        // There is none where the thread ends.
+        let noted = LISTENING.try_with(|listening| match listening.borrow_mut().as_mut() {
+            None => false,
+            Some(Some(other)) => Arc::ptr_eq(other, self),
+            Some(rang) => {
+                *rang = Some(self.clone());
+                true
+            }
+        });
+        noted.unwrap_or(false)
+    }
+
+    fn ring(self: &Arc<Self>) {
+        if self.is_noted() {
+            return;
+        }
         // Where it has rung already, a look is to come that sees all.
         if self.state.swap(RUNG, Ordering::AcqRel) == QUIET {
             self.task.wake_by_ref();
@@ -117,6 +173,45 @@ mod tests {
         assert_eq!(looks(1), (2, 0));
         assert_eq!(looks(LOOKS - 1), (LOOKS, 0));
         assert_eq!(looks(LOOKS), (LOOKS, 1), "others come first");
+    }
+
+    #[test]
+    fn a_ring_in_vain_is_heard_by_nobody() {
+        let looks = |matters| {
+            let (count, mut bell, mut looks) = (Arc::<Count>::default(), Doorbell::default(), 0);
+            let waker = count.clone().into();
+            let polled = bell.poll(&Context::from_waker(&waker), |cx| {
+                looks += 1;
+                if looks == 1 {
+                    heard(|| (cx.waker().wake_by_ref(), matters));
+                }
+                Poll::<()>::Pending
+            });
+            assert!(polled.is_pending());
+            looks
+        };
+        assert_eq!((looks(false), looks(true)), (1, 2));
+        assert_eq!(looks_of_who_panics(), 2, "who cannot say is heard");
+    }
+
+    fn looks_of_who_panics() -> usize {
+        let (count, mut bell, mut looks) = (Arc::<Count>::default(), Doorbell::default(), 0);
+        let waker = count.clone().into();
+        let polled = bell.poll(&Context::from_waker(&waker), |cx| {
+            looks += 1;
+            if looks == 1 {
+                let panics = std::panic::AssertUnwindSafe(|| {
+                    heard(|| -> ((), bool) {
+                        cx.waker().wake_by_ref();
+                        panic!("as a body would")
+                    });
+                });
+                assert!(std::panic::catch_unwind(panics).is_err());
+            }
+            Poll::<()>::Pending
+        });
+        assert!(polled.is_pending());
+        looks
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! HTTP's framing is told before what is wrong with the JSON in it, however both came.
 
 use std::fmt::Display;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use hyper::StatusCode;
 use hyper::body::{Body, Frame, Incoming};
 use tokio::time::Instant;
 
+use super::bell;
 use super::budget::Share;
 use super::clock;
 use super::error::ApiError;
@@ -63,6 +65,19 @@ pub(super) struct Intake<B = Incoming> {
     /// What came since the deadline was set, and what must.
     fresh: usize,
     fresh_min: usize,
+}
+
+/// What comes next of a body. Whoever takes a piece wakes who fetches the next one, which is the connection's task itself: behind the last
+/// one it would look once more at everything, for nothing.
+fn next<B: Body + Unpin>(
+    body: &mut B,
+) -> impl Future<Output = Option<Result<Frame<B::Data>, B::Error>>> + Unpin {
+    std::future::poll_fn(move |cx| {
+        bell::heard(|| {
+            let polled = Pin::new(&mut *body).poll_frame(cx);
+            (polled, !body.is_end_stream())
+        })
+    })
 }
 
 impl<B: Body<Data = Bytes, Error: Display> + Unpin> Intake<B> {
@@ -122,7 +137,7 @@ impl<B: Body<Data = Bytes, Error: Display> + Unpin> Intake<B> {
     /// 413 for a body that is too large, 408 for one that does not come, 400 for one that breaks HTTP's rules.
     pub async fn piece(&mut self) -> Result<Option<Bytes>, ApiError> {
         loop {
-            let Some(frame) = clock::by(self.deadline, self.body.frame()).await else {
+            let Some(frame) = clock::by(self.deadline, next(&mut self.body)).await else {
                 return Err(ApiError::new(
                     StatusCode::REQUEST_TIMEOUT,
                     "body_timeout",
