@@ -184,8 +184,11 @@ fn done<T: Send + 'static>(value: T) -> PortFuture<'static, T> {
 }
 
 impl World {
+    /// In a directory of its own, as an engine has it.
     fn socket(&self, instance: &InstanceId) -> PathBuf {
-        self.root.path().join(format!("{instance}.sock"))
+        let dir = self.root.path().join(instance.to_string());
+        std::fs::create_dir_all(&dir).unwrap();
+        dir.join(SOCKET_NAME)
     }
 
     fn snapshot_now(&self) -> GpuSnapshot {
