@@ -12,7 +12,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use hyper::body::{Body, Incoming};
@@ -267,6 +267,8 @@ where
     let look = tokio::time::sleep_until(clock::now() + soonest(&limits));
     tokio::pin!(drain, over, look);
     let (mut listening, mut ending) = (false, false);
+    // Who is woken by the timer: to ask it again before it is due would be to tell it the same.
+    let mut told: Option<Waker> = None;
     let mut bell = Doorbell::default();
     let mut serve = |cx: &mut Context<'_>| {
         loop {
@@ -297,7 +299,12 @@ where
             if let Some(due) = due.filter(|due| *due < look.deadline()) {
                 look.as_mut().reset(due);
             }
+            if told.as_ref().is_some_and(|told| told.will_wake(cx.waker())) && !look.is_elapsed() {
+                return Poll::Pending;
+            }
+            told = Some(cx.waker().clone());
             std::task::ready!(look.as_mut().poll(cx));
+            told = None;
             // As the clock has it: in a turn's own time a deadline that passed within the turn would be still to come, for ever.
             match pulse.check(clock::read(), &limits) {
                 Ok(next) => look.as_mut().reset(due.map_or(next, |due| due.min(next))),

@@ -127,7 +127,7 @@ pub(super) fn admit_model(visitor: &Visitor, model: &str) -> Result<Arc<DoorSpec
         error.param = Some("model");
         return Err(error);
     }
-    let spec = rules.model(model).unwrap_or_default();
+    let spec = name.and_then(|name| rules.models.get(name)).cloned().unwrap_or_default();
     match name {
         Some(name)
             if name.as_str() != model && spec.served_name.is_none() && rules.is_far(model) =>

@@ -102,7 +102,7 @@ fn framing(status: StatusCode, headers: &HeaderMap) -> Result<Framing, String> {
         }
         _ => return Err("its Transfer-Encoding is not \"chunked\"".to_owned()),
     }
-    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    let mut lengths = all(headers, header::CONTENT_LENGTH);
     let Some(length) = lengths.next() else { return Ok(Framing::Close) };
     let digits = length.as_bytes();
     let plain = (1..=18).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit);

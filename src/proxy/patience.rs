@@ -45,9 +45,11 @@ impl Asking<'_> {
     /// # Errors
     /// 429 where the key has used up what it may, 503 where too many wait.
     pub fn place(&self) -> Result<Option<Place>, ApiError> {
-        let rules = &self.visitor.rules;
-        let Some(name) = self.name() else { return Ok(None) };
-        self.gate.place(self.visitor.key(), name, self.spec, rules.max_queue)
+        self.name().map_or(Ok(None), |name| self.place_at(name))
+    }
+
+    fn place_at(&self, name: &ModelName) -> Result<Option<Place>, ApiError> {
+        self.gate.place(self.visitor.key(), name, self.spec, self.visitor.rules.max_queue)
     }
 
     /// A turn at the model, by a place that it has already or a new one, then a lease on it; both `within` that time.
@@ -55,20 +57,20 @@ impl Asking<'_> {
     /// # Errors
     /// Why there is none.
     pub async fn grant(&self, place: Option<Place>, within: Duration) -> Result<Grant, ApiError> {
-        let since = clock::now();
+        let (since, name) = (clock::now(), self.known()?);
         let place = match place {
-            None => self.place()?,
+            None => self.place_at(name)?,
             Some(place) => Some(place),
         };
-        let slot = match (self.name(), place) {
-            (Some(name), Some(place)) => {
+        let slot = match place {
+            Some(place) => {
                 let turn = place.turn(name, self.spec, within).await;
                 Some(turn.map_err(|busy| self.loading(name).unwrap_or(busy))?)
             }
-            (None, _) | (_, None) => None,
+            None => None,
         };
         let left = within.saturating_sub(clock::since(since));
-        let engine = self.engine(left.max(AT_ONCE)).await?;
+        let engine = self.engine_of(name, left.max(AT_ONCE)).await?;
         Ok(Grant { engine, _slot: slot })
     }
 
@@ -77,8 +79,16 @@ impl Asking<'_> {
     /// # Errors
     /// Why there is none.
     pub async fn engine(&self, wait: Duration) -> Result<Engine, ApiError> {
-        // One that is new since then was not judged.
-        let name = self.name().ok_or_else(|| Denied::UnknownModel { model: self.model.into() })?;
+        self.engine_of(self.known()?, wait).await
+    }
+
+    /// The name. One that is new since then was not judged.
+    fn known(&self) -> Result<&ModelName, ApiError> {
+        let unknown = || Denied::UnknownModel { model: self.model.into() }.into();
+        self.name().ok_or_else(unknown)
+    }
+
+    async fn engine_of(&self, name: &ModelName, wait: Duration) -> Result<Engine, ApiError> {
         if let Some(external) = self.visitor.rules.externals.get(name) {
             return external::grant(self.healths, name, external).map(Engine::Far);
         }

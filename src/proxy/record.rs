@@ -185,8 +185,11 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
-        // By the clock, not by the turn: one turn may be all that there was.
-        let total = self.start.elapsed();
+        // One turn may be all that there was.
+        let total = match clock::since(self.start) {
+            Duration::ZERO => self.start.elapsed(),
+            total => total,
+        };
         // Left while it waited: the wait is what there is to tell.
         let queue = self.queue.or_else(|| self.queued.map(clock::since));
         let broken_by = (!self.complete).then(|| self.broken_by.unwrap_or(Side::Client));

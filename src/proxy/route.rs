@@ -286,7 +286,8 @@ fn not_allowed(allow: &'static str) -> ApiError {
 }
 
 fn has_length(headers: &HeaderMap) -> bool {
-    headers.contains_key(header::CONTENT_LENGTH) || headers.contains_key(header::TRANSFER_ENCODING)
+    strict::has(headers, &header::CONTENT_LENGTH)
+        || strict::has(headers, &header::TRANSFER_ENCODING)
 }
 
 /// A model's name in a path. OpenAI's clients write its slashes as `%2F`, people write them as they are; both are taken,

@@ -103,11 +103,6 @@ impl Rules {
         known.or_else(|| self.aliases.get(name))
     }
 
-    /// What is particular to the model that `name` means.
-    pub(super) fn model(&self, name: &str) -> Option<Arc<DoorSpec>> {
-        self.models.get(self.resolve(name)?).cloned()
-    }
-
     /// Whether that model runs elsewhere.
     pub(super) fn is_far(&self, name: &str) -> bool {
         self.resolve(name).is_some_and(|name| self.externals.contains_key(name))
@@ -136,6 +131,5 @@ mod tests {
         assert_eq!(rules.resolve("b"), Some(&name("org/a")));
         assert_eq!(rules.resolve("c"), None);
         assert_eq!(rules.resolve(""), None);
-        assert!(rules.model("b").is_some());
     }
 }

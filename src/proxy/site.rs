@@ -42,7 +42,7 @@ pub(super) fn check(
             "the Host header names none of the hosts that are configured ([server] hosts)",
         ));
     }
-    let Some(origin) = headers.get(header::ORIGIN) else { return Ok(None) };
+    let Some(origin) = strict::all(headers, header::ORIGIN).next() else { return Ok(None) };
     let allowed = |o: &String| o == "*" || o.as_bytes() == origin.as_bytes();
     if rules.origins.iter().any(allowed) {
         return Ok(Some(origin.clone()));
