@@ -27,6 +27,8 @@ use crate::types::{EngineKind, sandbox};
 const DEADLINE: Duration = Duration::from_secs(1);
 /// The most that a health answer is read.
 const BODY_MAX: usize = 64 << 10;
+/// With it an engine may make files in a directory of the service user's.
+const OTHERS_WRITE: u32 = 0o002;
 /// How many names an engine may leave in its socket's directory; both engines make one, the socket.
 const NAMES_MAX: usize = 64;
 /// How large all files there may be together.
@@ -58,31 +60,40 @@ pub(super) async fn health(engine: EngineKind, endpoint: &Endpoint) -> Result<bo
 /// Lets an engine that is ready change nothing more in its socket's directory, where it is one of "the others": it has its socket,
 /// and keeps it as long as it lives, asleep or not. It could fill the host's memory there, or put something else in its socket's place.
 /// What it made before would stay as long: with much of it no other engine has room for a socket, and the next daemon none for its proof.
+/// So that is judged once, and the directory is the engine's again where it does not pass, to take away what is too much; one that an
+/// earlier daemon has let in serves on.
 ///
 /// # Errors
 /// When it cannot be closed, or holds more than an engine has to do with there.
 fn close(socket: &Path) -> Result<(), String> {
     let Some(dir) = socket.parent() else { return Ok(()) };
     let shown = dir.display();
-    let closed = fs::set_permissions(dir, Permissions::from_mode(0o755));
-    closed.map_err(|e| format!("its directory {shown} could not be closed: {e}"))?;
-    match too_much(dir) {
-        Ok(None) => Ok(()),
-        Ok(Some(what)) => Err(format!(
-            "it is not used, for it made {what} in its socket's directory {shown}, which takes the room of all engines' sockets; its args or env have to \
-             name a place below /tmp for files of its own"
-        )),
-        Err(e) => Err(format!("its directory {shown} could not be looked into: {e}")),
+    let unseen = |e| format!("its directory {shown} could not be looked into: {e}");
+    let before = fs::metadata(dir).map_err(unseen)?.permissions();
+    let set = |permissions| {
+        let set = fs::set_permissions(dir, permissions);
+        set.map_err(|e| format!("its directory {shown} could not be closed: {e}"))
+    };
+    if before.mode() & OTHERS_WRITE == 0 {
+        return Ok(());
     }
+    // First: nothing comes to what is looked at.
+    set(Permissions::from_mode(0o755))?;
+    let Some(what) = too_much(dir).map_err(unseen)? else { return Ok(()) };
+    set(before)?;
+    Err(format!(
+        "it is not used, for it made {what} in its socket's directory {shown}, which takes the room of all engines' sockets; its args or env have to \
+         name a place below /tmp for files of its own"
+    ))
 }
 
-/// What of an engine's own in that directory is too much. When it is closed, so that nothing comes to it. No link is followed and no
+/// What of an engine's own in that directory is too much. No link is followed and no
 /// directory gone into; no size is named, for a file may grow, and the same trouble is told once.
 fn too_much(dir: &Path) -> io::Result<Option<String>> {
     let mut bytes = 0;
     for (before, entry) in fs::read_dir(dir)?.enumerate() {
         if before == NAMES_MAX {
-            return Ok(Some(format!("more than {NAMES_MAX} files")));
+            return Ok(Some(format!("more than {NAMES_MAX} names")));
         }
         let entry = entry?;
         let what = entry.metadata()?;
@@ -293,10 +304,16 @@ mod tests {
             let root = tempfile::tempdir().unwrap();
             let dir = root.path().join("i");
             fs::create_dir(&dir).unwrap();
+            fs::set_permissions(&dir, Permissions::from_mode(0o777)).unwrap();
             let _socket = std::os::unix::net::UnixListener::bind(dir.join("e.sock")).unwrap();
             make(&dir);
             let closed = close(&dir.join("e.sock"));
-            assert_eq!(fs::metadata(&dir).unwrap().permissions().mode() & 0o777, 0o755);
+            // One that is not let in may take away what is too much.
+            let open = if closed.is_ok() { 0o755 } else { 0o777 };
+            assert_eq!(fs::metadata(&dir).unwrap().permissions().mode() & 0o777, open);
+            // And one that was, by whichever daemon, serves on.
+            fs::set_permissions(&dir, Permissions::from_mode(0o755)).unwrap();
+            assert_eq!(close(&dir.join("e.sock")), Ok(()));
             closed.err().unwrap_or_default()
         };
         let file = |dir: &Path, n: usize, size: usize| {
@@ -316,7 +333,7 @@ mod tests {
                 &(|dir: &Path| (0..5).for_each(|n| file(dir, n, 16 << 10))) as &dyn Fn(&Path),
                 "files of more than 64 KiB",
             ),
-            (&(|dir: &Path| (0..NAMES_MAX).for_each(|n| file(dir, n, 0))), "more than 64 files"),
+            (&(|dir: &Path| (0..NAMES_MAX).for_each(|n| file(dir, n, 0))), "more than 64 names"),
             (&(|dir: &Path| fs::create_dir(dir.join("d\n")).unwrap()), "a directory (\"d\\n\")"),
             (&sparse, "files of more than 64 KiB"),
         ] {
