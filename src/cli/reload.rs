@@ -16,7 +16,7 @@ pub struct Reloaded {
 }
 
 /// Applies the configuration files to the running daemon: models that did not change keep their containers, removed ones drain,
-/// changed ones restart when they are idle. Wrong files change nothing.
+/// changed ones restart when they are idle, or in turn where they never are. Wrong files change nothing.
 #[derive(Debug, Args)]
 pub struct Reload {}
 

@@ -159,7 +159,7 @@ impl Manager {
     }
 
     /// Reads the configuration again and applies what is different: models that did not change keep their containers, removed ones
-    /// drain, changed ones restart at their next idle. Returns what has changed and waits for a restart of the daemon, one line each; and, apart,
+    /// drain, changed ones restart when they are idle, or in turn where they never are. Returns what has changed and waits for a restart of the daemon, one line each; and, apart,
     /// the keys of credentials, which are as the start was given them: a restart takes in those of which the file has changed. Wrong files
     /// change nothing: the error says where and what.
     #[zbus(out_args("restart_to_apply", "credentials_kept"))]

@@ -237,7 +237,7 @@ impl AsyncWrite for Watched {
     }
 }
 
-/// Serves a connection to its end. The future that `answer` gives should be a pointer's size, for hyper keeps room for it as long as
+/// Serves a connection to its end. The future that `answer` gives should be small, for hyper keeps room for it as long as
 /// the connection lives.
 pub(super) async fn run<F, Fut, B>(stream: Stream, limits: Arc<Limits>, end: End, answer: F)
 where

@@ -25,7 +25,7 @@ thread_local! {
     static EMPTY: RefCell<Vec<Room>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A future in a room of its own, a pointer's size. Not to be polled any more once it has ended.
+/// A future in a room of its own, and small itself. Not to be polled any more once it has ended.
 pub(super) struct Housed<F> {
     room: Option<Room>,
     kind: PhantomData<fn() -> F>,

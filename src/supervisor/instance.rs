@@ -45,6 +45,8 @@ pub(super) struct Instance {
     pub(super) yields: Option<Yield>,
     /// Since when the configuration asks for another container.
     pub(super) outdated: Option<Moment>,
+    /// It made way in vain, or for nobody: that it is outdated counts anew from then.
+    pub(super) serves_from: Option<Moment>,
     /// It has drained in turn for as long as anybody waits, in vain: until then, or until it is idle, its equals do not ask again.
     pub(super) rests_until: Option<Moment>,
     /// Host memory charged to its sleep, from the plan until it has woken, or is gone: its processes keep it until then.

@@ -378,6 +378,7 @@ impl State {
             canary: Canary::None,
             yields: None,
             outdated: None,
+            serves_from: None,
             rests_until: None,
             host_ram: Bytes::ZERO,
             used: true,

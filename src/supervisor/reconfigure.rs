@@ -148,14 +148,15 @@ impl Model {
         !same || (!allowed.is_empty() && elsewhere(&instance.placement.gpus))
     }
 
-    /// Whether one that is busy, or drains, may go for a container as it is configured now: not beside a load that nobody who waits for
-    /// it should disturb.
+    /// Whether one that drains may go for a container as it is configured now: not beside a load that nobody who waits for it should
+    /// disturb.
     pub(super) fn may_be_renewed(&self, instance: &Instance, profiled: &[GpuId]) -> bool {
         let waits = self.asked_since().is_none() && instance.disturbs(profiled);
         instance.outdated.is_some() && !waits
     }
 
-    /// When it takes no new requests any more, as it is busy and configured otherwise now. It has served for as long before.
+    /// When it takes no new requests any more, as it is busy and configured otherwise now. It has served for as long before. Not beside a load that
+    /// it would disturb: who asks for it is served still.
     pub(super) fn renewal_at(
         &self,
         turn_after: Option<Duration>,
@@ -163,9 +164,9 @@ impl Model {
     ) -> Option<Moment> {
         let busy = |i: &&Instance| i.is_ready() && is_used(i) && i.rests_until.is_none();
         let instance = self.instance.as_ref().filter(busy)?;
-        let since = instance.outdated.max(instance.ready_since);
-        let since = since.filter(|_| self.may_be_renewed(instance, profiled))?;
-        Some(since + turn_after?)
+        let since = instance.outdated.filter(|_| !instance.disturbs(profiled))?;
+        let served = instance.ready_since.max(instance.serves_from);
+        Some(served.map_or(since, |served| since.max(served)) + turn_after?)
     }
 
     /// What a model waits for that is served by a container of an older configuration.

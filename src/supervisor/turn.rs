@@ -173,9 +173,11 @@ impl State {
             let busy = instance.in_flight > 0;
             instance.rests_until = instance.rests_until.filter(|until| busy && *until > now);
             if busy && instance.spared_at(max_wait).is_some_and(|at| at <= now) {
-                // For itself it need not hurry: each time it is let be for as long again.
-                let asked = instance.outdated.map(|since| now.since(since)).unwrap_or_default();
-                instance.rests_until = Some(now + max_wait.max(asked));
+                instance.rests_until = Some(now + max_wait);
+                // For itself it need not hurry: each time it is let be for as long again. Its equals do not wait for that.
+                let itself = instance.yields.as_ref().is_some_and(|y| y.to == Heir::Successor);
+                let asked = instance.outdated.filter(|_| itself).map(|since| now.since(since));
+                instance.serves_from = asked.map(|asked| now + asked.max(max_wait));
             }
         }
         let profiled = self.profiled();
@@ -199,6 +201,8 @@ impl State {
         for id in self.models.values().filter_map(spared).collect::<Vec<InstanceId>>() {
             if let Some(instance) = self.instance_mut(&id) {
                 (instance.life, instance.yields) = (Life::Ready, None);
+                // Those who waited for it meanwhile are served first.
+                instance.serves_from = instance.serves_from.max(Some(now));
             }
             self.ledger.drain(&id, false);
             out.push(Effect::Notice(Notice::Spared { instance: id }));

@@ -128,8 +128,8 @@ fn one_request_that_does_not_end_closes_no_model_for_its_length() {
         host.pass(10);
         assert_eq!((host.phase("m"), host.grants()), (Phase::Ready, vec![waiter]));
         assert!(waits(&host).is_some(), "it is not as it is configured yet");
-        // It is tried again, after `max_wait`, and after as long as it has been asked for.
-        let rest = max_wait.max(host.now.since(since).as_secs());
+        // It is tried again, `turn_after` behind `max_wait`, or behind as long as it has been asked for.
+        let rest = max_wait.max(host.now.since(since).as_secs()) + TURN.as_secs();
         pass(&mut host, rest - 10);
         assert_eq!(host.phase("m"), Phase::Ready);
         pass(&mut host, 10);
@@ -137,6 +137,52 @@ fn one_request_that_does_not_end_closes_no_model_for_its_length() {
     }
     (0..4).for_each(|_| host.release(&old));
     assert_eq!(host.stops(), [old]);
+}
+
+/// `a` serves a request that does not end, is to start anew, and `b` waits for its place.
+#[test]
+fn one_that_cannot_start_anew_keeps_its_equals_out_no_longer_than_anybody() {
+    let mut host = Host::new(vec![spec("a", 60), spec("b", 60)]);
+    host.state.settings.turn_after = Some(TURN);
+    let max_wait = host.state.settings.max_wait;
+    let a = host.ready(1, "a");
+    host.pass(600);
+    configure(&mut host, vec![changed("a", 60), spec("b", 60)]);
+    let began = host.now;
+    let to = Heir::Other(name("b"));
+    let yielding = Notice::Yielding { instance: a.clone(), to, busy: true };
+    let mut waiter = 2;
+    while !notices(&host).contains(&yielding) {
+        assert!(host.now.since(began) < 2 * max_wait + TURN, "its turn does not come");
+        if host.state.status(host.now).models[1].queued == 0 {
+            host.acquire(waiter, "b");
+            waiter += 1;
+        } else {
+            host.pass(10);
+        }
+    }
+    host.release(&a);
+    assert_eq!(host.stops(), [a]);
+}
+
+#[test]
+fn who_waited_for_one_that_made_way_in_vain_is_served_before_it_goes_for_itself() {
+    let mut host = Host::new(vec![spec("a", 60), spec("b", 60)]);
+    host.state.settings.turn_after = Some(TURN);
+    let _a = host.ready(1, "a");
+    host.pass(600);
+    host.acquire(2, "b");
+    host.pass(30);
+    assert_eq!(host.phase("a"), Phase::Draining);
+    configure(&mut host, vec![changed("a", 60), spec("b", 60)]);
+    host.pass(100);
+    host.acquire(3, "a");
+    host.tell(Event::Cancel { waiter: WaiterId(2) });
+    assert_eq!((host.phase("a"), host.grants()), (Phase::Ready, vec![3]));
+    host.pass(29);
+    assert_eq!(host.phase("a"), Phase::Ready);
+    host.pass(1);
+    assert_eq!(host.phase("a"), Phase::Draining);
 }
 
 #[test]
@@ -276,8 +322,11 @@ fn it_does_not_begin_beside_a_load_that_it_would_disturb() {
     host.pass(60);
     assert_eq!(host.phase("a"), Phase::Ready);
     assert!(host.state.next_deadline() > Some(host.now), "it is not due");
+    host.acquire(9, "a");
+    assert_eq!((host.phase("a"), host.grants()), (Phase::Ready, vec![9]), "nor by who asks for it");
     host.heal(&b);
     assert_eq!(host.phase("a"), Phase::Draining);
+    host.release(&a);
     host.release(&a);
     assert_eq!(host.stops(), [a]);
 }
