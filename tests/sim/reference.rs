@@ -32,8 +32,12 @@ struct Told {
     unloaded: Option<Moment>,
     /// It takes no new requests.
     yields: bool,
-    /// Since when it has served, or had another chance, without being as it is configured; `None`: it is.
+    /// Since when it has served without being as it is configured; `None`: it is.
     outdated: Option<Moment>,
+    /// It makes way for its own next container.
+    renews: bool,
+    /// It made way in vain: until when it is let be.
+    let_be: Option<Moment>,
     /// Unloaded without waiting.
     cut: bool,
     used: Moment,
@@ -273,6 +277,8 @@ impl Reference {
             unloaded: None,
             yields: false,
             outdated: None,
+            renews: false,
+            let_be: None,
             cut: false,
             used: now,
             gpus: gpus.to_vec(),

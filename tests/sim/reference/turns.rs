@@ -16,6 +16,7 @@ impl Reference {
     pub(super) fn yields(&mut self, id: &InstanceId, to: &Heir, yields: bool) -> Step {
         if let Some(told) = self.containers.get_mut(id) {
             told.yields = yields;
+            told.renews = *to == Heir::Successor;
         }
         match to {
             // The place goes to another, and an operator's load is over with it, however the instance leaves in the end.
@@ -27,10 +28,12 @@ impl Reference {
     }
 
     pub(super) fn serves_on(&mut self, now: Moment, id: &InstanceId) {
-        let rest = self.max_wait;
+        let least = self.max_wait;
         if let Some(told) = self.containers.get_mut(id) {
             told.yields = false;
-            told.outdated = told.outdated.map(|_| now + rest);
+            // What it did for itself in vain it need not do again before as long has passed as it has been due.
+            let due = told.outdated.filter(|_| told.renews).map(|since| now.since(since));
+            told.let_be = Some(now + least.max(due.unwrap_or_default()));
         }
     }
 
@@ -40,6 +43,7 @@ impl Reference {
         if let Some(told) = self.containers.get_mut(id) {
             let since = told.outdated.filter(|_| !ready).unwrap_or(now);
             told.outdated = (!same).then_some(since);
+            told.let_be = told.let_be.filter(|_| !ready);
         }
     }
 
@@ -53,7 +57,8 @@ impl Reference {
                 && spec.is_none_or(|s| s.engine == EngineKind::Vllm)
                 && t.gpus.iter().any(|gpu| told.gpus.contains(gpu))
         };
-        let late = told.outdated.is_some_and(|at| now.since(at) >= turn && now >= at);
+        let from = told.outdated.map(|at| told.let_be.map_or(at, |until| at.max(until)));
+        let late = from.is_some_and(|at| now.since(at) >= turn && now >= at);
         let stays = late && told.leases > 0 && !self.containers.iter().any(loads);
         let what = || format!("{id} serves on, and is configured otherwise: {told:?}");
         Rule::ChangeComes.check(!stays, what)
