@@ -82,9 +82,7 @@ impl State {
         }
         let profiled = self.profiled();
         let stale = |m: &Model| {
-            let waits = |i: &Instance| m.asked_since().is_none() && i.disturbs(&profiled);
-            let changed = |i: &Instance| i.outdated.is_some();
-            let goes = |i: &Instance| changed(i) && !is_used(i) && !is_going(i) && !waits(i);
+            let goes = |i: &Instance| m.may_be_renewed(i, &profiled) && !is_used(i) && !is_going(i);
             m.instance.as_ref().is_some_and(goes)
                 // Who waits is served by what loads or wakes: it may be all but ready.
                 && (m.queue.is_empty() || m.instance.as_ref().is_some_and(Instance::is_asleep))
@@ -107,12 +105,13 @@ impl State {
                 continue;
             }
             let Some(instance) = &mut model.instance else { continue };
-            let (id, to) = (instance.id.clone(), Heir::Successor);
+            let to = Heir::Successor;
             instance.life = Life::Draining { reason: StopReason::Reconfigured, until: None };
-            let (leave, since) = (Leave::Stop, now);
             // Its place is its own: the ledger promises it to nobody before it is left.
-            instance.yields = Some(Yield { to: to.clone(), cut: false, leave, since });
-            out.push(Effect::Notice(Notice::Yielding { instance: id, to, busy: true }));
+            instance.yields =
+                Some(Yield { to: to.clone(), cut: false, leave: Leave::Stop, since: now });
+            let instance = instance.id.clone();
+            out.push(Effect::Notice(Notice::Yielding { instance, to, busy: true }));
         }
     }
 
@@ -148,8 +147,8 @@ impl Model {
         !same || (!allowed.is_empty() && elsewhere(&instance.placement.gpus))
     }
 
-    /// Whether one that drains may go for a container as it is configured now: not beside a load that nobody who waits for it should
-    /// disturb.
+    /// Whether one that is idle or drains may go for a container as it is configured now: not beside a load that nobody who waits for it
+    /// should disturb.
     pub(super) fn may_be_renewed(&self, instance: &Instance, profiled: &[GpuId]) -> bool {
         let waits = self.asked_since().is_none() && instance.disturbs(profiled);
         instance.outdated.is_some() && !waits

@@ -36,11 +36,12 @@ impl Stories {
             Notice::Starting { instance, .. } | Notice::Waking { instance } => {
                 self.begin(&instance.model, waiting(&instance.model))
             }
-            Notice::Yielding { instance, to: Heir::Other(to), .. } => {
-                self.begin(&instance.model, waiting(to))
-            }
-            Notice::Yielding { instance, to: Heir::Successor, .. } => {
-                self.begin(&instance.model, waiting(&instance.model))
+            Notice::Yielding { instance, to, .. } => {
+                let heir = match to {
+                    Heir::Other(to) => to,
+                    Heir::Successor => &instance.model,
+                };
+                self.begin(&instance.model, waiting(heir))
             }
             Notice::Stopping { instance, reason }
             | Notice::FallingAsleep { instance, reason, .. } => match reason {

@@ -87,8 +87,8 @@ fn close(socket: &Path) -> Result<(), String> {
     ))
 }
 
-/// What of an engine's own in that directory is too much. No link is followed and no
-/// directory gone into; no size is named, for a file may grow, and the same trouble is told once.
+/// What of an engine's own in that directory is too much. No link is followed and no directory gone into; no size is named, for a file
+/// may grow, and the same trouble is told once.
 fn too_much(dir: &Path) -> io::Result<Option<String>> {
     let mut bytes = 0;
     for (before, entry) in fs::read_dir(dir)?.enumerate() {
