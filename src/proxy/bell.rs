@@ -152,19 +152,26 @@ mod tests {
         }
     }
 
-    /// Looks that a poll of `rings` makes, and how often the task was woken.
-    fn looks(rings: usize) -> (usize, usize) {
+    /// Looks that one poll makes where each does that, and how often the task was woken. A look is told which it is.
+    fn looks_at(mut look: impl FnMut(usize, &mut Context<'_>)) -> (usize, usize) {
         let (count, mut bell, mut looks) = (Arc::<Count>::default(), Doorbell::default(), 0);
         let waker = count.clone().into();
         let polled = bell.poll(&Context::from_waker(&waker), |cx| {
             looks += 1;
-            if looks <= rings {
-                cx.waker().wake_by_ref();
-            }
+            look(looks, cx);
             Poll::<()>::Pending
         });
         assert!(polled.is_pending());
         (looks, count.0.load(Ordering::SeqCst))
+    }
+
+    /// The same where the first `rings` of them ring.
+    fn looks(rings: usize) -> (usize, usize) {
+        looks_at(|look, cx| {
+            if look <= rings {
+                cx.waker().wake_by_ref();
+            }
+        })
     }
 
     #[test]
@@ -178,28 +185,15 @@ mod tests {
     #[test]
     fn a_ring_in_vain_is_heard_by_nobody() {
         let looks = |matters| {
-            let (count, mut bell, mut looks) = (Arc::<Count>::default(), Doorbell::default(), 0);
-            let waker = count.clone().into();
-            let polled = bell.poll(&Context::from_waker(&waker), |cx| {
-                looks += 1;
-                if looks == 1 {
+            looks_at(|look, cx| {
+                if look == 1 {
                     heard(|| (cx.waker().wake_by_ref(), matters));
                 }
-                Poll::<()>::Pending
-            });
-            assert!(polled.is_pending());
-            looks
+            })
         };
-        assert_eq!((looks(false), looks(true)), (1, 2));
-        assert_eq!(looks_of_who_panics(), 2, "who cannot say is heard");
-    }
-
-    fn looks_of_who_panics() -> usize {
-        let (count, mut bell, mut looks) = (Arc::<Count>::default(), Doorbell::default(), 0);
-        let waker = count.clone().into();
-        let polled = bell.poll(&Context::from_waker(&waker), |cx| {
-            looks += 1;
-            if looks == 1 {
+        assert_eq!((looks(false), looks(true)), ((1, 0), (2, 0)));
+        let panics = looks_at(|look, cx| {
+            if look == 1 {
                 let panics = std::panic::AssertUnwindSafe(|| {
                     heard(|| -> ((), bool) {
                         cx.waker().wake_by_ref();
@@ -208,10 +202,8 @@ mod tests {
                 });
                 assert!(std::panic::catch_unwind(panics).is_err());
             }
-            Poll::<()>::Pending
         });
-        assert!(polled.is_pending());
-        looks
+        assert_eq!(panics, (2, 0), "who cannot say is heard");
     }
 
     #[test]

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
+use hostler::proxy::Rules;
 use hostler::types::{DoorSpec, Phase};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
 use crate::engine::{Step, send};
-use crate::house::{Happened, Setup, house, instance, key, playing, rules};
+use crate::house::{Happened, House, Setup, house, instance, key, playing, rules};
 use crate::wire::{BODY, CHAT, SSE, chunk, get, post, post_with};
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nserver: e\r\nx-odd: 1\r\ncontent-length: 7\r\n\r\n{\"a\":1}";
@@ -192,6 +193,28 @@ async fn a_response_is_had_again_from_the_instance_that_gave_it() {
     house.ask(get("/v1/responses/resp_b")).await.error(404, "response_not_found");
 }
 
+/// What alice's requests have in their heads.
+const ALICE: &str = "authorization: Bearer sk-alice\r\nconnection: close\r\n";
+
+/// The response, asked for again.
+fn retrieval() -> String {
+    format!("GET /v1/responses/resp_a-1 HTTP/1.1\r\nhost: localhost\r\n{ALICE}\r\n")
+}
+
+/// Where alice has had a response of an engine that waits at the gate before each.
+async fn responded(rules: Rules, gate: &Arc<Semaphore>) -> House {
+    let script = vec![Step::Gate(gate.clone()), send(stored()), Step::Close];
+    let mut house = house(Setup { rules, script, ..Setup::default() }).await;
+    house.supervisor.show("m", |m| {
+        m.instance = Some(instance());
+        m.phase = Phase::Ready;
+    });
+    let first = post_with("/v1/responses", ALICE, "{\"model\":\"m\"}");
+    assert_eq!(house.ask(first).await.text(), STORED);
+    house.engine.request().await;
+    house
+}
+
 /// A turn at the model is not waited for: who has it may be who is to be cancelled.
 #[tokio::test]
 async fn a_response_is_had_again_by_what_its_key_may() {
@@ -202,21 +225,11 @@ async fn a_response_is_had_again_by_what_its_key_may() {
     rules.keys = vec![alice];
     let spec = DoorSpec { max_concurrent: Some(1), ..DoorSpec::default() };
     rules.models.insert("m".parse().unwrap(), spec.into());
-    let script = vec![Step::Gate(gate.clone()), send(stored()), Step::Close];
-    let mut house = house(Setup { rules, script, ..Setup::default() }).await;
-    house.supervisor.show("m", |m| {
-        m.instance = Some(instance());
-        m.phase = Phase::Ready;
-    });
-    let head = "authorization: Bearer sk-alice\r\nconnection: close\r\n";
-    let ask = || format!("GET /v1/responses/resp_a-1 HTTP/1.1\r\nhost: localhost\r\n{head}\r\n");
-    let first = post_with("/v1/responses", head, "{\"model\":\"m\"}");
-    assert_eq!(house.ask(first).await.text(), STORED);
-    house.engine.request().await;
+    let mut house = responded(rules, &gate).await;
     let mut held = house.client().await;
-    held.send(ask()).await;
+    held.send(retrieval()).await;
     house.engine.request().await;
-    house.ask(ask()).await.error(429, "too_many_at_once");
+    house.ask(retrieval()).await.error(429, "too_many_at_once");
     gate.add_permits(1);
     assert_eq!(held.reply().await.text(), STORED);
     // The model is busy with somebody else.
@@ -224,24 +237,24 @@ async fn a_response_is_had_again_by_what_its_key_may() {
     new.keys.push(key("bob"));
     house.rules.store(Arc::new(new.clone()));
     let mut other = house.client().await;
-    let bobs = head.replace("alice", "bob");
+    let bobs = ALICE.replace("alice", "bob");
     other.send(post_with(CHAT, &bobs, BODY)).await;
     house.engine.request().await;
     let mut again = house.client().await;
-    again.send(ask()).await;
+    again.send(retrieval()).await;
     house.engine.request().await;
     gate.add_permits(2);
     assert_eq!((other.reply().await.status, again.reply().await.text()), (200, STORED));
     // What was taken from the key since.
     new.keys[0].models = vec!["org/big".parse().unwrap()];
     house.rules.store(Arc::new(new.clone()));
-    house.ask(ask()).await.error(403, "model_not_allowed");
+    house.ask(retrieval()).await.error(403, "model_not_allowed");
     // A name that means another model by now.
     new.keys[0].models.clear();
     new.models.remove("m");
     new.aliases.insert("m".parse().unwrap(), "org/big".parse().unwrap());
     house.rules.store(Arc::new(new));
-    house.ask(ask()).await.error(404, "response_not_found");
+    house.ask(retrieval()).await.error(404, "response_not_found");
     house.engine.untouched();
 }
 
@@ -253,21 +266,11 @@ async fn a_cancel_counts_for_its_keys_rate_alone() {
     let mut alice = key("alice");
     (alice.concurrent, alice.per_minute) = (Some(1), Some(3));
     rules.keys = vec![alice];
-    let script = vec![Step::Gate(gate.clone()), send(stored()), Step::Close];
-    let mut house = house(Setup { rules, script, ..Setup::default() }).await;
-    house.supervisor.show("m", |m| {
-        m.instance = Some(instance());
-        m.phase = Phase::Ready;
-    });
-    let head = "authorization: Bearer sk-alice\r\nconnection: close\r\n";
-    let first = post_with("/v1/responses", head, "{\"model\":\"m\"}");
-    assert_eq!(house.ask(first).await.text(), STORED);
-    house.engine.request().await;
+    let mut house = responded(rules, &gate).await;
     let mut held = house.client().await;
-    held.send(format!("GET /v1/responses/resp_a-1 HTTP/1.1\r\nhost: localhost\r\n{head}\r\n"))
-        .await;
+    held.send(retrieval()).await;
     house.engine.request().await;
-    let cancel = || post_with("/v1/responses/resp_a-1/cancel", head, "");
+    let cancel = || post_with("/v1/responses/resp_a-1/cancel", ALICE, "");
     let mut cancels = house.client().await;
     cancels.send(cancel()).await;
     let seen = house.engine.request().await.line;
