@@ -10,7 +10,7 @@ use super::error::{Code, Error};
 use super::options::{self, LogOptions, Options};
 use super::polkit::Action;
 use super::{Context, UNKNOWN, bytes, us};
-use crate::types::{ModelName, ModelStatus, Phase};
+use crate::types::{ModelName, ModelStatus};
 
 /// The object of one model.
 #[derive(Debug)]
@@ -271,10 +271,11 @@ impl Model {
         Ok(self.now()?.restarts)
     }
 
-    /// Why it waits, in the planner's words; empty while it does not.
+    /// Why it waits, in the planner's words; of one that serves and is configured otherwise now, what it waits for to start anew; empty
+    /// while it does not.
     #[zbus(property)]
     fn waiting_for(&self) -> Result<String, Error> {
-        Ok(waiting_for(&self.now()?))
+        Ok(self.now()?.waiting_for.unwrap_or_default())
     }
 
     /// The last plan that was made for it, as JSON, with the reasons for every device and every model in the way; empty: none was.
@@ -290,10 +291,4 @@ impl Model {
         let level = self.now()?.sleep.and_then(|sleep| sleep.level);
         Ok(level.map_or(0, crate::types::SleepLevel::number))
     }
-}
-
-/// The reason of a phase `waiting`.
-pub(super) fn waiting_for(model: &ModelStatus) -> String {
-    let waits = model.phase == Phase::Waiting;
-    model.waiting_for.clone().filter(|_| waits).unwrap_or_default()
 }

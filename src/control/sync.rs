@@ -230,7 +230,7 @@ fn model_states(old: &ModelStatus, new: &ModelStatus) -> Changes {
         "LoadUSec": |m: &ModelStatus| m.load_ms.map_or(UNKNOWN, |ms| ms.saturating_mul(1000));
         "LastError": |m: &ModelStatus| m.error.as_ref().map_or_else(Default::default, |f| (f.code.as_str().to_owned(), f.message.clone()));
         "Restarts": |m: &ModelStatus| m.restarts;
-        "WaitingFor": |m: &ModelStatus| super::model::waiting_for(m);
+        "WaitingFor": |m: &ModelStatus| m.waiting_for.clone().unwrap_or_default();
         "SleepLevel": |m: &ModelStatus| m.sleep.as_ref().and_then(|s| s.level).map_or(0, SleepLevel::number);
     }
     changes

@@ -23,7 +23,10 @@ async fn every_property_says_what_is_known_and_what_is_not() {
         message: "GPU-2: lost".to_owned(),
         since: Moment::from_secs(1),
     };
-    let house = House::open(Status { problems: vec![problem], ..status() }).await;
+    let mut status = Status { problems: vec![problem], ..status() };
+    let pending = "the last request on its older container";
+    status.models[0].waiting_for = Some(pending.to_owned());
+    let house = House::open(status).await;
     let unknown = u64::MAX;
     let manager = all(&house, "/org/hostler1", "org.hostler1.Manager").await;
     assert_eq!(
@@ -46,7 +49,7 @@ async fn every_property_says_what_is_known_and_what_is_not() {
             "VramPlanned": 2_u64 << 30, "VramObserved": 1 << 30, "FootprintConfidence": "none",
             "Footprint": unknown, "ActiveRequests": 2, "QueuedRequests": 1, "LastUsedTimestamp": null,
             "IdleTimeoutUSec": 60_000_000, "Pinned": false, "Progress": -1.0, "EtaUSec": unknown,
-            "LoadUSec": 1_500_000, "LastError": ["", ""], "Restarts": 1, "WaitingFor": "",
+            "LoadUSec": 1_500_000, "LastError": ["", ""], "Restarts": 1, "WaitingFor": pending,
             "Report": "", "SleepLevel": 0,
         })
     );

@@ -276,14 +276,14 @@ function fill(row, m) {
   button("log", "log", !admin || !m.instance, () => openLog(m.name));
   button("why", "why", !m.report, () => openWhy(m.name));
   const place = m.gpus.length ? ` on ${m.gpus.join(", ")}` : "";
-  const note = m.phase === "waiting" ? m.waiting_for : m.error && `${m.error.code}: ${m.error.message}`;
+  const notes = [[m.waiting_for, "note quiet"], [m.phase !== "waiting" && m.error && `${m.error.code}: ${m.error.message}`, "note bad"]];
   row.replaceChildren(
     el("div", "", el("span", "name", m.name), m.pinned ? el("span", "quiet", " pinned") : null, el("div", "quiet", [m.engine, ...m.aliases].join(" · "))),
     el("div", "", el("span", `pill p-${m.phase}`, m.phase)),
     progress(m) || el("div", "quiet", memory(m) + place),
     el("div", "quiet", used(m)),
     acts);
-  if (note) row.append(el("div", m.phase === "waiting" ? "note quiet" : "note bad", note));
+  for (const [note, kind] of notes) if (note) row.append(el("div", kind, note));
   if (focused) row.querySelector(`[data-act="${focused}"]`)?.focus();
 }
 async function perform(model, act) {
