@@ -129,6 +129,13 @@ pub enum Event {
         /// Whose.
         instance: InstanceId,
     },
+    /// A loading engine was asked whether it is ready, and gave an answer that a healthy one never gives.
+    Strange {
+        /// Whose.
+        instance: InstanceId,
+        /// What is wrong with it, for people.
+        answer: String,
+    },
     /// The engine passed its probe.
     Healthy {
         /// Whose.

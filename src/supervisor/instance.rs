@@ -37,6 +37,8 @@ pub(super) struct Instance {
     pub(super) pace: Pace,
     /// The most that it was seen to hold while it loaded.
     pub(super) grown_to: Bytes,
+    /// What it last said to a probe that a healthy engine never says, while it loaded.
+    pub(super) strange: Option<String>,
     /// Somebody had it for a purpose beside measuring it.
     pub(super) used: bool,
     /// What it answers when nothing is wrong with it; asked only of those that may sleep.
@@ -145,6 +147,42 @@ pub(super) enum Life {
 }
 
 impl Instance {
+    /// One whose launch is ordered now.
+    pub(super) fn ordered(
+        id: InstanceId,
+        spec: Arc<ModelSpec>,
+        placement: Placement,
+        pace: Pace,
+        measuring: Measuring,
+        now: Moment,
+    ) -> Self {
+        Self {
+            id,
+            spec,
+            placement,
+            life: Life::Starting { deadline: pace.deadline() },
+            launched: None,
+            in_flight: 0,
+            last_used: now,
+            ordered: now,
+            load_began: Some(now),
+            begun: false,
+            ready_since: None,
+            measuring,
+            health: Health::default(),
+            pace,
+            grown_to: Bytes::ZERO,
+            strange: None,
+            used: false,
+            canary: Canary::None,
+            yields: None,
+            outdated: None,
+            serves_from: None,
+            rests_until: None,
+            host_ram: Bytes::ZERO,
+        }
+    }
+
     pub(super) fn phase(&self) -> Phase {
         match self.life {
             Life::Pulling { .. } => Phase::Pulling,

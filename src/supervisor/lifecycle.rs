@@ -10,7 +10,7 @@ use super::ports::{Found, FoundIdentity, Launched};
 use super::schedule::Stuck;
 use super::state::State;
 use crate::plan::{Pace, Sample};
-use crate::types::{Bytes, Fault, FaultCode, GpuId, InstanceId, ModelName, Moment, Phase, Pulled};
+use crate::types::{Fault, FaultCode, GpuId, InstanceId, ModelName, Moment, Phase, Pulled};
 
 /// A stop that failed is tried again after this.
 const STOP_RETRY_DELAY: Duration = Duration::from_secs(5);
@@ -359,29 +359,15 @@ impl State {
         let Some(model) = self.models.get_mut(&id.model) else { return };
         let spec = model.spec.clone();
         model.known.image_id = Some(launched.image_id.clone()).filter(|id| !id.is_empty());
+        let pace = Pace::new(now, None, spec.load_timeout);
+        let measuring = Measuring::new(&model.known, Sample::new());
         model.instance = Some(Instance {
-            id: id.clone(),
-            spec: spec.clone(),
-            placement: identity.placement,
             life: Life::Loading { deadline: now + spec.load_timeout },
-            pace: Pace::new(now, None, spec.load_timeout),
-            grown_to: Bytes::ZERO,
             launched: Some(launched.clone()),
-            in_flight: 0,
-            last_used: now,
-            ordered: now,
             load_began: None,
             begun: true,
-            ready_since: None,
-            measuring: Measuring::new(&model.known, Sample::new()),
-            health: Health::default(),
-            canary: Canary::None,
-            yields: None,
-            outdated: None,
-            serves_from: None,
-            rests_until: None,
-            host_ram: Bytes::ZERO,
             used: true,
+            ..Instance::ordered(id.clone(), spec.clone(), identity.placement, pace, measuring, now)
         });
         out.push(Effect::Notice(Notice::Adopted { instance: id.clone() }));
         out.push(Effect::AwaitReady { instance: id, spec, launched });

@@ -27,7 +27,10 @@ impl Instance {
 
     /// The fault of a load that took too long.
     pub(super) fn too_slow(&self) -> Fault {
-        let message = format!("{} was not ready {}", self.spec.name, self.pace.why());
+        let mut message = format!("{} was not ready {}", self.spec.name, self.pace.why());
+        if let Some(answer) = &self.strange {
+            message += &format!("; what was last wrong when it was asked for its health: {answer}");
+        }
         Fault::new(FaultCode::LoadTimeout, message)
     }
 }
@@ -37,6 +40,13 @@ impl State {
     pub(super) fn load_progress(&mut self, now: Moment, id: &InstanceId) {
         if let Some(instance) = self.instance_mut(id) {
             instance.gets_on(now);
+        }
+    }
+
+    /// It said something strange when asked whether it is ready.
+    pub(super) fn strange(&mut self, id: &InstanceId, answer: String) {
+        if let Some(instance) = self.instance_mut(id) {
+            instance.strange = Some(answer);
         }
     }
 

@@ -9,8 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::effect::{Effect, Notice, StopReason};
-use super::health::Health;
-use super::instance::{Canary, Instance, Life};
+use super::instance::{Instance, Life};
 use super::measure::Measuring;
 use super::ports::LaunchOrder;
 use super::state::{Model, State};
@@ -233,30 +232,10 @@ impl State {
         let (spec, image_id) = (model.spec.clone(), model.known.image_id.clone());
         (model.waiting_for, model.hunger) = (None, None);
         let pace = model.pace(now);
-        model.instance = Some(Instance {
-            id: id.clone(),
-            spec: spec.clone(),
-            placement: placement.clone(),
-            life: Life::Starting { deadline: pace.deadline() },
-            pace,
-            grown_to: Bytes::ZERO,
-            launched: None,
-            in_flight: 0,
-            last_used: now,
-            ordered: now,
-            load_began: Some(now),
-            begun: false,
-            ready_since: None,
-            measuring: Measuring::new(&model.known, self.ledger.sample(&id, &placement.gpus)),
-            health: Health::default(),
-            canary: Canary::None,
-            yields: None,
-            outdated: None,
-            serves_from: None,
-            rests_until: None,
-            host_ram: Bytes::ZERO,
-            used: false,
-        });
+        let measuring = Measuring::new(&model.known, self.ledger.sample(&id, &placement.gpus));
+        let at = placement.clone();
+        model.instance =
+            Some(Instance::ordered(id.clone(), spec.clone(), at, pace, measuring, now));
         self.ledger.reserve(id.clone(), &placement);
         out.push(Effect::Notice(Notice::Starting {
             instance: id.clone(),

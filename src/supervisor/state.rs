@@ -249,6 +249,7 @@ impl State {
                 self.launch_failed(now, &instance, fault, &mut out);
             }
             Event::LoadProgress { instance } => self.load_progress(now, &instance),
+            Event::Strange { instance, answer } => self.strange(&instance, answer),
             Event::Healthy { instance } => self.healthy(now, &instance, &mut out),
             Event::Slept { instance, result } => self.slept(now, &instance, result, &mut out),
             Event::Woken { instance, result } => self.woken(&instance, result, &mut out),

@@ -225,7 +225,10 @@ impl Reference {
             }
             Event::Unload { waiter, model, haste } => self.unload(now, *waiter, model, *haste),
             Event::Checked { instance, result } => self.checked(now, instance, result.is_ok()),
-            Event::Swept { .. } | Event::LoadProgress { .. } | Event::Pulled { .. } => {}
+            Event::Swept { .. }
+            | Event::LoadProgress { .. }
+            | Event::Strange { .. }
+            | Event::Pulled { .. } => {}
             Event::Shutdown { keep } => {
                 self.ends |= self.shutdown.is_none() && !keep;
                 self.shutdown = self.shutdown.or(Some(now));

@@ -110,7 +110,7 @@ pub(super) async fn load(
         }
     };
     tokio::select! {
-        event = probe_until_ready(ports, instance.clone(), spec, launched) => event,
+        event = probe_until_ready(ports, events, instance.clone(), spec, launched) => event,
         event = told => event,
     }
 }
@@ -118,6 +118,7 @@ pub(super) async fn load(
 /// Until the engine is ready or dead. The deadline is the core's: it stops the instance, which ends this.
 async fn probe_until_ready(
     ports: &Ports,
+    events: &mpsc::UnboundedSender<Event>,
     instance: InstanceId,
     spec: Arc<ModelSpec>,
     launched: Launched,
@@ -131,7 +132,8 @@ async fn probe_until_ready(
             Err(answer) => {
                 if strange.as_ref() != Some(&answer) {
                     tracing::warn!(%instance, %answer, "unexpected answer to a health probe, retrying");
-                    strange = Some(answer);
+                    strange = Some(answer.clone());
+                    let _ = events.send(Event::Strange { instance: instance.clone(), answer });
                 }
             }
         }

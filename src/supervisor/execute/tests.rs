@@ -19,6 +19,8 @@ struct Hung {
     pids: Mutex<VecDeque<Vec<u32>>>,
     /// Whose memory was asked for.
     charged: Mutex<Vec<Vec<u32>>>,
+    /// What the engine says while it loads, question by question; at last that it does.
+    probes: Mutex<VecDeque<Result<bool, String>>>,
     /// How the engine is, and where it speaks before it says so.
     ill: Mutex<Option<(Ill, Option<Arc<Turnstile>>)>>,
 }
@@ -100,7 +102,8 @@ impl Engines for Hung {
         unimplemented!("no test launches here")
     }
     fn probe(&self, _: Arc<ModelSpec>, _: Endpoint) -> PortFuture<'_, Result<bool, String>> {
-        Box::pin(async { Ok(false) })
+        let said = self.probes.lock().unwrap().pop_front().unwrap_or(Ok(false));
+        Box::pin(async { said })
     }
     fn sleep(
         &self,
@@ -156,6 +159,29 @@ async fn an_engine_is_asked_until_it_is_stopped_and_a_panic_is_an_answer() {
     executor.wake(id.clone(), spec, endpoint(), SleepLevel::One);
     executor.stop(id);
     let Some(Event::Stopped { .. }) = events.recv().await else { panic!("the wake was answered") };
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_strange_about_a_load_is_told_once_until_something_else_is() {
+    let (events_tx, mut events) = mpsc::unbounded_channel();
+    let hung = Arc::new(Hung::default());
+    let strange = |what: &str| Err(what.to_owned());
+    let said = [strange("404"), Ok(false), strange("404"), strange("500"), Ok(true)];
+    hung.pids.lock().unwrap().extend(vec![vec![1]; said.len()]);
+    hung.probes.lock().unwrap().extend(said);
+    let ports = Ports { containers: hung.clone(), engines: hung, ..hung_ports() };
+    let id = InstanceId::new("m".parse().unwrap(), Generation(1), 0);
+    let endpoint = Endpoint::Unix("/e".into());
+    let launched =
+        Launched { container: "c".into(), cgroup: "/c".into(), endpoint, image_id: "1".into() };
+    let spec = Arc::new(crate::types::test_spec("m"));
+    let end = tend::load(&ports, &events_tx, id.clone(), spec, launched).await;
+    assert!(matches!(end, Event::Healthy { instance } if instance == id));
+    for told in ["404", "500"] {
+        let Some(Event::Strange { answer, .. }) = events.recv().await else { panic!("{told}") };
+        assert_eq!(answer, told);
+    }
+    assert!(events.try_recv().is_err());
 }
 
 #[tokio::test(start_paused = true)]

@@ -74,3 +74,19 @@ fn a_load_that_takes_too_long_has_failed() {
     assert_eq!(error.code, FaultCode::LoadTimeout);
     assert!(error.message.contains("load_timeout"));
 }
+
+#[test]
+fn a_load_in_vain_says_what_was_strange_about_it() {
+    let mut host = Host::new(vec![spec("m", 10)]);
+    host.acquire(1, "m");
+    let id = host.launch();
+    host.start(&id);
+    for answer in ["status 500", "it made a directory"] {
+        host.tell(Event::Strange { instance: id.clone(), answer: answer.to_owned() });
+    }
+    host.pass(600);
+    host.stopped(&id);
+    let error = host.state.status(host.now).models[0].error.clone().unwrap();
+    assert_eq!(error.code, FaultCode::LoadTimeout);
+    assert!(error.message.ends_with(": it made a directory"), "{}", error.message);
+}
