@@ -47,7 +47,8 @@ latest=$(git tag --list 'v[0-9]*' | sed 's/^v//' | sort -V | tail -n 1)
 current=$(sed -n 's/^version = "\(.*\)"$/\1/p' Cargo.toml | head -n 1)
 ! greater "$current" "$version" || die "$version is less than $current, the version in Cargo.toml"
 grep -q '^## \[Unreleased\]$' CHANGELOG.md || die 'CHANGELOG.md has no "## [Unreleased]"'
-unreleased | grep -q '^[*-] ' || die "CHANGELOG.md says nothing under Unreleased"
+# Not by a pipe: grep leaves at the first line, and what wrote the others fails then.
+grep -q '^[*-] ' <<<"$(unreleased)" || die "CHANGELOG.md says nothing under Unreleased"
 
 out=target/dist/hostler-$version
 date=$(date --utc ${SOURCE_DATE_EPOCH:+--date "@$SOURCE_DATE_EPOCH"} +%F)

@@ -17,7 +17,6 @@ import re
 import subprocess
 import sys
 import tempfile
-import tomllib
 import zlib
 
 TREE = pathlib.Path(__file__).resolve().parent.parent
@@ -64,10 +63,15 @@ def component(crate, about, checksums):
     return made
 
 
+def locked(lock):
+    """(name, version) -> the checksum in Cargo.lock. Its form is cargo's own, and tomllib is younger than the Python of RHEL 9."""
+    package = r'\[\[package\]\]\nname = "(.+)"\nversion = "(.+)"\n(?:source = .+\n)?(?:checksum = "(.+)"\n)?'
+    return {(name, version): checksum for name, version, checksum in re.findall(package, lock) if checksum}
+
+
 def bill():
     crates = linked()
-    lock = tomllib.loads((TREE / "Cargo.lock").read_text())
-    checksums = {(p["name"], p["version"]): p["checksum"] for p in lock["package"] if "checksum" in p}
+    checksums = locked((TREE / "Cargo.lock").read_text())
     root = next(iter(crates))
     epoch = os.environ.get("SOURCE_DATE_EPOCH") or run("git", "log", "-1", "--format=%ct")
     time = datetime.datetime.fromtimestamp(int(epoch), datetime.timezone.utc)

@@ -33,8 +33,11 @@ def layer_of(rootfs: str, path: str) -> str:
                 else:
                     tar.addfile(info)
             folders[:] = [name for name in folders if name not in links]
+    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def main() -> None:

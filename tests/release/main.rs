@@ -168,6 +168,16 @@ fn a_release_is_a_commit_a_tag_and_files_with_their_sums() {
 }
 
 #[test]
+fn a_changelog_that_no_pipe_holds_says_something() {
+    let scene = Scene::new();
+    let long = format!("{CHANGELOG}{}", "  At length.\n".repeat(10_000));
+    scene.write("CHANGELOG.md", &long);
+    scene.commit("much to say");
+    let looked = scene.release(&["0.2.0", "--dry-run"]);
+    assert!(looked.status.success(), "{}", said(&looked));
+}
+
+#[test]
 fn what_it_refuses_changes_nothing() {
     let scene = Scene::new();
     let before = scene.state();
