@@ -54,6 +54,10 @@ if ! has_range /etc/subuid || ! has_range /etc/subgid; then
 fi
 
 systemd-tmpfiles --create hostler.conf
+# Where there is none. One that is there stays whose it is: a disk for the models, read-only or somebody's. As the service user, whose
+# directory this is made in: it could put a link there.
+models=/var/lib/hostler/models
+[ -e "$models" ] || [ -L "$models" ] || runuser -u "$user" -- mkdir -m 0755 "$models"
 # What `journalctl -x` says of Hostler's lines. Packages of systemd do it by a trigger; `make install` has none.
 journalctl --update-catalog 2>/dev/null || say "the journal's catalogue could not be updated, ignoring"
 

@@ -112,6 +112,41 @@ fn three_commands(host: &Host, format: Format) {
     host.root("systemctl stop hostler.service; rm /etc/hostler/models.d/count.toml").unwrap();
 }
 
+/// Upgrades while a stream runs and clients come: nobody is refused, and the engine does not notice. It is held until the daemon is told to
+/// stop, so that the stream is under way then.
+fn upgrade(host: &Host, format: Format, engine: u32) {
+    package(format, "0.0.2");
+    host.root(&format!("kill -STOP {engine}")).unwrap();
+    let mut clients = vec![count(host)];
+    wait_busy(host, "count", SOON).unwrap();
+    let mut held = true;
+    std::thread::scope(|scope| {
+        let upgrade = scope.spawn(|| install(host, format, "0.0.2"));
+        while !upgrade.is_finished() {
+            let stopping = || property(host, "hostler.service", "ActiveState").unwrap();
+            let stops = held && stopping() == "deactivating";
+            if clients.len() < 200 {
+                clients.push(count_a_little(host));
+            }
+            if stops {
+                host.root(&format!("kill -CONT {engine}")).unwrap();
+                held = false;
+            }
+            std::thread::park_timeout(Duration::from_millis(50));
+        }
+        upgrade.join().unwrap().unwrap();
+    });
+    assert!(!held, "the daemon was not restarted, or waited for no stream");
+    clients.into_iter().for_each(Counting::check);
+}
+
+/// Gives the models a disk that is somebody else's and cannot be changed.
+fn mount_models(host: &Host) {
+    let disk = "mkdir /srv/ai && cp /var/lib/hostler/models/* /srv/ai && chown games:games /srv/ai && chmod 2775 /srv/ai && \
+                mount --bind /srv/ai /var/lib/hostler/models && mount -o remount,bind,ro /var/lib/hostler/models";
+    host.root(disk).unwrap();
+}
+
 /// The whole life of a package on a host that has never seen one.
 fn live(host: &Host, format: Format) {
     let before = traces(host);
@@ -131,21 +166,7 @@ fn live(host: &Host, format: Format) {
     let held = hold(host);
     let daemon = property(host, "hostler.service", "MainPID").unwrap();
 
-    // Upgraded while clients come and streams run: nobody is refused, and the engine does not notice.
-    package(format, "0.0.2");
-    let mut clients: Vec<Counting> = (0..3).map(|_| count(host)).collect();
-    std::thread::scope(|scope| {
-        let upgrade = scope.spawn(|| install(host, format, "0.0.2"));
-        while !upgrade.is_finished() {
-            if clients.len() < 200 {
-                clients.push(count_a_little(host));
-            }
-            std::thread::park_timeout(Duration::from_millis(50));
-        }
-        upgrade.join().unwrap().unwrap();
-    });
-    assert!(clients.len() > 10, "the upgrade was over before anybody came");
-    clients.into_iter().for_each(Counting::check);
+    upgrade(host, format, held.1);
     assert_eq!(hold(host), held);
     assert_ne!(property(host, "hostler.service", "MainPID").unwrap(), daemon);
     count(host).check();
@@ -172,9 +193,15 @@ fn live(host: &Host, format: Format) {
     assert!(host.root("cat /etc/hostler/hostler.toml").unwrap().contains("[models.count]"));
     host.root("test -e /var/lib/hostler/models/count-512.gguf").unwrap();
 
-    // Installed again it is what it was.
+    // Installed again it is what it was, and what is the models' disk by now stays as it is.
+    mount_models(host);
     install(host, format, "0.0.2").unwrap();
+    let disk = "stat --format '%U %a' /var/lib/hostler/models && umount /var/lib/hostler/models && rm -r /srv/ai";
     count(host).check();
+    assert_eq!(
+        host.root(&format!("systemctl stop hostler.service && {disk}")).unwrap().trim(),
+        "games 2775"
+    );
     // A unit that holds a model goes with the rest, and so does what enabled it.
     host.root("systemctl --quiet enable --now hostler-model@count.service").unwrap();
     purge(host, format);
