@@ -5,8 +5,8 @@ use testhost::{Look, wait_for};
 
 use super::answered;
 use crate::harness::{
-    COUNT, FIRST, SOON, containers, count, engine, get, nothing_left, property, serving,
-    skip_unless_wanted, wait_property,
+    COUNT, FIRST, SOON, containers, count, count_request, engine, get, nothing_left, post,
+    property, serving, skip_unless_wanted, wait_busy, wait_property,
 };
 
 #[test]
@@ -108,15 +108,20 @@ fn fault_31_a_daemon_that_is_stuck_is_restarted_and_loses_nothing() {
     host.root("systemctl daemon-reload").unwrap();
     count(&host).check();
     let (before, pid) = (containers(&host).unwrap(), engine(&host).unwrap());
+    // One is under way then: the engine is held until nobody takes its answer.
+    host.root(&format!("kill -STOP {pid}")).unwrap();
+    let cut = post(&host, "/v1/chat/completions", &count_request("count", 64));
+    wait_busy(&host, "count", SOON).unwrap();
     host.root(&format!("kill -STOP {}", property(&host, "hostler.service", "MainPID").unwrap()))
         .unwrap();
-    // These wait in the socket, or in the stuck daemon's queue for the next one.
+    host.root(&format!("kill -CONT {pid}")).unwrap();
+    // Nobody accepts this one: it waits in the socket, which is systemd's as well.
     let waiting = count(&host);
     wait_property(&host, "hostler.service", "NRestarts", FIRST, |n| n == "1").unwrap();
-    let answer = waiting;
+    waiting.check();
     answered(&host, 8);
-    // It may have been accepted by the one that was stuck: then it was cut, and told so by its connection.
-    drop(answer);
+    let cut = cut.wait();
+    assert!(!cut.failure.is_empty() && !cut.body.contains("[DONE]"), "{cut:?}");
     assert_eq!((containers(&host).unwrap(), engine(&host).unwrap()), (before, pid));
     let journal = host.journal("hostler.service").unwrap();
     assert!(journal.contains("adopting the running container"), "{journal}");
