@@ -127,7 +127,7 @@ impl Exit {
                 "install podman 4.3 or newer, and point [podman] socket at a rootless one"
             }
             Self::Network => {
-                "as the message says; often subordinate ids, catatonit or passt are missing"
+                "as the message says; often subordinate ids, catatonit or passt (of podman 4: slirp4netns) are missing"
             }
             Self::Image => "podman load, build or pull it as the service user, or unpin the model",
             Self::Listen => {

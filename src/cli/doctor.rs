@@ -20,7 +20,7 @@ use super::output::{Side, Table, Tone, plain};
 use crate::checks::{self, Check, Checks, Probes};
 use crate::daemon::Options;
 
-/// Checks the host, and says what mends it. Ends with 8 where a check does not hold.
+/// Checks the host, and says what mends it. Ends with 8 where a check does not hold, with 6 where only root could look.
 #[derive(Debug, Args)]
 pub struct Doctor {
     /// Run the commands that mend what was found, as far as there are any, and check again. Needs root.
@@ -31,6 +31,9 @@ pub struct Doctor {
     #[arg(long, hide = true, conflicts_with = "fix")]
     own: bool,
 }
+
+/// The row of a host that the caller cannot look at.
+const HOST: &str = "host";
 
 /// One check, as it is printed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,7 +73,12 @@ impl Doctor {
             context.out.text(&render(context, &rows))?;
         }
         let bad = rows.iter().filter(|row| row.is_bad()).count();
-        if bad > 0 && !self.own { Err(Failure::said(Exit::Unfit)) } else { Ok(()) }
+        match () {
+            () if self.own => Ok(()),
+            () if bad > 0 => Err(Failure::said(Exit::Unfit)),
+            () if rows.iter().any(|row| row.check == HOST) => Err(Failure::said(Exit::Denied)),
+            () => Ok(()),
+        }
     }
 
     /// Mends, and looks again after each round; what is found there. A check is mended once.
@@ -123,19 +131,37 @@ impl Doctor {
         if rows.first().is_some_and(Row::is_bad) {
             return Ok(rows);
         }
-        let root = rustix::process::geteuid().is_root();
-        if !root || options.user {
-            rows.extend(own(options).await);
-            return Ok(rows);
-        }
-        rows.extend(as_service_user().await?);
-        // Only root sees who holds systemd's sockets.
-        let at = rows.iter().position(|row| row.check == Check::Ports.as_str());
-        if let (Some(at), Ok(config)) = (at, options.load()) {
-            rows.splice(at..=at, [finding(checks::ports(&config))]);
-        }
+        rows.extend(here(options).await?);
         Ok(rows)
     }
+}
+
+/// The checks without the daemon, made as whoever they are about.
+async fn here(options: &Options) -> Outcome<Vec<Row>> {
+    if options.user {
+        return Ok(own(options).await);
+    }
+    let passwd = std::fs::read_to_string("/etc/passwd")?;
+    let Some((uid, gid)) = ids(&passwd, checks::SERVICE_USER) else {
+        let missing = format!("there is no user {}", checks::SERVICE_USER);
+        return Ok(vec![Row::new("user", "fail", missing, "run /usr/lib/hostler/postinst.sh")]);
+    };
+    let caller = rustix::process::geteuid();
+    if caller.as_raw() == uid {
+        return Ok(own(options).await);
+    }
+    if !caller.is_root() {
+        // podman's socket is closed to anybody else: all would seem amiss that needs podman.
+        let why = format!("only root can look at it, in the name of {}", checks::SERVICE_USER);
+        return Ok(vec![Row::new(HOST, "warn", why, "sudo hostler doctor")]);
+    }
+    let mut rows = as_service_user(uid, gid).await?;
+    // Only root sees who holds systemd's sockets.
+    let at = rows.iter().position(|row| row.check == Check::Ports.as_str());
+    if let (Some(at), Ok(config)) = (at, options.load()) {
+        rows.splice(at..=at, [finding(checks::ports(&config))]);
+    }
+    Ok(rows)
 }
 
 /// The files as they are now; the daemon may run with older ones.
@@ -187,12 +213,7 @@ fn finding(found: checks::Finding) -> Row {
 }
 
 /// The same by a process of the service user: whether root could do it is not the question.
-async fn as_service_user() -> Outcome<Vec<Row>> {
-    let passwd = std::fs::read_to_string("/etc/passwd")?;
-    let Some((uid, gid)) = ids(&passwd, checks::SERVICE_USER) else {
-        let missing = format!("there is no user {}", checks::SERVICE_USER);
-        return Ok(vec![Row::new("user", "fail", missing, "run /usr/lib/hostler/postinst.sh")]);
-    };
+async fn as_service_user(uid: u32, gid: u32) -> Outcome<Vec<Row>> {
     let mut command = Command::new("/proc/self/exe");
     command
         .args(["--system", "--json", "doctor", "--own"])

@@ -61,6 +61,21 @@ fn doctor_says_what_is_wrong_and_mends_it() {
     ] {
         assert_eq!(outcome(&rows, check), "PASS", "{check} in {rows:#}");
     }
+    // Somebody else is told who can look, with the daemon and without: nothing seems amiss for being closed to them.
+    for stop in ["true", "systemctl stop hostler.service"] {
+        host.root(stop).unwrap();
+        let run = host.try_root("runuser -u nobody -- hostler --json doctor").unwrap();
+        let rows: Value = serde_json::from_str(&run.stdout).unwrap();
+        assert_eq!((status(&run), outcome(&rows, "host")), (6, "WARN"), "{rows:#}");
+        let all = rows.as_array().unwrap();
+        let checks: Vec<&str> = all.iter().map(|row| row["check"].as_str().unwrap()).collect();
+        assert_eq!(checks, ["config", "daemon", "host"], "{rows:#}");
+        assert_eq!(
+            (outcome(&rows, "config"), &all[2]["fix"]),
+            ("PASS", &"sudo hostler doctor".into())
+        );
+    }
+    host.root("curl -sS http://127.0.0.1:8711/health").unwrap();
     // Without linger: it is said, and --fix mends it.
     host.root("rm /var/lib/systemd/linger/hostler").unwrap();
     let (code, rows) = doctor(&host, "");

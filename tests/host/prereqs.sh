@@ -19,7 +19,7 @@ for program in node npm; do
   command -v "$program" >/dev/null || packages+=("${program/%node/nodejs}")
 done
 if [ "${1:-}" = --native ]; then
-  packages+=(podman crun uidmap passt netavark aardvark-dns catatonit dbus-user-session libpam-systemd)
+  packages+=(podman crun uidmap passt slirp4netns netavark aardvark-dns catatonit dbus-user-session libpam-systemd)
 fi
 
 say() { echo "prereqs: $*" >&2; }
