@@ -24,7 +24,7 @@ use clap::{Args, ValueEnum};
 use self::file::Definition;
 use self::quadlet::Left;
 use self::source::Source;
-use self::weights::{called, look};
+use self::weights::{called, lacks, look};
 use super::Context;
 use super::change::{self, Before};
 use super::exit::{Exit, Failure, Outcome};
@@ -287,10 +287,9 @@ impl Add {
         };
         let guessed = if gguf { EngineKind::Llamacpp } else { EngineKind::Vllm };
         let engine = self.engine.map_or(guessed, EngineKind::from);
-        if let (Source::Path(_), Some(path)) = (&source, weights.get("path").map(Path::new))
-            && let Some(why) = stray(path, files::bound(path, engine))
-        {
-            eprintln!("warning: {why}");
+        if let (Source::Path(_), Some(path)) = (&source, weights.get("path").map(Path::new)) {
+            let warnings = [stray(path, files::bound(path, engine)), lacks(path)];
+            warnings.into_iter().flatten().for_each(|why| eprintln!("warning: {why}"));
         }
         let mut definition = Definition { name, comments, ..Definition::default() };
         definition.set("engine", engine.as_str());

@@ -41,6 +41,27 @@ pub fn look(path: &Path) -> Outcome<(PathBuf, bool)> {
     .fix(fix))
 }
 
+/// What a directory of an embedding model lacks of the modules that its `modules.json` names and vLLM reads; `None` where nothing is missing.
+#[must_use]
+pub fn lacks(dir: &Path) -> Option<String> {
+    let text = std::fs::read(dir.join("modules.json")).ok()?;
+    let modules: serde_json::Value = serde_json::from_slice(&text).ok()?;
+    let missing = |module: &serde_json::Value| {
+        let (kind, path) = (module.get("type")?.as_str()?, module.get("path")?.as_str()?);
+        // Others, such as what normalizes, have no settings.
+        let read = ["Pooling", "Dense"].iter().any(|word| kind.contains(word));
+        (read && !dir.join(path).join("config.json").is_file()).then(|| path.to_owned())
+    };
+    let missing: Vec<String> = modules.as_array()?.iter().filter_map(missing).collect();
+    (!missing.is_empty()).then(|| {
+        format!(
+            "{} has no {}, which its modules.json names: vLLM goes on without, and answers with vectors that are not the model's",
+            dir.display(),
+            missing.join(", ")
+        )
+    })
+}
+
 /// Without links, as far as the file keeps its name: in a hub's cache the one behind it is called after its digest, and has no
 /// further parts beside it.
 fn whole(path: &Path) -> std::io::Result<PathBuf> {
@@ -116,6 +137,32 @@ mod tests {
         assert_eq!(called(&revision.join("m.gguf")), "m", "one of several in it");
         let gguf = revision.join("m.gguf");
         assert_eq!(look(&gguf).unwrap(), (gguf, true), "the file behind it has no ending");
+    }
+
+    #[test]
+    fn an_embedding_model_without_its_modules_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        assert_eq!(lacks(root), None, "it is none");
+        let module = |path: &str, kind: &str| {
+            format!(r#"{{"path": "{path}", "type": "sentence_transformers.models.{kind}"}}"#)
+        };
+        let all = [
+            module("", "Transformer"),
+            module("1_Pooling", "Pooling"),
+            module("2_Dense", "Dense"),
+            module("3_Normalize", "Normalize"),
+        ];
+        std::fs::write(root.join("modules.json"), format!("[{}]", all.join(","))).unwrap();
+        let why = lacks(root).unwrap();
+        assert!(why.contains(" has no 1_Pooling, 2_Dense, which"), "{why}");
+        for module in ["1_Pooling", "2_Dense"] {
+            std::fs::create_dir(root.join(module)).unwrap();
+            std::fs::write(root.join(module).join("config.json"), "{}").unwrap();
+        }
+        assert_eq!(lacks(root), None);
+        std::fs::write(root.join("modules.json"), "no JSON").unwrap();
+        assert_eq!(lacks(root), None);
     }
 
     #[test]

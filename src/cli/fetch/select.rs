@@ -153,16 +153,30 @@ fn base(path: &str) -> &str {
     }
 }
 
+/// Whether a file is part of a module that `modules.json` of an embedding model names (`1_Pooling`, `2_Dense`): its settings, or its
+/// weights. Without them vLLM pools as it thinks best, and without the projection, which are other vectors and no error.
+fn of_module(path: &str) -> bool {
+    let Some((dir, file)) = path.split_once('/') else { return false };
+    let Some((number, name)) = dir.split_once('_') else { return false };
+    let all = |text: &str, ok: fn(&u8) -> bool| !text.is_empty() && text.as_bytes().iter().all(ok);
+    all(number, u8::is_ascii_digit)
+        && all(name, u8::is_ascii_alphanumeric)
+        && !file.contains('/')
+        && (file == "config.json" || file.ends_with(".safetensors"))
+}
+
 fn tensors(repo: &Repo) -> Result<Selection, String> {
+    let modules = repo.siblings.iter().any(|file| file.path == "modules.json");
     let wanted = |file: &&File| {
-        let nested = file.path.contains('/');
-        !nested
-            && [".safetensors", ".json", ".model", ".txt", ".jinja", ".tiktoken"]
-                .iter()
-                .any(|end| file.ends(end))
+        if file.path.contains('/') {
+            return modules && of_module(&file.path);
+        }
+        [".safetensors", ".json", ".model", ".txt", ".jinja", ".tiktoken"]
+            .iter()
+            .any(|end| file.ends(end))
     };
     let files: Vec<File> = repo.siblings.iter().filter(wanted).cloned().collect();
-    if !files.iter().any(|file| file.ends(".safetensors")) {
+    if !files.iter().any(|file| file.ends(".safetensors") && !file.path.contains('/')) {
         return Err("there are neither safetensors nor GGUF files, and other formats can run code of their own".to_owned());
     }
     if !files.iter().any(|file| file.path == "config.json") {
@@ -240,6 +254,30 @@ mod tests {
         assert!(select(&repo(&["pytorch_model.bin", "config.json"]), None).is_err());
         assert!(select(&repo(&["model.safetensors"]), None).unwrap_err().contains("config.json"));
         assert!(select(&repo(&paths), Some("q4")).is_err());
+    }
+
+    #[test]
+    fn an_embedding_model_comes_with_its_modules() {
+        let paths = [
+            "model.safetensors",
+            "config.json",
+            "1_Pooling/config.json",
+            "2_Dense/config.json",
+            "2_Dense/model.safetensors",
+            "2_Dense/pytorch_model.bin",
+            "2_Dense/x/config.json",
+            "onnx/config.json",
+            "openvino_1/model.safetensors",
+            "modules.json",
+        ];
+        let names = |paths: &[&str]| -> Vec<String> {
+            select(&repo(paths), None).unwrap().files.into_iter().map(|file| file.path).collect()
+        };
+        let root = ["model.safetensors", "config.json"];
+        let modules = ["1_Pooling/config.json", "2_Dense/config.json", "2_Dense/model.safetensors"];
+        assert_eq!(names(&paths), [&root[..], &modules, &["modules.json"]].concat());
+        assert_eq!(names(&paths[..9]), root, "nothing names them");
+        assert!(select(&repo(&paths[1..]), None).is_err(), "a module alone is no model");
     }
 
     #[test]
