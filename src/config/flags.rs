@@ -38,6 +38,7 @@ const WEIGHTS: &str = "use the key weights";
 const LISTEN: &str = "Hostler decides where the engine listens; choose with the key transport";
 const KEYS: &str = "nobody but Hostler can reach the engine; remove it";
 const PATHS: &str = "Hostler calls the engine's own paths; remove it";
+const TOKEN: &str = "engines run offline, and hostler add takes HF_TOKEN itself; remove it";
 const DEVICES: &str =
     "Hostler decides which devices it sees; choose with the keys gpus and gpu_count";
 
@@ -84,6 +85,7 @@ const LLAMACPP: &[Rule] = &[
         ],
         KEYS,
     ),
+    rule(&["-hft", "--hf-token"], &[], TOKEN),
     rule(&["--api-prefix"], &["LLAMA_ARG_API_PREFIX"], PATHS),
     rule(
         &["--sleep-idle-seconds"],
@@ -184,6 +186,7 @@ const VLLM: &[Rule] = &[
         &["VLLM_API_KEY"],
         KEYS,
     ),
+    rule(&["--hf-token"], &[], TOKEN),
     rule(&["--root-path"], &[], PATHS),
     rule(
         &["--enable-sleep-mode", "--no-enable-sleep-mode"],

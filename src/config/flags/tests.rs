@@ -9,7 +9,9 @@ fn refused(engine: EngineKind, arg: &str) -> bool {
 #[test]
 fn every_form_of_a_refused_flag() {
     use EngineKind::{Llamacpp, Vllm};
-    for arg in ["-m", "-c", "--ctx-size", "--ctx_size", "--ctx-size=8", "-np", "--host=x", "-hf"] {
+    for arg in
+        ["-m", "-c", "--ctx-size", "--ctx_size", "--ctx-size=8", "-np", "--host=x", "-hf", "-hft"]
+    {
         assert!(refused(Llamacpp, arg), "{arg}");
     }
     for arg in [
@@ -34,6 +36,8 @@ fn every_form_of_a_refused_flag() {
         "--root-path",
         "--max-model-len",
         "--kv-cache-memory-bytes",
+        "--hf-token=x",
+        "--hf-t",
     ] {
         assert!(refused(Vllm, arg), "{arg}");
     }
@@ -63,6 +67,8 @@ fn ordinary_arguments_pass() {
         "--max-num-active-seqs",
         "--",
         "--config-format",
+        "--hf-overrides",
+        "--hf-config-path",
         "0.9",
     ] {
         assert!(!refused(Vllm, arg), "{arg}");

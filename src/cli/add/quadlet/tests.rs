@@ -32,6 +32,7 @@ fn a_vllm() {
     let text = include_str!("../../tests/vllm.container");
     let imported = import(text, "vllm", None).unwrap();
     assert_eq!(check(&imported), "valid");
+    assert!(!whole(&imported).contains("sk-very-secret"), "a token was shown");
     crate::cli::tests::compare("vllm.expected", &whole(&imported));
 }
 
