@@ -2,9 +2,12 @@
 //!
 //! Purpose: how much of the host an engine is given, what is looked at before, and what a model is called after, by one rule. PURE.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::EngineKind;
+
+/// Where a container has weights of the host.
+const MODELS: &str = "/models";
 
 /// A part of a GGUF model in several files: `m-00002-of-00003.gguf`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +61,29 @@ pub fn bound(weights: &Path, engine: EngineKind) -> &Path {
     // The first part is named, the engine finds the others beside it.
     let beside = if split { weights.parent() } else { None };
     repository(weights).or(beside).unwrap_or(weights)
+}
+
+/// What of the host a model's container is given, and where it has it.
+#[must_use]
+pub fn mounted(weights: &Path, engine: EngineKind) -> (&Path, PathBuf) {
+    let host = bound(weights, engine);
+    let root = match host.file_name() {
+        // What the engine finds beside the first part has no name of its own there.
+        _ if part(weights).is_some() && weights.parent() == Some(host) => PathBuf::from(MODELS),
+        Some(name) => Path::new(MODELS).join(name),
+        // `/` or `..`: nothing that could be named inside. The configuration refuses both.
+        None => PathBuf::from(MODELS),
+    };
+    (host, root)
+}
+
+/// Where a model's container has a path of the host; `None` if it does not come along with the weights.
+#[must_use]
+pub fn inside(weights: &Path, engine: EngineKind, path: &Path) -> Option<PathBuf> {
+    let (host, root) = mounted(weights, engine);
+    let below = path.strip_prefix(host).ok()?;
+    // Part by part: joining an empty path would leave a slash at the end.
+    Some(below.components().fold(root, |inside, part| inside.join(part)))
 }
 
 #[cfg(test)]

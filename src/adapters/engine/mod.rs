@@ -13,7 +13,7 @@ mod probe;
 mod vllm;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,8 +23,6 @@ use crate::supervisor::ports::{
 };
 use crate::types::{EngineKind, ImageRef, ModelSpec, SleepLevel, Transport, Weights, files};
 
-/// Where weights from the host are mounted.
-const MODELS: &str = "/models";
 /// Where an image with weights is mounted.
 const MODELS_IMAGE: &str = "/models-image";
 
@@ -153,29 +151,12 @@ struct Mounted {
 fn mount(weights: &Weights, engine: EngineKind) -> Mounted {
     match weights {
         Weights::Path(path) => {
-            let Some(name) = path.file_name() else {
-                // `/` or `..`: nothing that could be named inside. The configuration refuses both.
-                let inside = PathBuf::from(MODELS);
-                return Mounted {
-                    model: Some(inside.clone()),
-                    binds: vec![(path.clone(), inside)],
-                    ..Mounted::default()
-                };
-            };
-            let host = files::bound(path, engine);
-            let root = match host.file_name() {
-                // What the engine finds beside the first part has no name of its own here.
-                _ if files::part(path).is_some() && path.parent() == Some(host) => {
-                    PathBuf::from(MODELS)
-                }
-                Some(name) => Path::new(MODELS).join(name),
-                None => PathBuf::from(MODELS),
-            };
-            // Part by part: joining an empty path would leave a slash at the end.
-            let below = path.strip_prefix(host).unwrap_or(Path::new(name));
-            let inside = below.components().fold(root.clone(), |inside, part| inside.join(part));
-            let binds = vec![(host.to_path_buf(), root)];
-            Mounted { model: Some(inside), binds, ..Mounted::default() }
+            let (host, root) = files::mounted(path, engine);
+            Mounted {
+                model: files::inside(path, engine, path),
+                binds: vec![(host.to_path_buf(), root)],
+                ..Mounted::default()
+            }
         }
         Weights::Image { image, path } => {
             let relative = path.strip_prefix("/").unwrap_or(path);
@@ -195,6 +176,7 @@ fn mount(weights: &Weights, engine: EngineKind) -> Mounted {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
     use std::time::Duration;
 
     use super::*;

@@ -2,6 +2,7 @@
 
 use toml::Value;
 
+use super::container::{ENTRY, program};
 use crate::config;
 use crate::types::EngineKind;
 
@@ -32,6 +33,10 @@ enum Meaning {
     Fetch,
     Name,
     Number(&'static str),
+    /// Devices by their names in the engine.
+    Devices,
+    /// What part of the model each device gets.
+    Split,
     Dropped(&'static str),
     /// The same of a flag without a value.
     DroppedAlone(&'static str),
@@ -42,6 +47,7 @@ enum Meaning {
 const LISTEN: &str = "Hostler decides where the engine listens";
 const KEYS: &str = "nobody but Hostler can reach the engine";
 const SHARE: &str = "Hostler computes it from the place; say what the model needs with vram";
+const DEVICES: &str = "a container's devices are numbered anew; gpu_count says on how many it runs, gpus names them by UUID";
 const SLEEP: &str = "Hostler drives sleep and idling";
 
 /// Up to where the configuration takes a number.
@@ -70,7 +76,9 @@ fn number(engine: EngineKind, key: &str, value: &str) -> Result<i64, Option<Stri
 }
 
 fn meaning(engine: EngineKind, flag: &str) -> Option<Meaning> {
-    use Meaning::{Dropped, DroppedAlone, DroppedMaybe, Fetch, Model, Name, Number};
+    use Meaning::{
+        Devices, Dropped, DroppedAlone, DroppedMaybe, Fetch, Model, Name, Number, Split,
+    };
     // As the engines read them.
     let flag = if flag.starts_with("--") { &flag.replace('_', "-") } else { flag };
     Some(match (engine, flag) {
@@ -86,6 +94,9 @@ fn meaning(engine: EngineKind, flag: &str) -> Option<Meaning> {
             Number("parallel")
         }
         (EngineKind::Vllm, "-tp" | "--tensor-parallel-size") => Number("gpu_count"),
+        (EngineKind::Llamacpp, "-dev" | "--device") => Devices,
+        (EngineKind::Llamacpp, "-ts" | "--tensor-split") => Split,
+        (EngineKind::Llamacpp, "-mg" | "--main-gpu") => Dropped(DEVICES),
         (_, "--host" | "--port") | (EngineKind::Vllm, "--uds") => Dropped(LISTEN),
         (
             _,
@@ -116,6 +127,41 @@ impl Taken {
         self.left.push((format!("{flag} {value}"), why));
     }
 
+    /// Devices of llama.cpp, of which only the number holds here.
+    fn devices(&mut self, flag: &str, value: &str) {
+        if value == "none" {
+            return self.args.extend([flag.to_owned(), value.to_owned()]);
+        }
+        self.count(value.split(',').count());
+        self.left.push((format!("{flag} {value}"), DEVICES.to_owned()));
+    }
+
+    /// How llama.cpp divides a model: among those that get a part of it.
+    fn split(&mut self, flag: &str, value: &str) {
+        let parts: Vec<&str> = value.split([',', '/']).map(str::trim).collect();
+        let part = |part: &&&str| part.parse::<f64>().is_ok_and(|part| part > 0.0);
+        let parts: Vec<&str> = parts.iter().filter(part).copied().collect();
+        if parts.len() < 2 {
+            return self.left.push((format!("{flag} {value}"), DEVICES.to_owned()));
+        }
+        self.count(parts.len());
+        self.args.extend([flag.to_owned(), parts.join(",")]);
+    }
+
+    /// It runs on so many devices, or on more where something else says so.
+    fn count(&mut self, devices: usize) {
+        let Some(count) =
+            i64::try_from(devices).ok().filter(|n| (2..=most("gpu_count")).contains(n))
+        else {
+            return;
+        };
+        match self.keys.iter_mut().find(|(key, _)| *key == "gpu_count") {
+            Some((_, there)) if there.as_integer() < Some(count) => *there = Value::from(count),
+            Some(_) => {}
+            None => self.keys.push(("gpu_count", Value::from(count))),
+        }
+    }
+
     /// What another says that this does not. Its arguments and what it left come behind.
     pub fn or(&mut self, other: Self) {
         if self.model.is_none() && self.fetch.is_none() {
@@ -143,19 +189,27 @@ pub fn flag_of(engine: EngineKind, variable: &str) -> Option<&'static str> {
         (EngineKind::Llamacpp, "LLAMA_ARG_ALIAS") => "--alias",
         (EngineKind::Llamacpp, "LLAMA_ARG_CTX_SIZE") => "--ctx-size",
         (EngineKind::Llamacpp, "LLAMA_ARG_N_PARALLEL") => "--parallel",
+        (EngineKind::Llamacpp, "LLAMA_ARG_DEVICE") => "--device",
+        (EngineKind::Llamacpp, "LLAMA_ARG_TENSOR_SPLIT") => "--tensor-split",
+        (EngineKind::Llamacpp, "LLAMA_ARG_MAIN_GPU") => "--main-gpu",
         _ => return None,
     })
 }
 
-/// Takes a command line apart. The engine's own name in front, and vLLM's `serve`, are left out.
+/// Takes a command line apart. The engine's own program in front, and vLLM's `serve`, are left out, as the image has an entry point.
 pub fn read(engine: EngineKind, exec: &[String]) -> Taken {
     let mut taken = Taken::default();
-    let program = |word: &&String| {
-        let name = word.rsplit('/').next().unwrap_or_default();
-        ["llama-server", "vllm", "serve"].contains(&name)
+    // A flag in front: then it is no program, but what a flag names.
+    let first = exec.first().is_some_and(|word| !word.starts_with('-'));
+    let skip = match program(exec).filter(|(.., found)| first && *found == engine) {
+        Some((at, length, _)) => at + length,
+        None => usize::from(exec.first().is_some_and(|word| word == "serve")),
     };
-    let skip = exec.iter().take_while(program).count();
-    let mut words = exec.iter().skip(skip).peekable();
+    let (program, words) = exec.split_at(skip);
+    if !program.is_empty() {
+        taken.left.push((program.join(" "), ENTRY.to_owned()));
+    }
+    let mut words = words.iter().peekable();
     // vllm serve MODEL …
     if engine == EngineKind::Vllm
         && let Some(first) = words.next_if(|word| !word.starts_with('-'))
@@ -199,6 +253,8 @@ pub fn read(engine: EngineKind, exec: &[String]) -> Taken {
                 taken.name = names.next();
                 taken.aliases.extend(names);
             }
+            Meaning::Devices => taken.devices(flag, &value),
+            Meaning::Split => taken.split(flag, &value),
             Meaning::Number(key) => taken.number(engine, key, flag, &value),
             Meaning::Dropped(why) | Meaning::DroppedAlone(why) | Meaning::DroppedMaybe(why) => {
                 taken.left.push((flag.to_owned(), why.to_owned()));
@@ -228,7 +284,8 @@ mod tests {
         assert_eq!(taken.keys, [("context", Value::from(4096)), ("parallel", Value::from(4))]);
         assert_eq!(taken.args, ["-ngl", "99"]);
         let left: Vec<&str> = taken.left.iter().map(|(flag, _)| flag.as_str()).collect();
-        assert_eq!(left, ["--host", "--port"], "and no value, which may be a key");
+        let program = "/app/llama-server";
+        assert_eq!(left, [program, "--host", "--port"], "and no value, which may be a key");
     }
 
     #[test]
@@ -240,7 +297,35 @@ mod tests {
         assert_eq!(taken.model.as_deref(), Some("/model"));
         assert_eq!((taken.name.as_deref(), taken.aliases), (Some("a"), vec!["b".to_owned()]));
         assert_eq!(taken.keys, [("gpu_count", Value::from(2))]);
-        assert_eq!(taken.left.len(), 2);
+        assert_eq!(taken.left.len(), 3);
+        let module = "python3 -m vllm.entrypoints.openai.api_server";
+        let taken = read(EngineKind::Vllm, &format!("{module} --model /m --dtype auto"));
+        assert_eq!(
+            (taken.model.as_deref(), taken.args.join(" ").as_str()),
+            (Some("/m"), "--dtype auto")
+        );
+        assert_eq!(taken.left, [(module.to_owned(), ENTRY.to_owned())]);
+    }
+
+    #[test]
+    fn devices_of_llama_cpp_are_counted() {
+        let of = |words: &str| {
+            let taken = read(EngineKind::Llamacpp, words);
+            let count = taken.keys.iter().find(|(key, _)| *key == "gpu_count");
+            let left: Vec<String> = taken.left.into_iter().map(|(flag, _)| flag).collect();
+            (count.and_then(|(_, n)| n.as_integer()), taken.args.join(" "), left.join("; "))
+        };
+        let said = |count, args: &str, left: &str| (count, args.to_owned(), left.to_owned());
+        assert_eq!(of("-ts 3,1"), said(Some(2), "-ts 3,1", ""));
+        assert_eq!(of("--tensor-split=0,1,1"), said(Some(2), "--tensor-split 1,1", ""));
+        assert_eq!(of("-ts 0/1"), said(None, "", "-ts 0/1"));
+        assert_eq!(of("-dev CUDA0,CUDA1 -ngl 9"), said(Some(2), "-ngl 9", "-dev CUDA0,CUDA1"));
+        assert_eq!(of("-dev CUDA1 -mg 0"), said(None, "", "-dev CUDA1; -mg"));
+        assert_eq!(of("--device none"), said(None, "--device none", ""));
+        assert_eq!(
+            of("-ts 1,1,1 -dev CUDA0,CUDA1"),
+            said(Some(3), "-ts 1,1,1", "-dev CUDA0,CUDA1")
+        );
     }
 
     #[test]
@@ -253,15 +338,15 @@ mod tests {
         assert_eq!(taken.keys, [("context", Value::from(8))]);
         assert_eq!(taken.args, ["-ngl", "9"]);
         let left: Vec<&str> = taken.left.iter().map(|(flag, _)| flag.as_str()).collect();
-        assert_eq!(left, ["--api-prefix", "--reuse-port"]);
+        assert_eq!(left, ["llama-server", "--api-prefix", "--reuse-port"]);
         let taken = read(EngineKind::Vllm, "vllm serve /m -pp 2 --headless --dtype auto");
         assert_eq!(taken.args, ["--dtype", "auto"]);
-        assert_eq!(taken.left.len(), 2);
+        assert_eq!(taken.left.len(), 3);
     }
 
     #[test]
     fn a_number_that_leaves_it_to_the_engine_or_is_none_is_no_key() {
-        let mut taken = read(EngineKind::Llamacpp, "llama-server -m /m -c 4096 -c 0 -np -1");
+        let mut taken = read(EngineKind::Llamacpp, "-m /m -c 4096 -c 0 -np -1");
         taken.or(read(EngineKind::Llamacpp, "--ctx-size 8192 --parallel 4"));
         assert_eq!(taken.keys, [], "and a variable of the environment does not set it either");
         let left: Vec<&str> = taken.left.iter().map(|(flag, _)| flag.as_str()).collect();
@@ -272,7 +357,7 @@ mod tests {
         );
         let taken = read(
             EngineKind::Vllm,
-            "vllm serve /m --max-model-len -1 --max-num-seqs 5000 -tp 0 --max-num-seqs 4096",
+            "/m --max-model-len -1 --max-num-seqs 5000 -tp 0 --max-num-seqs 4096",
         );
         assert_eq!(taken.keys, [("parallel", Value::from(4096))]);
         let why: Vec<&str> = taken.left.iter().map(|(_, why)| why.as_str()).collect();

@@ -42,6 +42,20 @@ impl Definition {
         self.keys.iter().find(|(k, _)| *k == key).map(|(_, value)| value)
     }
 
+    /// The texts of a list; empty if there is none.
+    #[must_use]
+    pub fn texts(&self, key: &str) -> Vec<String> {
+        let list = self.get(key).and_then(Value::as_array);
+        list.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+    }
+
+    /// The texts of a table; empty if there is none.
+    #[must_use]
+    pub fn pairs(&self, key: &str) -> BTreeMap<String, String> {
+        let table = self.get(key).and_then(Value::as_table).into_iter().flatten();
+        table.filter_map(|(name, text)| Some((name.clone(), text.as_str()?.to_owned()))).collect()
+    }
+
     /// Sets a table of texts, unless it is empty.
     pub fn set_texts(&mut self, key: &'static str, texts: &BTreeMap<String, String>) {
         if !texts.is_empty() {

@@ -2,18 +2,22 @@
 //!
 //! ```text
 //!  source     what is meant (pure)        quadlet    a .container unit → definition (pure)
-//!  file       the models.d file           exec       an engine's command line → keys (pure)
-//!  hub        weights from a hub          unit_file  systemd's unit files (pure)
-//!  weights    weights on this host
+//!  keys       keys as options (pure)      exec       an engine's command line → keys (pure)
+//!  file       the models.d file           unit_file  systemd's unit files (pure)
+//!  hub        weights from a hub          volumes    a container's paths, seen from the host (pure)
+//!  weights    weights on this host        container  what units and command lines share (pure)
 //! ```
 //! Invariant: nothing is written before the whole configuration, the new file included, was checked by the daemon's own rules.
 
+pub mod container;
 pub mod exec;
 pub mod file;
 mod hub;
+mod keys;
 pub mod quadlet;
 pub mod source;
 mod unit_file;
+pub mod volumes;
 mod weights;
 
 use std::collections::BTreeMap;
@@ -22,7 +26,8 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 
 use self::file::Definition;
-use self::quadlet::Left;
+use self::keys::Keys;
+use self::quadlet::{Left, Told};
 use self::source::Source;
 use self::weights::{called, lacks, look};
 use super::Context;
@@ -91,47 +96,6 @@ pub struct Add {
     no_reload: bool,
 }
 
-/// Keys of the definition.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Keys of the definition")]
-struct Keys {
-    /// Memory that it needs on each device, such as 12GiB. Default: estimated, then measured.
-    #[arg(long, value_name = "SIZE")]
-    vram: Option<String>,
-
-    /// Context length in tokens.
-    #[arg(long, value_name = "TOKENS")]
-    context: Option<u32>,
-
-    /// Sequences served at once.
-    #[arg(long, value_name = "COUNT")]
-    parallel: Option<u32>,
-
-    /// Devices that it is spread over.
-    #[arg(long, value_name = "COUNT")]
-    gpu_count: Option<u32>,
-
-    /// Another name; may be given more than once.
-    #[arg(long, value_name = "NAME")]
-    alias: Vec<String>,
-
-    /// Load it at start-up, and keep it loaded.
-    #[arg(long)]
-    pin: bool,
-
-    /// Unload it after so long without a request, such as 30m, or never.
-    #[arg(long, value_name = "TIME")]
-    idle_timeout: Option<String>,
-
-    /// A further argument of the engine; may be given more than once: --arg=--embeddings.
-    #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
-    arg: Vec<String>,
-
-    /// A variable of the engine's environment; may be given more than once.
-    #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
-    env: Vec<(String, String)>,
-}
-
 /// The engines, as words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Engine {
@@ -148,11 +112,6 @@ impl From<Engine> for EngineKind {
             Engine::Vllm => Self::Vllm,
         }
     }
-}
-
-fn pair(text: &str) -> Result<(String, String), String> {
-    let (name, value) = text.split_once('=').ok_or("is NAME=VALUE")?;
-    Ok((name.to_owned(), value.to_owned()))
 }
 
 impl Add {
@@ -216,18 +175,19 @@ impl Add {
         let text = std::fs::read_to_string(unit).map_err(|err| {
             Failure::new(Exit::NotFound, format!("{} cannot be read: {err}", unit.display()))
         })?;
-        let stem = unit.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        let engine = self.engine.map(EngineKind::from);
-        let imported = quadlet::import(&text, &stem, engine)
+        let stem = unit.file_stem().unwrap_or_default().to_string_lossy();
+        let whole = std::path::absolute(unit)?;
+        let told = Told {
+            stem: &stem,
+            engine: self.engine.map(EngineKind::from),
+            name: self.name.as_deref(),
+            image: self.image.as_deref(),
+            home: quadlet::home(&whole),
+        };
+        let imported = quadlet::import(&text, &told)
             .map_err(|why| Failure::new(Exit::Failed, format!("{} {why}", unit.display())))?;
         let mut definition = imported.definition;
         definition.comments.push(format!("From the Quadlet unit {}.", unit.display()));
-        if let Some(name) = &self.name {
-            definition.name.clone_from(name);
-        }
-        if let Some(image) = &self.image {
-            definition.set("image", image.as_str());
-        }
         Ok((definition, imported.left))
     }
 
@@ -318,28 +278,6 @@ impl Add {
         };
         Err(Failure::new(Exit::Usage, why)
             .fix("--image IMAGE, the engine's image as podman takes it"))
-    }
-}
-
-impl Keys {
-    fn apply(&self, definition: &mut Definition) {
-        if let Some(vram) = &self.vram {
-            definition.set("vram", vram.as_str());
-        }
-        let numbers =
-            [("context", self.context), ("parallel", self.parallel), ("gpu_count", self.gpu_count)];
-        for (key, number) in numbers {
-            number.into_iter().for_each(|number| definition.set(key, i64::from(number)));
-        }
-        definition.set_list("aliases", &self.alias);
-        if self.pin {
-            definition.set("pin", true);
-        }
-        if let Some(time) = &self.idle_timeout {
-            definition.set("idle_timeout", time.as_str());
-        }
-        definition.set_list("args", &self.arg);
-        definition.set_texts("env", &self.env.iter().cloned().collect());
     }
 }
 

@@ -2,16 +2,21 @@
 //!
 //! Invariant: every setting of the unit is either taken over or listed with the reason why it was not; none is lost silently.
 
+mod volume;
+
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use toml::Value;
 
+use self::volume::{mount, volume};
+use super::container::{ENTRY, devices, gpu, guess, is_shell, other, shm_size, unwanted};
 use super::exec::{self, Taken};
 use super::file::Definition;
 use super::unit_file::{Setting, settings, words};
+use super::volumes::{self, Volume};
 use crate::config;
-use crate::types::EngineKind;
+use crate::types::{EngineKind, ModelName};
 
 /// A setting that was not taken over.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -33,68 +38,139 @@ pub struct Imported {
     pub left: Vec<Left>,
 }
 
+/// What is told beside the unit's text.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Told<'t> {
+    /// The file's name without `.container`.
+    pub stem: &'t str,
+    /// The engine; else it goes by the image's name.
+    pub engine: Option<EngineKind>,
+    /// The model's name, in place of the container's.
+    pub name: Option<&'t str>,
+    /// The engine's image, in place of the unit's.
+    pub image: Option<&'t str>,
+    /// The home of whoever's unit it is, where that is known.
+    pub home: Option<&'t Path>,
+}
+
 /// What is gathered on the way.
-#[derive(Default)]
-struct Unit {
-    image: Option<String>,
+struct Unit<'t> {
+    home: Option<&'t Path>,
+    /// Else why it is not known.
+    image: Result<String, String>,
     name: Option<String>,
-    exec: Vec<String>,
-    volumes: Vec<(PathBuf, PathBuf, usize, String)>,
+    exec: Result<Vec<String>, String>,
+    /// Of the last `Exec=`.
+    exec_line: usize,
+    /// With their lines.
+    volumes: Vec<(usize, Volume)>,
     /// With their lines.
     env: BTreeMap<String, (usize, String)>,
     gpus: Vec<String>,
+    /// How many are named.
+    devices: usize,
     others: Vec<(&'static str, Value)>,
     left: Vec<Left>,
 }
 
-/// Reads a unit. `stem`: its file's name without `.container`; `engine`: as told, else by the image's name.
+/// Whose home a unit is in, as a rootless podman's units are.
+pub fn home(unit: &Path) -> Option<&Path> {
+    let units = unit.ancestors().find(|dir| dir.ends_with(".config/containers/systemd"))?;
+    units.ancestors().nth(3)
+}
+
+/// Reads a unit.
 ///
 /// # Errors
-/// Where what a model cannot do without is missing.
-pub fn import(text: &str, stem: &str, engine: Option<EngineKind>) -> Result<Imported, String> {
-    let mut unit = Unit::default();
+/// Where what a model cannot do without is missing, or cannot be read.
+pub fn import(text: &str, told: &Told<'_>) -> Result<Imported, String> {
+    let mut unit = Unit {
+        home: told.home,
+        image: Err("has no Image= in its [Container] section".to_owned()),
+        name: None,
+        exec: Ok(Vec::new()),
+        exec_line: 0,
+        volumes: Vec::new(),
+        env: BTreeMap::new(),
+        gpus: Vec::new(),
+        devices: 0,
+        others: Vec::new(),
+        left: Vec::new(),
+    };
     for setting in settings(text) {
         take(&mut unit, &setting);
     }
-    let image = unit.image.take().ok_or("has no Image= in its [Container] section")?;
-    let engine = engine.or_else(|| guess(&image)).ok_or_else(|| {
-        format!("does not show which engine is in {image}; say it with --engine llamacpp or --engine vllm")
+    let image = told.image.map_or_else(|| unit.image.clone(), |image| Ok(image.to_owned()))?;
+    let guessed = || guess(&image).or_else(|| guess(unit.image.as_ref().ok()?));
+    let engine = told.engine.or_else(guessed).ok_or_else(|| {
+        let what = other(&image).map_or_else(
+            || format!("does not show which engine is in {image};"),
+            |what| format!("starts {what}; where {image} is an engine after all,"),
+        );
+        format!("{what} say it with --engine llamacpp or --engine vllm")
     })?;
-    let mut taken = exec::read(engine, &unit.exec);
+    let exec = unit.exec.as_ref().map_err(|why| format!("has an Exec= that {why}"))?;
+    if exec.first().is_some_and(|word| is_shell(word)) {
+        return Err("starts a shell, and its script is not read here; write the engine's own command line in its place".to_owned());
+    }
+    let mut taken = exec::read(engine, exec);
     taken.or(exec::read(engine, &variables(engine, &mut unit)));
-    let name = unit.name.take().or(taken.name.take()).unwrap_or_else(|| stem.to_owned());
+    let (name, aliases) = names(&mut unit, &mut taken, told);
     let mut definition = Definition { name, ..Definition::default() };
     definition.set("engine", engine.as_str());
     definition.set("image", image);
-    weights(&mut definition, &mut unit, &mut taken)?;
+    weights(&mut definition, &mut unit, &mut taken, engine)?;
     for (key, value) in taken.keys {
         definition.set(key, value);
     }
     for (key, value) in unit.others {
         definition.set(key, value);
     }
+    if unit.devices > 1 && definition.get("gpu_count").is_none() {
+        definition.set("gpu_count", i64::try_from(unit.devices).unwrap_or(i64::MAX));
+    }
     definition.set_list("gpus", &unit.gpus);
-    definition.set_list("aliases", &taken.aliases);
+    definition.set_list("aliases", &aliases);
     definition.set_list("args", &taken.args);
     let env = unit.env.into_iter().map(|(name, (_, value))| (name, value)).collect();
     definition.set_texts("env", &env);
-    let mut left = unit.left;
-    let exec = taken.left.into_iter();
-    left.extend(exec.map(|(setting, why)| Left { line: exec_line(text), setting, why }));
-    for (host, inside, line, value) in unit.volumes {
-        let why = format!(
-            "{} is not where the weights are; an engine of Hostler gets nothing of the host but its weights",
-            inside.display()
-        );
-        drop(host);
-        left.push(Left { line, setting: format!("Volume={value}"), why });
+    let (mut left, line) = (unit.left, unit.exec_line);
+    left.extend(taken.left.into_iter().map(|(setting, why)| Left { line, setting, why }));
+    for (line, volume) in unit.volumes {
+        let inside = volume.inside.display();
+        let why = volume.host.err().unwrap_or_else(|| {
+            format!("{inside} is not where the weights are; an engine of Hostler gets nothing of the host but its weights")
+        });
+        left.push(Left { line, setting: volume.said, why });
     }
     left.sort_by_key(|left| left.line);
     Ok(Imported { definition, left })
 }
 
+/// The model's name, and its further ones: what the engine answered to stays a name of it.
+fn names(unit: &mut Unit<'_>, taken: &mut Taken, told: &Told<'_>) -> (String, Vec<String>) {
+    let served = taken.name.take().into_iter().chain(std::mem::take(&mut taken.aliases));
+    let own = told.name.map(str::to_owned).or(unit.name.take());
+    let mut names: Vec<String> = own.into_iter().collect();
+    for name in served {
+        match name.parse::<ModelName>() {
+            Ok(_) if names.contains(&name) => {}
+            Ok(_) => names.push(name),
+            Err(why) => {
+                let setting = format!("the engine's own name {name}");
+                unit.left.push(Left { line: unit.exec_line, setting, why: why.to_string() });
+            }
+        }
+    }
+    if names.is_empty() {
+        names.push(told.stem.to_owned());
+    }
+    let aliases = names.split_off(1);
+    (names.remove(0), aliases)
+}
+
 /// Takes out of the environment what is not for it: as words of a command line what has a key here, the rest to what is left.
-fn variables(engine: EngineKind, unit: &mut Unit) -> Vec<String> {
+fn variables(engine: EngineKind, unit: &mut Unit<'_>) -> Vec<String> {
     let mut words = Vec::new();
     for (name, (line, value)) in std::mem::take(&mut unit.env) {
         if let Some(flag) = exec::flag_of(engine, &name) {
@@ -112,58 +188,62 @@ fn variables(engine: EngineKind, unit: &mut Unit) -> Vec<String> {
     words
 }
 
-fn exec_line(text: &str) -> usize {
-    settings(text).iter().find(|s| s.key == "Exec").map_or(0, |s| s.line)
-}
-
-/// podman's way to write a size, in Hostler's.
-pub fn shm_size(value: &str) -> String {
-    let text = value.trim_end_matches(['b', 'B', 'i']).to_ascii_uppercase();
-    let (number, unit) = text.split_at(text.len().saturating_sub(1));
-    match unit {
-        "K" | "M" | "G" => format!("{number}{unit}iB"),
-        _ => format!("{text}B"),
-    }
-}
-
-/// The engine in an image, by the image's name.
-pub fn guess(image: &str) -> Option<EngineKind> {
-    let name = image.to_ascii_lowercase();
-    if name.contains("vllm") {
-        Some(EngineKind::Vllm)
-    } else if name.contains("llama") {
-        Some(EngineKind::Llamacpp)
-    } else {
-        None
-    }
-}
-
-/// The path that the engine was given, seen from the host.
-fn weights(definition: &mut Definition, unit: &mut Unit, taken: &mut Taken) -> Result<(), String> {
-    let Some(model) = taken.fetch.take().or(taken.model.take()) else { return Ok(()) };
-    let inside = Path::new(&model);
-    if !inside.is_absolute() {
-        return Err(format!(
-            "lets its engine fetch {model:?} by itself, and engines have no network here; hostler add {model} fetches it"
-        ));
-    }
-    let at = unit.volumes.iter().position(|(_, target, ..)| inside.starts_with(target));
-    let Some(at) = at else {
-        // It is in the image.
-        let flag =
-            if definition.get("engine") == Some(&Value::from("vllm")) { "--model" } else { "-m" };
-        taken.args.splice(0..0, [flag.to_owned(), model]);
-        return Ok(());
+/// The path that the engine was given, seen from the host, and what comes along with it.
+fn weights(
+    definition: &mut Definition,
+    unit: &mut Unit<'_>,
+    taken: &mut Taken,
+    engine: EngineKind,
+) -> Result<(), String> {
+    let around = |unit: &Unit<'_>, path: &Path| {
+        volumes::around(unit.volumes.iter().map(|(_, volume)| volume), path)
     };
-    let (host, target, ..) = unit.volumes.remove(at);
-    let rest = inside.strip_prefix(&target).unwrap_or(Path::new(""));
-    let path = if rest.as_os_str().is_empty() { host } else { host.join(rest) };
-    let path = path.display().to_string();
-    definition.set_texts("weights", &BTreeMap::from([("path".to_owned(), path)]));
+    let mut path = None;
+    let mut used = None;
+    if taken.fetch.is_none() && taken.model.is_none() {
+        let why = "It names no weights, so they are in the image; if they are not, the engine does not start.";
+        definition.comments.push(why.to_owned());
+    }
+    if let Some(model) = taken.fetch.take().or(taken.model.take()) {
+        let inside = Path::new(&model);
+        if !inside.is_absolute() {
+            return Err(format!(
+                "lets its engine fetch {model:?} by itself, and engines have no network here; hostler add {model} fetches it"
+            ));
+        }
+        used = around(unit, inside);
+        match used.and_then(|at| unit.volumes.get(at)) {
+            Some((_, volume)) => {
+                let host = volume.on_host(inside);
+                path = Some(host.map_err(|why| format!("has its weights, {model}, {why}"))?);
+            }
+            // It is in the image.
+            None => {
+                let flag = if engine == EngineKind::Vllm { "--model" } else { "-m" };
+                taken.args.splice(0..0, [flag.to_owned(), model]);
+            }
+        }
+    }
+    let host = |value: &str| {
+        let value = Path::new(value);
+        let (_, volume) = unit.volumes.get(around(unit, value)?)?;
+        Some(volume.on_host(value).ok())
+    };
+    for (flag, value) in volumes::carry(&mut taken.args, path.as_deref(), engine, host) {
+        let why = format!(
+            "names {value}, and an engine of Hostler gets nothing of the host but its weights; put the file into the engine's image"
+        );
+        taken.left.push((flag, why));
+    }
+    if let Some(path) = path {
+        let text = path.display().to_string();
+        definition.set_texts("weights", &BTreeMap::from([("path".to_owned(), text)]));
+    }
+    used.map(|at| unit.volumes.remove(at));
     Ok(())
 }
 
-fn take(unit: &mut Unit, setting: &Setting) {
+fn take(unit: &mut Unit<'_>, setting: &Setting) {
     let why = match (setting.section.as_str(), setting.key.as_str()) {
         ("Container", key) => container(unit, key, setting),
         ("Service", "TimeoutStartSec") => time(unit, "load_timeout", &setting.value),
@@ -188,22 +268,31 @@ fn take(unit: &mut Unit, setting: &Setting) {
     }
 }
 
-fn container(unit: &mut Unit, key: &str, setting: &Setting) -> Result<(), String> {
+fn container(unit: &mut Unit<'_>, key: &str, setting: &Setting) -> Result<(), String> {
     let value = setting.value.as_str();
     match key {
         "Image" if value.ends_with(".image") || value.ends_with(".build") => {
-            Err("names another unit; write the image's own name as --image".to_owned())
+            let why = "names another unit; write the image's own name as --image";
+            unit.image = Err(format!("has an Image={value} that {why}"));
+            Ok(())
         }
         "Image" => {
-            unit.image = Some(value.to_owned());
+            unit.image = Ok(value.to_owned());
             Ok(())
         }
         "ContainerName" => {
             unit.name = Some(value.to_owned());
             Ok(())
         }
-        "Exec" => words(value).map(|words| unit.exec = words),
-        "Volume" => volume(unit, setting),
+        "Exec" => {
+            (unit.exec, unit.exec_line) = (words(value, unit.home), setting.line);
+            Ok(())
+        }
+        "Volume" | "Mount" => {
+            let volume = if key == "Mount" { mount } else { volume };
+            unit.volumes.push((setting.line, volume(value, unit.home)));
+            Ok(())
+        }
         "Environment" => environment(unit, setting),
         "AddDevice" => device(unit, value),
         "ShmSize" => {
@@ -242,15 +331,11 @@ fn unsupported(key: &str) -> &'static str {
         | "LogDriver" => "Hostler always does so, or decides it itself",
         "User" | "Group" | "UserNS" | "UIDMap" | "GIDMap" | "SubUIDMap" | "SubGIDMap"
         | "GroupAdd" | "Mask" => "an engine runs as a subordinate ID of the service user",
-        "Tmpfs" | "Mount" | "Rootfs" | "WorkingDir" => {
-            "an engine gets its weights, /tmp and /dev/shm"
-        }
+        "Tmpfs" | "Rootfs" | "WorkingDir" => "an engine gets its weights, /tmp and /dev/shm",
         "Secret" | "EnvironmentFile" | "EnvironmentHost" => {
             "nothing secret reaches an engine, and it needs no key; write what it needs as Environment="
         }
-        "Entrypoint" => {
-            "Hostler starts the engine of the image; use an image whose entry point is the engine"
-        }
+        "Entrypoint" => ENTRY,
         "GlobalArgs" | "PodmanArgs" | "ContainersConfModule" => {
             "Hostler speaks podman's API, which has no command line"
         }
@@ -261,33 +346,9 @@ fn unsupported(key: &str) -> &'static str {
     }
 }
 
-fn volume(unit: &mut Unit, setting: &Setting) -> Result<(), String> {
-    let words = words(&setting.value)?;
-    let whole = words.first().map(String::as_str).unwrap_or_default();
-    let mut parts = whole.split(':');
-    match (parts.next(), parts.next()) {
-        (Some(host), Some(inside)) if host.starts_with('/') && inside.starts_with('/') => {
-            let value = setting.value.clone();
-            unit.volumes.push((host.into(), inside.into(), setting.line, value));
-            Ok(())
-        }
-        _ => Err("is a named or anonymous volume; Hostler mounts paths of the host, or images"
-            .to_owned()),
-    }
-}
-
-/// Why a variable does not belong into an engine's environment.
-pub fn unwanted(name: &str) -> Option<&'static str> {
-    if ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"].contains(&name) {
-        return Some("engines run offline, and hostler add takes HF_TOKEN itself");
-    }
-    let devices = name.ends_with("_VISIBLE_DEVICES");
-    devices.then_some("Hostler decides which devices an engine sees")
-}
-
-fn environment(unit: &mut Unit, setting: &Setting) -> Result<(), String> {
+fn environment(unit: &mut Unit<'_>, setting: &Setting) -> Result<(), String> {
     let mut refused = Vec::new();
-    for word in words(&setting.value)? {
+    for word in words(&setting.value, unit.home)? {
         match word.split_once('=') {
             Some((name, value)) => match unwanted(name) {
                 Some(why) => refused.push(format!("{name}: {why}")),
@@ -301,31 +362,13 @@ fn environment(unit: &mut Unit, setting: &Setting) -> Result<(), String> {
     if refused.is_empty() { Ok(()) } else { Err(refused.join("; ")) }
 }
 
-fn device(unit: &mut Unit, value: &str) -> Result<(), String> {
+fn device(unit: &mut Unit<'_>, value: &str) -> Result<(), String> {
+    unit.devices += devices(std::iter::once(value));
     unit.gpus.push(gpu(value)?);
     Ok(())
 }
 
-/// A GPU's UUID, from the name of its CDI device.
-///
-/// # Errors
-/// With the reason why it says no device that Hostler can be told.
-pub fn gpu(value: &str) -> Result<String, String> {
-    let Some(name) = value.strip_prefix("nvidia.com/gpu=") else {
-        return Err("an engine gets GPUs only, by CDI".to_owned());
-    };
-    if name == "all" {
-        return Err(
-            "Hostler chooses the devices; gpu_count says how many, 1 unless told".to_owned()
-        );
-    }
-    if name.starts_with("GPU-") || name.starts_with("MIG-") {
-        return Ok(name.to_owned());
-    }
-    Err("is a device by its number, which can change; nvidia-smi -L shows its UUID for gpus = [\"GPU-…\"]".to_owned())
-}
-
-fn time(unit: &mut Unit, key: &'static str, value: &str) -> Result<(), String> {
+fn time(unit: &mut Unit<'_>, key: &'static str, value: &str) -> Result<(), String> {
     let text = value.trim();
     let seconds = text.chars().all(|c| c.is_ascii_digit()) && !text.is_empty();
     if text == "infinity" || text == "0" {

@@ -1,5 +1,7 @@
 //! systemd's unit files, as far as Quadlet uses them. PURE.
 
+use std::path::Path;
+
 /// One setting.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Setting {
@@ -43,11 +45,12 @@ pub fn settings(text: &str) -> Vec<Setting> {
     found
 }
 
-/// Splits a value into words as systemd does: quotes hold together, a backslash takes the next character, `%%` is one.
+/// Splits a value into words as systemd does: quotes hold together, a backslash takes the next character, `%%` is one, and `%h` is `home`
+/// where that is known.
 ///
 /// # Errors
-/// For a quote that does not end, and for specifiers (`%h`), whose value only systemd knows.
-pub fn words(value: &str) -> Result<Vec<String>, String> {
+/// For a quote that does not end, and for other specifiers (`%i`), whose value only systemd knows.
+pub fn words(value: &str, home: Option<&Path>) -> Result<Vec<String>, String> {
     let mut words = Vec::new();
     let mut word: Option<String> = None;
     let mut quote: Option<char> = None;
@@ -55,9 +58,12 @@ pub fn words(value: &str) -> Result<Vec<String>, String> {
     while let Some(c) = chars.next() {
         match (c, quote) {
             ('\\', _) => word.get_or_insert_default().extend(chars.next()),
-            ('%', _) => match chars.next() {
-                Some('%') => word.get_or_insert_default().push('%'),
-                other => {
+            ('%', _) => match (chars.next(), home) {
+                (Some('%'), _) => word.get_or_insert_default().push('%'),
+                (Some('h'), Some(home)) => {
+                    word.get_or_insert_default().push_str(&home.display().to_string());
+                }
+                (other, _) => {
                     let other = other.map(String::from).unwrap_or_default();
                     return Err(format!(
                         "holds the specifier %{other}, whose value only systemd knows; write it out"
@@ -105,11 +111,14 @@ mod tests {
 
     #[test]
     fn words_as_systemd_splits_them() {
-        let split = |text| words(text).unwrap();
+        let split = |text| words(text, None).unwrap();
         assert_eq!(split("a  b"), ["a", "b"]);
         assert_eq!(split("\"A=1 2\" 'B=\"x\"' c\\ d 100%%"), ["A=1 2", "B=\"x\"", "c d", "100%"]);
         assert_eq!(split("\"\""), [""]);
-        assert!(words("%h/models").unwrap_err().contains("%h"));
-        assert!(words("\"a").is_err());
+        assert!(words("%h/models", None).unwrap_err().contains("%h"));
+        let home = Some(Path::new("/home/me"));
+        assert_eq!(words("%h/m \"%h\" %%h", home).unwrap(), ["/home/me/m", "/home/me", "%h"]);
+        assert!(words("%i", home).unwrap_err().contains("%i"));
+        assert!(words("\"a", None).is_err());
     }
 }

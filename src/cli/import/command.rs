@@ -1,12 +1,13 @@
 //! What a `cmd` of llama-swap starts: an engine of the host, an engine in a container, or something else. PURE.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use toml::Value;
 
 use super::container;
 use super::left::Why;
+use crate::cli::add::container::{is_shell, name, program};
+use crate::cli::add::volumes::Volume;
 use crate::types::EngineKind;
 
 /// An engine, as the command starts it.
@@ -20,10 +21,12 @@ pub struct Started {
     pub exec: Vec<String>,
     /// Its environment.
     pub env: BTreeMap<String, String>,
-    /// Directories and files of the host, and where the container has them.
-    pub volumes: Vec<(PathBuf, PathBuf)>,
+    /// What the container has beside its image.
+    pub volumes: Vec<Volume>,
     /// UUIDs of its devices.
     pub gpus: Vec<String>,
+    /// How many devices it is given, where that is said.
+    pub devices: usize,
     /// Other keys of Hostler.
     pub keys: Vec<(&'static str, Value)>,
     /// What was not taken over.
@@ -40,6 +43,7 @@ impl Started {
             env: BTreeMap::new(),
             volumes: Vec::new(),
             gpus: Vec::new(),
+            devices: 0,
             keys: Vec::new(),
             left: Vec::new(),
         }
@@ -66,28 +70,6 @@ pub fn words(cmd: &str) -> Result<Vec<String>, Why> {
     Ok(words.into_iter().map(|word| word.replace(HASH, "#")).collect())
 }
 
-/// The program's name without its directory.
-pub fn name(word: &str) -> &str {
-    word.rsplit('/').next().unwrap_or(word)
-}
-
-/// Where the engine's program is in a command line, how many words name it, and which engine it is.
-pub fn program(words: &[String]) -> Option<(usize, usize, EngineKind)> {
-    words.iter().enumerate().find_map(|(at, word)| {
-        let next = |n: usize| words.get(at + n).map(String::as_str);
-        if name(word).starts_with("llama-server") {
-            return Some((at, 1, EngineKind::Llamacpp));
-        }
-        if name(word) == "vllm" && next(1) == Some("serve") {
-            return Some((at, 2, EngineKind::Vllm));
-        }
-        let module = name(word).starts_with("python")
-            && next(1) == Some("-m")
-            && next(2).is_some_and(|module| module.starts_with("vllm.entrypoints."));
-        module.then_some((at, 3, EngineKind::Vllm))
-    })
-}
-
 /// What a command starts.
 ///
 /// # Errors
@@ -100,11 +82,8 @@ pub fn read(cmd: &str) -> Result<Started, Why> {
     if container::is_one(&words) {
         return container::read(&words);
     }
-    if ["sh", "bash", "dash", "zsh", "fish"].contains(&name(first)) {
-        return Err(Why::new(
-            "starts a shell, and its script is not read here",
-            "write the engine's own command in its place, and import again",
-        ));
+    if is_shell(first) {
+        return Err(shell());
     }
     let Some((at, length, engine)) = program(&words) else {
         return Err(unknown(name(first), &words));
@@ -130,6 +109,14 @@ pub fn read(cmd: &str) -> Result<Started, Why> {
         started.left.push((key, why));
     }
     Ok(started)
+}
+
+/// Why a shell is none.
+pub fn shell() -> Why {
+    Why::new(
+        "starts a shell, and its script is not read here",
+        "write the engine's own command in its place, and import again",
+    )
 }
 
 /// Why a program is none that Hostler runs.

@@ -6,9 +6,12 @@ use std::path::PathBuf;
 
 use toml::Value;
 
-use super::command::{Started, name, program, unknown};
+use super::command::{Started, shell, unknown};
 use super::left::{NOTHING, Why};
-use crate::cli::add::quadlet::{gpu, guess, shm_size, unwanted};
+use crate::cli::add::container::{
+    ENTRY, devices, gpu, guess, is_shell, name, program, shm_size, unwanted,
+};
+use crate::cli::add::volumes::Volume;
 
 /// Options without a value.
 const ALONE: [&str; 14] = [
@@ -163,8 +166,10 @@ fn takes_value(flag: &str) -> bool {
 struct Line {
     entrypoint: Vec<String>,
     env: Vec<(String, String)>,
-    volumes: Vec<(PathBuf, PathBuf)>,
+    volumes: Vec<Volume>,
     gpus: Vec<String>,
+    /// How many are named.
+    devices: usize,
     keys: Vec<(&'static str, Value)>,
     left: Vec<(String, Why)>,
 }
@@ -172,15 +177,18 @@ struct Line {
 impl Line {
     fn flag(&mut self, flag: &str, value: &str) {
         let done = match flag {
-            "-v" | "--volume" => self.volume(value.split(':').take(2).collect()),
+            "-v" | "--volume" => match value.split_once(':') {
+                Some((host, rest)) => self.volume(flag, value, Some(host), rest.split(':').next()),
+                None => self.volume(flag, value, None, Some(value)),
+            },
             "--mount" => {
                 let part = |names: &[&str]| {
                     let mut parts = value.split(',').filter_map(|part| part.split_once('='));
                     parts.find(|(name, _)| names.contains(name)).map(|(_, value)| value)
                 };
-                let (host, inside) =
-                    (part(&["source", "src"]), part(&["target", "destination", "dst"]));
-                self.volume(host.into_iter().chain(inside).collect())
+                // What podman and docker take where no type stands is a volume of theirs.
+                let host = part(&["source", "src"]).filter(|_| part(&["type"]) == Some("bind"));
+                self.volume(flag, value, host, part(&["target", "destination", "dst"]))
             }
             "-e" | "--env" => match value.split_once('=') {
                 Some((name, value)) if unwanted(name).is_none() => {
@@ -209,13 +217,22 @@ impl Line {
                 self.entrypoint = value.split_whitespace().map(str::to_owned).collect();
                 return;
             }
-            "--device" => gpu(value)
-                .map(|id| self.gpus.push(id))
-                .map_err(|why| Why::new(why, "gpu_count says how many, gpus names them by UUID")),
-            "--gpus" => Err(Why::new(
-                "Hostler chooses the devices",
-                "gpu_count says on how many it runs, 1 unless told; gpus names them by UUID",
-            )),
+            "--device" => {
+                self.devices += devices(std::iter::once(value));
+                gpu(value).map(|id| self.gpus.push(id)).map_err(|why| {
+                    Why::new(why, "gpu_count says how many, gpus names them by UUID")
+                })
+            }
+            "--gpus" => {
+                // A number, or "device=0,1".
+                let list = value.trim_matches('"').strip_prefix("device=");
+                let several = list.map_or(0, |list| list.split(',').count());
+                self.devices += value.parse().unwrap_or(several);
+                Err(Why::new(
+                    "Hostler chooses the devices",
+                    "gpu_count says on how many it runs, 1 unless told; gpus names them by UUID",
+                ))
+            }
             _ if RIGHTS.contains(&flag) => {
                 Err(Why::new("an engine gets no right beyond Hostler's fixed, tight set", NOTHING))
             }
@@ -230,37 +247,52 @@ impl Line {
         }
     }
 
-    fn volume(&mut self, parts: Vec<&str>) -> Result<(), Why> {
-        if let [host, inside] = parts.as_slice()
-            && host.contains('/')
-            && inside.starts_with('/')
-        {
-            self.volumes.push(((*host).into(), (*inside).into()));
+    fn volume(
+        &mut self,
+        flag: &str,
+        value: &str,
+        host: Option<&str>,
+        inside: Option<&str>,
+    ) -> Result<(), Why> {
+        let not = "is no directory of the host that is named by its whole path";
+        let host = host.filter(|host| host.starts_with('/')).map(PathBuf::from);
+        let inside = inside.filter(|inside| inside.starts_with('/')).unwrap_or("/").into();
+        let known = host.is_some();
+        let (host, said) = (host.ok_or_else(|| not.to_owned()), format!("{flag} {value}"));
+        self.volumes.push(Volume { inside, host, said });
+        if known {
             return Ok(());
         }
         Err(Why::new(
-            "it is no directory of the host, and an engine gets nothing but its weights",
+            format!("it {not}, and an engine gets nothing but its weights"),
             "keep the weights in a directory of the host, or in an image",
         ))
     }
 
-    fn started(self, image: &str, args: Vec<String>) -> Result<Started, Why> {
+    fn started(mut self, image: &str, args: Vec<String>) -> Result<Started, Why> {
         let own_entry = !self.entrypoint.is_empty();
         let mut tail = self.entrypoint;
         tail.extend(args);
         let (engine, skip) = match program(&tail) {
             Some((0, length, engine)) => (engine, length),
             _ if own_entry => return Err(unknown(&tail[0], &tail)),
-            _ => {
-                let engine = guess(image).filter(|_| !image.contains("sglang"));
-                (engine.ok_or_else(|| unknown(image, &[image.to_owned()]))?, 0)
-            }
+            _ if tail.first().is_some_and(|first| is_shell(first)) => return Err(shell()),
+            _ => (guess(image).ok_or_else(|| unknown(image, &[image.to_owned()]))?, 0),
         };
+        if skip > 0 {
+            let option = if own_entry { "--entrypoint " } else { "" };
+            let key = format!(
+                "cmd: {option}{}",
+                tail.iter().take(skip).cloned().collect::<Vec<_>>().join(" ")
+            );
+            self.left.push((key, Why::new(ENTRY, "look at what the image starts by itself")));
+        }
         let mut started = Started::new(engine, tail.split_off(skip));
         started.image = Some(image.to_owned());
         started.env = self.env.into_iter().collect();
         started.volumes = self.volumes;
         started.gpus = self.gpus;
+        started.devices = self.devices;
         started.keys = self.keys;
         started.left = self.left;
         Ok(started)
@@ -283,7 +315,8 @@ mod tests {
         assert_eq!(started.engine, EngineKind::Llamacpp);
         assert_eq!(started.image.as_deref(), Some("registry.example/llama.cpp:server-cuda"));
         assert_eq!(started.exec, ["-m", "/models/m.gguf", "-c", "4096"]);
-        assert_eq!(started.volumes, [("/srv/models".into(), "/models".into())]);
+        let [models] = started.volumes.as_slice() else { panic!("{started:?}") };
+        assert_eq!((&models.host, &models.inside), (&Ok("/srv/models".into()), &"/models".into()));
         assert_eq!(started.gpus, ["GPU-1"]);
         assert_eq!(started.keys, [("shm_size", "2GiB".into())]);
         assert_eq!(started.env.len(), 1);
@@ -294,8 +327,18 @@ mod tests {
 
     #[test]
     fn the_entry_point_decides_before_the_images_name() {
-        let started = read("podman run --entrypoint vllm registry.example/x serve org/m").unwrap();
-        assert_eq!((started.engine, started.exec.len()), (EngineKind::Vllm, 1));
+        let left = |cmd: &str| -> Vec<String> {
+            let started = read(cmd).unwrap();
+            assert_eq!((started.engine, started.exec.len()), (EngineKind::Vllm, 2), "{cmd}");
+            started.left.into_iter().map(|(key, _)| key).collect()
+        };
+        let vllm = "registry.example/vllm:1";
+        assert_eq!(
+            left("podman run --entrypoint vllm registry.example/x serve org/m --x"),
+            ["cmd: --entrypoint vllm serve"]
+        );
+        assert_eq!(left(&format!("docker run {vllm} vllm serve /m --x")), ["cmd: vllm serve"]);
+        assert!(left(&format!("docker run {vllm} --model /m")).is_empty());
         let mounted = read(
             "podman run --mount type=bind,source=/srv,target=/m registry.example/vllm-openai:v1 --model /m",
         );
@@ -309,6 +352,8 @@ mod tests {
             ("docker compose up x", "otherwise"),
             ("docker run --rm", "no image"),
             ("docker run registry.example/comfyui:1", "registry.example/comfyui:1"),
+            ("docker run registry.example/ollama/ollama", "ollama"),
+            ("docker run registry.example/vllm:1 bash -c x", "shell"),
             ("docker run registry.example/sglang:1 python3 -m sglang.launch_server", "SGLang"),
             ("docker run --entrypoint /bin/x registry.example/vllm:1", "/bin/x"),
         ] {

@@ -74,7 +74,8 @@ pub fn import(
         .map(|(id, node)| {
             let pin = routing.pins.contains(*id);
             let priority = routing.priority.get(*id).copied();
-            let whole = Whole { globals: &globals, images: &told.images, pin, priority };
+            let gpus = told.backend != Some("host");
+            let whole = Whole { globals: &globals, images: &told.images, pin, priority, gpus };
             model(id, node, &whole)
         })
         .collect();

@@ -1,5 +1,7 @@
 //! One model of llama-swap: from its mapping to a model of Hostler. PURE.
 
+mod devices;
+
 use std::collections::BTreeMap;
 
 use toml::Value;
@@ -27,6 +29,8 @@ pub struct Whole<'w> {
     pub pin: bool,
     /// Its priority.
     pub priority: Option<i64>,
+    /// Whether models are on GPUs, of which a host may have several.
+    pub gpus: bool,
 }
 
 /// What became of a model.
@@ -199,7 +203,7 @@ impl Making<'_> {
             None => self.imageless = Some(started.engine),
         }
         let origin = weights(definition, &started, &mut taken)?;
-        host_files(self.id, &started, &mut taken.args, &mut self.left);
+        host_files(self.id, &started, definition, &mut taken.args, &mut self.left);
         for (key, why) in std::mem::take(&mut started.left) {
             self.left.push(Left { model: Some(self.id.to_owned()), key, why });
         }
@@ -217,6 +221,7 @@ impl Making<'_> {
             definition.set(key, value);
         }
         self.environment(&mut started, definition);
+        self.gpu_count(&started, &taken.args, definition);
         definition.set_list("gpus", &started.gpus);
         definition.set_list("args", &taken.args);
         definition.set_texts("env", &started.env);
@@ -242,35 +247,12 @@ impl Making<'_> {
                 self.devices(&name, &value, started, definition);
                 continue;
             }
-            let ours = crate::cli::add::quadlet::unwanted(&name)
+            let ours = crate::cli::add::container::unwanted(&name)
                 .or_else(|| config::reserved_variable(started.engine, &name));
             match ours {
                 Some(why) => self.leave(format!("env: {name}"), why, NOTHING),
                 None => drop(started.env.insert(name, value)),
             }
-        }
-    }
-
-    /// Devices by UUID are taken over; of numbers only how many they are.
-    fn devices(
-        &mut self,
-        name: &str,
-        value: &str,
-        started: &mut Started,
-        definition: &mut Definition,
-    ) {
-        let list: Vec<&str> = value.split(',').map(str::trim).filter(|id| !id.is_empty()).collect();
-        let uuids = list.iter().all(|id| id.starts_with("GPU-") || id.starts_with("MIG-"));
-        if uuids && !list.is_empty() {
-            started.gpus = list.iter().map(|id| (*id).to_owned()).collect();
-        } else {
-            let why = "a device's number can change, and Hostler chooses the devices";
-            let instead = "gpus = [\"GPU-…\"] names them as nvidia-smi -L prints them";
-            self.leave(format!("env: {name}"), why, instead);
-        }
-        let count = i64::try_from(list.len()).unwrap_or(1);
-        if count > 1 && definition.get("gpu_count").is_none() && value != "all" {
-            definition.set("gpu_count", count);
         }
     }
 

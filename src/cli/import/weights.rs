@@ -8,6 +8,7 @@ use super::left::{Left, Why};
 use crate::cli::add::exec::Taken;
 use crate::cli::add::file::Definition;
 use crate::cli::add::source::Source;
+use crate::cli::add::volumes;
 use crate::types::EngineKind;
 
 /// Where they come from.
@@ -53,22 +54,19 @@ pub fn weights(
         None if path.is_absolute() => path.to_owned(),
         None if started.engine == EngineKind::Vllm => return hub(&model).map_err(|_| relative()),
         None => return Err(relative()),
-        Some(_) => match started.volumes.iter().find(|(_, inside)| path.starts_with(inside)) {
-            Some((host, inside)) => {
-                let rest = path.strip_prefix(inside).unwrap_or(Path::new(""));
-                if rest.as_os_str().is_empty() { host.clone() } else { host.join(rest) }
-            }
-            None if path.is_absolute() => {
+        Some(_) if !path.is_absolute() => return hub(&model).map_err(|_| relative()),
+        Some(_) => match volumes::around(started.volumes.iter(), path) {
+            Some(at) => started.volumes[at].on_host(path).map_err(|why| {
+                let instead = "mount a directory of the host by its whole path, and import again";
+                Why::new(format!("has its weights, {model}, {why}"), instead)
+            })?,
+            None => {
                 let flag = if started.engine == EngineKind::Vllm { "--model" } else { "-m" };
                 taken.args.splice(0..0, [flag.to_owned(), model]);
                 return Ok(Origin::Here);
             }
-            None => return hub(&model).map_err(|_| relative()),
         },
     };
-    if !host.is_absolute() {
-        return Err(relative());
-    }
     let text = host.display().to_string();
     definition.set_texts("weights", &BTreeMap::from([("path".to_owned(), text)]));
     Ok(Origin::Here)
@@ -82,38 +80,33 @@ fn hub(id: &str) -> Result<Origin, Why> {
 }
 
 /// Takes arguments out that name files of the host, of which an engine sees none but its weights.
-pub fn host_files(id: &str, started: &Started, args: &mut Vec<String>, left: &mut Vec<Left>) {
+pub fn host_files(
+    id: &str,
+    started: &Started,
+    definition: &Definition,
+    args: &mut Vec<String>,
+    left: &mut Vec<Left>,
+) {
     let on_host = |value: &str| {
         let path = Path::new(value);
         match &started.image {
-            None => path.is_absolute() || value.starts_with("~/"),
-            Some(_) => started.volumes.iter().any(|(_, inside)| path.starts_with(inside)),
+            None if path.is_absolute() => Some(Some(path.to_owned())),
+            None => value.starts_with("~/").then_some(None),
+            Some(_) => {
+                let volume = started.volumes.get(volumes::around(started.volumes.iter(), path)?)?;
+                Some(volume.on_host(path).ok())
+            }
         }
     };
-    let mut kept: Vec<String> = Vec::new();
-    for word in args.drain(..) {
-        let value = word
-            .split_once('=')
-            .filter(|_| word.starts_with('-'))
-            .map_or(word.as_str(), |(_, v)| v);
-        if !on_host(value) {
-            kept.push(word);
-            continue;
-        }
-        let flag = match word.split_once('=') {
-            Some((flag, _)) if word.starts_with('-') => flag.to_owned(),
-            _ => match kept.pop_if(|before| before.starts_with('-')) {
-                Some(flag) => flag,
-                None => "cmd".to_owned(),
-            },
-        };
+    let weights = definition.pairs("weights");
+    let weights = weights.get("path").map(Path::new);
+    for (flag, value) in volumes::carry(args, weights, started.engine, on_host) {
         let why = Why::new(
             format!("it names {value}, and an engine sees nothing of the host but its weights"),
             "put the file into the engine's image, and name it there in args",
         );
         left.push(Left { model: Some(id.to_owned()), key: flag, why });
     }
-    *args = kept;
 }
 
 #[cfg(test)]
@@ -150,6 +143,8 @@ mod tests {
             "llama-server",
             "llama-server -hf m",
             "docker run -v ./m:/models registry.example/llama:1 -m /models/a.gguf",
+            "docker run -v models:/models registry.example/llama:1 -m /models/a.gguf",
+            "docker run --mount source=m,target=/m registry.example/vllm:1 --model /m",
             "vllm serve ./m",
         ] {
             assert!(of(bad).0.is_err(), "{bad}");
@@ -162,7 +157,7 @@ mod tests {
         let words = "-ngl 9 --mmproj /p.gguf --lora=/l.gguf -b 8";
         let mut args: Vec<String> = words.split(' ').map(str::to_owned).collect();
         let mut left = Vec::new();
-        host_files("m", &started, &mut args, &mut left);
+        host_files("m", &started, &Definition::default(), &mut args, &mut left);
         assert_eq!(args, ["-ngl", "9", "-b", "8"]);
         let keys: Vec<&str> = left.iter().map(|l| l.key.as_str()).collect();
         assert_eq!(keys, ["--mmproj", "--lora"]);
