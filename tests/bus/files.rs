@@ -204,3 +204,29 @@ async fn who_interrupts_leaves_no_file_that_the_daemon_refuses() {
     assert_eq!(files.models(), ["other.toml", "qwen3.toml"]);
     drop(go);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_with_a_hubs_model_is_said_before_it_is_fetched() {
+    let house = House::open(status()).await;
+    let files = Files::new(MODEL, "qwen3");
+    let models = files.home.path().join("models");
+    let add = async |source: &str, args: &[&str]| {
+        let add = ["add", source, "--models-dir", models.to_str().unwrap()];
+        let run = files.run(&house, &[&add, args].concat()).await;
+        assert!(!models.exists(), "{run:?}");
+        (run.code, run.err)
+    };
+    let (code, err) = add("org/new", &["--vram", "lots"]).await;
+    assert!(code == 78 && err.contains("vram"), "{err}");
+    let (code, err) = add("org/new:Q4_K_M", &["--alias", "qwen3"]).await;
+    assert!(code == 78 && err.contains("qwen3"), "{err}");
+    let (code, err) = add("src/cli", &[]).await;
+    assert!(code == 2 && err.contains("./src/cli for what is here, hub:src/cli"), "{err}");
+    // On a host without a model nobody knows an engine's image.
+    fs::write(files.path("hostler.toml"), "[gpu]\nbackend = \"host\"\n").unwrap();
+    fs::remove_file(files.path("models.d/qwen3.toml")).unwrap();
+    for source in ["org/new", "org/new:Q4_K_M"] {
+        let (code, err) = add(source, &[]).await;
+        assert!(code == 2 && err.contains("uses llamacpp, so its image is not known"), "{err}");
+    }
+}

@@ -15,7 +15,7 @@ use crate::cli::doctor::ids;
 use crate::cli::exit::{Exit, Failure, Outcome};
 use crate::cli::signals;
 use crate::config::PodmanConfig;
-use crate::types::Bytes;
+use crate::types::{Bytes, EngineKind};
 
 /// Variables that say how the outside is reached.
 const PROXIES: [&str; 8] = [
@@ -37,12 +37,16 @@ pub struct Wanted<'a> {
     pub repo: &'a str,
     /// A part of the file's name.
     pub pattern: Option<&'a str>,
+    /// The engine that is to read it, where that is said.
+    pub engine: Option<EngineKind>,
     /// Branch, tag or commit.
     pub revision: &'a str,
     /// A file with the token, instead of `HF_TOKEN`.
     pub token_file: Option<&'a Path>,
     /// Where models are kept, see [`models_dir`].
     pub models: &'a Path,
+    /// Only ask what it would be, and write nothing.
+    pub list: bool,
 }
 
 /// What came.
@@ -113,7 +117,7 @@ pub async fn fetch(
         podman.engine_dir.clone(),
         podman.pull,
     );
-    let bar = context.out.bars.then(ProgressBar::no_length);
+    let bar = (context.out.bars && !wanted.list).then(ProgressBar::no_length);
     if let Some(bar) = &bar {
         let form =
             "{spinner} {msg} [{bar:30}] {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left";
@@ -123,7 +127,8 @@ pub async fn fetch(
         bar.set_message(wanted.repo.to_owned());
         bar.enable_steady_tick(Duration::from_millis(200));
     }
-    context.out.say(&format!("fetching {} in a container", wanted.repo));
+    let doing = if wanted.list { "asking the hub for" } else { "fetching" };
+    context.out.say(&format!("{doing} {} in a container", wanted.repo));
     let (mut done, mut error) = (None, None);
     let mut read = |text: &str| {
         let line: Line = serde_json::from_str(text).unwrap_or_default();
@@ -154,7 +159,8 @@ pub async fn fetch(
         Failure::new(Exit::Failed, "the container that fetches ended without a word")
             .fix("hostler doctor; the same command goes on where it stopped")
     })?;
-    context.out.say(&format!("fetched {} of {}", Bytes(fetched.bytes), wanted.repo));
+    let did = if wanted.list { "would fetch" } else { "fetched" };
+    context.out.say(&format!("{did} {} of {}", Bytes(fetched.bytes), wanted.repo));
     Ok(fetched)
 }
 
@@ -178,6 +184,12 @@ fn helper(wanted: &Wanted<'_>) -> Outcome<Helper> {
     if let Some(pattern) = wanted.pattern {
         args.extend(["--pattern".to_owned(), pattern.to_owned()]);
     }
+    if let Some(engine) = wanted.engine {
+        args.extend(["--engine".to_owned(), engine.as_str().to_owned()]);
+    }
+    if wanted.list {
+        args.push("--list".to_owned());
+    }
     args.extend(["--into".to_owned(), hub_dir(wanted.models).display().to_string()]);
     let env =
         PROXIES.iter().filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?)));
@@ -185,7 +197,7 @@ fn helper(wanted: &Wanted<'_>) -> Outcome<Helper> {
         program: helper::program().map_err(|fault| Failure::new(Exit::Failed, fault.message))?,
         args,
         env: env.collect(),
-        writable: Some(wanted.models.to_owned()),
+        writable: (!wanted.list).then(|| wanted.models.to_owned()),
         network,
         devices: Vec::new(),
         secret: token.map(|token| (TOKEN.to_owned(), token)),
@@ -210,21 +222,24 @@ fn network(endpoint: &str) -> Outcome<Network> {
     Ok(if local { Network::Host } else { Network::Own })
 }
 
-/// The directory of the models, as an absolute path without `..`, which a definition does not take; made where it is missing.
+/// The directory of the models, as an absolute path without `..`, which a definition does not take; made where it is missing, if it is to
+/// be.
 ///
 /// # Errors
 /// Where it would be nobody's who may write to it: the container runs as the service user.
-pub fn models_dir(dir: &Path, user: bool) -> Outcome<PathBuf> {
+pub fn models_dir(dir: &Path, user: bool, make: bool) -> Outcome<PathBuf> {
+    let up = |dir: &Path| dir.components().any(|part| part == Component::ParentDir);
+    if !make {
+        let dir = std::path::absolute(dir)?;
+        return Ok(if up(&dir) { std::fs::canonicalize(&dir).unwrap_or(dir) } else { dir });
+    }
     let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
     let owner = match user {
         true => None,
         false => Some(ids(&passwd, SERVICE_USER)),
     };
     let dir = made(dir, owner, rustix::process::geteuid().is_root())?;
-    if dir.components().any(|part| part == Component::ParentDir) {
-        return Ok(std::fs::canonicalize(dir)?);
-    }
-    Ok(dir)
+    Ok(if up(&dir) { std::fs::canonicalize(dir)? } else { dir })
 }
 
 /// The same for an owner: `None` for whoever calls, `Some(None)` for one that there is not.
@@ -291,9 +306,11 @@ mod tests {
         }
         assert!(made(&new, None, false).unwrap().is_dir());
         // As a definition takes it.
-        let relative = models_dir(Path::new("."), true).unwrap();
+        let relative = models_dir(Path::new("."), true, true).unwrap();
         assert_eq!(relative, std::env::current_dir().unwrap());
-        let up = models_dir(&new.join("../other"), true).unwrap();
+        let other = models_dir(&dir.path().join("none"), true, false).unwrap();
+        assert!(other.is_absolute() && !other.exists(), "a dry run makes nothing");
+        let up = models_dir(&new.join("../other"), true, true).unwrap();
         assert_eq!(up, dir.path().canonicalize().unwrap().join("a/other"));
     }
 

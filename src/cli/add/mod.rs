@@ -20,7 +20,6 @@ mod unit_file;
 pub mod volumes;
 mod weights;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
@@ -200,13 +199,13 @@ impl Add {
     ) -> Outcome<Definition> {
         let source = Source::parse(text)
             .map_err(|why| Failure::new(Exit::Usage, format!("{text:?} {why}")))?;
-        let mut weights = BTreeMap::new();
-        let mut comments = Vec::new();
-        let (name, gguf) = match &source {
+        let text_of = |path: &Path| path.display().to_string();
+        match &source {
             Source::Path(path) => {
                 let (path, gguf) = look(path)?;
-                weights.insert("path".to_owned(), path.display().to_string());
-                (called(&path), Some(gguf))
+                let warnings = [stray(&path, files::bound(&path, self.engine(gguf))), lacks(&path)];
+                warnings.into_iter().flatten().for_each(|why| eprintln!("warning: {why}"));
+                self.definition(config, called(&path), gguf, &[("path", text_of(&path))])
             }
             Source::Image(image) => {
                 let inside = self.inside.clone().ok_or_else(|| {
@@ -214,47 +213,88 @@ impl Add {
                         .fix("--inside /model.gguf, or the directory")
                 })?;
                 let gguf = inside.ends_with(".gguf");
-                weights.insert("image".to_owned(), image.to_string());
-                weights.insert("path".to_owned(), inside);
                 let last = image.as_str().rsplit('/').next().unwrap_or_default();
-                (last.split([':', '@']).next().unwrap_or_default().to_owned(), Some(gguf))
+                let name = last.split([':', '@']).next().unwrap_or_default().to_owned();
+                let weights = [("image", image.to_string()), ("path", inside)];
+                self.definition(config, name, gguf, &weights)
             }
-            Source::Hub { repo, .. } => (repo.clone(), None),
-        };
-        let name = self.name.clone().unwrap_or(name);
-        // Before gigabytes are fetched.
-        place(options, &name, self.force)?;
-        let gguf = match (&source, gguf) {
-            (Source::Hub { repo, pattern }, _) => {
-                if let Some(engine) = self.engine {
-                    self.image_of(config, engine.into())?;
-                }
-                let models = self.models_dir.clone().unwrap_or_else(|| models_dir(options.user));
-                let models = hub::models_dir(&models, options.user)?;
-                let wanted = hub::Wanted {
-                    repo,
-                    pattern: pattern.as_deref(),
-                    revision: &self.revision,
-                    token_file: self.token_file.as_deref(),
-                    models: &models,
-                };
-                let fetched = hub::fetch(context, &config.podman, &wanted).await?;
-                weights.insert("path".to_owned(), fetched.path(&models).display().to_string());
-                comments.push(format!("{repo} at commit {}", fetched.commit));
-                fetched.main.is_some()
+            Source::Hub { .. } if Path::new(text).exists() => {
+                let why =
+                    format!("{text} is a file or directory here, and has the form of a hub's ID");
+                let fix = format!("./{text} for what is here, hub:{text} for the hub's");
+                Err(Failure::new(Exit::Usage, why).fix(fix))
             }
-            (_, gguf) => gguf.unwrap_or_default(),
-        };
-        let guessed = if gguf { EngineKind::Llamacpp } else { EngineKind::Vllm };
-        let engine = self.engine.map_or(guessed, EngineKind::from);
-        if let (Source::Path(_), Some(path)) = (&source, weights.get("path").map(Path::new)) {
-            let warnings = [stray(path, files::bound(path, engine)), lacks(path)];
-            warnings.into_iter().flatten().for_each(|why| eprintln!("warning: {why}"));
+            Source::Hub { repo, pattern } => {
+                self.fetched(context, config, options, repo, pattern.as_deref()).await
+            }
         }
-        let mut definition = Definition { name, comments, ..Definition::default() };
+    }
+
+    /// A model of a hub, with its weights; of a dry run without.
+    async fn fetched(
+        &self,
+        context: &Context,
+        config: &Config,
+        options: &Options,
+        repo: &str,
+        pattern: Option<&str>,
+    ) -> Outcome<Definition> {
+        self.foresee(config, options, repo, pattern.is_some())?;
+        let models = self.models_dir.clone().unwrap_or_else(|| models_dir(options.user));
+        let models = hub::models_dir(&models, options.user, !self.dry_run)?;
+        let wanted = hub::Wanted {
+            repo,
+            pattern,
+            engine: self.engine.map(EngineKind::from),
+            revision: &self.revision,
+            token_file: self.token_file.as_deref(),
+            models: &models,
+            list: self.dry_run,
+        };
+        let fetched = hub::fetch(context, &config.podman, &wanted).await?;
+        let path = fetched.path(&models);
+        if let Some(why) = lacks(&path) {
+            eprintln!("warning: {why}");
+        }
+        let weights = [("path", path.display().to_string())];
+        let mut definition =
+            self.definition(config, repo.to_owned(), fetched.main.is_some(), &weights)?;
+        definition.comments.push(format!("{repo} at commit {}", fetched.commit));
+        Ok(definition)
+    }
+
+    /// What is wrong with a hub's model whatever its weights are is said before gigabytes of them are fetched. Where nobody says whether
+    /// they are GGUF, one of both will do.
+    fn foresee(&self, config: &Config, options: &Options, repo: &str, gguf: bool) -> Outcome {
+        let tried = |gguf| {
+            let weights = [("path", format!("/to-be-fetched/{repo}"))];
+            let mut definition = self.definition(config, repo.to_owned(), gguf, &weights)?;
+            self.keys.apply(&mut definition);
+            let path = place(options, &definition.name, self.force)?;
+            check(options, &path, &definition.text(&path))
+        };
+        tried(true).or_else(|why| if gguf { Err(why) } else { tried(false).map_err(|_| why) })
+    }
+
+    fn engine(&self, gguf: bool) -> EngineKind {
+        let guessed = if gguf { EngineKind::Llamacpp } else { EngineKind::Vllm };
+        self.engine.map_or(guessed, EngineKind::from)
+    }
+
+    fn definition(
+        &self,
+        config: &Config,
+        name: String,
+        gguf: bool,
+        weights: &[(&str, String)],
+    ) -> Outcome<Definition> {
+        let engine = self.engine(gguf);
+        let name = self.name.clone().unwrap_or(name);
+        let mut definition = Definition { name, ..Definition::default() };
         definition.set("engine", engine.as_str());
         definition.set("image", self.image_of(config, engine)?);
-        definition.set_texts("weights", &weights);
+        let weights = weights.iter().map(|(key, text)| ((*key).to_owned(), text.clone()));
+        definition.set_texts("weights", &weights.collect());
         Ok(definition)
     }
 

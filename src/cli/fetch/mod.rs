@@ -32,6 +32,9 @@ use transfer::{Real, Target};
 
 /// What a fetch leaves free: with less podman itself gets into trouble, and images and state are often on the same disk.
 const LEFT_FREE: Bytes = Bytes::gib(1);
+/// How a token comes there.
+const SET_TOKEN: &str =
+    "set HF_TOKEN (under sudo: sudo --preserve-env=HF_TOKEN), or give --token-file";
 /// Where the container finds the token, if there is one.
 const TOKEN: &str = "/run/secrets/hub-token";
 
@@ -53,6 +56,14 @@ pub struct Fetch {
     /// A part of the GGUF file's name.
     #[arg(long)]
     pattern: Option<String>,
+
+    /// The engine that is to read them.
+    #[arg(long)]
+    engine: Option<String>,
+
+    /// Only say what would be fetched.
+    #[arg(long)]
+    list: bool,
 
     /// The directory below which it gets a directory of its own.
     #[arg(long)]
@@ -90,16 +101,23 @@ impl Fetch {
         let token = fs::read_to_string(TOKEN).ok().map(|token| token.trim().to_owned());
         let hub = Hub { agent, token, endpoint: self.endpoint.trim_end_matches('/').to_owned() };
         let repo = hub.look(&self.repo, &self.revision)?;
-        let selection = select::select(&repo, self.pattern.as_deref())
+        let selection = select::select(&repo, self.pattern.as_deref(), self.engine.as_deref())
             .map_err(|why| format!("{}: {why}", self.repo))?;
         let short = short(&repo.sha)?;
         let name = self.repo.replace('/', "--");
+        let total: u64 = selection.files.iter().map(select::File::bytes).sum();
+        let done = json!({"done": {
+            "dir": Path::new(&name).join(short), "main": selection.main, "commit": repo.sha, "bytes": total,
+        }});
+        if self.list {
+            line(&done);
+            return Ok(());
+        }
         let dir = self.into.join(&name).join(short);
         let io = |err: std::io::Error| format!("{}: {err}", dir.display());
         fs::create_dir_all(&dir).map_err(io)?;
         let lock = fs::File::create(dir.join(".lock")).map_err(io)?;
         locked(lock.try_lock()).map_err(|why| format!("{}: {why}", self.repo))?;
-        let total: u64 = selection.files.iter().map(select::File::bytes).sum();
         let here = |file: &select::File| transfer::present(&dir.join(&file.path)).min(file.bytes());
         let missing = total.saturating_sub(selection.files.iter().map(here).sum());
         let disk = rustix::fs::statvfs(&dir).map_err(|errno| io(errno.into()))?;
@@ -129,10 +147,7 @@ impl Fetch {
         }
         drop(lock);
         let _ = fs::remove_file(dir.join(".lock"));
-        let relative = Path::new(&name).join(short);
-        line(
-            &json!({"done": {"dir": relative, "main": selection.main, "commit": repo.sha, "bytes": total}}),
-        );
+        line(&done);
         Ok(())
     }
 }
@@ -208,8 +223,17 @@ impl Hub {
         let mut answer =
             answer.map_err(|err| format!("{} does not answer ({err})", self.endpoint))?;
         let status = answer.status().as_u16();
-        if status != 200 {
-            return Err(self.refusal(status, &format!("{repo} at {revision}")));
+        let what = format!("{repo} at {revision}");
+        match status {
+            200 => {}
+            // To whoever is not logged in hubs say the same of what is not there and of what is closed.
+            401 if self.token.is_none() => {
+                return Err(format!(
+                    "{what}: there is no such thing on {}, or it is private or gated ({status}); look at the name, and else {SET_TOKEN}",
+                    self.endpoint
+                ));
+            }
+            _ => return Err(self.refusal(status, &what)),
         }
         let wrong = |err: &dyn std::fmt::Display| {
             format!("{url}: the answer is no description of a repository ({err})")
@@ -225,9 +249,7 @@ impl Hub {
             401 | 403 if with => format!(
                 "{what}: the hub refuses the token ({status}); is it valid, and were the model's terms accepted with its account?"
             ),
-            401 | 403 => format!(
-                "{what}: the hub wants a token ({status}); set HF_TOKEN (under sudo: sudo --preserve-env=HF_TOKEN), or give --token-file"
-            ),
+            401 | 403 => format!("{what}: the hub wants a token ({status}); {SET_TOKEN}"),
             404 => format!(
                 "{what}: there is no such thing on {}, or it is private and HF_TOKEN is not set",
                 self.endpoint

@@ -67,11 +67,15 @@ pub struct Selection {
 const PREFERRED: [&str; 4] = ["q4_k_m", "q4_k_s", "q4_0", "q8_0"];
 
 /// Chooses: one GGUF model (with all its parts) where there are any, by `pattern` in its name; else safetensors with all that
-/// belongs to them.
+/// belongs to them. For `engine` vllm it is the other way round, and for llamacpp there is GGUF alone.
 ///
 /// # Errors
 /// Where nothing or too much fits, with what there is.
-pub fn select(repo: &Repo, pattern: Option<&str>) -> Result<Selection, String> {
+pub fn select(
+    repo: &Repo,
+    pattern: Option<&str>,
+    engine: Option<&str>,
+) -> Result<Selection, String> {
     if let Some(bad) = repo.siblings.iter().find(|file| !is_safe(&file.path)) {
         return Err(format!(
             "the hub names a file {:?}, which is no path below its directory",
@@ -80,9 +84,18 @@ pub fn select(repo: &Repo, pattern: Option<&str>) -> Result<Selection, String> {
     }
     let ggufs: Vec<&File> =
         repo.siblings.iter().filter(|f| f.ends(".gguf") && !f.path.contains("mmproj")).collect();
+    if engine == Some("vllm")
+        && pattern.is_none()
+        && let Ok(tensors) = tensors(repo)
+    {
+        return Ok(tensors);
+    }
     if ggufs.is_empty() {
         if let Some(pattern) = pattern {
             return Err(format!("there is no GGUF file, so none with {pattern:?} in its name"));
+        }
+        if engine == Some("llamacpp") {
+            return Err("there is no GGUF file, and llama.cpp reads nothing else".to_owned());
         }
         return tensors(repo);
     }
@@ -203,7 +216,7 @@ mod tests {
     }
 
     fn main(paths: &[&str], pattern: Option<&str>) -> Result<String, String> {
-        select(&repo(paths), pattern).map(|s| s.main.unwrap())
+        select(&repo(paths), pattern, None).map(|s| s.main.unwrap())
     }
 
     #[test]
@@ -214,7 +227,7 @@ mod tests {
             "m-Q2_K.gguf",
             "README.md",
         ];
-        let selection = select(&repo(&parts), Some("q8_0")).unwrap();
+        let selection = select(&repo(&parts), Some("q8_0"), None).unwrap();
         assert_eq!(selection.main.as_deref(), Some("m-Q8_0-00001-of-00002.gguf"));
         assert_eq!(selection.files.len(), 2);
         assert_eq!(main(&["a.gguf"], None).unwrap(), "a.gguf");
@@ -247,13 +260,28 @@ mod tests {
             "x/y.json",
             "code.py",
         ];
-        let selection = select(&repo(&paths), None).unwrap();
+        let selection = select(&repo(&paths), None, None).unwrap();
         let names: Vec<&str> = selection.files.iter().map(|f| f.path.as_str()).collect();
         assert_eq!(names, ["model.safetensors", "config.json", "tokenizer.json"]);
         assert_eq!(selection.main, None);
-        assert!(select(&repo(&["pytorch_model.bin", "config.json"]), None).is_err());
-        assert!(select(&repo(&["model.safetensors"]), None).unwrap_err().contains("config.json"));
-        assert!(select(&repo(&paths), Some("q4")).is_err());
+        assert!(select(&repo(&["pytorch_model.bin", "config.json"]), None, None).is_err());
+        assert!(
+            select(&repo(&["model.safetensors"]), None, None).unwrap_err().contains("config.json")
+        );
+        assert!(select(&repo(&paths), Some("q4"), None).is_err());
+    }
+
+    #[test]
+    fn the_engine_says_which_of_both_it_is() {
+        let both = repo(&["m.gguf", "model.safetensors", "config.json"]);
+        let main = |repo: &Repo, engine| select(repo, None, engine).map(|selected| selected.main);
+        let gguf = Ok(Some("m.gguf".to_owned()));
+        assert_eq!(main(&both, None), gguf);
+        assert_eq!(main(&both, Some("llamacpp")), gguf);
+        assert_eq!(main(&both, Some("vllm")), Ok(None));
+        assert_eq!(main(&repo(&["m.gguf"]), Some("vllm")), gguf, "vLLM reads it, too");
+        let tensors = repo(&["model.safetensors", "config.json"]);
+        assert!(main(&tensors, Some("llamacpp")).unwrap_err().contains("no GGUF"));
     }
 
     #[test]
@@ -271,19 +299,27 @@ mod tests {
             "modules.json",
         ];
         let names = |paths: &[&str]| -> Vec<String> {
-            select(&repo(paths), None).unwrap().files.into_iter().map(|file| file.path).collect()
+            select(&repo(paths), None, None)
+                .unwrap()
+                .files
+                .into_iter()
+                .map(|file| file.path)
+                .collect()
         };
         let root = ["model.safetensors", "config.json"];
         let modules = ["1_Pooling/config.json", "2_Dense/config.json", "2_Dense/model.safetensors"];
         assert_eq!(names(&paths), [&root[..], &modules, &["modules.json"]].concat());
         assert_eq!(names(&paths[..9]), root, "nothing names them");
-        assert!(select(&repo(&paths[1..]), None).is_err(), "a module alone is no model");
+        assert!(select(&repo(&paths[1..]), None, None).is_err(), "a module alone is no model");
     }
 
     #[test]
     fn a_hub_that_names_files_elsewhere_is_not_followed() {
         for bad in ["../x.gguf", "/etc/x.gguf", "a//b.gguf", "a/../b.gguf", "a\x1b[2J.gguf"] {
-            assert!(select(&repo(&[bad]), None).unwrap_err().contains("no path below"), "{bad}");
+            assert!(
+                select(&repo(&[bad]), None, None).unwrap_err().contains("no path below"),
+                "{bad}"
+            );
         }
     }
 }

@@ -38,6 +38,8 @@ fn scene(knobs: Knobs) -> Scene {
         repo: "org/m".into(),
         revision: "main".into(),
         pattern: None,
+        engine: None,
+        list: false,
         into: dir.path().join("models"),
     };
     Scene { dir, hub, fetch }
@@ -62,6 +64,15 @@ fn a_file_comes_whole_and_only_once() {
     assert!(!scene.file().with_file_name("README.md").exists());
     scene.fetch.fetch().unwrap();
     assert_eq!(scene.ranges(), [None], "what is there is not fetched again");
+}
+
+#[test]
+fn what_would_be_fetched_is_told_and_nothing_written() {
+    let mut scene = scene(Knobs::default());
+    scene.fetch.list = true;
+    scene.fetch.fetch().unwrap();
+    assert!(!scene.dir.path().join("models").exists());
+    assert_eq!(scene.ranges(), [], "no file is asked for");
 }
 
 #[test]
@@ -111,7 +122,7 @@ fn a_digest_that_is_wrong_leaves_no_file() {
 fn what_is_not_there_or_not_allowed_is_said() {
     let mut scene = scene(Knobs { token: Some("t".into()), ..Knobs::default() });
     let why = scene.fetch.fetch().unwrap_err();
-    assert!(why.contains("HF_TOKEN"), "{why}");
+    assert!(why.contains("no such thing") && why.contains("else set HF_TOKEN"), "{why}");
     scene.fetch.endpoint = "http://127.0.0.1:1".into();
     let why = scene.fetch.fetch().unwrap_err();
     assert!(why.contains("127.0.0.1:1 does not answer"), "{why}");
