@@ -63,7 +63,7 @@ fn serve() -> ExitCode {
 fn check(options: &Options) -> ExitCode {
     match options.load() {
         Ok(config) => {
-            println!("the configuration is valid: {} models", config.models.len());
+            println!("the configuration is valid: {}", config.counted());
             Exit::Ok.into()
         }
         Err(errors) => {

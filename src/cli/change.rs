@@ -17,7 +17,7 @@ use super::Context;
 use super::exit::{Exit, Failure, Outcome};
 use super::reload;
 use super::signals::{self, Held};
-use crate::config::{self, ConfigErrors, KeySource, Source};
+use crate::config::{self, ConfigErrors, KeySource, Source, SourceKind};
 use crate::daemon::Options;
 
 /// How long the daemon's answer is waited for after an interruption.
@@ -34,6 +34,17 @@ pub fn check(options: &Options, sources: &[Source]) -> Result<(), ConfigErrors> 
         config::load_keys(Path::new("/"), None, &mut config)?;
     }
     Ok(())
+}
+
+/// The sources as they are with a new file of `models.d` in the first directory, which hides those of its name in the later ones.
+pub fn with_model(mut sources: Vec<Source>, path: &Path, text: &str) -> Vec<Source> {
+    let hidden = |source: &Source| {
+        let model = source.kind == SourceKind::Model;
+        model && Path::new(&source.path).file_name() == path.file_name()
+    };
+    sources.retain(|source| !hidden(source));
+    sources.push(Source::model(path.display().to_string(), text));
+    sources
 }
 
 /// What is at a path before it is changed.
@@ -169,6 +180,26 @@ pub async fn apply(context: &Context, mut before: Before) -> Outcome<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_new_file_hides_those_of_its_name() {
+        let model = |path: &str| Source::model(path, "");
+        let sources = vec![
+            Source::settings("/etc/hostler/hostler.toml.d/small.toml", ""),
+            model("/usr/lib/hostler/models.d/small.toml"),
+            model("/usr/lib/hostler/models.d/large.toml"),
+        ];
+        let with = with_model(sources, Path::new("/etc/hostler/models.d/small.toml"), "new");
+        let paths: Vec<&str> = with.iter().map(|source| source.path.as_str()).collect();
+        assert_eq!(
+            paths,
+            [
+                "/etc/hostler/hostler.toml.d/small.toml",
+                "/usr/lib/hostler/models.d/large.toml",
+                "/etc/hostler/models.d/small.toml"
+            ]
+        );
+    }
 
     #[test]
     fn a_copy_is_like_the_file() {

@@ -1,6 +1,6 @@
 //! `hostler config`: the files, without a daemon.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 
@@ -34,7 +34,12 @@ impl Config {
     pub fn run(self, context: &Context) -> Outcome {
         let user = context.is_configured_for_user();
         match self.what {
-            What::Check { file } => check(context, &Options::of(user, file)),
+            What::Check { file } => {
+                if let Some(file) = &file {
+                    whole(file)?;
+                }
+                check(context, &Options::of(user, file))
+            }
             What::Files => files(context, &Options::of(user, None)),
             What::Schema => context.out.document(&config::schema()),
         }
@@ -65,10 +70,8 @@ fn check(context: &Context, options: &Options) -> Outcome {
     }
     match loaded {
         Ok((config, unseen)) => {
-            let models = config.models.len();
-            context
-                .out
-                .say(&format!("the configuration is valid: {models} models{}", but(&unseen)));
+            let models = config.counted();
+            context.out.say(&format!("the configuration is valid: {models}{}", but(&unseen)));
             Ok(())
         }
         Err(errors) => {
@@ -76,6 +79,18 @@ fn check(context: &Context, options: &Options) -> Outcome {
             Err(Failure::said(Exit::Config))
         }
     }
+}
+
+/// A file of `models.d` is no configuration of its own: most of what could be wrong with it shows beside the others only.
+fn whole(file: &Path) -> Outcome {
+    let dir = std::path::absolute(file)?;
+    if dir.parent().is_none_or(|dir| !dir.ends_with("models.d")) {
+        return Ok(());
+    }
+    let message =
+        format!("{} is one model's file, and no configuration of its own", file.display());
+    Err(Failure::new(Exit::Usage, message)
+        .fix("hostler config check, without --file, checks those of the configuration directories together"))
 }
 
 /// What was left out of a check, to be said behind its result.
@@ -103,4 +118,41 @@ fn files(context: &Context, options: &Options) -> Outcome {
         Some(why) => format!("{path} (cannot be read: {why})\n"),
     };
     context.out.text(&rows.iter().map(line).collect::<String>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Defaults, Source};
+
+    #[test]
+    fn models_are_counted_wherever_they_run() {
+        let counted = |names: &[&str]| {
+            let model = |name: &&str| {
+                let rest = match name.starts_with('e') {
+                    true => "engine = \"external\"\nurl = \"http://192.0.2.1\"",
+                    false => "engine = \"llamacpp\"\nimage = \"example/l\"",
+                };
+                format!("[models.{name}]\n{rest}\n")
+            };
+            let models: String = names.iter().map(model).collect();
+            let text = format!("[gpu]\nbackend = \"host\"\n{models}");
+            let source = Source::settings("/h.toml", text);
+            config::parse(&[source], &Defaults::system()).unwrap().counted()
+        };
+        assert_eq!(counted(&[]), "0 models");
+        assert_eq!(counted(&["a"]), "1 model");
+        assert_eq!(counted(&["a", "b"]), "2 models");
+        assert_eq!(counted(&["e1"]), "1 model, elsewhere");
+        assert_eq!(counted(&["e1", "e2"]), "2 models, all elsewhere");
+        assert_eq!(counted(&["a", "e1", "e2"]), "3 models, 2 of them elsewhere");
+    }
+
+    #[test]
+    fn one_models_file_is_no_configuration() {
+        let wrong = whole(Path::new("/etc/hostler/models.d/m.toml")).unwrap_err();
+        assert_eq!(wrong.exit, Exit::Usage);
+        whole(Path::new("/etc/hostler/hostler.toml")).unwrap();
+        whole(Path::new("x.toml")).unwrap();
+    }
 }

@@ -57,6 +57,20 @@ impl Config {
         self.models.values().map(|model| model.stop_timeout).max().unwrap_or_default()
     }
 
+    /// How many models there are, in words: `2 models, 1 of them elsewhere`.
+    #[must_use]
+    pub fn counted(&self) -> String {
+        let (own, elsewhere) = (self.models.len(), self.externals.len());
+        let models = if own + elsewhere == 1 { "model" } else { "models" };
+        let elsewhere = match (own, elsewhere) {
+            (_, 0) => String::new(),
+            (0, 1) => ", elsewhere".to_owned(),
+            (0, _) => ", all elsewhere".to_owned(),
+            (_, some) => format!(", {some} of them elsewhere"),
+        };
+        format!("{} {models}{elsewhere}", own + self.externals.len())
+    }
+
     /// A model's own name, for a name or alias of it.
     #[must_use]
     pub fn resolve(&self, name: &str) -> Option<&ModelName> {

@@ -347,9 +347,8 @@ fn place(options: &Options, name: &str, force: bool) -> Outcome<PathBuf> {
 
 /// Checks the new file together with all others, as the daemon will.
 fn check(options: &Options, path: &Path, text: &str) -> Outcome {
-    let mut sources = config::read(Path::new("/"), &options.dirs());
-    sources.retain(|source| Path::new(&source.path) != path);
-    sources.push(config::Source::model(path.display().to_string(), text));
+    let sources = config::read(Path::new("/"), &options.dirs());
+    let sources = change::with_model(sources, path, text);
     change::check(options, &sources).map_err(|errors| {
         let message = format!("the definition is wrong:\n{errors}\nin:\n{text}");
         Failure::new(Exit::Config, message).fix("nothing was written")
