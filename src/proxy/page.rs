@@ -124,7 +124,7 @@ pub(super) async fn answer(
     | Page::Act(name, _)
     | Page::DebugPlan(name) = &page
     {
-        record.is_for(name.as_str(), visitor.rules.resolve(name.as_str()));
+        record.is_about(name);
     }
     let openmetrics = headers
         .get_all(header::ACCEPT)

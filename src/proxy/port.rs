@@ -22,7 +22,8 @@ use crate::types::{InstanceId, ModelName};
 pub struct Seen<'a> {
     /// What was asked for, by the list of routes; `-` where the head was refused. Bounded.
     pub route: &'static str,
-    /// The configured model that it was for; `None`: none, or one that nobody configured. Bounded.
+    /// The configured model whose engine was to work on it; `None`: none, or one that nobody configured. What is asked about a model, or done
+    /// to it, is for none. Bounded.
     pub model: Option<&'a ModelName>,
     /// Whose engine it was given to; `None`: to none of ours.
     pub instance: Option<&'a InstanceId>,
@@ -42,7 +43,7 @@ pub struct Seen<'a> {
     pub gaps: &'a Gaps,
     /// Of the answer's body.
     pub bytes: u64,
-    /// A question that monitoring asks all the time, which no person wants counted with the rest.
+    /// A question that monitoring asks all the time, which no person wants told with the rest.
     pub routine: bool,
     /// What is traced of it; `None`: it is not.
     pub traced: Option<Traced<'a>>,

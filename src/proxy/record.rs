@@ -28,7 +28,7 @@ pub(super) struct Record {
     id: HeaderValue,
     /// What was asked for; `-` where the head was refused.
     pub route: &'static str,
-    /// As the client wrote it, where that is not the name of `served`; fit to be shown.
+    /// As the client wrote it, where that is not the name of `served`, or what it asks about; fit to be shown.
     model: Option<String>,
     /// The configured model that it is for.
     served: Option<ModelName>,
@@ -139,6 +139,11 @@ impl Record {
             None => Some(shown(asked)),
             Some(name) => (name.as_str() != asked).then(|| asked.to_owned()),
         };
+    }
+
+    /// It asks about a model, or for something to be done to it; no engine works on it, so it is no request for the model.
+    pub fn is_about(&mut self, model: &ModelName) {
+        self.model = Some(model.to_string());
     }
 
     /// The request's ID as a header's value.

@@ -90,6 +90,20 @@ async fn each_request_is_told_once() {
     house.supervisor.expect(&[Happened::Asked("m".into()), Happened::Released]).await;
 }
 
+/// It is no request for the model, but about it.
+#[tokio::test]
+async fn a_question_about_a_model_is_told_with_its_name() {
+    let (lines, _guard) = listen(Level::DEBUG);
+    let house = playing(vec![]).await;
+    assert_eq!(house.ask(get("/metrics/models/m")).await.status, 404, "no console is there");
+    let lines = lines.take();
+    let told: Vec<&Value> =
+        lines.iter().map(|l| &l["fields"]).filter(|f| f["kind"] == "request").collect();
+    let [line] = told[..] else { panic!("{lines:?}") };
+    assert_eq!((&line["route"], &line["model"]), (&"engine_metrics".into(), &"m".into()));
+    assert!(line["message"].as_str().unwrap().starts_with("engine_metrics m: 404"), "{line}");
+}
+
 #[tokio::test]
 async fn a_flood_is_counted_in_place_of_being_told() {
     let (lines, _guard) = listen(Level::INFO);

@@ -7,7 +7,7 @@ use hostler::observe::metrics::names;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::house::{House, KEY};
+use crate::house::{ADMIN, House, KEY};
 use crate::page::{Sample, find, samples};
 use crate::{content, feed, tool};
 
@@ -75,6 +75,24 @@ async fn page(house: &House, seen: impl Fn(&[Sample]) -> bool) -> (String, Vec<S
 fn answered(samples: &[Sample], count: f64) -> bool {
     let labels = [("model", "org/fake"), ("endpoint", "chat_completions"), ("code", "200")];
     find(samples, "hostler_requests_total", &labels) == Some(count)
+}
+
+/// Whether so many requests at an endpoint are over.
+fn asked(samples: &[Sample], endpoint: &str, count: f64) -> bool {
+    let at = |s: &&Sample| s.labels.get("endpoint").is_some_and(|is| is == endpoint);
+    let all = samples.iter().filter(|s| s.name == "hostler_requests_total").filter(at);
+    all.map(|s| s.value).sum::<f64>() == count
+}
+
+/// What is counted of requests for the model, chats aside.
+fn other_than_chat(samples: &[Sample]) -> Vec<&Sample> {
+    let is = |s: &Sample, label, value| s.labels.get(label).is_some_and(|is| is == value);
+    let counted =
+        |s: &Sample| s.labels.contains_key("endpoint") || s.name == "hostler_denied_total";
+    // One of a histogram is enough.
+    let once = |s: &Sample| !s.labels.contains_key("le");
+    let of_it = samples.iter().filter(|s| is(s, "model", "org/fake") && counted(s) && once(s));
+    of_it.filter(|s| !is(s, "endpoint", "chat_completions")).collect()
 }
 
 async fn busy() -> House {
@@ -222,6 +240,24 @@ async fn ten_thousand_made_up_models_make_no_series() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_an_administrator_does_to_a_model_is_no_request_for_it() {
+    let house = House::new("", &[], |_| {}).await;
+    assert_eq!(chat(&house, "org/fake", false).await.status, 200);
+    let boss = format!("authorization: Bearer {ADMIN}\r\n");
+    let log = get(&house, "/api/v1/models/org/fake/log", &boss).await;
+    assert!(log.status == 200 && log.body.contains("listens"), "{}", log.body);
+    for act in ["pin", "unpin"] {
+        let head = format!(
+            "POST /api/v1/models/org/fake/{act} HTTP/1.1\r\nhost: x\r\n{boss}content-length: 0\r\nconnection: close\r\n\r\n"
+        );
+        let reply = ask(&house, head).await;
+        assert_eq!(reply.status, 200, "{act}: {}", reply.body);
+    }
+    let (_, after) = page(&house, |p| asked(p, "log", 1.0) && asked(p, "act", 2.0)).await;
+    assert_eq!(other_than_chat(&after), [] as [&Sample; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_engines_own_metrics_are_relayed_and_wake_nobody() {
     let house = House::new("", &[], |_| {}).await;
     let path = "/metrics/models/org/fake";
@@ -229,7 +265,8 @@ async fn an_engines_own_metrics_are_relayed_and_wake_nobody() {
     assert_eq!(reply.status, 503, "{}", reply.body);
     assert!(reply.body.contains("model_not_ready"), "{}", reply.body);
     assert_eq!(get(&house, "/metrics/models/nobody", "").await.status, 404);
-    let (_, before) = page(&house, |_| true).await;
+    let (_, before) = page(&house, |p| asked(p, "engine_metrics", 2.0)).await;
+    assert_eq!(other_than_chat(&before), [] as [&Sample; 0], "the model was asked for");
     let stopped = [("model", "org/fake"), ("phase", "stopped")];
     assert_eq!(find(&before, "hostler_model_phase", &stopped), Some(1.0), "nobody was woken");
 
@@ -250,7 +287,8 @@ async fn an_engines_own_metrics_are_relayed_and_wake_nobody() {
             assert_ne!(output.status.code(), Some(1), "{:?}", output);
         }
     }
-    let (_, after) = page(&house, |_| true).await;
+    let (_, after) = page(&house, |p| asked(p, "engine_metrics", 5.0)).await;
+    assert_eq!(other_than_chat(&after), [] as [&Sample; 0]);
     let still = find(&after, "hostler_model_idle_seconds", &[("model", "org/fake")]).unwrap();
     assert!(still >= idle, "a scrape counted as use: {still} after {idle}");
     assert_eq!(find(&after, "hostler_requests_in_flight", &[("model", "org/fake")]), Some(0.0));

@@ -57,7 +57,7 @@ metrics! {
     SHUTTING_DOWN Gauge "hostler_shutting_down" [] "1 while the daemon takes no new requests, else 0";
     PROBLEM Gauge "hostler_problem" ["code"] "1 for each problem that there is now, by the code that /ready shows";
 
-    REQUESTS Counter "hostler_requests_total" ["model", "endpoint", "code"] "Requests that are over, by HTTP status; code is none where the client left before there was one, and model is empty where the request named none that is configured";
+    REQUESTS Counter "hostler_requests_total" ["model", "endpoint", "code"] "Requests that are over, by HTTP status; code is none where the client left before there was one, and model is empty where no engine of a configured model was asked for";
     REQUEST_SECONDS Histogram "hostler_request_duration_seconds" ["model", "endpoint"] "From the request's head to the last byte of its answer, of requests for configured models";
     FIRST_BYTE Histogram "hostler_time_to_first_byte_seconds" ["model", "endpoint"] "From the request's head to the engine's first byte of the answer's body; signs of life are none";
     CHUNK_DELAY Histogram "hostler_inter_chunk_delay_seconds" ["model", "endpoint"] "Between one piece of a stream and the next, as they go out to the client; counted when the stream is over";

@@ -62,8 +62,8 @@ impl Row {
         if let Some(side) = seen.broken_by {
             self.broken[side as usize].add(1);
         }
-        // Times of questions about the host are nobody's question.
-        if seen.model.is_none() || seen.routine {
+        // Times of questions about the host and its models are nobody's question.
+        if seen.model.is_none() {
             return;
         }
         self.total.observe(seen.total);
@@ -98,7 +98,7 @@ pub(super) struct Requests {
     /// That wait for a turn.
     waiting: Table<ModelName, AtomicI64>,
     models: Table<ModelName, Rows>,
-    /// Of requests for no configured model.
+    /// Of requests for no configured model's engine.
     others: Rows,
     /// By (model, `error.code`); refusals are rare.
     denied: Table<(Option<ModelName>, &'static str), Count>,
