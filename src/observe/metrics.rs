@@ -141,7 +141,8 @@ impl Collector for Whole {
         let turns = |model: &ModelName| metrics.requests.waiting(model);
         picture::write(page, scrape, turns)?;
         metrics.requests.write(page)?;
-        metrics.happenings.write(page, &metrics.requests.first_token)?;
+        let models = &scrape.status.models;
+        metrics.happenings.write(page, &metrics.requests.first_token, models)?;
         picture::vitals(page, &scrape.vitals)?;
         let calls = metrics.calls.rows();
         let calls = calls.iter().map(|((op, result), took)| {

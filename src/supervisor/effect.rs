@@ -308,6 +308,21 @@ pub enum StopReason {
 }
 
 impl StopReason {
+    /// All of them.
+    pub const ALL: [Self; 11] = [
+        Self::Idle,
+        Self::Evicted,
+        Self::Unloaded,
+        Self::Reconfigured,
+        Self::Asked,
+        Self::Measured,
+        Self::Failed,
+        Self::Shutdown,
+        Self::Pressure,
+        Self::Orphaned,
+        Self::Moved,
+    ];
+
     /// The word for it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

@@ -47,6 +47,27 @@ pub enum FaultCode {
 }
 
 impl FaultCode {
+    /// All of them.
+    pub const ALL: [Self; 17] = [
+        Self::ImageMissing,
+        Self::ImagePulled,
+        Self::ImageChanged,
+        Self::PullFailed,
+        Self::WeightsMissing,
+        Self::CdiUnresolvable,
+        Self::StorageFull,
+        Self::PodmanUnreachable,
+        Self::CreateFailed,
+        Self::StartFailed,
+        Self::HardeningMismatch,
+        Self::EngineExited,
+        Self::GpuLost,
+        Self::Unhealthy,
+        Self::LoadTimeout,
+        Self::StopFailed,
+        Self::Internal,
+    ];
+
     /// The word for it in logs, HTTP bodies and D-Bus.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -140,25 +161,7 @@ mod tests {
 
     #[test]
     fn the_wire_word_is_the_printed_word() {
-        for code in [
-            FaultCode::ImageMissing,
-            FaultCode::ImagePulled,
-            FaultCode::ImageChanged,
-            FaultCode::PullFailed,
-            FaultCode::WeightsMissing,
-            FaultCode::CdiUnresolvable,
-            FaultCode::StorageFull,
-            FaultCode::PodmanUnreachable,
-            FaultCode::CreateFailed,
-            FaultCode::StartFailed,
-            FaultCode::HardeningMismatch,
-            FaultCode::EngineExited,
-            FaultCode::GpuLost,
-            FaultCode::Unhealthy,
-            FaultCode::LoadTimeout,
-            FaultCode::StopFailed,
-            FaultCode::Internal,
-        ] {
+        for code in FaultCode::ALL {
             assert_eq!(serde_json::to_string(&code).unwrap(), format!("\"{code}\""));
         }
         let fault = Fault::new(FaultCode::Internal, "x").with_log(vec!["a".into()]);

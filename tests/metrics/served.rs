@@ -257,6 +257,39 @@ async fn what_an_administrator_does_to_a_model_is_no_request_for_it() {
     assert_eq!(other_than_chat(&after), [] as [&Sample; 0]);
 }
 
+/// Prometheus takes the first value of a count that it sees for where the count began.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_counted_of_a_model_is_there_before_it_happens() {
+    let house = House::new("", &[], |_| {}).await;
+    let model = ("model", "org/fake");
+    let (_, first) = page(&house, |_| true).await;
+    for (name, labels) in [
+        ("hostler_loads_total", &[("result", "ok")][..]),
+        ("hostler_loads_total", &[("result", "failed")]),
+        ("hostler_loads_total", &[("result", "abandoned")]),
+        ("hostler_model_failures_total", &[("code", "engine_exited")]),
+        ("hostler_model_failures_total", &[("code", "load_timeout")]),
+        ("hostler_evictions_total", &[("reason", "evicted"), ("to", "stopped")]),
+        ("hostler_evictions_total", &[("reason", "idle"), ("to", "stopped")]),
+    ] {
+        let labels: Vec<(&str, &str)> = labels.iter().copied().chain([model]).collect();
+        assert_eq!(find(&first, name, &labels), Some(0.0), "{name} {labels:?}");
+    }
+    let sleeps = |s: &Sample| s.labels.get("to").is_some_and(|to| to == "asleep");
+    assert!(!first.iter().any(sleeps), "it never sleeps");
+    let of_it = first.iter().filter(|s| s.labels.get("model").is_some_and(|m| m == "org/fake"));
+    let count = of_it.count();
+    assert!(count < 64, "{count} series of a model that nobody has used");
+
+    assert_eq!(chat(&house, "org/fake", false).await.status, 200);
+    let (_, used) = page(&house, |p| answered(p, 1.0)).await;
+    for side in ["client", "engine", "host"] {
+        let labels = [model, ("endpoint", "chat_completions"), ("side", side)];
+        assert_eq!(find(&used, "hostler_requests_aborted_total", &labels), Some(0.0), "{side}");
+    }
+    assert_eq!(find(&used, "hostler_loads_total", &[model, ("result", "ok")]), Some(1.0));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_engines_own_metrics_are_relayed_and_wake_nobody() {
     let house = House::new("", &[], |_| {}).await;

@@ -2,7 +2,8 @@
 //!
 //! Purpose: loads with the times of their steps, evictions, failures, wakes. Owner: [`super::Metrics`]; called by the owner's task, so
 //! the lock here is held by one at a time, and by a scrape for a copy of a number or two. Invariant: times are differences of the moments
-//! at which notices came, so a load that another daemon began has none.
+//! at which notices came, so a load that another daemon began has none. What is counted of a model is there at 0 from when it is
+//! configured: Prometheus takes the first value that it sees for where a count began.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,8 +12,19 @@ use std::time::Duration;
 use super::count::{Count, Histogram, LONG_SECONDS, Table};
 use super::names;
 use super::page::{Page, Value};
-use crate::supervisor::witness::{Look, Notice};
-use crate::types::{FaultCode, InstanceId, ModelName, Moment};
+use crate::supervisor::witness::{Look, Notice, StopReason};
+use crate::types::{FaultCode, InstanceId, ModelName, ModelStatus, Moment};
+
+/// How a load ends.
+const RESULTS: [&str; 3] = ["ok", "failed", "abandoned"];
+/// Why a model is put to sleep; for other reasons it is stopped.
+const TO_SLEEP: [StopReason; 4] =
+    [StopReason::Idle, StopReason::Evicted, StopReason::Pressure, StopReason::Asked];
+
+/// A model and a word about it.
+type Pair = (ModelName, &'static str);
+/// A model, why it leaves, and where to.
+type Eviction = (ModelName, &'static str, &'static str);
 
 /// A load under way.
 #[derive(Clone, Copy, Debug)]
@@ -26,10 +38,10 @@ struct Load {
 #[derive(Debug, Default)]
 pub(super) struct Happenings {
     loading: Mutex<BTreeMap<InstanceId, Load>>,
-    loads: Table<(ModelName, &'static str), Count>,
-    steps: Table<(ModelName, &'static str), Histogram>,
-    failures: Table<(ModelName, &'static str), Count>,
-    evictions: Table<(ModelName, &'static str, &'static str), Count>,
+    loads: Table<Pair, Count>,
+    steps: Table<Pair, Histogram>,
+    failures: Table<Pair, Count>,
+    evictions: Table<Eviction, Count>,
     wakes: Table<ModelName, Histogram>,
     looks: Table<(&'static str, &'static str), Count>,
 }
@@ -157,11 +169,12 @@ impl Happenings {
         &self,
         page: &mut Page<'_>,
         first_token: &Table<ModelName, Histogram>,
+        models: &[ModelStatus],
     ) -> std::fmt::Result {
-        let pair =
-            |(model, word): &(ModelName, &'static str)| vec![model.to_string(), (*word).to_owned()];
-        let count = |n: &Count| Value::Count(n.get());
-        page.family(&names::LOADS, self.loads.rows().iter().map(|(k, n)| (pair(k), count(n))))?;
+        let pair = |(model, word): &Pair| vec![model.to_string(), (*word).to_owned()];
+        let counted = |(key, n): (Pair, u64)| (pair(&key), Value::Count(n));
+        let loads = models.iter().flat_map(|m| RESULTS.map(|result| (m.name.clone(), result)));
+        page.family(&names::LOADS, from_zero(loads, &self.loads).map(counted))?;
         let steps = self.steps.rows();
         let steps = steps.iter().map(|(k, h)| (pair(k), Value::Histogram(h.read())));
         let first = first_token.rows();
@@ -169,11 +182,13 @@ impl Happenings {
             (vec![model.to_string(), "first_token".to_owned()], Value::Histogram(h.read()))
         });
         page.family(&names::LOAD_SECONDS, steps.chain(first))?;
-        let failures = self.failures.rows();
-        page.family(&names::FAILURES, failures.iter().map(|(k, n)| (pair(k), count(n))))?;
-        let evictions = self.evictions.rows();
-        let evictions = evictions.iter().map(|((model, reason, to), n)| {
-            (vec![model.to_string(), (*reason).to_owned(), (*to).to_owned()], count(n))
+        let codes = || FaultCode::ALL.iter().filter(|code| fails(**code));
+        let failures =
+            models.iter().flat_map(|m| codes().map(|code| (m.name.clone(), code.as_str())));
+        page.family(&names::FAILURES, from_zero(failures, &self.failures).map(counted))?;
+        let evictions = from_zero(models.iter().flat_map(evictions), &self.evictions);
+        let evictions = evictions.map(|((model, reason, to), n)| {
+            (vec![model.to_string(), reason.to_owned(), to.to_owned()], Value::Count(n))
         });
         page.family(&names::EVICTIONS, evictions)?;
         let wakes = self.wakes.rows();
@@ -181,10 +196,50 @@ impl Happenings {
         page.family(&names::WAKE_SECONDS, wakes)?;
         let looks = self.looks.rows();
         let looks = looks.iter().map(|((source, result), n)| {
-            (vec![(*source).to_owned(), (*result).to_owned()], count(n))
+            (vec![(*source).to_owned(), (*result).to_owned()], Value::Count(n.get()))
         });
         page.family(&names::RECONCILES, looks)
     }
+}
+
+/// Whether a load can fail, or an engine die, with it.
+const fn fails(code: FaultCode) -> bool {
+    match code {
+        // After the first two it is planned again, and a stop that fails is no failure of the model.
+        FaultCode::ImagePulled | FaultCode::ImageChanged | FaultCode::StopFailed => false,
+        FaultCode::ImageMissing
+        | FaultCode::PullFailed
+        | FaultCode::WeightsMissing
+        | FaultCode::CdiUnresolvable
+        | FaultCode::StorageFull
+        | FaultCode::PodmanUnreachable
+        | FaultCode::CreateFailed
+        | FaultCode::StartFailed
+        | FaultCode::HardeningMismatch
+        | FaultCode::EngineExited
+        | FaultCode::GpuLost
+        | FaultCode::Unhealthy
+        | FaultCode::LoadTimeout
+        | FaultCode::Internal => true,
+    }
+}
+
+/// In which ways a model can be told to leave.
+fn evictions(model: &ModelStatus) -> impl Iterator<Item = Eviction> {
+    let asleep = model.sleep.as_ref().map(|_| TO_SLEEP.map(|reason| (reason, "asleep")));
+    let stopped = StopReason::ALL.map(|reason| (reason, "stopped"));
+    let ways = stopped.into_iter().chain(asleep.into_iter().flatten());
+    ways.map(|(reason, to)| (model.name.clone(), reason.as_str(), to))
+}
+
+/// What was counted, and 0 for those of `keys` of which nothing was, in the order of the keys.
+fn from_zero<K: Ord + Clone>(
+    keys: impl Iterator<Item = K>,
+    counted: &Table<K, Count>,
+) -> impl Iterator<Item = (K, u64)> {
+    let mut all: BTreeMap<K, u64> = keys.map(|key| (key, 0)).collect();
+    all.extend(counted.rows().iter().map(|(key, n)| (key.clone(), n.get())));
+    all.into_iter()
 }
 
 #[cfg(test)]

@@ -221,9 +221,9 @@ impl Requests {
         page.family(&names::CHUNK_DELAY, each(|row| Value::Histogram(row.gaps.read())))?;
         page.family(&names::QUEUE_WAIT, each(|row| Value::Histogram(row.queue.read())))?;
         page.family(&names::RESPONSE_BYTES, each(|row| Value::Count(row.bytes.get())))?;
+        // All sides from the row's first request on: Prometheus takes the first value that it sees for where a count began.
         let broken = rows.iter().flat_map(|(m, at, row)| {
-            let sides = Side::ALL.iter().zip(&row.broken).filter(|(_, n)| n.get() > 0);
-            sides.map(|(side, n)| {
+            Side::ALL.iter().zip(&row.broken).map(|(side, n)| {
                 let labels = vec![m.clone(), (*at).to_owned(), side.as_str().to_owned()];
                 (labels, Value::Count(n.get()))
             })

@@ -5,7 +5,10 @@ use std::collections::BTreeSet;
 use super::*;
 use crate::proxy::port::Gaps;
 use crate::supervisor::witness::StopReason;
-use crate::types::{ExternalHealth, Fault, FaultCode, Generation, InstanceId};
+use crate::types::{
+    ExternalHealth, Fault, FaultCode, Generation, HealthStatus, InstanceId, Known, ModelStatus,
+    Phase, SleepStatus,
+};
 
 fn name(model: &str) -> ModelName {
     model.parse().unwrap()
@@ -136,4 +139,69 @@ fn without_a_scrape_no_more_than_two_configurations_are_kept() {
     assert_eq!(kept, names(&["m48", "m49"]));
     drop(metrics.render(scrape, Format::Text));
     assert_eq!(metrics.happenings.models(), names(&["m49"]));
+}
+
+fn stopped(model: &str, sleep: Option<SleepStatus>) -> ModelStatus {
+    ModelStatus {
+        name: name(model),
+        aliases: vec![],
+        engine: "vllm",
+        phase: Phase::Stopped,
+        instance: None,
+        container: None,
+        gpus: vec![],
+        planned: None,
+        footprint: None,
+        observed: Known::Unknown,
+        in_flight: 0,
+        queued: 0,
+        pinned: false,
+        idle_timeout: None,
+        progress: None,
+        restarts: 0,
+        chunks: 0,
+        last_used: None,
+        load_ms: None,
+        error: None,
+        waiting_for: None,
+        report: None,
+        sleep,
+        health: HealthStatus::default(),
+    }
+}
+
+#[test]
+fn what_happens_to_a_model_is_counted_from_zero() {
+    let metrics = Arc::new(Metrics::default());
+    let instance = InstanceId::new(name("a"), Generation(1), 1);
+    let reason = StopReason::Evicted;
+    let fault = Fault::new(FaultCode::Unhealthy, "no answer");
+    for notice in [
+        Notice::Failed { instance: instance.clone(), fault, retry_ms: 0 },
+        Notice::Stopping { instance, reason },
+    ] {
+        metrics.see(Moment::START, &notice, None);
+    }
+    let models = vec![stopped("a", None), stopped("b", Some(SleepStatus::default()))];
+    let status = Arc::new(Status { models, ..Status::default() });
+    let page = metrics.render(Scrape { status, ..Scrape::default() }, Format::Text);
+    let of = |series: &str| {
+        let lines: Vec<&str> =
+            page.lines().filter_map(|l| l.strip_prefix(series)?.strip_prefix(' ')).collect();
+        assert!(lines.len() < 2, "{series}: {lines:?}");
+        lines.first().map(|n| n.trim().parse::<u64>().unwrap())
+    };
+    let failed = |model, code| {
+        of(&format!("hostler_model_failures_total{{model=\"{model}\",code=\"{code}\"}}"))
+    };
+    assert_eq!((failed("a", "unhealthy"), failed("b", "unhealthy")), (Some(1), Some(0)));
+    assert_eq!(failed("a", "engine_exited"), Some(0));
+    assert_eq!(failed("a", "image_pulled"), None, "that is no failure");
+    let left = |model, reason, to| {
+        let labels = format!("model=\"{model}\",reason=\"{reason}\",to=\"{to}\"");
+        of(&format!("hostler_evictions_total{{{labels}}}"))
+    };
+    assert_eq!((left("a", "evicted", "stopped"), left("a", "idle", "stopped")), (Some(1), Some(0)));
+    assert_eq!((left("a", "evicted", "asleep"), left("b", "evicted", "asleep")), (None, Some(0)));
+    assert_eq!((left("b", "evicted", "stopped"), left("b", "orphaned", "asleep")), (Some(0), None));
 }
