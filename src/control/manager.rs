@@ -236,7 +236,7 @@ impl Manager {
         self.context.handle.status().models.iter().map(|m| m.in_flight).sum()
     }
 
-    /// Requests that wait for a model now.
+    /// Requests, and operators' loads, that wait for a model now, as the models' own QueuedRequests have them together.
     #[zbus(property(emits_changed_signal = "invalidates"))]
     fn queued_requests(&self) -> u32 {
         self.context.handle.status().models.iter().map(|m| m.queued).sum()

@@ -197,7 +197,7 @@ impl Model {
         Ok(self.now()?.in_flight)
     }
 
-    /// Requests, and operators' loads, that wait for it now.
+    /// Requests, and operators' loads, that wait for it now: for it to be ready, or for one of its turns (max_concurrent).
     #[zbus(property(emits_changed_signal = "invalidates"))]
     fn queued_requests(&self) -> Result<u32, Error> {
         Ok(self.now()?.queued)

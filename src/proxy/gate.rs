@@ -17,6 +17,7 @@ use super::error::ApiError;
 use super::keys::Key;
 use super::port::Observer;
 use super::rules::SharedRules;
+use crate::supervisor::handle::Handle;
 use crate::types::{DoorSpec, ModelName, Moment};
 
 /// What the lock guards.
@@ -31,6 +32,7 @@ pub(super) struct Gate {
     inner: Mutex<Inner>,
     began: Instant,
     rules: SharedRules,
+    supervisor: Handle,
     observer: Arc<dyn Observer>,
 }
 
@@ -40,7 +42,7 @@ impl std::fmt::Debug for Gate {
     }
 }
 
-/// A request that is seen to wait for its turn.
+/// A request that is seen to wait for its turn at a model that runs elsewhere.
 struct Waits<'a>(&'a dyn Observer, &'a ModelName);
 
 impl<'a> Waits<'a> {
@@ -143,7 +145,10 @@ impl Place {
         let Self { slot, turn } = self;
         let Some(turn) = turn else { return Ok(slot) };
         let gate = slot.gate.clone();
-        let _seen = Waits::begin(&*gate.observer, model);
+        // Who waits for one of this host's models is in the supervisor's picture, which everybody reads.
+        let far = gate.rules.load().externals.contains_key(model);
+        let _seen = far.then(|| Waits::begin(&*gate.observer, model));
+        let _shown = (!far).then(|| gate.supervisor.awaits_turn(model));
         if tokio::time::timeout(wait_max, turn).await.is_ok() {
             return Ok(slot);
         }
@@ -158,8 +163,9 @@ impl Place {
 
 impl Gate {
     /// A gate that nobody has passed. `rules`: where the limits are that hold now.
-    pub fn new(rules: SharedRules, observer: Arc<dyn Observer>) -> Arc<Self> {
-        Arc::new(Self { inner: Mutex::default(), began: Instant::now(), rules, observer })
+    pub fn new(rules: SharedRules, supervisor: Handle, observer: Arc<dyn Observer>) -> Arc<Self> {
+        let (inner, began) = (Mutex::default(), Instant::now());
+        Arc::new(Self { inner, began, rules, supervisor, observer })
     }
 
     /// Holds to the limits of new rules whenever there are some, for as long as it is polled.
@@ -260,8 +266,11 @@ fn refused(refused: &Refused, model: &ModelName) -> ApiError {
 mod tests {
     use std::sync::atomic::{AtomicI64, Ordering};
 
+    use super::super::external::External;
     use super::super::rules::Rules;
     use super::*;
+    use crate::supervisor::handle::Ask;
+    use crate::types::{Origin, Status};
 
     /// How many are seen to wait.
     #[derive(Default)]
@@ -295,11 +304,22 @@ mod tests {
         DoorSpec { max_concurrent: Some(limit), ..DoorSpec::default() }
     }
 
+    fn supervisor() -> Handle {
+        Handle::scripted(Status::default()).0
+    }
+
+    /// Rules by which a model runs elsewhere.
+    fn elsewhere(model: &ModelName) -> Rules {
+        let origin = Origin { tls: false, host: "far".into(), port: 80, prefix: String::new() };
+        let external = External { origin, key: None, health: "/".into() };
+        Rules { externals: [(model.clone(), Arc::new(external))].into(), ..Rules::default() }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_turn_comes_when_another_request_ends_or_gives_up() {
         let seen = Arc::new(Seen::default());
-        let gate = Gate::new(Rules::default().shared(), seen.clone());
         let model: ModelName = "m".parse().unwrap();
+        let gate = Gate::new(elsewhere(&model).shared(), supervisor(), seen.clone());
         let limit = spec(1);
         assert!(enter(&gate, &model, &DoorSpec::default()).await.unwrap().is_none());
         let first = enter(&gate, &model, &limit).await.unwrap().unwrap();
@@ -323,6 +343,21 @@ mod tests {
         assert_eq!(seen.0.load(Ordering::Relaxed), 0);
     }
 
+    /// The supervisor has them in its picture; an observer that counted them as well would count them twice.
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_a_model_of_this_host_is_told_to_its_supervisor_alone() {
+        let (supervisor, mut asks, _publish) = Handle::scripted(Status::default());
+        let seen = Arc::new(Seen::default());
+        let gate = Gate::new(Rules::default().shared(), supervisor, seen.clone());
+        let (model, limit): (ModelName, _) = ("m".parse().unwrap(), spec(1));
+        let _first = enter(&gate, &model, &limit).await.unwrap().unwrap();
+        assert!(asks.try_recv().is_err(), "nobody waits");
+        let mut second = Box::pin(enter(&gate, &model, &limit));
+        assert!(futures_util::poll!(&mut second).is_pending());
+        assert!(matches!(asks.try_recv(), Ok(Ask::Stir)));
+        assert_eq!(seen.0.load(Ordering::Relaxed), 0);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_new_limit_holds_for_who_waits_and_who_knows_an_older_one() {
         let model: ModelName = "m".parse().unwrap();
@@ -331,7 +366,7 @@ mod tests {
             ..Rules::default()
         };
         let rules = with(spec(1)).shared();
-        let gate = Gate::new(rules.clone(), Arc::new(Seen::default()));
+        let gate = Gate::new(rules.clone(), supervisor(), Arc::new(Seen::default()));
         let follower = gate.clone();
         let following = tokio::spawn(async move { follower.follow().await });
         let old = spec(1);

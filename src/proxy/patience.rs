@@ -130,8 +130,6 @@ mod tests {
         fn begun(&self) {}
 
         fn ended(&self, _: &Seen<'_>) {}
-
-        fn awaits_turn(&self, _: &ModelName, _: bool) {}
     }
 
     const WITHIN: Duration = Duration::from_secs(10);
@@ -163,7 +161,7 @@ mod tests {
         let name: ModelName = "m".parse().unwrap();
         let rules = Rules { models: [(name, Arc::new(spec.clone()))].into(), ..Rules::default() };
         let rules = rules.shared();
-        let gate = Gate::new(rules.clone(), Arc::new(Nobody));
+        let gate = Gate::new(rules.clone(), supervisor.clone(), Arc::new(Nobody));
         let (healths, visitor) =
             (Healths::default(), Visitor { rules: rules.load_full(), key: None });
         let asking = Asking {

@@ -122,7 +122,8 @@ impl Gaps {
 pub trait Observer: Send + Sync + 'static {
     /// A head has come in.
     fn begun(&self);
-    /// It begins (`true`) or ends (`false`) to wait for one of the turns that a configured model has (`max_concurrent`).
+    /// It begins (`true`) or ends (`false`) to wait for one of the turns (`max_concurrent`) that a model has which runs elsewhere. Those who
+    /// wait for this host's own are in the picture that the supervisor publishes.
     fn awaits_turn(&self, model: &ModelName, begins: bool) {
         let _ = (model, begins);
     }

@@ -108,11 +108,12 @@ impl Server {
         let limits = Arc::new(limits);
         let (ending, end) = (CancellationToken::new(), End::default());
         let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let gate = Gate::new(rules.clone(), supervisor.clone(), behind.observer.clone());
         let service = Service {
             supervisor,
+            gate,
             limits: limits.clone(),
             engines: Engines::new(upstream),
-            gate: Gate::new(rules.clone(), behind.observer.clone()),
             rules,
             budget: Arc::default(),
             answers: Arc::default(),

@@ -7,13 +7,12 @@
 //! Purpose: a request for a ready model, when nothing else is going on, costs one atomic step and not a turn of the owner. Owner: the
 //! task, which alone opens and shuts; every lease holds its instance's [`Turnstile`]. Invariants: while the owner decides, all are
 //! shut, so what it was told of is all that there is, and an instance that leaves has no way in; every lease is counted at its
-//! turnstile, whoever granted it; what passes is told to the core at the next turn, which is at most [`STIR_MAX`] away, and at
+//! turnstile, whoever granted it; what passes is told to the core at the next turn, which is at most [`STIR_MAX`](super::stir::STIR_MAX) away, and at
 //! once if the turnstile is shut, for then somebody may wait for it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
@@ -22,23 +21,14 @@ use super::event::Passed;
 use super::handle::{Ask, Lease};
 use super::meter::Meter;
 use super::ports::Endpoint;
+use super::stir::Stir;
 use super::traffic::Way;
-use crate::types::{InstanceId, ModelName};
-
-/// The longest that readers of the picture, and clocks of idleness, are behind what passes.
-pub(super) const STIR_MAX: Duration = Duration::from_millis(50);
+use super::waits::Waits;
+use crate::types::{InstanceId, ModelName, ModelStatus};
 
 const SHUT: u64 = 1 << 63;
 const TAKEN_SHIFT: u32 = 32;
 const TAKEN_MASK: u32 = u32::MAX >> 1;
-
-/// What all turnstiles share.
-#[derive(Debug)]
-struct Shared {
-    asks: mpsc::UnboundedSender<Ask>,
-    /// The owner knows that something passes.
-    stirred: AtomicBool,
-}
 
 /// The way to one instance, where its leases are counted.
 #[derive(Debug)]
@@ -51,7 +41,7 @@ pub(super) struct Turnstile {
     /// In one word, so that all is of one moment: shut (1 bit), how many passed by themselves (31, it wraps), how many are
     /// in flight (32).
     word: AtomicU64,
-    shared: Arc<Shared>,
+    stir: Arc<Stir>,
 }
 
 /// What the counters of a turnstile say.
@@ -84,13 +74,12 @@ impl Turnstile {
         endpoint: Endpoint,
         asks: mpsc::UnboundedSender<Ask>,
     ) -> Self {
-        let shared = Shared { asks, stirred: AtomicBool::new(false) };
-        Self::new(instance, endpoint, Meter::default(), Arc::new(shared))
+        Self::new(instance, endpoint, Meter::default(), Stir::new(asks))
     }
 
-    fn new(instance: InstanceId, endpoint: Endpoint, meter: Meter, shared: Arc<Shared>) -> Self {
+    fn new(instance: InstanceId, endpoint: Endpoint, meter: Meter, stir: Arc<Stir>) -> Self {
         let (word, said) = (AtomicU64::new(SHUT), AtomicU64::new(0));
-        Self { instance, endpoint, meter, said, word, shared }
+        Self { instance, endpoint, meter, said, word, stir }
     }
 
     /// A lease, if it is open.
@@ -101,7 +90,7 @@ impl Turnstile {
             (!count.shut).then(|| passed.word())
         });
         taken.ok()?;
-        self.stir();
+        self.stir.stir();
         Some(Lease::at(self.clone()))
     }
 
@@ -115,10 +104,9 @@ impl Turnstile {
     pub(super) fn give_back(&self) {
         let before = Count::of(self.word.fetch_sub(1, Ordering::AcqRel));
         if before.shut {
-            // A supervisor that has ended has nothing left to count.
-            let _ = self.shared.asks.send(Ask::Release { instance: self.instance.clone() });
+            self.stir.release(&self.instance);
         } else {
-            self.stir();
+            self.stir.stir();
         }
     }
 
@@ -132,26 +120,22 @@ impl Turnstile {
     pub(super) fn said(&self) -> u64 {
         self.said.load(Ordering::Relaxed)
     }
-
-    fn stir(&self) {
-        let stirred = &self.shared.stirred;
-        if !stirred.load(Ordering::Acquire) && !stirred.swap(true, Ordering::AcqRel) {
-            let _ = self.shared.asks.send(Ask::Stir);
-        }
-    }
 }
 
 /// Open turnstiles, by every name of their models.
 type Ways = ArcSwap<BTreeMap<ModelName, Arc<Turnstile>>>;
 
-/// The callers' end: the open ways.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Express(Arc<Ways>);
+/// The callers' end: the open ways, and who waits for a turn.
+#[derive(Clone, Debug)]
+pub(super) struct Express {
+    ways: Arc<Ways>,
+    pub(super) waits: Waits,
+}
 
 impl Express {
     /// A lease on a model, by name or alias, where that needs no asking.
     pub(super) fn pass(&self, model: &str) -> Option<Lease> {
-        self.0.load().get(model)?.pass()
+        self.ways.load().get(model)?.pass()
     }
 }
 
@@ -180,7 +164,7 @@ impl Known {
 /// The owner's end.
 #[derive(Debug)]
 pub(super) struct Turnstiles {
-    shared: Arc<Shared>,
+    stir: Arc<Stir>,
     known: BTreeMap<InstanceId, Known>,
     /// Of models that were ever leased.
     meters: BTreeMap<ModelName, Meter>,
@@ -189,9 +173,9 @@ pub(super) struct Turnstiles {
 
 impl Turnstiles {
     pub(super) fn new(asks: mpsc::UnboundedSender<Ask>) -> Self {
-        let shared = Arc::new(Shared { asks, stirred: AtomicBool::new(false) });
-        let (known, meters) = (BTreeMap::new(), BTreeMap::new());
-        Self { shared, known, meters, express: Express::default() }
+        let stir = Stir::new(asks);
+        let express = Express { ways: Arc::default(), waits: Waits::new(stir.clone()) };
+        Self { stir, known: BTreeMap::new(), meters: BTreeMap::new(), express }
     }
 
     /// For callers.
@@ -199,15 +183,18 @@ impl Turnstiles {
         self.express.clone()
     }
 
-    /// What a model has streamed, since the daemon's start.
-    pub(super) fn streamed(&self, model: &ModelName) -> u64 {
-        self.meters.get(model).map_or(0, Meter::total)
+    /// Puts what the core does not know into its picture: what models have streamed, and who waits for their turns.
+    pub(super) fn show(&self, models: &mut [ModelStatus]) {
+        for model in models {
+            model.chunks = self.meters.get(&model.name).map_or(0, Meter::total);
+            model.queued = model.queued.saturating_add(self.express.waits.of(&model.name));
+        }
     }
 
     /// Shuts all, and says what went through them.
     pub(super) fn shut(&mut self) -> Vec<Passed> {
-        // First, so that whatever passes from now on is news again.
-        self.shared.stirred.store(false, Ordering::Release);
+        // First, so that none of what passes is missed.
+        self.stir.looks();
         self.known.values_mut().filter_map(Known::shut).collect()
     }
 
@@ -226,11 +213,11 @@ impl Turnstiles {
             way.word.fetch_and(!SHUT, Ordering::AcqRel);
             ways.insert(name.clone(), way.clone());
         }
-        let old = self.express.0.load();
+        let old = self.express.ways.load();
         let same = ways.len() == old.len()
             && ways.iter().zip(old.iter()).all(|(a, b)| a.0 == b.0 && Arc::ptr_eq(a.1, b.1));
         if !same {
-            self.express.0.store(Arc::new(ways));
+            self.express.ways.store(Arc::new(ways));
         }
     }
 
@@ -248,7 +235,7 @@ impl Turnstiles {
         self.known.entry(instance.clone()).or_insert_with(|| {
             let meter = self.meters.entry(instance.model.clone()).or_default().clone();
             let (instance, endpoint) = (instance.clone(), endpoint.clone());
-            let way = Turnstile::new(instance, endpoint, meter, self.shared.clone());
+            let way = Turnstile::new(instance, endpoint, meter, self.stir.clone());
             Known { way: Arc::new(way), taken: 0, in_flight: 0 }
         })
     }
@@ -314,7 +301,7 @@ mod tests {
         drop(lease);
         assert!(matches!(asked.try_recv(), Ok(Ask::Stir)));
         assert_eq!(counts(&all.shut()), [(0, 1)]);
-        assert_eq!(all.streamed(&instance(1).model), 0);
+        assert_eq!(all.meters[&instance(1).model].total(), 0);
     }
 
     #[test]

@@ -12,9 +12,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::event::Reconfiguration;
 use super::execute::Clock;
-use super::express::{Express, Turnstile};
+use super::express::{Express, Turnstile, Turnstiles};
 pub use super::meter::Meter;
 use super::ports::Endpoint;
+pub use super::waits::Waiting;
 use crate::types::{Denied, Haste, InstanceId, ModelName, Moment, Preview, Status, WaiterId, Wish};
 
 /// A right to one in-flight request on one ready instance; returned on drop, so hold it until the last body byte has
@@ -191,7 +192,7 @@ impl Handle {
         let (asks, receive) = mpsc::unbounded_channel();
         let (publish, status) = watch::channel(Arc::new(status));
         let clock = Clock::start();
-        let (next, express) = (Arc::default(), Express::default());
+        let (next, express) = (Arc::default(), Turnstiles::new(asks.clone()).express());
         (Self { asks, status, next, clock, job: None, express }, receive, publish)
     }
 

@@ -39,11 +39,13 @@ mod room;
 mod schedule;
 mod sleep;
 pub mod state;
+mod stir;
 mod story;
 pub mod sweep;
 pub mod task;
 mod traffic;
 mod turn;
+mod waits;
 mod wake;
 pub mod witness;
 

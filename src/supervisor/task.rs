@@ -16,11 +16,12 @@ use super::effect::Effect;
 use super::event::{Event, Observation};
 pub use super::execute::{Clock, Ports};
 use super::execute::{Executor, Subject, local_time, unix_s};
-use super::express::{STIR_MAX, Turnstiles};
+use super::express::Turnstiles;
 use super::handle::{Ask, Handle, Lease, Verb};
 use super::log;
 use super::ports::Found;
 use super::state::{Recalled, Settings, State};
+use super::stir::STIR_MAX;
 use super::story::{Cause, Stories};
 use super::witness::{Blind, Look, Witness};
 use crate::types::{
@@ -188,9 +189,7 @@ impl Supervisor {
 
     fn picture(&self) -> Status {
         let mut picture = self.state.status(self.clock.now());
-        for model in &mut picture.models {
-            model.chunks = self.turnstiles.streamed(&model.name);
-        }
+        self.turnstiles.show(&mut picture.models);
         picture
     }
 

@@ -71,7 +71,7 @@ pub struct ModelStatus {
     pub footprint: Option<MeasuredNeed>,
     /// Leases held now.
     pub in_flight: u32,
-    /// Requests that wait for it now.
+    /// Requests, and operators' loads, that wait for it now: for it to be ready, or for one of its turns (`max_concurrent`).
     pub queued: u32,
     /// Never evicted or idled out.
     pub pinned: bool,

@@ -3,9 +3,8 @@
 use std::sync::Arc;
 
 use hostler::proxy::Key;
-use hostler::proxy::port::{Behind, Observer, Seen};
-use hostler::types::{Bytes, DoorSpec, ModelName};
-use tokio::sync::{Notify, Semaphore};
+use hostler::types::{Bytes, DoorSpec};
+use tokio::sync::Semaphore;
 
 use crate::engine::{Family, KEY, Step, send};
 use crate::house::{Happened, House, Setup, house, key, playing, rules};
@@ -132,28 +131,10 @@ async fn a_model_is_given_no_more_at_once_than_it_takes() {
     assert_eq!((second.reply().await.status, other.reply().await.status), (200, 200));
 }
 
-/// Says when a request waits for a turn.
-#[derive(Default)]
-struct Waits(Notify);
-
-impl Observer for Waits {
-    fn begun(&self) {}
-
-    fn ended(&self, _: &Seen<'_>) {}
-
-    fn awaits_turn(&self, _: &ModelName, begins: bool) {
-        if begins {
-            self.0.notify_one();
-        }
-    }
-}
-
 /// Its key, its turn and its parameters are of the model that the alias meant when it was judged.
 #[tokio::test]
 async fn a_request_that_waits_goes_to_the_model_that_was_judged() {
     let gate = Arc::new(Semaphore::new(0));
-    let waits = Arc::new(Waits::default());
-    let behind = Behind { observer: waits.clone(), ..Behind::default() };
     let mut alice = key("alice");
     alice.models = vec!["m".parse().unwrap()];
     let mut rules = rules();
@@ -161,7 +142,7 @@ async fn a_request_that_waits_goes_to_the_model_that_was_judged() {
     let spec = DoorSpec { max_concurrent: Some(1), ..DoorSpec::default() };
     rules.models.insert("m".parse().unwrap(), spec.into());
     let script = vec![Step::Gate(gate.clone()), send(OK), Step::Close];
-    let mut house = house(Setup { script, rules, behind, ..Setup::default() }).await;
+    let mut house = house(Setup { script, rules, ..Setup::default() }).await;
     let ask = |model: &str| {
         let head = "authorization: Bearer sk-alice\r\nconnection: close\r\n";
         post_with(CHAT, head, format!("{{\"model\":\"{model}\"}}"))
@@ -170,7 +151,7 @@ async fn a_request_that_waits_goes_to_the_model_that_was_judged() {
     first.send(ask("m")).await;
     house.engine.request().await;
     second.send(ask("gpt-4o")).await;
-    soon("it to wait for its turn", waits.0.notified()).await;
+    soon("it to wait for its turn", house.supervisor.stirred.notified()).await;
     let mut moved = (*house.rules.load_full()).clone();
     moved.aliases.insert("gpt-4o".parse().unwrap(), "org/big".parse().unwrap());
     house.rules.store(Arc::new(moved));

@@ -14,7 +14,7 @@ use hostler::types::{
 };
 use sha2::{Digest, Sha256};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -44,6 +44,8 @@ type Answer = oneshot::Sender<Result<Lease, Denied>>;
 pub struct Supervisor {
     pub happened: mpsc::UnboundedReceiver<Happened>,
     pub status: watch::Sender<Arc<Status>>,
+    /// Something is counted that it should look at: here, that a request waits for its turn. Told once.
+    pub stirred: Arc<Notify>,
     held: Arc<Mutex<Vec<Answer>>>,
     handle: Handle,
     endpoint: Endpoint,
@@ -55,6 +57,8 @@ impl Supervisor {
         let (report, happened) = mpsc::unbounded_channel();
         let held = Arc::new(Mutex::new(Vec::new()));
         let (keep, giver, target) = (held.clone(), handle.clone(), endpoint.clone());
+        let stirred = Arc::new(Notify::new());
+        let stir = stirred.clone();
         tokio::spawn(async move {
             while let Some(ask) = asks.recv().await {
                 match ask {
@@ -72,10 +76,10 @@ impl Supervisor {
                     }
                     Ask::Cancel { .. } => drop(report.send(Happened::Cancelled)),
                     Ask::Release { .. } => drop(report.send(Happened::Released)),
+                    Ask::Stir => stir.notify_one(),
                     other @ (Ask::Operate { .. }
                     | Ask::Preview { .. }
                     | Ask::Trouble { .. }
-                    | Ask::Stir
                     | Ask::Configure(_)
                     | Ask::Shutdown { .. }) => {
                         panic!("the proxy must not ask for {other:?}")
@@ -83,7 +87,7 @@ impl Supervisor {
                 }
             }
         });
-        Self { happened, status: publish, held, handle, endpoint }
+        Self { happened, status: publish, stirred, held, handle, endpoint }
     }
 
     pub async fn next(&mut self) -> Happened {
