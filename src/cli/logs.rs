@@ -4,10 +4,11 @@ use std::io::{IsTerminal as _, Write as _};
 
 use clap::Args;
 use tokio::io::AsyncReadExt as _;
-use zbus::OwnedFd;
+use zbus::names::OwnedUniqueName;
+use zbus::{OwnedFd, fdo};
 
 use super::Context;
-use super::bus::Options;
+use super::bus::{Bus, Options, SERVICE, failure, not_running};
 use super::exit::Outcome;
 use super::printable::Printable;
 
@@ -35,6 +36,7 @@ impl Logs {
             .out
             .no_document("logs", "hostler logs MODEL, which prints an engine's own lines")?;
         let bus = context.bus().await?;
+        let daemon = daemon(&bus).await?;
         let model = bus.model(&self.model).await?;
         let mut options = Options::new();
         options.insert("follow", self.follow.into());
@@ -58,8 +60,24 @@ impl Logs {
             }
             out.flush()?;
             if count == 0 {
-                return Ok(());
+                // A daemon that leaves takes its end of the pipe along, and may have left the container running.
+                return if self.follow { still(&bus, &daemon).await } else { Ok(()) };
             }
         }
     }
+}
+
+/// The daemon that answers now, by the name that no later one has.
+async fn daemon(bus: &Bus) -> Outcome<OwnedUniqueName> {
+    let failed = |err: zbus::Error| failure(&err, bus.user);
+    let names = fdo::DBusProxy::new(&bus.connection).await.map_err(failed)?;
+    let name = SERVICE.try_into().map_err(failed)?;
+    names.get_name_owner(name).await.map_err(|err| failed(err.into()))
+}
+
+/// Asked itself: the bus may not know yet that it has left.
+async fn still(bus: &Bus, daemon: &OwnedUniqueName) -> Outcome {
+    let (to, peer) = (Some(daemon.as_str()), Some("org.freedesktop.DBus.Peer"));
+    let asked = bus.connection.call_method(to, bus.manager.path(), peer, "Ping", &()).await;
+    asked.map(drop).map_err(|_| not_running(bus.user))
 }

@@ -1,7 +1,8 @@
 //! `GET /api/v1/models/{id}/log`: what a model's container wrote last, and what it writes, as server-sent events.
 //!
 //! Owner: the connection that reads. Invariants: one event a line, its data a JSON string, so that no byte of a log can be taken for
-//! the stream's own; a line is cut where it is longer than any screen; the stream ends with the container.
+//! the stream's own; a line is cut where it is longer than any screen; where the log ends an event says so, and a stream that ends without it
+//! was cut off: the daemon leaves, or the key may not read it any more.
 
 use std::os::fd::OwnedFd;
 
@@ -18,18 +19,22 @@ const LINE_MAX: usize = 4096;
 /// Lines that were written before somebody looked.
 pub(super) const LINES: usize = 200;
 
-/// The lines that come out of a pipe.
+/// The lines that come out of a pipe, and that there are no more.
 ///
 /// # Errors
 /// If it is no pipe.
 pub(super) fn lines(log: OwnedFd) -> std::io::Result<ByteStream> {
     let reader = BufReader::new(pipe::Receiver::from_owned_fd(log)?);
-    Ok(Box::pin(stream::unfold(reader, |mut reader| async move {
-        let line = line(&mut reader).await?;
+    Ok(Box::pin(stream::unfold(Some(reader), |reader| async move {
+        let mut reader = reader?;
+        let Some(line) = line(&mut reader).await else {
+            // With data, without which nobody is told of an event.
+            return Some((event("end", "{}"), None));
+        };
         let text = String::from_utf8_lossy(&line);
         // A string cannot fail to serialise.
         let json = serde_json::to_string(text.trim_end()).unwrap_or_default();
-        Some((event("line", &json), reader))
+        Some((event("line", &json), Some(reader)))
     })))
 }
 
@@ -74,6 +79,7 @@ mod tests {
         assert_eq!(text(2), "event: line\ndata: \"event: x\u{fffd}\"\n\n");
         assert_eq!(text(3).matches('y').count(), LINE_MAX);
         assert_eq!(text(4), "event: line\ndata: \"last\"\n\n");
-        assert_eq!(all.len(), 5);
+        assert_eq!(text(5), "event: end\ndata: {}\n\n");
+        assert_eq!(all.len(), 6);
     }
 }

@@ -74,7 +74,8 @@ fn paths(schemas: &mut SchemaGenerator) -> Value {
         "What a model's container wrote last, and writes.",
         "text/event-stream",
         &json!({
-            "type": "string", "description": "Events named line; their data is a JSON string. The stream ends with the container.",
+            "type": "string", "description": "Events named line, their data a JSON string, and one named end when the container \
+             has written its last. A stream that ends without it was cut off: the daemon leaves, or the key may not read it any more.",
         }),
     );
     log["get"]["parameters"] = json!([id]);

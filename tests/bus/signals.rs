@@ -88,6 +88,26 @@ async fn signals_end_whatever_waits() {
     }
 }
 
+/// The daemon's end of the pipe goes with it, as the container's does with the container: a script must know which.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_leaves_is_not_the_end_of_the_log() {
+    for follow in [true, false] {
+        let house = House::open(status()).await;
+        let (read, write) = std::io::pipe().unwrap();
+        *house.root.log.lock().unwrap() = Some(Ok(read.into()));
+        let args: &[&str] = if follow { &["logs", "-f", "org/m"] } else { &["logs", "org/m"] };
+        let mut child = spawn(&house, args, &[]);
+        (&write).write_all(b"one\n").unwrap();
+        let mut line = [0_u8; 4];
+        child.stdout.as_mut().unwrap().read_exact(&mut line).unwrap();
+        drop(house);
+        drop(write);
+        let ended = end(child).await;
+        assert_eq!(ended.code, if follow { 3 } else { 0 }, "{ended:?}");
+        assert_eq!(ended.err.contains("daemon does not run"), follow, "{ended:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_ignored_stays_ignored() {
     let house = House::open(status()).await;

@@ -105,7 +105,7 @@ await until((row) => /used/.test(document.querySelector(row).textContent), row);
 
 // Its log is text, whatever it holds; the planner's reasons are there.
 await page.click(`${row} [data-act="log"]`);
-await until(() => document.querySelector("#log-text").textContent.includes("has ended"));
+await until(() => document.querySelector("#log-text").textContent.includes("container has ended"));
 assert.match(await text("#log-text"), /^<b>.*<\/b> listens/);
 assert.equal(await page.$("#log-text b"), null);
 await page.click("#log-close");

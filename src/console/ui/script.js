@@ -370,14 +370,17 @@ async function openLog(model) {
   if (!$("log").open) $("log").showModal();
   try {
     const answer = await ask(path(model, "log"), { signal: mine.signal });
+    let ended = false;
     for await (const { name, data } of events(answer)) {
+      if (name === "end") ended = true;
       if (name !== "line") continue;
       const text = $("log-text"), end = text.scrollHeight - text.scrollTop - text.clientHeight < 40;
       text.append(`${JSON.parse(data)}\n`);
       while (text.childNodes.length > 2000) text.firstChild.remove();
       if (end) text.scrollTop = text.scrollHeight;
     }
-    $("log-text").append("— the container has ended —\n");
+    // A daemon that leaves, or a key that was taken back, ends the stream and not the container.
+    $("log-text").append(ended ? "— the container has ended —\n" : "— the connection has ended —\n");
   } catch (error) {
     if (!mine.signal.aborted) $("log-text").append(`${error.message}\n`);
   }

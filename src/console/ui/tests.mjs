@@ -4,7 +4,7 @@ import { readFileSync } from "node:fs";
 import test from "node:test";
 
 const SCRIPT = readFileSync(new URL("script.js", import.meta.url), "utf8");
-const WANTED = "seen, take, draw, drawModels";
+const WANTED = "seen, take, draw, drawModels, openLog";
 
 class Element {
   constructor() {
@@ -124,4 +124,28 @@ test("why says of each model in the way why it stays or leaves", () => {
   for (const said of [
     "a|stays: it is pinned", "b|could leave, and need not", "c|goes to sleep (level 2)", "d|is stopped: it cannot sleep", "fits after eviction",
   ]) assert.ok(text.includes(said), `${said} is not in ${text}`);
+});
+
+// What the page asked for last, played to its end.
+async function play(page, pieces) {
+  const { line } = page;
+  for (const piece of pieces) {
+    line.enqueue(new TextEncoder().encode(piece));
+    await new Promise(setImmediate);
+  }
+  line.close();
+}
+
+test("a log that was cut off does not say that its container has ended", async () => {
+  for (const [pieces, said] of [
+    [['event: line\ndata: "one"\n\n', "event: end\ndata: {}\n\n"], "one\n|— the container has ended —\n"],
+    [['event: line\ndata: "one"\n\n'], "one\n|— the connection has ended —\n"],
+  ]) {
+    const page = open();
+    const shown = page.openLog("m");
+    await until(() => page.asked === 2);
+    await play(page, pieces);
+    await shown;
+    assert.equal(page.$("log-text").textContent, `|${said}`);
+  }
 });
