@@ -64,12 +64,11 @@ async function* events(answer, heard = () => {}) {
     const { value, done } = await reader.read();
     if (done) return;
     heard();
-    rest += value;
-    let end;
-    while ((end = rest.indexOf("\n\n")) >= 0) {
-      const lines = rest.slice(0, end).split("\n");
-      rest = rest.slice(end + 2);
-      const field = (name) => lines.filter((l) => l.startsWith(`${name}: `)).map((l) => l.slice(name.length + 2)).join("\n");
+    // Engines pass unchanged, and not all of them end lines, or write a field, as this host does.
+    const whole = (rest + value).split(/\r?\n\r?\n/);
+    rest = whole.pop();
+    for (const lines of whole.map((text) => text.split(/\r?\n/))) {
+      const field = (name) => lines.filter((l) => l.startsWith(`${name}:`)).map((l) => l.slice(name.length + 1).replace(/^ /, "")).join("\n");
       yield { name: field("event"), data: field("data") };
     }
   }
@@ -424,7 +423,7 @@ $("chat").addEventListener("submit", async (event) => {
   $("chat-answer").textContent = "";
   $("chat-send").hidden = true; $("chat-stop").hidden = false;
   const began = performance.now();
-  let first = null, chunks = 0;
+  let first = null, chunks = 0, piece = null;
   $("chat-note").textContent = "waiting";
   try {
     const body = JSON.stringify({ model: $("chat-model").value, stream: true, messages: [{ role: "user", content }] });
@@ -434,11 +433,19 @@ $("chat").addEventListener("submit", async (event) => {
       if (!data || data === "[DONE]") continue;
       const part = JSON.parse(data);
       if (part.error) throw new Error(part.error.message);
-      const text = part.choices?.[0]?.delta?.content;
-      if (!text) continue;
-      first ??= performance.now() - began;
-      chunks += 1;
-      $("chat-answer").append(text);
+      // What it thinks before it answers has a name of its own, and each engine has its own name for it.
+      const { content, reasoning_content, reasoning } = part.choices?.[0]?.delta ?? {};
+      for (const [kind, text] of [["quiet", reasoning_content || reasoning], ["", content]]) {
+        if (!text) continue;
+        first ??= performance.now() - began;
+        chunks += 1;
+        if (piece?.kind !== kind) {
+          if (piece) $("chat-answer").append("\n\n");
+          piece = { kind, at: el("span", kind) };
+          $("chat-answer").append(piece.at);
+        }
+        piece.at.append(text);
+      }
       $("chat-answer").scrollTop = $("chat-answer").scrollHeight;
     }
     const all = performance.now() - began;

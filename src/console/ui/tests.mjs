@@ -149,3 +149,23 @@ test("a log that was cut off does not say that its container has ended", async (
     assert.equal(page.$("log-text").textContent, `|${said}`);
   }
 });
+
+test("what a model thinks is seen, and streams are read as the standard has them", async () => {
+  const chunk = (delta) => JSON.stringify({ choices: [{ delta }] });
+  for (const [pieces, said] of [
+    [[`data: ${chunk({ role: "assistant", content: null })}\n\n`, `data: ${chunk({ content: "Yes" })}\n\n`, `data: ${chunk({ content: "." })}\n\n`], "Yes|."],
+    [[`data: ${chunk({ reasoning_content: "Hm" })}\n\ndata: ${chunk({ content: "Yes" })}\n\n`], "Hm|\n\n|Yes"],
+    [[`data: ${chunk({ reasoning: "Hm" })}\n\n`], "Hm"],
+    [[`data: ${chunk({ content: "Yes" })}\r\n\r`, `\ndata: [DONE]\r\n\r\n`], "Yes"],
+    [[`: here\n\ndata:${chunk({ content: "Yes" })}\n\ndata:[DONE]\n\n`], "Yes"],
+  ]) {
+    const page = open();
+    page.$("chat-text").value = "Is it?";
+    const answered = page.$("chat").onsubmit({ preventDefault: () => {} });
+    await until(() => page.asked === 2);
+    await play(page, pieces);
+    await answered;
+    assert.equal(page.$("chat-answer").textContent, `|${said}`, pieces[0]);
+    assert.match(page.$("chat-note").textContent, /^first text after /);
+  }
+});
