@@ -60,8 +60,8 @@ impl Job {
         self.job().map_or("cancelled", |job| job.state.as_str()).to_owned()
     }
 
-    /// Where the model is while the job runs: its phase.
-    #[zbus(property)]
+    /// Where the model is while the job runs: its phase. The model's own Phase says when it changes.
+    #[zbus(property(emits_changed_signal = "false"))]
     fn phase(&self) -> String {
         let job = self.job().filter(|job| job.is_running());
         job.and_then(|job| self.context.phase(&job)).unwrap_or_default()

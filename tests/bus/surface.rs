@@ -50,6 +50,42 @@ async fn what_is_served_is_what_is_shipped() {
     }
 }
 
+/// Whoever keeps what it was told, as most clients do, keeps it for good where a promised signal does not come.
+#[test]
+fn every_change_that_is_promised_is_said() {
+    let read = |path: &str| {
+        fs::read_to_string(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
+    };
+    let (sync, jobs) = (read("src/control/sync.rs"), read("src/control/jobs.rs"));
+    let mut promised = 0;
+    for (interface, _) in SERVED {
+        let xml = read(&format!("units/dbus-1/interfaces/{interface}.xml"));
+        for property in xml.split("<property name=\"").skip(1) {
+            let (name, rest) = property.split_once('"').unwrap();
+            let (head, more) = rest.split_once('>').unwrap();
+            // Without an annotation it is the value that is promised.
+            let stale = match more.split("</property>").next().unwrap() {
+                _ if head.ends_with('/') => false,
+                more if more.contains("value=\"invalidates\"") => true,
+                _ => continue,
+            };
+            let said = match (interface, stale) {
+                ("org.hostler1.Job", _) => {
+                    jobs.contains(&format!(".{}_changed(", name.to_lowercase()))
+                }
+                (_, true) => sync.contains(&format!("stale(\"{name}\"")),
+                (_, false) => {
+                    sync.contains(&format!("value(\"{name}\""))
+                        || sync.contains(&format!("        \"{name}\": |"))
+                }
+            };
+            assert!(said, "{interface}.{name} promises a signal that is never sent");
+            promised += 1;
+        }
+    }
+    assert!(promised > 20, "{promised}");
+}
+
 #[test]
 fn the_status_has_its_schema() {
     let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs/status.schema.json");
