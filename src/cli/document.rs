@@ -46,6 +46,7 @@ pub struct Model {
     pub idle_timeout: Option<Duration>,
     pub restarts: u32,
     pub chunks: Option<u64>,
+    pub progress: Option<Progress>,
     pub last_used: Option<Duration>,
     pub load_ms: Option<u64>,
     pub error: Option<Fault>,
@@ -107,6 +108,19 @@ pub struct Fault {
 pub struct Sleep {
     pub level: Option<u8>,
     pub host_ram: Bytes,
+    pub sleeps: u64,
+    pub sleep_failures: u64,
+    pub wakes: u64,
+    pub wake_failures: u64,
+    pub canary_failures: u64,
+}
+
+/// A load or a wake that is under way.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Progress {
+    pub since: Duration,
+    pub expected: Option<Duration>,
 }
 
 /// The planner's reasons.
@@ -125,6 +139,9 @@ pub struct Device {
     pub gpu: String,
     pub free: Bytes,
     pub empty: Bytes,
+    pub quarantined: Bytes,
+    pub foreign: Bytes,
+    pub kept: Bytes,
     pub verdict: String,
 }
 
@@ -152,6 +169,16 @@ pub struct Gpu {
     pub quarantined: Bytes,
     pub foreign: Option<Bytes>,
     pub free: Option<Bytes>,
+    pub processes: Vec<Process>,
+}
+
+/// One process on one device.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Process {
+    pub pid: u32,
+    pub model: Option<String>,
+    pub bytes: Option<Bytes>,
 }
 
 /// Something that is wrong.

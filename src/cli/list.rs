@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::document::{Document, Model};
+use super::document::{Document, Model, Progress};
 use super::exit::Outcome;
 use super::output::{NONE, Side, Table, Tone, plain, span};
 use super::status::bytes;
@@ -85,18 +85,23 @@ pub fn table(document: &Document, wanted: impl Fn(&Model) -> bool) -> Table {
             plain(model.in_flight.to_string()),
             plain(model.queued.to_string()),
             plain(used.unwrap_or_else(|| NONE.to_owned())),
-            plain(note(model)),
+            plain(note(document, model)),
         ]);
     }
     table
 }
 
 /// Why it is where it is, short.
-fn note(model: &Model) -> String {
+fn note(document: &Document, model: &Model) -> String {
+    let left = |progress: &Progress| {
+        let passed = document.now.saturating_sub(progress.since);
+        let left = progress.expected?.checked_sub(passed).filter(|left| !left.is_zero())?;
+        Some(format!("{} left", span(left)))
+    };
     let text = match model.phase.as_str() {
         "failed" => model.error.as_ref().map(|fault| fault.code.clone()),
         "waiting" => model.waiting_for.clone(),
-        _ => None,
+        _ => model.progress.as_ref().and_then(left),
     };
     let text = text.unwrap_or_default();
     let short: String = text.chars().take(60).collect();

@@ -3,10 +3,11 @@
 use clap::Args;
 
 use super::Context;
-use super::document::{Preview, Report};
+use super::document::{Device, Preview, Report};
 use super::exit::{Exit, Failure, Outcome};
 use super::load::Wish;
 use super::output::{Output, Side, Table, Tone, plain};
+use crate::types::Bytes;
 
 /// Shows what loading a model would do now, without doing it. Ends with 5 where it would not get room at once.
 #[derive(Debug, Args)]
@@ -93,7 +94,7 @@ pub fn reasons(report: &Report, out: &Output) -> String {
             plain(&device.gpu),
             plain(device.free.to_string()),
             plain(device.empty.to_string()),
-            plain(verdict(&device.verdict)),
+            plain(verdict(device)),
         ]);
     }
     let mut victims = Table::new(&[("IN THE WAY", Side::Left), ("VERDICT", Side::Left)]);
@@ -115,18 +116,26 @@ pub fn reasons(report: &Report, out: &Output) -> String {
     text
 }
 
-/// The planner's word in a person's words.
-fn verdict(word: &str) -> &str {
-    match word {
+/// The planner's word in a person's words, and what of the device no model could have by leaving.
+fn verdict(device: &Device) -> String {
+    let word = match device.verdict.as_str() {
         "chosen" => "it goes here",
         "fits" => "it would fit; another fits more tightly",
         "gated" => "another model is starting or stopping here",
+        "kept" => "kept for a model whose turn is first",
         "fits_after_eviction" => "it would fit after an eviction",
         "occupied" => "held by models that stay",
         "foreign" => "held by processes that are not Hostler's",
         "too_small" => "too small even when empty",
         other => other,
-    }
+    };
+    let parts = [
+        (device.kept, "kept for models whose turn is first"),
+        (device.quarantined, "not given back by engines that are gone"),
+        (device.foreign, "used by others"),
+    ];
+    let parts = parts.iter().filter(|(held, _)| *held > Bytes::ZERO);
+    parts.fold(word.to_owned(), |text, (held, what)| text + &format!("; {held} {what}"))
 }
 
 #[cfg(test)]

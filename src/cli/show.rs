@@ -58,7 +58,9 @@ fn render(document: &Document, model: &Model, out: &Output) -> String {
     let devices = if model.gpus.is_empty() { dash() } else { model.gpus.join(", ") };
     lines.push(("Devices", devices));
     let need = model.planned.as_ref();
-    let need = need.map(|n| format!("{} on each device ({})", n.bytes, n.source));
+    // While it sleeps the rest is promised to others.
+    let when = if model.phase == "asleep" { ", when it wakes" } else { "" };
+    let need = need.map(|n| format!("{} on each device ({}){when}", n.bytes, n.source));
     lines.push(("Promised", need.unwrap_or_else(dash)));
     lines.push(("Holds", bytes(model.observed)));
     let measured = model.footprint.as_ref().map(|f| {
@@ -73,10 +75,20 @@ fn render(document: &Document, model: &Model, out: &Output) -> String {
     let load = model.load_ms.map(std::time::Duration::from_millis);
     lines.push(("Last load took", load.map_or_else(dash, span)));
     lines.push(("Failures", model.restarts.to_string()));
-    if let Some(sleep) = &model.sleep
-        && let Some(level) = sleep.level
-    {
-        lines.push(("Sleeps", format!("level {level}, {} of the host's memory", sleep.host_ram)));
+    if let Some(sleep) = &model.sleep {
+        if let Some(level) = sleep.level {
+            lines.push((
+                "Asleep",
+                format!("level {level}, {} of the host's memory", sleep.host_ram),
+            ));
+        }
+        lines.push(("Sleeps", format!("{}, {} failed", sleep.sleeps, sleep.sleep_failures)));
+        let (failed, otherwise) = (sleep.wake_failures, sleep.canary_failures);
+        let wakes = format!(
+            "{}, {failed} failed, {otherwise} of them answered otherwise or not at all",
+            sleep.wakes
+        );
+        lines.push(("Wakes", wakes));
     }
     if let Some(why) = &model.waiting_for {
         lines.push(("Waits for", why.clone()));

@@ -62,7 +62,8 @@ fn render(document: &Document, out: &Output) -> String {
     }
     let models = list::table(document, |_| true).render(out);
     let others = elsewhere::table(document).render(out);
-    paragraphs([text, gpus(&document.gpus, out), models, others, jobs.render(out)])
+    let strangers = strangers(&document.gpus, out);
+    paragraphs([text, gpus(&document.gpus, out), strangers, models, others, jobs.render(out)])
 }
 
 /// A number of bytes that may not be known.
@@ -92,6 +93,19 @@ fn gpus(gpus: &[Gpu], out: &Output) -> String {
             plain(bytes(gpu.foreign)),
             plain(bytes(gpu.free)),
         ]);
+    }
+    table.render(out)
+}
+
+/// The processes that are not Hostler's.
+fn strangers(gpus: &[Gpu], out: &Output) -> String {
+    let mut table =
+        Table::new(&[("OTHERS ON", Side::Left), ("PROCESS", Side::Right), ("HOLDS", Side::Right)]);
+    for gpu in gpus {
+        for process in gpu.processes.iter().filter(|process| process.model.is_none()) {
+            let pid = process.pid.to_string();
+            table.row(vec![plain(&gpu.id), plain(pid), plain(bytes(process.bytes))]);
+        }
     }
     table.render(out)
 }

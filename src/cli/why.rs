@@ -58,6 +58,7 @@ fn render(document: &Document, model: &Model, out: &Output) -> String {
     let ago = |at| span(document.now.saturating_sub(at));
     let idle = model.idle_timeout.map(span);
     text += &match model.phase.as_str() {
+        "stopped" if model.error.is_some() => ": it failed, and its pause is over. The next request tries it again.".to_owned(),
         "stopped" => ": nobody asked for it, or it was idle, evicted or unloaded since. The next request loads it.".to_owned(),
         "waiting" => format!(": {}", model.waiting_for.as_deref().unwrap_or("there is no room")),
         "pulling" => ": podman fetches its image.".to_owned(),
@@ -73,7 +74,10 @@ fn render(document: &Document, model: &Model, out: &Output) -> String {
                 ": it was used {} ago, and leaves after {idle} without a request, or for another model.",
                 ago(at)
             ),
-            _ => ": it is idle, and leaves when another model needs the room.".to_owned(),
+            (None, Some(idle)) => {
+                format!(": it has had no request, and leaves after {idle} without one, or for another model.")
+            }
+            (_, None) => ": it is idle, and leaves when another model needs the room.".to_owned(),
         },
         _ => ".".to_owned(),
     };

@@ -167,7 +167,7 @@ impl Model {
         Ok(self.now()?.gpus.iter().map(|gpu| gpu.as_str().to_owned()).collect())
     }
 
-    /// Bytes that are promised to it on each device; 2^64 − 1 while it has no place.
+    /// Bytes that are promised to it on each device, while it sleeps when it wakes; 2^64 − 1 while it has no place.
     #[zbus(property, name = "VramPlanned")]
     fn vram_planned(&self) -> Result<u64, Error> {
         Ok(self.now()?.planned.map_or(UNKNOWN, |need| need.bytes.0))

@@ -63,7 +63,7 @@ pub struct ModelStatus {
     pub container: Option<String>,
     /// Devices it is placed on, while it is.
     pub gpus: Vec<GpuId>,
-    /// Promised per device, with the source of the number.
+    /// Promised per device, with the source of the number; while it sleeps, what it is promised when it wakes.
     pub planned: Option<Need>,
     /// Measured per instance, summed over its devices.
     pub observed: Known<Bytes>,
