@@ -122,6 +122,9 @@ impl State {
             }
             model.discovery.over = true;
         }
+        if self.podman_away() {
+            return;
+        }
         let profiled = self.profiled();
         let mut idle = Vec::new();
         for model in self.models.values_mut().filter(|m| m.discovery.over) {
@@ -151,7 +154,7 @@ impl State {
         out: &mut Vec<Effect>,
     ) -> bool {
         let asked = self.models.get(to).is_some_and(|model| model.asked_since().is_some());
-        if !asked || self.ledger.stale().is_some() {
+        if !asked || self.ledger.stale().is_some() || self.podman_away() {
             return false;
         }
         let fits = |gpu: &GpuId| {
@@ -219,7 +222,8 @@ impl State {
                 || !m.instance.as_ref().is_none_or(settled)
         };
         let settled = self.ledger.stale().is_none() && !self.ledger.rows().iter().any(|r| r.gated);
-        let quiet = self.surveyed && self.shutdown.is_none() && settled;
+        let here = self.surveyed && !self.podman_away();
+        let quiet = here && self.shutdown.is_none() && settled;
         if !quiet || self.models.values().any(busy) || self.unmeasured().next().is_none() {
             return None;
         }

@@ -33,6 +33,13 @@ impl State {
                     relief.gpu, relief.missing
                 ));
             }
+            if self.stops_in_vain(&relief.victims) {
+                pinched.push(format!(
+                    "{}: {} of its headroom is in use, and podman does not answer, so no model leaves",
+                    relief.gpu, relief.missing
+                ));
+                continue;
+            }
             for Victim { instance, leave } in relief.victims {
                 self.put_off(now, &instance.model);
                 self.leave(now, &instance.model, leave, StopReason::Pressure, out);

@@ -87,8 +87,8 @@ impl State {
                 // Who waits is served by what loads or wakes: it may be all but ready.
                 && (m.queue.is_empty() || m.instance.as_ref().is_some_and(Instance::is_asleep))
         };
-        let names: Vec<ModelName> =
-            self.models.values().filter(|m| stale(m)).map(|m| m.spec.name.clone()).collect();
+        let stale = self.models.values().filter(|m| stale(m) && !self.podman_away());
+        let names: Vec<ModelName> = stale.map(|m| m.spec.name.clone()).collect();
         for name in names {
             self.dismiss(&name, StopReason::Reconfigured, out);
         }
@@ -115,9 +115,9 @@ impl State {
         }
     }
 
-    /// How long a busy one of another specification serves on; `None`: until it is idle.
+    /// How long a busy one of another specification serves on; `None`: until it is idle, or podman is back.
     pub(super) fn renew_after(&self) -> Option<Duration> {
-        self.turn_after().filter(|_| self.shutdown.is_none())
+        self.turn_after().filter(|_| self.shutdown.is_none() && !self.podman_away())
     }
 }
 

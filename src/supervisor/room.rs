@@ -95,6 +95,7 @@ impl State {
         let moves = spot.waking.is_some()
             && self.is_better_off_elsewhere(now, model, &spot, kept, &holders, &decision);
         let waits = matches!(decision, Decision::Wait { .. } | Decision::Full(_)) && !moves;
+        let (decision, moves) = (self.feasible(decision, moves), moves && !self.podman_away());
         if waits && self.end_background(now, name, (&report, &claim), out) {
             self.find_room(now, name, kept, out);
             return;

@@ -56,6 +56,7 @@ impl State {
     #[must_use]
     pub fn next_deadline(&self) -> Option<Moment> {
         let (renew_after, profiled) = (self.renew_after(), self.profiled());
+        let may_idle = !self.podman_away();
         let models = self.models.values().flat_map(|model| {
             let instance = model.instance.as_ref();
             let demand = model.is_demanded();
@@ -69,7 +70,9 @@ impl State {
                 instance.and_then(|i| i.spared_at(self.settings.max_wait)),
                 instance.and_then(|i| i.rests_until),
                 model.renewal_at(renew_after, &profiled),
-                instance.filter(|i| !i.disturbs(&profiled)).and_then(|i| idle_at(model, i)),
+                instance
+                    .filter(|i| may_idle && !i.disturbs(&profiled))
+                    .and_then(|i| idle_at(model, i)),
                 instance.and_then(Instance::stop_retry_at),
                 // Once it is over, it is room that the model waits for.
                 retry.filter(|_| demand && instance.is_none() && model.waiting_for.is_none()),
@@ -170,6 +173,9 @@ impl State {
     }
 
     fn unload_idle(&mut self, now: Moment, out: &mut Vec<Effect>) {
+        if self.podman_away() {
+            return;
+        }
         let profiled = self.profiled();
         let idle = |m: &&Model| {
             let instance = m.instance.as_ref().filter(|i| !i.disturbs(&profiled));

@@ -3,6 +3,9 @@
 //! A container with our labels that the core does not know is one that podman made after its answer was given up, or that was
 //! left behind in another way. It is given [`STRAY_AGE`] to turn out to be somebody's: a list may be older than what was
 //! decided meanwhile. Then it is an orphan like those of an earlier daemon: charged, gated, stopped until it is gone.
+//!
+//! Invariant: while podman does not answer, no stop begins that is a matter of choice. An engine that nobody can stop serves on; one
+//! whose stop was ordered would live on without being asked anything, and its room would be nobody's.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,6 +13,7 @@ use std::time::Duration;
 use super::effect::Effect;
 use super::ports::Found;
 use super::state::State;
+use crate::plan::{Decision, Leave, Victim};
 use crate::types::{Fault, InstanceId, Moment};
 
 /// How long a container may be of nobody.
@@ -42,6 +46,33 @@ impl State {
                 self.collect(item, out);
             }
         }
+    }
+
+    /// podman did not answer when it was last asked for its list.
+    pub(super) fn podman_away(&self) -> bool {
+        self.problems.contains_key("podman_unreachable")
+    }
+
+    /// Whether room that these make has to wait for podman. Who falls asleep needs none.
+    pub(super) fn stops_in_vain(&self, victims: &[Victim]) -> bool {
+        self.podman_away() && victims.iter().any(|v| v.leave == Leave::Stop)
+    }
+
+    /// A decision as far as it can be carried out now; `moves`: it is to stop the sleeper that it is for.
+    pub(super) fn feasible(&self, decision: Decision, moves: bool) -> Decision {
+        let evicts = match &decision {
+            Decision::Evict(victims) => self.stops_in_vain(victims),
+            Decision::Start(_)
+            | Decision::Wait { .. }
+            | Decision::Full(_)
+            | Decision::Refuse { .. } => false,
+        };
+        let vain = evicts || (moves && self.podman_away());
+        if !vain {
+            return decision;
+        }
+        let why = "podman does not answer, and nobody can be stopped to make room".to_owned();
+        Decision::Wait { why, until: None }
     }
 
     fn knows(&self, item: &Found) -> bool {

@@ -165,7 +165,7 @@ impl State {
     }
 
     /// Those that drain for a model which does not wait for them any more serve on: so do those that were pinned since, those that are
-    /// as they are configured again, and those that have drained for too long.
+    /// as they are configured again, those that have drained for too long, and those that podman is not there to stop.
     pub(super) fn reprieve(&mut self, now: Moment, out: &mut Vec<Effect>) {
         let max_wait = self.settings.max_wait;
         for instance in self.models.values_mut().filter_map(|m| m.instance.as_mut()) {
@@ -181,7 +181,11 @@ impl State {
             }
         }
         let profiled = self.profiled();
+        let away = self.podman_away();
         let leaves = |m: &Model, instance: &Instance, yields: &Yield| {
+            if away && yields.leave == Leave::Stop {
+                return false;
+            }
             let Heir::Other(to) = &yields.to else {
                 return self.turn_after().is_some() && m.may_be_renewed(instance, &profiled);
             };

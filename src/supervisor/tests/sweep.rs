@@ -164,3 +164,50 @@ fn a_restart_waits_for_a_stop_that_is_under_way() {
         assert_eq!(host.phase("stays"), Phase::Ready);
     }
 }
+
+/// podman is not there, by the last list.
+fn away(host: &mut Host) {
+    swept(host, Err(Fault::new(FaultCode::PodmanUnreachable, "podman: refused")));
+}
+
+#[test]
+fn fault_02_while_podman_is_away_nobody_is_told_to_go_who_could_serve_on() {
+    let mut host = Host::new(vec![spec("a", 60), spec("b", 60)]);
+    let a = host.ready(1, "a");
+    host.release(&a);
+    away(&mut host);
+    host.pass(1000);
+    assert!(host.stops().is_empty(), "its idle time is over, and it cannot be stopped");
+    assert!(host.state.next_deadline().is_none_or(|at| at > host.now), "and nothing is due");
+    host.acquire(2, "b");
+    assert!(host.stops().is_empty() && host.order().is_none(), "{:?}", host.out);
+    let why = host.state.status(host.now).models[1].waiting_for.clone().unwrap();
+    assert!(why.starts_with("podman does not answer"), "{why}");
+    host.acquire(3, "a");
+    assert_eq!(host.grants(), [3], "it lives");
+    host.release(&a);
+    swept(&mut host, Ok(vec![found(&a, &spec("a", 60), true)]));
+    assert_eq!(host.stops(), [a], "who waits has its place now");
+}
+
+#[test]
+fn while_podman_is_away_a_changed_model_serves_on() {
+    for busy in [false, true] {
+        let mut host = Host::new(vec![spec("m", 10)]);
+        host.state.settings.turn_after = Some(Duration::from_secs(30));
+        let id = host.ready(1, "m");
+        away(&mut host);
+        super::reconfiguring::configure(&mut host, vec![super::reconfiguring::changed("m", 10)]);
+        if !busy {
+            host.release(&id);
+        }
+        host.pass(1000);
+        assert_eq!((host.phase("m"), host.stops()), (Phase::Ready, vec![]), "busy: {busy}");
+        assert!(host.state.next_deadline().is_none_or(|at| at > host.now));
+        swept(&mut host, Ok(vec![found(&id, &spec("m", 10), true)]));
+        assert_eq!(host.phase("m"), if busy { Phase::Draining } else { Phase::Stopping });
+        // It goes away again before the last request is over.
+        away(&mut host);
+        assert_eq!(host.phase("m"), if busy { Phase::Ready } else { Phase::Stopping });
+    }
+}
