@@ -47,7 +47,7 @@ impl State {
         };
         instance.life = Life::Waking { level, since: now, deadline: now + time };
         instance.last_used = now;
-        model.waiting_for = None;
+        (model.waiting_for, model.hunger) = (None, None);
         self.ledger.wake(&id, need);
         out.push(Effect::Notice(Notice::Waking { instance: id.clone() }));
         out.push(Effect::Wake { instance: id, spec, endpoint, level });

@@ -149,3 +149,50 @@ fn who_has_drained_in_vain_and_slept_since_makes_way_like_anybody() {
     night.pass(TURN.as_secs());
     assert_eq!(night.phase(&a), Phase::Draining, "nothing is left of the one that did not end");
 }
+
+#[test]
+fn who_woke_in_its_turn_waits_for_the_next_one_anew() {
+    let (mut night, a) = yielding();
+    night.host.release(&a);
+    // `b` has its place, and leaves for `a` when that has waited for its turn.
+    night.slept(&a);
+    night.holds(&a, 8);
+    night.observe();
+    let b = night.host.launch();
+    night.host.start(&b);
+    night.host.heal(&b);
+    night.sung(&b, ANSWER);
+    night.holds(&b, 80);
+    night.observe();
+    night.pass(TURN.as_secs());
+    assert_eq!(night.phase(&b), Phase::Draining);
+    night.host.release(&b);
+    night.held.remove(&b);
+    night.host.stopped(&b);
+    night.pass(1);
+    night.observe();
+    assert!(night.asks("wake"), "{:?}", night.host.out);
+    night.woken(&a);
+    night.sung(&a, ANSWER);
+    assert_eq!(night.host.grants(), [4]);
+    night.holds(&a, 60);
+    night.observe();
+    night.host.release(&a);
+    // It is idle, and leaves for `b` at once; soon it is asked for again.
+    night.host.acquire(5, "b");
+    night.pass(1);
+    night.slept(&a);
+    night.holds(&a, 8);
+    night.observe();
+    let b = night.host.launch();
+    night.host.start(&b);
+    night.host.heal(&b);
+    night.sung(&b, ANSWER);
+    night.holds(&b, 80);
+    night.observe();
+    night.host.acquire(6, "a");
+    night.pass(10);
+    assert_eq!(night.phase(&b), Phase::Ready, "its turn is not before `turn_after`");
+    night.pass(TURN.as_secs() - 10);
+    assert_eq!(night.phase(&b), Phase::Draining);
+}
