@@ -182,7 +182,7 @@ impl World {
                     self.tell(Event::Launched { instance, launched })?;
                 }
                 Effect::AwaitReady { instance, .. } => self.load(instance),
-                Effect::Stop { instance } => {
+                Effect::Stop { instance, .. } => {
                     self.arrange(self.host.stop, Due::Stopped(instance));
                 }
                 Effect::Observe => self.observe()?,

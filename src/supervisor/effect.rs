@@ -72,6 +72,8 @@ pub enum Effect {
     Stop {
         /// Whose.
         instance: InstanceId,
+        /// Its log is looked at first, for that goes with the container. Told by `Wrote`.
+        tail: bool,
     },
     /// Remove a container of ours whose labels are damaged. Not answered: the next start would find it again.
     Reap {

@@ -176,6 +176,13 @@ pub enum Event {
         /// What is known about it.
         fault: Fault,
     },
+    /// What an engine wrote last that is being stopped: lines, oldest first.
+    Wrote {
+        /// Whose.
+        instance: InstanceId,
+        /// None where there is no log, or podman does not answer.
+        log: Vec<String>,
+    },
     /// A stop came to its end.
     Stopped {
         /// Whose.

@@ -146,12 +146,18 @@ impl Executor {
         });
     }
 
-    pub(super) fn stop(&mut self, instance: InstanceId) {
+    pub(super) fn stop(&mut self, instance: InstanceId, tail: bool) {
         if let Some(probe) = self.probes.remove(&instance) {
             probe.abort();
         }
-        let (ports, id) = (self.ports.clone(), instance.clone());
-        let work = async move { ports.containers.stop(id).await };
+        let (ports, id, events) = (self.ports.clone(), instance.clone(), self.events.clone());
+        let work = async move {
+            if tail {
+                let (instance, log) = (id.clone(), tend::last_lines(&ports, &id).await);
+                let _ = events.send(Event::Wrote { instance, log });
+            }
+            ports.containers.stop(id).await
+        };
         self.answer(work, move |result| Event::Stopped { instance, result });
     }
 

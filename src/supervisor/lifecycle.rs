@@ -10,53 +10,25 @@ use super::ports::{Found, FoundIdentity, Launched};
 use super::schedule::Stuck;
 use super::state::State;
 use crate::plan::{Pace, Sample};
-use crate::types::{Fault, FaultCode, GpuId, InstanceId, ModelName, Moment, Phase, Pulled};
+use crate::types::{Fault, FaultCode, GpuId, InstanceId, ModelName, Moment};
 
 /// A stop that failed is tried again after this.
 const STOP_RETRY_DELAY: Duration = Duration::from_secs(5);
 /// An engine that has served so long has earned a new count of failures.
 pub(super) const FORGIVEN_AFTER: Duration = Duration::from_secs(60);
 
+/// Whether what the engine wrote last is to be looked at before its log goes with its container.
+pub(super) fn lacks_log(fault: Option<&Fault>) -> bool {
+    fault.is_some_and(|fault| fault.log_tail.is_empty())
+}
+
 impl State {
-    pub(super) fn progress(
-        &mut self,
-        now: Moment,
-        id: &InstanceId,
-        phase: Phase,
-        out: &mut Vec<Effect>,
-    ) {
-        let Some(instance) = self.instance_mut(id) else { return };
-        if !matches!(instance.life, Life::Starting { .. }) {
-            return;
-        }
-        if phase == Phase::Pulling {
-            // A pull ends the launch, well or not. Nothing of it is on a device, and it may take an hour: others may have
-            // the room meanwhile.
-            instance.life = Life::Pulling { pulled: None };
-            self.ledger.withdraw(id);
-            out.push(Effect::Notice(Notice::Pulling { instance: id.clone() }));
-        } else if phase == Phase::Starting {
-            // The load's clock starts when podman is asked.
-            instance.load_began = Some(now);
-            instance.begun = true;
-            instance.pace = instance.pace.from(now);
-            instance.life = Life::Starting { deadline: instance.pace.deadline() };
-        }
-    }
-
-    /// The pull of its image has got on.
-    pub(super) fn pulled(&mut self, id: &InstanceId, news: Pulled) {
-        if let Some(Life::Pulling { pulled }) = self.instance_mut(id).map(|i| &mut i.life) {
-            *pulled = Some(news);
-        }
-    }
-
     pub(super) fn launched(&mut self, id: &InstanceId, launched: Launched, out: &mut Vec<Effect>) {
         let model = self.models.get_mut(&id.model);
         let known = model.map(|m| (&mut m.known, m.instance.as_mut().filter(|i| i.id == *id)));
         let Some((known, Some(instance))) = known else {
             // Of an earlier incarnation that is already written off: it must not live on.
-            out.push(Effect::Stop { instance: id.clone() });
+            out.push(Effect::Stop { instance: id.clone(), tail: false });
             return;
         };
         known.image_id = Some(launched.image_id.clone()).filter(|image| !image.is_empty());
@@ -118,7 +90,7 @@ impl State {
         if left_behind {
             // As one of an earlier daemon: charged, gated and stopped until it is gone, and no successor starts before.
             self.ledger.release(id);
-            out.push(Effect::Stop { instance: id.clone() });
+            out.push(Effect::Stop { instance: id.clone(), tail: false });
             self.orphans.insert(id.clone(), None);
         }
     }
@@ -276,13 +248,24 @@ impl State {
     ) {
         let Some(instance) = self.instance_mut(id) else { return };
         let was_ready = instance.has_served();
+        let tail = lacks_log(fault.as_ref());
         instance.life = Life::Stopping { fault, was_ready, retry_at: None };
         self.ledger.release(id);
-        out.push(Effect::Stop { instance: id.clone() });
+        out.push(Effect::Stop { instance: id.clone(), tail });
+    }
+
+    /// What one that is being stopped wrote last. Its fault may know already.
+    pub(super) fn wrote(&mut self, id: &InstanceId, log: Vec<String>) {
+        let life = self.instance_mut(id).map(|i| &mut i.life);
+        if let Some(Life::Stopping { fault: Some(fault), .. }) = life
+            && fault.log_tail.is_empty()
+        {
+            fault.log_tail = log;
+        }
     }
 
     /// Nothing of the instance is left.
-    fn finish(
+    pub(super) fn finish(
         &mut self,
         now: Moment,
         id: &InstanceId,
@@ -376,7 +359,7 @@ impl State {
     pub(super) fn orphan(&mut self, id: InstanceId, out: &mut Vec<Effect>) {
         let reason = StopReason::Orphaned;
         out.push(Effect::Notice(Notice::Stopping { instance: id.clone(), reason }));
-        out.push(Effect::Stop { instance: id.clone() });
+        out.push(Effect::Stop { instance: id.clone(), tail: false });
         self.orphans.insert(id, None);
     }
 }

@@ -1,10 +1,11 @@
 //! The part of the core that watches loads get on, or not. The times are [`crate::plan::Pace`]'s.
 
+use super::effect::{Effect, Notice};
 use super::event::Observation;
 use super::instance::{Instance, Life};
 use super::state::{Model, State};
 use crate::plan::Pace;
-use crate::types::{Bytes, Fault, FaultCode, InstanceId, Moment};
+use crate::types::{Bytes, Fault, FaultCode, InstanceId, Moment, Phase, Pulled};
 
 /// Less memory than this is no sign: what a process holds goes up and down.
 const GROWTH: Bytes = Bytes::mib(4);
@@ -36,6 +37,47 @@ impl Instance {
 }
 
 impl State {
+    /// Its launch has come to a phase.
+    pub(super) fn progress(
+        &mut self,
+        now: Moment,
+        id: &InstanceId,
+        phase: Phase,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(instance) = self.instance_mut(id) else { return };
+        if let (Life::Abandoned { fault }, Phase::Pulling) = (&instance.life, phase) {
+            // Nothing of it is there, nor will be: a pull ends the launch, and its end is of nobody.
+            let fault = fault.clone();
+            self.ledger.withdraw(id);
+            self.finish(now, id, fault, false, out);
+            return;
+        }
+        if !matches!(instance.life, Life::Starting { .. }) {
+            return;
+        }
+        if phase == Phase::Pulling {
+            // A pull ends the launch, well or not. Nothing of it is on a device, and it may take an hour: others may have
+            // the room meanwhile.
+            instance.life = Life::Pulling { pulled: None };
+            self.ledger.withdraw(id);
+            out.push(Effect::Notice(Notice::Pulling { instance: id.clone() }));
+        } else if phase == Phase::Starting {
+            // The load's clock starts when podman is asked.
+            instance.load_began = Some(now);
+            instance.begun = true;
+            instance.pace = instance.pace.from(now);
+            instance.life = Life::Starting { deadline: instance.pace.deadline() };
+        }
+    }
+
+    /// The pull of its image has got on.
+    pub(super) fn pulled(&mut self, id: &InstanceId, news: Pulled) {
+        if let Some(Life::Pulling { pulled }) = self.instance_mut(id).map(|i| &mut i.life) {
+            *pulled = Some(news);
+        }
+    }
+
     /// Its log has grown.
     pub(super) fn load_progress(&mut self, now: Moment, id: &InstanceId) {
         if let Some(instance) = self.instance_mut(id) {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::effect::{Effect, Notice, StopReason};
 use super::instance::{Instance, Life};
+use super::lifecycle::lacks_log;
 use super::queue::Purpose;
 use super::state::{Model, Shutdown, State};
 use crate::plan::{self, Usage};
@@ -114,7 +115,9 @@ impl State {
     fn retry_stops(&mut self, now: Moment, out: &mut Vec<Effect>) {
         let instances = self.models.values_mut().filter_map(|m| m.instance.as_mut());
         let stopping = instances.filter_map(|i| match &mut i.life {
-            Life::Stopping { retry_at, .. } => Some((&i.id, retry_at)),
+            Life::Stopping { retry_at, fault, .. } => {
+                Some((&i.id, retry_at, lacks_log(fault.as_ref())))
+            }
             Life::Pulling { .. }
             | Life::Starting { .. }
             | Life::Loading { .. }
@@ -125,10 +128,11 @@ impl State {
             | Life::Draining { .. }
             | Life::Abandoned { .. } => None,
         });
-        for (id, retry_at) in stopping.chain(self.orphans.iter_mut()) {
+        let orphans = self.orphans.iter_mut().map(|(id, retry_at)| (id, retry_at, false));
+        for (id, retry_at, tail) in stopping.chain(orphans) {
             if retry_at.is_some_and(|at| at <= now) {
                 *retry_at = None;
-                out.push(Effect::Stop { instance: id.clone() });
+                out.push(Effect::Stop { instance: id.clone(), tail });
             }
         }
     }

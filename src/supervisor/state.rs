@@ -256,6 +256,7 @@ impl State {
             Event::Sung { instance, result } => self.sung(now, &instance, result, &mut out),
             Event::Checked { instance, result } => self.checked(now, &instance, result, &mut out),
             Event::Died { instance, fault } => self.died(&instance, fault, &mut out),
+            Event::Wrote { instance, log } => self.wrote(&instance, log),
             Event::Stopped { instance, result } => self.stopped(now, &instance, result, &mut out),
             Event::Swept { taken, list } => self.swept(now, taken, list, &mut out),
             Event::Observed(observation) => self.observed(now, &observation, &mut out),

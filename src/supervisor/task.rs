@@ -317,7 +317,7 @@ impl Supervisor {
                 let way = self.turnstiles.way(&instance);
                 self.executor.check((instance, way), spec, endpoint, token, timeout);
             }
-            Effect::Stop { instance } => self.executor.stop(instance),
+            Effect::Stop { instance, tail } => self.executor.stop(instance, tail),
             Effect::Reap { container } => self.executor.reap(container),
             Effect::Save(footprints) => self.executor.save(footprints),
             Effect::KeepPins(pins) => self.executor.keep_pins(pins),

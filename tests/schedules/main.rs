@@ -152,7 +152,7 @@ impl Owner {
                 }
             }),
             Effect::AwaitReady { instance, .. } => self.later(move |_| Event::Healthy { instance }),
-            Effect::Stop { instance } => {
+            Effect::Stop { instance, .. } => {
                 let leases = self.world.lock().unwrap().leases.get(&instance).copied().unwrap_or(0);
                 assert_eq!(leases, 0, "{instance} is stopped under a request");
                 self.later(move |world| {

@@ -265,9 +265,9 @@ impl Core {
                 self.kept.push(grant);
                 vec![]
             }
-            (Mutant::GrantAfterStop, Effect::Stop { instance }) => {
+            (Mutant::GrantAfterStop, Effect::Stop { instance, tail }) => {
                 let kept = std::mem::take(&mut self.kept).into_iter();
-                [Effect::Stop { instance }].into_iter().chain(kept).collect()
+                [Effect::Stop { instance, tail }].into_iter().chain(kept).collect()
             }
             (Mutant::GrantEarly, Effect::AwaitReady { instance, spec, launched }) => {
                 let name = instance.model.as_str();
@@ -337,10 +337,10 @@ impl Core {
             (Mutant::DropLaunch, Effect::Launch(_)) => vec![],
             (Mutant::StopCreating, Effect::Launch(order)) => {
                 let instance = order.instance.clone();
-                vec![Effect::Launch(order), Effect::Stop { instance }]
+                vec![Effect::Launch(order), Effect::Stop { instance, tail: false }]
             }
             (Mutant::StopBusy, Effect::Grant { waiter, instance, endpoint }) => {
-                let stop = Effect::Stop { instance: instance.clone() };
+                let stop = Effect::Stop { instance: instance.clone(), tail: false };
                 vec![Effect::Grant { waiter, instance, endpoint }, stop]
             }
             (Mutant::EvictForNobody, Effect::Notice(Notice::Ready { instance, load_ms })) => {

@@ -228,6 +228,7 @@ impl Reference {
             Event::Swept { .. }
             | Event::LoadProgress { .. }
             | Event::Strange { .. }
+            | Event::Wrote { .. }
             | Event::Pulled { .. } => {}
             Event::Shutdown { keep } => {
                 self.ends |= self.shutdown.is_none() && !keep;
@@ -313,7 +314,7 @@ impl Reference {
                 let hash = order.spec.spec_hash();
                 self.launch(now, &order.instance, &order.placement.gpus, hash)
             }
-            Effect::Stop { instance } => self.stop(now, instance),
+            Effect::Stop { instance, .. } => self.stop(now, instance),
             Effect::Grant { waiter, instance, .. } => self.grant(now, *waiter, instance),
             Effect::Deny { waiter, denied } => self.deny(now, *waiter, denied),
             Effect::Done { waiter } => self.done(now, *waiter),
@@ -327,6 +328,12 @@ impl Reference {
             Effect::Notice(Notice::Failed { instance, retry_ms, .. }) => {
                 let until = now + Duration::from_millis(*retry_ms);
                 self.failing.insert(instance.model.clone(), until);
+                self.came_to_nothing(instance);
+                Ok(())
+            }
+            // Given up before its pull was told.
+            Effect::Notice(Notice::Stopped { instance }) => {
+                self.came_to_nothing(instance);
                 Ok(())
             }
             Effect::Sleep { instance, .. } => self.sleep(now, instance),

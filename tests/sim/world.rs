@@ -311,7 +311,7 @@ impl World {
                 self.await_ready(&instance);
                 Ok(())
             }
-            Effect::Stop { instance } => self.stop(&instance),
+            Effect::Stop { instance, .. } => self.stop(&instance),
             Effect::Reap { container } => {
                 self.reap(&container);
                 Ok(())

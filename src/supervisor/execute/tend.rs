@@ -22,7 +22,7 @@ const PROBE_PAUSE: [Duration; 2] = [Duration::from_millis(5), Duration::from_mil
 const LOG_INTERVAL: Duration = Duration::from_secs(5);
 /// Lines of a dead container's log that go into the error.
 const LOG_TAIL_LINES: usize = 20;
-/// How long podman is asked about a death: that the engine is dead is known, and must not wait for a podman that hangs.
+/// How long podman is asked about a death, or for the last words of one that is to stop: neither must wait for a podman that hangs.
 pub(super) const OBITUARY_TIME: Duration = Duration::from_secs(2);
 
 impl Executor {
@@ -81,8 +81,7 @@ impl Executor {
             if silent && said() != before {
                 return Ok(());
             }
-            let log = ports.containers.log_tail(id.clone(), LOG_TAIL_LINES);
-            let log = tokio::time::timeout(OBITUARY_TIME, log).await.unwrap_or_default();
+            let log = last_lines(&ports, &id).await;
             let message = format!("the engine of {id} runs but is not well: {why}");
             Err(Fault::new(FaultCode::Unhealthy, message).with_log(log))
         };
@@ -146,16 +145,20 @@ async fn probe_until_ready(
     }
 }
 
+/// What an engine wrote last, for its fault.
+pub(super) async fn last_lines(ports: &Ports, instance: &InstanceId) -> Vec<String> {
+    let log = ports.containers.log_tail(instance.clone(), LOG_TAIL_LINES);
+    tokio::time::timeout(OBITUARY_TIME, log).await.unwrap_or_default()
+}
+
 /// What is known about the end of an engine.
 async fn obituary(ports: &Ports, instance: &InstanceId, how: &str) -> Fault {
     let code = ports.containers.exit_code(instance.clone());
-    let log = ports.containers.log_tail(instance.clone(), LOG_TAIL_LINES);
-    let (code, log) = tokio::join!(
-        tokio::time::timeout(OBITUARY_TIME, code),
-        tokio::time::timeout(OBITUARY_TIME, log)
-    );
-    let (code, log) = (code.unwrap_or_default(), log.unwrap_or_default());
-    let code = code.map_or_else(|| "exit code unknown".to_owned(), |c| format!("exit code {c}"));
+    let code = tokio::time::timeout(OBITUARY_TIME, code);
+    let (code, log) = tokio::join!(code, last_lines(ports, instance));
+    let code = code
+        .unwrap_or_default()
+        .map_or_else(|| "exit code unknown".to_owned(), |c| format!("exit code {c}"));
     let message = format!("the engine of {instance} {how} ({code})");
     Fault::new(FaultCode::EngineExited, message).with_log(log)
 }

@@ -23,6 +23,8 @@ struct Hung {
     probes: Mutex<VecDeque<Result<bool, String>>>,
     /// How the engine is, and where it speaks before it says so.
     ill: Mutex<Option<(Ill, Option<Arc<Turnstile>>)>>,
+    /// What it has of every log, at once; `None`: it hangs there too.
+    log: Option<String>,
 }
 
 const DEADLINE: Duration = Duration::from_secs(15);
@@ -63,7 +65,10 @@ impl Containers for Hung {
         hung()
     }
     fn log_tail(&self, _: InstanceId, _: usize) -> PortFuture<'_, Vec<String>> {
-        late(Vec::new())
+        match self.log.clone() {
+            Some(line) => Box::pin(async { vec![line] }),
+            None => late(Vec::new()),
+        }
     }
     fn exit_code(&self, _: InstanceId) -> PortFuture<'_, Option<i32>> {
         late(None)
@@ -157,7 +162,7 @@ async fn an_engine_is_asked_until_it_is_stopped_and_a_panic_is_an_answer() {
     let Some(Event::Slept { result: Err(why), .. }) = events.recv().await else { panic!() };
     assert!(why.contains("an adapter failed"), "{why}");
     executor.wake(id.clone(), spec, endpoint(), SleepLevel::One);
-    executor.stop(id);
+    executor.stop(id, false);
     let Some(Event::Stopped { .. }) = events.recv().await else { panic!("the wake was answered") };
 }
 
@@ -250,4 +255,20 @@ async fn fault_17_a_number_that_came_into_the_group_meanwhile_is_not_charged() {
     };
     assert_eq!(*hung.charged.lock().unwrap(), [vec![11]]);
     assert_eq!(seen.usage[&id].pids, [11, 13], "it lives");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_words_of_one_that_failed_are_looked_up_before_it_is_stopped() {
+    let id = InstanceId::new("m".parse().unwrap(), Generation(1), 0);
+    for log in [Some("NCCL: init".to_owned()), None] {
+        let (events_tx, mut events) = mpsc::unbounded_channel();
+        let hung = Hung { log: log.clone(), ..Hung::default() };
+        let ports = Ports { containers: Arc::new(hung), ..hung_ports() };
+        let begun = tokio::time::Instant::now();
+        Executor::new(ports, events_tx, Clock::start()).stop(id.clone(), true);
+        let Some(Event::Wrote { log: told, .. }) = events.recv().await else { panic!() };
+        assert_eq!(told, log.into_iter().collect::<Vec<_>>());
+        assert!(begun.elapsed() <= OBITUARY_TIME, "a podman that hangs holds no stop up");
+        let Some(Event::Stopped { .. }) = events.recv().await else { panic!() };
+    }
 }

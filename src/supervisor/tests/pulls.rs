@@ -90,3 +90,54 @@ fn a_load_in_vain_says_what_was_strange_about_it() {
     assert_eq!(error.code, FaultCode::LoadTimeout);
     assert!(error.message.ends_with(": it made a directory"), "{}", error.message);
 }
+
+#[test]
+fn a_load_that_was_given_up_before_its_pull_holds_nothing_for_it() {
+    let mut host = Host::new(vec![spec("m", 100), spec("other", 100)]);
+    host.acquire(1, "m");
+    let id = host.launch();
+    host.tell(Event::Unload { waiter: WaiterId(7), model: name("m"), haste: Haste::Drain });
+    assert!(host.done().is_empty(), "a launch cannot be interrupted");
+    host.tell(Event::Progress { instance: id.clone(), phase: Phase::Pulling });
+    assert_eq!((host.done(), host.phase("m")), (vec![7], Phase::Stopped));
+    let other = host.ready(2, "other");
+    assert_eq!(host.phase("other"), Phase::Ready);
+    // Its end is of nobody.
+    host.tell(Event::LaunchFailed { instance: id, fault: pulled() });
+    assert!(host.out.is_empty(), "{:?}", host.out);
+    host.release(&other);
+}
+
+#[test]
+fn a_load_in_vain_says_what_its_engine_wrote_last() {
+    let mut host = Host::new(vec![spec("m", 10)]);
+    host.acquire(1, "m");
+    let id = host.launch();
+    host.start(&id);
+    host.pass(600);
+    let tails = |host: &Host| {
+        let tail = |e: &Effect| if let Effect::Stop { tail, .. } = e { Some(*tail) } else { None };
+        host.out.iter().filter_map(tail).collect::<Vec<bool>>()
+    };
+    assert_eq!(tails(&host), [true], "its log goes with its container");
+    // Where podman does not answer it is asked again with the next stop, and not any more once it has said something.
+    let away = Err(Fault::new(FaultCode::PodmanUnreachable, "podman is gone"));
+    host.tell(Event::Wrote { instance: id.clone(), log: vec![] });
+    host.tell(Event::Stopped { instance: id.clone(), result: away.clone() });
+    host.pass(5);
+    assert_eq!(tails(&host), [true]);
+    host.tell(Event::Wrote { instance: id.clone(), log: vec!["NCCL: init".into()] });
+    host.tell(Event::Stopped { instance: id.clone(), result: away });
+    host.pass(5);
+    assert_eq!(tails(&host), [false]);
+    host.acquire(2, "m");
+    host.stopped(&id);
+    let error = host.state.status(host.now).models[0].error.clone().unwrap();
+    assert_eq!((error.code, error.log_tail), (FaultCode::LoadTimeout, vec!["NCCL: init".into()]));
+    // One that goes because nobody wants it has nothing to explain.
+    let mut host = Host::new(vec![spec("m", 10)]);
+    let id = host.ready(1, "m");
+    host.release(&id);
+    host.pass(100);
+    assert_eq!(tails(&host), [false]);
+}

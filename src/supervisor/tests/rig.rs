@@ -114,7 +114,7 @@ impl Host {
 
     pub(super) fn stops(&self) -> Vec<InstanceId> {
         let stop = |e: &Effect| {
-            if let Effect::Stop { instance } = e { Some(instance.clone()) } else { None }
+            if let Effect::Stop { instance, .. } = e { Some(instance.clone()) } else { None }
         };
         self.out.iter().filter_map(stop).collect()
     }

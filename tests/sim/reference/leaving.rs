@@ -47,11 +47,16 @@ impl Reference {
         Ok(())
     }
 
-    pub(super) fn stopping(&mut self, now: Moment, id: &InstanceId, reason: StopReason) -> Step {
-        // Nothing of it is there yet: nothing has to be told.
+    /// It is over, and nothing of it was there.
+    pub(super) fn came_to_nothing(&mut self, id: &InstanceId) {
         if self.containers.get(id).is_some_and(|t| t.stage == Stage::Pulling) {
             self.containers.remove(id);
         }
+    }
+
+    pub(super) fn stopping(&mut self, now: Moment, id: &InstanceId, reason: StopReason) -> Step {
+        // Nothing of it is there yet: nothing has to be told.
+        self.came_to_nothing(id);
         match reason {
             StopReason::Idle => {
                 let pinned = self.pinned(&id.model);

@@ -67,7 +67,7 @@ impl Street {
                 let (instance, launched) = (order.instance.clone(), launched(&order.instance));
                 self.soon(1, Event::Launched { instance: instance.clone(), launched });
                 self.soon(LOAD, Event::Healthy { instance });
-            } else if let Effect::Stop { instance } = effect {
+            } else if let Effect::Stop { instance, .. } = effect {
                 self.soon(STOP, Event::Stopped { instance, result: Ok(()) });
             } else if let Effect::Grant { waiter, instance, .. } = effect {
                 let_in += 1;
