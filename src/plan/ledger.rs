@@ -28,6 +28,8 @@ pub struct Hold {
     pub promised: Bytes,
     /// Last observed on each of them; absent or unknown: not measured.
     pub observed: BTreeMap<GpuId, Known<Bytes>>,
+    /// When the reading was begun that this was observed in.
+    looked: Moment,
     /// Its processes at the last observation with any.
     pub pids: Vec<u32>,
     /// How far it is.
@@ -174,6 +176,7 @@ impl Ledger {
             gpus: placement.gpus.clone(),
             promised: placement.need.bytes,
             observed: BTreeMap::new(),
+            looked: Moment::START,
             pids: Vec::new(),
             stage: Stage::Reserved,
             stuck: None,
@@ -228,6 +231,7 @@ impl Ledger {
         for (instance, seen) in usage {
             if let Some(hold) = self.holds.get_mut(instance) {
                 hold.observed.clone_from(&seen.bytes);
+                hold.looked = taken;
                 if !seen.pids.is_empty() {
                     hold.pids.clone_from(&seen.pids);
                 }

@@ -251,7 +251,7 @@ impl Executor {
     ) {
         let (engines, id) = (self.ports.engines.clone(), instance.clone());
         let work = async move { engines.canary(spec, endpoint).await };
-        let failed = |failed| Err(CanaryError::Failed(failed));
+        let failed = |failed| Err(CanaryError::Silent(failed));
         self.ask(instance, work, failed, move |result| Event::Sung { instance: id, result });
     }
 

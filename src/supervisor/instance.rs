@@ -73,7 +73,12 @@ pub(super) enum Canary {
     /// Not asked yet.
     None,
     /// Asked.
-    Asked,
+    Asked {
+        /// It gave no answer when it was asked first.
+        again: bool,
+    },
+    /// It gave no answer, and is asked once more if it says that it is ready.
+    Silent,
     /// What it answered after its load.
     Answered(String),
     /// It gave no answer that another could be compared with: it never sleeps.

@@ -113,10 +113,12 @@ impl State {
     pub(super) fn healthy(&mut self, now: Moment, id: &InstanceId, out: &mut Vec<Effect>) {
         let Some(model) = self.models.get_mut(&id.model) else { return };
         let Some(instance) = model.instance.as_mut().filter(|i| i.id == *id) else { return };
-        if !matches!(instance.life, Life::Loading { .. }) || instance.canary == Canary::Asked {
+        let asked = matches!(instance.canary, Canary::Asked { .. });
+        if !matches!(instance.life, Life::Loading { .. }) || asked {
             return;
         }
-        if instance.spec.sleep_level.is_some() && instance.canary == Canary::None {
+        let unasked = matches!(instance.canary, Canary::None | Canary::Silent);
+        if instance.spec.sleep_level.is_some() && unasked {
             self.ask_canary(now, id, out);
             return;
         }

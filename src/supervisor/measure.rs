@@ -122,7 +122,7 @@ impl State {
         self.note("gpu_lost", now, lost);
         let missing = self.ledger.missing().iter().map(ToString::to_string).collect();
         self.note("memory_quarantined", now, missing);
-        self.judge_sleepers(now, observation, out);
+        self.judge_sleepers(now, out);
         self.measure(observation, out);
         self.outlive_podman(now, &observation.usage, out);
         self.note_growth(now, observation);

@@ -378,9 +378,12 @@ pub enum CanaryError {
     /// It sleeps, although nobody now living sent it to sleep.
     #[error("the engine sleeps, and nobody knows how deep")]
     Asleep,
-    /// Anything else.
+    /// It answered, but not so that another answer could be compared.
     #[error("{0}")]
     Failed(String),
+    /// It gave no answer, or said that it is broken: it may be dead, or too busy.
+    #[error("{0}")]
+    Silent(String),
 }
 
 mod gpu_error;

@@ -15,7 +15,6 @@
 use std::time::Duration;
 
 use super::effect::{Effect, Notice, StopReason};
-use super::event::Observation;
 use super::instance::{Canary, Instance, Life};
 use super::ports::Endpoint;
 use super::state::{Model, State};
@@ -111,7 +110,7 @@ impl State {
         match &instance.canary {
             _ if !instance.is_ready() => return Err("it is not ready"),
             Canary::Answered(_) => {}
-            Canary::None | Canary::Asked | Canary::Unfit => {
+            Canary::None | Canary::Asked { .. } | Canary::Silent | Canary::Unfit => {
                 return Err("after its load it gave no answer that a wake could be judged by");
             }
         }
@@ -185,19 +184,13 @@ impl State {
     }
 
     /// Looks at what those keep who say that they sleep.
-    pub(super) fn judge_sleepers(
-        &mut self,
-        now: Moment,
-        observation: &Observation,
-        out: &mut Vec<Effect>,
-    ) {
+    pub(super) fn judge_sleepers(&mut self, now: Moment, out: &mut Vec<Effect>) {
         let limit = self.settings.rules.sleep.residual_max;
         for model in self.models.values_mut() {
             let Some(instance) = &mut model.instance else { continue };
             let Life::Dozing { level, .. } = instance.life else { continue };
-            let seen = observation.devices.is_ok() && observation.usage.contains_key(&instance.id);
-            let residual = self.ledger.residual(&instance.id, observation.taken);
-            let Some(Known::Known(residual)) = residual.filter(|_| seen) else { continue };
+            let residual = self.ledger.residual(&instance.id);
+            let Some(Known::Known(residual)) = residual else { continue };
             // A learned number is taken only from one that was believed; too much is taken at the deadline.
             if residual > limit {
                 continue;
@@ -222,7 +215,7 @@ impl State {
                 self.wake_failed(&id, "it did not wake in time".to_owned(), false, out);
                 continue;
             }
-            let why = match self.ledger.residual(&id, now) {
+            let why = match self.ledger.residual(&id) {
                 None => "it did not fall asleep in time, or could not be measured".to_owned(),
                 Some(Known::Unknown) => "the driver does not say what it still holds".to_owned(),
                 Some(Known::Known(residual)) => {

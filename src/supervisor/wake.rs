@@ -82,7 +82,7 @@ impl State {
         else {
             return;
         };
-        instance.canary = Canary::Asked;
+        instance.canary = Canary::Asked { again: instance.canary == Canary::Silent };
         // The load is over; its time-out is not to end the canary.
         instance.life = Life::Loading { deadline: deadline.max(now + CANARY_TIME) };
         let spec = instance.spec.clone();
@@ -98,20 +98,39 @@ impl State {
     ) {
         let Some(instance) = self.instance_mut(id) else { return };
         match (&instance.life, &instance.canary, result) {
-            (Life::Loading { .. }, Canary::Asked, Ok(answer)) => {
+            (Life::Loading { .. }, Canary::Asked { .. }, Ok(answer)) => {
                 instance.canary = Canary::Answered(answer);
                 self.healthy(now, id, out);
             }
             // Nobody knows what it answered after its load.
-            (Life::Loading { .. }, Canary::Asked, Err(CanaryError::Asleep)) => {
+            (Life::Loading { .. }, Canary::Asked { .. }, Err(CanaryError::Asleep)) => {
                 let (instance, reason) = (id.clone(), StopReason::Orphaned);
                 out.push(Effect::Notice(Notice::Stopping { instance, reason }));
                 self.begin_stop(id, None, out);
             }
-            (Life::Loading { .. }, Canary::Asked, Err(CanaryError::Failed(why))) => {
+            (Life::Loading { .. }, Canary::Asked { .. }, Err(CanaryError::Failed(why))) => {
                 instance.canary = Canary::Unfit;
                 out.push(Effect::Notice(Notice::Sleepless { instance: id.clone(), why }));
                 self.healthy(now, id, out);
+            }
+            (
+                Life::Loading { deadline },
+                Canary::Asked { again },
+                Err(CanaryError::Silent(why)),
+            ) => {
+                // It may have died of it, and nobody looks for that while it is asked: it has to say once more that it is ready.
+                let (deadline, again) = (*deadline, *again);
+                instance.life = Life::Loading { deadline: deadline.max(now + CANARY_TIME) };
+                instance.canary = if again { Canary::Unfit } else { Canary::Silent };
+                let (spec, launched) = (instance.spec.clone(), instance.launched.clone());
+                if again {
+                    out.push(Effect::Notice(Notice::Sleepless { instance: id.clone(), why }));
+                }
+                out.extend(launched.map(|launched| Effect::AwaitReady {
+                    instance: id.clone(),
+                    spec,
+                    launched,
+                }));
             }
             (Life::Waking { since, .. }, Canary::Answered(before), Ok(answer)) => {
                 let since = *since;

@@ -44,6 +44,8 @@ struct Told {
     gpus: Vec<GpuId>,
     /// What it answered after its load, if it is asked that.
     canary: Option<String>,
+    /// So often it gave no answer to that.
+    silent: u32,
     /// As it was ordered.
     hash: SpecHash,
     /// Its model was removed since.
@@ -248,7 +250,9 @@ impl Reference {
             }
             Event::Healthy { instance } => {
                 // One that may sleep is asked for its canary first.
-                if self.specs.get(&instance.model).is_some_and(|s| s.sleep_level.is_none()) {
+                let asked = self.containers.get(instance).is_some_and(|t| t.silent >= 2);
+                if asked || self.specs.get(&instance.model).is_some_and(|s| s.sleep_level.is_none())
+                {
                     self.becomes(now, instance, Stage::Ready);
                 }
             }
@@ -287,6 +291,7 @@ impl Reference {
             used: now,
             gpus: gpus.to_vec(),
             canary: None,
+            silent: 0,
             hash,
             retired: false,
             health: Health::of(interval),

@@ -178,12 +178,13 @@ impl World {
         let result = match life {
             Life::Asleep => Err(CanaryError::Asleep),
             Life::Ready if self.strikes(Kind::CanaryDiffers) => Ok("!!!".to_owned()),
-            Life::Ready if self.strikes(Kind::CanaryFails) => {
-                Err(CanaryError::Failed("it says nothing".to_owned()))
-            }
+            Life::Ready if self.strikes(Kind::CanaryFails) => match id.generation.0 % 2 {
+                0 => Err(CanaryError::Failed("it will not say".to_owned())),
+                _ => Err(CanaryError::Silent("it says nothing".to_owned())),
+            },
             Life::Ready => Ok(ANSWER.to_owned()),
             Life::Creating | Life::Pulling | Life::Loading | Life::Dead => {
-                Err(CanaryError::Failed("nobody is there".to_owned()))
+                Err(CanaryError::Silent("nobody is there".to_owned()))
             }
         };
         self.tell(Event::Sung { instance: id.clone(), result })

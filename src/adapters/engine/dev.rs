@@ -67,8 +67,7 @@ pub(super) async fn wake(
 /// When it sleeps, or does not answer as a completion is answered.
 pub(super) async fn canary(endpoint: &Endpoint, model: &ModelName) -> Result<String, CanaryError> {
     let failed = CanaryError::Failed;
-    let sleeping = exchange(endpoint, Method::GET, "/is_sleeping", None, CANARY_DEADLINE).await;
-    let sleeping = sleeping.map_err(failed)?;
+    let sleeping = sing(endpoint, Method::GET, "/is_sleeping", None).await?;
     match sleeping.get("is_sleeping").and_then(Value::as_bool) {
         Some(false) => {}
         Some(true) => return Err(CanaryError::Asleep),
@@ -77,12 +76,28 @@ pub(super) async fn canary(endpoint: &Endpoint, model: &ModelName) -> Result<Str
     let body = json!({
         "model": model, "prompt": PROMPT, "max_tokens": TOKENS, "temperature": 0, "stream": false,
     });
-    let answer = post(endpoint, "/v1/completions", Some(body), CANARY_DEADLINE).await;
-    let answer = answer.map_err(failed)?;
+    let answer = sing(endpoint, Method::POST, "/v1/completions", Some(body)).await?;
     match answer.pointer("/choices/0/text").and_then(Value::as_str) {
         // An empty text would be equal to that of an engine which has lost everything.
         Some(text) if !text.is_empty() => Ok(text.to_owned()),
         Some(_) | None => Err(failed(format!("/v1/completions answered {}", short(&answer)))),
+    }
+}
+
+/// One question of the canary's. An engine that cannot answer is told from one that does not want to.
+async fn sing(
+    endpoint: &Endpoint,
+    method: Method,
+    path: &str,
+    body: Option<Value>,
+) -> Result<Value, CanaryError> {
+    let bounds = (CANARY_DEADLINE, BODY_MAX);
+    let (status, body) =
+        converse(endpoint, method, path, body, bounds).await.map_err(CanaryError::Silent)?;
+    match status {
+        200 => Ok(serde_json::from_slice(&body).unwrap_or_default()),
+        500.. => Err(CanaryError::Silent(refused(path, status, &body))),
+        _ => Err(CanaryError::Failed(refused(path, status, &body))),
     }
 }
 
@@ -105,11 +120,15 @@ async fn exchange(
 ) -> Result<Value, String> {
     let (status, body) = converse(endpoint, method, path, body, (deadline, BODY_MAX)).await?;
     if status != 200 {
-        // It goes into log lines and onto terminals, and an engine is not trusted with either.
-        let text = one_line(String::from_utf8_lossy(&body[..body.len().min(200)]));
-        return Err(format!("{path}: answered {status}: {text}"));
+        return Err(refused(path, status, &body));
     }
     Ok(serde_json::from_slice(&body).unwrap_or_default())
+}
+
+fn refused(path: &str, status: u16, body: &[u8]) -> String {
+    // It goes into log lines and onto terminals, and an engine is not trusted with either.
+    let text = one_line(String::from_utf8_lossy(&body[..body.len().min(200)]));
+    format!("{path}: answered {status}: {text}")
 }
 
 /// One request on a connection of its own: status and body of the answer, at most so late and so long.

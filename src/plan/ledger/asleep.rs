@@ -21,13 +21,13 @@ impl Ledger {
         }
     }
 
-    /// What a dozing instance keeps, on the device where that is most, by the last reading, which was begun at `taken`.
-    /// `None`: that reading does not count. Unknown: the driver does not say.
+    /// What a dozing instance keeps, on the device where that is most. `None`: it was not looked at since its engine said that it
+    /// sleeps, or the last reading failed. Unknown: the driver does not say.
     #[must_use]
-    pub fn residual(&self, instance: &InstanceId, taken: Moment) -> Option<Known<Bytes>> {
+    pub fn residual(&self, instance: &InstanceId) -> Option<Known<Bytes>> {
         let hold = self.holds.get(instance)?;
         let Stage::Dozing { slept: Some(slept), .. } = hold.stage else { return None };
-        if taken < slept || hold.observed.is_empty() {
+        if self.stale.is_some() || hold.looked < slept || hold.observed.is_empty() {
             return None;
         }
         let on = |gpu| hold.observed.get(gpu).and_then(Known::get);
@@ -101,12 +101,18 @@ mod tests {
         assert_eq!((row.releasing, row.free, row.soon), (Bytes(60), Bytes(40), Bytes(95)));
         assert!(row.gated);
         observe(&mut ledger, 2, Known::Known(Bytes(10)));
-        assert_eq!(ledger.residual(&id(), Moment::from_secs(2)), None, "it has not said so yet");
+        assert_eq!(ledger.residual(&id()), None, "it has not said so yet");
         ledger.slept(&id(), Moment::from_secs(4));
-        assert_eq!(ledger.residual(&id(), Moment::from_secs(3)), None, "begun before that");
+        assert_eq!(ledger.residual(&id()), None, "begun before that");
+        let snapshot = GpuSnapshot { devices: vec![], lost: vec![], driver: String::new() };
+        ledger.observe(Moment::from_secs(4), &snapshot, &BTreeMap::new());
+        assert_eq!(ledger.residual(&id()), None, "others were looked at");
         observe(&mut ledger, 5, Known::Known(Bytes(10)));
-        let seen = ledger.residual(&id(), Moment::from_secs(5));
+        let seen = ledger.residual(&id());
         assert_eq!(seen, Some(Known::Known(Bytes(10))));
+        ledger.mark_stale("no answer");
+        assert_eq!(ledger.residual(&id()), None, "it may have given more back since");
+        observe(&mut ledger, 5, Known::Known(Bytes(10)));
         assert_eq!(ledger.rows()[0].free, Bytes(40), "charged until somebody decides");
         ledger.asleep(&id(), Bytes(10));
         let row = &ledger.rows()[0];
@@ -125,7 +131,7 @@ mod tests {
         ledger.doze(&id(), Bytes(5));
         ledger.slept(&id(), Moment::from_secs(2));
         observe(&mut ledger, 3, Known::Unknown);
-        assert_eq!(ledger.residual(&id(), Moment::from_secs(3)), Some(Known::Unknown));
+        assert_eq!(ledger.residual(&id()), Some(Known::Unknown));
         assert_eq!(ledger.rows()[0].free, Bytes(40));
     }
 }

@@ -1,6 +1,7 @@
 //! Models that sleep instead of being stopped. The host has 50 bytes for their weights; asleep they may keep 10.
 
 mod asked;
+mod judged;
 mod night;
 mod turns;
 

@@ -25,6 +25,11 @@ impl Reference {
             (Ok(answer), Some(before), _) => answer == before,
             // It has none that a wake could be judged by.
             (Err(CanaryError::Failed(_)), None, Stage::Coming) => true,
+            // Once more, and then it has to say itself that it is ready.
+            (Err(CanaryError::Silent(_)), None, Stage::Coming) => {
+                told.silent += 1;
+                false
+            }
             (Err(_), _, _) => false,
         };
         if serves {

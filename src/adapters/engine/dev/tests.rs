@@ -103,6 +103,8 @@ async fn its_word_is_passed_on_and_its_refusals_are_told() {
     let why = wake(&fake.endpoint(), SleepLevel::One, RELOAD).await.unwrap_err();
     assert!(why.starts_with("/wake_up: "), "{why}");
     let nobody = Endpoint::Unix("/nowhere/e.sock".into());
+    let sung = canary(&nobody, &"m".parse().unwrap()).await;
+    assert!(matches!(sung, Err(CanaryError::Silent(why)) if why.contains("cannot connect")));
     let why = sleep(&nobody, SleepLevel::One).await.unwrap_err();
     assert!(why.contains("cannot connect"), "{why}");
 }
@@ -122,7 +124,7 @@ async fn what_a_refusal_says_is_one_line_of_plain_text() {
     let root = tempfile::tempdir().unwrap();
     let socket = root.path().join("e.sock");
     let listener = tokio::net::UnixListener::bind(&socket).unwrap();
-    let engine = async {
+    let engine = async || {
         use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
         let (mut stream, _) = listener.accept().await.unwrap();
         let _ = stream.read(&mut [0; 4096]).await.unwrap();
@@ -131,6 +133,11 @@ async fn what_a_refusal_says_is_one_line_of_plain_text() {
         stream
     };
     let endpoint = Endpoint::Unix(socket);
-    let (why, _stream) = tokio::join!(sleep(&endpoint, SleepLevel::One), engine);
+    let (why, _stream) = tokio::join!(sleep(&endpoint, SleepLevel::One), engine());
     assert_eq!(why, Err("/sleep?level=1: answered 500: a b [2Jc".to_owned()));
+    // And from one that is broken nothing can be learned of its answers.
+    let model = "m".parse().unwrap();
+    let (sung, _stream) = tokio::join!(canary(&endpoint, &model), engine());
+    let why = "/is_sleeping: answered 500: a b [2Jc".to_owned();
+    assert_eq!(sung, Err(CanaryError::Silent(why)));
 }
