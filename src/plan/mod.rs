@@ -30,4 +30,4 @@ pub use ledger::{Hold, Ledger, Missing, ReleaseRule, Row, Stage, Usage};
 pub use planner::{Decision, Plan, Rules, Want, plan};
 pub use policy::Demand;
 pub use pressure::{Relief, relieve};
-pub use sleep::{Leave, SleepRules, Sleeper, Victim, idle_leave};
+pub use sleep::{Leave, SleepRules, Sleeper, Victim, idle_leave, idle_rung};

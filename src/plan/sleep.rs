@@ -114,9 +114,20 @@ fn rung(rules: SleepRules, host_ram_free: Bytes, holder: &Holder) -> Result<Leav
 /// How an instance leaves that is unused for its idle time-out. `holders`: all, it included.
 #[must_use]
 pub fn idle_leave(rules: SleepRules, holders: &[Holder], instance: &InstanceId) -> Leave {
-    let free = host_ram_free(rules, holders);
-    let holder = holders.iter().find(|h| h.instance == *instance);
-    holder.and_then(|h| rung(rules, free, h).ok()).unwrap_or(Leave::Stop)
+    idle_rung(rules, holders, instance).unwrap_or(Leave::Stop)
+}
+
+/// How an instance would fall asleep. `holders`: all, it included.
+///
+/// # Errors
+/// Why it would be stopped instead, for people.
+pub fn idle_rung(
+    rules: SleepRules,
+    holders: &[Holder],
+    instance: &InstanceId,
+) -> Result<Leave, &'static str> {
+    let holder = holders.iter().find(|h| h.instance == *instance).ok_or("it is not loaded")?;
+    rung(rules, host_ram_free(rules, holders), holder)
 }
 
 /// A victim with the reason why it is stopped, if it is.

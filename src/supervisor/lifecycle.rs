@@ -31,7 +31,10 @@ impl State {
             out.push(Effect::Stop { instance: id.clone(), tail: false });
             return;
         };
-        known.image_id = Some(launched.image_id.clone()).filter(|image| !image.is_empty());
+        // Of an older configuration it says nothing of what comes.
+        if known.is_of(instance) {
+            known.image_id = Some(launched.image_id.clone()).filter(|image| !image.is_empty());
+        }
         match &instance.life {
             Life::Starting { deadline } => {
                 instance.life = Life::Loading { deadline: *deadline };
@@ -103,9 +106,9 @@ impl State {
 
     fn forget(&mut self, id: &InstanceId) {
         self.ledger.withdraw(id);
-        if let Some(model) = self.models.get_mut(&id.model) {
-            model.instance = None;
-            // Whatever its name means when it is here.
+        let Some(model) = self.models.get_mut(&id.model) else { return };
+        // Whatever its name means when it is here. What a reload has learned of another stays.
+        if model.instance.take().is_some_and(|instance| model.known.is_of(&instance)) {
             model.known.image_changed();
         }
     }

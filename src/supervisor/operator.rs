@@ -187,10 +187,8 @@ impl State {
             return Err(format!("it serves {requests} requests; only an idle model falls asleep"));
         }
         self.sleeper(model, instance)?;
-        match plan::idle_leave(self.settings.rules.sleep, &self.holders(None), &instance.id) {
-            Leave::Stop => Err("the host_ram_budget has no room for its weights".to_owned()),
-            leave @ Leave::Sleep { .. } => Ok(Some(leave)),
-        }
+        let rules = self.settings.rules.sleep;
+        Ok(Some(plan::idle_rung(rules, &self.holders(None), &instance.id)?))
     }
 
     /// Tells those who sent models to sleep what came of it.

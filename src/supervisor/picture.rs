@@ -102,7 +102,7 @@ impl State {
             error: model
                 .failure
                 .as_ref()
-                .filter(|_| !instance.is_some_and(super::instance::Instance::is_ready))
+                .filter(|_| instance.and_then(|i| i.ready_since).is_none())
                 .map(|f| f.fault.clone()),
             waiting_for: model.waiting_for.clone().or_else(|| model.renewal()),
             report: model.report.clone(),

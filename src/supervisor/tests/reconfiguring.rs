@@ -165,3 +165,38 @@ fn a_change_of_any_sort_is_tried_at_once_whatever_failed_before() {
     host.acquire(8, "m");
     host.launch();
 }
+
+#[test]
+fn what_an_older_load_ends_with_says_nothing_of_the_new_image() {
+    for pulls in [false, true] {
+        let mut host = Host::new(vec![spec("m", 10)]);
+        host.acquire(1, "m");
+        let old = host.launch();
+        if pulls {
+            host.tell(Event::Progress { instance: old.clone(), phase: Phase::Pulling });
+        }
+        let mut new = changed("m", 10);
+        new.image = crate::types::ImageRef::parse("localhost/other:1").unwrap();
+        let settings = host.state.settings.clone();
+        let specs = BTreeMap::from([(name("m"), Arc::new(new))]);
+        let images = BTreeMap::from([(name("m"), "other".to_owned())]);
+        if pulls {
+            host.tell(Event::Cancel { waiter: WaiterId(1) });
+        }
+        host.tell(Event::Configure(Box::new(Reconfiguration { settings, specs, images })));
+        if pulls {
+            host.acquire(2, "m");
+        } else {
+            host.start(&old);
+            host.heal(&old);
+            assert_eq!(host.grants(), [1]);
+            host.release(&old);
+            host.acquire(2, "m");
+            host.stopped(&old);
+            host.pass(1);
+            host.observe();
+        }
+        let order = host.order().unwrap();
+        assert_eq!(order.image_id.as_deref(), Some("other"), "pulls: {pulls}");
+    }
+}
