@@ -11,9 +11,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use hyper::Response;
 use hyper::body::Body;
 use hyper::header::{self, HeaderValue};
-use hyper::{Response, StatusCode};
 use tokio::time::Instant;
 
 use super::error::ApiError;
@@ -137,14 +137,10 @@ async fn send(
 }
 
 async fn answered(conn: &mut Conn, patience: Duration) -> Result<Head, Failure> {
-    let head = match tokio::time::timeout(patience, conn.head()).await {
-        Ok(head) => head.map_err(Failure::from)?,
-        Err(_) => return Err(Failure::Timeout(patience)),
-    };
-    if head.status == StatusCode::SWITCHING_PROTOCOLS {
-        return Err(Failure::Upgrade);
+    match tokio::time::timeout(patience, conn.head()).await {
+        Ok(head) => forward::admitted(head?),
+        Err(_) => Err(Failure::Timeout(patience)),
     }
-    Ok(head)
 }
 
 #[cfg(test)]

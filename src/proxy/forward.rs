@@ -25,19 +25,6 @@ use super::stream::Stream;
 use super::strict;
 use super::upstream::{Conn, Lost};
 
-/// Headers of the engine's that are about its connection, not about its answer.
-const HOP_BY_HOP: [HeaderName; 9] = [
-    header::CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    header::PROXY_AUTHENTICATE,
-    header::PROXY_AUTHORIZATION,
-    header::TE,
-    header::TRAILER,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-];
-
 /// Bodies up to here are copied behind their heads.
 const TOGETHER: usize = 4 << 10;
 
@@ -86,6 +73,8 @@ pub(super) enum Failure {
     NoAnswer(String),
     #[error("the engine answered with an upgrade, which nobody asked for")]
     Upgrade,
+    #[error("the engine answered with a redirect ({}), which is not followed", .0.as_u16())]
+    Redirect(StatusCode),
     #[error("the engine sent no head within {0:?}")]
     Timeout(Duration),
 }
@@ -104,14 +93,16 @@ impl Failure {
     pub fn to_api(&self, model: &str) -> ApiError {
         let (status, code) = match self {
             Self::Connect(_) => (StatusCode::BAD_GATEWAY, "engine_unreachable"),
-            Self::NoAnswer(_) | Self::Upgrade => (StatusCode::BAD_GATEWAY, "engine_failed"),
+            Self::NoAnswer(_) | Self::Upgrade | Self::Redirect(_) => {
+                (StatusCode::BAD_GATEWAY, "engine_failed")
+            }
             Self::Timeout(_) => (StatusCode::GATEWAY_TIMEOUT, "engine_timeout"),
         };
         let error = ApiError::new(status, code, format!("model {model}: {self}"));
         match self {
             // Nothing was sent, so nothing can be done twice.
             Self::Connect(_) => error.retry_after(Duration::from_secs(1)),
-            Self::NoAnswer(_) | Self::Upgrade | Self::Timeout(_) => error,
+            Self::NoAnswer(_) | Self::Upgrade | Self::Redirect(_) | Self::Timeout(_) => error,
         }
     }
 }
@@ -199,16 +190,23 @@ async fn ask(
         Some(Err(Lost::Broken(why))) => return Err(Unanswered::Failed(Failure::NoAnswer(why))),
         None => return Err(Unanswered::Failed(Failure::Timeout(patience))),
     };
-    if head.status == StatusCode::SWITCHING_PROTOCOLS {
-        return Err(Unanswered::Failed(Failure::Upgrade));
+    Ok((conn, admitted(head).map_err(Unanswered::Failed)?))
+}
+
+/// A head that is an answer. A client would follow a redirect by itself, with its prompt and perhaps its key, to wherever the engine
+/// says, and take what it finds there for the model's words.
+pub(super) fn admitted(head: Head) -> Result<Head, Failure> {
+    match head.status {
+        StatusCode::SWITCHING_PROTOCOLS => Err(Failure::Upgrade),
+        status if status.is_redirection() => Err(Failure::Redirect(status)),
+        _ => Ok(head),
     }
-    Ok((conn, head))
 }
 
 /// nginx would gather a stream's events to 16 KiB otherwise, where it speaks TLS.
 pub(super) const UNGATHERED: HeaderName = HeaderName::from_static("x-accel-buffering");
 
-/// An engine's answer without what is about its connection. `events`: what it carries, if it is a stream of events, and for which request.
+/// An engine's answer without what [`stays`]. `events`: what it carries, if it is a stream of events, and for which request.
 pub(super) fn answer(
     conn: Conn,
     mut head: Head,
@@ -237,10 +235,41 @@ pub(super) fn answer(
     response
 }
 
-/// Removes what is about the engine's connection, including what its `Connection` header names. To be compared is cheaper than to be looked
-/// up, so what is not there is not asked for.
+/// Whether a header of the engine's stays here: it is about its connection, or it speaks for more than its answer. Browsers take cookies,
+/// redirects and the like for the word of the whole site, which is ours or our administrator's, and so does a proxy before us.
+fn stays(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    // To be compared is cheaper than to be looked up.
+    matches!(
+        name,
+        "connection"
+            | "keep-alive"
+            | "proxy-connection"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+    ) || matches!(
+        name,
+        "location"
+            | "refresh"
+            | "set-cookie"
+            | "alt-svc"
+            | "strict-transport-security"
+            | "clear-site-data"
+            | "nel"
+            | "report-to"
+            | "reporting-endpoints"
+            | "x-accel-redirect"
+            | "x-sendfile"
+    ) || name.starts_with("access-control-")
+}
+
+/// Removes what [`stays`], including what the engine's `Connection` header names.
 fn strip(headers: &mut HeaderMap, framing: Framing) {
-    if !headers.keys().any(|name| HOP_BY_HOP.contains(name)) {
+    if !headers.keys().any(stays) {
         return;
     }
     let named: Vec<HeaderName> = strict::all(headers, header::CONNECTION)
@@ -251,9 +280,7 @@ fn strip(headers: &mut HeaderMap, framing: Framing) {
     // Where the body came in chunks, a length was not what told its end, and would cut it off for who believes it.
     let chunked = framing == Framing::Chunked;
     let goes = |name: &&HeaderName| {
-        HOP_BY_HOP.contains(name)
-            || named.contains(name)
-            || (chunked && **name == header::CONTENT_LENGTH)
+        stays(name) || named.contains(name) || (chunked && **name == header::CONTENT_LENGTH)
     };
     let gone: Vec<HeaderName> = headers.keys().filter(goes).cloned().collect();
     for name in &gone {
@@ -266,9 +293,18 @@ mod tests {
     use super::super::order::tests::map;
     use super::*;
 
+    /// What is told to the client of a head of these.
+    fn told(pairs: &[(&'static str, &'static str)], framing: Framing) -> Vec<String> {
+        let mut headers = map(pairs);
+        strip(&mut headers, framing);
+        let mut names: Vec<String> = headers.keys().map(|name| name.to_string()).collect();
+        names.sort_unstable();
+        names
+    }
+
     #[test]
     fn the_client_sees_nothing_of_the_engines_connection() {
-        let mut headers = map(&[
+        let headers = [
             ("connection", "close, x-hop, content-length"),
             ("keep-alive", "timeout=5"),
             ("x-hop", "1"),
@@ -276,16 +312,33 @@ mod tests {
             ("content-type", "application/json"),
             ("server", "llama.cpp"),
             ("content-length", "5"),
-        ]);
-        let names = |headers: &HeaderMap| {
-            let mut names: Vec<String> = headers.keys().map(|name| name.to_string()).collect();
-            names.sort_unstable();
-            names
-        };
-        let mut chunked = headers.clone();
-        strip(&mut headers, Framing::Length(5));
-        assert_eq!(names(&headers), ["content-length", "content-type", "server"]);
-        strip(&mut chunked, Framing::Chunked);
-        assert_eq!(names(&chunked), ["content-type", "server"]);
+        ];
+        let whole = told(&headers, Framing::Length(5));
+        assert_eq!(whole, ["content-length", "content-type", "server"]);
+        assert_eq!(told(&headers, Framing::Chunked), ["content-type", "server"]);
+    }
+
+    /// Each alone: none of them waits for another to be seen.
+    #[test]
+    fn an_engine_says_nothing_for_the_whole_site_and_nothing_to_a_proxy() {
+        for name in [
+            "location",
+            "refresh",
+            "set-cookie",
+            "alt-svc",
+            "strict-transport-security",
+            "clear-site-data",
+            "nel",
+            "report-to",
+            "reporting-endpoints",
+            "access-control-allow-origin",
+            "access-control-allow-credentials",
+            "x-accel-redirect",
+            "x-sendfile",
+        ] {
+            let headers = [("content-type", "text/plain"), (name, "x"), ("openai-version", "1")];
+            let told = told(&headers, Framing::Length(0));
+            assert_eq!(told, ["content-type", "openai-version"], "{name}");
+        }
     }
 }

@@ -59,7 +59,7 @@ const RETURNED: [HeaderName; 3] = [
 /// Opens a socket to a model's engine.
 ///
 /// # Errors
-/// Why there is none. What the engine says instead of consent comes back as it is.
+/// Why there is none. What the engine says instead of consent comes back as any answer of its.
 pub(super) async fn open(
     service: &Arc<Service>,
     mut head: Parts,
@@ -106,7 +106,8 @@ pub(super) async fn open(
         Err(_) => return Err(Failure::Timeout(engines.header_timeout).to_api(&model)),
     };
     if consent.status != StatusCode::SWITCHING_PROTOCOLS {
-        let answer = forward::answer(conn, consent, grant, (Events::Other, &record.id()), engines);
+        let refusal = forward::admitted(consent).map_err(|failure| failure.to_api(&model))?;
+        let answer = forward::answer(conn, refusal, grant, (Events::Other, &record.id()), engines);
         return Ok(answer.map(|relay| Source::Relay(Box::new(relay), None)));
     }
     let mut accepted = Response::new(Source::Whole(None));

@@ -17,7 +17,7 @@ use crate::wire::{get, post, post_with, soon};
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nserver: far\r\ncontent-length: 7\r\n\r\n{\"a\":1}";
 
-async fn with(endpoint: &Endpoint, key: Option<&'static str>) -> House {
+pub async fn with(endpoint: &Endpoint, key: Option<&'static str>) -> House {
     house(Setup { rules: far_away(endpoint, key), ..Setup::default() }).await
 }
 

@@ -18,6 +18,7 @@ mod leaving;
 mod limits;
 mod load;
 mod log;
+mod origin;
 mod pages;
 mod raw;
 mod refuse;
