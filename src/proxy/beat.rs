@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::endpoints::Events;
-use crate::types::{Feedback, ModelName, Phase, Status};
+use crate::types::{Feedback, ModelName, Moment, Phase, Status};
 
 /// What a client is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,8 +20,8 @@ pub(super) enum Stage {
     Model {
         /// Where it is.
         phase: Phase,
-        /// What its last load lets expect, from the beginning of a load.
-        load: Option<Duration>,
+        /// What is left of its load or wake, as far as earlier ones tell.
+        left: Option<Duration>,
     },
     /// The model is there, and others go first.
     Turn,
@@ -30,12 +30,29 @@ pub(super) enum Stage {
 }
 
 impl Stage {
-    /// Where a model is.
-    pub fn of(status: &Status, model: &ModelName) -> Self {
+    /// Where a model is. What is left is counted from when its load began, which is seldom when its client came.
+    pub fn of(status: &Status, model: &ModelName, now: Moment) -> Self {
         let found = status.models.iter().find(|m| m.name == *model);
         match found {
             Some(model) if model.phase != Phase::Ready => {
-                Self::Model { phase: model.phase, load: model.load_ms.map(Duration::from_millis) }
+                let left = match model.phase {
+                    // It is about to begin.
+                    Phase::Stopped => model.load_ms.map(Duration::from_millis),
+                    Phase::Starting | Phase::Loading | Phase::Waking => {
+                        model.progress.and_then(|p| {
+                            p.expected.map(|expected| expected.saturating_sub(now.since(p.since)))
+                        })
+                    }
+                    Phase::Waiting
+                    | Phase::Pulling
+                    | Phase::Ready
+                    | Phase::Draining
+                    | Phase::Dozing
+                    | Phase::Asleep
+                    | Phase::Stopping
+                    | Phase::Failed => None,
+                };
+                Self::Model { phase: model.phase, left }
             }
             Some(_) | None => Self::Turn,
         }
@@ -50,13 +67,10 @@ impl Stage {
     }
 
     /// Whole seconds that are left, as far as that can be said: a load that is late is about to be over, for all we know.
-    fn eta(self, waited: Duration) -> Option<u64> {
+    fn eta(self) -> Option<u64> {
         match self {
-            Self::Model {
-                phase: Phase::Starting | Phase::Loading | Phase::Waking | Phase::Stopped,
-                load: Some(load),
-            } => Some(load.saturating_sub(waited).as_secs().max(1)),
-            Self::Model { .. } | Self::Turn | Self::Engine => None,
+            Self::Model { left, .. } => left.map(|left| left.as_secs().max(1)),
+            Self::Turn | Self::Engine => None,
         }
     }
 }
@@ -114,7 +128,7 @@ impl Beat {
             "created": self.created,
             "model": self.model,
             "choices": [choice],
-            "hostler": { "phase": stage.word(), "waited_s": waited.as_secs(), "eta_s": stage.eta(waited) },
+            "hostler": { "phase": stage.word(), "waited_s": waited.as_secs(), "eta_s": stage.eta() },
         });
         format!("data: {data}\n\n").into_bytes()
     }
@@ -122,7 +136,7 @@ impl Beat {
 
 fn comment(stage: Stage, waited: Duration) -> Vec<u8> {
     let mut line = format!(": hostler phase={} waited={}s", stage.word(), waited.as_secs());
-    if let Some(eta) = stage.eta(waited) {
+    if let Some(eta) = stage.eta() {
         // Writing to a string cannot fail.
         let _ = write!(line, " eta={eta}s");
     }
@@ -133,6 +147,7 @@ fn comment(stage: Stage, waited: Duration) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::{LoadProgress, ModelStatus};
 
     fn text(form: Feedback, events: Events, stage: Stage, waited: u64) -> String {
         let beat = Beat { form, events, model: "a\"b".into(), created: 7 };
@@ -140,7 +155,41 @@ mod tests {
     }
 
     const LOADING: Stage =
-        Stage::Model { phase: Phase::Loading, load: Some(Duration::from_secs(60)) };
+        Stage::Model { phase: Phase::Loading, left: Some(Duration::from_secs(48)) };
+
+    /// Of a model that loads since second 100 and takes 60 s, at second 150: who came at 140, or waited for room since 20, is told the same.
+    #[test]
+    fn what_is_left_is_counted_from_the_loads_beginning() {
+        let mut row = super::super::table::tests::model("m");
+        row.load_ms = Some(60_000);
+        let left = |row: &ModelStatus, now: u64| {
+            let status = Status { models: vec![row.clone()], ..Status::default() };
+            Stage::of(&status, &row.name, Moment::from_secs(now)).eta()
+        };
+        let since = Moment::from_secs(100);
+        let progress = |expected: Option<u64>| {
+            let expected = expected.map(Duration::from_secs);
+            Some(LoadProgress { since, expected, pulled: None })
+        };
+        for phase in [Phase::Starting, Phase::Loading] {
+            (row.phase, row.progress) = (phase, progress(Some(60)));
+            assert_eq!([100, 150, 159, 300].map(|now| left(&row, now)), [60, 10, 1, 1].map(Some));
+            row.progress = progress(None);
+            assert_eq!(left(&row, 150), None, "nothing is known of this one");
+        }
+        // A wake is no load.
+        (row.phase, row.progress) = (Phase::Waking, progress(Some(2)));
+        assert_eq!(left(&row, 100), Some(2));
+        row.progress = progress(None);
+        assert_eq!(left(&row, 100), None);
+        // What has not begun takes all its time.
+        (row.phase, row.progress) = (Phase::Stopped, None);
+        assert_eq!(left(&row, 150), Some(60));
+        for phase in [Phase::Waiting, Phase::Pulling, Phase::Failed] {
+            (row.phase, row.progress) = (phase, progress(None));
+            assert_eq!(left(&row, 150), None, "{phase}");
+        }
+    }
 
     #[test]
     fn a_comment_is_one_line() {
@@ -151,13 +200,13 @@ mod tests {
         }
         assert_eq!(
             text(Feedback::Comment, Events::Chat, LOADING, 90),
-            ": hostler phase=loading waited=90s eta=1s\n"
+            ": hostler phase=loading waited=90s eta=48s\n"
         );
         assert_eq!(
             text(Feedback::Comment, Events::Chat, Stage::Turn, 2),
             ": hostler phase=queued waited=2s\n"
         );
-        let waiting = Stage::Model { phase: Phase::Waiting, load: Some(Duration::from_secs(9)) };
+        let waiting = Stage::Model { phase: Phase::Waiting, left: None };
         assert_eq!(
             text(Feedback::Chunk, Events::Responses, waiting, 2),
             ": hostler phase=waiting waited=2s\n"
@@ -194,7 +243,7 @@ mod tests {
 
     #[test]
     fn chunks_leave_the_engines_answer_as_it_is() {
-        let waiting = Stage::Model { phase: Phase::Waiting, load: None };
+        let waiting = Stage::Model { phase: Phase::Waiting, left: None };
         let event = |events, stage| -> serde_json::Value {
             let bytes = text(Feedback::Chunk, events, stage, 1);
             serde_json::from_str(bytes.strip_prefix("data: ").unwrap().trim_end()).unwrap()

@@ -114,7 +114,7 @@ impl Wait {
         let stage = if self.asked.get().is_some() {
             Stage::Engine
         } else {
-            Stage::of(&self.supervisor.status(), &self.model)
+            Stage::of(&self.supervisor.status(), &self.model, self.supervisor.now())
         };
         Poll::Ready(Step::Beat(self.beat.bytes(stage, self.since.elapsed()).into()))
     }

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hostler::proxy::port::{Behind, Observer, Seen};
-use hostler::types::{Denied, DoorSpec, Fault, FaultCode, Feedback, InstanceId, Phase};
+use hostler::types::{
+    Denied, DoorSpec, Fault, FaultCode, Feedback, InstanceId, LoadProgress, Moment, Phase,
+};
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::engine::{Step, send};
@@ -28,9 +30,17 @@ async fn seen_by(behind: Behind, form: Feedback, script: Vec<Step>) -> House {
     let house = house(setup).await;
     house.supervisor.show("m", |m| {
         m.phase = Phase::Loading;
-        m.load_ms = Some(60_000);
+        // The last load took longer than what this one is of.
+        m.load_ms = Some(90_000);
+        m.progress = Some(progress(60));
     });
     house
+}
+
+/// Begun with the daemon, which is a moment ago.
+fn progress(expected: u64) -> LoadProgress {
+    let expected = Some(Duration::from_secs(expected));
+    LoadProgress { since: Moment::START, expected, pulled: None }
 }
 
 fn events() -> Vec<Step> {
@@ -42,13 +52,26 @@ async fn comments_until_the_engines_own_bytes() {
     let mut house = waiting(Feedback::Comment, events()).await;
     let mut client = house.client().await;
     client.send(post(CHAT, STREAM)).await;
-    client.until("phase=loading waited=0s eta=59s\n").await;
+    client.until("phase=loading waited=0s eta=5").await;
     client.raw.clear();
     // More than one, with nobody's help.
     client.until(": hostler phase=loading").await;
     assert_eq!(house.supervisor.grant_held(), [true]);
     client.until("data: [DONE]").await;
     house.supervisor.expect(&[Happened::Asked("m".into()), Happened::Released]).await;
+}
+
+/// A wake, which takes a second where the load takes a minute and a half.
+#[tokio::test]
+async fn what_is_left_of_a_wake_is_what_wakes_take() {
+    let house = waiting(Feedback::Comment, events()).await;
+    house.supervisor.show("m", |m| {
+        m.phase = Phase::Waking;
+        m.progress = Some(progress(2));
+    });
+    let mut client = house.client().await;
+    client.send(post(CHAT, STREAM)).await;
+    client.until("phase=waking waited=0s eta=1s\n").await;
 }
 
 #[tokio::test]
