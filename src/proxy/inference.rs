@@ -209,11 +209,13 @@ impl Job {
         {
             intake.in_foreground();
         }
-        if taken == Taken::Part
-            && let Some(model) = intake.model().map(str::to_owned)
-        {
-            let job = Self::new(service, task, headers, visitor, record, model);
-            return Box::pin(Self::read_on(job, intake)).await;
+        if taken == Taken::Part {
+            if let Some(model) = intake.model().map(str::to_owned) {
+                let job = Self::new(service, task, headers, visitor, record, model);
+                return Box::pin(Self::read_on(job, intake)).await;
+            }
+            // Refused by now, and its client may have to send all before it reads.
+            intake.take(true).await?;
         }
         let (peek, named) = match intake.peeked()? {
             Some(peek) => (peek, None),

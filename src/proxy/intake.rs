@@ -122,7 +122,10 @@ impl<B: Body<Data = Bytes, Error: Display> + Unpin> Intake<B> {
     /// As [`Intake::piece`]; 503 where all bodies together are too large.
     pub async fn take(&mut self, all: bool) -> Result<Taken, ApiError> {
         while let Some(data) = self.piece().await? {
-            self.share.grow(data.len())?;
+            if let Err(full) = self.share.grow(data.len()) {
+                discard(&mut self.body).await;
+                return Err(full);
+            }
             self.held.add(data, self.length);
             if !all && self.may_flow() {
                 return Ok(Taken::Part);

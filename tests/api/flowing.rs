@@ -357,3 +357,23 @@ async fn what_flows_takes_no_part_of_the_memory_for_bodies() {
     let last = [br#"{"x":""#, &*vec![b'a'; 2 << 20], br#"","model":"m"}"#].concat();
     house.ask(post(CHAT, last)).await.error(503, "bodies_full");
 }
+
+/// Who reads only when all is sent, as most clients do, would see a reset in the answer's place.
+#[tokio::test]
+async fn who_sends_all_before_it_reads_gets_to_read_why_it_is_refused() {
+    let large = "a".repeat(LARGE);
+    let early = format!(r#"{{"model":"m","background":true,"input":"{large}"}}"#);
+    let late = format!(r#"{{"input":"{large}","model":"m"}}"#);
+    for (path, body, buffered, status, code) in
+        [("/v1/responses", early, 1024, 400, "invalid_value"), (CHAT, late, 1, 503, "bodies_full")]
+    {
+        let (house, _listener, _dir) =
+            before(|s| s.rules.max_buffered = Bytes::mib(buffered)).await;
+        let mut client = house.client().await;
+        let sent = client.io.write_all(&post_with(path, "", body)).await;
+        assert!(sent.is_ok(), "{code}: {sent:?}");
+        client.until("\"code\":").await;
+        client.until("}}").await;
+        Reply::parse(&client.raw).error(status, code);
+    }
+}
