@@ -1,10 +1,12 @@
 //! A real proxy in front: nginx whose patience with silence is shorter than a load, and nginx and HAProxy as `contrib/` has them.
 
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
 
 use crate::house::{House, KEY};
@@ -85,8 +87,8 @@ async fn serve(
     start(Command::new("nginx").args(args), port, dir).await
 }
 
-/// The one in `contrib/`, of which only the addresses are others.
-async fn haproxy(house: &House) -> Option<Proxy> {
+/// The one in `contrib/`, of which only the addresses are others; with its second host, where there is one.
+async fn haproxy(here: SocketAddr, other: Option<SocketAddr>) -> Option<Proxy> {
     let (dir, port) = (tempfile::tempdir().unwrap(), free_port());
     let mut config = include_str!("../../contrib/haproxy/haproxy.cfg").to_owned();
     for (example, ours) in [
@@ -94,7 +96,11 @@ async fn haproxy(house: &House) -> Option<Proxy> {
             "bind :443 ssl crt /etc/haproxy/certs/ alpn h2,http/1.1",
             format!("bind 127.0.0.1:{port}"),
         ),
-        ("server here 127.0.0.1:8711", format!("server here {}", house.address)),
+        ("server here 127.0.0.1:8711", format!("server here {here}")),
+        (
+            "#server other 192.0.2.20:8711",
+            other.map_or_else(String::new, |other| format!("server other {other}")),
+        ),
     ] {
         assert!(config.contains(example), "{example}");
         config = config.replace(example, &ours);
@@ -187,7 +193,7 @@ async fn a_failed_load_is_an_error_event_behind_a_proxy_too() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_haproxy_of_contrib_passes_streams_on_and_keeps_metrics_in() {
     let house = House::new("", &[], |_| {}).await;
-    let Some(haproxy) = haproxy(&house).await else { return };
+    let Some(haproxy) = haproxy(house.address, None).await else { return };
     let answer = ask(&haproxy).await;
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     assert!(answer.contains("data: [DONE]"), "{answer}");
@@ -199,6 +205,58 @@ async fn the_haproxy_of_contrib_passes_streams_on_and_keeps_metrics_in() {
         assert!(refused.starts_with("HTTP/1.1 40"), "{path}: {refused}");
         assert!(!refused.contains("hostler_"), "{path}: {refused}");
     }
+}
+
+/// A host that says its name to whatever it is asked.
+async fn named(name: &'static str) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    if !matches!(stream.read_buf(&mut head).await, Ok(1..)) {
+                        return;
+                    }
+                }
+                let length = name.len();
+                let answer = format!(
+                    "HTTP/1.1 200 OK\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{name}"
+                );
+                let _ = stream.write_all(answer.as_bytes()).await;
+            });
+        }
+    });
+    address
+}
+
+/// Each host would load a key's model, whose other half of requests the other has.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_haproxy_of_contrib_keeps_the_clients_of_a_key_at_one_host() {
+    let (here, other) = (named("here").await, named("other").await);
+    let Some(haproxy) = haproxy(here, Some(other)).await else { return };
+    let met = async |header: String| {
+        let head = "GET /v1/models HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n";
+        let answer = send(&haproxy, &format!("{head}{header}\r\n\r\n")).await;
+        let (head, name) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 200 "), "{answer}");
+        name.to_owned()
+    };
+    let mut all = BTreeSet::new();
+    for n in 0..16 {
+        let host = met(format!("x-api-key: sk-{n}")).await;
+        for same in [
+            format!("x-api-key: sk-{n}"),
+            format!("authorization: Bearer sk-{n}"),
+            format!("sec-websocket-protocol: realtime, openai-insecure-api-key.sk-{n}"),
+            format!("sec-websocket-protocol: openai-insecure-api-key.sk-{n}, realtime"),
+        ] {
+            assert_eq!(met(same.clone()).await, host, "{same}");
+        }
+        all.insert(host);
+    }
+    assert_eq!(all.len(), 2, "one host had all keys");
 }
 
 /// What curl, which takes any certificate here, is told by the proxy.

@@ -11,6 +11,7 @@ mod faults;
 mod links;
 mod manual;
 mod names;
+mod proxies;
 mod rules;
 mod tree;
 
