@@ -27,8 +27,8 @@ pub(super) fn door(report: &mut Report<'_>, entry: &Entry) -> DoorSpec {
     let raw = &entry.raw;
     let limit_key = entry.key("max_concurrent");
     let max_concurrent = check::count(report, &limit_key, raw.max_concurrent.as_ref(), 65_536);
-    let defaults = parameters(report, &entry.key("defaults"), raw.defaults.as_ref());
-    let force = parameters(report, &entry.key("force"), raw.force.as_ref());
+    let defaults = parameters(report, entry, "defaults", raw.defaults.as_ref());
+    let force = parameters(report, entry, "force", raw.force.as_ref());
     let served_name = raw.served_name.as_ref().and_then(|value| {
         let text = value.get_ref();
         let ok = (1..=256).contains(&text.len()) && !text.chars().any(char::is_control);
@@ -49,10 +49,11 @@ pub(super) fn door(report: &mut Report<'_>, entry: &Entry) -> DoorSpec {
 
 fn parameters(
     report: &mut Report<'_>,
+    entry: &Entry,
     key: &str,
     raw: Option<&BTreeMap<Spanned<String>, Spanned<toml::Value>>>,
 ) -> Map<String, Value> {
-    let mut good = Map::new();
+    let (mut good, key) = (Map::new(), &entry.key(key));
     for (name, value) in raw.into_iter().flatten() {
         let text = name.get_ref();
         if is_clients(text) {
@@ -61,6 +62,11 @@ fn parameters(
             continue;
         }
         match json(value.get_ref()) {
+            // Clients are refused it, too.
+            Some(Value::Bool(true)) if text == "background" && !entry.is_external() => {
+                let message = "\"background\" must not be true: work that no request waits for would keep no model loaded; remove it here";
+                report.at(value.span().start, key, message);
+            }
             Some(value) => drop(good.insert(text.clone(), value)),
             None => {
                 let message =

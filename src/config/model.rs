@@ -78,7 +78,7 @@ impl Entry {
         self.offset
     }
 
-    fn is_external(&self) -> bool {
+    pub(super) fn is_external(&self) -> bool {
         self.raw.engine.as_ref().is_some_and(|e| *e.get_ref() == RawEngine::External)
     }
 

@@ -203,6 +203,7 @@ mod tests {
             target: Task::Chat.into(),
             headers: HeaderMap::new(),
             id: HeaderValue::from_static("id"),
+            engines_id: HeaderValue::from_static("id"),
             body: Bytes::new(),
             rest: pieces.iter().map(Vec::len).sum(),
         };

@@ -222,13 +222,11 @@ pub(super) fn answer(
     let content_type = content_type.map_or(&b""[..], HeaderValue::as_bytes);
     let essence = content_type.split(|b| *b == b';').next().unwrap_or_default().trim_ascii();
     let stream = essence.eq_ignore_ascii_case(b"text/event-stream");
-    // To a stream of a stated length nothing can be appended.
-    let open = stream && !strict::has(&head.headers, &header::CONTENT_LENGTH);
     if stream && !strict::has(&head.headers, &UNGATHERED) {
         head.headers.insert(UNGATHERED, HeaderValue::from_static("no"));
     }
     let keep = head.lasting.then(|| engines.clone());
-    let events = open.then(|| (events, id.clone()));
+    let events = stream.then(|| (events, id.clone()));
     let mut response = Response::new(Relay::new(conn, head.framing, grant, keep, events));
     *response.status_mut() = head.status;
     *response.headers_mut() = head.headers;

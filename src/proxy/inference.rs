@@ -275,6 +275,7 @@ impl Job {
             target: Target::from(task),
             headers,
             id: record.id(),
+            engines_id: record.engines_id(),
             body: Bytes::new(),
             rest: 0,
         };
@@ -310,10 +311,7 @@ impl Job {
     /// To the engine, and the head of its answer.
     async fn finish(mut self: Box<Self>, grant: Grant) -> Result<Begun, ApiError> {
         let instance = grant.lease().map(|lease| lease.instance().clone());
-        let watch = instance.clone().filter(|_| self.recalled).map(|instance| {
-            let origin = Origin { instance, caller: self.visitor.name().map(str::to_owned) };
-            Watch::new(self.service.answers.clone(), origin)
-        });
+        let giver = instance.clone().filter(|_| self.recalled);
         if let Some(asked) = &self.asked {
             let _ = asked.set(Asked { at: clock::now(), instance });
         }
@@ -327,6 +325,10 @@ impl Job {
                 response.map_err(|failure| failure.to_api(&self.model))?
             }
         };
+        let watch = giver.filter(|_| response.status().is_success()).map(|instance| {
+            let origin = Origin { instance, caller: self.visitor.name().map(str::to_owned) };
+            Watch::new(self.service.answers.clone(), origin)
+        });
         Ok(Begun { response, watch })
     }
 }

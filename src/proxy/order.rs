@@ -62,7 +62,10 @@ pub(super) struct Order {
     pub target: Target,
     /// The client's, to pick from.
     pub headers: HeaderMap,
+    /// The request's ID.
     pub id: HeaderValue,
+    /// By which the engine knows the request.
+    pub engines_id: HeaderValue,
     /// What there is of the body.
     pub body: Bytes,
     /// How many bytes of it come later.
@@ -99,7 +102,7 @@ impl Order {
         let passed = passed.filter_map(|name| Some((name.clone(), self.headers.get(name)?)));
         let default = (self.posts() && !typed).then_some((header::CONTENT_TYPE, &JSON));
         let host = std::iter::once((header::HOST, &LOCALHOST));
-        host.chain(default).chain(passed).chain(std::iter::once((REQUEST_ID, &self.id)))
+        host.chain(default).chain(passed).chain(std::iter::once((REQUEST_ID, &self.engines_id)))
     }
 
     /// The request for who changes it before it is written.
@@ -195,9 +198,10 @@ pub(super) mod tests {
             ("traceparent", "00-1"),
             ("x-request-id", "theirs"),
         ]);
-        let id = HeaderValue::from_static("ours");
+        let id = HeaderValue::from_static("told");
+        let engines_id = HeaderValue::from_static("ours");
         let body = Bytes::from_static(b"{}");
-        let order = Order { target: Task::Chat.into(), headers, id, body, rest: 3 };
+        let order = Order { target: Task::Chat.into(), headers, id, engines_id, body, rest: 3 };
         let head = order.written(&[]);
         assert_eq!(written(&order.request(), &[]).len(), head.len(), "both ways are one");
         let text = String::from_utf8(head).unwrap();
@@ -230,7 +234,8 @@ pub(super) mod tests {
         ] {
             let headers = theirs.map(|kind| map(&[("content-type", kind)])).unwrap_or_default();
             let (id, body) = (HeaderValue::from_static("ours"), Bytes::new());
-            let order = Order { target: task.into(), headers, id, body, rest: 0 };
+            let engines_id = id.clone();
+            let order = Order { target: task.into(), headers, id, engines_id, body, rest: 0 };
             let head = String::from_utf8(order.written(&[])).unwrap();
             let kinds: Vec<&str> =
                 head.split("\r\n").filter_map(|l| l.strip_prefix("content-type: ")).collect();

@@ -17,7 +17,7 @@ pub(super) use asking::recall;
 
 use crate::types::InstanceId;
 
-/// Answers that are known at once; the oldest is forgotten for a new one.
+/// Answers that are known at once; for a new one the oldest is forgotten of whoever has most of them.
 const KNOWN_MAX: usize = 10_000;
 /// How long an answer is known.
 const KNOWN_FOR: Duration = Duration::from_secs(24 * 3600);
@@ -36,7 +36,30 @@ pub(super) struct Origin {
 #[derive(Debug, Default)]
 struct Inner {
     origins: BTreeMap<String, (Origin, Instant)>,
-    order: VecDeque<String>,
+    /// Each caller's, the oldest first.
+    order: BTreeMap<Option<String>, VecDeque<String>>,
+}
+
+impl Inner {
+    fn forget(&mut self, id: &str) {
+        let Some((origin, _)) = self.origins.remove(id) else { return };
+        if let Some(order) = self.order.get_mut(&origin.caller) {
+            order.retain(|other| other != id);
+        }
+    }
+
+    fn forget_old(&mut self, now: Instant) {
+        let Self { origins, order } = self;
+        order.retain(|_, ids| {
+            while let Some(id) = ids.front()
+                && origins.get(id).is_none_or(|(_, at)| now - *at >= KNOWN_FOR)
+            {
+                origins.remove(id);
+                ids.pop_front();
+            }
+            !ids.is_empty()
+        });
+    }
 }
 
 /// The answers that are known.
@@ -46,17 +69,14 @@ pub(super) struct Answers(Mutex<Inner>);
 impl Answers {
     fn note(&self, id: String, origin: Origin, now: Instant) {
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if inner.origins.insert(id.clone(), (origin, now)).is_none() {
-            inner.order.push_back(id);
-        }
-        while let Some(oldest) = inner.order.front() {
-            let over = inner.origins.get(oldest).is_none_or(|(_, at)| now - *at >= KNOWN_FOR);
-            if !over && inner.order.len() <= KNOWN_MAX {
-                break;
-            }
-            if let Some(oldest) = inner.order.pop_front() {
-                inner.origins.remove(&oldest);
-            }
+        inner.forget(&id);
+        inner.order.entry(origin.caller.clone()).or_default().push_back(id.clone());
+        inner.origins.insert(id, (origin, now));
+        inner.forget_old(now);
+        while inner.origins.len() > KNOWN_MAX {
+            let most = inner.order.values_mut().max_by_key(|ids| ids.len());
+            let Some(oldest) = most.and_then(VecDeque::pop_front) else { break };
+            inner.origins.remove(&oldest);
         }
     }
 
@@ -163,8 +183,15 @@ mod tests {
         for i in 1..=KNOWN_MAX {
             answers.note(format!("resp_{i}"), origin(None), start);
         }
+        // Whoever asks much loses his own.
+        assert!(answers.find("resp_0", Some("alice"), start).is_some());
+        assert_eq!(answers.find("resp_1", None, start), None);
+        assert!(answers.find("resp_2", None, start).is_some());
+        // One that comes again counts once, and for its last caller.
+        answers.note("resp_0".into(), origin(Some("bob")), start);
         assert_eq!(answers.find("resp_0", Some("alice"), start), None);
-        assert!(answers.find("resp_1", None, start).is_some());
+        assert!(answers.find("resp_2", None, start).is_some());
+        assert!(!answers.0.lock().unwrap().order.contains_key(&Some("alice".to_owned())));
         answers.note("resp_new".into(), origin(None), start + KNOWN_FOR);
         assert_eq!(answers.0.lock().unwrap().origins.len(), 1);
     }

@@ -26,6 +26,8 @@ pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id"
 pub(super) struct Record {
     observer: Arc<dyn Observer>,
     id: HeaderValue,
+    /// The ID is the client's own.
+    named: bool,
     /// What was asked for; `-` where the head was refused.
     pub route: &'static str,
     /// As the client wrote it, where that is not the name of `served`, or what it asks about; fit to be shown.
@@ -87,9 +89,14 @@ impl Record {
     /// Begins with the head. Boxed, because it travels far.
     pub fn new(headers: &HeaderMap, observer: Arc<dyn Observer>) -> Box<Self> {
         observer.begun();
+        let (id, named) = match clients_id(headers) {
+            Some(id) => (id, true),
+            None => (new_id(), false),
+        };
         Box::new(Self {
             observer,
-            id: request_id(headers),
+            id,
+            named,
             route: "-",
             model: None,
             served: None,
@@ -149,6 +156,17 @@ impl Record {
     /// The request's ID as a header's value.
     pub fn id(&self) -> HeaderValue {
         self.id.clone()
+    }
+
+    /// By which ID an engine is to know it. A client may use one of its own for several requests at once, as proxies do when they try again;
+    /// an engine may take it for one request's, refuse the second and end it with the first.
+    pub fn engines_id(&self) -> HeaderValue {
+        if !self.named {
+            return self.id.clone();
+        }
+        let (unique, ..) = uuid::Uuid::new_v4().as_fields();
+        let text = format!("{}-{unique:08x}", self.id.to_str().unwrap_or_default());
+        HeaderValue::try_from(text).unwrap_or_else(|_| self.id.clone())
     }
 
     /// A lease is being asked for.
@@ -295,15 +313,16 @@ impl fmt::Display for End {
     }
 }
 
-/// The client's ID if it is one and harmless, else a new one, which sorts by time.
-fn request_id(headers: &HeaderMap) -> HeaderValue {
+/// The client's ID, if it is one and harmless.
+fn clients_id(headers: &HeaderMap) -> Option<HeaderValue> {
     let mut ids = all(headers, REQUEST_ID);
-    if let (Some(id), None) = (ids.next(), ids.next()) {
-        let visible = |b: &u8| b.is_ascii_graphic();
-        if (1..=128).contains(&id.len()) && id.as_bytes().iter().all(visible) {
-            return id.clone();
-        }
-    }
+    let (Some(id), None) = (ids.next(), ids.next()) else { return None };
+    let harmless = (1..=128).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic);
+    harmless.then(|| id.clone())
+}
+
+/// A new ID, which sorts by time.
+fn new_id() -> HeaderValue {
     const LENGTH: usize = uuid::fmt::Hyphenated::LENGTH;
     let mut text = [0; LENGTH];
     let text = uuid::Uuid::now_v7().as_hyphenated().encode_lower(&mut text);
@@ -324,16 +343,16 @@ mod tests {
             for id in ids {
                 headers.append(REQUEST_ID, HeaderValue::from_bytes(id).unwrap());
             }
-            request_id(&headers)
+            clients_id(&headers)
         };
-        assert_eq!(of(&[b"abc-1"]), "abc-1");
+        assert_eq!(of(&[b"abc-1"]).unwrap(), "abc-1");
         let long = [b'x'; 129];
-        assert_eq!(of(&[&long[1..]]).len(), 128);
+        assert_eq!(of(&[&long[1..]]).unwrap().len(), 128);
         let bad: [&[&[u8]]; 6] = [&[], &[b""], &[b"a b"], &[b"a\xff"], &[&long], &[b"a", b"b"]];
         for ids in bad {
-            let id = of(ids);
-            let uuid: uuid::Uuid = id.to_str().unwrap().parse().unwrap();
-            assert_eq!(uuid.get_version_num(), 7);
+            assert_eq!(of(ids), None, "{ids:?}");
         }
+        let uuid: uuid::Uuid = new_id().to_str().unwrap().parse().unwrap();
+        assert_eq!(uuid.get_version_num(), 7);
     }
 }

@@ -60,6 +60,8 @@ pub(super) struct Relay {
     held: Option<Held>,
     /// What it carries, if it is a stream of server-sent events, and for which request.
     events: Option<(Events, HeaderValue)>,
+    /// Something can be appended: the client knows of no length.
+    open: bool,
     /// Where the chunks of a stream from one of our engines are counted.
     meter: Option<(Meter, Chunks)>,
     sent: u64,
@@ -71,8 +73,8 @@ pub(super) struct Relay {
 }
 
 impl Relay {
-    /// `keep`: the connection may serve another request; `events`: what it carries, if it is a stream of server-sent events, to
-    /// which an error event can be appended, and the request's ID.
+    /// `keep`: the connection may serve another request; `events`: what it carries, if it is a stream of server-sent
+    /// events, and the request's ID. Where its engine stated no length, an error event can be appended.
     pub fn new(
         conn: Conn,
         framing: Framing,
@@ -85,11 +87,17 @@ impl Relay {
             .lease()
             .filter(|_| events.is_some())
             .map(|lease| (lease.meter().clone(), Chunks::default()));
+        let open = !matches!(framing, Framing::Length(_));
         let held = Some(Held { conn, body: framing.into(), grant, keep });
         let (sent, tail) = (0, [0; 4]);
-        let mut relay = Self { held, events, meter, sent, tail, mended: None, broken: None };
+        let mut relay = Self { held, events, open, meter, sent, tail, mended: None, broken: None };
         relay.end_if_whole();
         relay
+    }
+
+    /// The client has another head than the engine's, which states no length.
+    pub fn open(&mut self) {
+        self.open = true;
     }
 
     fn end_if_whole(&mut self) {
@@ -138,7 +146,7 @@ impl Relay {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, Broken>>> {
         self.held = None;
-        let Some((events, id)) = &self.events else {
+        let Some((events, id)) = self.events.as_ref().filter(|_| self.open) else {
             // What was given out before goes to the client first: an error makes hyper forget it.
             self.broken = Some(broken);
             cx.waker().wake_by_ref();
@@ -207,6 +215,7 @@ mod tests {
             let mut relay = Relay {
                 held: None,
                 events: None,
+                open: true,
                 meter: None,
                 sent: 0,
                 tail: [0; 4],

@@ -12,6 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::header::{self, HeaderValue};
 use hyper::{Response, StatusCode};
+use serde_json::Value;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use super::beat::{Beat, Stage};
@@ -143,9 +144,10 @@ async fn streamed(
     events: Events,
     id: HeaderValue,
 ) -> Result<Begun, (Vec<u8>, ApiError)> {
-    let begun = work.await.map_err(|error| (error.event(events, &id), error))?;
+    let mut begun = work.await.map_err(|error| (error.event(events, &id), error))?;
     let status = begun.response.status();
     if status == StatusCode::OK && begun.response.body().is_events() {
+        begun.response.body_mut().open();
         return Ok(begun);
     }
     let compressed = begun.response.headers().contains_key(header::CONTENT_ENCODING);
@@ -159,18 +161,29 @@ async fn streamed(
     }
     let message = format!("the engine answered with status {status} instead of a stream");
     let error = ApiError::new(status_for(status), "engine_refused", message);
-    // Its own words, if they are an error in JSON that fits an event.
-    let event = match serde_json::from_slice::<serde_json::Value>(&all) {
-        Ok(value) if !compressed && value.get("error").is_some() => {
+    // Its own words, if they are an error in JSON that fits an event, or a text in one. They are its client's to read and nobody else's: they
+    // may repeat what was asked.
+    let said = serde_json::from_slice::<Value>(&all).ok().filter(|_| !compressed);
+    let event = match said {
+        Some(value) if value.get("error").is_some() => {
             let name = match events {
                 Events::Messages | Events::Responses => "event: error\n",
                 Events::Chat | Events::Text | Events::Other => "",
             };
             format!("{name}data: {value}\n\n").into_bytes()
         }
-        Ok(_) | Err(_) => error.event(events, &id),
+        said => {
+            let words = said.as_ref().and_then(words).map(|words| format!(": {words}"));
+            let message = error.message.clone() + &words.unwrap_or_default();
+            ApiError { message, ..error.clone() }.event(events, &id)
+        }
     };
     Err((event, error))
+}
+
+/// What engines say outside of an `error`: vLLM of old, SGLang, and whatever is made with FastAPI.
+fn words(said: &Value) -> Option<&str> {
+    ["message", "detail"].into_iter().find_map(|key| said.get(key)?.as_str())
 }
 
 fn status_for(status: StatusCode) -> StatusCode {

@@ -94,7 +94,7 @@ pub(super) async fn open(
     let stream = grant.connect(engines).await;
     let mut conn = Conn::new(stream.map_err(|failure| failure.to_api(&model))?);
     let name = spec.served_name.as_deref().unwrap_or(&model);
-    let request = request(&head.headers, name, record.id());
+    let request = request(&head.headers, name, record.engines_id());
     let opening = order::written(&grant.dress(request), &[]);
     let asked = async {
         conn.send(&opening, &[]).await.map_err(Lost::Silent)?;

@@ -148,6 +148,45 @@ async fn an_engine_that_refuses_after_the_200_is_heard() {
     assert!(!text.text().contains("[DONE]"));
 }
 
+/// Of the shapes that are none of OpenAI's.
+#[tokio::test]
+async fn the_words_of_an_engine_that_refuses_after_the_200_are_told() {
+    for body in [
+        r#"{"object":"error","message":"the context is too long","code":400}"#,
+        r#"{"detail":"the context is too long"}"#,
+    ] {
+        let head = "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: ";
+        let script = vec![send(format!("{head}{}\r\n\r\n{body}", body.len()))];
+        let house = waiting(Feedback::Comment, script).await;
+        let mut client = house.client().await;
+        client.send(post(CHAT, STREAM)).await;
+        client.until(": hostler").await;
+        house.supervisor.grant_held();
+        let reply = client.reply().await;
+        let words = "400 Bad Request instead of a stream: the context is too long\"";
+        assert!(reply.text().contains(words), "{reply:?}");
+        assert!(reply.text().contains("\"code\":\"engine_refused\""), "{reply:?}");
+    }
+}
+
+/// What gathers an engine's stream before it passes it on knows its length; the client's head has none.
+#[tokio::test]
+async fn a_stream_of_a_stated_length_is_one() {
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: 23";
+    let all = "data: 1\n\ndata: [DONE]\n\n";
+    for (sent, ends) in [(all, all), ("data: 1\n\n", "\"code\":\"engine_failed\"}}\n\n")] {
+        let script = vec![send(format!("{head}\r\n\r\n{sent}")), Step::Close];
+        let house = waiting(Feedback::Comment, script).await;
+        let mut client = house.client().await;
+        client.send(post(CHAT, STREAM)).await;
+        client.until(": hostler").await;
+        house.supervisor.grant_held();
+        let reply = client.reply().await;
+        assert!(reply.text().contains("data: 1\n\n") && reply.text().ends_with(ends), "{reply:?}");
+        assert!(reply.whole && !reply.headers.contains_key("content-length"), "{reply:?}");
+    }
+}
+
 /// Who is served soon, and who asks for no stream, gets the status that is true.
 #[tokio::test]
 async fn quick_answers_and_plain_ones_keep_their_status() {

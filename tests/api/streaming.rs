@@ -96,7 +96,34 @@ async fn the_engine_gets_the_body_as_it_was_and_few_headers() {
         ["content-length", "content-type", "host", "traceparent", "user-agent", "x-request-id"];
     assert_eq!(names, want);
     assert_eq!(request.headers["host"], "localhost");
-    assert_eq!(request.headers["x-request-id"], "abc-1");
+    // Its client may use that ID again meanwhile.
+    let id = request.headers["x-request-id"].strip_prefix("abc-1-").unwrap();
+    assert!(id.len() == 8 && id.bytes().all(|b| b.is_ascii_hexdigit()), "{id}");
+}
+
+/// vLLM takes the ID for its own of the request: it refuses the second, or ends it with the first.
+#[tokio::test]
+async fn requests_of_one_id_are_different_ones_to_the_engine() {
+    let gate = Arc::new(Semaphore::new(0));
+    let script =
+        vec![Step::Gate(gate.clone()), send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")];
+    let mut house = playing(script).await;
+    let same = post_with(CHAT, "x-request-id: job-7\r\nconnection: close\r\n", BODY);
+    let (mut first, mut second) = (house.client().await, house.client().await);
+    first.send(&same).await;
+    second.send(&same).await;
+    let mut seen = Vec::new();
+    for _ in 0..2 {
+        seen.push(house.engine.request().await.headers["x-request-id"].clone());
+    }
+    assert!(seen[0] != seen[1] && seen.iter().all(|id| id.starts_with("job-7-")), "{seen:?}");
+    gate.add_permits(3);
+    for client in [first, second] {
+        assert_eq!(client.reply().await.headers["x-request-id"], "job-7");
+    }
+    // One of ours is nobody else's.
+    let reply = house.ask(post(CHAT, BODY)).await;
+    assert_eq!(house.engine.request().await.headers["x-request-id"], reply.headers["x-request-id"]);
 }
 
 #[tokio::test]

@@ -193,6 +193,21 @@ async fn a_response_is_had_again_from_the_instance_that_gave_it() {
     house.ask(get("/v1/responses/resp_b")).await.error(404, "response_not_found");
 }
 
+#[tokio::test]
+async fn an_answer_that_is_no_success_is_no_response_to_be_had_again() {
+    let refusal = stored().replace("200 OK", "400 Bad Request");
+    let mut house = playing(vec![send(refusal), Step::Close]).await;
+    house.supervisor.show("m", |m| {
+        m.instance = Some(instance());
+        m.phase = Phase::Ready;
+    });
+    let refused = house.ask(post("/v1/responses", "{\"model\":\"m\"}")).await;
+    assert_eq!((refused.status, refused.text()), (400, STORED));
+    house.engine.request().await;
+    house.ask(get("/v1/responses/resp_a-1")).await.error(404, "response_not_found");
+    house.engine.untouched();
+}
+
 /// What alice's requests have in their heads.
 const ALICE: &str = "authorization: Bearer sk-alice\r\nconnection: close\r\n";
 

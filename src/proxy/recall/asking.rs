@@ -57,6 +57,7 @@ pub(in crate::proxy) async fn recall(
         target: Target::from(&recall),
         headers,
         id: record.id(),
+        engines_id: record.engines_id(),
         body: bytes::Bytes::new(),
         rest: 0,
     };
@@ -86,7 +87,8 @@ fn place(
 }
 
 fn gone() -> ApiError {
-    let message = "no such response here: it is not known, was not stored, or its engine has been stopped since";
+    let message = "no such response here: it is not known or was not stored, is older than a day or made way for newer ones, its engine \
+         has been stopped or the daemon restarted since, or a model that runs elsewhere gave it";
     ApiError::new(StatusCode::NOT_FOUND, "response_not_found", message)
 }
 
