@@ -9,18 +9,14 @@ use std::path::Path;
 
 use super::gate::version;
 use super::repair::{repair, shown};
-use super::{Check, Checks, Finding, Learned, Outcome, gpus, labels, ports};
+use super::{Check, Checks, Finding, Learned, Outcome, disk, gpus, labels, ports};
 use crate::adapters::gpu::cdi;
 use crate::config::GpuBackend;
 use crate::supervisor::ports::PodmanHost;
-use crate::types::{Bytes, GpuId};
+use crate::types::GpuId;
 
 /// IDs that containers need: images hold files of users up to 65535.
 const IDS_MIN: u64 = 65_536;
-/// An engine's image of a common size does not fit into less.
-const DISK_WARN: Bytes = Bytes::gib(30);
-/// podman itself gets into trouble with less.
-const DISK_FAIL: Bytes = Bytes::gib(1);
 const NVML_ONLY: &str = "not needed: backend = \"host\"";
 const UNCONFINED: &str = "does not confine podman's containers";
 const UNSEEN: &str = "see why it cannot be looked at; docs/cli.md says what is to hold";
@@ -49,7 +45,7 @@ impl Checks<'_> {
             Check::Cgroups => podman.map_or_else(unasked, |p| Ok(cgroups(&p.host))),
             Check::Subids => podman.map_or_else(unasked, |p| subids(&p.host)),
             Check::Events => podman.map_or_else(unasked, |p| Ok(self.events(&p.host))),
-            Check::Disk => podman.map_or_else(unasked, |p| Ok(disk(&p.host))),
+            Check::Disk => podman.map_or_else(unasked, |p| Ok(disk::judge(&p.host))),
             Check::Selinux => podman.map_or_else(unasked, |p| selinux(&p.host)),
             Check::Labels => match podman.map(|p| p.host.selinux == Some(true)) {
                 None => unasked(),
@@ -243,46 +239,6 @@ fn subids(podman: &PodmanHost) -> Judged {
     ))
 }
 
-/// Where podman's storage can be looked at, by what its user may write there; else by podman's own count.
-fn disk(podman: &PodmanHost) -> (Outcome, String) {
-    let place = podman.storage.as_deref().unwrap_or(Path::new("its storage")).display();
-    let seen = podman.storage.as_deref().map(room);
-    if let Some(Ok((total, free))) = seen {
-        return judge_disk(free, format!("{free} of {total} free at {place}"));
-    }
-    let (Some(total), Some(used)) = (podman.storage_total, podman.storage_used) else {
-        return (Outcome::Warn, "podman does not say how much there is".to_owned());
-    };
-    let why = seen.and_then(Result::err).map(|error| format!(" ({error})"));
-    let free = total.saturating_sub(used);
-    let measured = format!(
-        "{free} of {total} free at {place} by podman's count, with what the file system keeps for root; it cannot be looked at from here{}",
-        why.unwrap_or_default()
-    );
-    judge_disk(free, measured)
-}
-
-/// The size of a path's file system, and what is free there for whoever is not root: ext4 keeps 5 % for root unless it was told otherwise.
-fn room(path: &Path) -> std::io::Result<(Bytes, Bytes)> {
-    let disk = rustix::fs::statvfs(path)?;
-    let bytes = |blocks: u64| Bytes(blocks.saturating_mul(disk.f_frsize));
-    // Some file systems, of FUSE above all, do not say how large they are.
-    if disk.f_blocks == 0 {
-        return Err(std::io::Error::other("its file system does not say how large it is"));
-    }
-    Ok((bytes(disk.f_blocks), bytes(disk.f_bavail)))
-}
-
-fn judge_disk(free: Bytes, measured: String) -> (Outcome, String) {
-    if free < DISK_FAIL {
-        (Outcome::Fail, format!("{measured}: podman needs at least {DISK_FAIL}"))
-    } else if free < DISK_WARN {
-        (Outcome::Warn, format!("{measured}: less than {DISK_WARN}, an engine's image and weights"))
-    } else {
-        (Outcome::Pass, measured)
-    }
-}
-
 fn selinux(podman: &PodmanHost) -> Judged {
     const BOOLEAN: &str = "/sys/fs/selinux/booleans/container_use_devices";
     if podman.selinux != Some(true) {
@@ -347,43 +303,11 @@ mod tests {
         assert_eq!(subids(&podman).unwrap().0, Outcome::Fail);
         podman.user_ids = Some(65_537);
         assert_eq!(subids(&podman).unwrap().0, Outcome::Pass);
-        for (free, wanted) in
-            [(0, Outcome::Fail), (1, Outcome::Warn), (29, Outcome::Warn), (30, Outcome::Pass)]
-        {
-            podman.storage_total = Some(Bytes::gib(100));
-            podman.storage_used = Some(Bytes::gib(100 - free));
-            let (outcome, text) = disk(&podman);
-            assert_eq!(outcome, wanted, "{free}");
-            assert!(text.contains("by podman's count, with what the file system keeps for root"));
-        }
         podman.cgroup_version = Some("v1".into());
         assert_eq!(cgroups(&podman).0, Outcome::Fail);
         podman.cgroup_version = Some("v2".into());
         assert_eq!(cgroups(&podman).0, Outcome::Pass);
         assert_eq!(selinux(&podman).unwrap().0, Outcome::Pass);
-    }
-
-    /// podman counts what is left for root alone as free, at which its user's pulls fail.
-    #[test]
-    fn the_disk_is_judged_by_what_the_service_user_may_write() {
-        let dir = tempfile::tempdir().unwrap();
-        let (total, free) = room(dir.path()).unwrap();
-        assert!(Bytes::ZERO < total && free <= total, "{free} of {total}");
-        // All used by podman's count, and nothing of it is said.
-        let mut podman = PodmanHost {
-            storage: Some(dir.path().to_owned()),
-            storage_total: Some(Bytes::gib(100)),
-            storage_used: Some(Bytes::gib(100)),
-            ..PodmanHost::default()
-        };
-        let text = disk(&podman).1;
-        let place = dir.path().display().to_string();
-        assert!(text.contains(&format!("of {total} free at {place}")), "{text}");
-        assert!(!text.contains("podman"), "{text}");
-        podman.storage = Some(dir.path().join("none"));
-        let (outcome, text) = disk(&podman);
-        assert_eq!(outcome, Outcome::Fail);
-        assert!(text.contains("by podman's count") && text.contains("(No such file"), "{text}");
     }
 
     #[test]

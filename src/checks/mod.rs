@@ -9,9 +9,10 @@
 //! ```text
 //!  mod    the list, outcomes          gate   those that READY waits for    exit    causes as exit statuses, with the fix
 //!  host   those that doctor adds      ports  who listens on a port         repair  commands that mend, for doctor --fix
-//!  images what podman has, asked once
+//!  images what podman has, asked once  disk   room for more of them
 //! ```
 
+mod disk;
 mod exit;
 mod gate;
 pub mod gpus;

@@ -63,6 +63,7 @@ const IMPURE: &[&str] = &[
     "src/supervisor/log.rs",
     "src/supervisor/ports.rs",
     "src/supervisor/ports/reach.rs",
+    "src/supervisor/stir.rs",
     "src/supervisor/task.rs",
     "src/supervisor/witness.rs",
 ];

@@ -1,0 +1,103 @@
+//! Whether images find room.
+//!
+//! Invariant: what counts is what podman's user may write; where only podman's own count is to be had, it says what is in it.
+
+use std::path::Path;
+
+use super::Outcome;
+use crate::supervisor::ports::PodmanHost;
+use crate::types::Bytes;
+
+/// An engine's image of a common size does not fit into less.
+const DISK_WARN: Bytes = Bytes::gib(30);
+/// podman itself gets into trouble with less.
+const DISK_FAIL: Bytes = Bytes::gib(1);
+
+/// Where podman's storage can be looked at, by what its user may write there; else by podman's own count.
+pub(super) fn judge(podman: &PodmanHost) -> (Outcome, String) {
+    let place = podman.storage.as_deref().unwrap_or(Path::new("its storage")).display();
+    let seen = podman.storage.as_deref().map(room);
+    if let Some(Ok((total, free))) = seen {
+        return by_free(free, format!("{free} of {total} free at {place}"));
+    }
+    let (Some(total), Some(used)) = (podman.storage_total, podman.storage_used) else {
+        return (Outcome::Warn, "podman does not say how much there is".to_owned());
+    };
+    let why = seen.and_then(Result::err).map(|error| format!(" ({error})"));
+    let free = total.saturating_sub(used);
+    let measured = format!(
+        "{free} of {total} free at {place} by podman's count, with what the file system keeps for root: it cannot be looked at from here{}",
+        why.unwrap_or_default()
+    );
+    let (outcome, measured) = by_free(free, measured);
+    // What could not be looked at is never a pass.
+    (outcome.max(Outcome::Warn), measured)
+}
+
+/// The size of a path's file system, and what is free there for whoever is not root: ext4 keeps 5 % for root unless it was told otherwise.
+fn room(path: &Path) -> std::io::Result<(Bytes, Bytes)> {
+    let disk = rustix::fs::statvfs(path)?;
+    let bytes = |blocks: u64| Bytes(blocks.saturating_mul(disk.f_frsize));
+    // Some file systems, of FUSE above all, do not say how large they are.
+    if disk.f_blocks == 0 {
+        return Err(std::io::Error::other("its file system does not say how large it is"));
+    }
+    Ok((bytes(disk.f_blocks), bytes(disk.f_bavail)))
+}
+
+fn by_free(free: Bytes, measured: String) -> (Outcome, String) {
+    if free < DISK_FAIL {
+        (Outcome::Fail, format!("{measured}: podman needs at least {DISK_FAIL}"))
+    } else if free < DISK_WARN {
+        (Outcome::Warn, format!("{measured}: less than {DISK_WARN}, an engine's image and weights"))
+    } else {
+        (Outcome::Pass, measured)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_podman_counts_is_judged_where_nothing_else_is_known() {
+        let mut podman = PodmanHost::default();
+        for (free, wanted) in
+            [(0, Outcome::Fail), (1, Outcome::Warn), (29, Outcome::Warn), (30, Outcome::Warn)]
+        {
+            podman.storage_total = Some(Bytes::gib(100));
+            podman.storage_used = Some(Bytes::gib(100 - free));
+            let (outcome, text) = judge(&podman);
+            assert_eq!(outcome, wanted, "{free}");
+            assert!(text.contains("by podman's count, with what the file system keeps for root"));
+        }
+        let by_free = |gib| by_free(Bytes::gib(gib), String::new()).0;
+        assert_eq!(
+            [0, 1, 29, 30].map(by_free),
+            [Outcome::Fail, Outcome::Warn, Outcome::Warn, Outcome::Pass]
+        );
+    }
+
+    /// podman counts what is left for root alone as free, at which its user's pulls fail.
+    #[test]
+    fn the_disk_is_judged_by_what_the_service_user_may_write() {
+        let dir = tempfile::tempdir().unwrap();
+        let (total, free) = room(dir.path()).unwrap();
+        assert!(Bytes::ZERO < total && free <= total, "{free} of {total}");
+        // All used by podman's count, and nothing of it is said.
+        let mut podman = PodmanHost {
+            storage: Some(dir.path().to_owned()),
+            storage_total: Some(Bytes::gib(100)),
+            storage_used: Some(Bytes::gib(100)),
+            ..PodmanHost::default()
+        };
+        let text = judge(&podman).1;
+        let place = dir.path().display().to_string();
+        assert!(text.contains(&format!("of {total} free at {place}")), "{text}");
+        assert!(!text.contains("podman's count"), "{text}");
+        podman.storage = Some(dir.path().join("none"));
+        let (outcome, text) = judge(&podman);
+        assert_eq!(outcome, Outcome::Fail);
+        assert!(text.contains("by podman's count") && text.contains("(No such file"), "{text}");
+    }
+}
