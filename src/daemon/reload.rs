@@ -123,7 +123,7 @@ impl Root {
         settings.drain_timeout = self.started.policy.drain_timeout;
         say(config, &new);
         models.clone_from(&specs);
-        self.handle.configure(Reconfiguration { settings, specs, images });
+        self.handle.configure(Reconfiguration { settings, specs, images }).await;
         self.rules.store(Arc::new(door::rules(&new)));
         self.metrics.configured(core::names(&new));
         self.telling.set(new.log.request_lines);

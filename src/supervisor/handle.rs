@@ -123,8 +123,8 @@ pub enum Ask {
         /// Answered at once.
         answer: oneshot::Sender<Result<(InstanceId, Endpoint), Denied>>,
     },
-    /// Another configuration.
-    Configure(Box<Reconfiguration>),
+    /// Another configuration. Answered when readers see it.
+    Configure(Box<Reconfiguration>, oneshot::Sender<Result<(), Denied>>),
     /// A problem elsewhere, or its end (`None`).
     Trouble {
         /// Stable word.
@@ -343,9 +343,12 @@ impl Handle {
         receive.await.unwrap_or(Err(Denied::ShuttingDown))
     }
 
-    /// Works by another configuration from now on.
-    pub fn configure(&self, new: Reconfiguration) {
-        let _ = self.asks.send(Ask::Configure(Box::new(new)));
+    /// Works by another configuration from now on. Back when readers of the status see it: whoever has added a model asks for it next.
+    pub async fn configure(&self, new: Reconfiguration) {
+        let (answer, receive) = oneshot::channel();
+        // One that ends meanwhile has no readers.
+        let _ = self.asks.send(Ask::Configure(Box::new(new), answer));
+        let _ = receive.await;
     }
 
     /// Shows a problem of a part of the daemon that is not the supervisor's, or takes it back.

@@ -65,7 +65,7 @@ pub struct Supervisor {
     asks: mpsc::UnboundedReceiver<Ask>,
     events: mpsc::UnboundedReceiver<Event>,
     pending: BTreeMap<WaiterId, Pending>,
-    /// What operators are to be told when readers can see it, too.
+    /// What is to be told when readers can see it, too.
     told: Vec<(oneshot::Sender<Done>, Done)>,
     turnstiles: Turnstiles,
     /// When it is looked what went through the turnstiles; `None`: nothing did.
@@ -260,8 +260,7 @@ impl Supervisor {
                 self.pending.remove(&waiter);
                 self.apply(Event::Cancel { waiter });
             }
-            // It was told when the turn began.
-            Ask::Release { .. } => {}
+            Ask::Release { .. } => {} // It was told when the turn began.
             Ask::Stir => self.stirred(),
             Ask::Operate { waiter, model, verb, job, answer } => {
                 self.pending.insert(waiter, Pending::Operator(answer, job));
@@ -280,7 +279,10 @@ impl Supervisor {
             Ask::Reach { model, answer } => {
                 let _ = answer.send(self.state.reach(&model));
             }
-            Ask::Configure(new) => self.apply(Event::Configure(new)),
+            Ask::Configure(new, answer) => {
+                self.apply(Event::Configure(new));
+                self.told.push((answer, Ok(())));
+            }
             Ask::Trouble { code, message } => self.apply(Event::Trouble { code, message }),
             Ask::Shutdown { keep } => self.apply(Event::Shutdown { keep }),
         }

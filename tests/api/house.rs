@@ -80,7 +80,7 @@ impl Supervisor {
                     other @ (Ask::Operate { .. }
                     | Ask::Preview { .. }
                     | Ask::Trouble { .. }
-                    | Ask::Configure(_)
+                    | Ask::Configure(..)
                     | Ask::Shutdown { .. }) => {
                         panic!("the proxy must not ask for {other:?}")
                     }

@@ -29,7 +29,7 @@ pub async fn next(house: &mut House) -> (String, Verb, Answer) {
             | Ask::Stir
             | Ask::Preview { .. }
             | Ask::Reach { .. }
-            | Ask::Configure(_)
+            | Ask::Configure(..)
             | Ask::Shutdown { .. }) => panic!("{other:?}"),
         }
     }
