@@ -214,8 +214,10 @@ impl Job {
                 let job = Self::new(service, task, headers, visitor, record, model);
                 return Box::pin(Self::read_on(job, intake)).await;
             }
-            // Refused by now, and its client may have to send all before it reads.
-            intake.take(true).await?;
+            // Refused by now, and its client may have to send all before it reads. Nothing of it is kept.
+            drop(intake.let_go());
+            intake.forget();
+            intake.rest().await?;
         }
         let (peek, named) = match intake.peeked()? {
             Some(peek) => (peek, None),

@@ -123,6 +123,9 @@ impl<B: Body<Data = Bytes, Error: Display> + Unpin> Intake<B> {
     pub async fn take(&mut self, all: bool) -> Result<Taken, ApiError> {
         while let Some(data) = self.piece().await? {
             if let Err(full) = self.share.grow(data.len()) {
+                // What is held would keep others out meanwhile.
+                drop((self.let_go(), data));
+                self.forget();
                 discard(&mut self.body).await;
                 return Err(full);
             }
@@ -353,4 +356,30 @@ fn too_large(limits: &Limits) -> ApiError {
 
 fn max(limits: &Limits) -> usize {
     usize::try_from(limits.max_body.0).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Poll;
+
+    use futures_util::stream::{self, StreamExt};
+    use http_body_util::StreamBody;
+
+    use super::*;
+    use crate::proxy::budget::Budget;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_refused_for_room_gives_up_what_it_had() {
+        let budget = Arc::<Budget>::default();
+        let piece = || Ok::<_, std::convert::Infallible>(Frame::data(vec![b' '; 60].into()));
+        // Then neither more nor an end.
+        let body = StreamBody::new(stream::iter([piece(), piece()]).chain(stream::pending()));
+        let (limits, share) = (Arc::new(Limits::default()), budget.share(100));
+        let mut intake = Intake::open(body, &limits, false, false, share).await.unwrap();
+        let mut taken = std::pin::pin!(intake.take(true));
+        let pending = std::future::poll_fn(|cx| Poll::Ready(taken.as_mut().poll(cx).is_pending()));
+        assert!(pending.await, "the rest is waited for");
+        budget.share(100).grow(100).unwrap();
+        assert!(taken.await.is_err());
+    }
 }
