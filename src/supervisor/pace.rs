@@ -2,7 +2,7 @@
 
 use super::effect::{Effect, Notice};
 use super::event::Observation;
-use super::instance::{Instance, Life};
+use super::instance::{Canary, Instance, Life};
 use super::state::{Model, State};
 use crate::plan::Pace;
 use crate::types::{Bytes, Fault, FaultCode, InstanceId, Moment, Phase, Pulled};
@@ -20,6 +20,10 @@ impl Model {
 
 impl Instance {
     fn gets_on(&mut self, now: Moment) {
+        // Once it was ready and is asked its canary, it has a deadline of its own.
+        if self.canary != Canary::None {
+            return;
+        }
         if let Life::Loading { deadline } = &mut self.life {
             self.pace.gets_on(now);
             *deadline = self.pace.deadline();

@@ -153,6 +153,9 @@ impl State {
         (instance.life, instance.yields) = (Life::Ready, None);
         self.ledger.drain(id, false);
         let leave = plan::idle_leave(self.settings.rules.sleep, &self.holders(None), id);
+        if leave == Leave::Stop && self.podman_away() {
+            return true;
+        }
         self.leave(now, &id.model, leave, reason, out);
         true
     }
@@ -183,7 +186,7 @@ impl State {
         let profiled = self.profiled();
         let away = self.podman_away();
         let leaves = |m: &Model, instance: &Instance, yields: &Yield| {
-            if away && yields.leave == Leave::Stop {
+            if away && (yields.leave == Leave::Stop || m.has_changed(instance)) {
                 return false;
             }
             let Heir::Other(to) = &yields.to else {

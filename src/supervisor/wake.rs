@@ -122,6 +122,7 @@ impl State {
                 let (deadline, again) = (*deadline, *again);
                 instance.life = Life::Loading { deadline: deadline.max(now + CANARY_TIME) };
                 instance.canary = if again { Canary::Unfit } else { Canary::Silent };
+                instance.strange = Some(why.clone());
                 let (spec, launched) = (instance.spec.clone(), instance.launched.clone());
                 if again {
                     out.push(Effect::Notice(Notice::Sleepless { instance: id.clone(), why }));

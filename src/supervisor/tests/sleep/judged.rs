@@ -68,10 +68,15 @@ fn one_that_was_silent_is_asked_once_more_and_then_serves_without_sleep() {
     let (mut night, id) = asked();
     night.pass(290);
     silent(&mut night, &id);
+    // What it has written in all its load is no news.
+    night.host.tell(Event::LoadProgress { instance: id.clone() });
     night.pass(44);
     assert!(night.host.stops().is_empty());
     night.pass(1);
-    assert_eq!(night.host.stops(), [id]);
+    assert_eq!(night.host.stops(), std::slice::from_ref(&id));
+    night.host.stopped(&id);
+    let error = night.host.state.status(night.host.now).models[0].error.clone().unwrap();
+    assert!(error.message.ends_with(": /v1/completions: answered 500"), "{}", error.message);
 }
 
 #[test]
