@@ -2,9 +2,12 @@
 //!
 //! Invariant: what counts is what podman's user may write; where only podman's own count is to be had, it says what is in it.
 
+use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use super::Outcome;
+use crate::adapters::disk;
 use crate::supervisor::ports::PodmanHost;
 use crate::types::Bytes;
 
@@ -13,11 +16,17 @@ const DISK_WARN: Bytes = Bytes::gib(30);
 /// podman itself gets into trouble with less.
 const DISK_FAIL: Bytes = Bytes::gib(1);
 
+/// A local disk answers at once; one over a network that does not has hung.
+const WITHIN: Duration = Duration::from_secs(5);
+
 /// Where podman's storage can be looked at, by what its user may write there; else by podman's own count.
-pub(super) fn judge(podman: &PodmanHost) -> (Outcome, String) {
+pub(super) async fn judge(podman: &PodmanHost) -> (Outcome, String) {
     let place = podman.storage.as_deref().unwrap_or(Path::new("its storage")).display();
-    let seen = podman.storage.as_deref().map(room);
-    if let Some(Ok((total, free))) = seen {
+    let seen = match &podman.storage {
+        Some(storage) => Some(look(storage).await),
+        None => None,
+    };
+    if let Some(Ok(Room { total, free })) = seen {
         return by_free(free, format!("{free} of {total} free at {place}"));
     }
     let (Some(total), Some(used)) = (podman.storage_total, podman.storage_used) else {
@@ -34,15 +43,30 @@ pub(super) fn judge(podman: &PodmanHost) -> (Outcome, String) {
     (outcome.max(Outcome::Warn), measured)
 }
 
-/// The size of a path's file system, and what is free there for whoever is not root: ext4 keeps 5 % for root unless it was told otherwise.
-fn room(path: &Path) -> std::io::Result<(Bytes, Bytes)> {
+async fn look(path: &Path) -> Result<Room, String> {
+    let seen = disk::look("room", path, WITHIN, room).await.map_err(|late| late.to_string())?;
+    let known = seen.map_err(|error| error.to_string())?;
+    known.ok_or_else(|| "its file system does not say how large it is".to_owned())
+}
+
+/// What there is of a file system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Its size.
+    pub total: Bytes,
+    /// Free for whoever is not root: ext4 keeps 5 % for root unless it was told otherwise.
+    pub free: Bytes,
+}
+
+/// The room on a path's file system, by statvfs(3); `None`: it does not say how large it is, as some do not, of FUSE above all. It blocks.
+///
+/// # Errors
+/// As the kernel says.
+pub fn room(path: &Path) -> io::Result<Option<Room>> {
     let disk = rustix::fs::statvfs(path)?;
     let bytes = |blocks: u64| Bytes(blocks.saturating_mul(disk.f_frsize));
-    // Some file systems, of FUSE above all, do not say how large they are.
-    if disk.f_blocks == 0 {
-        return Err(std::io::Error::other("its file system does not say how large it is"));
-    }
-    Ok((bytes(disk.f_blocks), bytes(disk.f_bavail)))
+    let room = Room { total: bytes(disk.f_blocks), free: bytes(disk.f_bavail) };
+    Ok((disk.f_blocks > 0).then_some(room))
 }
 
 fn by_free(free: Bytes, measured: String) -> (Outcome, String) {
@@ -59,15 +83,15 @@ fn by_free(free: Bytes, measured: String) -> (Outcome, String) {
 mod tests {
     use super::*;
 
-    #[test]
-    fn what_podman_counts_is_judged_where_nothing_else_is_known() {
+    #[tokio::test]
+    async fn what_podman_counts_is_judged_where_nothing_else_is_known() {
         let mut podman = PodmanHost::default();
         for (free, wanted) in
             [(0, Outcome::Fail), (1, Outcome::Warn), (29, Outcome::Warn), (30, Outcome::Warn)]
         {
             podman.storage_total = Some(Bytes::gib(100));
             podman.storage_used = Some(Bytes::gib(100 - free));
-            let (outcome, text) = judge(&podman);
+            let (outcome, text) = judge(&podman).await;
             assert_eq!(outcome, wanted, "{free}");
             assert!(text.contains("by podman's count, with what the file system keeps for root"));
         }
@@ -79,10 +103,10 @@ mod tests {
     }
 
     /// podman counts what is left for root alone as free, at which its user's pulls fail.
-    #[test]
-    fn the_disk_is_judged_by_what_the_service_user_may_write() {
+    #[tokio::test]
+    async fn the_disk_is_judged_by_what_the_service_user_may_write() {
         let dir = tempfile::tempdir().unwrap();
-        let (total, free) = room(dir.path()).unwrap();
+        let Room { total, free } = room(dir.path()).unwrap().unwrap();
         assert!(Bytes::ZERO < total && free <= total, "{free} of {total}");
         // All used by podman's count, and nothing of it is said.
         let mut podman = PodmanHost {
@@ -91,12 +115,12 @@ mod tests {
             storage_used: Some(Bytes::gib(100)),
             ..PodmanHost::default()
         };
-        let text = judge(&podman).1;
+        let text = judge(&podman).await.1;
         let place = dir.path().display().to_string();
         assert!(text.contains(&format!("of {total} free at {place}")), "{text}");
         assert!(!text.contains("podman's count"), "{text}");
         podman.storage = Some(dir.path().join("none"));
-        let (outcome, text) = judge(&podman);
+        let (outcome, text) = judge(&podman).await;
         assert_eq!(outcome, Outcome::Fail);
         assert!(text.contains("by podman's count") && text.contains("(No such file"), "{text}");
     }

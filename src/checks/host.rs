@@ -45,7 +45,10 @@ impl Checks<'_> {
             Check::Cgroups => podman.map_or_else(unasked, |p| Ok(cgroups(&p.host))),
             Check::Subids => podman.map_or_else(unasked, |p| subids(&p.host)),
             Check::Events => podman.map_or_else(unasked, |p| Ok(self.events(&p.host))),
-            Check::Disk => podman.map_or_else(unasked, |p| Ok(disk::judge(&p.host))),
+            Check::Disk => match podman {
+                Some(p) => Ok(disk::judge(&p.host).await),
+                None => unasked(),
+            },
             Check::Selinux => podman.map_or_else(unasked, |p| selinux(&p.host)),
             Check::Labels => match podman.map(|p| p.host.selinux == Some(true)) {
                 None => unasked(),

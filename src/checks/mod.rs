@@ -32,6 +32,7 @@ use crate::config::{Config, GpuBackend};
 use crate::supervisor::ports::{Containers, Found, Gpus, PodmanInfo};
 use crate::types::GpuSnapshot;
 
+pub use disk::room;
 pub use exit::{Exit, StartFailure};
 use repair::repair;
 pub use repair::wanted;

@@ -24,6 +24,7 @@ use ureq::Agent;
 use ureq::tls::{RootCerts, TlsConfig};
 
 use super::exit::{Exit, Failure, Outcome};
+use crate::checks;
 use crate::daemon::has_no_locks;
 use crate::types::Bytes;
 use meter::Meter;
@@ -120,11 +121,8 @@ impl Fetch {
         locked(lock.try_lock()).map_err(|why| format!("{}: {why}", self.repo))?;
         let here = |file: &select::File| transfer::present(&dir.join(&file.path)).min(file.bytes());
         let missing = total.saturating_sub(selection.files.iter().map(here).sum());
-        let disk = rustix::fs::statvfs(&dir).map_err(|errno| io(errno.into()))?;
-        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-        // Some file systems, of FUSE above all, do not say how large they are.
-        if disk.f_blocks > 0 {
-            fits(missing, free).map_err(|why| format!("{}: {why}", dir.display()))?;
+        if let Some(room) = checks::room(&dir).map_err(io)? {
+            fits(missing, room.free.0).map_err(|why| format!("{}: {why}", dir.display()))?;
         }
         line(&json!({"total": total, "files": selection.files.len()}));
         let meter = Meter::start();
