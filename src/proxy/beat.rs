@@ -160,7 +160,7 @@ mod tests {
     /// Of a model that loads since second 100 and takes 60 s, at second 150: who came at 140, or waited for room since 20, is told the same.
     #[test]
     fn what_is_left_is_counted_from_the_loads_beginning() {
-        let mut row = super::super::table::tests::model("m");
+        let mut row = crate::types::test_status("m");
         row.load_ms = Some(60_000);
         let left = |row: &ModelStatus, now: u64| {
             let status = Status { models: vec![row.clone()], ..Status::default() };

@@ -119,9 +119,9 @@ mod tests {
 
     use super::super::port::{Observer, Seen};
     use super::super::rules::Rules;
-    use super::super::table::tests::model as configured;
     use super::*;
     use crate::supervisor::handle::Ask;
+    use crate::types::test_status as configured;
     use crate::types::{LoadProgress, Moment, Phase, Status};
 
     struct Nobody;

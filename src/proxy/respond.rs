@@ -233,8 +233,8 @@ fn whole(status: StatusCode, content_type: &'static str, body: Bytes) -> Whole {
 mod tests {
     use std::time::Duration;
 
-    use super::super::table::tests::model as configured;
     use super::*;
+    use crate::types::test_status as configured;
     use crate::types::{Moment, Problem};
 
     fn value(response: &Whole) -> Value {

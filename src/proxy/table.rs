@@ -110,41 +110,12 @@ fn align(out: &mut String, rows: &[Vec<String>]) {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use super::*;
     use crate::types::{
-        ExternalHealth, Fault, FaultCode, Generation, GpuId, HealthStatus, InstanceId, Moment,
-        Need, NeedSource, Phase, Problem,
+        ExternalHealth, Fault, FaultCode, Generation, GpuId, InstanceId, Moment, Need, NeedSource,
+        Phase, Problem, test_status as model,
     };
-
-    pub(in crate::proxy) fn model(name: &str) -> ModelStatus {
-        ModelStatus {
-            name: name.parse().unwrap(),
-            aliases: vec![],
-            engine: "llamacpp",
-            phase: Phase::Stopped,
-            instance: None,
-            container: None,
-            gpus: vec![],
-            planned: None,
-            footprint: None,
-            observed: Known::Unknown,
-            in_flight: 0,
-            queued: 0,
-            pinned: false,
-            idle_timeout: None,
-            progress: None,
-            restarts: 0,
-            chunks: 0,
-            last_used: None,
-            load_ms: None,
-            error: None,
-            waiting_for: None,
-            report: None,
-            sleep: None,
-            health: HealthStatus::default(),
-        }
-    }
 
     #[test]
     fn the_whole_table() {

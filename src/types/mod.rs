@@ -53,6 +53,8 @@ pub use spec::{
     EngineKind, Eviction, ImageRef, ModelSpec, Need, NeedSource, OnFull, Placement, SpecHash,
     Transport, Weights,
 };
+#[cfg(test)]
+pub use status::test_status;
 pub use status::{
     Breaker, GpuProcess, GpuStatus, HealthStatus, LoadProgress, MeasuredNeed, ModelStatus, Problem,
     Pulled, SleepStatus, Status,

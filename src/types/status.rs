@@ -249,3 +249,35 @@ pub struct Problem {
     /// When it began.
     pub since: Moment,
 }
+
+/// A model that is configured and nothing more, for the tests of every layer.
+#[cfg(test)]
+#[must_use]
+pub fn test_status(name: &str) -> ModelStatus {
+    ModelStatus {
+        name: name.parse().unwrap(),
+        aliases: vec![],
+        engine: "llamacpp",
+        phase: Phase::Stopped,
+        instance: None,
+        container: None,
+        gpus: vec![],
+        planned: None,
+        footprint: None,
+        observed: Known::Unknown,
+        in_flight: 0,
+        queued: 0,
+        pinned: false,
+        idle_timeout: None,
+        progress: None,
+        restarts: 0,
+        chunks: 0,
+        last_used: None,
+        load_ms: None,
+        error: None,
+        waiting_for: None,
+        report: None,
+        sleep: None,
+        health: HealthStatus::default(),
+    }
+}

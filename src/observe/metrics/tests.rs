@@ -6,8 +6,7 @@ use super::*;
 use crate::proxy::port::Gaps;
 use crate::supervisor::witness::StopReason;
 use crate::types::{
-    ExternalHealth, Fault, FaultCode, Generation, HealthStatus, InstanceId, Known, ModelStatus,
-    Phase, SleepStatus,
+    ExternalHealth, Fault, FaultCode, Generation, InstanceId, ModelStatus, SleepStatus, test_status,
 };
 
 fn name(model: &str) -> ModelName {
@@ -141,35 +140,6 @@ fn without_a_scrape_no_more_than_two_configurations_are_kept() {
     assert_eq!(metrics.happenings.models(), names(&["m49"]));
 }
 
-fn stopped(model: &str, sleep: Option<SleepStatus>) -> ModelStatus {
-    ModelStatus {
-        name: name(model),
-        aliases: vec![],
-        engine: "vllm",
-        phase: Phase::Stopped,
-        instance: None,
-        container: None,
-        gpus: vec![],
-        planned: None,
-        footprint: None,
-        observed: Known::Unknown,
-        in_flight: 0,
-        queued: 0,
-        pinned: false,
-        idle_timeout: None,
-        progress: None,
-        restarts: 0,
-        chunks: 0,
-        last_used: None,
-        load_ms: None,
-        error: None,
-        waiting_for: None,
-        report: None,
-        sleep,
-        health: HealthStatus::default(),
-    }
-}
-
 #[test]
 fn what_happens_to_a_model_is_counted_from_zero() {
     let metrics = Arc::new(Metrics::default());
@@ -182,7 +152,8 @@ fn what_happens_to_a_model_is_counted_from_zero() {
     ] {
         metrics.see(Moment::START, &notice, None);
     }
-    let models = vec![stopped("a", None), stopped("b", Some(SleepStatus::default()))];
+    let sleeper = ModelStatus { sleep: Some(SleepStatus::default()), ..test_status("b") };
+    let models = vec![test_status("a"), sleeper];
     let status = Arc::new(Status { models, ..Status::default() });
     let page = metrics.render(Scrape { status, ..Scrape::default() }, Format::Text);
     let of = |series: &str| {
