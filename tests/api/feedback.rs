@@ -11,13 +11,29 @@ use tokio::sync::{Semaphore, mpsc};
 
 use crate::engine::{Step, send};
 use crate::house::{Happened, House, Policy, Setup, house, instance, rules};
-use crate::wire::{CHAT, SSE, chunk, post, soon};
+use crate::wire::{CHAT, Reply, SSE, chunk, post, soon};
 
 const STREAM: &str = r#"{"model":"m","stream":true,"messages":[]}"#;
 const PLAIN: &str = r#"{"model":"m","messages":[]}"#;
 
 async fn waiting(form: Feedback, script: Vec<Step>) -> House {
     seen_by(Behind::default(), form, script).await
+}
+
+/// A stream whose engine is asked once signs of life have come, and then does that.
+async fn late(script: Vec<Step>) -> Reply {
+    let house = waiting(Feedback::Comment, script).await;
+    let mut client = house.client().await;
+    client.send(post(CHAT, STREAM)).await;
+    client.until(": hostler").await;
+    house.supervisor.grant_held();
+    client.reply().await
+}
+
+/// An engine that refuses with this.
+fn bad_request(body: &str) -> Step {
+    let head = "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: ";
+    send(format!("{head}{}\r\n\r\n{body}", body.len()))
 }
 
 async fn seen_by(behind: Behind, form: Feedback, script: Vec<Step>) -> House {
@@ -136,14 +152,7 @@ async fn a_load_that_fails_after_the_200_ends_with_an_error_event() {
 #[tokio::test]
 async fn an_engine_that_refuses_after_the_200_is_heard() {
     let body = r#"{"error":{"message":"bad temperature","type":"invalid_request_error"}}"#;
-    let head = "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: ";
-    let script = vec![send(format!("{head}{}\r\n\r\n{body}", body.len()))];
-    let house = waiting(Feedback::Comment, script).await;
-    let mut client = house.client().await;
-    client.send(post(CHAT, STREAM)).await;
-    client.until(": hostler").await;
-    house.supervisor.grant_held();
-    let text = client.reply().await;
+    let text = late(vec![bad_request(body)]).await;
     assert!(text.text().contains("data: {\"error\":{\"message\":\"bad temperature\""), "{text:?}");
     assert!(!text.text().contains("[DONE]"));
 }
@@ -155,14 +164,7 @@ async fn the_words_of_an_engine_that_refuses_after_the_200_are_told() {
         r#"{"object":"error","message":"the context is too long","code":400}"#,
         r#"{"detail":"the context is too long"}"#,
     ] {
-        let head = "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: ";
-        let script = vec![send(format!("{head}{}\r\n\r\n{body}", body.len()))];
-        let house = waiting(Feedback::Comment, script).await;
-        let mut client = house.client().await;
-        client.send(post(CHAT, STREAM)).await;
-        client.until(": hostler").await;
-        house.supervisor.grant_held();
-        let reply = client.reply().await;
+        let reply = late(vec![bad_request(body)]).await;
         let words = "400 Bad Request instead of a stream: the context is too long\"";
         assert!(reply.text().contains(words), "{reply:?}");
         assert!(reply.text().contains("\"code\":\"engine_refused\""), "{reply:?}");
@@ -175,13 +177,7 @@ async fn a_stream_of_a_stated_length_is_one() {
     let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncontent-length: 23";
     let all = "data: 1\n\ndata: [DONE]\n\n";
     for (sent, ends) in [(all, all), ("data: 1\n\n", "\"code\":\"engine_failed\"}}\n\n")] {
-        let script = vec![send(format!("{head}\r\n\r\n{sent}")), Step::Close];
-        let house = waiting(Feedback::Comment, script).await;
-        let mut client = house.client().await;
-        client.send(post(CHAT, STREAM)).await;
-        client.until(": hostler").await;
-        house.supervisor.grant_held();
-        let reply = client.reply().await;
+        let reply = late(vec![send(format!("{head}\r\n\r\n{sent}")), Step::Close]).await;
         assert!(reply.text().contains("data: 1\n\n") && reply.text().ends_with(ends), "{reply:?}");
         assert!(reply.whole && !reply.headers.contains_key("content-length"), "{reply:?}");
     }

@@ -82,6 +82,14 @@ impl Night {
 
     /// From the order just given to the lease given back.
     pub(super) fn finish_load(&mut self, waiter: u64, bytes: u64) -> InstanceId {
+        let id = self.serves(waiter, bytes);
+        self.host.release(&id);
+        self.pass(1);
+        id
+    }
+
+    /// From the order just given to a reading while it serves.
+    pub(super) fn serves(&mut self, waiter: u64, bytes: u64) -> InstanceId {
         let id = self.host.launch();
         self.host.start(&id);
         self.host.heal(&id);
@@ -91,8 +99,6 @@ impl Night {
         assert_eq!(self.host.grants(), [waiter]);
         self.holds(&id, bytes);
         self.observe();
-        self.host.release(&id);
-        self.pass(1);
         id
     }
 

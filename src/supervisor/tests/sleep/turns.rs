@@ -158,12 +158,7 @@ fn who_woke_in_its_turn_waits_for_the_next_one_anew() {
     night.slept(&a);
     night.holds(&a, 8);
     night.observe();
-    let b = night.host.launch();
-    night.host.start(&b);
-    night.host.heal(&b);
-    night.sung(&b, ANSWER);
-    night.holds(&b, 80);
-    night.observe();
+    let b = night.serves(3, 80);
     night.pass(TURN.as_secs());
     assert_eq!(night.phase(&b), Phase::Draining);
     night.host.release(&b);
@@ -184,12 +179,7 @@ fn who_woke_in_its_turn_waits_for_the_next_one_anew() {
     night.slept(&a);
     night.holds(&a, 8);
     night.observe();
-    let b = night.host.launch();
-    night.host.start(&b);
-    night.host.heal(&b);
-    night.sung(&b, ANSWER);
-    night.holds(&b, 80);
-    night.observe();
+    let b = night.serves(5, 80);
     night.host.acquire(6, "a");
     night.pass(10);
     assert_eq!(night.phase(&b), Phase::Ready, "its turn is not before `turn_after`");
