@@ -218,19 +218,30 @@ pub(super) fn answer(
         grant.refused();
     }
     strip(&mut head.headers, head.framing);
-    let content_type = strict::all(&head.headers, header::CONTENT_TYPE).next();
-    let content_type = content_type.map_or(&b""[..], HeaderValue::as_bytes);
-    let essence = content_type.split(|b| *b == b';').next().unwrap_or_default().trim_ascii();
-    let stream = essence.eq_ignore_ascii_case(b"text/event-stream");
-    if stream && !strict::has(&head.headers, &UNGATHERED) {
-        head.headers.insert(UNGATHERED, HeaderValue::from_static("no"));
-    }
+    let stream = label(&mut head.headers);
     let keep = head.lasting.then(|| engines.clone());
     let events = stream.then(|| (events, id.clone()));
     let mut response = Response::new(Relay::new(conn, head.framing, grant, keep, events));
     *response.status_mut() = head.status;
     *response.headers_mut() = head.headers;
     response
+}
+
+/// Says what others are to do with an answer of this type. Returns whether it is a stream of events.
+fn label(headers: &mut HeaderMap) -> bool {
+    let content_type = strict::all(headers, header::CONTENT_TYPE).next();
+    let content_type = content_type.map_or(&b""[..], HeaderValue::as_bytes);
+    let essence = content_type.split(|b| *b == b';').next().unwrap_or_default().trim_ascii();
+    let stream = essence.eq_ignore_ascii_case(b"text/event-stream");
+    if stream {
+        if !strict::has(headers, &UNGATHERED) {
+            headers.insert(UNGATHERED, HeaderValue::from_static("no"));
+        }
+    } else if !essence.eq_ignore_ascii_case(b"application/json") {
+        // A browser may show it, at our address: as a page of its own origin, which can do nothing in our dashboard's name.
+        headers.append(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox"));
+    }
+    stream
 }
 
 /// Whether a header of the engine's stays here: it is about its connection, or it speaks for more than its answer. Browsers take cookies,
@@ -338,5 +349,21 @@ mod tests {
             let told = told(&headers, Framing::Length(0));
             assert_eq!(told, ["content-type", "openai-version"], "{name}");
         }
+    }
+
+    #[test]
+    fn what_a_browser_may_show_is_no_page_of_ours() {
+        let policies = |content_type: &'static str, own: &'static str| {
+            let mut headers = map(&[("content-type", content_type), (own, "x")]);
+            label(&mut headers);
+            headers.get_all("content-security-policy").iter().cloned().collect::<Vec<_>>()
+        };
+        for data in ["application/json", "Application/JSON; charset=utf-8", "text/event-stream"] {
+            assert!(policies(data, "server").is_empty(), "{data}");
+        }
+        for page in ["text/html", "image/svg+xml", "application/xhtml+xml", "text/plain", ""] {
+            assert_eq!(policies(page, "server"), ["sandbox"], "{page}");
+        }
+        assert_eq!(policies("text/html", "content-security-policy"), ["x", "sandbox"]);
     }
 }
