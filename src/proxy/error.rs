@@ -36,6 +36,13 @@ pub(super) struct ApiError {
     pub close: bool,
 }
 
+/// Codes of what passes by waiting.
+const PASSES: [&str; 5] = ["model_loading", "no_room", "model_busy", "queue_full", "bodies_full"];
+
+/// The longest `Retry-After` of what passes by waiting: clients' libraries give up at once at more than 60 s or 120 s, or sleep through any
+/// time. Who comes sooner waits here.
+const PASSES_WITHIN: Duration = Duration::from_secs(60);
+
 #[derive(Serialize)]
 struct Shape<'a> {
     error: Inner<'a>,
@@ -59,7 +66,8 @@ struct Tagged<'a> {
     request_id: &'a str,
 }
 
-/// An error event of `/v1/responses` has its fields at the top; most clients look for `error` nevertheless.
+/// An error event of `/v1/responses` has its fields at the top; most clients look for `error` nevertheless. Codex knows neither, but
+/// [`Failed`] alone.
 #[derive(Serialize)]
 struct ResponsesEvent<'a> {
     r#type: &'static str,
@@ -68,6 +76,29 @@ struct ResponsesEvent<'a> {
     param: Option<&'static str>,
     sequence_number: u32,
     error: Inner<'a>,
+}
+
+/// How an answer of `/v1/responses` ends that has failed. Behind the error: OpenAI's library wants an answer's beginning before this one.
+#[derive(Serialize)]
+struct Failed<'a> {
+    r#type: &'static str,
+    sequence_number: u32,
+    response: Answered<'a>,
+}
+
+#[derive(Serialize)]
+struct Answered<'a> {
+    id: &'a str,
+    object: &'static str,
+    status: &'static str,
+    error: Why<'a>,
+    output: [(); 0],
+}
+
+#[derive(Serialize)]
+struct Why<'a> {
+    code: &'static str,
+    message: &'a str,
 }
 
 impl ApiError {
@@ -122,6 +153,13 @@ impl ApiError {
         self.retry_after.map(|d| d.as_secs().saturating_add(u64::from(d.subsec_nanos() > 0)).max(1))
     }
 
+    /// Whether the same request would be refused again: what is the client's fault does not pass by waiting, unless a time is said for it.
+    pub fn is_hopeless(&self) -> bool {
+        let passes = self.retry_after.is_some()
+            || matches!(self.status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS);
+        self.hopeless || (self.status.is_client_error() && !passes)
+    }
+
     /// The body, in the shape that the client's dialect has for errors. `id`: the request's.
     pub fn json(&self, dialect: Dialect, id: &HeaderValue) -> Vec<u8> {
         match dialect {
@@ -135,11 +173,22 @@ impl ApiError {
         }
     }
 
-    /// The error as an event of a stream that has begun. Never followed by a `[DONE]`.
+    /// The error as the last events of a stream that has begun. Never followed by a `[DONE]`.
     pub fn event(&self, events: Events, id: &HeaderValue) -> Vec<u8> {
         let (name, data) = match events {
             Events::Messages => ("event: error\n", self.json(Dialect::Anthropic, id)),
             Events::Responses => {
+                let failed = Failed {
+                    r#type: "response.failed",
+                    sequence_number: 1,
+                    response: Answered {
+                        id: id.to_str().unwrap_or_default(),
+                        object: "response",
+                        status: "failed",
+                        error: Why { code: self.code, message: &self.message },
+                        output: [],
+                    },
+                };
                 let event = ResponsesEvent {
                     r#type: "error",
                     code: self.code,
@@ -148,7 +197,9 @@ impl ApiError {
                     sequence_number: 0,
                     error: self.inner(self.openai_type()),
                 };
-                ("event: error\n", bytes(&event))
+                let data =
+                    [&*bytes(&event), b"\n\nevent: response.failed\ndata: ", &bytes(&failed)];
+                ("event: error\n", data.concat())
             }
             Events::Chat | Events::Text | Events::Other => ("", self.json(Dialect::OpenAi, id)),
         };
@@ -183,7 +234,8 @@ impl ApiError {
             413 => "request_too_large",
             429 => "rate_limit_error",
             400..=499 => "invalid_request_error",
-            503 => "overloaded_error",
+            // For what is called so Anthropic's coding agent asks again and again, whatever `x-should-retry` says, and tells no reason.
+            503 if PASSES.contains(&self.code) => "overloaded_error",
             _ => "api_error",
         }
     }
@@ -248,150 +300,23 @@ impl From<Denied> for ApiError {
         error.details = details.map(Box::new);
         error.hopeless = hopeless;
         error.retry_after = denied.retry_after();
+        match &denied {
+            Denied::NoRoom { .. } | Denied::StillLoading { .. } => {
+                error.retry_after = error.retry_after.map(|after| after.min(PASSES_WITHIN));
+            }
+            // The pause of a breaker, which some libraries would sleep through before they show the reason.
+            Denied::LoadFailed { retry_after, .. } => error.hopeless = *retry_after > PASSES_WITHIN,
+            Denied::UnknownModel { .. }
+            | Denied::NeverFits { .. }
+            | Denied::QueueFull { .. }
+            | Denied::Unmeasurable { .. }
+            | Denied::Unloaded { .. }
+            | Denied::Conflict { .. }
+            | Denied::ShuttingDown => {}
+        }
         error
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::types::{Bytes, Fault, FaultCode, Phase};
-
-    const ID: HeaderValue = HeaderValue::from_static("r-1");
-
-    fn body(error: &ApiError) -> Value {
-        serde_json::from_slice(&error.json(Dialect::OpenAi, &ID)).unwrap()
-    }
-
-    #[test]
-    fn every_refusal_has_its_status_and_headers() {
-        let model: ModelName = "m".parse().unwrap();
-        let (d, three) = (Duration::from_millis(6001), Duration::from_secs(3));
-        let busy: [(Denied, u64); 6] = [
-            (
-                Denied::NoRoom {
-                    model: model.clone(),
-                    why: "x".into(),
-                    report: None,
-                    retry_after: d,
-                },
-                7,
-            ),
-            (
-                Denied::StillLoading {
-                    model: model.clone(),
-                    phase: Phase::Loading,
-                    retry_after: Duration::ZERO,
-                },
-                1,
-            ),
-            (Denied::QueueFull { model: model.clone(), queued: 9, retry_after: three }, 3),
-            (
-                Denied::LoadFailed {
-                    model: model.clone(),
-                    fault: Fault::new(FaultCode::EngineExited, "exit 1"),
-                    retry_after: Duration::from_nanos(1),
-                },
-                1,
-            ),
-            (Denied::Unloaded { model: model.clone() }, 1),
-            (Denied::ShuttingDown, 1),
-        ];
-        for (denied, secs) in busy {
-            let error = ApiError::from(denied.clone());
-            assert_eq!(error.status, 503, "{denied}");
-            assert_eq!(error.retry_after_secs(), Some(secs), "{denied}");
-            assert_eq!(body(&error)["error"]["code"], denied.code());
-            assert_eq!(body(&error)["error"]["type"], "server_error");
-            assert!(!error.hopeless);
-        }
-        let never = ApiError::from(Denied::NeverFits {
-            model,
-            need: Bytes::gib(9),
-            devices: 1,
-            largest: Bytes::gib(8),
-            report: None,
-        });
-        assert_eq!((never.status.as_u16(), never.hopeless, never.retry_after), (503, true, None));
-    }
-
-    #[test]
-    fn unknown_model_is_openais_404() {
-        let error = ApiError::from(Denied::UnknownModel { model: "nope".into() });
-        assert_eq!(error.status, 404);
-        let body = body(&error);
-        assert_eq!(body["error"]["code"], "model_not_found");
-        assert_eq!(body["error"]["param"], "model");
-        assert_eq!(body["error"]["type"], "invalid_request_error");
-        assert_eq!(error.retry_after_secs(), None);
-        assert!(body["error"].get("details").is_none());
-    }
-
-    #[test]
-    fn a_failed_load_shows_what_the_engine_said() {
-        let error = ApiError::from(Denied::LoadFailed {
-            model: "m".parse().unwrap(),
-            fault: Fault::new(FaultCode::EngineExited, "exit 1").with_log(vec!["no memory".into()]),
-            retry_after: Duration::from_secs(5),
-        });
-        let body = body(&error);
-        let message = body["error"]["message"].as_str().unwrap();
-        assert!(message.ends_with("exit 1; its last words: no memory"), "{message}");
-        assert_eq!(body["error"]["details"]["fault"], "engine_exited");
-        assert_eq!(body["error"]["details"]["log_tail"][0], "no memory");
-    }
-
-    #[test]
-    fn each_dialect_has_its_shape() {
-        let error = ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "model_loading", "wait");
-        let of = |dialect| -> Value { serde_json::from_slice(&error.json(dialect, &ID)).unwrap() };
-        let anthropic = of(Dialect::Anthropic);
-        assert_eq!(anthropic["type"], "error");
-        assert_eq!(anthropic["error"]["type"], "overloaded_error");
-        assert_eq!(anthropic["error"]["message"], "wait");
-        assert_eq!(anthropic["request_id"], "r-1");
-        assert_eq!(of(Dialect::Ollama)["error"], "wait");
-        let status = |code| StatusCode::from_u16(code).unwrap();
-        for (code, openai, anthropic) in [
-            (400, "invalid_request_error", "invalid_request_error"),
-            (401, "authentication_error", "authentication_error"),
-            (403, "permission_error", "permission_error"),
-            (404, "invalid_request_error", "not_found_error"),
-            (413, "invalid_request_error", "request_too_large"),
-            (429, "rate_limit_error", "rate_limit_error"),
-            (502, "server_error", "api_error"),
-        ] {
-            let error = ApiError::new(status(code), "x", "y");
-            assert_eq!(
-                (error.openai_type(), error.anthropic_type()),
-                (openai, anthropic),
-                "{code}"
-            );
-        }
-    }
-
-    #[test]
-    fn an_event_tells_each_client_in_its_form() {
-        let error = ApiError::new(StatusCode::BAD_GATEWAY, "engine_failed", "it \n broke");
-        let text = |events| String::from_utf8(error.event(events, &ID)).unwrap();
-        let chat = text(Events::Chat);
-        assert!(chat.starts_with("data: {\"error\":{\"message\":\"it \\n broke\""), "{chat}");
-        let anthropic = text(Events::Messages);
-        assert!(anthropic.starts_with("event: error\ndata: {\"type\":\"error\",\"error\":{"));
-        assert!(anthropic.ends_with("},\"request_id\":\"r-1\"}\n\n"), "{anthropic}");
-        let responses = text(Events::Responses);
-        assert!(responses.starts_with("event: error\ndata: {\"type\":\"error\",\"code\":"));
-        assert!(responses.contains("\"error\":{\"message\""));
-        for event in [chat, anthropic, responses] {
-            assert!(event.ends_with("\n\n") && event.matches('\n').count() <= 3, "{event}");
-        }
-    }
-
-    #[test]
-    fn an_absurd_name_is_cut() {
-        assert_eq!(ApiError::impossible_model("m"), None);
-        let error = ApiError::impossible_model(&"é".repeat(100_000)).unwrap();
-        assert_eq!(error.status, 404);
-        assert!(error.message.len() < 300, "{}", error.message.len());
-    }
-}
+mod tests;

@@ -75,7 +75,7 @@ pub(super) enum Failure {
     Upgrade,
     #[error("the engine answered with a redirect ({}), which is not followed", .0.as_u16())]
     Redirect(StatusCode),
-    #[error("the engine sent no head within {0:?}")]
+    #[error("the engine did not begin its answer within {0:?} ([server] answer_timeout)")]
     Timeout(Duration),
 }
 
@@ -102,7 +102,9 @@ impl Failure {
         match self {
             // Nothing was sent, so nothing can be done twice.
             Self::Connect(_) => error.retry_after(Duration::from_secs(1)),
-            Self::NoAnswer(_) | Self::Upgrade | Self::Redirect(_) | Self::Timeout(_) => error,
+            // All that the engine did would be done once more, and thrown away as late.
+            Self::Timeout(_) => ApiError { hopeless: true, ..error },
+            Self::NoAnswer(_) | Self::Upgrade | Self::Redirect(_) => error,
         }
     }
 }

@@ -187,6 +187,16 @@ fn own_head(begun: Begun) -> Response<Source> {
     response.map(|relay| Source::Relay(Box::new(relay), watch.map(Box::new)))
 }
 
+/// Why a body cannot be read: it is compressed, or else as it was found.
+fn unreadable(headers: &HeaderMap, found: ApiError) -> ApiError {
+    let coding = headers.get(header::CONTENT_ENCODING).map(HeaderValue::as_bytes);
+    if coding.is_none_or(|coding| coding.eq_ignore_ascii_case(b"identity")) {
+        return found;
+    }
+    let message = "the request's body is compressed (Content-Encoding); send it as it is";
+    ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_encoding", message)
+}
+
 impl Job {
     /// Takes the body in, and finds out whom it is for. With a grant: the body flows, and has not come in whole. Boxed, because it is
     /// moved from hand to hand.
@@ -219,11 +229,12 @@ impl Job {
             intake.forget();
             intake.rest().await?;
         }
-        let (peek, named) = match intake.peeked()? {
+        let (peek, named) = match intake.peeked().map_err(|error| unreadable(&headers, error))? {
             Some(peek) => (peek, None),
             None => {
                 let content_type = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
-                let form = multipart::peek(content_type, intake.held())?;
+                let form = multipart::peek(content_type, intake.held());
+                let form = form.map_err(|error| unreadable(&headers, error))?;
                 (form.peek, Some(form.model))
             }
         };

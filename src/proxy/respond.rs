@@ -40,7 +40,7 @@ pub(super) fn error(error: &ApiError, dialect: Dialect, id: &HeaderValue) -> Who
     if let Some(secs) = error.retry_after_secs() {
         headers.insert(header::RETRY_AFTER, HeaderValue::from(secs));
     }
-    if error.hopeless {
+    if error.is_hopeless() {
         headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
     }
     if error.status == StatusCode::UNAUTHORIZED {

@@ -237,7 +237,9 @@ fn recall(rest: &str, query: Option<&str>) -> Option<Recall> {
         Some(_) => return None,
     };
     let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
-    let good = (1..=128).contains(&id.len()) && id.bytes().all(plain);
+    // Two paths of OpenAI's, with POST.
+    let path = act == Act::Retrieve && ["input_tokens", "compact"].contains(&id);
+    let good = (1..=128).contains(&id.len()) && id.bytes().all(plain) && !path;
     let query =
         if act == Act::Retrieve { resumed(query.unwrap_or_default()) } else { String::new() };
     good.then(|| Recall { id: id.to_owned(), act, query })

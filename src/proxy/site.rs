@@ -53,11 +53,12 @@ pub(super) fn check(
         // A page of the same host, behind a proxy that serves both: no other site's.
         return Ok(None);
     }
-    Err(ApiError::new(
-        StatusCode::FORBIDDEN,
-        "origin_not_allowed",
-        "pages of other sites may not use this endpoint; [server] origins lists those that may",
-    ))
+    let named = String::from_utf8_lossy(&bytes[..bytes.len().min(SAID)]).to_ascii_lowercase();
+    let message = format!(
+        "the origin {named:?} may not use this endpoint; if it is yours (a page, or a program on a desktop such as Jan): \
+         [server] origins = [{named:?}]"
+    );
+    Err(ApiError::new(StatusCode::FORBIDDEN, "origin_not_allowed", message))
 }
 
 /// Whether a `Host` is a name of ours, whatever its port.
@@ -209,6 +210,9 @@ mod tests {
             let head = head("gpu.lan:8711", Some(origin));
             check(rules, Peer::Unix, &head).map_err(|e| e.status.as_u16())
         };
+        let told = check(&none, Peer::Unix, &head("gpu.lan:8711", Some("tauri://localhost")));
+        let told = told.unwrap_err().message;
+        assert!(told.ends_with("[server] origins = [\"tauri://localhost\"]"), "{told}");
         for bad in ["https://evil", "null", "https://gpu.lan", "file://gpu.lan:8711", ""] {
             assert_eq!(status(&none, bad), Err(403), "{bad}");
         }

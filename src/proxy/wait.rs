@@ -165,11 +165,9 @@ async fn streamed(
     // may repeat what was asked.
     let said = serde_json::from_slice::<Value>(&all).ok().filter(|_| !compressed);
     let event = match said {
-        Some(value) if value.get("error").is_some() => {
-            let name = match events {
-                Events::Messages | Events::Responses => "event: error\n",
-                Events::Chat | Events::Text | Events::Other => "",
-            };
+        // One of responses' has its fields elsewhere.
+        Some(value) if events != Events::Responses && value.get("error").is_some() => {
+            let name = if events == Events::Messages { "event: error\n" } else { "" };
             format!("{name}data: {value}\n\n").into_bytes()
         }
         said => {
@@ -181,9 +179,11 @@ async fn streamed(
     Err((event, error))
 }
 
-/// What engines say outside of an `error`: vLLM of old, SGLang, and whatever is made with FastAPI.
+/// What engines say in words: in an `error`, or outside of one as vLLM of old, SGLang, and whatever is made with FastAPI.
 fn words(said: &Value) -> Option<&str> {
-    ["message", "detail"].into_iter().find_map(|key| said.get(key)?.as_str())
+    let said = said.get("error").unwrap_or(said);
+    said.as_str()
+        .or_else(|| ["message", "detail"].into_iter().find_map(|key| said.get(key)?.as_str()))
 }
 
 fn status_for(status: StatusCode) -> StatusCode {

@@ -96,7 +96,9 @@ async fn the_root_says_what_this_is_to_everybody() {
     let reply = house.ask(get("/").replace("GET", "HEAD")).await;
     assert_eq!((reply.status, reply.body.len()), (200, 0));
     house.ask(post("/", BODY)).await.error(405, "method_not_allowed");
-    house.ask(get("/v1/models")).await.error(401, "invalid_api_key");
+    let refused = house.ask(get("/v1/models")).await;
+    assert_eq!(&*refused.headers["x-should-retry"], "false");
+    refused.error(401, "invalid_api_key");
 }
 
 #[tokio::test]
@@ -145,6 +147,10 @@ async fn fault_25_bad_bodies() {
         assert_eq!(error["param"], param, "{body}");
         assert_eq!(error["type"], "invalid_request_error");
     }
+    let packed = b"\x1f\x8b\x08\0\0\0\0\0\0\x03".to_vec();
+    let packed =
+        crate::wire::post_with(CHAT, "connection: close\r\ncontent-encoding: gzip\r\n", packed);
+    house.ask(packed).await.error(415, "unsupported_encoding");
     // Large enough to be looked into on another thread.
     let large = format!("{{\"x\":\"{}\"}}", "y".repeat(1 << 20));
     house.ask(post(CHAT, large)).await.error(400, "missing_required_parameter");

@@ -115,6 +115,7 @@ async fn fault_22_it_never_answers() {
     let mut house = house(Setup { upstream, ..Setup::default() }).await;
     let reply = house.ask(post(CHAT, BODY)).await;
     reply.error(504, "engine_timeout");
+    assert_eq!(&*reply.headers["x-should-retry"], "false", "it would be all done once more");
     house.engine.request().await;
     house.engine.left().await;
 }

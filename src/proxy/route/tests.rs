@@ -64,6 +64,9 @@ fn an_earlier_answer_by_its_identifier() {
         assert_eq!(get(unknown).unwrap_err().status, 404, "{unknown}");
     }
     assert_eq!(post("/v1/responses/r").unwrap_err().status, 405);
+    for path in ["/v1/responses/input_tokens", "/v1/responses/compact"] {
+        assert_eq!(post(path).unwrap_err().status, 404, "{path} is no answer's name");
+    }
     assert_eq!(get("/v1/responses/r/cancel").unwrap_err().status, 405);
     assert_eq!(get("/v1/responses/%2e%2e").unwrap_err().status, 400);
 }
