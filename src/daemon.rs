@@ -22,7 +22,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::adapters::engine::Profiles;
-use crate::adapters::podman::Helpers;
+use crate::adapters::podman::{self, Helpers};
 use crate::adapters::state_file::StateFile;
 use crate::adapters::systemd::{self, Handed};
 use crate::checks::{self, Checks, Probes};
@@ -60,7 +60,7 @@ mod validate;
 
 pub use crate::checks::{Exit, StartFailure};
 pub use alone::has_no_locks;
-pub use options::Options;
+pub use options::{Options, but};
 pub use plane::Plane;
 use recall::Recalled;
 use reload::Root;
@@ -91,8 +91,8 @@ pub async fn run(options: Options, sockets: Vec<(String, Handed)>) -> Exit {
             return fail(sockets, &StartFailure::new(Exit::Config, message)).await;
         }
     };
-    if let Err(err) = log::set(options.filter(&config)) {
-        let message = format!("{err:#}");
+    let filter = options.filter(&config);
+    if let Err(message) = filter.and_then(|it| log::set(it).map_err(|err| format!("{err:#}"))) {
         return fail(sockets, &StartFailure::new(Exit::Config, message)).await;
     }
     let held = alone::take(&config.podman.engine_dir, &recall::state_dir(options.user));
@@ -114,6 +114,7 @@ pub async fn run(options: Options, sockets: Vec<(String, Handed)>) -> Exit {
         left: watch::Sender::default(),
     };
     let left = helpers.left.subscribe();
+    podman::fixes_are_for(options.user);
     let ports = ports(&config, file, helpers);
     let (cdi_dirs, user) = (checks::cdi_dirs(), options.service_user());
     let checks = Checks {
@@ -212,6 +213,7 @@ async fn serve(
     let rules = door::rules(&config).shared();
     let exposed = sockets.iter().any(|s| s.exposed().is_ok_and(|address| address.is_some()));
     let drain_timeout = config.policy.drain_timeout;
+    let upstream = Upstream { header_timeout: config.server.answer_timeout, ..Upstream::default() };
     let (handle, started, current) = (running.handle.clone(), config.clone(), config);
     let keeps = current.policy.keeps().into();
     let longest_stop = current.longest_stop().as_secs().into();
@@ -245,7 +247,7 @@ async fn serve(
     let watched = Arc::new((metrics, root.telling.clone()));
     let behind = Behind { observer: traces.observer(watched), console: Arc::new(desk), healths };
     let handle = running.handle.clone();
-    let server = Server::with(handle, limits, Upstream::default(), served_by, behind);
+    let server = Server::with(handle, limits, upstream, served_by, behind);
     let stop = CancellationToken::new();
     let mut server = plane.spawn(server.serve(sockets, stop.clone(), drain_timeout));
     let control = control(context, user).await;

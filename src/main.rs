@@ -33,9 +33,8 @@ fn serve() -> ExitCode {
     // Before any thread is started: the environment and the descriptors are the process's own.
     let sockets = systemd::take_sockets();
     // A filter that is none fails the start as the configuration does, where clients that wait can be told.
-    let started = log::start(options.log_format, options.log.as_deref().unwrap_or(log::LEVEL))
-        .or_else(|_| log::start(options.log_format, log::LEVEL));
-    if let Err(err) = started {
+    let filter = options.said().ok().flatten().unwrap_or(log::LEVEL);
+    if let Err(err) = log::start(options.log_format, filter) {
         eprintln!("hostlerd: {err:#}");
         return Exit::Internal.into();
     }
@@ -61,9 +60,9 @@ fn serve() -> ExitCode {
 }
 
 fn check(options: &Options) -> ExitCode {
-    match options.load() {
-        Ok(config) => {
-            println!("the configuration is valid: {}", config.counted());
+    match options.look() {
+        Ok((config, unseen)) => {
+            println!("the configuration is valid: {}{}", config.counted(), daemon::but(&unseen));
             Exit::Ok.into()
         }
         Err(errors) => {

@@ -27,7 +27,7 @@ use std::sync::Arc;
 
 use crate::adapters::gpu::{self, Nvml};
 use crate::adapters::podman::api::Deadlines;
-use crate::adapters::podman::{Helpers, Podman};
+use crate::adapters::podman::{self, Helpers, Podman};
 use crate::config::{Config, GpuBackend};
 use crate::supervisor::ports::{Containers, Found, Gpus, PodmanInfo};
 use crate::types::GpuSnapshot;
@@ -266,7 +266,8 @@ pub struct Probes {
 impl Probes {
     /// Nothing is asked yet. NVML's thread starts, where it is configured.
     #[must_use]
-    pub fn new(config: &Config) -> Self {
+    pub fn new(config: &Config, user: &str) -> Self {
+        podman::fixes_are_for(user != SERVICE_USER);
         Self::with(config, Helpers::default())
     }
 

@@ -1,13 +1,18 @@
 //! `hostler config`: the files, without a daemon.
 
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use clap::{Args, Subcommand};
 
 use super::Context;
+use super::doctor::ids;
 use super::exit::{Exit, Failure, Outcome};
+use crate::checks::SERVICE_USER;
 use crate::config;
-use crate::daemon::Options;
+use crate::config::KeySource;
+use crate::daemon::{Options, but};
 
 /// Looks at the configuration files.
 #[derive(Debug, Args)]
@@ -51,7 +56,15 @@ fn check(context: &Context, options: &Options) -> Outcome {
     if context.out.json {
         let unseen = loaded.as_ref().map(|(_, unseen)| unseen.as_slice()).unwrap_or_default();
         let errors: Vec<_> = match &loaded {
-            Ok(_) => Vec::new(),
+            Ok((config, _)) => closed_to_service(context, options, config)?
+                .iter()
+                .map(|file| {
+                    serde_json::json!({
+                        "file": file, "line": null, "column": null, "key": null,
+                        "message": closed_message(file),
+                    })
+                })
+                .collect(),
             Err(errors) => errors
                 .as_slice()
                 .iter()
@@ -63,13 +76,20 @@ fn check(context: &Context, options: &Options) -> Outcome {
                 })
                 .collect(),
         };
-        let valid = loaded.is_ok();
+        let valid = errors.is_empty();
         let document = serde_json::json!({"valid": valid, "errors": errors, "unseen": unseen});
         context.out.document(&document)?;
-        return if loaded.is_ok() { Ok(()) } else { Err(Failure::said(Exit::Config)) };
+        return if valid { Ok(()) } else { Err(Failure::said(Exit::Config)) };
     }
     match loaded {
         Ok((config, unseen)) => {
+            let closed = closed_to_service(context, options, &config)?;
+            if !closed.is_empty() {
+                for file in &closed {
+                    context.out.say(&format!("{file}: {}", closed_message(file)));
+                }
+                return Err(Failure::said(Exit::Config));
+            }
             let models = config.counted();
             context.out.say(&format!("the configuration is valid: {models}{}", but(&unseen)));
             Ok(())
@@ -79,6 +99,35 @@ fn check(context: &Context, options: &Options) -> Outcome {
             Err(Failure::said(Exit::Config))
         }
     }
+}
+
+/// The files that root may read and the service may not, which then does not start: asked of the kernel in its user's name.
+fn closed_to_service(
+    context: &Context,
+    options: &Options,
+    config: &crate::config::Config,
+) -> Outcome<Vec<String>> {
+    let own = options.config.is_some() || context.is_configured_for_user();
+    let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let Some((uid, gid)) =
+        ids(&passwd, SERVICE_USER).filter(|_| !own && rustix::process::geteuid().is_root())
+    else {
+        return Ok(Vec::new());
+    };
+    let mut files: Vec<String> =
+        config::read(Path::new("/"), &options.dirs()).into_iter().map(|it| it.path).collect();
+    if let Some(KeySource::File(path)) = &config.auth {
+        files.push(path.display().to_string());
+    }
+    let each = r#"for file; do [ -r "$file" ] || printf '%s\n' "$file"; done"#;
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", each, "sh"]).args(files).current_dir("/").stdin(Stdio::null());
+    let output = command.stderr(Stdio::inherit()).gid(gid).uid(uid).output()?;
+    Ok(String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect())
+}
+
+fn closed_message(file: &str) -> String {
+    format!("the service user {SERVICE_USER} may not read it; {}", config::closed_fix(file))
 }
 
 /// A file of `models.d` is no configuration of its own: most of what could be wrong with it shows beside the others only.
@@ -91,15 +140,6 @@ fn whole(file: &Path) -> Outcome {
         format!("{} is one model's file, and no configuration of its own", file.display());
     Err(Failure::new(Exit::Usage, message)
         .fix("hostler config check, without --file, checks those of the configuration directories together"))
-}
-
-/// What was left out of a check, to be said behind its result.
-pub fn but(unseen: &[PathBuf]) -> String {
-    if unseen.is_empty() {
-        return String::new();
-    }
-    let places: Vec<_> = unseen.iter().map(|path| path.display().to_string()).collect();
-    format!("; not looked at, for you may not: {}", places.join(", "))
 }
 
 fn files(context: &Context, options: &Options) -> Outcome {

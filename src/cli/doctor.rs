@@ -14,11 +14,10 @@ use serde::{Deserialize, Serialize};
 
 use super::Context;
 use super::bus::Bus;
-use super::config::but;
 use super::exit::{Exit, Failure, Outcome};
 use super::output::{Side, Table, Tone, plain};
 use crate::checks::{self, Check, Checks, Probes};
-use crate::daemon::Options;
+use crate::daemon::{Options, but};
 
 /// Checks the host, and says what mends it. Ends with 8 where a check does not hold, with 6 where only root could look.
 #[derive(Debug, Args)]
@@ -196,8 +195,8 @@ async fn own(options: &Options) -> Vec<Row> {
         Ok(config) => config,
         Err(_) => return Vec::new(),
     };
-    let probes = Probes::new(&config);
     let (cdi_dirs, user) = (checks::cdi_dirs(), options.service_user());
+    let probes = Probes::new(&config, &user);
     let checks = Checks {
         config: &config,
         containers: &*probes.containers,

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Number, Value};
 use toml::Spanned;
 
-use crate::types::DoorSpec;
+use crate::types::{DoorSpec, ModelName};
 
 use super::check;
 use super::model::Entry;
@@ -45,6 +45,27 @@ pub(super) fn door(report: &mut Report<'_>, entry: &Entry) -> DoorSpec {
         force,
         served_name,
     }
+}
+
+/// vLLM answers to the names that it is told (the model's and its aliases, and those of `--lora-modules`) and to no other.
+pub(super) fn served(
+    report: &mut Report<'_>,
+    entry: &Entry,
+    name: Option<&ModelName>,
+    aliases: &[ModelName],
+    args: &[String],
+) {
+    let Some(value) = &entry.raw.served_name else { return };
+    let served = value.get_ref().as_str();
+    let is_told = name.into_iter().chain(aliases).any(|name| name.as_str() == served);
+    let of_modules = |arg: &&String| !arg.replace('_', "-").starts_with("--lora-modules");
+    if is_told || args.iter().skip_while(of_modules).any(|arg| arg.contains(served)) {
+        return;
+    }
+    let message = format!(
+        "vLLM would not know {served:?}: it is told the model's name and its aliases; remove this, or make it one of aliases"
+    );
+    report.at(value.span().start, &entry.key("served_name"), message);
 }
 
 fn parameters(

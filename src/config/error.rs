@@ -59,6 +59,12 @@ impl ConfigErrors {
         Self(errors)
     }
 
+    /// The same, each with more of what to do about it.
+    pub(super) fn each_with(mut self, more: &str) -> Self {
+        self.0.iter_mut().for_each(|error| error.message.push_str(more));
+        self
+    }
+
     /// The errors, in the order in which they are printed.
     #[must_use]
     pub fn as_slice(&self) -> &[ConfigError] {

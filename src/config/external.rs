@@ -27,7 +27,8 @@ pub(super) fn external(
     let origin = match &raw.url {
         Some(value) => url(report, &key, value),
         None => {
-            if !report.is_reported(None, &key) {
+            let source = report.source_of(entry.offset());
+            if !report.is_reported(Some(source), &key) {
                 let message = "must be given with engine = \"external\": \"http://HOST:PORT\" or \"https://HOST\"";
                 report.at(entry.offset(), &key, message);
             }
@@ -104,7 +105,7 @@ fn url(report: &mut Report<'_>, key: &str, value: &Spanned<String>) -> Option<Or
     let parsed = parse(value.get_ref());
     if parsed.is_none() {
         let message = format!(
-            "{:?} is not \"http://HOST[:PORT][/PREFIX]\" or the same with https; keys go into key_credential",
+            "{:?} is not \"http://HOST[:PORT][/PREFIX]\" or the same with https, as a client is told its base URL (without /chat/completions); keys go into key_credential",
             value.get_ref()
         );
         report.at(value.span().start, key, message);
@@ -151,8 +152,11 @@ pub(super) fn parse(text: &str) -> Option<Origin> {
     // People write the URL as clients want it.
     let prefix = prefix.strip_suffix("/v1").unwrap_or(prefix);
     let plain = |c: char| c.is_ascii_alphanumeric() || "/-._~".contains(c);
+    // The path that a client would ask, in place of what it is told as its base.
+    let asks = ["/completions", "/embeddings", "/models", "/messages", "/responses"];
+    let asks = asks.iter().any(|path| prefix.ends_with(path));
     let climbs = prefix.split('/').any(|part| part == ".." || part == ".");
-    let ok = prefix.chars().all(plain) && !prefix.contains("//") && !climbs;
+    let ok = prefix.chars().all(plain) && !prefix.contains("//") && !climbs && !asks;
     ok.then(|| Origin { tls, host: host.to_owned(), port, prefix: prefix.to_owned() })
 }
 

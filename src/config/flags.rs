@@ -264,12 +264,22 @@ pub(super) fn args(
             wrong("an argument must not contain NUL".to_owned());
         } else if text.len() > 65_536 {
             wrong(format!("an argument has at most 64 KiB, this one has {} bytes", text.len()));
+        } else if let Some((flag, rest)) = two(text) {
+            wrong(format!("a flag and its value are two arguments; write {flag:?}, {rest:?}"));
         } else if let Some(rule) = engine.and_then(|e| broken_by(e, text, builtin)) {
             let flag = text.split('=').next().unwrap_or_default();
             wrong(format!("{flag:?} is Hostler's to set: {}", rule.instead));
         }
     }
     values.iter().map(|v| v.get_ref().clone()).collect()
+}
+
+/// The flag and the value of a text that holds both, as a shell's line has them: to an engine it is one word that it does not know.
+fn two(text: &str) -> Option<(&str, &str)> {
+    let named = text.trim_start_matches('-');
+    let flag = named.len() < text.len() && named.starts_with(|c: char| c.is_ascii_alphabetic());
+    let (word, rest) = text.split_once(char::is_whitespace).filter(|_| flag)?;
+    (!word.contains(['=', '{', '"'])).then_some((word, rest.trim()))
 }
 
 /// Further environment; what Hostler or the device injection sets is reported.

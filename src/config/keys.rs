@@ -65,7 +65,7 @@ fn key(
     }
     let Some(value) = &raw.sha256 else {
         if !report.is_reported(None, &format!("{prefix}.sha256")) {
-            let message = "must be given: `printf %s \"$KEY\" | sha256sum` prints it";
+            let message = "must be given: `printf %s \"$key\" | sha256sum` prints it, where key is the key itself";
             report.at(at, &format!("{prefix}.sha256"), message);
         }
         return None;
@@ -73,7 +73,11 @@ fn key(
     let digest = digest(value.get_ref());
     match digest {
         None => {
-            let message = "must be 64 hexadecimal digits, as `printf %s \"$KEY\" | sha256sum` prints them, never the key itself";
+            let message = "must be 64 hexadecimal digits, as `printf %s \"$key\" | sha256sum` prints them, never the key itself";
+            report.at(value.span().start, &format!("{prefix}.sha256"), message);
+        }
+        Some(_) if value.get_ref().eq_ignore_ascii_case(OF_NOTHING) => {
+            let message = "is the digest of an empty text, so the variable was empty; take the digest of the key";
             report.at(value.span().start, &format!("{prefix}.sha256"), message);
         }
         Some(digest) => {
@@ -102,6 +106,9 @@ fn key(
         share: count("share", raw.share.as_ref(), 1000).unwrap_or(1),
     })
 }
+
+/// What `sha256sum` prints of nothing.
+const OF_NOTHING: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
 fn models(report: &mut Report<'_>, key: &str, raw: &RawKey, config: &Config) -> Vec<ModelName> {
     let Some(list) = &raw.models else { return Vec::new() };

@@ -132,7 +132,16 @@ pub fn load_keys(
         }
     };
     let source = Source { path, kind: SourceKind::Settings, text };
-    config.keys = super::keys::keys(&source, config)?;
+    let keys = super::keys::keys(&source, config);
+    config.keys = match &config.auth {
+        Some(KeySource::Credential(name)) => keys.map_err(|errors| {
+            // systemd handed a copy over, which nobody can correct.
+            errors.each_with(&format!(
+                "; this is the copy of the service's start: correct the file that LoadCredential={name}: names, then systemctl restart hostler"
+            ))
+        })?,
+        Some(KeySource::File(_)) | None => keys?,
+    };
     Ok(())
 }
 
@@ -254,19 +263,33 @@ fn names(dir: &Path) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
+/// What opens a file to the system's daemon, and to nobody else.
+#[must_use]
+pub fn closed_fix(path: &str) -> String {
+    format!(
+        "the system's service reads it as the group hostler: chgrp hostler {path} && chmod 0640 {path}"
+    )
+}
+
 fn read_text(path: &Path) -> Result<String, String> {
     // An empty text, which /dev/null would give too, but reading devices in general may block.
     if fs::read_link(path).is_ok_and(|target| target == Path::new("/dev/null")) {
         return Ok(String::new());
     }
-    let data = fs::metadata(path).map_err(|error| error.to_string())?;
+    let why = |error: io::Error| match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            format!("{error}; {}", closed_fix(&path.display().to_string()))
+        }
+        _ => error.to_string(),
+    };
+    let data = fs::metadata(path).map_err(why)?;
     if !data.is_file() {
         return Err("it is not a regular file".to_owned());
     }
     if data.len() > FILE_BYTES_MAX {
         return Err(format!("it has {} bytes; at most {FILE_BYTES_MAX} are read", data.len()));
     }
-    let bytes = fs::read(path).map_err(|error| error.to_string())?;
+    let bytes = fs::read(path).map_err(why)?;
     String::from_utf8(bytes).map_err(|error| {
         let good = error.utf8_error().valid_up_to();
         format!("it is not UTF-8 from byte {good} on; save it as UTF-8")

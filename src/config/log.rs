@@ -45,21 +45,31 @@ pub(super) fn log(report: &mut Report<'_>, raw: &RawLog) -> LogConfig {
         return LogConfig { level: "info".to_owned(), request_lines };
     };
     let text = level.get_ref();
-    if let Some(wrong) = text.split(',').find(|part| !is_directive(part)) {
-        let message = format!(
-            "{wrong:?} is neither a level ({}) nor TARGET=LEVEL, such as \"info,hostler::proxy=debug\"",
-            LEVELS.join(", ")
-        );
+    if let Err(message) = log_filter(text) {
         report.at(level.span().start, "log.level", message);
     }
     LogConfig { level: text.clone(), request_lines }
+}
+
+/// Whether a text says what is logged, as `[log] level` does.
+///
+/// # Errors
+/// Which part of it does not. Such a part would be taken for the name of a target, and then nothing else be logged at all.
+pub fn log_filter(text: &str) -> Result<(), String> {
+    match text.split(',').find(|part| !is_directive(part)) {
+        None => Ok(()),
+        Some(wrong) => Err(format!(
+            "{wrong:?} is neither a level ({}) nor TARGET=LEVEL, such as \"info,hostler::proxy=debug\"",
+            LEVELS.join(", ")
+        )),
+    }
 }
 
 fn is_directive(text: &str) -> bool {
     let (target, level) = text.rsplit_once('=').unwrap_or(("", text));
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
     let named = target.chars().all(plain) && (text == level || !target.is_empty());
-    named && LEVELS.contains(&level)
+    named && LEVELS.iter().any(|known| known.eq_ignore_ascii_case(level))
 }
 
 #[cfg(test)]
@@ -68,12 +78,24 @@ mod tests {
 
     #[test]
     fn levels_and_pairs() {
-        for good in ["info", "off", "hostler=debug", "hostler::proxy=trace"] {
+        for good in ["info", "off", "Info", "hostler=debug", "hostler::proxy=trace"] {
             assert!(is_directive(good), "{good}");
         }
-        for bad in ["", "loud", "Info", "=info", "hostler=", "hostler=loud", "a b=info", "[x]=info"]
-        {
+        let bad = [
+            "",
+            "loud",
+            "warning",
+            " info",
+            "=info",
+            "hostler=",
+            "hostler=loud",
+            "a b=info",
+            "[x]=info",
+        ];
+        for bad in bad {
             assert!(!is_directive(bad), "{bad}");
         }
+        assert!(log_filter("info,hostler::proxy=debug").is_ok());
+        assert!(log_filter("info,verbose").unwrap_err().starts_with("\"verbose\" is neither"));
     }
 }

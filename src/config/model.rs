@@ -17,7 +17,7 @@ use crate::types::{
 };
 
 use super::check::{self, HOUR, SECOND};
-use super::door::door;
+use super::door::{self, door};
 use super::external;
 use super::flags;
 use super::health;
@@ -34,8 +34,8 @@ pub(super) struct Devices {
     pub(super) backend: Option<GpuBackend>,
     /// Empty: not listed, all that there are.
     pub(super) ids: Vec<GpuId>,
-    /// Of the host backend.
-    pub(super) budget: Option<Bytes>,
+    /// Of the host backend, and how much of it is kept free.
+    pub(super) budget: Option<(Bytes, Bytes)>,
     /// In `[memory]`.
     pub(super) host_ram_budget: Bytes,
 }
@@ -230,11 +230,11 @@ fn spec(
     let weights = weights(report, &entry);
     let vram_limits = (Bytes::mib(1), MEMORY_MAX);
     let vram = check::bytes(report, &key("vram"), raw.vram.as_ref(), vram_limits);
-    if let (Some(vram), Some(budget), Some(value)) = (vram, devices.budget, &raw.vram)
-        && vram > budget
+    if let (Some(vram), Some((budget, headroom)), Some(value)) = (vram, devices.budget, &raw.vram)
+        && vram > budget.saturating_sub(headroom)
     {
         let message = format!(
-            "{vram} can never fit: budget in [gpu] is {budget}; lower it or raise the budget"
+            "{vram} can never fit: budget in [gpu] is {budget}, of which headroom keeps {headroom} free; lower it or raise the budget"
         );
         report.at(value.span().start, &key("vram"), message);
     }
@@ -262,6 +262,9 @@ fn spec(
         health::interval(report, &key("health_interval"), often, fallback.health_interval);
     let (sleep_level, sleep_timeout) = memory::sleep(report, &entry, engine, devices);
     let door = door(report, &entry);
+    if engine == Some(EngineKind::Vllm) {
+        door::served(report, &entry, name.as_ref(), &aliases, &args);
+    }
     Some(ModelSpec {
         name: name?,
         aliases,

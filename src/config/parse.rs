@@ -27,10 +27,10 @@ use super::raw::{
 use super::server::{auth, metrics, server};
 use super::source::{Report, Source, SourceKind};
 use super::traces;
-use super::tree;
 use super::types::{
     Config, Defaults, GpuBackend, GpuConfig, OnStop, PodmanConfig, PolicyConfig, StartupConfig,
 };
+use super::{misplaced, tree};
 
 /// The largest amount of memory that is believed to be no typing error.
 pub(super) const MEMORY_MAX: Bytes = Bytes::gib(64 << 10);
@@ -55,6 +55,7 @@ pub fn parse(sources: &[Source], defaults: &Defaults) -> Result<Config, ConfigEr
         let mut table = tree::read(text, index, &mut report);
         match source.kind {
             SourceKind::Settings => {
+                misplaced::dotted(&mut table, &mut report);
                 let raw: RawFile = tree::fit(&mut table, &mut report);
                 entries
                     .extend(raw.models.into_iter().map(|(name, raw)| Entry::in_table(name, raw.0)));
@@ -62,6 +63,9 @@ pub fn parse(sources: &[Source], defaults: &Defaults) -> Result<Config, ConfigEr
                 merge(&mut settings, table);
             }
             SourceKind::Model => {
+                if !misplaced::sections(&mut table, &mut report) {
+                    continue;
+                }
                 let raw: RawModel = tree::fit(&mut table, &mut report);
                 entries.push(Entry::in_file(source.stem(), report.base(index), raw));
             }
@@ -74,7 +78,7 @@ pub fn parse(sources: &[Source], defaults: &Defaults) -> Result<Config, ConfigEr
     let devices = Devices {
         backend: gpu.as_ref().map(|gpu| gpu.backend),
         ids: gpu.as_ref().map(|gpu| gpu.devices.clone()).unwrap_or_default(),
-        budget: gpu.as_ref().and_then(|gpu| gpu.budget),
+        budget: gpu.as_ref().and_then(|gpu| Some((gpu.budget?, gpu.headroom))),
         host_ram_budget: memory.host_ram_budget,
     };
     let auth = auth(&mut report, &raw.auth.0);
@@ -165,6 +169,14 @@ fn gpu(report: &mut Report<'_>, raw: Option<Spanned<Table<RawGpu>>>) -> Option<G
         report.at(offset, key, message);
     }
     let headroom = headroom.unwrap_or(Bytes::mib(512));
+    if let (Some(all), Some(value)) = (budget, &raw.budget)
+        && all <= headroom
+    {
+        let message = format!(
+            "{all} is all headroom ({headroom}), so nothing would fit; raise it, or lower headroom"
+        );
+        report.at(value.span().start, "gpu.budget", message);
+    }
     Some(GpuConfig {
         backend,
         devices: ids.unwrap_or_default(),
@@ -279,6 +291,7 @@ mod tests {
         };
         same("RawServer", "max_wait", config.server.max_wait);
         same("RawServer", "max_stream_wait", config.server.max_stream_wait);
+        same("RawServer", "answer_timeout", config.server.answer_timeout);
         same("RawServer", "feedback_interval", config.server.feedback_interval);
         assert_eq!(default("RawServer", "feedback_after"), "1500ms");
         assert_eq!(config.server.feedback_after, Duration::from_millis(1500));

@@ -177,7 +177,7 @@ pub struct RawGpu {
     /// Memory kept free on each device, up to 1TiB. Default "512MiB".
     #[schemars(with = "BytesText", extend("default" = "512MiB"))]
     pub headroom: Option<Spanned<BytesText>>,
-    /// Host backend only: how much of the host's memory models may use, 1MiB to 64TiB. Default: all but the headroom.
+    /// Host backend only: how much of the host's memory there is for models, 1MiB to 64TiB. The headroom is kept free of it. Default: all.
     #[schemars(with = "BytesText")]
     pub budget: Option<Spanned<BytesText>>,
     /// NVML only: absolute path of libnvidia-ml.so.1. Default: as the dynamic linker finds it.

@@ -36,6 +36,8 @@ pub(super) fn server(report: &mut Report<'_>, raw: RawServer, keyed: bool) -> Se
     let stream_limits = (SECOND, 24 * HOUR);
     let max_stream_wait =
         time("server.max_stream_wait", raw.max_stream_wait.as_ref(), stream_limits, HOUR);
+    let answer_timeout =
+        time("server.answer_timeout", raw.answer_timeout.as_ref(), stream_limits, 600 * SECOND);
     let after_limits = (Duration::ZERO, HOUR);
     let feedback_after =
         time("server.feedback_after", raw.feedback_after.as_ref(), after_limits, millis(1500));
@@ -62,6 +64,7 @@ pub(super) fn server(report: &mut Report<'_>, raw: RawServer, keyed: bool) -> Se
         max_queue: count("server.max_queue", raw.max_queue.as_ref(), 512),
         max_wait,
         max_stream_wait,
+        answer_timeout,
         feedback_after,
         feedback_interval,
         max_body,
@@ -137,12 +140,14 @@ fn hosts(report: &mut Report<'_>, list: &[Spanned<String>]) -> Vec<String> {
         let text = value.get_ref();
         let address = text.strip_prefix('[').and_then(|t| t.strip_suffix(']'));
         let named = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
-        let ok = match address {
-            Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
-            None => !text.is_empty() && text.chars().all(named),
+        // As clients write it: the same address has several spellings.
+        let known = match address {
+            Some(address) => address.parse().ok().map(|it: std::net::Ipv6Addr| format!("[{it}]")),
+            None if text.is_empty() || !text.chars().all(named) => None,
+            None => Some(text.to_ascii_lowercase()),
         };
-        if ok {
-            good.push(text.to_ascii_lowercase());
+        if let Some(known) = known {
+            good.push(known);
         } else {
             let message = format!(
                 "{text:?} is not a host's name or address without a port; write for example \"gpu.example.org\" or \"[::1]\""
@@ -162,13 +167,21 @@ fn origins(report: &mut Report<'_>, list: &[Spanned<String>]) -> Vec<String> {
                 && scheme.chars().all(|c| c.is_ascii_lowercase() || "+-.".contains(c))
         });
         let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-.:[]_".contains(c);
-        let ok = authority.is_some_and(|(_, a)| !a.is_empty() && a.chars().all(plain));
-        if ok || text == "*" {
+        // Browsers leave a scheme's own port out, so that an origin with it would be nobody's.
+        let own_port = |(scheme, a): (&str, &str)| match scheme {
+            "https" => a.ends_with(":443"),
+            "http" => a.ends_with(":80"),
+            _ => false,
+        };
+        let ok = authority
+            .is_some_and(|it| !it.1.is_empty() && it.1.chars().all(plain) && !own_port(it));
+        // The two origins without a host that browsers write: of a file, and of what is nobody's.
+        if ok || ["*", "null", "file://"].contains(&text.as_str()) {
             good.push(text.clone());
         } else {
             let message = format!(
                 "{text:?} is not an origin as browsers write it: \"https://HOST\" or \"https://HOST:PORT\", in lower case, \
-                 without a path"
+                 without a path and without the scheme's own port"
             );
             report.at(value.span().start, "server.origins", message);
         }

@@ -91,6 +91,17 @@ pub enum KeySource {
     Credential(String),
 }
 
+impl KeySource {
+    /// The credential's name, if it is one.
+    #[must_use]
+    pub fn credential(&self) -> Option<&str> {
+        match self {
+            Self::File(_) => None,
+            Self::Credential(name) => Some(name),
+        }
+    }
+}
+
 /// One key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyConfig {
@@ -126,6 +137,8 @@ pub struct ServerConfig {
     pub max_wait: Duration,
     /// The longest a stream waits that gets signs of life, default 1 h.
     pub max_stream_wait: Duration,
+    /// The longest until an engine's answer begins, default 10 min.
+    pub answer_timeout: Duration,
     /// How long a stream waits in silence, default 1.5 s.
     pub feedback_after: Duration,
     /// Between two signs of life, default 5 s.
@@ -153,7 +166,7 @@ pub struct GpuConfig {
     pub devices: Vec<GpuId>,
     /// Kept free on each device, default 512 MiB.
     pub headroom: Bytes,
-    /// For the host backend: how much of the host's memory models may use; `None`: all of it but the headroom.
+    /// For the host backend: how much of the host's memory there is for models, headroom included; `None`: all of it.
     pub budget: Option<Bytes>,
     /// Path of `libnvidia-ml.so.1`; `None`: as the dynamic linker finds it.
     pub nvml_library: Option<PathBuf>,

@@ -60,10 +60,23 @@ impl Options {
         }
     }
 
+    /// What the command line or the environment says is logged; an empty word says nothing.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn said(&self) -> Result<Option<&str>, String> {
+        let said = self.log.as_deref().filter(|said| !said.is_empty());
+        said.map_or(Ok(()), config::log_filter)
+            .map_err(|wrong| format!("the log filter of --log or HOSTLER_LOG: {wrong}"))?;
+        Ok(said)
+    }
+
     /// What is logged: the command line's word, else the configuration's.
-    #[must_use]
-    pub fn filter<'a>(&'a self, config: &'a Config) -> &'a str {
-        self.log.as_deref().unwrap_or(&config.log.level)
+    ///
+    /// # Errors
+    /// As [`Options::said`].
+    pub fn filter<'a>(&'a self, config: &'a Config) -> Result<&'a str, String> {
+        Ok(self.said()?.unwrap_or(&config.log.level))
     }
 
     /// Reads and checks the configuration that the options point at.
@@ -78,13 +91,14 @@ impl Options {
     ///
     /// # Errors
     /// As [`Options::load`].
-    pub fn look(&self) -> Result<(Config, Vec<PathBuf>), ConfigErrors> {
+    pub fn look(&self) -> Result<(Config, Vec<String>), ConfigErrors> {
         let defaults = self.defaults();
         let (mut config, mut unseen) = match &self.config {
             Some(file) => (config::load_file(file, &defaults)?, Vec::new()),
             None => {
                 let dirs = self.dirs();
-                (config::load(Path::new("/"), &dirs, &defaults)?, dirs.hidden().to_vec())
+                let hidden = dirs.hidden().iter().map(|dir| dir.display().to_string());
+                (config::load(Path::new("/"), &dirs, &defaults)?, hidden.collect())
             }
         };
         if !self.listen.is_empty() {
@@ -93,12 +107,17 @@ impl Options {
         let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
         // Whoever checks by hand is not given the service's credentials.
         let given = credentials.is_some() || !self.check_config;
-        let closed = self.closed_keys(&config).map(Path::to_path_buf);
+        let closed = self.closed_keys(&config).map(|path| path.display().to_string());
         if closed.is_none() && (given || !matches!(config.auth, Some(KeySource::Credential(_)))) {
             config::load_keys(Path::new("/"), credentials.as_deref(), &mut config)?;
         }
         if given {
             config::load_external_keys(credentials.as_deref(), &mut config)?;
+        } else {
+            let keys = config.auth.iter().filter_map(KeySource::credential);
+            let all =
+                keys.chain(config.externals.values().filter_map(|it| it.key_credential.as_deref()));
+            unseen.extend(all.map(|name| format!("the credential {name}")));
         }
         unseen.extend(closed);
         Ok((config, unseen))
@@ -150,5 +169,14 @@ impl Options {
             Some(dir) => Defaults::user(&dir),
             None => Defaults::system(),
         }
+    }
+}
+/// What was left out of a check, to be said behind its result.
+#[must_use]
+pub fn but(unseen: &[String]) -> String {
+    if unseen.is_empty() {
+        String::new()
+    } else {
+        format!("; not looked at, for you may not: {}", unseen.join(", "))
     }
 }

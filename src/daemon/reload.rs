@@ -127,7 +127,7 @@ impl Root {
         self.rules.store(Arc::new(door::rules(&new)));
         self.metrics.configured(core::names(&new));
         self.telling.set(new.log.request_lines);
-        log::set(self.options.filter(&new)).map_err(|err| err.to_string())?;
+        log::set(self.options.filter(&new)?).map_err(|err| err.to_string())?;
         let pending = needs_restart(&self.started, &new);
         self.keeps.store(new.policy.keeps(), Ordering::Relaxed);
         self.longest_stop.fetch_max(new.longest_stop().as_secs(), Ordering::Relaxed);
@@ -184,6 +184,7 @@ fn needs_restart(old: &Config, new: &Config) -> Vec<String> {
         ("[server] listen", old.server.listen != new.server.listen),
         ("[server] max_body", old.server.max_body != new.server.max_body),
         ("[server] max_connections", old.server.max_connections != new.server.max_connections),
+        ("[server] answer_timeout", old.server.answer_timeout != new.server.answer_timeout),
         ("[metrics] listen", old.metrics.listen != new.metrics.listen),
         ("[traces] otlp", old.traces.otlp != new.traces.otlp),
         ("[traces] sample", old.traces.sample != new.traces.sample),

@@ -18,6 +18,7 @@ pub mod files;
 mod gpu;
 mod hours;
 mod ids;
+mod image;
 mod moment;
 mod name;
 mod phase;
@@ -41,6 +42,7 @@ pub use fault::{Fault, FaultCode, one_line};
 pub use gpu::{GpuReading, GpuSnapshot, GpuVitals, Known, ProcessMemory, Silence};
 pub use hours::{DayMinute, Hours};
 pub use ids::{Generation, GpuId, InstanceId, InstanceIdError, WaiterId};
+pub use image::ImageRef;
 pub use moment::Moment;
 pub use name::{ModelName, NameError};
 pub use phase::Phase;
@@ -50,8 +52,8 @@ pub use sleep::SleepLevel;
 #[cfg(test)]
 pub use spec::test_spec;
 pub use spec::{
-    EngineKind, Eviction, ImageRef, ModelSpec, Need, NeedSource, OnFull, Placement, SpecHash,
-    Transport, Weights,
+    EngineKind, Eviction, ModelSpec, Need, NeedSource, OnFull, Placement, SpecHash, Transport,
+    Weights,
 };
 #[cfg(test)]
 pub use status::test_status;

@@ -1,14 +1,13 @@
 //! What an admin asked for: one model's specification.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{Anatomy, Bytes, DoorSpec, GpuId, ModelName, SleepLevel};
+use super::{Anatomy, Bytes, DoorSpec, GpuId, ImageRef, ModelName, SleepLevel};
 
 /// Which engine an image holds; decides its argv, health route and transport.
 #[derive(
@@ -112,52 +111,6 @@ pub enum Eviction {
     Cost,
     /// Longest unused first.
     Lru,
-}
-
-/// A container image reference as podman takes it: never empty, no white space, does not start with `-`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(transparent)]
-pub struct ImageRef(String);
-
-impl ImageRef {
-    /// Checks a reference's form; whether the image exists is podman's to say.
-    ///
-    /// # Errors
-    /// With the reason, as a lower-case fragment.
-    pub fn parse(text: &str) -> Result<Self, &'static str> {
-        if text.is_empty() {
-            return Err("must not be empty");
-        }
-        if text.len() > 512 {
-            return Err("has at most 512 bytes");
-        }
-        if text.starts_with('-') {
-            return Err("must not start with '-'");
-        }
-        let ok = |c: char| c.is_ascii_alphanumeric() || "._-:/@+".contains(c);
-        if !text.chars().all(ok) {
-            return Err("must hold only letters, digits and . _ - : / @ +");
-        }
-        Ok(Self(text.to_owned()))
-    }
-
-    /// The reference as text.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// Whether it names the local storage only (`localhost/…`), which is never pulled.
-    #[must_use]
-    pub fn is_local(&self) -> bool {
-        self.0.starts_with("localhost/")
-    }
-}
-
-impl fmt::Display for ImageRef {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.0)
-    }
 }
 
 /// Where a model's weights are.
@@ -376,18 +329,6 @@ mod tests {
         let mut renamed = vllm.clone();
         renamed.aliases = vec!["other".parse().unwrap()];
         assert_ne!(vllm.spec_hash(), renamed.spec_hash(), "vLLM is told its aliases");
-    }
-
-    #[test]
-    fn image_references() {
-        for good in ["localhost/a:1", "quay.example/x/y@sha256:00", "a"] {
-            assert_eq!(ImageRef::parse(good).unwrap().as_str(), good);
-        }
-        for bad in ["", "-v", "a b", "a\n", "é"] {
-            assert!(ImageRef::parse(bad).is_err(), "{bad:?}");
-        }
-        assert!(ImageRef::parse("localhost/x").unwrap().is_local());
-        assert!(!ImageRef::parse("example/x").unwrap().is_local());
     }
 
     #[test]

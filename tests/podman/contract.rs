@@ -140,7 +140,7 @@ async fn every_failed_launch_names_its_reason_and_leaves_nothing() {
         (
             |s| s.image = ImageRef::parse("quay.example/nope:1").unwrap(),
             FaultCode::ImageMissing,
-            &["pull is false", "podman pull quay.example/nope:1"],
+            &["pull is false", "pull quay.example/nope:1"],
         ),
         (
             |s| s.binds = vec![("/does/not/exist".into(), "/w".into())],

@@ -6,12 +6,18 @@
 //! `cause` and message are.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::types::{Fault, FaultCode, ImageRef, one_line};
 
-/// The user that runs podman on an installed host; named in the fixes only.
-const SERVICE_USER: &str = "hostler";
+/// Whether podman is the one of whoever runs the daemon (`hostlerd --user`) and not the service user's.
+static OWN: AtomicBool = AtomicBool::new(false);
+
+/// Says whose podman the fixes are about, once and before any is made: the service user's, or a desktop user's `own`.
+pub fn fixes_are_for(own: bool) {
+    OWN.store(own, Ordering::Relaxed);
+}
 
 /// Why podman refused, read from its words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -164,12 +170,9 @@ impl PodmanError {
     #[must_use]
     pub fn fault(&self, code: FaultCode, thing: &str) -> Fault {
         let (code, fix) = match self {
-            Self::Unreachable { .. } | Self::Deadline { .. } | Self::Lost { .. } => (
-                FaultCode::PodmanUnreachable,
-                format!(
-                    "look at \"systemctl --user -M {SERVICE_USER}@ status hostler-podman.socket hostler-podman.service\""
-                ),
-            ),
+            Self::Unreachable { .. } | Self::Deadline { .. } | Self::Lost { .. } => {
+                (FaultCode::PodmanUnreachable, format!("look at \"{}\"", hand().status()))
+            }
             Self::Garbage { .. } => {
                 (code, "check that the configured socket is podman's, version 4.3 or later".into())
             }
@@ -191,15 +194,15 @@ fn cause_fix(cause: Cause, code: FaultCode) -> (FaultCode, String) {
         Cause::StorageFull => (
             FaultCode::StorageFull,
             format!(
-                "free space in the service user's storage: \"{} system df\" shows what uses it, \"image prune\" removes unused images",
-                as_service_user("podman")
+                "free space in podman's storage: \"{}\" shows what uses it, \"image prune\" in place of \"system df\" removes unused images",
+                hand().ask("system df")
             ),
         ),
         Cause::LocksExhausted => (
             code,
             format!(
-                "remove unused containers and pods, or raise num_locks in containers.conf and run \"{} system renumber\"",
-                as_service_user("podman")
+                "remove unused containers and pods, or raise num_locks in containers.conf and run \"{}\"",
+                hand().run("system renumber", "")
             ),
         ),
         Cause::BindSourceMissing => (
@@ -214,29 +217,76 @@ fn cause_fix(cause: Cause, code: FaultCode) -> (FaultCode, String) {
     }
 }
 
-/// A command line that runs `command` as the service user, for people to copy.
-fn as_service_user(command: &str) -> String {
-    format!("sudo -u {SERVICE_USER} XDG_RUNTIME_DIR=/run/user/$(id -u {SERVICE_USER}) {command}")
+/// Whose podman it is, which decides what a person types.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hand {
+    Service,
+    Own,
+}
+
+fn hand() -> Hand {
+    if OWN.load(Ordering::Relaxed) { Hand::Own } else { Hand::Service }
+}
+
+/// Commands for people to copy. Each works from any directory: podman, begun by `sudo -u` where its user may not look, ends at once.
+impl Hand {
+    /// What podman's API can do.
+    fn ask(self, words: &str) -> String {
+        match self {
+            Self::Service => {
+                format!(
+                    "sudo podman --remote --url unix:///run/hostler/service/podman.sock {words}"
+                )
+            }
+            Self::Own => format!("podman {words}"),
+        }
+    }
+
+    /// What podman has to do itself, perhaps with a file that only the person may read.
+    fn run(self, words: &str, input: &str) -> String {
+        match self {
+            Self::Service => format!(
+                "sudo systemd-run --machine=hostler@.host --user --pipe --wait podman {words}{input}"
+            ),
+            Self::Own => format!("podman {words}{input}"),
+        }
+    }
+
+    fn status(self) -> &'static str {
+        match self {
+            Self::Service => {
+                "sudo systemctl --user -M hostler@ status hostler-podman.socket hostler-podman.service"
+            }
+            Self::Own => {
+                "systemctl --user status hostler-user-podman.socket hostler-user-podman.service"
+            }
+        }
+    }
+
+    fn missing(self, image: &ImageRef, why: &str) -> String {
+        let (whose, fix) = match (self, image.is_local()) {
+            (Self::Service, true) => ("the service user's", self.run("load", " < IMAGE.tar")),
+            (Self::Service, false) => ("the service user's", self.ask(&format!("pull {image}"))),
+            (Self::Own, true) => ("your", self.run("load", " < IMAGE.tar")),
+            (Self::Own, false) => ("your", self.ask(&format!("pull {image}"))),
+        };
+        let act = if image.is_local() { "build it there, or load it" } else { "fetch it" };
+        format!("image {image} is not in {whose} storage ({why}); {act}: {fix}")
+    }
+}
+
+/// The command that kills what is left in a control group of podman's.
+pub(super) fn kill_command(scope: &str) -> String {
+    match hand() {
+        Hand::Service => format!("sudo systemctl --user -M hostler@ kill --signal=KILL {scope}"),
+        Hand::Own => format!("systemctl --user kill --signal=KILL {scope}"),
+    }
 }
 
 /// The fault for an image that is not there; `why` says why it was not fetched.
 #[must_use]
 pub fn image_missing(image: &ImageRef, why: &str) -> Fault {
-    let fix = if image.is_local() {
-        format!(
-            "build or load it as the service user: {}",
-            as_service_user("podman load -i IMAGE.tar")
-        )
-    } else {
-        format!(
-            "fetch it as the service user: {}",
-            as_service_user(&format!("podman pull {image}"))
-        )
-    };
-    Fault::new(
-        FaultCode::ImageMissing,
-        format!("image {image} is not in the service user's storage ({why}); {fix}"),
-    )
+    Fault::new(FaultCode::ImageMissing, hand().missing(image, why))
 }
 
 #[cfg(test)]
@@ -295,11 +345,38 @@ mod tests {
 
     #[test]
     fn a_missing_image_says_how_to_get_it() {
-        let remote = image_missing(&ImageRef::parse("quay.example/x:1").unwrap(), "pull is off");
-        assert!(remote.message.contains(
-            "sudo -u hostler XDG_RUNTIME_DIR=/run/user/$(id -u hostler) podman pull quay.example/x:1"
-        ));
-        let local = image_missing(&ImageRef::parse("localhost/x:1").unwrap(), "local");
-        assert!(local.message.contains("podman load"), "{local}");
+        let remote = ImageRef::parse("quay.example/x:1").unwrap();
+        let local = ImageRef::parse("localhost/x:1").unwrap();
+        for (hand, image, said) in [
+            (
+                Hand::Service,
+                &remote,
+                "is not in the service user's storage (why); fetch it: sudo podman --remote --url unix:///run/hostler/service/podman.sock pull quay.example/x:1",
+            ),
+            (
+                Hand::Service,
+                &local,
+                "sudo systemd-run --machine=hostler@.host --user --pipe --wait podman load < IMAGE.tar",
+            ),
+            (
+                Hand::Own,
+                &remote,
+                "is not in your storage (why); fetch it: podman pull quay.example/x:1",
+            ),
+            (Hand::Own, &local, "load it: podman load < IMAGE.tar"),
+        ] {
+            let text = hand.missing(image, "why");
+            assert!(text.ends_with(said), "{text}");
+        }
+        assert_eq!(image_missing(&remote, "x").code, FaultCode::ImageMissing);
+    }
+
+    #[test]
+    fn a_desktop_user_is_sent_to_no_other_users_podman() {
+        let texts =
+            [Hand::Own.ask("system df"), Hand::Own.run("load", ""), Hand::Own.status().to_owned()];
+        for text in texts {
+            assert!(!text.contains("sudo") && !text.contains("hostler@"), "{text}");
+        }
     }
 }

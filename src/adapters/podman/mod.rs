@@ -53,6 +53,7 @@ use tokio::sync::watch;
 
 use api::{Api, Deadlines};
 pub use broom::Left;
+pub use error::fixes_are_for;
 use journal::{Journal, Record};
 pub use sources::stray;
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::api::Listed;
-use super::error::{Cause, PodmanError};
+use super::error::{Cause, PodmanError, kill_command};
 use super::inspect::Inspect;
 use super::launch::is_ours;
 use super::{Inner, cgroup, labels, socket_dir};
@@ -198,9 +198,10 @@ impl Inner {
         Err(Fault::new(
             FaultCode::StopFailed,
             format!(
-                "{thing}: processes {:?} are still alive in {}{why}; run \"systemctl --user -M hostler@ kill --signal=KILL {scope}\", and if they stay, look at \"dmesg\": the driver holds them",
+                "{thing}: processes {:?} are still alive in {}{why}; run \"{}\", and if they stay, look at \"dmesg\": the driver holds them",
                 cgroup::pids(group).unwrap_or_default(),
-                group.display()
+                group.display(),
+                kill_command(&scope)
             ),
         ))
     }

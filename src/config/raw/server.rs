@@ -21,6 +21,10 @@ pub struct RawServer {
     /// "1h".
     #[schemars(with = "DurationText", extend("default" = "1h"))]
     pub max_stream_wait: Option<Spanned<DurationText>>,
+    /// The longest that an engine may take to begin its answer, 1s to 24h: to its first token where it streams, else to its last one.
+    /// Read at the start only. Default "10m".
+    #[schemars(with = "DurationText", extend("default" = "10m"))]
+    pub answer_timeout: Option<Spanned<DurationText>>,
     /// How long a stream waits for its model in silence, 0s to 1h; then its client gets status 200 and signs of life. Default
     /// "1500ms".
     #[schemars(with = "DurationText", extend("default" = "1500ms"))]
