@@ -297,7 +297,8 @@ pub struct RawModel {
     /// Context length in tokens, 1 to 16777216. Default: the engine's.
     #[schemars(with = "u32", range(min = 1, max = 16_777_216))]
     pub context: Option<Spanned<i64>>,
-    /// Sequences served at once, 1 to 4096. Default: the engine's.
+    /// Sequences served at once, 1 to 4096. Default: the engine's; for vllm with a model that keeps states (Mamba, linear
+    /// attention) what its cache has room for, 16 to 256.
     #[schemars(with = "u32", range(min = 1, max = 4096))]
     pub parallel: Option<Spanned<i64>>,
     /// Devices that the model is spread over, 1 to 64. Default 1.

@@ -25,6 +25,8 @@ pub struct CacheShape {
     pub context_max: Option<u32>,
     /// Bytes of one number in the model's own type (2 for bf16 and f16): what vLLM's cache type `auto` means.
     pub element_bytes: Option<u32>,
+    /// What one layer that keeps a state keeps of one sequence, on all devices together; `None`: not said, or there is none.
+    pub state: Option<Bytes>,
 }
 
 /// Layers with caches of one shape.
@@ -51,6 +53,8 @@ pub enum Reach {
     Window(u32),
     /// A state that does not grow with the sequence (linear attention, Mamba).
     State,
+    /// What an encoder made of the input, and nothing of what is written (the cross attention of Whisper).
+    Encoded,
 }
 
 impl CacheShape {

@@ -13,7 +13,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("config", &["config", "types"]),
     ("plan", &["plan", "types"]),
     ("supervisor", &["supervisor", "plan", "types"]),
-    ("adapters", &["adapters::disk", "supervisor::ports", "types"]),
+    // What an engine is told for an estimate to hold is said where it is estimated.
+    ("adapters", &["adapters::disk", "plan::estimate", "supervisor::ports", "types"]),
     // The endpoint of a lease is all that the front door sees of the ports.
     ("proxy", &["proxy", "supervisor::handle", "supervisor::ports::Endpoint", "types"]),
     ("control", &["control", "supervisor::handle", "types"]),
@@ -317,6 +318,8 @@ mod tests {
         assert_eq!(layers("src/plan/x.rs", "use crate::types_of_others;").len(), 1);
         assert_eq!(layers("src/adapters/gpu/x.rs", "crate::adapters::podman::A").len(), 1);
         assert_eq!(layers("src/adapters/gpu/x.rs", "crate::adapters::gpu::A"), [""; 0]);
+        assert_eq!(layers("src/adapters/engine/x.rs", "crate::plan::estimate::f"), [""; 0]);
+        assert_eq!(layers("src/adapters/engine/x.rs", "crate::plan::ledger::f").len(), 1);
         assert_eq!(layers("src/proxy/x.rs", "use crate::supervisor::state::State;").len(), 1);
         assert_eq!(layers("src/proxy/x.rs", "#[cfg(test)]\nuse crate::daemon;"), [""; 0]);
         assert_eq!(layers("src/nowhere/x.rs", "").len(), 1);

@@ -1,11 +1,12 @@
 //! vLLM's OpenAI server. PURE.
 //!
-//! Purpose: its argv and environment. Owner: [`super::Profiles`]. Invariant: the share of a card that vLLM is told to take never
-//! exceeds what the planner promised: it is rounded down.
+//! Purpose: its argv and environment. Owner: [`super::Profiles`]. Invariants: the share of a card that vLLM is told to take never
+//! exceeds what the planner promised: it is rounded down. What the estimate of its need rests on, it is told.
 
 use std::path::Path;
 
 use super::socket;
+use crate::plan::estimate::{max_num_batched_tokens, max_num_seqs};
 use crate::supervisor::ports::TCP_PORT;
 use crate::types::{Bytes, ModelSpec, Placement, Transport};
 
@@ -32,8 +33,18 @@ pub(super) fn command(
     if let Some(context) = spec.context {
         add(&["--max-model-len", &context.to_string()]);
     }
-    if let Some(parallel) = spec.parallel {
-        add(&["--max-num-seqs", &parallel.to_string()]);
+    // On a CPU it takes what it likes: nothing there depends on it.
+    let (sequences, batched) = if on_host(placement) {
+        (spec.parallel, None)
+    } else {
+        let batched = max_num_batched_tokens(spec, placement.device_total);
+        (max_num_seqs(spec, placement.budget), batched)
+    };
+    if let Some(sequences) = sequences {
+        add(&["--max-num-seqs", &sequences.to_string()]);
+    }
+    if let Some(batched) = batched {
+        add(&["--max-num-batched-tokens", &batched.to_string()]);
     }
     if spec.gpu_count > 1 {
         add(&["--tensor-parallel-size", &spec.gpu_count.to_string()]);
@@ -176,12 +187,65 @@ mod tests {
         }
     }
 
+    fn with_layers(layers: &[(u32, Reach)], state: Option<Bytes>) -> ModelSpec {
+        let layer = |&(count, reach)| CacheLayers { count, heads: 2, key: 256, value: 256, reach };
+        let cache = CacheShape {
+            layers: layers.iter().map(layer).collect(),
+            context_max: Some(32_768),
+            element_bytes: Some(2),
+            state,
+        };
+        let source = "a test".to_owned();
+        let mut spec = spec(EngineKind::Vllm);
+        spec.anatomy = Some(Anatomy { weights: Bytes::gib(35), cache: Some(cache), source });
+        spec
+    }
+
+    /// Qwen3.6 35B A3B: vLLM's own 1,024 sequences would want as many blocks, and it would end after all was loaded.
+    #[test]
+    fn a_model_with_states_is_told_how_many_sequences_its_cache_has_blocks_for() {
+        let layers = [(30, Reach::State), (10, Reach::Whole)];
+        let mut spec = with_layers(&layers, Some(Bytes(2_146_304)));
+        let told = |spec: &ModelSpec, gpu: &str, budget: Bytes| {
+            let argv = command(spec, &placement(&[gpu], budget, Bytes::gib(80)), None);
+            let at = argv.iter().position(|word| word == "--max-num-seqs")?;
+            argv.get(at + 1)?.parse::<u64>().ok()
+        };
+        let found = estimate(spec.anatomy.as_ref().unwrap(), &spec).unwrap();
+        // A block: 10 layers × 1,056 tokens × 2 KiB.
+        let block = 10 * 1056 * 2048;
+        let sequences = told(&spec, "GPU-a", found.bytes_per_device).unwrap();
+        assert!((16..=found.kv.0 / block).contains(&sequences), "{sequences} in {}", found.kv);
+        // With less than it takes it is told the fewest, with all of a device no more than on a smaller one.
+        assert_eq!(told(&spec, "GPU-a", Bytes::gib(36)), Some(16));
+        assert_eq!(told(&spec, "GPU-a", Bytes::gib(79)), Some(256));
+        assert_eq!(told(&spec, "host", Bytes::gib(64)), None);
+        spec.parallel = Some(3);
+        assert_eq!(told(&spec, "GPU-a", Bytes::gib(79)), Some(3), "what the admin said");
+        assert_eq!(told(&with_layers(&[(10, Reach::Whole)], None), "GPU-a", Bytes::gib(79)), None);
+    }
+
+    #[test]
+    fn on_the_largest_devices_a_window_holds_what_was_counted() {
+        let windowed = [(5, Reach::Window(1024)), (1, Reach::Whole)];
+        let told = |spec: &ModelSpec, total| {
+            let argv = command(spec, &placement(&["GPU-a"], Bytes::gib(40), total), None);
+            argv.join(" ").contains("--max-num-batched-tokens 8192")
+        };
+        assert!(told(&with_layers(&windowed, None), Bytes::gib(178)));
+        assert!(!told(&with_layers(&windowed, None), Bytes::gib(140)), "it is the default there");
+        assert!(!told(&with_layers(&[(6, Reach::Whole)], None), Bytes::gib(178)));
+        let mut said = with_layers(&windowed, None);
+        said.args = vec!["--max-num-batched-tokens=4096".into()];
+        assert!(!told(&said, Bytes::gib(178)));
+    }
+
     #[test]
     fn an_estimate_leaves_a_cpu_its_cache() {
         let mut spec = spec(EngineKind::Vllm);
         let layer = CacheLayers { count: 32, heads: 8, key: 128, value: 128, reach: Reach::Whole };
         let cache =
-            CacheShape { layers: vec![layer], context_max: Some(24_576), element_bytes: None };
+            CacheShape { layers: vec![layer], context_max: Some(24_576), ..CacheShape::default() };
         let source = "a test".to_owned();
         let anatomy = Anatomy { weights: Bytes::gib(15), cache: Some(cache), source };
         let found = estimate(&anatomy, &spec).unwrap();

@@ -82,6 +82,7 @@ pub fn shape(text: &[u8]) -> Result<CacheShape, String> {
         layers: Vec::new(),
         context_max: config.context(),
         element_bytes: config.element_bytes(),
+        state: None,
     };
     for layer in 0..layers {
         if let Some(layer) = config.layer(layer)? {
@@ -150,7 +151,7 @@ impl<'a> Config<'a> {
         // Gemma 4 has wider heads where it looks at everything.
         let global = match reach {
             Reach::Whole => self.number(&["global_head_dim"]),
-            Reach::Window(_) | Reach::State => None,
+            Reach::Window(_) | Reach::State | Reach::Encoded => None,
         };
         let size = global.or_else(|| self.number(&["head_dim"])).or_else(|| {
             let hidden = self.number(&["hidden_size", "n_embd", "d_model"])?;

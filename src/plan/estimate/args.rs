@@ -20,6 +20,23 @@ pub(super) fn value<'a>(spec: &'a ModelSpec, names: &[&str], variable: &str) -> 
     found.or_else(|| spec.env.get(variable).map(String::as_str))
 }
 
+/// A number as vLLM reads it: "8192", "8K" or "8.2k" (`human_readable_int` in its `utils/argparse_utils.py`).
+pub(super) fn number(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let scale = match text.strip_prefix(digits)? {
+        "" => return text.parse().ok(),
+        "k" => 1e3,
+        "K" => 1024.0,
+        "m" => 1e6,
+        "M" => 1024.0 * 1024.0,
+        _ => return None,
+    };
+    let number = digits.parse::<f64>().ok().filter(|n| n.is_finite() && *n >= 0.0)?;
+    // A cast from f64 saturates.
+    Some((number * scale) as u64)
+}
+
 /// Whether a switch without a value is there.
 pub(super) fn has(spec: &ModelSpec, names: &[&str]) -> bool {
     spec.args.iter().any(|arg| is(arg, names))
@@ -49,5 +66,23 @@ mod tests {
         spec.args.push("-ub".into());
         assert_eq!(get(&spec).as_deref(), Some("3"), "one without a value says nothing");
         assert!(has(&spec, &["-ub"]) && !has(&spec, &["--ubatch"]));
+    }
+
+    #[test]
+    fn numbers_in_all_their_forms() {
+        for (text, want) in [
+            ("8192", Some(8192)),
+            (" 8K", Some(8192)),
+            ("16k", Some(16_000)),
+            ("25.6k", Some(25_600)),
+            ("1M", Some(1 << 20)),
+            ("", None),
+            ("k", None),
+            ("-1k", None),
+            ("8kk", None),
+            ("8é", None),
+        ] {
+            assert_eq!(number(text), want, "{text:?}");
+        }
     }
 }

@@ -8,10 +8,13 @@
 //! arguments keep in host memory. Who uses these declares `vram`; a measurement replaces the estimate after the first load.
 
 mod args;
+mod vllm;
 
 use std::fmt;
 
 use crate::types::{Anatomy, Bytes, CacheLayers, CacheShape, EngineKind, ModelSpec, Reach};
+
+pub use vllm::{max_num_batched_tokens, max_num_seqs};
 
 /// Beside weights and cache, on each device of llama-server: the CUDA context (0.3–0.5 GiB by card and driver) and the
 /// work buffer, of which the scores of 512 tokens for a vocabulary of 150,000 are 0.3 GiB. A rule of thumb.
@@ -36,16 +39,8 @@ const LLAMACPP_UBATCH: u64 = 512;
 /// context is a total.
 const LLAMACPP_SEQUENCES: u64 = 4;
 
-/// vLLM's blocks, in tokens.
-const VLLM_BLOCK: u64 = 16;
-/// Tokens that vLLM works on at once by default on large cards; a window's cache holds them on top.
-const VLLM_BATCHED: u64 = 8192;
-/// With less cache than one full sequence vLLM refuses to start. More is comfort: its cache is paged, sequences seldom
-/// reach full length, and what does not fit waits. So `parallel` counts up to this many full ones.
-const VLLM_SEQUENCES_MAX: u32 = 4;
-
-/// A state that does not grow (linear attention, Mamba) counts as a cache of so many tokens: Qwen3-Next keeps about 1 MiB a
-/// layer, and its cache would have 2 KiB a token. A rule of thumb that errs upwards.
+/// A state that does not grow (linear attention, Mamba) counts as a cache of so many tokens where its size is not known:
+/// Qwen3-Next keeps about 1 MiB a layer, and its cache would have 2 KiB a token. A rule of thumb that errs upwards.
 const STATE_TOKENS: u64 = 1024;
 
 /// What a model is expected to need on each of its devices.
@@ -61,6 +56,8 @@ pub struct Estimate {
     pub overhead: Bytes,
     /// What the cache was computed from; `None`: it was assumed to be a part of the weights.
     pub cache: Option<CacheUse>,
+    /// Of vLLM, where layers keep states: a block of its cache, per device. Each sequence that it may serve at once wants one.
+    pub state_block: Option<Bytes>,
     /// What the files said, from [`Anatomy::source`].
     pub source: String,
 }
@@ -78,7 +75,8 @@ pub struct CacheUse {
 
 impl fmt::Display for Estimate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { bytes_per_device: all, weights, kv, overhead, cache, source } = self;
+        let Self { bytes_per_device: all, weights, kv, overhead, cache, state_block: _, source } =
+            self;
         write!(f, "{all} on each device: weights {weights}, cache {kv} (")?;
         match cache {
             None => f.write_str("assumed, its shape is not known")?,
@@ -125,6 +123,7 @@ pub fn estimate(anatomy: &Anatomy, spec: &ModelSpec) -> Option<Estimate> {
         kv,
         overhead,
         cache: found.map(|found| found.used),
+        state_block: found.and_then(|found| found.state_block),
         source: anatomy.source.clone(),
     })
 }
@@ -136,46 +135,38 @@ struct Cache {
     /// llama.cpp's attention masks: part of its work buffer, and the part that grows with the context.
     mask: Bytes,
     used: CacheUse,
+    /// As [`Estimate::state_block`].
+    state_block: Option<Bytes>,
 }
 
 /// `None` where the context is known to nobody.
 fn cache(shape: &CacheShape, spec: &ModelSpec, types: Types) -> Option<Cache> {
-    let layers = shape.layers.iter();
     if shape.layers.is_empty() {
         let used = CacheUse { tokens: 0, sequences: 1, bytes_per_token: Bytes::ZERO };
-        return Some(Cache { bytes: Bytes::ZERO, mask: Bytes::ZERO, used });
+        return Some(Cache { bytes: Bytes::ZERO, mask: Bytes::ZERO, used, state_block: None });
     }
     let context = u64::from(spec.context.or(shape.context_max)?);
-    let bytes_per_token: Bytes = layers.clone().map(|layer| types.token(layer, layer.heads)).sum();
     Some(match spec.engine {
-        EngineKind::Llamacpp => {
-            let cells = |layer: &CacheLayers| llamacpp_tokens(layer.reach, context, spec);
-            let all: Bytes = layers
-                .clone()
-                .map(|layer| times(types.token(layer, layer.heads), cells(layer)))
-                .sum();
-            // One f16 for each token of the cache and each that is worked on: once for whole layers, once for windows.
-            let widest = |windowed: bool| {
-                let window = |l: &&CacheLayers| matches!(l.reach, Reach::Window(_)) == windowed;
-                let cells = layers.clone().filter(window).map(cells).max().unwrap_or(0);
-                times(Bytes(cells), llamacpp_batch(spec).saturating_mul(2))
-            };
-            let used =
-                CacheUse { tokens: pad(context, LLAMACPP_PAD), sequences: 1, bytes_per_token };
-            let bytes = all.scale(1, spec.gpu_count.max(1));
-            Cache { bytes, mask: widest(false) + widest(true), used }
-        }
-        EngineKind::Vllm => {
-            // Heads are split over the devices; one that there are too few of is on each.
-            let heads = |layer: &CacheLayers| layer.heads.div_ceil(spec.gpu_count.max(1));
-            let cells = |layer: &CacheLayers| vllm_tokens(layer.reach, context, spec);
-            let one: Bytes =
-                layers.map(|layer| times(types.token(layer, heads(layer)), cells(layer))).sum();
-            let sequences = u64::from(spec.parallel.unwrap_or(1).clamp(1, VLLM_SEQUENCES_MAX));
-            let used = CacheUse { tokens: pad(context, VLLM_BLOCK), sequences, bytes_per_token };
-            Cache { bytes: times(one, sequences), mask: Bytes::ZERO, used }
-        }
+        EngineKind::Llamacpp => llamacpp_cache(shape, spec, types, context),
+        EngineKind::Vllm => vllm::cache(shape, spec, types, context),
     })
+}
+
+fn llamacpp_cache(shape: &CacheShape, spec: &ModelSpec, types: Types, context: u64) -> Cache {
+    let layers = shape.layers.iter();
+    let cells = |layer: &CacheLayers| llamacpp_tokens(layer.reach, context, spec);
+    let held = |layer: &CacheLayers| times(types.token(layer, layer.heads), cells(layer));
+    let all: Bytes = layers.clone().map(held).sum();
+    // One f16 for each token of the cache and each that is worked on: once for whole layers, once for windows.
+    let widest = |windowed: bool| {
+        let window = |l: &&CacheLayers| matches!(l.reach, Reach::Window(_)) == windowed;
+        let cells = layers.clone().filter(window).map(cells).max().unwrap_or(0);
+        times(Bytes(cells), llamacpp_batch(spec).saturating_mul(2))
+    };
+    let bytes_per_token = types.of_a_token(shape);
+    let used = CacheUse { tokens: pad(context, LLAMACPP_PAD), sequences: 1, bytes_per_token };
+    let bytes = all.scale(1, spec.gpu_count.max(1));
+    Cache { bytes, mask: widest(false) + widest(true), used, state_block: None }
 }
 
 /// Tokens that llama.cpp works on at once.
@@ -189,7 +180,7 @@ fn llamacpp_tokens(reach: Reach, context: u64, spec: &ModelSpec) -> u64 {
     let sequences = spec.parallel.map_or(LLAMACPP_SEQUENCES, u64::from).max(1);
     let whole = pad(context, LLAMACPP_PAD);
     match reach {
-        Reach::Whole => whole,
+        Reach::Whole | Reach::Encoded => whole,
         Reach::State => sequences.saturating_mul(STATE_TOKENS),
         Reach::Window(window) => {
             let (window, batch) = (u64::from(window), llamacpp_batch(spec));
@@ -204,23 +195,6 @@ fn llamacpp_tokens(reach: Reach, context: u64, spec: &ModelSpec) -> u64 {
                 pad(window.saturating_mul(sequences).saturating_add(batch), LLAMACPP_PAD)
             };
             held.min(whole)
-        }
-    }
-}
-
-/// Tokens that a layer of vLLM holds for one sequence.
-fn vllm_tokens(reach: Reach, context: u64, spec: &ModelSpec) -> u64 {
-    let whole = pad(context, VLLM_BLOCK);
-    match reach {
-        Reach::Whole => whole,
-        Reach::State => STATE_TOKENS,
-        Reach::Window(_) if args::has(spec, &["--disable-hybrid-kv-cache-manager"]) => whole,
-        Reach::Window(window) => {
-            let batch = args::value(spec, &["--max-num-batched-tokens"], "");
-            let batch = batch.and_then(|text| text.parse().ok()).unwrap_or(VLLM_BATCHED);
-            // One block more, because a window seldom begins where a block does.
-            let held = pad(u64::from(window).saturating_add(batch), VLLM_BLOCK);
-            held.saturating_add(VLLM_BLOCK).min(whole)
         }
     }
 }
@@ -259,14 +233,9 @@ impl Types {
                     // vLLM makes f32 models half as wide of its own accord; counting the whole errs upwards.
                     _ => stored,
                 };
-                let bytes = match args::value(spec, &["--kv-cache-dtype"], "") {
-                    // A sparse MLA cache in fp8 has its scales in between: 656 bytes for 576 numbers.
-                    Some("fp8_ds_mla") => 2,
-                    Some(kind) if kind.starts_with("fp8") || kind == "int8" => 1,
-                    Some("bfloat16" | "float16" | "half") => 2,
-                    _ => element,
-                };
-                Self { key: bytes * 32, value: bytes * 32, element }
+                let kind = args::value(spec, &["--kv-cache-dtype"], "");
+                let block = kind.and_then(vllm::block).unwrap_or(element * 32);
+                Self { key: block, value: block, element }
             }
         }
     }
@@ -279,6 +248,12 @@ impl Types {
         } else {
             anatomy.weights
         }
+    }
+
+    /// One token in all layers that keep tokens of what is written, on all devices.
+    fn of_a_token(self, shape: &CacheShape) -> Bytes {
+        let grows = |l: &&CacheLayers| !matches!(l.reach, Reach::State | Reach::Encoded);
+        shape.layers.iter().filter(grows).map(|layer| self.token(layer, layer.heads)).sum()
     }
 
     /// One token in so many heads of each of these layers.

@@ -5,19 +5,24 @@ use proptest::prelude::*;
 use super::*;
 use crate::types::test_spec;
 
-fn layers(count: u32, heads: u32, size: u32, reach: Reach) -> CacheLayers {
+pub(super) fn layers(count: u32, heads: u32, size: u32, reach: Reach) -> CacheLayers {
     CacheLayers { count, heads, key: size, value: size, reach }
 }
 
-fn shape(layers: &[CacheLayers], context: u32) -> CacheShape {
-    CacheShape { layers: layers.to_vec(), context_max: Some(context), element_bytes: Some(2) }
+pub(super) fn shape(layers: &[CacheLayers], context: u32) -> CacheShape {
+    CacheShape {
+        layers: layers.to_vec(),
+        context_max: Some(context),
+        element_bytes: Some(2),
+        state: None,
+    }
 }
 
-fn anatomy(weights: Bytes, cache: Option<CacheShape>) -> Anatomy {
+pub(super) fn anatomy(weights: Bytes, cache: Option<CacheShape>) -> Anatomy {
     Anatomy { weights, cache, source: "a test".to_owned() }
 }
 
-fn spec(engine: EngineKind) -> ModelSpec {
+pub(super) fn spec(engine: EngineKind) -> ModelSpec {
     let mut spec = test_spec("m");
     spec.engine = engine;
     spec
@@ -34,7 +39,7 @@ fn qwen_2_5_half_b() -> Anatomy {
 }
 
 /// Gemma 3 4B: 5 whole layers and 29 with a window of 1,024, each 4 heads × (256 + 256) × 2 bytes = 4 KiB a token.
-fn gemma_3_4b() -> Anatomy {
+pub(super) fn gemma_3_4b() -> Anatomy {
     let layers = [layers(29, 4, 256, Reach::Window(1024)), layers(5, 4, 256, Reach::Whole)];
     anatomy(Bytes::gib(8), Some(shape(&layers, 131_072)))
 }
@@ -45,7 +50,7 @@ fn deepseek_v3() -> Anatomy {
     anatomy(Bytes::gib(640), Some(shape(&[layer], 163_840)))
 }
 
-fn kv(anatomy: &Anatomy, spec: &ModelSpec) -> Bytes {
+pub(super) fn kv(anatomy: &Anatomy, spec: &ModelSpec) -> Bytes {
     estimate(anatomy, spec).unwrap().kv
 }
 
@@ -167,8 +172,15 @@ fn vllm_holds_full_sequences() {
     assert_eq!(kv(&model, &spec), Bytes::mib(512));
     spec.args = vec!["--kv-cache-dtype=fp8_e4m3".into()];
     assert_eq!(kv(&model, &spec), Bytes::mib(256));
-    spec.args = vec!["--kv_cache_dtype".into(), "auto".into()];
-    assert_eq!(kv(&model, &spec), Bytes::mib(512));
+    for kind in ["auto", "turboquant_4bit_nc", "unheard"] {
+        spec.args = vec!["--kv_cache_dtype".into(), kind.into()];
+        assert_eq!(kv(&model, &spec), Bytes::mib(512), "{kind}");
+    }
+    // 34 and 18 bytes for 32 numbers of 2.
+    for (kind, of_64) in [("int8_per_token_head", 34), ("fp8_per_token_head", 34), ("nvfp4", 18)] {
+        spec.args = vec!["--kv-cache-dtype".into(), kind.into()];
+        assert_eq!(kv(&model, &spec), Bytes::mib(512).scale(of_64, 64), "{kind}");
+    }
     spec.args = vec!["--dtype".into(), "float32".into()];
     let wide = estimate(&model, &spec).unwrap();
     assert_eq!((wide.weights, wide.kv), (Bytes::gib(30), Bytes::gib(1)));
@@ -186,23 +198,6 @@ fn vllm_splits_heads_while_there_are_any() {
     let found = estimate(&deepseek_v3(), &spec).unwrap();
     assert_eq!(found.kv, Bytes(70_272 * 16_384));
     assert_eq!(found.weights, Bytes::gib(40));
-}
-
-#[test]
-fn vllm_windows_and_states() {
-    let model = gemma_3_4b();
-    let mut spec = spec(EngineKind::Vllm);
-    spec.context = Some(32_768);
-    // Windows: 1,024 + 8,192 + 16 tokens × 29 × 4 KiB.
-    let windows = Bytes(9232 * 29 * 4096);
-    assert_eq!(kv(&model, &spec), Bytes::mib(640) + windows);
-    spec.args = vec!["--disable-hybrid-kv-cache-manager".into()];
-    assert_eq!(kv(&model, &spec), Bytes::mib(4352));
-    // Qwen3-Next: 36 states and 12 whole layers of 2 heads × (256 + 256) × 2 bytes.
-    let next = [layers(36, 2, 256, Reach::State), layers(12, 2, 256, Reach::Whole)];
-    let next = anatomy(Bytes::gib(80), Some(shape(&next, 262_144)));
-    spec.args.clear();
-    assert_eq!(kv(&next, &spec), Bytes::mib(36 * 2) + Bytes::mib(12 * 64));
 }
 
 #[test]
@@ -237,8 +232,12 @@ fn it_explains_itself() {
 }
 
 fn any_layers() -> impl Strategy<Value = CacheLayers> {
-    let reach =
-        prop_oneof![Just(Reach::Whole), Just(Reach::State), any::<u32>().prop_map(Reach::Window)];
+    let reach = prop_oneof![
+        Just(Reach::Whole),
+        Just(Reach::State),
+        Just(Reach::Encoded),
+        any::<u32>().prop_map(Reach::Window)
+    ];
     (any::<u32>(), any::<u32>(), any::<u32>(), any::<u32>(), reach).prop_map(
         |(count, heads, key, value, reach)| CacheLayers { count, heads, key, value, reach },
     )
@@ -253,10 +252,11 @@ proptest! {
         context: Option<u32>,
         parallel: Option<u32>,
         element_bytes: Option<u32>,
+        state: Option<u64>,
         vllm: bool,
         devices in 1_u32..9,
     ) {
-        let cache = CacheShape { layers, context_max, element_bytes };
+        let cache = CacheShape { layers, context_max, element_bytes, state: state.map(Bytes) };
         let anatomy = anatomy(Bytes(weights), Some(cache));
         let mut spec = spec(if vllm { EngineKind::Vllm } else { EngineKind::Llamacpp });
         (spec.context, spec.parallel) = (context, parallel);
