@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::types::Bytes;
 
 fn of(text: &str) -> CacheShape {
     shape(text.as_bytes()).unwrap_or_else(|err| panic!("{err}: {text}"))
@@ -106,6 +107,116 @@ fn the_text_part_of_a_multimodal_model() {
     assert_eq!(deep.layers, [layer(1, 1, 8, Reach::Whole)]);
 }
 
+/// Whisper large-v3 turbo: four layers, each of which looks at what is written and at what was heard.
+#[test]
+fn a_decoder_remembers_what_its_encoder_made_of_the_input() {
+    let turbo = of(r#"{"model_type": "whisper", "is_encoder_decoder": true, "d_model": 1280,
+        "encoder_layers": 32, "encoder_attention_heads": 20, "decoder_layers": 4,
+        "decoder_attention_heads": 20, "num_hidden_layers": 32, "max_source_positions": 1500,
+        "max_target_positions": 448, "max_length": 448, "torch_dtype": "float16"}"#);
+    assert_eq!(turbo.layers, [layer(4, 20, 64, Reach::Whole), layer(4, 20, 64, Reach::Encoded)]);
+    assert_eq!((turbo.context_max, turbo.element_bytes), (Some(448), Some(2)));
+}
+
+#[test]
+fn the_longest_sequence_by_all_its_names() {
+    let context = |said: &str| of(&format!(r#"{{"num_hidden_layers": 0, {said}}}"#)).context_max;
+    for key in [
+        "max_position_embeddings",
+        "n_positions",
+        "max_seq_len",
+        "seq_length",
+        "model_max_length",
+        "max_target_positions",
+        "max_sequence_length",
+        "max_seq_length",
+        "seq_len",
+    ] {
+        assert_eq!(context(&format!(r#""{key}": 77"#)), Some(77), "{key}");
+    }
+    assert_eq!(context(r#""seq_length": 2048, "max_position_embeddings": 4096"#), Some(2048));
+    // Command R.
+    assert_eq!(
+        context(r#""model_max_length": 131072, "max_position_embeddings": 8192"#),
+        Some(131_072)
+    );
+    // What is said of the text counts before what is said outside.
+    let inner = r#""seq_length": 5, "text_config": {"num_hidden_layers": 0, "max_seq_len": 9}"#;
+    assert_eq!(context(inner), Some(9));
+}
+
+#[test]
+fn whole_layers_with_heads_of_their_own_and_shared_caches() {
+    // Gemma 4 31B: every sixth layer has 4 heads of 512 numbers, the others 16 of 256.
+    let gemma = |rest: &str| {
+        let kinds = [r#""sliding_attention""#; 5].join(",") + r#","full_attention""#;
+        let kinds = [kinds.as_str(); 10].join(",");
+        of(&format!(
+            r#"{{"model_type": "gemma4_text", "num_hidden_layers": 60, "num_attention_heads": 32,
+            "num_key_value_heads": 16, "num_global_key_value_heads": 4, "head_dim": 256,
+            "global_head_dim": 512, "sliding_window": 1024, {rest}, "layer_types": [{kinds}]}}"#
+        ))
+        .layers
+    };
+    let window = |n| layer(n, 16, 256, Reach::Window(1024));
+    let fewer = gemma(r#""attention_k_eq_v": true"#);
+    assert_eq!(fewer, [window(50), layer(10, 4, 512, Reach::Whole)]);
+    // Without values that are keys it has as many heads there as anywhere.
+    assert_eq!(gemma(r#""attention_k_eq_v": false"#)[1], layer(10, 16, 512, Reach::Whole));
+    let shared = gemma(r#""attention_k_eq_v": true, "num_kv_shared_layers": 30"#);
+    assert_eq!(shared, [window(25), layer(5, 4, 512, Reach::Whole)]);
+}
+
+#[test]
+fn hybrid_models_in_all_their_forms() {
+    let of = |text: &str| {
+        let found = of(text);
+        let reaches: Vec<(u32, Reach)> = found.layers.iter().map(|l| (l.count, l.reach)).collect();
+        (reaches, found.state)
+    };
+    let (whole, state) = (|n| (n, Reach::Whole), |n| (n, Reach::State));
+    let heads = r#""num_attention_heads": 32, "num_key_value_heads": 2, "head_dim": 128"#;
+    // Qwen3.6 35B A3B: 8,192 numbers of three tokens in 2 bytes, and 32 × 128 × 128 in 4.
+    let qwen = of(&format!(
+        r#"{{"text_config": {{{heads}, "num_hidden_layers": 40, "full_attention_interval": 4,
+        "linear_num_key_heads": 16, "linear_key_head_dim": 128, "linear_num_value_heads": 32,
+        "linear_value_head_dim": 128, "linear_conv_kernel_dim": 4}}}}"#
+    ));
+    assert_eq!(qwen, (vec![state(30), whole(10)], Some(Bytes(8192 * 3 * 2 + 32 * 128 * 128 * 4))));
+    // Nemotron 3 Nano: 64 heads of 64 numbers × 128 in 4 bytes; (4,096 + 2 × 8 × 128) of three tokens.
+    let mamba = r#""mamba_num_heads": 64, "mamba_head_dim": 64, "ssm_state_size": 128, "n_groups": 8,
+        "conv_kernel": 4"#;
+    let size = Some(Bytes(6144 * 3 * 2 + 64 * 64 * 128 * 4));
+    let nemotron = of(&format!(r#"{{{heads}, {mamba}, "hybrid_override_pattern": "MEM*EM-"}}"#));
+    assert_eq!(nemotron, (vec![state(3), whole(1)], size));
+    let words = r#""layers_block_type": ["mamba", "moe", "attention", "mlp"]"#;
+    assert_eq!(of(&format!("{{{heads}, {mamba}, {words}}}")), (vec![state(1), whole(1)], size));
+    // Jamba: 8,192 numbers × 16, and of three tokens.
+    let jamba = of(&format!(
+        r#"{{{heads}, "num_hidden_layers": 16, "attn_layer_period": 8, "attn_layer_offset": 4,
+        "hidden_size": 4096, "mamba_expand": 2, "mamba_d_state": 16, "mamba_d_conv": 4}}"#
+    ));
+    assert_eq!(jamba, (vec![state(14), whole(2)], Some(Bytes(8192 * 3 * 2 + 8192 * 16 * 4))));
+    // Kimi Linear counts its layers from 1.
+    let kimi = of(&format!(
+        r#"{{{heads}, "num_hidden_layers": 4, "linear_attn_config": {{"full_attn_layers": [4],
+        "kda_layers": [1, 2, 3], "num_heads": 32, "head_dim": 128, "short_conv_kernel_size": 4}}}}"#
+    ));
+    let size = Some(Bytes(3 * 4096 * 3 * 2 + 32 * 128 * 128 * 4));
+    assert_eq!(kimi, (vec![state(3), whole(1)], size));
+    let bamba =
+        of(&format!(r#"{{{heads}, "num_hidden_layers": 4, "attn_layer_indices": [0, 2]}}"#));
+    assert_eq!(bamba, (vec![whole(2), state(2)], None), "what a state takes is not said");
+    // Falcon H1 has both in each layer; LFM2 a convolution alone.
+    let falcon = of(&format!(r#"{{{heads}, "model_type": "falcon_h1", "num_hidden_layers": 3}}"#));
+    assert_eq!(falcon.0, [whole(3), state(3)]);
+    let lfm = of(&format!(
+        r#"{{{heads}, "num_hidden_layers": 2, "hidden_size": 2048, "conv_L_cache": 3,
+        "layer_types": ["conv", "full_attention"]}}"#
+    ));
+    assert_eq!(lfm, (vec![state(1), whole(1)], Some(Bytes(2048 * 2 * 2))));
+}
+
 /// DeepSeek V3: 512 + 64 numbers for all 128 heads.
 #[test]
 fn a_compressed_cache() {
@@ -157,7 +268,7 @@ fn what_is_missing_or_absurd_is_named() {
     }
 }
 
-const KEYS: [&str; 16] = [
+const KEYS: [&str; 23] = [
     "num_hidden_layers",
     "num_attention_heads",
     "num_key_value_heads",
@@ -174,6 +285,13 @@ const KEYS: [&str; 16] = [
     "sliding_window_pattern",
     "full_attention_interval",
     "max_window_layers",
+    "layers_block_type",
+    "num_kv_shared_layers",
+    "attn_layer_period",
+    "attn_layer_offset",
+    "attn_layer_indices",
+    "mamba_d_state",
+    "linear_num_value_heads",
 ];
 
 proptest! {
