@@ -3,7 +3,7 @@
 //! Purpose: an argument that overrides what Hostler computes would make its accounting wrong without a word, so it is
 //! refused with the key to use instead. Owner: one table an engine; whoever lets Hostler compute another argument adds
 //! it here. Names follow llama-server's and vLLM's own lists of arguments; vLLM's (`vllm/engine/arg_utils.py`,
-//! `vllm/entrypoints/launchers/cli_args.py`, `vllm/entrypoints/cli/serve.py`, `vllm/envs.py`) as of version 0.32. There
+//! `vllm/entrypoints/launchers/cli_args.py`, `vllm/entrypoints/cli/serve.py`, `vllm/envs.py`) as of version 0.33. There
 //! decode-context parallelism uses the devices of the tensor's, and what multimodal work reserves comes out of the cache.
 
 use std::collections::BTreeMap;
@@ -75,6 +75,12 @@ const LLAMACPP: &[Rule] = &[
     rule(&["-a", "--alias"], &["LLAMA_ARG_ALIAS"], "use the model's name or the key aliases"),
     rule(&["-c", "--ctx-size"], &["LLAMA_ARG_CTX_SIZE"], "use the key context"),
     rule(&["-np", "--parallel"], &["LLAMA_ARG_N_PARALLEL"], "use the key parallel"),
+    // Without a context it makes one of that for each sequence.
+    rule(
+        &["--kv-unified-per-slot"],
+        &["LLAMA_ARG_KV_UNIFIED_PER_SLOT"],
+        "use the keys context and parallel",
+    ),
     rule(
         &["--api-key", "--api-key-file", "--ssl-key-file", "--ssl-cert-file"],
         &[

@@ -9,9 +9,18 @@ fn refused(engine: EngineKind, arg: &str) -> bool {
 #[test]
 fn every_form_of_a_refused_flag() {
     use EngineKind::{Llamacpp, Vllm};
-    for arg in
-        ["-m", "-c", "--ctx-size", "--ctx_size", "--ctx-size=8", "-np", "--host=x", "-hf", "-hft"]
-    {
+    for arg in [
+        "-m",
+        "-c",
+        "--ctx-size",
+        "--ctx_size",
+        "--ctx-size=8",
+        "-np",
+        "--host=x",
+        "-hf",
+        "-hft",
+        "--kv-unified-per-slot",
+    ] {
         assert!(refused(Llamacpp, arg), "{arg}");
     }
     for arg in [
@@ -46,9 +55,20 @@ fn every_form_of_a_refused_flag() {
 #[test]
 fn ordinary_arguments_pass() {
     use EngineKind::{Llamacpp, Vllm};
-    for arg in
-        ["-ngl", "99", "--embeddings", "--metrics", "--hostile", "-", "--", "-1", "-cb", "", "-t"]
-    {
+    for arg in [
+        "-ngl",
+        "99",
+        "--embeddings",
+        "--metrics",
+        "--hostile",
+        "-",
+        "--",
+        "-1",
+        "-cb",
+        "",
+        "-t",
+        "-kvu",
+    ] {
         assert!(!refused(Llamacpp, arg), "{arg}");
     }
     for arg in [
@@ -82,6 +102,14 @@ fn without_weights_the_arguments_may_name_the_model() {
         assert!(broken_by(engine, arg, true).is_none());
     }
     assert!(broken_by(EngineKind::Llamacpp, "--host", true).is_some());
+}
+
+#[test]
+fn variables_that_mean_a_refused_flag() {
+    let (llamacpp, vllm) = (EngineKind::Llamacpp, EngineKind::Vllm);
+    let instead = reserved_variable(llamacpp, "LLAMA_ARG_KV_UNIFIED_PER_SLOT");
+    assert_eq!(instead, Some("use the keys context and parallel"));
+    assert_eq!(reserved_variable(vllm, "LLAMA_ARG_KV_UNIFIED_PER_SLOT"), None);
 }
 
 #[test]
