@@ -88,6 +88,11 @@ impl Measuring {
         measured.or_else(|| self.gave_up.as_deref().map(Err))
     }
 
+    /// It is ready, and holds nothing where it was placed.
+    fn holds_nothing(&self) -> bool {
+        self.sampler.holds_nothing()
+    }
+
     /// Whether these numbers are news: each sample changes them a little.
     fn is_news(&self, measured: &Measured) -> bool {
         self.told.is_none_or(|told| {
@@ -124,12 +129,22 @@ impl State {
         self.note("memory_quarantined", now, missing);
         self.judge_sleepers(now, out);
         self.measure(observation, out);
+        self.note_unused(now);
         self.outlive_podman(now, &observation.usage, out);
         self.note_growth(now, observation);
         if observation.devices.is_ok() {
             self.fail_on_lost(out);
             self.yield_to_others(now, out);
         }
+    }
+
+    /// Who serves from elsewhere than the devices that are booked for it does so slowly, and keeps others out of there.
+    fn note_unused(&mut self, now: Moment) {
+        let instances = self.models.values().filter_map(|m| m.instance.as_ref());
+        let unused = instances.filter(|i| i.is_ready() && i.measuring.holds_nothing());
+        let told = unused.map(|i| format!("{}: {}", i.id.model, plan::Disturbance::Nothing));
+        let told = told.collect();
+        self.note("gpu_unused", now, told);
     }
 
     fn measure(&mut self, observation: &Observation, out: &mut Vec<Effect>) {

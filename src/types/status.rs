@@ -223,13 +223,14 @@ pub struct GpuProcess {
 }
 
 impl Problem {
-    /// Whether requests may suffer from it. Control, configurations that wait, what was measured for a later daemon, and what engines left
-    /// are operators' business.
+    /// Whether requests may fail by it. Control, configurations that wait, what was measured for a later daemon, what engines left and that
+    /// one computes on the CPU are operators' business.
     #[must_use]
     pub fn hinders_requests(&self) -> bool {
         let operators = [
             "bus_missing",
             "bus_lost",
+            "gpu_unused",
             "reload_failed",
             "restart_needed",
             "sockets_left",

@@ -6,6 +6,7 @@
 //!                        │  └─memory of others grew─▶ Voided ◀┘
 //!                        └───────next sample────────────┘ │
 //!                           too often, or too long ───────┴─▶ GaveUp
+//!                           nothing held for a minute ──────▶ GaveUp(Nothing) ──memory──▶ More
 //! ```
 //! Purpose: from readings of devices to numbers with a confidence. Owner: the supervisor, one [`Sampler`] an instance, from
 //! its start to its end. Invariants: unknown is never zero; a window in which somebody else's memory grew counts for nothing;
@@ -17,13 +18,17 @@
 //! start. That holds only as long as nothing else on the device changes, so there a disturbance ends the sampling, and
 //! the confidence is low whatever the samples say.
 
+mod disturbance;
+mod rule;
+
 use std::collections::{BTreeMap, VecDeque};
-use std::fmt;
-use std::time::Duration;
 
 use super::{Confidence, Footprint, Key, Source};
 use crate::plan::Loads;
 use crate::types::{Bytes, GpuId, Known, Moment};
+
+pub use disturbance::Disturbance;
+pub use rule::SampleRule;
 
 /// One device at one time, as one instance sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,47 +45,6 @@ pub struct DeviceSample {
 
 /// All devices of one instance at one time.
 pub type Sample = BTreeMap<GpuId, DeviceSample>;
-
-/// When samples agree, and when to stop asking.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SampleRule {
-    /// Fewer samples are never steady: with five, two may be wrong and the median still right.
-    pub samples_min: usize,
-    /// So many make a confidence high, if they hardly vary; and more are not kept. With one reading every 2 s that is
-    /// half a minute.
-    pub samples_good: usize,
-    /// Samples that are nearer to the last one show the same state of the driver again, and are not counted.
-    pub spacing_min: Duration,
-    /// Only samples of so long ago are compared: longer than [`SampleRule::samples_good`] readings, short enough that a
-    /// slow growth over minutes is not averaged away.
-    pub window: Duration,
-    /// Samples agree when their median absolute deviation is at most one part in so many of their median …
-    pub steady_parts: u32,
-    /// … or at most this: drivers give out memory in pieces of 2 MiB, and engines allocate in tens of them.
-    pub steady_floor: Bytes,
-    /// Memory of others may grow by so much unnoticed: desktops and drivers breathe. The same as the ledger's slack.
-    pub foreign_slack: Bytes,
-    /// After more disturbances than so many, before any steady state, the device is not quiet enough to measure on.
-    pub voids_max: u32,
-    /// From ready. An engine that has not settled by then grows with its work, and has no footprint but its peak.
-    pub patience: Duration,
-}
-
-impl Default for SampleRule {
-    fn default() -> Self {
-        Self {
-            samples_min: 5,
-            samples_good: 15,
-            spacing_min: Duration::from_millis(500),
-            window: Duration::from_secs(60),
-            steady_parts: 100,
-            steady_floor: Bytes::mib(16),
-            foreign_slack: Bytes::mib(64),
-            voids_max: 5,
-            patience: Duration::from_secs(600),
-        }
-    }
-}
 
 /// Numbers of a steady state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,44 +81,6 @@ impl Measured {
     }
 }
 
-/// Why samples count for nothing.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Disturbance {
-    /// Memory of others changed on this device by so much.
-    Others(GpuId, Bytes),
-    /// The device's use changed by so much after the engine was ready, and the driver does not say whose that is.
-    Somebody(GpuId, Bytes),
-    /// The driver no longer says what the processes hold.
-    Unattributed,
-    /// Other devices answered than before.
-    Devices,
-    /// Samples did not agree, or showed no memory at all, for [`SampleRule::patience`].
-    Restless,
-    /// There is no reading from before the start to compare with, and the driver attributes nothing.
-    NothingBefore,
-}
-
-impl fmt::Display for Disturbance {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Others(gpu, by) => write!(f, "memory of others on {gpu} changed by {by}"),
-            Self::Somebody(gpu, by) => write!(
-                f,
-                "the use of {gpu} changed by {by}, and the driver does not say what processes hold"
-            ),
-            Self::Unattributed => {
-                write!(f, "the driver no longer says what the engine's processes hold")
-            }
-            Self::Devices => write!(f, "other devices answered than before"),
-            Self::Restless => write!(f, "its use of memory did not settle"),
-            Self::NothingBefore => write!(
-                f,
-                "the driver does not say what processes hold, and the devices were not read before the engine's start"
-            ),
-        }
-    }
-}
-
 /// What a sample led to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -182,6 +108,10 @@ pub struct Sampler {
     /// with what was in use when it began.
     quiet: BTreeMap<GpuId, Known<Bytes>>,
     peak: Bytes,
+    /// So many devices were read at once.
+    devices: usize,
+    /// No memory of it was seen since it is ready: the first and the last sample that say so.
+    nothing: Option<(Moment, Moment)>,
     voids: u32,
     /// There was a steady state: the numbers are out, and what follows can only better them.
     settled: bool,
@@ -195,12 +125,14 @@ impl Sampler {
     pub fn new(rule: SampleRule, before: Sample) -> Self {
         Self {
             rule,
+            devices: before.len(),
             before,
             ready: None,
             source: None,
             window: VecDeque::new(),
             quiet: BTreeMap::new(),
             peak: Bytes::ZERO,
+            nothing: None,
             voids: 0,
             settled: false,
             gave_up: None,
@@ -219,25 +151,72 @@ impl Sampler {
         Some(self.peak).filter(|p| *p > Bytes::ZERO)
     }
 
+    /// Whether it is ready, and no memory of it is seen on its devices, for a minute or more.
+    #[must_use]
+    pub fn holds_nothing(&self) -> bool {
+        self.gave_up == Some(Disturbance::Nothing)
+    }
+
     /// Takes in a reading that was begun at `now`.
     pub fn sample(&mut self, now: Moment, sample: &Sample) -> Verdict {
         let own = self.attribute(sample);
         if let Ok(own) = own {
             self.peak = self.peak.max(own);
         }
-        if let Some(why) = &self.gave_up {
-            return Verdict::GaveUp(why.clone());
+        match &self.gave_up {
+            // An engine that takes its memory with its first work settles from here on.
+            Some(Disturbance::Nothing) if self.holds_something() => {
+                self.gave_up = None;
+                self.ready = Some(now);
+            }
+            Some(why) => return Verdict::GaveUp(why.clone()),
+            None => {}
         }
         let Some(ready) = self.ready else { return Verdict::More };
+        // What is held on a device that was not read is not known. And what computes on the CPU holds the host's memory: how
+        // little of it is no sign of anything.
+        self.devices = self.devices.max(sample.len());
+        let told = !sample.is_empty()
+            && sample.len() == self.devices
+            && !sample.keys().any(GpuId::is_host);
+        // Where it is attributed, what others do meanwhile makes nothing of it more.
+        if told && self.source.is_none() && own == Ok(Bytes::ZERO) {
+            return self.hold_nothing(now);
+        }
         let own = match own.and_then(|own| self.listen(sample).map(|()| own)) {
             Ok(own) => own,
             Err(why) => return self.void(why),
         };
+        if told && !self.holds_something() {
+            return self.hold_nothing(now);
+        }
+        self.nothing = None;
         let verdict = self.count(now, own);
         if !self.settled && now.since(ready) > self.rule.patience {
             return self.give_up(Disturbance::Restless);
         }
         verdict
+    }
+
+    /// Whether memory of it was ever seen. Of a difference only what is more than devices breathe by.
+    fn holds_something(&self) -> bool {
+        let breath = match self.source {
+            Some(Source::Delta) => self.rule.steady_floor,
+            Some(Source::Process) | None => Bytes::ZERO,
+        };
+        self.peak > breath
+    }
+
+    /// Another sample of an engine that is ready and holds nothing.
+    fn hold_nothing(&mut self, now: Moment) -> Verdict {
+        // While it sleeps, or the driver does not answer, there are no samples, and that time says nothing.
+        let follows = |(_, last): &(Moment, Moment)| now.since(*last) <= self.rule.window;
+        let since = self.nothing.filter(follows).map_or(now, |(since, _)| since);
+        self.nothing = Some((since, now));
+        if now.since(since) < self.rule.nothing {
+            return Verdict::More;
+        }
+        self.give_up(Disturbance::Nothing)
     }
 
     /// What the instance holds on the device where it holds most; zero: nothing yet.
@@ -369,6 +348,7 @@ impl Sampler {
     fn void(&mut self, why: Disturbance) -> Verdict {
         self.window.clear();
         self.quiet.clear();
+        self.nothing = None;
         if !self.settled {
             self.voids += 1;
         }

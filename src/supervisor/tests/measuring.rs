@@ -238,6 +238,42 @@ fn while_others_grow_nothing_is_measured() {
     panic!("it never gave up, and never said so");
 }
 
+fn problem(host: &Host, code: &str) -> Option<String> {
+    let problems = host.state.status(host.now).problems;
+    problems.into_iter().find(|p| p.code == code).map(|p| p.message)
+}
+
+#[test]
+fn fault_15_a_model_that_uses_no_device_is_told_and_a_problem_until_it_is_gone_or_uses_one() {
+    for goes in [true, false] {
+        let mut host = undeclared();
+        let id = loaded(&mut host);
+        host.tell(Event::Measure { waiter: WaiterId(9), model: name("m") });
+        for _ in 0..30 {
+            reading(&mut host, &id, Some(0), gib(1));
+            assert_eq!((unmeasured(&host), problem(&host, "gpu_unused")), (None, None));
+        }
+        reading(&mut host, &id, Some(0), gib(1));
+        let why = unmeasured(&host).expect("a notice");
+        assert!(why.contains("holds no memory") && why.contains("server-cuda"), "{why}");
+        assert_eq!(host.denials(), [(9, "model_unmeasurable")]);
+        assert!(host.denied().to_string().contains(&why), "{}", host.denied());
+        let told = problem(&host, "gpu_unused");
+        assert_eq!(told, Some(format!("m: {why}")));
+        let problems = host.state.status(host.now).problems;
+        assert!(problems.iter().all(|p| !p.hinders_requests()), "it serves");
+        if goes {
+            host.tell(Event::Unload { waiter: WaiterId(7), model: name("m"), haste: Haste::Drain });
+            host.stopped(&id);
+            reading(&mut host, &nobody(), Some(0), gib(1));
+        } else {
+            let book = measure(&mut host, &id, Some(gib(30)), gib(31)).expect("a footprint");
+            assert_eq!(book.iter().next().unwrap().bytes_per_device, Bytes(gib(30)));
+        }
+        assert_eq!(problem(&host, "gpu_unused"), None, "goes: {goes}");
+    }
+}
+
 #[test]
 fn a_reading_from_before_it_was_ready_does_not_count() {
     let mut host = undeclared();
