@@ -3,6 +3,8 @@
 use std::fmt;
 use std::process::ExitCode;
 
+use crate::types::CDI_WRITE;
+
 /// The daemon's exit statuses. Documented in docs/troubleshoot.md and `hostlerd(8)`; never renumbered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
@@ -117,9 +119,7 @@ impl Exit {
             Self::HostMemory => {
                 "systemctl cat hostler: look for a sandbox that was changed to hide /proc"
             }
-            Self::Cdi => {
-                "nvidia-ctk cdi generate --device-name-strategy=uuid --output=/etc/cdi/nvidia.yaml"
-            }
+            Self::Cdi => CDI_WRITE,
             Self::Podman => {
                 "systemctl --user --machine=hostler@ start hostler-podman.socket; if that fails run /usr/lib/hostler/postinst.sh"
             }

@@ -159,7 +159,7 @@ pub(super) const fn advice(check: Check) -> &'static str {
         }
         Check::Ports => "end what listens there, or change the port: systemctl edit hostler.socket",
         Check::GpuContainer => {
-            "the checks of cdi and device_nodes; nvidia-ctk cdi generate after each upgrade of the driver"
+            "after an upgrade of the driver: reboot, or reload its modules (docs/operate.md), then write the CDI specification anew; else what the checks cdi and device_nodes say"
         }
         Check::CdiVersion => {
             "upgrade podman, or write the specification with an older nvidia-container-toolkit (1.18.2 or older for podman before 5.4)"

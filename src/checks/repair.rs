@@ -5,8 +5,11 @@
 //! for what was found to be wrong; where nothing could be looked at nothing is run, as some of these end all models.
 
 use std::fs;
+use std::path::PathBuf;
 
 use super::{Check, Outcome, SERVICE_USER};
+use crate::adapters::gpu::cdi;
+use crate::types::{CDI_GENERATE, CDI_WRITE};
 
 /// IDs that a user of containers gets.
 const RANGE: u64 = 65_536;
@@ -19,10 +22,7 @@ pub fn repair(check: Check, user: &str) -> Vec<Vec<String>> {
     let system = user == SERVICE_USER;
     let text = match check {
         Check::DeviceNodes => "nvidia-modprobe -c 0 -u".to_owned(),
-        Check::Cdi => {
-            "nvidia-ctk cdi generate --device-name-strategy=uuid --output=/etc/cdi/nvidia.yaml"
-                .to_owned()
-        }
+        Check::Cdi => specification(cdi::winner(&super::cdi_dirs())),
         Check::Linger => format!("loginctl enable-linger {user}"),
         Check::Podman if system => {
             format!("systemctl --user --machine={user}@ restart hostler-podman.socket")
@@ -68,6 +68,12 @@ pub fn wanted(check: Check, outcome: &str, fix: &str, user: &str) -> Vec<Vec<Str
 pub fn shown(commands: &[Vec<String>]) -> String {
     let lines: Vec<String> = commands.iter().map(|command| command.join(" ")).collect();
     lines.join(" && ")
+}
+
+/// What writes a CDI specification, to the file that wins; `None`: there is none yet.
+fn specification(winner: Option<PathBuf>) -> String {
+    winner
+        .map_or(CDI_WRITE.to_owned(), |file| format!("{CDI_GENERATE} --output={}", file.display()))
 }
 
 /// What gives a user subordinate IDs, where these files are `/etc/subuid` and `/etc/subgid`.
@@ -151,6 +157,13 @@ mod tests {
         let commands = repair(Check::Linger, "hostler");
         assert_eq!(shown(&commands), "loginctl enable-linger hostler");
         assert!(repair(Check::Network, "hostler").is_empty());
+    }
+
+    #[test]
+    fn a_specification_is_written_where_it_counts() {
+        assert_eq!(specification(None), CDI_WRITE);
+        let run = specification(Some("/var/run/cdi/nvidia.yaml".into()));
+        assert_eq!(run, format!("{CDI_GENERATE} --output=/var/run/cdi/nvidia.yaml"));
     }
 
     #[test]

@@ -326,8 +326,7 @@ mod tests {
     #[test]
     fn a_podman_that_does_not_answer_is_mended_before_anything_is_concluded() {
         let unasked = "mend podman first";
-        let generate =
-            "nvidia-ctk cdi generate --device-name-strategy=uuid --output=/etc/cdi/nvidia.yaml";
+        let generate = &checks::wanted(Check::Cdi, "FAIL", "", "hostler").concat().join(" ");
         let mut rows = vec![
             Row::new("config", "pass", "valid", ""),
             Row::new("cdi", "warn", "x.yaml cannot be used", "mend or remove x.yaml"),

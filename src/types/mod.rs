@@ -8,6 +8,7 @@
 
 mod anatomy;
 mod bytes;
+mod cdi;
 mod check;
 mod collector;
 mod denied;
@@ -33,6 +34,7 @@ mod wish;
 
 pub use anatomy::{Anatomy, CacheLayers, CacheShape, Reach};
 pub use bytes::{Bytes, BytesError};
+pub use cdi::{CDI_GENERATE, CDI_WRITE};
 pub use check::{Check, CheckVerdict};
 pub use collector::Collector;
 pub use denied::Denied;

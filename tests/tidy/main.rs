@@ -13,6 +13,7 @@ mod manual;
 mod names;
 mod proxies;
 mod rules;
+mod specification;
 mod tree;
 
 use std::collections::BTreeMap;

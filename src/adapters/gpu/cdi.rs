@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::types::{GpuId, sandbox};
+use crate::types::{CDI_GENERATE, CDI_WRITE, GpuId, sandbox};
 
 /// The kind of device that is looked for.
 pub const KIND: &str = "nvidia.com/gpu";
@@ -49,7 +49,7 @@ pub struct CdiDevice {
 pub enum CdiError {
     /// No file declares devices of [`KIND`].
     #[error(
-        "no CDI specification of kind {KIND} in {dirs:?}; install nvidia-container-toolkit and run \"nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml\""
+        "no CDI specification of kind {KIND} in {dirs:?}; install nvidia-container-toolkit and run \"{CDI_WRITE}\""
     )]
     NoSpec {
         /// Where it was looked for.
@@ -57,7 +57,7 @@ pub enum CdiError {
     },
     /// A file that may be the one with the device is unreadable or damaged.
     #[error(
-        "the CDI specification {} cannot be used ({why}); write it anew with \"nvidia-ctk cdi generate --output={}\"", file.display(), file.display()
+        "the CDI specification {} cannot be used ({why}); write it anew with \"{CDI_GENERATE} --output={}\"", file.display(), file.display()
     )]
     Unusable {
         /// The file or directory.
@@ -67,14 +67,15 @@ pub enum CdiError {
     },
     /// There are specifications, but none has this device.
     #[error(
-        "no CDI specification defines {KIND}={gpu} (there are {present:?} in {files:?}); run \"nvidia-ctk cdi generate --device-name-strategy=uuid --output=/etc/cdi/nvidia.yaml\""
+        "no CDI specification defines {KIND}={gpu} (there are {present:?} in {files:?}); write the one that counts anew with \"{CDI_GENERATE} --output={}\"",
+        last(files)
     )]
     NoDevice {
         /// Which GPU.
         gpu: GpuId,
         /// Names of this kind that exist.
         present: Vec<String>,
-        /// The files that define them.
+        /// The files that define them; the last one wins.
         files: Vec<PathBuf>,
     },
     /// Two files of the same directory define the device, which makes it unresolvable.
@@ -91,7 +92,7 @@ pub enum CdiError {
     },
     /// What the specification puts into the container is not on the host.
     #[error(
-        "the CDI specification {} is out of date: {KIND}={gpu} needs {}, which {why}; write it anew with \"nvidia-ctk cdi generate --output={}\" (after a driver's upgrade or a reboot, load the modules first: \"nvidia-smi\", \"nvidia-modprobe -u\")", file.display(), path.display(), file.display()
+        "the CDI specification {} is out of date: {KIND}={gpu} needs {}, which {why}; write it anew with \"{CDI_GENERATE} --output={}\" (after an upgrade of the driver reboot first, or reload its modules: docs/operate.md; after a boot load them: \"nvidia-smi\", \"nvidia-modprobe -u\")", file.display(), path.display(), file.display()
     )]
     Stale {
         /// Which GPU.
@@ -194,6 +195,24 @@ pub fn check(dirs: &[PathBuf], gpus: &[GpuId]) -> Result<CdiReport, CdiError> {
         });
     }
     Ok(CdiReport { devices, ignored: broken })
+}
+
+/// The file that a specification has to be written to so that it counts: the one that wins of those that are in `dirs`, or a damaged
+/// one of NVIDIA's name; `None`: there is none. Its path has no white space, so that a command can name it.
+#[must_use]
+pub fn winner(dirs: &[PathBuf]) -> Option<PathBuf> {
+    let (specs, broken) = load(dirs);
+    let named = |file: &PathBuf| file.file_stem().is_some_and(|stem| stem == "nvidia");
+    let damaged = broken.into_iter().map(|(file, _)| file).filter(named);
+    let files = damaged.chain(specs.into_iter().map(|loaded| loaded.file));
+    let plain =
+        |file: &PathBuf| file.to_str().is_some_and(|file| !file.contains(char::is_whitespace));
+    files.filter(plain).max_by_key(|file| dirs.iter().position(|dir| file.starts_with(dir)))
+}
+
+/// The last of the files of a message.
+fn last(files: &[PathBuf]) -> std::path::Display<'_> {
+    files.last().map_or(Path::new("/etc/cdi/nvidia.yaml"), PathBuf::as_path).display()
 }
 
 /// Finds the one definition of a device that counts. Pure.

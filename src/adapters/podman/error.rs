@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crate::types::{Fault, FaultCode, ImageRef, one_line};
+use crate::types::{CDI_WRITE, Fault, FaultCode, ImageRef, one_line};
 
 /// Whether podman is the one of whoever runs the daemon (`hostlerd --user`) and not the service user's.
 static OWN: AtomicBool = AtomicBool::new(false);
@@ -188,8 +188,7 @@ fn cause_fix(cause: Cause, code: FaultCode) -> (FaultCode, String) {
     match cause {
         Cause::CdiUnresolvable => (
             FaultCode::CdiUnresolvable,
-            "run \"nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml\" and compare with \"nvidia-ctk cdi list\""
-                .into(),
+            format!("run \"{CDI_WRITE}\" and compare with \"nvidia-ctk cdi list\""),
         ),
         Cause::StorageFull => (
             FaultCode::StorageFull,

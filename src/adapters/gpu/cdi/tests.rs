@@ -83,9 +83,7 @@ fn without_any_specification_the_fix_is_to_generate_one() {
         for gpus in [&["GPU-1"][..], &[][..]] {
             let error = run(files, gpus).unwrap_err();
             assert!(matches!(error, CdiError::NoSpec { .. }), "{error}");
-            assert!(
-                error.to_string().contains("nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml")
-            );
+            assert!(error.to_string().contains(CDI_WRITE), "{error}");
         }
     }
 }
@@ -96,7 +94,8 @@ fn a_device_that_is_not_there_names_those_that_are() {
     let CdiError::NoDevice { gpu, present, files } = &error else { panic!("{error}") };
     assert_eq!((gpu.as_str(), files.len()), ("GPU-2", 1));
     assert_eq!(present, &["0", "GPU-1", "all"]);
-    assert!(error.to_string().contains("--device-name-strategy=uuid"), "{error}");
+    let fix = format!("{CDI_GENERATE} --output={}\"", files[0].display());
+    assert!(error.to_string().ends_with(&fix), "{error}");
 }
 
 #[test]
@@ -166,5 +165,31 @@ fn common_edits_count_for_every_device() {
         run(&[("a/n.yaml", &GOOD.replace("/dev/zero", "/dev/nope"))], &["all"]).unwrap_err();
     let CdiError::Stale { path, .. } = &error else { panic!("{error}") };
     assert_eq!(path, Path::new("/dev/nope"));
-    assert!(error.to_string().contains("nvidia-ctk cdi generate --output="), "{error}");
+    assert!(error.to_string().contains(&format!("{CDI_GENERATE} --output=")), "{error}");
+}
+
+#[test]
+fn what_is_written_anew_is_the_file_that_counts() {
+    let winner = |files: &[(&str, &str)]| {
+        let (root, dirs) = tree(files);
+        let found = winner(&dirs)?;
+        Some(found.strip_prefix(root.path()).unwrap().display().to_string())
+    };
+    let other = "cdiVersion: 0.6.0\nkind: vendor.com/net\ndevices: []\n";
+    assert_eq!(winner(&[]), None);
+    assert_eq!(winner(&[("b/net.yaml", other)]), None);
+    assert_eq!(winner(&[("b/net.yaml", "damaged"), ("a/x y.yaml", GOOD)]), None, "not NVIDIA's");
+    let won = |files: &[(&str, &str)]| winner(files).unwrap();
+    assert_eq!(won(&[("a/nvidia.yaml", GOOD), ("b/net.yaml", other)]), "a/nvidia.yaml");
+    assert_eq!(won(&[("a/nvidia.yaml", GOOD), ("b/gpus.yaml", GOOD)]), "b/gpus.yaml");
+    assert_eq!(won(&[("a/nvidia.yaml", GOOD), ("b/nvidia.json", "{")]), "b/nvidia.json");
+    assert_eq!(won(&[("a/nvidia.yaml", "damaged"), ("b/gpus.yaml", GOOD)]), "b/gpus.yaml");
+}
+
+#[test]
+fn devices_keep_both_of_their_names() {
+    for name in ["index", "uuid"] {
+        assert!(CDI_GENERATE.contains(&format!(" --device-name-strategy={name}")), "{name}");
+    }
+    assert!(CDI_WRITE.starts_with(CDI_GENERATE));
 }
