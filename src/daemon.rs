@@ -112,6 +112,7 @@ pub async fn run(options: Options, sockets: Vec<(String, Handed)>) -> Exit {
         journal: Some(Arc::new(journal)),
         scopes: Some(Arc::new(manager::of_containers(options.user))),
         left: watch::Sender::default(),
+        ..Helpers::default()
     };
     let left = helpers.left.subscribe();
     podman::fixes_are_for(options.user);

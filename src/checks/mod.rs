@@ -30,7 +30,7 @@ use crate::adapters::podman::api::Deadlines;
 use crate::adapters::podman::{self, Helpers, Podman};
 use crate::config::{Config, GpuBackend};
 use crate::supervisor::ports::{Containers, Found, Gpus, PodmanInfo};
-use crate::types::GpuSnapshot;
+use crate::types::{GpuId, GpuSnapshot};
 
 pub use disk::room;
 pub use exit::{Exit, StartFailure};
@@ -287,7 +287,7 @@ impl Probes {
             podman.engine_dir.clone(),
             podman.pull,
             Deadlines::default(),
-            helpers,
+            Helpers { unresolved: Some(Arc::new(unresolved)), ..helpers },
         );
         Self { containers: Arc::new(containers), gpus }
     }
@@ -361,6 +361,13 @@ pub const SERVICE_USER: &str = "hostler";
 #[must_use]
 pub fn cdi_dirs() -> Vec<PathBuf> {
     gpu::cdi::DIRS.iter().map(PathBuf::from).collect()
+}
+
+/// What is wrong with the specification of these devices.
+fn unresolved(names: &[String]) -> Option<String> {
+    let own = |name: &String| name.strip_prefix(gpu::cdi::KIND)?.strip_prefix('=').map(GpuId::new);
+    let gpus: Vec<GpuId> = names.iter().filter_map(own).collect();
+    gpu::cdi::check(&cdi_dirs(), &gpus).err().map(|error| error.to_string())
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The podman adapter against a podman.
 //!
 //! * `wire`: against a scripted server on a Unix socket: what a podman that hangs, dies or talks nonsense does to us. Runs
-//!   everywhere.
+//!   everywhere. `devices`: of GPUs, the same.
 //! * `contract`, `images`: against a real rootless podman, judged by effects (`/proc`, control groups, the clock), never by podman's
 //!   word. Ignored unless asked for, because it needs a host: as the service user, with its API socket running,
 //!
@@ -14,6 +14,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a panic is a test's failure report")]
 
 mod contract;
+mod devices;
 mod fake;
 mod faults;
 mod helpers;

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::fake::{Act, Fake};
 use crate::support::{entries, progress, spec};
 
-fn refuse(cause: &str) -> Act {
+pub fn refuse(cause: &str) -> Act {
     Act::Say(500, json!({"cause": cause, "message": format!("failed: {cause}"), "response": 500}))
 }
 
@@ -43,7 +43,7 @@ fn inspection(create: &Value, status: &str) -> Act {
 }
 
 /// A podman that remembers one container; `create` and `start` act after they have done their work.
-fn one_container(
+pub fn one_container(
     create: impl Fn() -> Act + Send + Sync + 'static,
     start: impl Fn() -> Act + Send + Sync + 'static,
     status_after_start: &'static str,
@@ -77,7 +77,7 @@ fn one_container(
     }
 }
 
-fn created() -> Act {
+pub fn created() -> Act {
     Act::Say(201, json!({"Id": "ab".repeat(32), "Warnings": []}))
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Purpose: the readiness check of the Container Device Interface: podman resolves `nvidia.com/gpu=NAME` by
 //! specification files that NVIDIA's toolkit wrote, and says what is wrong with them only when a container starts. Owner:
-//! the start-up of the daemon, and its periodic check. Invariants: reads files and file metadata only; resolves as the
+//! the start-up of the daemon, doctor, and who has to say why a container did not start. Invariants: reads files and file metadata only; resolves as the
 //! container engines' CDI library does (a later directory wins over an earlier one, two files of one directory that
 //! define the same device cancel each other, a broken file hurts only the devices that it alone has).
 

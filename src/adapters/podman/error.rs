@@ -32,6 +32,8 @@ pub enum Cause {
     ImageRefused,
     /// A CDI device does not resolve.
     CdiUnresolvable,
+    /// It does, and what it brings along is not there, or its hook fails.
+    CdiStale,
     /// No space or no inodes left.
     StorageFull,
     /// All of podman's locks are in use.
@@ -56,6 +58,9 @@ impl Cause {
             ("no space left on device", Cause::StorageFull),
             ("disk quota exceeded", Cause::StorageFull),
             ("allocation failed; exceeded num_locks", Cause::LocksExhausted),
+            ("CDI host device", Cause::CdiStale),
+            ("nvidia-cdi-hook", Cause::CdiStale),
+            ("nvidia-ctk", Cause::CdiStale),
             ("that name is already in use", Cause::NameTaken),
             ("already in use by", Cause::NameTaken),
             ("no such container", Cause::NoSuchContainer),
@@ -86,6 +91,12 @@ impl Cause {
             Some(cause) => cause,
             None if text.contains("statfs ") && text.contains("no such file or directory") => {
                 Self::BindSourceMissing
+            }
+            // crun, of a library of the driver from before its upgrade.
+            None if text.contains("cannot stat")
+                && ["nvidia", "libcuda"].iter().any(|name| text.contains(name)) =>
+            {
+                Self::CdiStale
             }
             None => Self::Other,
         }
@@ -189,6 +200,12 @@ fn cause_fix(cause: Cause, code: FaultCode) -> (FaultCode, String) {
         Cause::CdiUnresolvable => (
             FaultCode::CdiUnresolvable,
             format!("run \"{CDI_WRITE}\" and compare with \"nvidia-ctk cdi list\""),
+        ),
+        Cause::CdiStale => (
+            FaultCode::CdiUnresolvable,
+            format!(
+                "the CDI specification is not that of this driver: after its upgrade reboot, or reload its modules (docs/operate.md), then run \"{CDI_WRITE}\""
+            ),
         ),
         Cause::StorageFull => (
             FaultCode::StorageFull,
@@ -317,6 +334,21 @@ mod tests {
             ("writing blob: write /x: no space left on device", Cause::StorageFull),
             ("crun: open `/x`: No space left on device: OCI runtime error", Cause::StorageFull),
             ("crun: mkdir `/x`: Disk quota exceeded: OCI runtime error", Cause::StorageFull),
+            // As it goes after an upgrade of the driver, with an old specification.
+            (
+                "crun: cannot stat `/usr/lib/x86_64-linux-gnu/libEGL_nvidia.so.550.54.14`: No such file or directory: OCI runtime attempted to invoke a command that was not found",
+                Cause::CdiStale,
+            ),
+            (
+                "failed to inject devices: failed to stat CDI host device \"/dev/nvidia-uvm\": no such file or directory",
+                Cause::CdiStale,
+            ),
+            (
+                "crun: error executing hook `/usr/bin/nvidia-cdi-hook` (exit code: 1): OCI runtime error",
+                Cause::CdiStale,
+            ),
+            ("error executing hook `/usr/bin/nvidia-ctk` (exit code: 1)", Cause::CdiStale),
+            ("crun: cannot stat `/srv/x`: No such file or directory", Cause::Other),
             (
                 "crun: executable file `/bin/nope` not found in $PATH: No such file or directory",
                 Cause::Other,

@@ -133,7 +133,35 @@ impl Inner {
         if error.cause() == Some(Cause::ImageUnknown) {
             return Err(image_missing(&spec.image, &error.to_string()));
         }
-        Err(error.fault(FaultCode::CreateFailed, thing))
+        Err(self.refusal(spec, &error, FaultCode::CreateFailed, thing).await)
+    }
+
+    /// The fault of a container that could not be made or started. Where it has devices, and podman's words leave it open what is
+    /// wrong or how it is mended, their specification is looked at: the runtime says of a library that is gone after an upgrade of the
+    /// driver that a command was not found.
+    async fn refusal(
+        &self,
+        spec: &ContainerSpec,
+        error: &PodmanError,
+        code: FaultCode,
+        thing: &str,
+    ) -> Fault {
+        let devices = &spec.cdi_devices;
+        match error.cause() {
+            // Something else of that name.
+            Some(Cause::CdiStale) if devices.is_empty() => {
+                return Fault::new(code, format!("{thing}: {error}"));
+            }
+            Some(Cause::CdiStale | Cause::CdiUnresolvable | Cause::Other)
+                if !devices.is_empty() => {}
+            Some(_) | None => return error.fault(code, thing),
+        }
+        let (unresolved, devices) = (self.unresolved.clone(), devices.clone());
+        let look = move || unresolved.and_then(|why| why(&devices));
+        match tokio::task::spawn_blocking(look).await.ok().flatten() {
+            Some(why) => Fault::new(FaultCode::CdiUnresolvable, format!("{thing}: {error}; {why}")),
+            None => error.fault(code, thing),
+        }
     }
 
     /// After a start that failed: `Ok` if the container runs nevertheless.
@@ -154,7 +182,7 @@ impl Inner {
                 Ok(())
             }
             Some(_) | None => {
-                let fault = error.fault(FaultCode::StartFailed, thing);
+                let fault = self.refusal(spec, &error, FaultCode::StartFailed, thing).await;
                 Err(fault.with_log(self.tail(&spec.instance.container_name(), TAIL_LINES).await))
             }
         }

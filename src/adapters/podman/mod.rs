@@ -76,6 +76,7 @@ struct Inner {
     pull: bool,
     journal: Journal,
     scopes: Option<Arc<dyn Scopes>>,
+    unresolved: Option<Unresolved>,
     left: watch::Sender<Left>,
 }
 
@@ -84,6 +85,9 @@ impl std::fmt::Debug for Inner {
         f.debug_struct("Inner").field("namespace", &self.namespace).finish_non_exhaustive()
     }
 }
+
+/// Why CDI devices of these names cannot be given to a container, with the fix; `None`: nothing is found to be wrong. Reads files.
+pub type Unresolved = Arc<dyn Fn(&[String]) -> Option<String> + Send + Sync>;
 
 /// What helps the adapter where podman does not.
 #[derive(Default)]
@@ -96,6 +100,8 @@ pub struct Helpers {
     pub scopes: Option<Arc<dyn Scopes>>,
     /// Who counts what podman is asked; `None`: nobody.
     pub calls: Option<Arc<dyn Calls>>,
+    /// Who knows what may be wrong with a container's devices where podman's words do not say it; `None`: nobody.
+    pub unresolved: Option<Unresolved>,
     /// Where directories that cannot be removed are told; whoever is to know subscribes.
     pub left: watch::Sender<Left>,
 }
@@ -125,7 +131,7 @@ impl Podman {
         deadlines: Deadlines,
         helpers: Helpers,
     ) -> Self {
-        let Helpers { record, journal, scopes, calls, left } = helpers;
+        let Helpers { record, journal, scopes, calls, unresolved, left } = helpers;
         let inner = Inner {
             api: Api::new(socket, deadlines, timed::Ear(calls)),
             namespace,
@@ -133,6 +139,7 @@ impl Podman {
             pull,
             journal: Journal::new(record, journal),
             scopes,
+            unresolved,
             left,
         };
         Self { inner: Arc::new(inner) }
