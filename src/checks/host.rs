@@ -20,6 +20,10 @@ const IDS_MIN: u64 = 65_536;
 const NVML_ONLY: &str = "not needed: backend = \"host\"";
 const UNCONFINED: &str = "does not confine podman's containers";
 const UNSEEN: &str = "see why it cannot be looked at; docs/cli.md says what is to hold";
+/// What nodes are that are there and that only some may open.
+const CLOSED: &str = "not open to the users that engines run as";
+/// A program that makes nodes makes them by the module's word again.
+const OPEN: &str = "\"options nvidia NVreg_DeviceFileMode=0666\" in a file of /etc/modprobe.d, in place of another mode there, then reboot; engines run as users of no group";
 const UNASKED: &str = "could not be looked at: podman does not answer";
 
 /// What was seen; or why nothing was.
@@ -142,6 +146,9 @@ fn finding(check: Check, judged: Judged, user: &str) -> Finding {
             return Finding::bad(check, Outcome::Warn, why, fix);
         }
     };
+    if measured.ends_with(CLOSED) {
+        return Finding::bad(check, outcome, measured, OPEN);
+    }
     let commands = repair(check, user);
     let fix = if commands.is_empty() { advice(check).to_owned() } else { shown(&commands) };
     Finding { check, outcome, measured, fix }
@@ -205,8 +212,7 @@ fn device_nodes(dev: &Path) -> Judged {
         return Ok((Outcome::Fail, format!("there is no {}/nvidia*", dev.display())));
     }
     if !closed.is_empty() {
-        let why = "not open to the users that engines run as";
-        return Ok((Outcome::Fail, format!("{}: {why}", closed.join(", "))));
+        return Ok((Outcome::Fail, format!("{}: {CLOSED}", closed.join(", "))));
     }
     let measured = nodes.join(", ");
     if nodes.iter().any(|name| name == "nvidia-uvm") {
@@ -320,6 +326,22 @@ mod tests {
         let (outcome, text) = device_nodes(dir.path()).unwrap();
         assert_eq!(outcome, Outcome::Fail, "{text}");
         assert!(device_nodes(&dir.path().join("none")).is_err());
+    }
+
+    #[test]
+    fn a_closed_node_is_opened_by_the_module_and_by_no_command() {
+        let closed = format!("nvidia0 (660): {CLOSED}");
+        let found = finding(Check::DeviceNodes, Ok((Outcome::Fail, closed)), "hostler");
+        assert!(found.fix.contains("NVreg_DeviceFileMode"), "{}", found.fix);
+        let run = |found: &Finding| {
+            let outcome = found.outcome.as_str();
+            super::super::wanted(Check::DeviceNodes, outcome, &found.fix, "hostler")
+        };
+        assert!(run(&found).is_empty());
+        let none = (Outcome::Fail, "there is no /dev/nvidia*".to_owned());
+        let found = finding(Check::DeviceNodes, Ok(none), "hostler");
+        assert_eq!(shown(&run(&found)), found.fix);
+        assert!(found.fix.starts_with("nvidia-modprobe "), "{}", found.fix);
     }
 
     #[test]

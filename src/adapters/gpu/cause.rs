@@ -48,7 +48,7 @@ pub(super) fn init_error(path: &Path, error: &NvmlError) -> GpuError {
             })
         }
         NvmlError::NoPermission => GpuError::Other(
-            "nvmlInit_v2: no permission to talk to the driver; check that the service's user may open /dev/nvidiactl"
+            "nvmlInit_v2: no permission to talk to the driver; /dev/nvidiactl has to be open to everybody, as engines are in no group: \"hostler doctor\""
                 .to_owned(),
         ),
         error => GpuError::Other(format!("nvmlInit_v2: {}", error_text(error))),
