@@ -108,14 +108,18 @@ impl Exit {
                 "install the NVIDIA driver; on a machine without a GPU set [gpu] backend = \"host\""
             }
             Self::DriverNotLoaded => "modprobe nvidia; if that fails: dmesg",
-            Self::DriverMismatch => "reboot, or unload and load the nvidia modules",
+            Self::DriverMismatch => {
+                "reboot, or unload and load the nvidia modules while Hostler is stopped (docs/operate.md)"
+            }
             Self::GpuMemory => {
-                "nvidia-smi; dmesg; with unified memory set [gpu] backend = \"host\""
+                "nvidia-smi; dmesg; with unified memory set [gpu] backend = \"host\", which runs models on the CPU"
             }
             Self::GpuNotFound => {
-                "nvidia-smi -L, then correct devices in [gpu] or gpus of the model"
+                "nvidia-smi -L, then correct devices in [gpu] or gpus of the model; to serve without one that is gone, list the others in devices and take it out of gpus"
             }
-            Self::GpuFailed => "dmesg; nvidia-smi --gpu-reset, or reboot",
+            Self::GpuFailed => {
+                "dmesg; reset the device while Hostler is stopped (docs/operate.md), or reboot; or serve without it: list the others in [gpu] devices"
+            }
             Self::HostMemory => {
                 "systemctl cat hostler: look for a sandbox that was changed to hide /proc"
             }

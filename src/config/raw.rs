@@ -168,7 +168,7 @@ pub struct RawFile {
 #[derive(Debug, Default, serde::Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RawGpu {
-    /// Where memory is measured: "nvml" (NVIDIA GPUs) or "host" (RAM: CPU inference and unified memory). Required.
+    /// Where memory is measured: "nvml" (NVIDIA GPUs) or "host" (RAM: models run on the CPU, also with unified memory). Required.
     #[schemars(with = "RawBackend", extend("required" = true))]
     pub backend: Option<Spanned<RawBackend>>,
     /// NVML only: UUIDs of the devices to manage, as `nvidia-smi -L` prints them (GPU-… or MIG-…). Default []: all.

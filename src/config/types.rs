@@ -177,7 +177,7 @@ pub struct GpuConfig {
 pub enum GpuBackend {
     /// NVIDIA's management library.
     Nvml,
-    /// The host's RAM: CPU inference and unified memory.
+    /// The host's RAM: models run on the CPU, also where a GPU has the same memory.
     Host,
 }
 

@@ -1,4 +1,4 @@
-//! The host's own memory, for CPU inference and boards whose GPU shares it.
+//! The host's own memory, for models on the CPU; also of boards whose GPU shares it.
 //!
 //! Purpose: the [`Gpus`] port on `/proc`. Owner: the composition root, by `[gpu] backend = "host"` only. Invariants: one
 //! device, [`GpuId::host`]; a process's memory is its proportional set size or unknown, never its resident set, which

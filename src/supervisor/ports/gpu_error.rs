@@ -21,7 +21,7 @@ pub enum GpuError {
     DriverNotLoaded(String),
     /// User-space library and kernel module are of different versions.
     #[error(
-        "the NVML library and the NVIDIA kernel module are of different versions ({0}); reboot, or reload the module, after the driver's upgrade"
+        "the NVML library and the NVIDIA kernel module are of different versions ({0}); reboot, or reload the modules (docs/operate.md), after the driver's upgrade"
     )]
     VersionMismatch(String),
     /// NVML reports a device with no memory.
@@ -31,7 +31,7 @@ pub enum GpuError {
     ZeroMemory(GpuId),
     /// NVML has no memory information for the device (unified-memory boards).
     #[error(
-        "NVML has no memory information for {0} (a unified-memory board?); set [gpu] backend = \"host\" for it"
+        "NVML has no memory information for {0} (a unified-memory board?); set [gpu] backend = \"host\", which runs models on the CPU"
     )]
     MemoryUnsupported(GpuId),
     /// A configured device does not exist.
