@@ -23,6 +23,8 @@ const ROOT: &str = "/org/hostler1";
 const MANAGER: &str = "org.hostler1.Manager";
 /// Where names of D-Bus errors begin that are the daemon's own.
 const OWN: &str = "org.hostler1.Error.";
+/// Of a load whose engine failed.
+pub const LOAD_FAILED: &str = "org.hostler1.Error.LoadFailed";
 const BUS: &str = "org.freedesktop.DBus.Error.";
 
 /// The trailing options of a method, an `a{sv}`.
@@ -252,6 +254,10 @@ pub fn named(name: &str, message: &str, user: bool) -> Failure {
         let fix = match kind {
             "UnknownModel" => "hostler list shows those that are configured",
             "NeverFits" | "NoRoom" => "hostler why MODEL shows who holds the memory",
+            "LoadFailed" => "hostler show MODEL has what its engine wrote last",
+            "NoLog" => {
+                "hostler show MODEL has what an engine that failed wrote last; of earlier ones: journalctl -u hostler HOSTLER_MODEL=MODEL HOSTLER_KIND=failed"
+            }
             "ConfigInvalid" => "correct the files; the daemon goes on with what it has",
             "QueueFull" => {
                 "hostler unload MODEL ends the loads that wait; unloads and sleeps end with the requests that they wait for"

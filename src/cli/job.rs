@@ -12,8 +12,10 @@ use zbus::{OwnedObjectPath, Proxy};
 
 use super::Context;
 use super::bus::{self, Bus};
+use super::document::Named;
 use super::exit::{Exit, Failure, Outcome};
 use super::signals;
+use crate::types::last_words;
 
 /// How often a bar moves.
 const TICK: Duration = Duration::from_millis(200);
@@ -155,10 +157,23 @@ fn line(subject: &str, phase: &str, eta: Option<Duration>) -> String {
 /// Why a job did not do it.
 async fn why(job: &Proxy<'_>, bus: &Bus, result: &str, subject: &str) -> Failure {
     let error: (String, String) = bus.property(job, "Error").await.unwrap_or_default();
-    if !error.0.is_empty() {
-        return bus::named(&error.0, &error.1, bus.user);
+    if error.0.is_empty() {
+        return Failure::new(Exit::Failed, format!("{subject}: {result}"));
     }
-    Failure::new(Exit::Failed, format!("{subject}: {result}"))
+    let mut failure = bus::named(&error.0, &error.1, bus.user);
+    if error.0 == bus::LOAD_FAILED
+        && let Some(words) = last_words_of(bus, subject).await
+    {
+        failure.message += &format!("; its last words: {words}");
+    }
+    failure
+}
+
+/// What the engine of a model that failed wrote last, for who may read that.
+async fn last_words_of(bus: &Bus, model: &str) -> Option<String> {
+    let (_, document) = bus.status().await.ok()?;
+    let Named::Here(model) = document.named(model)? else { return None };
+    last_words(&model.error.as_ref()?.log_tail).map(str::to_owned)
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use super::output::{Output, Tone, span};
 use super::plan;
 use super::show::row;
 use super::{Context, elsewhere};
+use crate::types::last_words;
 
 /// Explains why a model is where it is, and what stands in its way.
 #[derive(Debug, Args)]
@@ -87,8 +88,8 @@ fn render(document: &Document, model: &Model, out: &Output) -> String {
     }
     if let Some(fault) = &model.error {
         text += &format!("Its last failure: {} ({})\n", fault.message, fault.code);
-        for line in &fault.log_tail {
-            text += &format!("  | {line}\n");
+        if let Some(words) = last_words(&fault.log_tail) {
+            text += &format!("  | {words}\n");
         }
     }
     for problem in &document.problems {

@@ -280,7 +280,7 @@ impl From<Denied> for ApiError {
             }
             Denied::NoRoom { report, .. } => (None, Some(json!({ "plan": report })), false),
             Denied::LoadFailed { fault, .. } => {
-                (None, Some(json!({ "fault": fault.code, "log_tail": fault.log_tail })), false)
+                (None, Some(json!({ "fault": fault.code, "log_tail": fault.short_log() })), false)
             }
             Denied::StillLoading { .. }
             | Denied::QueueFull { .. }
@@ -291,7 +291,7 @@ impl From<Denied> for ApiError {
         };
         let mut message = denied.to_string();
         if let Denied::LoadFailed { fault, .. } = &denied
-            && let Some(last) = fault.log_tail.last()
+            && let Some(last) = fault.last_words()
         {
             message += &format!("; its last words: {last}");
         }

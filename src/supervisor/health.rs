@@ -14,6 +14,7 @@
 //! ever. An engine on which requests run is asked for its health alone: that it is too busy for more in time is no fault. Nor is it one
 //! that it does not come to speak of its health while it answers requests, which who asks for the core finds out.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::effect::{Effect, Notice};
@@ -46,7 +47,7 @@ impl Failure {
     pub(super) fn told(&self) -> Fault {
         let mut fault = self.fault.clone();
         if self.served {
-            fault.log_tail.clear();
+            fault.log_tail = Arc::default();
         }
         fault
     }

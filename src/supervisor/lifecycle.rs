@@ -265,7 +265,7 @@ impl State {
         if let Some(Life::Stopping { fault: Some(fault), .. }) = life
             && fault.log_tail.is_empty()
         {
-            fault.log_tail = log;
+            *fault = fault.clone().with_log(log);
         }
     }
 

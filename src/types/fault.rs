@@ -1,8 +1,11 @@
 //! What can go wrong with one instance, as the core needs to know it.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::Serialize;
+
+use super::last_words::last_words;
 
 /// Kinds of failure of an effect. Closed: the core decides by it, people search for it.
 #[derive(
@@ -101,18 +104,26 @@ pub struct Fault {
     pub code: FaultCode,
     /// The whole story in one line.
     pub message: String,
-    /// The last lines the container wrote, oldest first; empty where there are none, and in a status for who may not read logs.
-    pub log_tail: Vec<String>,
+    /// The last lines the container wrote, oldest first, at most 200 of 64 KiB; empty where there are none, or who asks may not read them.
+    #[schemars(with = "Vec<String>")]
+    pub log_tail: Arc<[String]>,
     /// Something of the container may still be there, so it must be stopped before the next start.
     #[serde(skip)]
     pub left_behind: bool,
 }
 
 impl Fault {
+    /// Lines of a container's log that are kept of it. vLLM writes two tracebacks of some fifty lines each after the one that says why.
+    pub const LINES_MAX: usize = 200;
+    /// Bytes of them: a status carries those of all models that have failed, and one message of a bus holds 32 MiB.
+    pub const BYTES_MAX: usize = 64 << 10;
+    /// Of them those that clients get, whose errors have to stay small.
+    const LINES_FOR_CLIENTS: usize = 20;
+
     /// A failure without log lines. Of several lines the message is made one.
     pub fn new(code: FaultCode, message: impl Into<String>) -> Self {
         let message = one_line(message);
-        Self { code, message, log_tail: Vec::new(), left_behind: false }
+        Self { code, message, log_tail: Arc::default(), left_behind: false }
     }
 
     /// The same failure, after which something of the container may still be there.
@@ -122,11 +133,30 @@ impl Fault {
         self
     }
 
-    /// The same failure with what the container wrote last.
+    /// The same failure with what the container wrote last, as much of it as is kept.
     #[must_use]
-    pub fn with_log(mut self, log_tail: Vec<String>) -> Self {
-        self.log_tail = log_tail;
+    pub fn with_log(mut self, mut log: Vec<String>) -> Self {
+        let mut bytes = 0;
+        let fits = |line: &&String| {
+            bytes += line.len();
+            bytes <= Self::BYTES_MAX
+        };
+        let kept = log.iter().rev().take(Self::LINES_MAX).take_while(fits).count();
+        self.log_tail = log.split_off(log.len() - kept).into();
         self
+    }
+
+    /// The line of them that says why, as far as that can be told.
+    #[must_use]
+    pub fn last_words(&self) -> Option<&str> {
+        last_words(&self.log_tail)
+    }
+
+    /// The last of them, for clients.
+    #[must_use]
+    pub fn short_log(&self) -> &[String] {
+        let skip = self.log_tail.len().saturating_sub(Self::LINES_FOR_CLIENTS);
+        self.log_tail.get(skip..).unwrap_or_default()
     }
 }
 
@@ -166,6 +196,17 @@ mod tests {
         }
         let fault = Fault::new(FaultCode::Internal, "x").with_log(vec!["a".into()]);
         assert_eq!(fault.to_string(), "x");
-        assert_eq!(fault.log_tail, ["a"]);
+        assert_eq!(*fault.log_tail, ["a"]);
+    }
+
+    #[test]
+    fn of_a_log_the_last_lines_are_kept_within_a_bound() {
+        let of = |lines: Vec<String>| Fault::new(FaultCode::EngineExited, "x").with_log(lines);
+        let many = of((0..999).map(|n| n.to_string()).collect());
+        assert_eq!((many.log_tail.len(), many.log_tail[0].as_str()), (Fault::LINES_MAX, "799"));
+        assert_eq!((many.short_log().len(), many.short_log()[19].as_str()), (20, "998"));
+        let long = of(vec!["y".repeat(Fault::BYTES_MAX / 3); 9]);
+        assert_eq!(long.log_tail.len(), 3);
+        assert_eq!(long.short_log().len(), 3);
     }
 }

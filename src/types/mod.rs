@@ -20,6 +20,7 @@ mod gpu;
 mod hours;
 mod ids;
 mod image;
+mod last_words;
 mod moment;
 mod name;
 mod phase;
@@ -45,6 +46,7 @@ pub use gpu::{GpuReading, GpuSnapshot, GpuVitals, Known, ProcessMemory, Silence}
 pub use hours::{DayMinute, Hours};
 pub use ids::{Generation, GpuId, InstanceId, InstanceIdError, WaiterId};
 pub use image::ImageRef;
+pub use last_words::last_words;
 pub use moment::Moment;
 pub use name::{ModelName, NameError};
 pub use phase::Phase;

@@ -112,11 +112,25 @@ async fn a_load_waits_and_tells_how_it_ended() {
     let child = spawn(&house, &["load", "small"], &[]);
     let (_, _, answer) = next(&mut house).await;
     let fault = Fault::new(FaultCode::EngineExited, "exit code 1");
+    let mut wrote = vec!["ValueError: needs 9 GiB".to_owned()];
+    wrote.extend((0..49).map(|line| format!("  File \"x.py\", line {line}")));
+    wrote.push("RuntimeError: Failed. See root cause above.".to_owned());
+    let mut seen = status();
+    seen.models[1].error = Some(fault.clone().with_log(wrote));
+    house.status.send(Arc::new(seen)).unwrap();
     let model = "small".parse().unwrap();
     answer.send(Err(Denied::LoadFailed { model, fault, retry_after: Duration::ZERO })).unwrap();
     let failed = end(child).await;
     assert_eq!(failed.code, 1, "{failed:?}");
-    assert!(failed.err.contains("exit code 1"), "{}", failed.err);
+    assert!(
+        failed.err.contains("exit code 1; its last words: ValueError: needs 9 GiB\n"),
+        "{}",
+        failed.err
+    );
+    assert!(failed.err.contains("fix: hostler show MODEL"), "{}", failed.err);
+    let shown = run(&house, &["show", "small"]).await.out;
+    assert!(shown.contains("| ValueError: needs 9 GiB\n"), "{shown}");
+    assert!(shown.ends_with("| RuntimeError: Failed. See root cause above.\n"), "{shown}");
 
     let child = spawn(&house, &["--json", "load", "small"], &[]);
     let (_, _, answer) = next(&mut house).await;
@@ -260,7 +274,9 @@ async fn reload_doctor_and_logs_ask_the_composition_root() {
     assert_eq!((logs.code, logs.out.as_str()), (0, "one\ntwo\n"), "{logs:?}");
     let asked = house.root.asked.lock().unwrap().clone();
     assert!(asked.last().unwrap().ends_with("Some(10) true"), "{asked:?}");
-    assert_eq!(run(&house, &["logs", "small"]).await.code, 4);
+    let none = run(&house, &["logs", "small"]).await;
+    assert_eq!(none.code, 4, "{none:?}");
+    assert!(none.err.contains("fix: hostler show MODEL"), "{none:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -30,8 +30,6 @@ const HARDEN_LOOKS: u32 = 14;
 const EXIT_LOOKS: u32 = 12;
 /// Of an annotation's key, whose length is its image's to choose, so many characters are told.
 const KEY_MAX: usize = 100;
-/// Lines of the container's log that a failure carries.
-const TAIL_LINES: usize = 20;
 
 impl Inner {
     pub(super) async fn launch(
@@ -183,7 +181,8 @@ impl Inner {
             }
             Some(_) | None => {
                 let fault = self.refusal(spec, &error, FaultCode::StartFailed, thing).await;
-                Err(fault.with_log(self.tail(&spec.instance.container_name(), TAIL_LINES).await))
+                Err(fault
+                    .with_log(self.tail(&spec.instance.container_name(), Fault::LINES_MAX).await))
             }
         }
     }
@@ -269,7 +268,7 @@ impl Inner {
             "{thing}: the engine ended right after its start with {code}; its last lines say why"
         );
         Fault::new(FaultCode::EngineExited, message)
-            .with_log(self.tail(&inspect.id, TAIL_LINES).await)
+            .with_log(self.tail(&inspect.id, Fault::LINES_MAX).await)
     }
 }
 

@@ -1,3 +1,5 @@
+//! What each dialect is told, and with which status and headers.
+
 use super::*;
 use crate::types::{Bytes, Fault, FaultCode, Phase};
 
@@ -75,6 +77,22 @@ fn a_failed_load_shows_what_the_engine_said() {
     assert!(message.ends_with("exit 1; its last words: no memory"), "{message}");
     assert_eq!(body["error"]["details"]["fault"], "engine_exited");
     assert_eq!(body["error"]["details"]["log_tail"][0], "no memory");
+}
+
+#[test]
+fn the_line_that_says_why_is_told_however_much_follows_it() {
+    let mut wrote = vec!["ValueError: needs 9 GiB".to_owned()];
+    wrote.extend((0..49).map(|line| format!("  File \"x.py\", line {line}")));
+    wrote.push("RuntimeError: Failed. See root cause above.".to_owned());
+    let error = ApiError::from(Denied::LoadFailed {
+        model: "m".parse().unwrap(),
+        fault: Fault::new(FaultCode::EngineExited, "exit 1").with_log(wrote),
+        retry_after: Duration::from_secs(5),
+    });
+    let body = body(&error);
+    let message = body["error"]["message"].as_str().unwrap();
+    assert!(message.ends_with("; its last words: ValueError: needs 9 GiB"), "{message}");
+    assert_eq!(body["error"]["details"]["log_tail"].as_array().unwrap().len(), 20);
 }
 
 #[test]

@@ -20,8 +20,6 @@ use crate::types::{Fault, FaultCode, InstanceId, ModelSpec};
 const PROBE_PAUSE: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(20)];
 /// How often it is looked whether a loading engine has written something.
 const LOG_INTERVAL: Duration = Duration::from_secs(5);
-/// Lines of a dead container's log that go into the error.
-const LOG_TAIL_LINES: usize = 20;
 /// How long podman is asked about a death, or for the last words of one that is to stop: neither must wait for a podman that hangs.
 pub(super) const OBITUARY_TIME: Duration = Duration::from_secs(2);
 
@@ -147,7 +145,7 @@ async fn probe_until_ready(
 
 /// What an engine wrote last, for its fault.
 pub(super) async fn last_lines(ports: &Ports, instance: &InstanceId) -> Vec<String> {
-    let log = ports.containers.log_tail(instance.clone(), LOG_TAIL_LINES);
+    let log = ports.containers.log_tail(instance.clone(), Fault::LINES_MAX);
     tokio::time::timeout(OBITUARY_TIME, log).await.unwrap_or_default()
 }
 

@@ -166,7 +166,7 @@ fn what_an_engine_wrote_that_had_served_is_not_told_to_others() {
         let Denied::LoadFailed { fault, .. } = host.denied() else { panic!() };
         assert_eq!(fault.log_tail.is_empty(), served, "{fault:?}");
         let error = host.state.status(host.now).models[0].error.clone().unwrap();
-        assert_eq!(error.log_tail, ["what it wrote"], "who may read logs sees it");
+        assert_eq!(*error.log_tail, ["what it wrote"], "who may read logs sees it");
     }
 }
 
@@ -207,7 +207,7 @@ fn after_so_many_failures_the_breaker_opens_then_lets_one_try() {
     host.acquire(7, "m");
     let Denied::LoadFailed { fault, retry_after, .. } = host.denied() else { panic!() };
     assert!(fault.message.contains("circuit breaker of m is open"), "{fault}");
-    assert_eq!(fault.log_tail, ["no memory"]);
+    assert_eq!(*fault.log_tail, ["no memory"]);
     assert!(*retry_after <= Duration::from_secs(80), "{retry_after:?}");
 
     // Half open: one start, for whoever comes first.

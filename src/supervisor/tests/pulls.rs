@@ -133,7 +133,10 @@ fn a_load_in_vain_says_what_its_engine_wrote_last() {
     host.acquire(2, "m");
     host.stopped(&id);
     let error = host.state.status(host.now).models[0].error.clone().unwrap();
-    assert_eq!((error.code, error.log_tail), (FaultCode::LoadTimeout, vec!["NCCL: init".into()]));
+    assert_eq!(
+        (error.code, &*error.log_tail),
+        (FaultCode::LoadTimeout, &["NCCL: init".to_owned()][..])
+    );
     // One that goes because nobody wants it has nothing to explain.
     let mut host = Host::new(vec![spec("m", 10)]);
     let id = host.ready(1, "m");

@@ -33,7 +33,7 @@ fn an_engine_that_dies_of_its_canary_has_failed_to_load() {
     night.host.stopped(&id);
     assert_eq!(night.host.denials(), [(1, "model_load_failed")]);
     let Denied::LoadFailed { fault, .. } = night.host.denied() else { panic!() };
-    assert_eq!(fault.log_tail, ["CUDA error"]);
+    assert_eq!(*fault.log_tail, ["CUDA error"]);
 }
 
 #[test]
