@@ -9,6 +9,7 @@ use clap::{Args, Subcommand};
 use super::Context;
 use super::doctor::ids;
 use super::exit::{Exit, Failure, Outcome};
+use super::output::tell;
 use crate::checks::SERVICE_USER;
 use crate::config;
 use crate::config::KeySource;
@@ -95,7 +96,7 @@ fn check(context: &Context, options: &Options) -> Outcome {
             Ok(())
         }
         Err(errors) => {
-            eprintln!("{errors}");
+            tell(errors);
             Err(Failure::said(Exit::Config))
         }
     }

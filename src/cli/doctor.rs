@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::Context;
 use super::bus::Bus;
 use super::exit::{Exit, Failure, Outcome};
-use super::output::{Side, Table, Tone, plain};
+use super::output::{Side, Table, Tone, plain, tell};
 use crate::checks::{self, Check, Checks, Probes};
 use crate::daemon::{Options, but};
 
@@ -276,7 +276,7 @@ async fn run_all(context: &Context, check: Check, commands: Vec<Vec<String>>) {
             Ok(output) => output.status.to_string(),
             Err(err) => err.to_string(),
         };
-        eprintln!("hostler: {program} failed ({why}), going on with the next check");
+        tell(format_args!("hostler: {program} failed ({why}), going on with the next check"));
         break;
     }
 }

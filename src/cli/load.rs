@@ -9,6 +9,7 @@ use super::Context;
 use super::bus::{Bus, Options};
 use super::exit::{Exit, Failure, Outcome};
 use super::job::{Watch, deadline, until};
+use super::output::tell;
 
 /// Loads models, and waits until they answer.
 #[derive(Debug, Args)]
@@ -126,7 +127,7 @@ pub async fn begin_each(
             Err(failure) => {
                 let over = is_over(&failure);
                 if let Some(earlier) = last.replace(failure) {
-                    eprintln!("hostler: {earlier}");
+                    tell(format_args!("hostler: {earlier}"));
                 }
                 if over {
                     break;
@@ -199,7 +200,7 @@ pub async fn one_by_one(
             failure.message += &format!("; not tried: {left}");
         }
         if let Some(earlier) = last.replace(failure) {
-            eprintln!("hostler: {earlier}");
+            tell(format_args!("hostler: {earlier}"));
         }
         if over {
             break;

@@ -14,6 +14,8 @@
 //!  status list show load verbs plan why measure wait logs top reload doctor config  add/  import/  remove
 //! ```
 
+#![deny(clippy::print_stderr, clippy::print_stdout)] // They end the program where nobody reads: `Output::text`, `output::tell`.
+
 mod add;
 mod bus;
 mod change;
@@ -53,7 +55,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::checks;
 
 pub use exit::{Exit, Failure, Outcome};
-use output::Output;
+use output::{Output, tell};
 
 /// Controls Hostler: loads, unloads and watches models, defines new ones, and checks the host.
 #[derive(Debug, Parser)]
@@ -180,7 +182,7 @@ pub fn run(cli: Cli) -> Exit {
     };
     let Err(failure) = outcome else { return Exit::Ok };
     if !failure.message.is_empty() {
-        eprintln!("hostler: {failure}");
+        tell(format_args!("hostler: {failure}"));
     }
     failure.exit
 }
@@ -212,8 +214,7 @@ async fn dispatch(context: &Context, command: Command) -> Outcome {
         Command::Fetch(it) => it.run(),
         Command::ProbeGpus => {
             let seen = checks::gpus::look().await;
-            println!("{}", serde_json::to_string(&seen).unwrap_or_default());
-            Ok(())
+            context.out.text(&(serde_json::to_string(&seen).unwrap_or_default() + "\n"))
         }
         Command::Pages(it) => it.run(context),
     }

@@ -1,8 +1,9 @@
 //! What a person or a program reads: tables, JSON, messages.
 //!
 //! Invariants: answers go to standard output, everything about them to standard error; colour only on a terminal and never
-//! with `NO_COLOR`; `--json` prints exactly one document, or is refused.
+//! with `NO_COLOR`; `--json` prints exactly one document, or is refused; no message ends a command, whatever becomes of who reads them.
 
+use std::fmt::Display;
 use std::io::{IsTerminal, Write};
 
 use serde::Serialize;
@@ -115,7 +116,7 @@ impl Output {
     /// Says what was done, unless nobody wants to know.
     pub fn say(&self, text: &str) {
         if !self.quiet && !self.json {
-            eprintln!("{text}");
+            tell(text);
         }
     }
 
@@ -128,6 +129,17 @@ impl Output {
             text.to_owned()
         }
     }
+}
+
+/// Tells people something on standard error. That nobody may listen there any more, because a pipe was closed or a terminal hung up, ends
+/// nothing: who removes a model means that, whether or not somebody reads on.
+pub fn tell(text: impl Display) {
+    let _ = std::io::stderr().write_all(format!("{text}\n").as_bytes());
+}
+
+/// Tells people what may be wrong and stops nothing; `--quiet` keeps it.
+pub fn warn(why: impl Display) {
+    tell(format_args!("warning: {why}"));
 }
 
 /// A column's side.

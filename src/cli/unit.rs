@@ -24,6 +24,7 @@ use super::document::Model;
 use super::elsewhere::unknown;
 use super::exit::{Exit, Failure, Outcome};
 use super::job::Watch;
+use super::output::tell;
 use super::signals;
 use crate::adapters::systemd;
 
@@ -102,7 +103,7 @@ impl Unit {
         watch.ended(context, bus, &job, &name).await?;
         if !std::mem::replace(&mut so_far.ready, true) {
             systemd::ready(&format!("{name} is ready"));
-            eprintln!("{name} is ready");
+            tell(format_args!("{name} is ready"));
         }
         stay(bus, &name).await
     }

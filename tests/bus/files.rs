@@ -4,7 +4,8 @@ use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::PathBuf;
-use std::process::Child;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use rustix::process::Signal;
 use tokio::sync::oneshot;
@@ -201,6 +202,56 @@ async fn who_interrupts_leaves_no_file_that_the_daemon_refuses() {
     send(&child, Signal::INT);
     let ended = end(child).await;
     assert!(ended.code == 130 && ended.err.contains("has not answered"), "{ended:?}");
+    assert_eq!(files.models(), ["other.toml", "qwen3.toml"]);
+    drop(go);
+}
+
+/// Nobody reads what the command says of it: its end of a pipe that was closed, or of a terminal that hung up.
+fn unheard(house: &House, files: &Files, args: &[&str]) -> Child {
+    let (reads, says) = std::io::pipe().unwrap();
+    drop(reads);
+    Command::new(env!("CARGO_BIN_EXE_hostler"))
+        .arg("--user")
+        .args(args)
+        .env("DBUS_SESSION_BUS_ADDRESS", &house.daemon.address)
+        .env("XDG_CONFIG_HOME", files.home.path())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(says)
+        .spawn()
+        .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_listen_has_the_change_applied_or_put_back_like_all_others() {
+    let house = House::open(status()).await;
+    let files = Files::new(MODEL, "qwen3");
+    let weights = files.home.path().join("new.gguf");
+    let add = ["add", weights.to_str().unwrap(), "--image", "x.example/y:1"];
+    assert_eq!(end(unheard(&house, &files, &add)).await.code, 0);
+    assert_eq!(
+        (files.models(), reloads(&house)),
+        (vec!["new.toml".into(), "qwen3.toml".into()], 1)
+    );
+    assert_eq!(end(unheard(&house, &files, &["remove", "new"])).await.code, 0);
+    assert_eq!((files.models(), reloads(&house)), (vec!["qwen3.toml".to_owned()], 2));
+    assert_eq!(end(unheard(&house, &files, &["show", "nothing"])).await.code, 4);
+
+    // A terminal that goes says so with a signal, too. The daemon does not answer.
+    fs::write(files.path("models.d/other.toml"), MODEL).unwrap();
+    let ((begun, begins), (go, goes)) = (oneshot::channel(), oneshot::channel());
+    *house.root.reloads_at.lock().unwrap() = Some((begun, goes));
+    let mut child = unheard(&house, &files, &["remove", "other"]);
+    begins.await.unwrap();
+    assert!(!files.path("models.d/other.toml").exists());
+    let code = loop {
+        send(&child, Signal::HUP);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        if let Some(ended) = child.try_wait().unwrap() {
+            break ended.code();
+        }
+    };
+    assert_eq!(code, Some(130));
     assert_eq!(files.models(), ["other.toml", "qwen3.toml"]);
     drop(go);
 }

@@ -32,6 +32,7 @@ use self::weights::{called, lacks, look};
 use super::Context;
 use super::change::{self, Before};
 use super::exit::{Exit, Failure, Outcome};
+use super::output::{tell, warn};
 use crate::adapters::podman::stray;
 use crate::config::{self, Config};
 use crate::daemon::Options;
@@ -163,7 +164,8 @@ impl Add {
             }));
         }
         for left in left {
-            eprintln!("line {}: {} is not taken over: {}", left.line, left.setting, left.why);
+            let Left { line, setting, why } = left;
+            tell(format_args!("line {line}: {setting} is not taken over: {why}"));
         }
         let word = if self.dry_run { "would write" } else { "wrote" };
         context.out.say(&format!("{word} {}:", path.display()));
@@ -204,7 +206,7 @@ impl Add {
             Source::Path(path) => {
                 let (path, gguf) = look(path)?;
                 let warnings = [stray(&path, files::bound(&path, self.engine(gguf))), lacks(&path)];
-                warnings.into_iter().flatten().for_each(|why| eprintln!("warning: {why}"));
+                warnings.into_iter().flatten().for_each(warn);
                 self.definition(config, called(&path), gguf, &[("path", text_of(&path))])
             }
             Source::Image(image) => {
@@ -254,7 +256,7 @@ impl Add {
         let fetched = hub::fetch(context, &config.podman, &wanted).await?;
         let path = fetched.path(&models);
         if let Some(why) = lacks(&path) {
-            eprintln!("warning: {why}");
+            warn(why);
         }
         let weights = [("path", path.display().to_string())];
         let mut definition =

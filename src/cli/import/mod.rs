@@ -33,6 +33,7 @@ use self::llama_swap::{Imported, Told};
 use super::Context;
 use super::add::file;
 use super::exit::{Exit, Failure, Outcome};
+use super::output::warn;
 
 /// Translates the configuration of another program into a hostler.toml.
 #[derive(Debug, Args)]
@@ -146,7 +147,7 @@ impl LlamaSwap {
         }
         // Warnings are no messages: --quiet keeps them.
         for line in left::lines(&left) {
-            eprintln!("warning: {line}");
+            warn(line);
         }
         match &self.output {
             Some(output) => {
