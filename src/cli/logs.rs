@@ -15,7 +15,8 @@ use super::printable::Printable;
 /// Lines that following begins with.
 const TAIL: u64 = 10;
 
-/// Shows what a model's engine wrote, from the beginning of its container on.
+/// Shows what a model's engine wrote, since its container was started: up to 64 MiB, and when they are full it begins anew, without what
+/// was there. Of an engine that is gone: hostler show MODEL, and the journal.
 #[derive(Debug, Args)]
 pub struct Logs {
     /// Its name, or an alias.

@@ -104,7 +104,8 @@ impl Model {
         Ok(self.context.handle.pin(&self.name, false).await?)
     }
 
-    /// What its container wrote, from the beginning, and what it writes until it ends: the read end of a pipe.
+    /// What its container wrote, and what it writes until it ends: the read end of a pipe. A log has 64 MiB at most; when they are full it
+    /// begins anew, without what was there.
     async fn open_log(
         &self,
         #[zbus(header)] call: Header<'_>,

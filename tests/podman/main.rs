@@ -21,6 +21,7 @@ mod helpers;
 mod host;
 mod images;
 mod lists;
+mod logs;
 mod pulls;
 mod support;
 mod wire;

@@ -21,8 +21,9 @@ pub const USER: &str = "1000:1000";
 /// Size limit of the container's `/tmp` in bytes: compile caches of an engine need hundreds of MiB. Only what is
 /// written takes memory.
 const TMP_BYTES: u64 = 4 << 30;
-/// Size limit of the container's log in bytes.
-const LOG_BYTES: u64 = 8 << 20;
+/// Size limit of the container's log in bytes, on the disk of podman's storage. What would exceed it begins a new one, and the old one
+/// goes whole; llama-server writes some 2 kB a request.
+const LOG_BYTES: u64 = 64 << 20;
 /// SIGTERM; given, because an image may name another signal.
 const STOP_SIGNAL: u8 = 15;
 
@@ -238,7 +239,7 @@ pub(super) mod tests {
             "healthconfig": {"Test": ["NONE"]}, "restart_policy": "no",
             "sdnotifyMode": "ignore", "systemd": "false", "remove": false, "init": true,
             "stop_signal": 15, "stop_timeout": 3,
-            "log_configuration": {"driver": "k8s-file", "size": 8_388_608},
+            "log_configuration": {"driver": "k8s-file", "size": 67_108_864},
         });
         assert_eq!(body, expected, "{body:#}");
     }

@@ -1,10 +1,14 @@
 //! A container's log as a pipe.
 //!
 //! Purpose: whoever may read logs gets a descriptor and follows at his own pace; nothing of the log is kept here. Invariants: podman's
-//! frames are taken out, the text is passed on as the engine wrote it; the work ends with the container, with podman, or when nobody
-//! reads any more; a reader that does not read holds back podman, and nobody else.
+//! frames are taken out, the text is passed on as the engine wrote it; the work ends with the container, or when nobody reads any more; a
+//! reader that does not read holds back podman, and nobody else.
+//!
+//! That podman goes is no end of the container's: a log that is followed goes on, from where it broke off, when podman answers again. A pipe
+//! has no way to tell its reader that but a line of ours between those of the engine.
 
 use std::os::fd::OwnedFd;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
@@ -13,6 +17,35 @@ use tokio::net::unix::pipe;
 
 use super::error::PodmanError;
 use super::wire::{Driver, Wire, encode};
+
+/// In errors.
+const WHAT: &str = "logs";
+/// Between two attempts to reach a podman that went.
+const PAUSE: Duration = Duration::from_millis(500);
+/// An engine's line is written so long before it is here, at most.
+const ON_THE_WAY: Duration = Duration::from_secs(1);
+
+/// Which part of whose log.
+#[derive(Debug)]
+struct Wanted {
+    /// Encoded.
+    container: String,
+    lines: Option<usize>,
+    follow: bool,
+}
+
+impl Wanted {
+    /// podman's path; `since`: not the last lines, but those from a moment on, in seconds since 1970.
+    fn path(&self, since: Option<u64>) -> String {
+        let Self { container, lines, follow } = self;
+        let from = match (since, lines) {
+            (Some(since), _) => format!("&since={since}"),
+            (None, Some(lines)) => format!("&tail={lines}"),
+            (None, None) => String::new(),
+        };
+        format!("/containers/{container}/logs?stdout=true&stderr=true&follow={follow}{from}")
+    }
+}
 
 /// Opens the log of a container.
 ///
@@ -24,32 +57,93 @@ pub(super) async fn open(
     lines: Option<usize>,
     follow: bool,
 ) -> Result<OwnedFd, PodmanError> {
-    let what = "logs";
-    let tail = lines.map_or_else(String::new, |lines| format!("&tail={lines}"));
-    let container = encode(container);
-    let path =
-        format!("/containers/{container}/logs?stdout=true&stderr=true&follow={follow}{tail}");
-    let (body, driver) = wire.stream(what, &path).await?;
+    let wanted = Wanted { container: encode(container), lines, follow };
+    let opened = wire.stream(WHAT, &wanted.path(None)).await?;
     let failed =
-        |e: std::io::Error| PodmanError::Garbage { what: what.into(), detail: e.to_string() };
+        |e: std::io::Error| PodmanError::Garbage { what: WHAT.into(), detail: e.to_string() };
     let (write, read) = pipe::pipe().map_err(failed)?;
     let read = read.into_blocking_fd().map_err(failed)?;
-    tokio::spawn(pump(body, driver, write));
+    tokio::spawn(pump(wire.clone(), wanted, opened, write));
     Ok(read)
 }
 
-async fn pump(mut body: Incoming, _connection: Driver, mut write: pipe::Sender) {
-    let mut frames = Frames::default();
-    loop {
-        let frame = tokio::select! {
-            frame = body.frame() => frame,
-            // Nobody reads any more, and a container may be silent for days.
+async fn pump(
+    wire: Wire,
+    wanted: Wanted,
+    (mut body, mut connection): (Incoming, Driver),
+    mut write: pipe::Sender,
+) {
+    let mut so_far = SoFar { heard: SystemTime::now(), in_line: false };
+    while so_far.pass_on(body, &mut write).await.is_err() {
+        drop(connection);
+        let line_end = if std::mem::take(&mut so_far.in_line) { "\n" } else { "" };
+        let what_comes = if wanted.follow {
+            ", and it goes on when podman answers again; the last second's lines may come twice"
+        } else {
+            " before its end"
+        };
+        let note = format!("{line_end}hostlerd: podman broke this log off{what_comes}\n");
+        if write.write_all(note.as_bytes()).await.is_err() || !wanted.follow {
+            return;
+        }
+        let again = tokio::select! {
+            again = reopen(&wire, &wanted, so_far.heard) => again,
             _ = write.ready(Interest::ERROR) => return,
         };
-        let Some(Ok(frame)) = frame else { return };
-        let Ok(data) = frame.into_data() else { continue };
-        if write.write_all(&frames.take(&data)).await.is_err() {
-            return;
+        let Some(again) = again else { return };
+        (body, connection) = again;
+    }
+}
+
+/// podman went in the middle of its answer.
+#[derive(Debug)]
+struct Broken;
+
+/// What the reader has.
+#[derive(Debug)]
+struct SoFar {
+    /// When the last of it came.
+    heard: SystemTime,
+    /// It ends within a line.
+    in_line: bool,
+}
+
+impl SoFar {
+    /// Until podman's answer ends, or nobody reads any more.
+    async fn pass_on(
+        &mut self,
+        mut body: Incoming,
+        write: &mut pipe::Sender,
+    ) -> Result<(), Broken> {
+        let mut frames = Frames::default();
+        loop {
+            let frame = tokio::select! {
+                frame = body.frame() => frame,
+                // Nobody reads any more, and a container may be silent for days.
+                _ = write.ready(Interest::ERROR) => return Ok(()),
+            };
+            let Some(frame) = frame else { return Ok(()) };
+            let Ok(data) = frame.map_err(|_| Broken)?.into_data() else { continue };
+            let text = frames.take(&data);
+            if write.write_all(&text).await.is_err() {
+                return Ok(());
+            }
+            self.heard = SystemTime::now();
+            self.in_line = text.last().map_or(self.in_line, |last| *last != b'\n');
+        }
+    }
+}
+
+/// The rest of a log, when podman has it; `None`: there is none any more, for its container is gone.
+async fn reopen(wire: &Wire, wanted: &Wanted, heard: SystemTime) -> Option<(Incoming, Driver)> {
+    let since = heard.duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(ON_THE_WAY);
+    let path = wanted.path(Some(since.as_secs()));
+    loop {
+        match wire.stream(WHAT, &path).await {
+            Ok(again) => return Some(again),
+            Err(PodmanError::Refused { .. }) => return None,
+            // Also one that does not begin its answer, as the engine has written nothing since.
+            Err(_) => tokio::time::sleep(PAUSE).await,
         }
     }
 }
