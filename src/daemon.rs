@@ -260,7 +260,10 @@ async fn serve(
         tokio::spawn(told::tell(running.handle.clone(), trouble)),
         tokio::spawn(left::tell(running.handle.clone(), left)),
         tokio::spawn(async move { telling.keep_saying().await }),
-        tokio::spawn(root.clone().catch_up()),
+        tokio::spawn({
+            let root = root.clone();
+            async move { root.catch_up().await }
+        }),
     ];
     tracing::info!(kind = "daemon_ready", "ready: {} models configured", root.started.models.len());
     let mut task = running.task;

@@ -48,7 +48,7 @@ impl Context {
     /// [`Exit::NotRunning`] where it does not, or where there is no bus.
     pub async fn bus(&self) -> Outcome<Bus> {
         let bus = self.bus_even_idle().await?;
-        if has_owner(&bus.connection).await? { Ok(bus) } else { Err(not_running(bus.user)) }
+        if has_owner(&bus.connection).await? { Ok(bus) } else { Err(start::absent(&bus).await) }
     }
 
     /// The bus, whether or not the daemon runs: a call may start it.

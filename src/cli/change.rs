@@ -140,27 +140,36 @@ fn copy(path: &Path, dir: &Path) -> io::Result<TempPath> {
     Ok(kept.into_temp_path())
 }
 
-/// Has the daemon apply a changed file. Whether one runs.
+/// What became of a changed file.
+#[derive(Debug)]
+pub enum Applied {
+    /// The daemon has taken it.
+    Now,
+    /// It does when it is there. Why it cannot be asked now, and what to do about that.
+    Later(Failure),
+}
+
+/// Has the daemon apply a changed file.
 ///
 /// # Errors
 /// The daemon's; where it says that the configuration is wrong, the file is as it was `before`. [`Exit::Interrupted`], once it is known
 /// what became of the file.
-pub async fn apply(context: &Context, mut before: Before) -> Outcome<bool> {
+pub async fn apply(context: &Context, mut before: Before) -> Outcome<Applied> {
     let asked = async {
-        let bus = context.bus().await.ok()?;
+        let bus = context.bus().await?;
         let answer = reload::apply(context, &bus).await;
-        Some((bus, answer))
+        Ok((bus, answer))
     };
     let ended = match before.unless_given_up(context, asked).await {
-        Some(None) => Ok(false),
-        Some(Some((_, Ok(_)))) => Ok(true),
-        Some(Some((bus, Err(refused)))) if refused.exit == Exit::Config => {
+        Some(Err(absent)) => Ok(Applied::Later(absent)),
+        Some(Ok((_, Ok(_)))) => Ok(Applied::Now),
+        Some(Ok((bus, Err(refused)))) if refused.exit == Exit::Config => {
             let refused = before.put_back(refused, "correct that first");
             // Its status speaks of a reload that failed until one succeeds. This one is for that alone.
             before.unless_given_up(context, reload::ask(&bus)).await;
             Err(refused)
         }
-        Some(Some((_, Err(failure)))) => Err(failure),
+        Some(Ok((_, Err(failure)))) => Err(failure),
         None => {
             let failure = Failure::new(Exit::Interrupted, "the daemon has not answered");
             Err(before.put_back(failure, "hostler reload, when it does"))

@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::Context;
 use super::add::file::model_files;
-use super::change::{self, Before};
+use super::change::{self, Applied, Before};
 use super::exit::{Exit, Failure, Outcome};
 use crate::config;
 use crate::daemon::Options;
@@ -44,8 +44,10 @@ impl Remove {
         let before = Before::of(&file.path).await.map_err(failed)?;
         std::fs::remove_file(&file.path).map_err(failed)?;
         context.out.say(&format!("removed {}", file.path.display()));
-        if !self.no_reload && !change::apply(context, before).await? {
-            context.out.say("the daemon does not run; it is applied when it starts");
+        if !self.no_reload
+            && let Applied::Later(absent) = change::apply(context, before).await?
+        {
+            context.out.say(&format!("{}; this is applied when it is there", absent.message));
         }
         if context.out.json {
             return context.out.document(&serde_json::json!({"removed": file.path}));

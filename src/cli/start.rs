@@ -46,11 +46,11 @@ pub async fn start(bus: &Bus) -> Outcome {
                 None => return Err(not_running(bus.user)),
             },
             _ = look.tick() => {
-                let begun = begins;
-                begins = is_beginning(bus).await;
-                // It may have begun meanwhile.
+                let (begun, unit) = (begins, Unit::look(bus).await);
+                begins = unit.begins();
+                // It may have begun meanwhile, or be back on a bus that it had lost.
                 if !begins && (begun || late) {
-                    return if bus.is_owned().await? { Ok(()) } else { Err(not_running(bus.user)) };
+                    return if bus.is_owned().await? { Ok(()) } else { Err(unit.absent(bus.user)) };
                 }
             }
         }
@@ -63,22 +63,69 @@ fn is_late(err: &fdo::Error) -> bool {
     ["TimedOut", "Timeout", "NoReply"].iter().any(|late| name.ends_with(&format!(".{late}")))
 }
 
-/// Whether systemd says that the unit begins, and not that it will try again after a failure. Without systemd nobody says so.
-async fn is_beginning(bus: &Bus) -> bool {
-    let states = async {
-        let manager = object(bus, "/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager");
-        let unit: OwnedObjectPath = manager.await?.call("GetUnit", &("hostler.service",)).await?;
-        let unit = object(bus, unit.as_str(), "org.freedesktop.DBus.Properties").await?;
-        let mut states = Vec::new();
-        for property in ["ActiveState", "SubState"] {
-            let value: OwnedVariant =
-                unit.call("Get", &("org.freedesktop.systemd1.Unit", property)).await?;
-            states.push(String::try_from(value)?);
-        }
-        Ok::<_, zbus::Error>(states)
-    };
-    let states = states.await.unwrap_or_default();
-    matches!(states.as_slice(), [active, sub] if active == "activating" && !sub.starts_with("auto-restart"))
+/// Why nobody is on the bus who could be asked: there is no daemon, as long as systemd does not say otherwise.
+pub async fn absent(bus: &Bus) -> Failure {
+    Unit::look(bus).await.absent(bus.user)
+}
+
+/// The daemon's unit, in systemd's words; empty ones without systemd.
+#[derive(Debug, Default)]
+struct Unit {
+    active: String,
+    sub: String,
+    /// What the daemon itself says.
+    text: String,
+}
+
+impl Unit {
+    async fn look(bus: &Bus) -> Self {
+        let look = async {
+            let manager = "org.freedesktop.systemd1.Manager";
+            let manager = object(bus, "/org/freedesktop/systemd1", manager).await?;
+            let unit: OwnedObjectPath = manager.call("GetUnit", &("hostler.service",)).await?;
+            let unit = object(bus, unit.as_str(), "org.freedesktop.DBus.Properties").await?;
+            let get = async |kind: &str, property: &str| {
+                let kind = format!("org.freedesktop.systemd1.{kind}");
+                let value: OwnedVariant = unit.call("Get", &(kind, property)).await?;
+                Ok::<_, zbus::Error>(String::try_from(value)?)
+            };
+            Ok::<_, zbus::Error>(Self {
+                active: get("Unit", "ActiveState").await?,
+                sub: get("Unit", "SubState").await?,
+                text: get("Service", "StatusText").await.unwrap_or_default(),
+            })
+        };
+        look.await.unwrap_or_default()
+    }
+
+    /// It begins, and will not only try again after a failure.
+    fn begins(&self) -> bool {
+        self.active == "activating" && !self.sub.starts_with("auto-restart")
+    }
+
+    fn runs(&self) -> bool {
+        matches!(self.active.as_str(), "active" | "reloading")
+    }
+
+    fn absent(&self, user: bool) -> Failure {
+        let known = not_running(user);
+        let (own, ctl) = if user { ("your own", "systemctl --user") } else { ("the", "systemctl") };
+        let (message, fix) = if self.begins() {
+            let text =
+                if self.text.is_empty() { String::new() } else { format!(": {}", self.text) };
+            let fix = format!("hostler wait returns when it has begun; {ctl} status hostler");
+            (format!("{own} daemon is starting{text}"), fix)
+        } else if self.runs() {
+            let dbus = if user { "" } else { "systemctl status dbus; " };
+            let fix = format!(
+                "{dbus}it comes back to the bus within some seconds; journalctl -u hostler has why it went"
+            );
+            (format!("{own} daemon runs, but is not on the bus"), fix)
+        } else {
+            return known;
+        };
+        Failure::new(known.exit, message).fix(fix)
+    }
 }
 
 async fn object(bus: &Bus, path: &str, interface: &'static str) -> zbus::Result<Proxy<'static>> {
@@ -121,6 +168,16 @@ mod tests {
         }
     }
 
+    struct Service;
+
+    #[zbus::interface(name = "org.freedesktop.systemd1.Service")]
+    impl Service {
+        #[zbus(property)]
+        fn status_text(&self) -> String {
+            "Waiting for gpu_memory".to_owned()
+        }
+    }
+
     struct Units;
 
     #[zbus::interface(name = "org.freedesktop.systemd1.Manager")]
@@ -148,6 +205,7 @@ mod tests {
         let systemd = zbus::connection::Builder::address(private.address.as_str())
             .serve_at("/org/freedesktop/systemd1", Units)
             .serve_at("/unit", Unit(states.clone()))
+            .serve_at("/unit", Service)
             .name(SYSTEMD)
             .build()
             .await
@@ -184,6 +242,25 @@ mod tests {
         };
         let (begun, ()) = tokio::join!(begun, fails);
         assert_eq!(begun.unwrap_err(), not_running(true));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn one_that_begins_or_has_lost_the_bus_is_not_said_to_be_down() {
+        let (private, _systemd, states) = slow().await;
+        let said = absent(&private.bus).await;
+        assert_eq!(said.message, "your own daemon is starting: Waiting for gpu_memory");
+        assert!(said.exit == Exit::NotRunning && said.fix.contains("hostler wait"), "{said}");
+        *states.lock().unwrap() = ("active", "running");
+        let said = absent(&private.bus).await;
+        assert_eq!(said.message, "your own daemon runs, but is not on the bus");
+        assert!(!said.fix.contains("start hostler"), "{said}");
+        // Nor to whoever would have it started.
+        assert_eq!(private.bus.begin("Load", &("m",)).await.unwrap_err(), said);
+        for dead in [("activating", "auto-restart"), ("failed", "failed"), ("deactivating", "stop")]
+        {
+            *states.lock().unwrap() = dead;
+            assert_eq!(absent(&private.bus).await, not_running(true));
+        }
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -2,7 +2,8 @@
 //!
 //! Purpose: puts the objects on a bus, owns the name, and comes back with growing pauses when the bus went away or was never there.
 //! Owner: one task of the composition root. Invariants: nothing here can stop or slow a request; while there is no bus a problem says
-//! so (`bus_missing`: there was none yet; `bus_lost`: it went away), and goes away with its cause.
+//! so (`bus_missing`: there was none yet; `bus_lost`: it went away), and goes away with its cause; what was written to the configuration
+//! meanwhile is applied when the bus is back, as nobody could be told of it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -81,7 +82,10 @@ pub async fn run(
                     context.handle.problem("bus_missing", None);
                     context.handle.problem("bus_lost", None);
                     tracing::info!("control is on {} as {NAME}", bus.name());
-                    first.take().map(|first| first.send(()));
+                    if first.take().is_none_or(|first| first.send(()).is_err()) {
+                        let host = context.host.clone();
+                        tokio::spawn(async move { host.catch_up().await });
+                    }
                     (code, delay) = ("bus_lost", DELAY_MIN);
                     serve(&context, publisher).await
                 }

@@ -67,6 +67,9 @@ pub trait Host: Send + Sync + 'static {
     /// it, with file and line; nothing was changed.
     fn reload(&self) -> HostFuture<'_, Result<Reloaded, String>>;
 
+    /// Applies what was written while nobody had the daemon's name on the bus: who wrote it found nobody to tell.
+    fn catch_up(&self) -> HostFuture<'_, ()>;
+
     /// The read end of a pipe into which a container's log is written: its last `lines` lines, or all, and with `follow` what
     /// comes until it ends.
     fn open_log(

@@ -91,13 +91,14 @@ impl Root {
         result.map(|restart_to_apply| Reloaded { restart_to_apply, credentials_kept })
     }
 
-    /// Takes in what was written while the daemon began. Who writes then finds nobody on the bus to tell, and relies on the start.
-    pub async fn catch_up(self: Arc<Self>) {
+    /// Takes in what was written while the daemon began, or was without a bus. Who writes then finds nobody on the bus to tell, and relies
+    /// on this.
+    pub async fn catch_up(&self) {
         let (options, place) = (self.options.clone(), self.options.place());
         let read = disk::look("configuration", &place, READ_TIME, move |_| options.load()).await;
         // A file that is wrong by now is told as by any reload.
         let same = match read {
-            Ok(Ok(read)) => read == self.started,
+            Ok(Ok(read)) => read == self.current.lock().await.0,
             Ok(Err(_)) => false,
             Err(_) => true,
         };
@@ -231,6 +232,10 @@ impl Host for Root {
 
     fn reload(&self) -> HostFuture<'_, Result<Reloaded, String>> {
         Box::pin(Root::reload(self))
+    }
+
+    fn catch_up(&self) -> HostFuture<'_, ()> {
+        Box::pin(Root::catch_up(self))
     }
 
     fn open_log(

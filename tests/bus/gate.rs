@@ -245,7 +245,8 @@ async fn a_bus_that_was_never_there_is_a_problem_until_it_is() {
     let (handle, mut asks, _status) = Handle::scripted(status());
     let facts = Facts { version: String::new(), podman: String::new(), listeners: Vec::new() };
     let uid = rustix::process::geteuid().as_raw();
-    let context = Context::new(handle, Arc::new(Root::default()), facts, Gate::Owner { uid });
+    let root = Arc::new(Root::default());
+    let context = Context::new(handle, root.clone(), facts, Gate::Owner { uid });
     let (stop, (first, ready)) = (CancellationToken::new(), oneshot::channel());
     let run = bus::run(context, Bus::Address(address.clone()), stop.clone(), first);
     let control = tokio::spawn(run);
@@ -265,6 +266,14 @@ async fn a_bus_that_was_never_there_is_a_problem_until_it_is() {
     let client = zbus::connection::Builder::address(daemon.address.as_str()).build().await.unwrap();
     let bus = zbus::fdo::DBusProxy::new(&client).await.unwrap();
     assert!(bus.name_has_owner("org.hostler1".try_into().unwrap()).await.unwrap());
+    // Whoever wrote a file meanwhile had nobody to tell.
+    let caught_up = async {
+        while root.asked.lock().unwrap().is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), caught_up).await.unwrap();
+    assert_eq!(*root.asked.lock().unwrap(), ["catch up"]);
     stop.cancel();
     control.await.unwrap();
 }

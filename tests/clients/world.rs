@@ -142,6 +142,10 @@ impl Host for World {
         Box::pin(async { Ok(Reloaded::default()) })
     }
 
+    fn catch_up(&self) -> HostFuture<'_, ()> {
+        Box::pin(async {})
+    }
+
     /// A log of one line; whoever follows it sees its end.
     fn open_log(
         &self,

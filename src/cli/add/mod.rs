@@ -30,7 +30,7 @@ use self::quadlet::{Left, Told};
 use self::source::Source;
 use self::weights::{called, lacks, look};
 use super::Context;
-use super::change::{self, Before};
+use super::change::{self, Applied, Before};
 use super::exit::{Exit, Failure, Outcome};
 use super::output::{tell, warn};
 use crate::adapters::podman::stray;
@@ -142,8 +142,13 @@ impl Add {
         let shown = if context.out.json { Ok(()) } else { show() };
         if !self.no_reload {
             match change::apply(context, before).await? {
-                true => context.out.say(&format!("next: hostler load {}", definition.name)),
-                false => context.out.say("next: systemctl start hostler (it does not run now)"),
+                Applied::Now => context.out.say(&format!("next: hostler load {}", definition.name)),
+                Applied::Later(absent) => {
+                    let Failure { message, fix, .. } = absent;
+                    context
+                        .out
+                        .say(&format!("{message}; this is applied when it is there\nnext: {fix}"));
+                }
             }
         }
         if context.out.json { show() } else { shown }

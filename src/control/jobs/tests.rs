@@ -93,6 +93,10 @@ impl crate::control::Host for NoHost {
         Box::pin(async { Ok(crate::control::Reloaded::default()) })
     }
 
+    fn catch_up(&self) -> crate::control::HostFuture<'_, ()> {
+        Box::pin(async {})
+    }
+
     fn open_log(
         &self,
         _instance: crate::types::InstanceId,
