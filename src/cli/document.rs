@@ -100,6 +100,7 @@ pub struct Fault {
     pub code: String,
     pub message: String,
     pub log_tail: Vec<String>,
+    pub log_withheld: bool,
 }
 
 /// How a model sleeps.
@@ -121,6 +122,16 @@ pub struct Sleep {
 pub struct Progress {
     pub since: Duration,
     pub expected: Option<Duration>,
+    /// Of the image that is missing.
+    pub pulled: Option<Pulled>,
+}
+
+/// How far a pull has come.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct Pulled {
+    pub done: Bytes,
+    pub total: Bytes,
 }
 
 /// The planner's reasons.
@@ -226,6 +237,16 @@ pub struct Place {
 pub struct Leaving {
     pub instance: String,
     pub asleep: Option<u8>,
+}
+
+impl Model {
+    /// How much of its image is here, while that is pulled.
+    #[must_use]
+    pub fn pulled(&self) -> Option<String> {
+        let Pulled { done, total } = self.progress.as_ref()?.pulled?;
+        // podman tells of the layers one after the other.
+        Some(if total == Bytes::ZERO { done.to_string() } else { format!("{done} of {total}") })
+    }
 }
 
 impl Document {

@@ -19,6 +19,8 @@ use crate::types::last_words;
 
 /// How often a bar moves.
 const TICK: Duration = Duration::from_millis(200);
+/// How often it is looked whether a model waits for room, where no bar says so.
+const LOOK: Duration = Duration::from_secs(2);
 /// 2^64 − 1: the daemon does not know.
 const UNKNOWN: u64 = u64::MAX;
 
@@ -76,6 +78,8 @@ impl Watch {
         let object = bus::proxy(&bus.connection, job.as_str(), "org.hostler1.Job").await?;
         let bar = bar(context, subject);
         let mut tick = tokio::time::interval(TICK);
+        let mut look = tokio::time::interval_at(Instant::now() + LOOK, LOOK);
+        let mut silent = bar.is_none();
         let ended = loop {
             tokio::select! {
                 message = self.removed.next() => {
@@ -92,6 +96,10 @@ impl Watch {
                     }
                 }
                 _ = tick.tick() => if let Some(bar) = &bar { move_on(bar, bus, &object, subject).await },
+                _ = look.tick(), if silent => if let Some(why) = waits_for(bus, subject).await {
+                    context.out.say(&format!("{subject} waits: {why}"));
+                    silent = false;
+                },
             }
         };
         if let Some(bar) = bar {
@@ -167,6 +175,12 @@ async fn why(job: &Proxy<'_>, bus: &Bus, result: &str, subject: &str) -> Failure
         failure.message += &format!("; its last words: {words}");
     }
     failure
+}
+
+/// What a model that is to be loaded waits for.
+async fn waits_for(bus: &Bus, model: &str) -> Option<String> {
+    let (_, document) = bus.status().await.ok()?;
+    document.model(model)?.waiting_for.clone()
 }
 
 /// What the engine of a model that failed wrote last, for who may read that.

@@ -29,6 +29,11 @@ impl List {
         }
         let wanted = |m: &Model| self.phase.is_empty() || self.phase.contains(&m.phase);
         if !context.out.json {
+            if !document.models.iter().any(wanted)
+                && (!self.phase.is_empty() || document.externals.is_empty())
+            {
+                context.out.say(&nothing(&self.phase));
+            }
             let mine = table(&document, wanted).render(&context.out);
             // Whoever asks for a phase asks for those that have one.
             if !self.phase.is_empty() {
@@ -49,6 +54,14 @@ impl List {
         }
         context.out.document(&models)
     }
+}
+
+/// That there is nothing to list, which an empty answer says to programs alone.
+pub fn nothing(phases: &[String]) -> String {
+    if phases.is_empty() {
+        return "no models are configured; hostler add defines one".to_owned();
+    }
+    format!("no model is {}", phases.join(" or "))
 }
 
 /// Tables below one another, without those that are empty.
@@ -101,7 +114,7 @@ fn note(document: &Document, model: &Model) -> String {
     let text = match model.phase.as_str() {
         "failed" => model.error.as_ref().map(|fault| fault.code.clone()),
         "waiting" => model.waiting_for.clone(),
-        _ => model.progress.as_ref().and_then(left),
+        _ => model.pulled().or_else(|| model.progress.as_ref().and_then(left)),
     };
     let text = text.unwrap_or_default();
     let short: String = text.chars().take(60).collect();

@@ -88,10 +88,12 @@ impl Load {
             let begin = async |model: &str| bus.begin("Load", &(model, &options)).await;
             return begin_each(context, &self.models, begin).await;
         }
-        each(context, &bus, &self.models, self.timeout, "ready", async |model| {
-            bus.begin("Load", &(model, &options)).await
+        let begin = async |model: &str| bus.begin("Load", &(model, &options)).await;
+        let loaded = each(context, &bus, &self.models, self.timeout, "ready", begin).await;
+        loaded.map_err(|failure| {
+            let goes_on = matches!(failure.exit, Exit::Interrupted | Exit::Timeout);
+            if goes_on { failure.fix("hostler unload MODEL ends a load") } else { failure }
         })
-        .await
     }
 }
 

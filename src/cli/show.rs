@@ -90,6 +90,9 @@ fn render(document: &Document, model: &Model, out: &Output) -> String {
         );
         lines.push(("Wakes", wakes));
     }
+    if let Some(pulled) = model.pulled() {
+        lines.push(("Pulled", format!("{pulled} of its image")));
+    }
     if let Some(why) = &model.waiting_for {
         lines.push(("Waits for", why.clone()));
     }
@@ -102,8 +105,15 @@ fn render(document: &Document, model: &Model, out: &Output) -> String {
     for line in tail {
         text += &format!("{:width$}  | {line}\n", "");
     }
+    if model.error.as_ref().is_some_and(|fault| fault.log_withheld) {
+        text += &format!("{:width$}  ({WITHHELD})\n", "");
+    }
     text
 }
+
+/// Of an engine's last lines that the daemon does not show to whoever runs this.
+pub const WITHHELD: &str =
+    "what its engine wrote last is for root and for members of hostler-admin";
 
 /// Of the longest key.
 fn width(lines: &[(&str, String)]) -> usize {

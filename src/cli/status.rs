@@ -25,7 +25,11 @@ impl Status {
         if context.out.json {
             return context.out.text(&(text + "\n"));
         }
-        context.out.text(&render(&document, &context.out))
+        context.out.text(&render(&document, &context.out))?;
+        if document.models.is_empty() && document.externals.is_empty() {
+            context.out.say(&list::nothing(&[]));
+        }
+        Ok(())
     }
 }
 

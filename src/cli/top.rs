@@ -214,8 +214,25 @@ fn table(
     rates: &Rates,
     paint: &impl Fn(Color) -> Style,
 ) {
-    let head =
-        ["MODEL", "PHASE", "PIN", "DEVICES", "NEEDS", "HOLDS", "RUN", "WAIT", "CHUNKS/S", "USED"];
+    // The head takes a line.
+    let more = document.models.len().saturating_sub(usize::from(area.height).saturating_sub(1));
+    let models = match more {
+        0 => "MODEL".to_owned(),
+        more => format!("MODEL ({more} more)"),
+    };
+    let head = [
+        models.as_str(),
+        "PHASE",
+        "PIN",
+        "DEVICES",
+        "NEEDS",
+        "HOLDS",
+        "RUN",
+        "WAIT",
+        "CHUNKS/S",
+        "USED",
+    ]
+    .map(str::to_owned);
     let row = |model: &Model| {
         let color = match model.phase.as_str() {
             "ready" => Color::Green,
@@ -241,9 +258,13 @@ fn table(
         ];
         Row::new(cells)
     };
-    // Those that run first; each group in the order of the names.
+    // What fails or waits first, then what runs, for those at the end may have no room; each group in the order of the names.
     let mut models: Vec<&Model> = document.models.iter().collect();
-    models.sort_by_key(|m| m.phase == "stopped");
+    models.sort_by_key(|m| match m.phase.as_str() {
+        "failed" | "waiting" => 0,
+        "stopped" => 2,
+        _ => 1,
+    });
     let widths = [
         Constraint::Fill(2),
         Constraint::Length(9),
@@ -353,10 +374,15 @@ mod tests {
         assert!(!whole.contains("far/5"), "{whole}");
         // Half of what is left of a small screen is this host's models', and all of a very small one.
         let small = drawn(&document, &rates, (110, 15));
-        assert!(small.contains("idle   ") && small.contains("ELSEWHERE (8 more)"), "{small}");
+        assert!(
+            small.contains("MODEL (7 more)")
+                && small.contains("waits  ")
+                && small.contains("ELSEWHERE (8 more)"),
+            "{small}"
+        );
         assert!(small.contains("far/0") && !small.contains("far/1"), "{small}");
         let smallest = drawn(&document, &rates, (110, 10));
-        assert!(smallest.contains("org/qwen3-8b") && !smallest.contains("ELSEWHERE"), "{smallest}");
+        assert!(smallest.contains("broken  ") && !smallest.contains("ELSEWHERE"), "{smallest}");
         document.externals.clear();
         assert!(!drawn(&document, &rates, (110, 24)).contains("ELSEWHERE"));
     }

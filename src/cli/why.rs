@@ -7,7 +7,7 @@ use super::document::{Document, Model, Named};
 use super::exit::Outcome;
 use super::output::{Output, Tone, span};
 use super::plan;
-use super::show::row;
+use super::show::{WITHHELD, row};
 use super::{Context, elsewhere};
 use crate::types::last_words;
 
@@ -62,7 +62,10 @@ fn render(document: &Document, model: &Model, out: &Output) -> String {
         "stopped" if model.error.is_some() => ": it failed, and its pause is over. The next request tries it again.".to_owned(),
         "stopped" => ": nobody asked for it, or it was idle, evicted or unloaded since. The next request loads it.".to_owned(),
         "waiting" => format!(": {}", model.waiting_for.as_deref().unwrap_or("there is no room")),
-        "pulling" => ": podman fetches its image.".to_owned(),
+        "pulling" => match model.pulled() {
+            Some(pulled) => format!(": podman fetches its image, and has {pulled}."),
+            None => ": podman fetches its image.".to_owned(),
+        },
         "starting" => ": its container is being started.".to_owned(),
         "loading" => ": its engine reads the weights.".to_owned(),
         "draining" => format!(": it takes no new request, and {} are running.", model.in_flight),
@@ -90,6 +93,9 @@ fn render(document: &Document, model: &Model, out: &Output) -> String {
         text += &format!("Its last failure: {} ({})\n", fault.message, fault.code);
         if let Some(words) = last_words(&fault.log_tail) {
             text += &format!("  | {words}\n");
+        }
+        if fault.log_withheld {
+            text += &format!("  ({WITHHELD})\n");
         }
     }
     for problem in &document.problems {

@@ -332,6 +332,7 @@ mod tests {
         let body = value(&status(&all, Format::Json, serde_json::Map::new(), vec![]));
         let error = &body["models"][0]["error"];
         assert_eq!((&error["message"], &error["log_tail"]), (&json!("exit code 1"), &json!([])));
+        assert_eq!(error["log_withheld"], true);
     }
 
     #[test]

@@ -107,6 +107,10 @@ pub struct Fault {
     /// The last lines the container wrote, oldest first, at most 200 of 64 KiB; empty where there are none, or who asks may not read them.
     #[schemars(with = "Vec<String>")]
     pub log_tail: Arc<[String]>,
+    /// The container wrote something, which who is told this may not read.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[schemars(default)]
+    pub log_withheld: bool,
     /// Something of the container may still be there, so it must be stopped before the next start.
     #[serde(skip)]
     pub left_behind: bool,
@@ -123,7 +127,7 @@ impl Fault {
     /// A failure without log lines. Of several lines the message is made one.
     pub fn new(code: FaultCode, message: impl Into<String>) -> Self {
         let message = one_line(message);
-        Self { code, message, log_tail: Arc::default(), left_behind: false }
+        Self { code, message, log_tail: Arc::default(), log_withheld: false, left_behind: false }
     }
 
     /// The same failure, after which something of the container may still be there.

@@ -40,7 +40,7 @@ impl Status {
         }
         let mut status = self.clone();
         for fault in status.models.iter_mut().filter_map(|m| m.error.as_mut()) {
-            fault.log_tail = Arc::default();
+            fault.log_withheld = !std::mem::take(&mut fault.log_tail).is_empty();
         }
         Cow::Owned(status)
     }

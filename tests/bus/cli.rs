@@ -90,6 +90,11 @@ async fn what_is_there_is_shown_for_people_and_for_programs() {
     assert_eq!((&listed[0]["name"], listed.as_array().unwrap().len()), (&"small".into(), 1));
     let bare = run(&house, &["--no-legend", "list"]).await.out;
     assert_eq!(bare.lines().count(), 2, "{bare}");
+    let none = run(&house, &["list", "--phase", "failed", "--phase", "asleep"]).await;
+    assert_eq!(
+        (none.code, none.out.as_str(), none.err.as_str()),
+        (0, "", "no model is failed or asleep\n")
+    );
     let one = run(&house, &["--json", "show", "gpt-4o"]).await.json();
     assert_eq!(one["name"], "org/m");
     let unknown = run(&house, &["show", "nothing"]).await;
@@ -282,6 +287,10 @@ async fn reload_doctor_and_logs_ask_the_composition_root() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_daemon_or_a_bus_that_is_not_there_is_said() {
     let mut house = House::open(Status::default()).await;
+    let empty = run(&house, &["list"]).await;
+    assert_eq!((empty.code, empty.out.as_str()), (0, ""));
+    assert_eq!(empty.err, "no models are configured; hostler add defines one\n");
+    assert_eq!(run(&house, &["status"]).await.err, empty.err);
     let child = spawn(&house, &["status"], &[("DBUS_SESSION_BUS_ADDRESS", "unix:path=/nowhere")]);
     let missing = end(child).await;
     assert_eq!(missing.code, 3, "{missing:?}");

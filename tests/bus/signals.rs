@@ -1,10 +1,10 @@
 //! The operator's program, interrupted: by signals, by a time that is over, and by a daemon that leaves.
 
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::process::{Child, Command, Stdio};
 
 use hostler::supervisor::handle::Ask;
-use hostler::types::Denied;
+use hostler::types::{Denied, Phase};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::cli::{end, next, spawn};
@@ -132,6 +132,25 @@ async fn what_was_ignored_stays_ignored() {
     drop(write);
     let ended = end(child).await;
     assert_eq!(ended.code, 0, "{ended:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_load_without_a_bar_says_what_it_waits_for_and_an_interrupted_one_how_to_end_it() {
+    let mut waits = status();
+    waits.models[1].phase = Phase::Waiting;
+    waits.models[1].waiting_for = Some("org/m is busy".to_owned());
+    let mut house = House::open(waits).await;
+    let mut child = spawn(&house, &["load", "small"], &[]);
+    let (_, _, _answer) = next(&mut house).await;
+    let mut stderr = BufReader::new(child.stderr.take().unwrap());
+    let mut said = String::new();
+    tokio::task::block_in_place(|| stderr.read_line(&mut said)).unwrap();
+    assert_eq!(said, "small waits: org/m is busy\n");
+    send(&child, Signal::INT);
+    tokio::task::block_in_place(|| stderr.read_to_string(&mut said)).unwrap();
+    let end_it = "it goes on without you\n  fix: hostler unload MODEL ends a load\n";
+    assert!(said.ends_with(end_it), "{said}");
+    assert_eq!(end(child).await.code, 130);
 }
 
 /// `hostler top` on a terminal, drawn once.
