@@ -87,7 +87,7 @@ impl Unit {
             let get = async |kind: &str, property: &str| {
                 let kind = format!("org.freedesktop.systemd1.{kind}");
                 let value: OwnedVariant = unit.call("Get", &(kind, property)).await?;
-                Ok::<_, zbus::Error>(String::try_from(value)?)
+                String::try_from(value)
             };
             Ok::<_, zbus::Error>(Self {
                 active: get("Unit", "ActiveState").await?,
