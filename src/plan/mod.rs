@@ -23,7 +23,7 @@ pub use claims::Claims;
 pub use deadline::{Loads, PATIENCE, Pace};
 pub use footprint::{
     Book, BookError, Confidence, DeviceSample, Disturbance, Footprint, Key, KeyRef, Measured,
-    Needs, Peak, SLACK, Sample, SampleRule, Sampler, Source, Verdict, budget, need, slack,
+    Needs, Peak, Promise, SLACK, Sample, SampleRule, Sampler, Source, Verdict, budget, need, slack,
 };
 pub use holder::{Holder, Standing};
 pub use ledger::{Hold, Ledger, Missing, ReleaseRule, Row, Stage, Usage};

@@ -7,7 +7,7 @@ use super::health::Health;
 use super::instance::{Canary, Instance, Life};
 use super::ports::CanaryError;
 use super::state::{Model, State};
-
+use crate::plan::Promise;
 use crate::types::{Bytes, GpuId, InstanceId, ModelName, Moment, Need, NeedSource, SleepLevel};
 
 /// How long a wake may take, its canary included. More than the ports' own times.
@@ -17,7 +17,7 @@ const CANARY_TIME: Duration = Duration::from_secs(45);
 
 impl State {
     /// What it takes again on each of its devices: never less than it was seen to take.
-    pub(super) fn wake_need(&self, model: &Model, instance: &Instance) -> Need {
+    pub(super) fn wake_need(&self, model: &Model, instance: &Instance) -> Promise {
         let placed = instance.placement.need;
         let name = |gpu: &GpuId| self.ledger.name(gpu);
         let peak = instance.placement.gpus.first().and_then(name).and_then(|n| model.known.peak(n));
@@ -26,7 +26,8 @@ impl State {
             (NeedSource::Exclusive, Some(peak)) => peak,
             (_, peak) => placed.bytes.max(peak.unwrap_or(Bytes::ZERO)),
         };
-        Need { bytes, source: NeedSource::Measured }
+        let need = Need { bytes, source: NeedSource::Measured };
+        Promise { need, least: peak.unwrap_or(bytes) }
     }
 
     pub(super) fn wake(

@@ -25,6 +25,8 @@ const OFFICE: u64 = 4922 << 32;
 const RUSH: u64 = 5 << 32;
 /// The same for those of them that are changed under way.
 const FASHION: u64 = 65 << 32;
+/// The same for displays and such, which hold a little of each device for ever.
+const DISPLAY: u64 = 81 << 32;
 
 /// Configured models by name.
 pub type Specs = BTreeMap<ModelName, Arc<ModelSpec>>;
@@ -41,6 +43,8 @@ pub struct Case {
     /// Nothing goes wrong, and everybody is asked for all the time.
     pub rush: bool,
     pub weather: Weather,
+    /// In use on each device by others, from the beginning on, and never more.
+    pub resident: u64,
     /// Between two clients, on average half of it.
     pub gap_ms: u64,
     /// Between two readings of the devices.
@@ -95,6 +99,7 @@ impl Case {
             rush: false,
             settings,
             weather: Weather::draw(rng),
+            resident: 0,
             gap_ms: [200, 1_000, 3_000, 10_000][rng.below(4) as usize],
             observe_ms: 500 + rng.below(2_000),
             numbers: rng.chance(80),
@@ -114,7 +119,22 @@ impl Case {
                 case.weather.set(Kind::Configured, 4);
             }
         }
+        let mut display = Rng::new(seed ^ DISPLAY);
+        if !case.rush && display.chance(15) {
+            case.plug_in(&mut display);
+        }
         case
+    }
+
+    /// Others use a little of each device. What they use and what an engine needs is known to the byte, so that it can be said what fits.
+    fn plug_in(&mut self, rng: &mut Rng) {
+        self.resident = 1 + rng.below(4);
+        self.numbers = true;
+        self.weather.set(Kind::ForeignGrows, 0);
+        self.weather.set(Kind::TakesMore, 0);
+        for spec in self.specs.values_mut().filter(|_| rng.chance(40)) {
+            Arc::make_mut(spec).vram = None;
+        }
     }
 
     /// More than fits is asked for all the time, by requests that follow each other without a gap.
@@ -184,7 +204,7 @@ impl Case {
 
     /// Whether a model finds room on a host where nothing else runs.
     pub fn fits(&self, spec: &ModelSpec) -> bool {
-        let need = spec.vram.map_or(1, |b| b.0) + self.headroom();
+        let need = spec.vram.map_or(1, |b| b.0) + self.headroom() + self.resident;
         let allowed = self.allowed(spec);
         let equal = |total: u64| allowed.iter().filter(|n| self.totals[**n] == total).count();
         let big = allowed.iter().map(|n| self.totals[*n]).filter(|total| *total >= need);

@@ -26,6 +26,8 @@ pub struct Lag {
 #[derive(Debug)]
 pub struct Device {
     pub total: u64,
+    /// In foreign use for ever.
+    pub resident: u64,
     pub foreign: u64,
     pub foreign_pid: u32,
     pub lag: Vec<Lag>,
@@ -37,10 +39,11 @@ pub struct Device {
 }
 
 impl Device {
-    pub fn new(total: u64) -> Self {
+    pub fn new(total: u64, resident: u64) -> Self {
         Self {
             total,
-            foreign: 0,
+            resident,
+            foreign: resident,
             foreign_pid: 1,
             lag: vec![],
             lost: false,
@@ -61,7 +64,8 @@ impl Device {
 
     /// Nothing that is not the core's is in the way here.
     pub fn is_calm(&self, now: Moment) -> bool {
-        self.read && !self.lost && self.foreign + self.told_foreign + self.lagging(now) == 0
+        let calm = self.foreign.max(self.told_foreign) <= self.resident;
+        self.read && !self.lost && calm && self.lagging(now) == 0
     }
 }
 

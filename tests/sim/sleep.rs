@@ -21,6 +21,8 @@ pub struct Sleep {
     pub ordered: bool,
     /// What it may be promised when it wakes; `None`: the core does not take it for asleep.
     pub awake: Option<u64>,
+    /// What it was seen to take of that; all, where nobody looked.
+    pub least: u64,
     /// What its weights take of the host's memory, by the plan.
     pub host_ram: u64,
     /// It was asked its canary, and has not answered.
@@ -108,6 +110,7 @@ impl World {
         // No plan promises more than a device has; what was taken of the headroom beyond that is the engine's own doing.
         let offered = c.gpus.iter().map(|at| self.devices[*at].total - self.case.headroom());
         c.sleep.awake = Some(offered.fold(awake, u64::min));
+        c.sleep.least = c.seen.unwrap_or(awake);
         (c.promised, c.seen) = (residual.0, Some(residual.0));
         let (held, dead) = (c.held, c.life == Life::Dead);
         let what = || format!("{id} holds {held} asleep, and {residual} are charged");
@@ -121,11 +124,20 @@ impl World {
         let Some(awake) = c.sleep.awake.take() else {
             return Rule::WakeFits.broken(format!("{id} is woken and does not sleep"));
         };
-        c.promised = awake;
-        let gpus = c.gpus.clone();
+        let (gpus, least) = (c.gpus.clone(), c.sleep.least.min(awake));
         self.stats.wakes += 1;
         if !hangs {
             self.later(took, Happening::Wakes(id.clone()));
+        }
+        // Its margin gives way to what others use by now, and what it was seen to take does not.
+        let left = gpus.iter().map(|at| {
+            let device = &self.devices[*at];
+            let lag = device.lagging_ours(self.now);
+            device.total.saturating_sub(device.told_foreign + lag + self.case.headroom())
+        });
+        let awake = left.fold(awake, u64::min).max(least);
+        if let Some(c) = self.containers.get_mut(id) {
+            c.promised = awake;
         }
         for at in gpus {
             let (ours, rest) = self.spoken_for(at);

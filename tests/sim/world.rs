@@ -128,7 +128,7 @@ impl World {
             core: None,
             reference: Reference::new(&case),
             containers: BTreeMap::new(),
-            devices: case.totals.iter().map(|t| Device::new(*t)).collect(),
+            devices: case.totals.iter().map(|t| Device::new(*t, case.resident)).collect(),
             images: BTreeMap::new(),
             leases: BTreeMap::new(),
             lease_count: 0,

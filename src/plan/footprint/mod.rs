@@ -7,9 +7,8 @@
 
 mod book;
 mod key;
+mod needs;
 mod sampler;
-
-use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
@@ -19,6 +18,7 @@ use crate::types::{Bytes, EngineKind, ModelSpec, Need, NeedSource};
 
 pub use book::{Book, BookError};
 pub use key::{Key, KeyRef};
+pub use needs::{Needs, Promise};
 pub use sampler::{DeviceSample, Disturbance, Measured, Sample, SampleRule, Sampler, Verdict};
 
 /// How far a measurement is to be trusted.
@@ -114,44 +114,6 @@ pub struct Peak {
     pub whole: bool,
 }
 
-/// What a model needs, by the product that its device is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Needs {
-    /// On devices that it was not measured on.
-    pub other: Need,
-    /// On devices of these names.
-    pub by_name: BTreeMap<String, Need>,
-    /// What an engine that takes all it is given is told to take; `None`: as much as is promised, but for the slack.
-    pub budget: Option<Bytes>,
-    /// What such an engine takes beside what it is told, and is in the needs: see [`slack`].
-    pub slack: Bytes,
-}
-
-impl Needs {
-    /// The need on a device called `name` that offers `empty` when nothing runs on it.
-    ///
-    /// What was measured has fitted: the margin on it is not a reason to refuse it. An estimate may err: where it is more
-    /// than the device has, the model gets the whole device to itself, and the engine has the last word. What was declared
-    /// counts by itself: the slack beside it is no reason to refuse it, and is taken off what the engine is told.
-    #[must_use]
-    pub fn on(&self, name: &str, empty: Bytes) -> Need {
-        let need = self.by_name.get(name).copied().unwrap_or(self.other);
-        match need.source {
-            NeedSource::Measured if empty > Bytes::ZERO => {
-                Need { bytes: need.bytes.min(empty), ..need }
-            }
-            NeedSource::Estimated if need.bytes > empty => EXCLUSIVE,
-            NeedSource::Declared if need.bytes.saturating_sub(self.slack) <= empty => {
-                Need { bytes: need.bytes.min(empty), ..need }
-            }
-            NeedSource::Measured
-            | NeedSource::Estimated
-            | NeedSource::Declared
-            | NeedSource::Exclusive => need,
-        }
-    }
-}
-
 /// What a context takes, and what NCCL's buffers take on top, of each device: "Free memory on device cuda:0 (78.66/79.19 GiB) on
 /// startup" is vLLM's word for an empty H100, (30.85/31.36 GiB) for an RTX 5090. Buffers differ by card and links; a rule of
 /// thumb that errs upwards.
@@ -170,30 +132,33 @@ const EXCLUSIVE: Need = Need { bytes: Bytes::ZERO, source: NeedSource::Exclusive
 ///
 /// vLLM takes what it is told to take ([`budget`]), so what it was seen to hold says nothing where nobody said how much: it
 /// gets the whole device each time, and does not grow by a margin at each load. Where somebody did, its `slack` comes on top.
+///
+/// The least that will do is what was seen, or what was declared: neither a margin nor the slack keeps a model off a device that it fits.
 #[must_use]
 pub fn need(
     spec: &ModelSpec,
     slack: Bytes,
     measured: Option<&Footprint>,
     peak: Option<Peak>,
-) -> Need {
+) -> Promise {
     let seen = measured.map(|m| m.peak_per_device).max(peak.map(|p| p.bytes));
-    let promise = measured.map(Footprint::promise);
-    let promise = promise.max(peak.map(|p| p.bytes.scale(Confidence::High.percent(), 100)));
+    let promised = measured.map(Footprint::promise);
+    let promised = promised.max(peak.map(|p| p.bytes.scale(Confidence::High.percent(), 100)));
     let takes_all = spec.engine == EngineKind::Vllm;
     let whole = measured.is_some() || peak.is_some_and(|p| p.whole);
     let told = budget(spec).filter(|_| spec.vram.is_some() || takes_all || !whole);
-    let told = told.map(|told| told + slack);
+    let told = told.map(|told| (told, told + slack));
     let source = if spec.vram.is_some() { NeedSource::Declared } else { NeedSource::Estimated };
-    match (told, seen.zip(promise)) {
-        (Some(told), Some((seen, promise))) if seen > told => {
-            Need { bytes: promise, source: NeedSource::Measured }
+    let promise = |bytes, source, least| Promise { need: Need { bytes, source }, least };
+    match (told, seen.zip(promised)) {
+        (Some((_, told)), Some((seen, promised))) if seen > told => {
+            promise(promised, NeedSource::Measured, seen)
         }
-        (Some(told), _) => Need { bytes: told, source },
-        (None, Some((_, promise))) if whole && !takes_all => {
-            Need { bytes: promise, source: NeedSource::Measured }
+        (Some((least, told)), _) => promise(told, source, least),
+        (None, Some((seen, promised))) if whole && !takes_all => {
+            promise(promised, NeedSource::Measured, seen)
         }
-        (None, _) => EXCLUSIVE,
+        (None, _) => EXCLUSIVE.into(),
     }
 }
 
@@ -251,6 +216,15 @@ mod tests {
         estimate(&anatomy, spec).unwrap().bytes_per_device
     }
 
+    fn need(
+        spec: &ModelSpec,
+        slack: Bytes,
+        measured: Option<&Footprint>,
+        peak: Option<Peak>,
+    ) -> Need {
+        super::need(spec, slack, measured, peak).need
+    }
+
     fn measured(bytes: u64) -> Need {
         Need { bytes: Bytes(bytes), source: NeedSource::Measured }
     }
@@ -278,6 +252,24 @@ mod tests {
             measured(1051)
         );
         assert_eq!(need(&spec, Bytes::ZERO, None, peak(2000, true)), measured(2100));
+    }
+
+    #[test]
+    fn the_least_that_will_do_is_without_any_margin() {
+        let mut spec = test_spec("m");
+        let least = |spec: &ModelSpec, measured: Option<&Footprint>, peak| {
+            super::need(spec, Bytes(14), measured, peak).least
+        };
+        let seen = test_footprint("m", 1000);
+        assert_eq!(least(&spec, None, None), Bytes::ZERO, "nothing is known");
+        assert_eq!(least(&spec, Some(&seen), None), Bytes(1000));
+        assert_eq!(least(&spec, Some(&seen), peak(1200, true)), Bytes(1200), "it was seen since");
+        spec.vram = Some(Bytes(1100));
+        assert_eq!(least(&spec, Some(&seen), None), Bytes(1100), "what was declared stands");
+        assert_eq!(least(&spec, Some(&test_footprint("m", 1200)), None), Bytes(1200));
+        spec.vram = None;
+        let estimated = with_files(&mut spec);
+        assert_eq!(least(&spec, None, None), estimated);
     }
 
     #[test]
@@ -336,20 +328,6 @@ mod tests {
     }
 
     #[test]
-    fn a_device_can_do_with_a_margin_less_and_an_estimate_may_err() {
-        let at = |source, bytes| {
-            let other = Need { bytes: Bytes(bytes), source };
-            let by_name = BTreeMap::from([("small".to_owned(), measured(10))]);
-            Needs { other, by_name, budget: None, slack: Bytes::ZERO }
-        };
-        let needs = at(NeedSource::Measured, 105);
-        assert_eq!(needs.on("large", Bytes(100)), measured(100));
-        assert_eq!(needs.on("small", Bytes(100)), measured(10));
-        assert_eq!(at(NeedSource::Estimated, 105).on("large", Bytes(100)), EXCLUSIVE);
-        assert_eq!(at(NeedSource::Declared, 105).on("large", Bytes(100)).bytes, Bytes(105));
-    }
-
-    #[test]
     fn what_an_engine_takes_beside_what_it_is_told_is_promised_too() {
         let mut spec = test_spec("m");
         assert_eq!(slack(&spec, Bytes(7)), Bytes::ZERO, "llama.cpp allocates what it needs");
@@ -363,11 +341,5 @@ mod tests {
         // It was seen to take it, and that is no more than is promised.
         assert_eq!(need(&spec, Bytes(14), Some(&test_footprint("m", 1010)), None), declared(1014));
         assert_eq!(need(&spec, Bytes(14), Some(&test_footprint("m", 1020)), None), measured(1071));
-        // What was declared just fits, and is not refused for it.
-        let by_name = BTreeMap::new();
-        let needs = Needs { other: declared(1014), by_name, budget: None, slack: Bytes(14) };
-        for (empty, bytes) in [(1014, 1014), (1013, 1013), (1000, 1000), (999, 1014)] {
-            assert_eq!(needs.on("any", Bytes(empty)), declared(bytes), "of {empty}");
-        }
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::plan::{Demand, ReleaseRule, Standing, Usage, policy};
+use crate::plan::{Demand, Promise, ReleaseRule, Standing, Usage, policy};
 use crate::types::{
     DeviceHolder, Eviction, Generation, GpuReading, GpuSnapshot, Known, Need, NeedSource, Silence,
 };
@@ -92,7 +92,7 @@ fn want<'a>(model: &'a ModelName, bytes: u64, count: u32, allowed: &'a [GpuId]) 
     let other = Need { bytes: Bytes(bytes), source };
     // A test's few bytes; never given back.
     let needs = Box::leak(Box::new(Needs {
-        other,
+        other: other.into(),
         by_name: BTreeMap::new(),
         budget: None,
         slack: Bytes::ZERO,
@@ -247,7 +247,9 @@ fn what_is_told_leaves_room_for_what_comes_before_the_look() {
     let budget_of = |need: u64, told: Option<u64>| {
         let mut want = want(&model, need, 1, &[]);
         let (slack, budget) = (crate::plan::SLACK, told.map(Bytes));
-        want.needs = Box::leak(Box::new(Needs { slack, budget, ..want.needs.clone() }));
+        let need = want.needs.other.need;
+        let other = Promise { need, least: need.bytes.saturating_sub(slack) };
+        want.needs = Box::leak(Box::new(Needs { other, slack, budget, ..want.needs.clone() }));
         let plan = plan(NOW, rules(Eviction::Lru), &w.0, &w.1, &want);
         let Decision::Start(placement) = plan.decision else { panic!("{:?}", plan.decision) };
         assert!(placement.budget + Bytes(mib(400)) < Bytes(free), "{placement:?}");
@@ -379,3 +381,4 @@ fn the_cheaper_return_leaves_even_if_it_was_used_last() {
 
 mod claims;
 mod properties;
+mod margins;

@@ -14,12 +14,12 @@ impl Want<'_> {
     }
 
     pub(super) fn on(&self, row: &Row) -> Need {
-        self.needs.on(&row.name, row.empty())
+        self.needs.on(&row.name, row.empty(), row.alone)
     }
 
     /// The need that a report shows where it differs by device: the largest that is known.
     pub(super) fn shown(&self, rows: &[Row]) -> Need {
-        rows.iter().map(|row| self.on(row)).max_by_key(|n| n.bytes).unwrap_or(self.needs.other)
+        rows.iter().map(|row| self.on(row)).max_by_key(|n| n.bytes).unwrap_or(self.needs.other.need)
     }
 
     pub(super) fn exclusive(&self, row: &Row) -> bool {
@@ -101,9 +101,9 @@ impl Want<'_> {
         let mut gpus: Vec<GpuId> = chosen.iter().map(|row| row.id.clone()).collect();
         gpus.sort();
         let smallest = |f: fn(&Row) -> Bytes| chosen.iter().map(|r| f(r)).min();
-        // Equal devices have equal needs, but for what the smallest cannot give.
-        let least = chosen.iter().min_by_key(|row| row.total);
-        let mut need = least.map_or(self.needs.other, |row| self.on(row));
+        // Equal devices have equal needs, but for what one of them cannot give.
+        let needs = chosen.iter().map(|row| self.on(row));
+        let mut need = needs.min_by_key(|need| need.bytes).unwrap_or(self.needs.other.need);
         let device_total = smallest(|r| r.total).unwrap_or(Bytes::ZERO);
         if need.source == NeedSource::Exclusive {
             need.bytes = smallest(|r| r.free).unwrap_or(Bytes::ZERO);

@@ -72,7 +72,8 @@ fn ask(
     let model: ModelName = "want".parse().unwrap();
     let source = if bytes == 0 { NeedSource::Exclusive } else { NeedSource::Declared };
     let other = Need { bytes: Bytes(bytes), source };
-    let needs = Needs { other, by_name: BTreeMap::new(), budget: None, slack: Bytes::ZERO };
+    let needs =
+        Needs { other: other.into(), by_name: BTreeMap::new(), budget: None, slack: Bytes::ZERO };
     let (on_full, priority) = (OnFull::Evict, 0);
     let want = Want {
         model: &model,

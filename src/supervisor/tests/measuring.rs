@@ -125,7 +125,11 @@ fn what_an_old_container_holds_says_nothing_of_a_new_specification() {
     }
     let model = &host.state.models[&name("m")];
     let needs = host.state.needs(model);
-    assert_eq!(needs.on("X", Bytes(gib(100))).source, NeedSource::Exclusive, "{needs:?}");
+    assert_eq!(
+        needs.on("X", Bytes(gib(100)), Bytes(gib(100))).source,
+        NeedSource::Exclusive,
+        "{needs:?}"
+    );
     assert_eq!(host.state.measured_need(model), None);
 }
 
@@ -144,7 +148,7 @@ fn what_was_measured_is_not_true_of_weights_that_took_their_place() {
     let book = measure(&mut host, &id, Some(gib(7)), gib(7)).expect("a footprint");
     let need = |host: &Host| {
         let needs = host.state.needs(&host.state.models[&name("m")]);
-        needs.on("X", Bytes(gib(100)))
+        needs.on("X", Bytes(gib(100)), Bytes(gib(100)))
     };
     assert_eq!(need(&host).source, NeedSource::Measured);
     configure(&mut host, vec![of(28)]);
