@@ -275,7 +275,7 @@ impl Model {
         out.push(Effect::Notice(notice));
         let failure = Failure { fault, served: was_ready, count, retry_at: now + delay };
         if delay > Duration::ZERO {
-            // The operator is told too; only a pin is tried again without being asked.
+            // The operator is told too, if he still waits; only a pin is tried again without being asked.
             let denied = Denied::LoadFailed {
                 model: self.spec.name.clone(),
                 fault: failure.told(),

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use super::effect::{Effect, Heir, Notice};
 use super::instance::{Instance, Life, Yield};
-use super::queue::Purpose;
 use super::state::{Model, State};
 use crate::types::{Bytes, Denied, ModelName, Moment, WaiterId};
 
@@ -121,10 +120,9 @@ impl Model {
         self.discovery.end(denied, out);
         for waiter in self.queue.drain() {
             out.push(Effect::Deny { waiter: waiter.id, denied: denied.clone() });
-            if matches!(waiter.purpose, Purpose::Ready { .. }) {
-                self.wanted = self.pinned;
-            }
         }
+        // Of one who was answered long ago, too: his load was for use, and nobody would be told what becomes of it.
+        self.wanted &= self.pinned;
     }
 
     pub(super) fn never_fits(&self, need: Bytes, largest: Bytes) -> Denied {

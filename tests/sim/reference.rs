@@ -335,6 +335,10 @@ impl Reference {
                 self.failing.insert(instance.model.clone(), until);
                 self.came_to_nothing(instance);
                 Ok(())
+                // What an operator once loaded is not tried for ever.
+                if *retry_ms > 0 {
+                    self.loaded.remove(&instance.model);
+                }
             }
             // Given up before its pull was told.
             Effect::Notice(Notice::Stopped { instance }) => {

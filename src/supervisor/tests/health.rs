@@ -88,6 +88,35 @@ fn a_busy_engine_is_not_asked_for_a_token_nor_blamed_for_a_late_one() {
     assert_eq!(host.stops(), [id], "but its health is its own");
 }
 
+#[test]
+fn what_an_operator_loaded_once_and_breaks_is_not_tried_for_ever() {
+    let mut host = Host::new(vec![spec("m", 60), spec("other", 60)]);
+    host.tell(Event::Load { waiter: WaiterId(1), model: name("m"), wish: Wish::default() });
+    let id = host.launch();
+    host.start(&id);
+    host.heal(&id);
+    assert_eq!(host.done(), [1]);
+    // It had served, and is restarted once; that fails, and he is not there any more to be told.
+    host.tell(Event::Died { instance: id.clone(), fault: fault("driver") });
+    host.stopped(&id);
+    host.pass(1);
+    host.observe();
+    let again = host.launch();
+    host.tell(Event::LaunchFailed { instance: again, fault: fault("no such file") });
+    host.observe();
+    let other = host.ready(2, "other");
+    host.release(&other);
+    for _ in 0..90 {
+        host.pass(1);
+        host.observe();
+        assert!(host.order().is_none() && host.stops().is_empty(), "{:?}", host.out);
+    }
+    assert_eq!(host.phase("m"), Phase::Failed);
+    // It is loaded for whoever asks.
+    host.acquire(3, "m");
+    assert_eq!(host.stops(), [other]);
+}
+
 /// One with a request on it, which is to make way for another.
 fn making_way() -> (Host, InstanceId) {
     let mut busy = watched("busy");
