@@ -14,6 +14,9 @@ use crate::types::{
 
 /// Between two that the background picks: the first may have found no room.
 const PAUSE: Duration = Duration::from_secs(1);
+/// Why one that is pinned is not measured.
+const FILES_OF_BEFORE: &str =
+    "its engine was started before its files changed, and it is pinned: unload it first";
 
 /// Who wants to know what a model needs.
 #[derive(Debug, Default)]
@@ -100,11 +103,20 @@ impl State {
         }
     }
 
-    /// Answers those whose model is measured now, or cannot be; lets it go where nobody else used it.
+    /// Answers those whose model is measured now, or cannot be; lets it go where nobody else used it. One that runs with the files of before
+    /// goes when it is idle, for the next one to be measured.
     pub(super) fn finish_discoveries(&mut self, out: &mut Vec<Effect>) {
+        let mut idle = Vec::new();
         for model in self.models.values_mut().filter(|m| m.discovery.is_wanted()) {
             let Some(instance) = model.instance.as_ref().filter(|i| i.is_ready()) else { continue };
             if !model.known.is_of(instance) {
+                // One that is configured otherwise is replaced in any case.
+                if instance.outdated.is_none() && !model.pinned {
+                    idle.push((model.spec.name.clone(), StopReason::Reconfigured));
+                } else if instance.outdated.is_none() {
+                    let (name, why) = (model.spec.name.clone(), FILES_OF_BEFORE.to_owned());
+                    model.discovery.end(&Denied::Unmeasurable { model: name, why }, out);
+                }
                 continue;
             }
             match instance.measuring.outcome() {
@@ -126,18 +138,23 @@ impl State {
             return;
         }
         let profiled = self.profiled();
-        let mut idle = Vec::new();
+        // Nothing can be learned of what its files are now from an engine that has read others.
+        idle.retain(|(name, _)| {
+            let model = self.models.get(name).filter(|m| m.queue.is_empty());
+            let instance = model.and_then(|m| m.instance.as_ref());
+            instance.is_some_and(|i| i.in_flight == 0 && !i.disturbs(&profiled))
+        });
         for model in self.models.values_mut().filter(|m| m.discovery.over) {
             let instance = model.instance.as_ref().filter(|i| i.is_ready() && !i.used);
             let unused = !model.pinned && !model.wanted && model.queue.is_empty();
             let instance = instance.filter(|_| unused);
             model.discovery.over = instance.is_some_and(|i| i.disturbs(&profiled));
             if instance.is_some() && !model.discovery.over {
-                idle.push(model.spec.name.clone());
+                idle.push((model.spec.name.clone(), StopReason::Measured));
             }
         }
-        for name in idle {
-            self.dismiss(&name, StopReason::Measured, out);
+        for (name, reason) in idle {
+            self.dismiss(&name, reason, out);
         }
     }
 

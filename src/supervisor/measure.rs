@@ -198,7 +198,10 @@ impl State {
                     let loads = if current { Some(&model.loads) } else { loads() };
                     footprint.loads = loads.cloned().unwrap_or_default();
                     let changed = book.record(footprint);
-                    if changed && state.is_news(&measured) {
+                    // What is known already is no news, and is known all the same.
+                    if !changed {
+                        state.told.get_or_insert(measured);
+                    } else if state.is_news(&measured) {
                         state.told = Some(measured);
                         save = true;
                         let instance = instance.id.clone();

@@ -390,6 +390,7 @@ mod profiling;
 mod pulls;
 mod races;
 mod reconfiguring;
+mod remeasuring;
 mod renewing;
 mod rig;
 mod room;

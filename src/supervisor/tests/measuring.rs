@@ -8,7 +8,7 @@ use crate::types::{Anatomy, ProcessMemory};
 const GPU: &str = "GPU-0";
 
 /// A reading of one device in which `own` belongs to the instance (`None`: the driver does not say) and the rest to others.
-fn reading(host: &mut Host, of: &InstanceId, own: Option<u64>, used: u64) {
+pub(super) fn reading(host: &mut Host, of: &InstanceId, own: Option<u64>, used: u64) {
     let known = |bytes: Option<u64>| bytes.map_or(Known::Unknown, |b| Known::Known(Bytes(b)));
     let device = GpuReading {
         id: GpuId::new(GPU),
@@ -25,23 +25,23 @@ fn reading(host: &mut Host, of: &InstanceId, own: Option<u64>, used: u64) {
     host.tell(Event::Observed(Observation { taken, unix_s, devices, usage }));
 }
 
-fn gib(n: u64) -> u64 {
+pub(super) fn gib(n: u64) -> u64 {
     n << 30
 }
 
-fn nobody() -> InstanceId {
+pub(super) fn nobody() -> InstanceId {
     InstanceId::new(name("nobody"), Generation(1), 1)
 }
 
 /// A model that nobody declared anything of, loaded on an empty device; its lease is returned.
-fn loaded(host: &mut Host) -> InstanceId {
+pub(super) fn loaded(host: &mut Host) -> InstanceId {
     reading(host, &nobody(), Some(0), 0);
     let id = host.ready(1, "m");
     host.release(&id);
     id
 }
 
-fn undeclared() -> Host {
+pub(super) fn undeclared() -> Host {
     let mut m = spec("m", 0);
     m.vram = None;
     let mut host = Host::bare(vec![m]);
@@ -65,7 +65,12 @@ fn unmeasured(host: &Host) -> Option<String> {
 }
 
 /// Samples until something is written down.
-fn measure(host: &mut Host, id: &InstanceId, own: Option<u64>, used: u64) -> Option<Book> {
+pub(super) fn measure(
+    host: &mut Host,
+    id: &InstanceId,
+    own: Option<u64>,
+    used: u64,
+) -> Option<Book> {
     for _ in 0..6 {
         reading(host, id, own, used);
         if let Some(book) = saved(host) {
