@@ -46,6 +46,7 @@ pub mod allocator;
 mod alone;
 mod core;
 mod door;
+mod files;
 mod left;
 mod manager;
 mod options;
@@ -264,6 +265,7 @@ async fn serve(
             let root = root.clone();
             async move { root.catch_up().await }
         }),
+        tokio::spawn(files::follow(root.clone())),
     ];
     tracing::info!(kind = "daemon_ready", "ready: {} models configured", root.started.models.len());
     let mut task = running.task;

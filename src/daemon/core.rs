@@ -59,7 +59,7 @@ pub fn names(config: &Config) -> BTreeSet<ModelName> {
 }
 
 /// The models with what their files say. Takes no longer than [`DISK_TIME`], whatever the disks do. `earlier`: those before a reload, whose
-/// word holds for files that do not answer now.
+/// word holds for files that cannot be read now.
 pub async fn models(config: &Config, earlier: &Models) -> Models {
     let models = config.models.iter().map(async |(name, spec)| {
         let mut spec = ModelSpec::clone(spec);
@@ -68,6 +68,20 @@ pub async fn models(config: &Config, earlier: &Models) -> Models {
         (name.clone(), Arc::new(spec))
     });
     join_all(models).await.into_iter().collect()
+}
+
+/// The same models, with what the files of those say of which nothing is known.
+pub async fn look_again(models: &Models) -> Models {
+    let looked = models.iter().map(async |(name, spec)| {
+        let unknown = spec.anatomy.is_none() && matches!(spec.weights, Weights::Path(_));
+        let found = if unknown { anatomy(spec, None).await } else { None };
+        let spec = match found {
+            Some(found) => Arc::new(ModelSpec { anatomy: Some(found), ..ModelSpec::clone(spec) }),
+            None => spec.clone(),
+        };
+        (name.clone(), spec)
+    });
+    join_all(looked).await.into_iter().collect()
 }
 
 /// What a model's files say, and in the log what is expected of it until it was measured.
@@ -99,11 +113,59 @@ async fn anatomy(spec: &ModelSpec, known: Option<Anatomy>) -> Option<Anatomy> {
             }
             Some(anatomy)
         }
+        // A disk that is away for a moment changes nothing about what is on it.
+        Err(why) if known.is_some() => {
+            tracing::warn!(%model, "the files of {model} were not read, and what they said before counts: {why}");
+            known
+        }
         Err(why) => {
             if spec.vram.is_none() {
-                tracing::info!(%model, "the need of {model} cannot be estimated: {why}; its first load gets whole devices, set vram to avoid it");
+                tracing::info!(%model, "the need of {model} cannot be estimated: {why}; it gets whole devices until it was measured or its files were read, which is tried again when it has started; set vram to avoid it");
             }
             None
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::test_spec;
+
+    fn of(path: &std::path::Path) -> ModelSpec {
+        ModelSpec { weights: Weights::Path(path.to_owned()), ..test_spec("m") }
+    }
+
+    fn models(spec: ModelSpec) -> Models {
+        Models::from([(spec.name.clone(), Arc::new(spec))])
+    }
+
+    #[tokio::test]
+    async fn files_that_came_late_are_looked_at_again_and_no_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("m.bin");
+        let weights = |models: &Models| models.values().next()?.anatomy.as_ref().map(|a| a.weights);
+        let unknown = models(of(&path));
+        assert_eq!(look_again(&unknown).await, unknown);
+        std::fs::write(&path, [0; 100]).unwrap();
+        let known = look_again(&unknown).await;
+        assert_eq!(weights(&known), Some(crate::types::Bytes(100)));
+        std::fs::write(&path, [0; 200]).unwrap();
+        assert_eq!(look_again(&known).await, known, "those are looked at by a reload");
+        // Nor is anything to be seen from here of what is in an image.
+        let builtin = models(ModelSpec { weights: Weights::Builtin, ..test_spec("m") });
+        assert_eq!(look_again(&builtin).await, builtin);
+    }
+
+    #[tokio::test]
+    async fn what_files_said_counts_while_they_are_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("m.bin");
+        std::fs::write(&path, [0; 100]).unwrap();
+        let known = anatomy(&of(&path), None).await;
+        assert!(known.is_some());
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(anatomy(&of(&path), known.clone()).await, known);
+        assert_eq!(anatomy(&of(&path), None).await, None);
     }
 }

@@ -4,6 +4,7 @@
 //! force. Invariants: one reload at a time; a wrong file changes nothing and its error names file and line; what cannot be changed at
 //! run time is named, also in the status, until a restart. What is compared for that is the configuration of the start.
 
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -22,6 +23,7 @@ use crate::observe::telling::Telling;
 use crate::proxy::{Healths, SharedRules};
 use crate::supervisor::event::Reconfiguration;
 use crate::supervisor::handle::Handle;
+use crate::supervisor::state::Settings;
 use crate::supervisor::task::Ports;
 use crate::types::{Check, ExternalSpec, ExternalStatus, InstanceId, ModelName};
 
@@ -107,6 +109,27 @@ impl Root {
         }
     }
 
+    /// Looks at the files of models of which nothing is known, and tells the owner of the models what they say.
+    pub async fn look_again(&self) {
+        let mut current = self.current.lock().await;
+        let (config, models) = &mut *current;
+        let specs = core::look_again(models).await;
+        if specs == *models {
+            return;
+        }
+        models.clone_from(&specs);
+        // Containers and their images are the same.
+        let (settings, images) = (self.settings(config), BTreeMap::new());
+        self.handle.configure(Reconfiguration { settings, specs, images }).await;
+    }
+
+    /// The server and systemd have heard of the time for drains of the start; all keep to the same until a restart.
+    fn settings(&self, config: &Config) -> Settings {
+        let mut settings = core::settings(config);
+        settings.drain_timeout = self.started.policy.drain_timeout;
+        settings
+    }
+
     async fn apply(&self, current: &mut (Config, core::Models)) -> Result<Vec<String>, String> {
         let (options, place) = (self.options.clone(), self.options.place());
         let read = disk::look("configuration", &place, READ_TIME, move |_| options.load());
@@ -119,9 +142,7 @@ impl Root {
         let specs = core::models(&new, models).await;
         let changed = recall::changed(&specs, models);
         let images = recall::images(&changed, &*self.ports.containers).await;
-        let mut settings = core::settings(&new);
-        // The server and systemd have heard of the one of the start; all keep to the same until a restart.
-        settings.drain_timeout = self.started.policy.drain_timeout;
+        let settings = self.settings(&new);
         say(config, &new);
         models.clone_from(&specs);
         self.handle.configure(Reconfiguration { settings, specs, images }).await;
