@@ -60,7 +60,7 @@ impl Model {
             }
             Some(instance) if instance.is_loading() => {
                 let passed = now.since(instance.ordered);
-                Denied::loading(model, instance.phase(), self.last_load, passed)
+                Denied::loading(model, instance.phase(), self.loads.last(), passed)
             }
             Some(_) | None => {
                 let why = self.waiting_for.clone();
@@ -77,7 +77,7 @@ impl Model {
                 let why = why.or_else(|| self.instance.as_ref().and_then(busy));
                 let why =
                     why.unwrap_or_else(|| "its earlier container is still stopping".to_owned());
-                let retry_after = self.last_load.unwrap_or(Denied::LOAD_GUESS);
+                let retry_after = self.loads.last().unwrap_or(Denied::LOAD_GUESS);
                 Denied::NoRoom { model, why, report: self.report.clone(), retry_after }
             }
         }
@@ -103,7 +103,7 @@ impl Model {
             model: self.spec.name.clone(),
             why: why.to_owned(),
             report: self.report.clone(),
-            retry_after: self.last_load.unwrap_or(Denied::LOAD_GUESS),
+            retry_after: self.loads.last().unwrap_or(Denied::LOAD_GUESS),
         }
     }
 

@@ -197,6 +197,21 @@ fn how_long_loads_took_is_known_to_the_next_daemon_and_not_true_of_another_speci
     assert_eq!(expected(&next), None);
     next.state.remember(Recalled { book: book.clone(), ..Recalled::default() });
     assert_eq!(expected(&next), took);
+    // Nor is what clients are told to wait a guess: there is no room, and then it loads.
+    next.state.models.get_mut(&name("m")).unwrap().loads.record(Duration::from_secs(180));
+    next.acquire(1, "m");
+    next.pass(240);
+    assert_eq!(next.denied().retry_after(), Some(Duration::from_secs(180)));
+    reading(&mut next, &nobody(), Some(0), 0);
+    next.tell(Event::Acquire {
+        waiter: WaiterId(2),
+        model: "m".into(),
+        wait: Some(Duration::from_secs(60)),
+    });
+    let id = next.launch();
+    next.start(&id);
+    next.pass(60);
+    assert_eq!(next.denied().retry_after(), Some(Duration::from_secs(120)));
     let mut other = test_spec("m");
     other.args.push("--other".into());
     let mut changed = Host::bare(vec![other]);
