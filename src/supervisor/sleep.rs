@@ -105,6 +105,9 @@ impl State {
         instance: &Instance,
     ) -> Result<Sleeper, &'static str> {
         let deepest = instance.spec.sleep_level.ok_or("it may not sleep")?;
+        if instance.outdated.is_some() {
+            return Err("it is configured otherwise by now, and goes for a container of that");
+        }
         let hold = self.ledger.hold(&instance.id);
         let known = hold.and_then(|h| h.observed_total().get());
         match &instance.canary {

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::supervisor::sweep::STRAY_AGE;
+use crate::types::{EngineKind, SleepLevel};
 
 fn swept(host: &mut Host, list: Result<Vec<Found>, Fault>) {
     let taken = host.now;
@@ -188,6 +189,39 @@ fn fault_02_while_podman_is_away_nobody_is_told_to_go_who_could_serve_on() {
     host.release(&a);
     swept(&mut host, Ok(vec![found(&a, &spec("a", 60), true)]));
     assert_eq!(host.stops(), [a], "who waits has its place now");
+}
+
+#[test]
+fn while_podman_is_away_a_changed_model_that_could_sleep_is_not_asked_to_make_way() {
+    let gib = super::yielding::gib;
+    let mut specs = ["v", "w"].map(|model| {
+        let mut spec = spec(model, gib(60));
+        spec.gpus = vec![GpuId::new("GPU-0")];
+        spec
+    });
+    (specs[0].engine, specs[0].sleep_level) = (EngineKind::Vllm, Some(SleepLevel::One));
+    let mut host = Host::bare(specs.to_vec());
+    host.state.settings.rules.sleep =
+        SleepRules { host_ram_budget: Bytes(gib(90)), residual_max: Bytes(gib(2)) };
+    host.state.settings.turn_after = Some(Duration::from_secs(30));
+    host.tell(Event::Found(vec![]));
+    super::yielding::reading(&mut host, [0, 0], false, &[]);
+    host.acquire(1, "v");
+    let v = host.launch();
+    host.start(&v);
+    host.heal(&v);
+    host.tell(Event::Sung { instance: v.clone(), result: Ok(" 5, 6, 7,".to_owned()) });
+    super::yielding::reading(&mut host, [60, 0], false, &[(&v, 60)]);
+    away(&mut host);
+    specs[0].args = vec!["--changed".to_owned()];
+    super::reconfiguring::configure(&mut host, specs.to_vec());
+    host.acquire(2, "w");
+    for _ in 0..10 {
+        host.pass(10);
+        let yields = |e: &Effect| matches!(e, Effect::Notice(Notice::Yielding { .. }));
+        assert!(!host.out.iter().any(yields), "{:?}", host.out);
+    }
+    assert_eq!(host.phase("v"), Phase::Ready);
 }
 
 #[test]
