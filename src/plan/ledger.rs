@@ -108,6 +108,8 @@ struct Device {
     rising: Option<(Moment, Bytes)>,
     /// It did not answer at the last reading.
     lost: Option<Silence>,
+    /// It lists no process, and did not say either what one of ours holds: an empty list does not mean that nobody holds anything.
+    blind: bool,
 }
 
 /// Device memory and its holders.
@@ -182,10 +184,12 @@ impl Ledger {
         for reading in &snapshot.devices {
             // Before the first reading nothing of ours has ended: what is unexplained in it is nobody's debt.
             let first = || (reading.unexplained().unwrap_or(Bytes::ZERO), None);
-            let earlier = self.devices.get(&reading.id).map(|d| (d.unexplained_at_rest, d.rising));
+            let earlier = self.devices.get(&reading.id);
+            let blind = earlier.is_some_and(|d| d.blind) && reading.processes.is_empty();
+            let earlier = earlier.map(|d| (d.unexplained_at_rest, d.rising));
             let (unexplained_at_rest, rising) = earlier.unwrap_or_else(first);
             let reading = reading.clone();
-            let device = Device { reading, unexplained_at_rest, rising, lost: None };
+            let device = Device { reading, unexplained_at_rest, rising, lost: None, blind };
             self.devices.insert(device.reading.id.clone(), device);
         }
         for (id, why) in &snapshot.lost {
@@ -194,6 +198,12 @@ impl Ledger {
             }
         }
         for (instance, seen) in usage {
+            let unsaid = seen.bytes.iter().filter(|(_, bytes)| **bytes == Known::Unknown);
+            for (gpu, _) in unsaid {
+                if let Some(device) = self.devices.get_mut(gpu) {
+                    device.blind |= device.reading.processes.is_empty();
+                }
+            }
             if let Some(hold) = self.holds.get_mut(instance) {
                 hold.observed.clone_from(&seen.bytes);
                 hold.looked = taken;

@@ -392,3 +392,5 @@ fn who_stops_beside_one_that_cannot_be_stopped_is_still_waited_for() {
         }
     }
 }
+
+mod blind;
