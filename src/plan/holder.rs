@@ -51,6 +51,9 @@ pub enum Standing {
     Leaving,
     /// It sleeps; it may be stopped.
     Asleep,
+    /// It is idle or sleeps, and on one of its devices an engine loads that would take what it gives back there for its own, or fail
+    /// of it. It may leave when that load is over.
+    BesideLoad,
 }
 
 impl Standing {
@@ -62,6 +65,9 @@ impl Standing {
             Self::Pinned => Some("it is pinned"),
             Self::Starting => Some("it is loading"),
             Self::Leaving => Some("it is leaving already"),
+            Self::BesideLoad => {
+                Some("an engine that loads beside it would be disturbed; it may leave after that")
+            }
         }
     }
 }

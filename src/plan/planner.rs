@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::claims::Claims;
 use super::eviction::{Candidate, Choice};
 use super::footprint::Needs;
-use super::holder::Holder;
+use super::holder::{Holder, Standing};
 use super::ledger::{Ledger, Row};
 use super::policy::Policy;
 use super::sleep::{self, Leave, SleepRules, Victim};
@@ -85,9 +85,10 @@ pub enum Decision {
 ///
 /// A device without a start or stop under way that has room is taken at once: of several, the one that is left with the
 /// least free memory, so that the largest hole stays large. Where a release under way will make room, it waits for that.
-/// Otherwise the cheapest idle instances are chosen to leave, if the model evicts at all. Otherwise it waits, or is
-/// refused. Several devices are taken only from among equal ones. What is kept for others is not touched. Deterministic: the
-/// order of `holders` does not matter.
+/// Otherwise the cheapest idle instances are chosen to leave, if the model evicts at all; where those would disturb a load on
+/// another of their devices, their place is kept for it until that is over. Otherwise it waits, or is refused. Several devices
+/// are taken only from among equal ones. What is kept for others is not touched. Deterministic: the order of `holders` does
+/// not matter.
 #[must_use]
 pub fn plan(
     now: Moment,
@@ -100,12 +101,15 @@ pub fn plan(
     let rows: Vec<Row> = rows.map(|row| want.kept.apply(row)).collect();
     let stays = |h: &Holder| want.stays(now, rules, h);
     let other = |h: &&Holder| want.waking != Some(&h.instance);
-    let movable: Vec<&Holder> =
-        holders.iter().filter(other).filter(|h| stays(h).is_none()).collect();
+    let goes = |h: &&Holder| h.standing == Standing::BesideLoad || h.standing.spared().is_none();
+    let may = |h: &&Holder| goes(h) && want.forbids(now, rules, h).is_none();
+    let movable: Vec<&Holder> = holders.iter().filter(other).filter(may).collect();
     let costs = rules.policy.weigh(now, &movable);
     let pairs = movable.into_iter().zip(costs);
-    let candidates: Vec<Candidate<'_>> =
+    let movable: Vec<Candidate<'_>> =
         pairs.map(|(holder, cost)| Candidate { holder, cost }).collect();
+    let now_too = |c: &&Candidate<'_>| c.holder.standing != Standing::BesideLoad;
+    let candidates: Vec<Candidate<'_>> = movable.iter().copied().filter(|c| now_too(&c)).collect();
     let mut report = Report {
         model: want.model.clone(),
         need: want.shown(&rows),
@@ -117,7 +121,8 @@ pub fn plan(
         return Plan { decision, report, claim: Claims::default() };
     }
     let until = want.next_settled(&rows, now, rules, holders);
-    let room = Room { rows: &rows, holders, candidates: &candidates, until, sleep: rules.sleep };
+    let (movable, sleep) = (&*movable, rules.sleep);
+    let room = Room { rows: &rows, holders, candidates: &candidates, movable, until, sleep };
     let (mut decision, claim) = room.decide(want, &mut report);
     let lost: Vec<String> = ledger
         .silent()
@@ -136,7 +141,10 @@ pub fn plan(
 struct Room<'a> {
     rows: &'a [Row],
     holders: &'a [Holder],
+    /// Who may leave now.
     candidates: &'a [Candidate<'a>],
+    /// Those, and who may when a load beside them is over.
+    movable: &'a [Candidate<'a>],
     until: Option<Moment>,
     sleep: SleepRules,
 }
@@ -183,10 +191,15 @@ impl Room<'_> {
                 }
             }
             let victims: Vec<Victim> = judged.into_iter().map(|(victim, _)| victim).collect();
-            let free = |row: &&Row| sleep::freed(row, &victims, self.holders) >= missing(row);
-            let freed: Vec<&Row> = open.iter().copied().filter(free).collect();
-            let claim = tightest(&freed, count).map_or(nothing, |chosen| want.claim(&chosen));
+            let claim = self.claim_of(want, &open, &victims);
             return (Decision::Evict(victims), claim);
+        }
+        // A load has its deadline: the place is kept until whoever it holds back may leave.
+        let choice = Choice { candidates: self.movable, ..choice };
+        if let Some(set) = choice.cheapest(&groups(&open)) {
+            let stop = |instance| Victim { instance, leave: Leave::Stop };
+            let victims: Vec<Victim> = set.into_iter().map(stop).collect();
+            return (wait(report), self.claim_of(want, &open, &victims));
         }
         // Where only a start or stop under way is in the way, or memory is still coming back, there is room soon.
         let gate = ever.iter().any(|row| row.gated);
@@ -199,6 +212,16 @@ impl Room<'_> {
         (wait(report), chosen.map_or(nothing, |chosen| want.claim(&chosen)))
     }
 
+    /// Where it will start when these have left.
+    fn claim_of(&self, want: &Want<'_>, open: &[&Row], victims: &[Victim]) -> Claims {
+        let free = |row: &&Row| {
+            sleep::freed(row, victims, self.holders) >= want.missing(row, self.holders)
+        };
+        let freed: Vec<&Row> = open.iter().copied().filter(free).collect();
+        let count = want.gpu_count.max(1) as usize;
+        tightest(&freed, count).map_or_else(Claims::default, |chosen| want.claim(&chosen))
+    }
+
     /// Where those that may leave once they have loaded and are old enough will have made room; of several places the one where
     /// the least is left to wait for. Nobody else starts on what is kept, so there the wait only gets shorter.
     fn soonest<'r>(&self, want: &Want<'_>, ever: &[&'r Row], count: usize) -> Option<Vec<&'r Row>> {
@@ -208,7 +231,7 @@ impl Room<'_> {
         let settles = |row: &&Row| want.fits_settled(row, self.holders);
         let rows: Vec<&Row> = ever.iter().copied().filter(settles).collect();
         let settled = |row: &Row| {
-            let here = self.candidates.iter().filter_map(|c| c.holder.charge_on(&row.id));
+            let here = self.movable.iter().filter_map(|c| c.holder.charge_on(&row.id));
             (want.missing(row, self.holders).saturating_sub(here.sum()), row.id.clone())
         };
         let full = groups(&rows).into_iter().filter(|group| group.len() >= count);

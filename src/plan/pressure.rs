@@ -4,8 +4,8 @@
 //! instances, in the order of their cost. What is promised but not used does not count: nobody misses it yet. Nor, up to half
 //! of the headroom, does what instances use beyond their promises: others did not take it, and an engine that always takes some
 //! more than it was told would be stopped as often as it is loaded. Not beyond that, or the device could run full unseen.
-//! Invariants: nobody who serves or is pinned, and no process that is not ours; nobody leaves for more than others hold;
-//! where a start or stop is under way nothing is judged, for its numbers are not settled.
+//! Invariants: nobody who serves or is pinned, and no process that is not ours; nobody leaves for more than others hold, nor beside a
+//! load that it would disturb; where a start or stop is under way nothing is judged, for its numbers are not settled.
 
 use super::eviction::{Candidate, Choice};
 use super::holder::{Holder, Standing};
@@ -22,7 +22,7 @@ pub struct Relief {
     /// How much of its headroom is in use by others.
     pub missing: Bytes,
     /// Who yields: the cheapest set that frees so much, or everybody idle there where that is not enough; empty: nobody is
-    /// idle. Those sleep whose sleep is enough.
+    /// idle, or all who are would disturb a load on another of their devices. Those sleep whose sleep is enough.
     pub victims: Vec<Victim>,
 }
 

@@ -180,11 +180,12 @@ impl State {
         let here = |gpu| if claim.is_empty() { fits(gpu) } else { claim.touch(gpu) };
         let only_measured = |m: &&Model| m.discovery.background && !m.pinned && !m.is_asked_for();
         let models = self.models.values().filter(only_measured);
+        let profiled = self.profiled();
         let going = models.filter_map(|m| m.instance.as_ref()).filter(|i| {
             // What is pulled is on no device.
             let holds =
                 matches!(i.life, Life::Starting { .. } | Life::Loading { .. } | Life::Ready);
-            holds && !i.used && i.placement.gpus.iter().any(here)
+            holds && !i.used && !i.disturbs(&profiled) && i.placement.gpus.iter().any(here)
         });
         let going: Vec<InstanceId> = going.map(|i| i.id.clone()).collect();
         for instance in &going {

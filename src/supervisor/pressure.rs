@@ -29,7 +29,7 @@ impl State {
             };
             if relief.victims.is_empty() {
                 pinched.push(format!(
-                    "{}: {} of its headroom is in use, and no model there is idle",
+                    "{}: {} of its headroom is in use, and no model there may leave now",
                     relief.gpu, relief.missing
                 ));
             }

@@ -82,8 +82,8 @@ impl State {
         }
         let profiled = self.profiled();
         let stale = |m: &Model| {
-            let goes = |i: &Instance| m.may_be_renewed(i, &profiled) && !is_used(i) && !is_going(i);
-            m.instance.as_ref().is_some_and(goes)
+            let idle = |i: &Instance| !is_used(i) && !is_going(i) && !i.disturbs(&profiled);
+            m.instance.as_ref().is_some_and(|i| m.may_be_renewed(i, &profiled) && idle(i))
                 // Who waits is served by what loads or wakes: it may be all but ready.
                 && (m.queue.is_empty() || m.instance.as_ref().is_some_and(Instance::is_asleep))
         };

@@ -261,10 +261,9 @@ impl State {
             m.discovery.evicted.is_some()
                 && asking.is_some_and(|a| a.spec.priority <= m.spec.priority)
         };
-        let of = |model: &Model, i: &Instance| Holder {
-            instance: i.id.clone(),
-            charges: self.charges(&i.id),
-            standing: match i.life {
+        let profiled = self.profiled();
+        let standing = |model: &Model, i: &Instance| {
+            let standing = match i.life {
                 Life::Dozing { .. }
                 | Life::Draining { .. }
                 | Life::Abandoned { .. }
@@ -279,7 +278,14 @@ impl State {
                 Life::Ready if its_turn(model) => Standing::Measuring,
                 Life::Ready => Standing::Idle,
                 Life::Asleep { .. } => Standing::Asleep,
-            },
+            };
+            let goes = matches!(standing, Standing::Idle | Standing::Asleep);
+            if goes && i.disturbs(&profiled) { Standing::BesideLoad } else { standing }
+        };
+        let of = |model: &Model, i: &Instance| Holder {
+            instance: i.id.clone(),
+            charges: self.charges(&i.id),
+            standing: standing(model, i),
             last_used: i.last_used,
             ready_since: i.ready_since.filter(|_| !i.is_asleep()),
             priority: model.spec.priority,

@@ -137,22 +137,26 @@ impl State {
         }
     }
 
-    /// Those on which nothing runs any more go, and those whose time is over.
+    /// Those on which nothing runs any more go, and those whose time is over. Who makes way does not beside a load that it would disturb: it
+    /// takes no new requests, and goes when that is over.
     fn finish_drains(&mut self, now: Moment, out: &mut Vec<Effect>) {
         let limit = now + self.settings.drain_timeout;
+        let profiled = self.profiled();
+        let stays = |i: &Instance| i.yields.is_some() && i.disturbs(&profiled);
         for instance in self.models.values_mut().filter_map(|m| m.instance.as_mut()) {
             // Whoever makes way for another in turn is not cut off.
             let cut = instance.yields.as_ref().is_none_or(|y| y.cut);
+            let stays = stays(instance);
             if let Life::Draining { until, .. } = &mut instance.life
                 && cut
             {
-                until.get_or_insert(limit);
+                *until = until.filter(|at| !stays || *at > now).or(Some(limit));
             }
         }
         let instances = self.models.values().filter_map(|m| m.instance.as_ref());
         let drained = instances.filter_map(|i| match i.life {
             Life::Draining { reason, until }
-                if i.in_flight == 0 || until.is_some_and(|at| at <= now) =>
+                if !stays(i) && (i.in_flight == 0 || until.is_some_and(|at| at <= now)) =>
             {
                 Some((i.id.clone(), reason, i.in_flight > 0))
             }
@@ -297,8 +301,8 @@ impl State {
         }
     }
 
-    /// Devices on which an engine starts that takes what others give back there meanwhile for its own, or fails of it: what
-    /// nobody waits for does not begin there. Every load ends.
+    /// Devices on which an engine starts that takes what others give back there meanwhile for its own, or fails of it: nobody who is
+    /// there is made to leave before it is ready, but by a person's word or by its own end. Every load ends.
     pub(super) fn profiled(&self) -> Vec<GpuId> {
         let instances = self.models.values().filter_map(|m| m.instance.as_ref());
         let starting = instances.filter(|i| {

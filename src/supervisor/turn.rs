@@ -9,7 +9,8 @@
 //! for it; nobody leaves busy for whom idle ones would do; pinned ones, those of higher priority and those younger than
 //! `min_residency` stay, so two models that are both always wanted change places no sooner than after `turn_after`; who drains
 //! for somebody that does not wait any more serves on. So does who has drained for `max_wait`: whoever waited when that began has
-//! given up, and one request that lasts for hours must not close two models. Its equals do not ask it again for as long.
+//! given up, and one request that lasts for hours must not close two models. Its equals do not ask it again for as long. Nobody begins to
+//! drain, or leaves, beside a load that this would disturb.
 //! Who drains for a container of its own, as it is configured now (`reconfigure`), does so by the same rules, but for half as long, and
 //! each time that it was in vain it rests for longer: its own clients wait for it, and nobody else gains by it.
 
@@ -171,11 +172,14 @@ impl State {
     /// as they are configured again, those that have drained for too long, and those that podman is not there to stop.
     pub(super) fn reprieve(&mut self, now: Moment, out: &mut Vec<Effect>) {
         let max_wait = self.settings.max_wait;
+        let profiled = self.profiled();
         for instance in self.models.values_mut().filter_map(|m| m.instance.as_mut()) {
-            // What did not end has ended once nothing runs: it may make way, sleep and wake, and is asked as anybody then.
+            // What did not end has ended once nothing runs: it may make way, sleep and wake, and is asked as anybody then. What has
+            // ended, and may not go for a load beside it, serves those who wait for it meanwhile.
             let busy = instance.in_flight > 0;
             instance.rests_until = instance.rests_until.filter(|until| busy && *until > now);
-            if busy && instance.spared_at(max_wait).is_some_and(|at| at <= now) {
+            let stays = busy || instance.disturbs(&profiled);
+            if stays && instance.spared_at(max_wait).is_some_and(|at| at <= now) {
                 instance.rests_until = Some(now + max_wait);
                 // For itself it need not hurry: each time it is let be for as long again. Its equals do not wait for that.
                 let itself = instance.yields.as_ref().is_some_and(|y| y.to == Heir::Successor);
@@ -183,7 +187,6 @@ impl State {
                 instance.serves_from = asked.map(|asked| now + asked.max(max_wait));
             }
         }
-        let profiled = self.profiled();
         let away = self.podman_away();
         let leaves = |m: &Model, instance: &Instance, yields: &Yield| {
             if away && (yields.leave == Leave::Stop || m.has_changed(instance)) {

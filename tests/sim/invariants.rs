@@ -86,6 +86,8 @@ pub enum Rule {
     SickGo,
     /// A model that failed is not tried again before the time that was said, unless an operator asks.
     BreakerKept,
+    /// Nobody is made to leave a device on which a vLLM loads: it takes what comes back there for its own, or fails of it.
+    LoadsInPeace,
     /// A status never says what cannot be: requests on an engine that does not serve, waiting although ready.
     HonestStatus,
 }

@@ -4,18 +4,19 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use hostler::supervisor::effect::{Effect, Notice, StopReason};
 use hostler::supervisor::event::Event;
 use hostler::supervisor::ports::{Endpoint, LaunchOrder, Launched};
-use hostler::supervisor::state::{Recalled, Settings, State};
+use hostler::supervisor::state::{Recalled, State};
 use hostler::types::{
     Bytes, Denied, Generation, Haste, InstanceId, ModelSpec, Moment, SleepLevel, Status, WaiterId,
 };
 
 use crate::case::Case;
 use crate::invariants::Rule;
+
+mod settings;
 
 /// A way to break the core.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,10 +101,12 @@ pub enum Mutant {
     NoTurns,
     /// What operators said about pins is gone with the daemon.
     LosePins,
+    /// No engine minds what is given back while it loads.
+    ProfilesNothing,
 }
 
 /// All of them, with what has to catch each.
-pub const ALL: [(Mutant, &[Rule]); 41] = [
+pub const ALL: [(Mutant, &[Rule]); 42] = [
     (Mutant::DropGrant, &[Rule::AnsweredInTime]),
     (Mutant::GrantTwice, &[Rule::AnsweredOnce]),
     (Mutant::GrantAfterStop, &[Rule::LeaseOnReady]),
@@ -145,6 +148,7 @@ pub const ALL: [(Mutant, &[Rule]); 41] = [
     (Mutant::NoTurns, &[Rule::TurnComes]),
     (Mutant::NoTurns, &[Rule::ChangeComes]),
     (Mutant::LosePins, &[Rule::PinKept]),
+    (Mutant::ProfilesNothing, &[Rule::LoadsInPeace]),
 ];
 
 /// The production core, with whatever is wrong with it.
@@ -365,36 +369,4 @@ impl Core {
 fn grant(waiter: WaiterId, instance: &InstanceId, launched: &Launched) -> Effect {
     let endpoint: Endpoint = launched.endpoint.clone();
     Effect::Grant { waiter, instance: instance.clone(), endpoint }
-}
-
-impl Mutant {
-    fn settings(self, settings: &mut Settings) {
-        if self == Self::NoHeadroom {
-            settings.headroom = Bytes(0);
-        }
-        if self == Self::NoBudget && settings.rules.sleep.host_ram_budget > Bytes(0) {
-            settings.rules.sleep.host_ram_budget = Bytes(10_000);
-        }
-        if self == Self::NoTurns {
-            settings.turn_after = None;
-        }
-        if self == Self::NoResidency {
-            settings.rules.min_residency = Duration::ZERO;
-        }
-        if self == Self::Patient {
-            settings.max_wait = Duration::from_secs(10_000);
-        }
-    }
-
-    fn spec(self, spec: &mut ModelSpec) {
-        if self == Self::NoPriority {
-            spec.priority = 0;
-        }
-        if self == Self::NoPins {
-            spec.pin = false;
-        }
-        if self == Self::IdleEarly {
-            spec.idle_timeout = Some(Duration::from_millis(1));
-        }
-    }
 }

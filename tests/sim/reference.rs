@@ -50,6 +50,10 @@ struct Told {
     hash: SpecHash,
     /// Its model was removed since.
     retired: bool,
+    /// It holds all of its memory, or has.
+    served: bool,
+    /// Its load ended before it was through.
+    given_up: bool,
     health: Health,
     /// Since when it has slept.
     asleep: Option<Moment>,
@@ -189,11 +193,6 @@ impl Reference {
         self.failing.get(model).is_some_and(|until| *until > now)
     }
 
-    fn resolve(&self, name: &str) -> Option<ModelName> {
-        let name: ModelName = name.replace("alias", "m").parse().ok()?;
-        self.specs.contains_key(&name).then_some(name)
-    }
-
     /// What the core is about to be told.
     pub fn event(&mut self, now: Moment, event: &Event) {
         (self.unloading, self.cut) = (None, None);
@@ -294,6 +293,8 @@ impl Reference {
             silent: 0,
             hash,
             retired: false,
+            served: false,
+            given_up: false,
             health: Health::of(interval),
             asleep: None,
         };
@@ -304,6 +305,7 @@ impl Reference {
         let Some(told) = self.containers.get_mut(id) else { return };
         if told.stage != Stage::Stopped {
             (told.stage, told.used) = (stage, now);
+            told.served |= stage == Stage::Ready;
             told.asleep = told.asleep.filter(|_| stage != Stage::Ready);
             if stage == Stage::Ready {
                 told.health.begin(now);
@@ -333,12 +335,12 @@ impl Reference {
             Effect::Notice(Notice::Failed { instance, retry_ms, .. }) => {
                 let until = now + Duration::from_millis(*retry_ms);
                 self.failing.insert(instance.model.clone(), until);
-                self.came_to_nothing(instance);
-                Ok(())
                 // What an operator once loaded is not tried for ever.
                 if *retry_ms > 0 {
                     self.loaded.remove(&instance.model);
                 }
+                self.came_to_nothing(instance);
+                Ok(())
             }
             // Given up before its pull was told.
             Effect::Notice(Notice::Stopped { instance }) => {

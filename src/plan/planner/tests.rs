@@ -38,7 +38,8 @@ fn world(devices: &[(u64, u64)], holders: &[HolderCase]) -> (Ledger, Vec<Holder>
             | Standing::Busy
             | Standing::Measuring
             | Standing::Pinned
-            | Standing::Asleep => {
+            | Standing::Asleep
+            | Standing::BesideLoad => {
                 ledger.confirm(&id);
             }
             Standing::Starting => {}
@@ -380,5 +381,5 @@ fn the_cheaper_return_leaves_even_if_it_was_used_last() {
 }
 
 mod claims;
-mod properties;
 mod margins;
+mod properties;

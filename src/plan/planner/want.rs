@@ -66,7 +66,9 @@ impl Want<'_> {
                 && h.charge_on(&row.id).is_some_and(|c| c > Bytes::ZERO)
         };
         let leaves = |h: &Holder| match h.standing {
-            Standing::Idle | Standing::Starting | Standing::Asleep => h.priority <= self.priority,
+            Standing::Idle | Standing::Starting | Standing::Asleep | Standing::BesideLoad => {
+                h.priority <= self.priority
+            }
             Standing::Leaving => true,
             Standing::Busy | Standing::Measuring | Standing::Pinned => false,
         };
@@ -152,9 +154,16 @@ impl Want<'_> {
 
     /// Why an instance may not leave for this model; `None`: it may.
     pub(super) fn stays(&self, now: Moment, rules: Rules, holder: &Holder) -> Option<&'static str> {
-        if let Some(why) = holder.standing.spared() {
-            return Some(why);
-        }
+        holder.standing.spared().or_else(|| self.forbids(now, rules, holder))
+    }
+
+    /// The same of one that could leave.
+    pub(super) fn forbids(
+        &self,
+        now: Moment,
+        rules: Rules,
+        holder: &Holder,
+    ) -> Option<&'static str> {
         match self.on_full {
             OnFull::Wait => return Some("on_full = \"wait\" evicts nobody"),
             OnFull::Refuse => return Some("on_full = \"refuse\" evicts nobody"),

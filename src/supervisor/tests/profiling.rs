@@ -3,7 +3,7 @@
 use super::reconfiguring::configure;
 use super::yielding::{gib, reading};
 use super::*;
-use crate::types::{EngineKind, SleepLevel};
+use crate::types::{EngineKind, Evict, SleepLevel};
 
 /// `a` of 40 GiB, and `b` of 20 that profiles its device, on the first of two.
 fn specs() -> [ModelSpec; 2] {
@@ -128,6 +128,156 @@ fn a_sleeper_stays_until_the_load_beside_it_is_over() {
     host.start(&b);
     host.pass(60);
     assert!(host.stops().is_empty() && host.state.next_deadline() > Some(host.now));
+    host.heal(&b);
+    assert_eq!(host.stops(), [a]);
+}
+
+/// `big` has 30 GiB on each of both devices, and a request on it; `v` takes 40 GiB of the first and profiles it, `c` needs 90 GiB of
+/// the second and `d` 20 GiB.
+fn spanned() -> (Host, InstanceId) {
+    let specs = [("big", 30), ("v", 40), ("c", 90), ("d", 20)].map(|(model, vram)| {
+        let mut spec = spec(model, gib(vram));
+        spec.idle_timeout = None;
+        match model {
+            "big" => spec.gpu_count = 2,
+            "v" => {
+                (spec.engine, spec.gpus) = (EngineKind::Vllm, vec![GpuId::new("GPU-0")]);
+            }
+            _ => spec.gpus = vec![GpuId::new("GPU-1")],
+        }
+        spec
+    });
+    let mut host = Host::bare(specs.to_vec());
+    host.tell(Event::Found(vec![]));
+    reading(&mut host, [0, 0], false, &[]);
+    let big = host.ready(1, "big");
+    reading(&mut host, [30, 30], false, &[(&big, 30)]);
+    (host, big)
+}
+
+/// `v` loads.
+fn beside(host: &mut Host) -> InstanceId {
+    host.acquire(2, "v");
+    let v = host.launch();
+    host.start(&v);
+    v
+}
+
+#[test]
+fn room_on_another_device_is_made_when_the_load_is_over() {
+    let (mut host, big) = spanned();
+    host.release(&big);
+    host.pass(1);
+    let v = beside(&mut host);
+    host.acquire(3, "c");
+    assert!(host.stops().is_empty(), "it would give 30 GiB back under the load");
+    let spared = host.state.models[&name("c")].report.as_ref().unwrap().victims[0].spared;
+    assert!(spared.unwrap().contains("loads beside it"), "{spared:?}");
+    host.acquire(4, "d");
+    assert!(host.order().is_none(), "its place is kept");
+    host.pass(60);
+    assert!(host.stops().is_empty() && host.denials().is_empty());
+    host.heal(&v);
+    assert_eq!(host.stops(), [big]);
+}
+
+#[test]
+fn a_load_that_begins_beside_one_that_makes_way_is_not_disturbed_by_its_end() {
+    let (mut host, big) = spanned();
+    host.state.settings.turn_after = Some(Duration::from_secs(1));
+    host.acquire(3, "c");
+    host.pass(1);
+    assert_eq!(host.phase("big"), Phase::Draining);
+    let v = beside(&mut host);
+    host.release(&big);
+    host.pass(60);
+    assert_eq!((host.phase("big"), host.stops()), (Phase::Draining, vec![]));
+    host.heal(&v);
+    assert_eq!(host.stops(), [big]);
+}
+
+/// An operator may have requests cut off after the time for drains; not beside a load.
+#[test]
+fn nor_by_one_that_is_to_go_at_any_price() {
+    let (mut host, big) = spanned();
+    let wish = Wish { evict: Some(Evict::Any), ..Wish::default() };
+    host.tell(Event::Load { waiter: WaiterId(3), model: name("c"), wish });
+    assert_eq!(host.phase("big"), Phase::Draining);
+    let v = beside(&mut host);
+    host.pass(40);
+    assert!(host.stops().is_empty());
+    assert!(host.state.next_deadline() > Some(host.now), "it is not due");
+    host.heal(&v);
+    host.pass(30);
+    assert_eq!(host.stops(), [big]);
+}
+
+#[test]
+fn others_that_use_up_the_headroom_of_another_device_wait_for_the_load_as_well() {
+    let (mut host, big) = spanned();
+    host.release(&big);
+    let v = beside(&mut host);
+    for _ in 0..3 {
+        reading(&mut host, [50, 101], false, &[(&big, 30), (&v, 20)]);
+        assert!(host.stops().is_empty());
+    }
+    let problems = host.state.status(host.now).problems;
+    assert!(problems.iter().any(|p| p.code == "memory_pressure"), "{problems:?}");
+    host.heal(&v);
+    reading(&mut host, [70, 101], false, &[(&big, 30), (&v, 40)]);
+    assert_eq!(host.stops(), [big]);
+}
+
+#[test]
+fn what_the_background_measures_stays_until_the_load_beside_it_is_over() {
+    let [a, b] = specs();
+    let mut c = spec("c", gib(90));
+    c.gpus = vec![GpuId::new("GPU-0")];
+    let mut host = Host::bare(vec![a, b, c]);
+    host.state.settings.measure_after = Some(Duration::from_secs(10));
+    let images = [(name("a"), "1".to_owned())].into();
+    host.state.remember(Recalled { images, ..Recalled::default() });
+    host.tell(Event::Found(vec![]));
+    reading(&mut host, [0, 0], false, &[]);
+    host.pass(20);
+    let a = host.launch();
+    host.start(&a);
+    host.heal(&a);
+    reading(&mut host, [40, 0], false, &[(&a, 40)]);
+    host.acquire(2, "b");
+    let b = host.launch();
+    host.start(&b);
+    host.acquire(3, "c");
+    host.pass(1);
+    assert!(host.stops().is_empty());
+    host.heal(&b);
+    assert_eq!(host.stops(), [a]);
+}
+
+#[test]
+fn a_changed_sleeper_stays_as_long_though_somebody_waits_for_it() {
+    let mut specs = specs();
+    (specs[0].engine, specs[0].sleep_level) = (EngineKind::Vllm, Some(SleepLevel::One));
+    let mut host = host(specs.clone());
+    host.state.settings.rules.sleep =
+        SleepRules { host_ram_budget: Bytes(gib(50)), residual_max: Bytes(gib(2)) };
+    host.acquire(1, "a");
+    let a = host.launch();
+    host.start(&a);
+    host.heal(&a);
+    host.tell(Event::Sung { instance: a.clone(), result: Ok(" 5, 6, 7,".to_owned()) });
+    reading(&mut host, [40, 0], false, &[(&a, 40)]);
+    host.release(&a);
+    host.pass(100);
+    host.tell(Event::Slept { instance: a.clone(), result: Ok(()) });
+    reading(&mut host, [1, 0], false, &[(&a, 1)]);
+    host.acquire(2, "b");
+    let b = host.launch();
+    host.start(&b);
+    specs[0].args = vec!["--changed".to_owned()];
+    configure(&mut host, specs.to_vec());
+    host.acquire(3, "a");
+    assert_eq!((host.phase("a"), host.stops()), (Phase::Asleep, vec![]));
     host.heal(&b);
     assert_eq!(host.stops(), [a]);
 }

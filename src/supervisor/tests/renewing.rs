@@ -349,5 +349,32 @@ fn a_drain_beside_which_a_load_begins_goes_on_where_somebody_waits_for_it() {
         host.pass(1);
         let phase = if asked { Phase::Draining } else { Phase::Ready };
         assert_eq!(host.phase("a"), phase, "asked: {asked}");
+        // Its last request is over, and it would disturb the load: those who wait for it are not kept waiting for that either.
+        host.release(&a);
+        assert!(host.stops().is_empty());
+        if asked {
+            host.pass(host.state.settings.max_wait.as_secs() / 2);
+            assert_eq!((host.phase("a"), host.grants()), (Phase::Ready, vec![7]));
+            assert!(host.state.next_deadline() > Some(host.now), "and nothing is due");
+        }
     }
+}
+
+#[test]
+fn its_drain_ends_when_the_load_that_began_beside_it_is_over() {
+    let (mut host, [a, b], specs) = beside_a_load();
+    host.tell(Event::Died { instance: b.clone(), fault: fault("exit 1") });
+    host.stopped(&b);
+    configure(&mut host, specs.to_vec());
+    host.pass(60);
+    reading(&mut host, [40, 0], false, &[(&a, 40)]);
+    host.acquire(7, "a");
+    host.acquire(8, "b");
+    let b = host.launch();
+    host.release(&a);
+    host.pass(10);
+    assert_eq!((host.phase("a"), host.stops()), (Phase::Draining, vec![]));
+    host.start(&b);
+    host.heal(&b);
+    assert_eq!(host.stops(), [a]);
 }

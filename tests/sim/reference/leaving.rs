@@ -1,12 +1,13 @@
 //! Those who go, fall asleep and come back.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use hostler::supervisor::effect::StopReason;
 use hostler::supervisor::ports::CanaryError;
-use hostler::types::{InstanceId, Moment};
+use hostler::types::{EngineKind, InstanceId, ModelSpec, Moment};
 
-use super::{Reference, Stage};
+use super::{Reference, Stage, Told};
 use crate::invariants::{Rule, Step};
 
 impl Reference {
@@ -59,9 +60,48 @@ impl Reference {
         }
     }
 
+    /// A vLLM loads beside it, and would take what it gives back for its own or fail of it.
+    fn disturbs(&self, now: Moment, id: &InstanceId) -> Option<&InstanceId> {
+        let told = self.containers.get(id).filter(|t| t.served)?;
+        let loads = |other: &InstanceId, t: &Told| {
+            let spec = self.specs.get(&other.model);
+            let vllm = spec.filter(|s| s.engine == EngineKind::Vllm);
+            // A launch that hangs for longer has been given up, whatever becomes of it.
+            let in_time = |s: &Arc<ModelSpec>| now.since(t.used) < s.load_timeout;
+            let begun = t.stage == Stage::Coming && !t.given_up;
+            begun && vllm.is_some_and(in_time) && t.gpus.iter().any(|gpu| told.gpus.contains(gpu))
+        };
+        self.containers.iter().find(|(other, t)| *other != id && loads(other, t)).map(|(id, _)| id)
+    }
+
+    /// By whose choice it goes, and when.
+    fn check_beside_load(&self, now: Moment, id: &InstanceId, reason: StopReason) -> Step {
+        let retired = self.containers.get(id).is_some_and(|t| t.retired);
+        let chosen = match reason {
+            StopReason::Idle
+            | StopReason::Pressure
+            | StopReason::Evicted
+            | StopReason::Measured
+            | StopReason::Moved => true,
+            StopReason::Reconfigured => !retired,
+            StopReason::Asked
+            | StopReason::Unloaded
+            | StopReason::Failed
+            | StopReason::Shutdown
+            | StopReason::Orphaned => false,
+        };
+        let disturbed = self.disturbs(now, id).filter(|_| chosen);
+        let what = || format!("{id} goes ({reason:?}) while {disturbed:?} loads beside it");
+        Rule::LoadsInPeace.check(disturbed.is_none(), what)
+    }
+
     pub(super) fn stopping(&mut self, now: Moment, id: &InstanceId, reason: StopReason) -> Step {
         // Nothing of it is there yet: nothing has to be told.
         self.came_to_nothing(id);
+        self.check_beside_load(now, id, reason)?;
+        if let Some(told) = self.containers.get_mut(id) {
+            told.given_up = true;
+        }
         match reason {
             StopReason::Idle => {
                 let pinned = self.pinned(&id.model);

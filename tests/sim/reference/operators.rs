@@ -37,6 +37,11 @@ impl Operator {
 }
 
 impl Reference {
+    pub(super) fn resolve(&self, name: &str) -> Option<ModelName> {
+        let name: ModelName = name.replace("alias", "m").parse().ok()?;
+        self.specs.contains_key(&name).then_some(name)
+    }
+
     pub(super) fn wishes(&mut self, waiter: WaiterId, model: &ModelName, verb: Verb) {
         self.operators.insert(waiter, Operator { model: model.clone(), verb });
         if self.shutdown.is_none() {
