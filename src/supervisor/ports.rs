@@ -13,6 +13,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use ending::Ending;
 pub use gpu_error::GpuError;
 pub use ill::Ill;
 
@@ -240,9 +241,9 @@ pub trait Containers: Send + Sync + 'static {
         Box::pin(std::future::ready(Err(Fault::new(FaultCode::Internal, text))))
     }
 
-    /// The exit code of an instance whose processes are gone, waiting a moment for podman to record it, which it does a
-    /// little later than the kernel; `None`: still running or unknown.
-    fn exit_code(&self, instance: InstanceId) -> PortFuture<'_, Option<i32>>;
+    /// How an instance ended whose processes are gone, waiting a moment for podman to record it, which it does a little later than
+    /// the kernel; `None`: still running or unknown.
+    fn ending(&self, instance: InstanceId) -> PortFuture<'_, Option<Ending>>;
 
     /// Host PIDs in a container's cgroup, below it too; empty: it is dead. Reads the kernel only and does not block.
     ///
@@ -386,6 +387,7 @@ pub enum CanaryError {
     Silent(String),
 }
 
+mod ending;
 mod gpu_error;
 mod ill;
 pub(crate) mod reach;

@@ -10,8 +10,8 @@ use fake_engine::{Config, Engine, Exit};
 use hostler::control::{Host, HostFuture, Reloaded};
 use hostler::proxy::{Healths, SharedRules};
 use hostler::supervisor::ports::{
-    ContainerSpec, Containers, Endpoint, Found, GpuError, Gpus, Launched, PodmanHost, PodmanInfo,
-    PortFuture, Progress, SOCKET_DIR, SOCKET_NAME, Shelf,
+    ContainerSpec, Containers, Ending, Endpoint, Found, GpuError, Gpus, Launched, PodmanHost,
+    PodmanInfo, PortFuture, Progress, SOCKET_DIR, SOCKET_NAME, Shelf,
 };
 use hostler::types::{
     Bytes, Check, ExternalStatus, Fault, GpuId, GpuReading, GpuSnapshot, ImageRef, InstanceId,
@@ -88,8 +88,8 @@ impl Containers for World {
         done(vec!["no memory for the cache".into()])
     }
 
-    fn exit_code(&self, _: InstanceId) -> PortFuture<'_, Option<i32>> {
-        done(Some(1))
+    fn ending(&self, _: InstanceId) -> PortFuture<'_, Option<Ending>> {
+        done(Some(Ending { code: 1, out_of_memory: false }))
     }
 
     fn pids(&self, cgroup: &Path) -> std::io::Result<Vec<u32>> {

@@ -12,8 +12,8 @@ use hostler::plan::{self, ReleaseRule, Rules, SleepRules, policy};
 use hostler::supervisor::handle::{Handle, Lease};
 use hostler::supervisor::health::HealthRules;
 use hostler::supervisor::ports::{
-    ContainerSpec, Containers, Endpoint, Found, GpuError, Gpus, Launched, PodmanHost, PodmanInfo,
-    PortFuture, Progress, SOCKET_DIR, SOCKET_NAME, Shelf,
+    ContainerSpec, Containers, Ending, Endpoint, Found, GpuError, Gpus, Launched, PodmanHost,
+    PodmanInfo, PortFuture, Progress, SOCKET_DIR, SOCKET_NAME, Shelf,
 };
 use hostler::supervisor::state::Settings;
 use hostler::supervisor::task::{Clock, Ports, Running, Supervisor};
@@ -250,7 +250,7 @@ impl Containers for World {
         done(vec![])
     }
 
-    fn exit_code(&self, _: InstanceId) -> PortFuture<'_, Option<i32>> {
+    fn ending(&self, _: InstanceId) -> PortFuture<'_, Option<Ending>> {
         done(None)
     }
 

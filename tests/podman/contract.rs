@@ -77,7 +77,7 @@ async fn an_engine_runs_caged_and_its_end_is_complete() {
     assert_eq!(identity.instance, spec.instance);
     assert_eq!(identity.spec_hash, spec.spec_hash);
     assert_eq!(identity.placement, spec.placement);
-    assert_eq!(host.podman.exit_code(spec.instance.clone()).await, None);
+    assert_eq!(host.podman.ending(spec.instance.clone()).await.map(|end| end.code), None);
 
     let began = Instant::now();
     host.podman.stop(spec.instance.clone()).await.unwrap();
@@ -120,7 +120,7 @@ async fn an_engine_that_ends_by_itself_leaves_its_code_and_last_words() {
     let found = host.podman.list().await.unwrap();
     assert_eq!(found.len(), 1);
     assert_eq!(found[0].running, None);
-    assert_eq!(host.podman.exit_code(spec.instance.clone()).await, Some(7));
+    assert_eq!(host.podman.ending(spec.instance.clone()).await.map(|end| end.code), Some(7));
     assert_eq!(host.podman.log_tail(spec.instance.clone(), 1).await, ["boom"]);
     host.podman.stop(spec.instance.clone()).await.unwrap();
     assert!(host.podman.log_tail(spec.instance, 1).await.is_empty());

@@ -63,10 +63,10 @@ impl Host {
         let group = &launched.cgroup;
         until("its end", Duration::from_secs(5), || self.podman.pids(group).unwrap().is_empty())
             .await;
-        let code = self.podman.exit_code(instance.clone()).await;
+        let code = self.podman.ending(instance.clone()).await;
         let log = self.podman.log_tail(instance.clone(), 20).await;
         self.podman.stop(instance.clone()).await.unwrap();
-        let text = format!("exit code {}", code.unwrap());
+        let text = format!("exit code {}", code.unwrap().code);
         Fault::new(FaultCode::EngineExited, text).with_log(log)
     }
 

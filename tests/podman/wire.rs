@@ -36,7 +36,8 @@ fn inspection(create: &Value, status: &str) -> Act {
         200,
         json!({
             "Id": "ab".repeat(32), "Name": create["name"],
-            "State": {"Status": status, "Running": status == "running", "Pid": 0, "ExitCode": 0},
+            "State": {"Status": status, "Running": status == "running", "Pid": 0, "ExitCode": 0,
+                "OOMKilled": status == "exited"},
             "Config": {"Labels": create["labels"], "User": "1000:1000", "StopTimeout": 1},
         }),
     )
@@ -107,7 +108,7 @@ async fn a_podman_that_hangs_costs_one_deadline() {
         assert_eq!(code, FaultCode::PodmanUnreachable);
     }
     assert!(podman.log_tail(plain().instance, 3).await.is_empty());
-    assert_eq!(podman.exit_code(plain().instance).await, None);
+    assert_eq!(podman.ending(plain().instance).await.map(|end| end.code), None);
 }
 
 #[tokio::test]
@@ -142,7 +143,7 @@ async fn nonsense_is_an_error_everywhere_and_never_a_panic() {
         assert!(podman.stop(instance.clone()).await.is_err(), "{text:?}");
         assert!(podman.launch(plain(), progress().0).await.is_err(), "{text:?}");
         podman.log_tail(instance.clone(), 3).await;
-        assert_eq!(podman.exit_code(instance).await, None, "{text:?}");
+        assert_eq!(podman.ending(instance).await.map(|end| end.code), None, "{text:?}");
     }
 }
 
@@ -249,7 +250,7 @@ async fn stopping_what_is_unknown_or_stopped_already_is_success() {
             _ => inspection(&container, "exited"),
         }
     });
-    assert_eq!(podman.exit_code(spec.instance.clone()).await, Some(0));
+    assert_eq!(podman.ending(spec.instance.clone()).await.map(|end| end.code), Some(0));
     podman.stop(spec.instance).await.unwrap();
     assert_eq!(fake.count("DELETE"), 1);
 }
@@ -262,7 +263,8 @@ async fn an_exit_code_that_podman_has_not_recorded_yet_is_waited_for() {
     let (fake, podman) = Fake::new(move |_, _, _, nth| {
         inspection(&container, if nth < 6 { "running" } else { "exited" })
     });
-    assert_eq!(podman.exit_code(spec.instance).await, Some(0));
+    let ending = podman.ending(spec.instance).await.unwrap();
+    assert_eq!((ending.code, ending.out_of_memory), (0, true), "the kernel killed it");
     assert!(fake.count("GET") >= 6);
 }
 

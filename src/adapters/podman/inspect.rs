@@ -61,6 +61,9 @@ pub struct State {
     pub pid: u32,
     /// Meaningful when `status` is `exited`.
     pub exit_code: i32,
+    /// Its monitor saw the kernel kill a process of its group for want of memory.
+    #[serde(rename = "OOMKilled")]
+    pub oom_killed: bool,
     /// When it last ended, in RFC 3339.
     pub finished_at: String,
 }

@@ -12,7 +12,7 @@ use super::error::{Cause, PodmanError, image_missing};
 use super::inspect::{Inspect, published};
 use super::{Inner, cgroup, create, harden, labels, socket_dir, sources};
 use crate::supervisor::ports::{
-    ContainerSpec, Endpoint, Launched, Progress, SOCKET_NAME, Sign, TCP_PORT,
+    ContainerSpec, Ending, Endpoint, Launched, Progress, SOCKET_NAME, Sign, TCP_PORT,
 };
 use crate::types::{Fault, FaultCode, InstanceId, Phase, Transport};
 
@@ -262,10 +262,10 @@ impl Inner {
 
     /// The fault for a container whose process is gone.
     async fn ended(&self, inspect: &Inspect, thing: &str) -> Fault {
-        let code = self.code_of(&inspect.id).await;
-        let code = code.map_or("an unknown exit code".into(), |c| format!("exit code {c}"));
+        let ending = self.ending_of(&inspect.id).await;
+        let ending = ending.map_or("exit code unknown".into(), |end| end.to_string());
         let message = format!(
-            "{thing}: the engine ended right after its start with {code}; its last lines say why"
+            "{thing}: the engine ended right after its start ({ending}); its last lines say why"
         );
         Fault::new(FaultCode::EngineExited, message)
             .with_log(self.tail(&inspect.id, Fault::LINES_MAX).await)
@@ -273,15 +273,16 @@ impl Inner {
 }
 
 impl Inner {
-    /// The exit code of a container whose process is gone: podman learns it from its monitor, a little later than the
+    /// How a container ended whose process is gone: podman learns it from its monitor, a little later than the
     /// kernel has emptied the group, and is asked again until then. `None`: no such container, or podman lost its process
     /// and never learned the code (it says -1), or it believes to the last look that the container runs.
-    pub(super) async fn code_of(&self, container: &str) -> Option<i32> {
+    pub(super) async fn ending_of(&self, container: &str) -> Option<Ending> {
         let [mut pause, longest] = LOOK_AGAIN;
         for _ in 0..EXIT_LOOKS {
             let state = self.api.inspect(container).await.ok()?.state;
             if matches!(state.status.as_str(), "exited" | "stopped") {
-                return (state.exit_code >= 0).then_some(state.exit_code);
+                let ending = Ending { code: state.exit_code, out_of_memory: state.oom_killed };
+                return (state.exit_code >= 0).then_some(ending);
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(longest);

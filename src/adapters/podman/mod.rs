@@ -58,8 +58,8 @@ use journal::{Journal, Record};
 pub use sources::stray;
 
 use crate::supervisor::ports::{
-    Calls, ContainerSpec, Containers, Found, Launched, PodmanInfo, PortFuture, Progress, Scopes,
-    Shelf,
+    Calls, ContainerSpec, Containers, Ending, Found, Launched, PodmanInfo, PortFuture, Progress,
+    Scopes, Shelf,
 };
 use crate::types::{Fault, FaultCode, GpuId, ImageRef, InstanceId, ModelName, Transport};
 
@@ -183,8 +183,8 @@ impl Containers for Podman {
         })
     }
 
-    fn exit_code(&self, instance: InstanceId) -> PortFuture<'_, Option<i32>> {
-        Box::pin(async move { self.inner.exit_code(&instance).await })
+    fn ending(&self, instance: InstanceId) -> PortFuture<'_, Option<Ending>> {
+        Box::pin(async move { self.inner.ending(&instance).await })
     }
 
     fn pids(&self, cgroup: &Path) -> std::io::Result<Vec<u32>> {
@@ -250,9 +250,9 @@ impl Inner {
         })
     }
 
-    async fn exit_code(&self, instance: &InstanceId) -> Option<i32> {
+    async fn ending(&self, instance: &InstanceId) -> Option<Ending> {
         let inspect = self.look(instance).await.ok().flatten()?;
-        self.code_of(&inspect.id).await
+        self.ending_of(&inspect.id).await
     }
 }
 

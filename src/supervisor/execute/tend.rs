@@ -151,12 +151,11 @@ pub(super) async fn last_lines(ports: &Ports, instance: &InstanceId) -> Vec<Stri
 
 /// What is known about the end of an engine.
 async fn obituary(ports: &Ports, instance: &InstanceId, how: &str) -> Fault {
-    let code = ports.containers.exit_code(instance.clone());
-    let code = tokio::time::timeout(OBITUARY_TIME, code);
-    let (code, log) = tokio::join!(code, last_lines(ports, instance));
-    let code = code
-        .unwrap_or_default()
-        .map_or_else(|| "exit code unknown".to_owned(), |c| format!("exit code {c}"));
-    let message = format!("the engine of {instance} {how} ({code})");
+    let ending = ports.containers.ending(instance.clone());
+    let ending = tokio::time::timeout(OBITUARY_TIME, ending);
+    let (ending, log) = tokio::join!(ending, last_lines(ports, instance));
+    let ending = ending.unwrap_or_default();
+    let ending = ending.map_or_else(|| "exit code unknown".to_owned(), |end| end.to_string());
+    let message = format!("the engine of {instance} {how} ({ending})");
     Fault::new(FaultCode::EngineExited, message).with_log(log)
 }

@@ -8,7 +8,7 @@ use super::tend::OBITUARY_TIME;
 use super::*;
 use crate::supervisor::express::Turnstile;
 use crate::supervisor::ports::{
-    ContainerSpec, Endpoint, Found, GpuError, Ill, PodmanInfo, PortFuture,
+    ContainerSpec, Ending, Endpoint, Found, GpuError, Ill, PodmanInfo, PortFuture,
 };
 use crate::types::{Bytes, Generation, GpuSnapshot, ImageRef, Known, Transport};
 
@@ -70,7 +70,7 @@ impl Containers for Hung {
             None => late(Vec::new()),
         }
     }
-    fn exit_code(&self, _: InstanceId) -> PortFuture<'_, Option<i32>> {
+    fn ending(&self, _: InstanceId) -> PortFuture<'_, Option<Ending>> {
         late(None)
     }
     fn pids(&self, _: &Path) -> std::io::Result<Vec<u32>> {
