@@ -79,6 +79,7 @@ fn of_containers(raw: &RawModel) -> Vec<(&'static str, usize)> {
     let places = [
         ("image", at(&raw.image)),
         ("weights", at(&raw.weights)),
+        ("projector", at(&raw.projector)),
         ("transport", at(&raw.transport)),
         ("vram", at(&raw.vram)),
         ("context", at(&raw.context)),

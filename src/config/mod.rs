@@ -27,6 +27,7 @@ mod memory;
 mod misplaced;
 mod model;
 mod parse;
+mod projector;
 mod raw;
 mod server;
 mod source;

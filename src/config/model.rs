@@ -23,6 +23,7 @@ use super::flags;
 use super::health;
 use super::memory;
 use super::parse::MEMORY_MAX;
+use super::projector;
 use super::raw::{DurationText, RawEngine, RawModel, RawWeights};
 use super::source::Report;
 use super::tree::quote_key;
@@ -228,6 +229,7 @@ fn spec(
     });
     let image = image(report, &key("image"), raw.image.as_ref());
     let weights = weights(report, &entry);
+    let projector = projector::projector(report, &entry, engine);
     let vram_limits = (Bytes::mib(1), MEMORY_MAX);
     let vram = check::bytes(report, &key("vram"), raw.vram.as_ref(), vram_limits);
     if let (Some(vram), Some((budget, headroom)), Some(value)) = (vram, devices.budget, &raw.vram)
@@ -271,6 +273,7 @@ fn spec(
         engine: engine?,
         image: image?,
         weights,
+        projector,
         anatomy: None,
         transport: raw.transport.as_ref().map_or(Transport::Unix, |v| *v.get_ref()),
         vram,

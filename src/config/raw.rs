@@ -286,6 +286,9 @@ pub struct RawModel {
     /// Where the model's files are. Default: inside the engine's image, named by `args`.
     #[schemars(with = "RawWeights")]
     pub weights: Option<Spanned<Table<RawWeights>>>,
+    /// llamacpp only: absolute path of the file (`mmproj-….gguf`) by which it sees images or hears. Default: none, it knows text alone.
+    #[schemars(with = "String")]
+    pub projector: Option<Spanned<String>>,
     /// How the engine is reached: "unix" (a socket; the container has no network) or "tcp" (a port on loopback).
     /// Default "unix".
     #[schemars(with = "Transport", extend("default" = "unix"))]

@@ -63,7 +63,9 @@ pub fn names(config: &Config) -> BTreeSet<ModelName> {
 pub async fn models(config: &Config, earlier: &Models) -> Models {
     let models = config.models.iter().map(async |(name, spec)| {
         let mut spec = ModelSpec::clone(spec);
-        let known = earlier.get(name).filter(|known| known.weights == spec.weights);
+        let known = earlier
+            .get(name)
+            .filter(|known| (&known.weights, &known.projector) == (&spec.weights, &spec.projector));
         spec.anatomy = anatomy(&spec, known.and_then(|known| known.anatomy.clone())).await;
         (name.clone(), Arc::new(spec))
     });
@@ -86,10 +88,14 @@ pub async fn look_again(models: &Models) -> Models {
 
 /// What a model's files say, and in the log what is expected of it until it was measured.
 async fn anatomy(spec: &ModelSpec, known: Option<Anatomy>) -> Option<Anatomy> {
-    let (model, weights) = (&spec.name, spec.weights.clone());
+    let (model, weights, beside) = (&spec.name, spec.weights.clone(), spec.projector.clone());
     let found = match &spec.weights {
         Weights::Path(path) => {
-            match disk::look("anatomy", path, DISK_TIME, move |_| weights::look(&weights)).await {
+            match disk::look("anatomy", path, DISK_TIME, move |_| {
+                weights::look(&weights, beside.as_deref())
+            })
+            .await
+            {
                 Ok(found) => found,
                 Err(late) => {
                     tracing::warn!(%model, "the files of {model} were not read: {late}");
@@ -97,7 +103,7 @@ async fn anatomy(spec: &ModelSpec, known: Option<Anatomy>) -> Option<Anatomy> {
                 }
             }
         }
-        Weights::Image { .. } | Weights::Builtin => weights::look(&weights),
+        Weights::Image { .. } | Weights::Builtin => weights::look(&weights, None),
     };
     match found {
         Ok(anatomy) => {

@@ -10,6 +10,8 @@ use super::Bytes;
 pub struct Anatomy {
     /// Size of the weights: files on disk, which is also what an engine keeps in memory.
     pub weights: Bytes,
+    /// Size of what makes images part of the prompt (llama.cpp's projector), which is a file of its own; zero: there is none.
+    pub projector: Bytes,
     /// The key-value cache; `None` where no file describes it in a way that is understood.
     pub cache: Option<CacheShape>,
     /// Which files said so, and why `cache` is absent where it is: for people.

@@ -143,8 +143,10 @@ pub struct ModelSpec {
     pub image: ImageRef,
     /// The model's files.
     pub weights: Weights,
+    /// What makes images part of the prompt, a file of the host; llama.cpp alone has it apart from the weights.
+    pub projector: Option<PathBuf>,
     /// What the model's files say about the memory it needs; `None` where they could not be read without starting
-    /// something. Follows from `weights`, so it is no part of the hash.
+    /// something. Follows from `weights` and `projector`, so it is no part of the hash.
     pub anatomy: Option<Anatomy>,
     /// How the daemon reaches the engine.
     pub transport: Transport,
@@ -211,6 +213,7 @@ impl ModelSpec {
             2_u32,
             (&self.name, names, self.engine, &self.image, &self.weights, self.transport),
             (self.vram, self.context, self.parallel, self.gpu_count),
+            &self.projector,
             // An engine that sleeps keeps its memory in another way, so what it was measured to take is another number.
             (&self.args, &self.env, self.shm_size, self.sleep_level.is_some()),
         );
@@ -269,6 +272,7 @@ pub fn test_spec(name: &str) -> ModelSpec {
         engine: EngineKind::Llamacpp,
         image: ImageRef::parse("localhost/e:1").unwrap(),
         weights: Weights::Path("/w.gguf".into()),
+        projector: None,
         anatomy: None,
         transport: Transport::Unix,
         vram: None,
@@ -293,47 +297,4 @@ pub fn test_spec(name: &str) -> ModelSpec {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_hash_follows_the_container_and_nothing_else() {
-        let base = test_spec("m");
-        let mut policy = base.clone();
-        policy.pin = true;
-        policy.priority = 9;
-        policy.on_full = OnFull::Wait;
-        policy.sleep_timeout = Some(Duration::from_secs(1));
-        policy.idle_timeout = Some(Duration::from_secs(1));
-        policy.aliases = vec!["other".parse().unwrap()];
-        policy.anatomy =
-            Some(Anatomy { weights: Bytes(5), cache: None, source: "a test".to_owned() });
-        assert_eq!(base.spec_hash(), policy.spec_hash());
-        let changes: [fn(&mut ModelSpec); 7] = [
-            |s| s.sleep_level = Some(SleepLevel::One),
-            |s| s.context = Some(1),
-            |s| s.args = vec!["--x".into()],
-            |s| s.env = BTreeMap::from([("A".into(), "b".into())]),
-            |s| s.weights = Weights::Builtin,
-            |s| s.transport = Transport::Tcp,
-            |s| s.gpu_count = 2,
-        ];
-        for change in changes {
-            let mut other = base.clone();
-            change(&mut other);
-            assert_ne!(base.spec_hash(), other.spec_hash(), "{other:?}");
-        }
-        assert_eq!(base.spec_hash().0.len(), 24);
-        let mut vllm = base.clone();
-        vllm.engine = EngineKind::Vllm;
-        let mut renamed = vllm.clone();
-        renamed.aliases = vec!["other".parse().unwrap()];
-        assert_ne!(vllm.spec_hash(), renamed.spec_hash(), "vLLM is told its aliases");
-    }
-
-    #[test]
-    fn engine_words() {
-        assert_eq!(serde_json::to_string(&EngineKind::Vllm).unwrap(), "\"vllm\"");
-        assert_eq!(EngineKind::Llamacpp.as_str(), "llamacpp");
-    }
-}
+mod tests;

@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use super::socket;
+use super::{PROJECTOR, socket};
 use crate::supervisor::ports::TCP_PORT;
 use crate::types::{ModelSpec, Placement, Transport};
 
@@ -23,6 +23,9 @@ pub(super) fn command(
     }
     if let Some(model) = model {
         add(&["-m", &model.to_string_lossy()]);
+    }
+    if spec.projector.is_some() {
+        add(&["--mmproj", PROJECTOR]);
     }
     add(&["--alias", spec.name.as_str()]);
     if let Some(context) = spec.context {

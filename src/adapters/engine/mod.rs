@@ -25,6 +25,8 @@ use crate::types::{EngineKind, ImageRef, ModelSpec, SleepLevel, Transport, Weigh
 
 /// Where an image with weights is mounted.
 const MODELS_IMAGE: &str = "/models-image";
+/// Where a projector is mounted: not beside the weights, which may be a directory of the host's that has no place for it.
+const PROJECTOR: &str = "/projector.gguf";
 
 /// The engines that Hostler knows.
 #[derive(Clone, Copy, Debug, Default)]
@@ -33,7 +35,8 @@ pub struct Profiles;
 impl Engines for Profiles {
     fn container(&self, order: &LaunchOrder) -> ContainerSpec {
         let spec = &order.spec;
-        let mounted = mount(&spec.weights, spec.engine);
+        let mut mounted = mount(&spec.weights, spec.engine);
+        mounted.binds.extend(spec.projector.clone().map(|path| (path, PathBuf::from(PROJECTOR))));
         let model = mounted.model.as_deref();
         let (command, env) = match spec.engine {
             EngineKind::Llamacpp => {
@@ -189,6 +192,7 @@ mod tests {
             engine,
             image: ImageRef::parse("localhost/e:1").unwrap(),
             weights: Weights::Path("/srv/models/m.gguf".into()),
+            projector: None,
             anatomy: None,
             transport: Transport::Unix,
             vram: None,
@@ -261,6 +265,21 @@ mod tests {
             assert_eq!(variable(engine, Transport::Unix), None);
             assert_eq!(variable(engine, Transport::Tcp).as_deref(), Some(name));
         }
+    }
+
+    #[test]
+    fn a_projector_comes_beside_the_weights() {
+        let mut spec = spec(EngineKind::Llamacpp);
+        spec.weights = Weights::Path("/srv/m-00001-of-00002.gguf".into());
+        spec.projector = Some("/srv/mmproj-f16.gguf".into());
+        let got = container(spec, placement(&["host"], Bytes::gib(1), Bytes::gib(8)));
+        let bind = |host: &str, inside: &str| (PathBuf::from(host), PathBuf::from(inside));
+        assert_eq!(
+            got.binds,
+            [bind("/srv", "/models"), bind("/srv/mmproj-f16.gguf", "/projector.gguf")]
+        );
+        let at = got.command.iter().position(|word| word == "--mmproj").unwrap();
+        assert_eq!(got.command[at + 1], "/projector.gguf");
     }
 
     #[test]

@@ -154,7 +154,8 @@ mod tests {
         let mut spec = spec(EngineKind::Vllm);
         spec.transport = Transport::Tcp;
         let source = "a test".to_owned();
-        spec.anatomy = Some(Anatomy { weights: Bytes::gib(2), cache: None, source });
+        spec.anatomy =
+            Some(Anatomy { weights: Bytes::gib(2), projector: Bytes::ZERO, cache: None, source });
         let placement = placement(&["host"], Bytes::gib(8), Bytes::gib(64));
         let got = command(&spec, &placement, None);
         assert_eq!(got.join(" "), "--host 0.0.0.0 --port 8000 --served-model-name org/m");
@@ -247,7 +248,8 @@ mod tests {
         let cache =
             CacheShape { layers: vec![layer], context_max: Some(24_576), ..CacheShape::default() };
         let source = "a test".to_owned();
-        let anatomy = Anatomy { weights: Bytes::gib(15), cache: Some(cache), source };
+        let anatomy =
+            Anatomy { weights: Bytes::gib(15), projector: Bytes::ZERO, cache: Some(cache), source };
         let found = estimate(&anatomy, &spec).unwrap();
         assert_eq!(found.kv, Bytes::gib(3));
         spec.anatomy = Some(anatomy);

@@ -33,7 +33,7 @@ pub(super) async fn check(spec: &ContainerSpec) -> Result<(), Fault> {
             // It is not so for podman, which says itself what it does not find.
             Ok(Err(_)) if sandbox::hides(host) => continue,
             Ok(Err(io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)) => format!(
-                "{} does not exist; put the weights there, or correct the model's weights in the configuration",
+                "{} does not exist; put the file there, or correct weights or projector in the model's configuration",
                 host.display()
             ),
             Ok(Ok(Some(stray))) => stray_text(&stray, host),

@@ -32,13 +32,15 @@ const ENTRIES_MAX: usize = 10_000;
 /// Reads a model's files.
 ///
 /// # Errors
-/// With the reason, as a fragment for people, where not even the weights' size can be told from here.
-pub fn look(weights: &Weights) -> Result<Anatomy, String> {
-    match weights {
+/// With the reason, as a fragment for people, where not even the weights' size, or the projector's, can be told from here.
+pub fn look(weights: &Weights, projector: Option<&Path>) -> Result<Anatomy, String> {
+    let found = match weights {
         Weights::Path(path) => at(path),
         Weights::Image { .. } => Err("its weights are in an image, which only podman opens".into()),
         Weights::Builtin => Err("its weights are in the engine's image or named by args".into()),
-    }
+    }?;
+    let projector = projector.map_or(Ok(Bytes::ZERO), |path| stat(path).map(|m| Bytes(m.len())))?;
+    Ok(Anatomy { projector, ..found })
 }
 
 fn at(path: &Path) -> Result<Anatomy, String> {
@@ -96,8 +98,13 @@ fn gguf_files(path: &Path) -> Result<Anatomy, String> {
     }
     let source = format!("the header of {}", path.display());
     Ok(match gguf_shape(path) {
-        Ok(shape) => Anatomy { weights, cache: Some(shape), source },
-        Err(why) => Anatomy { weights, cache: None, source: format!("{source} ({why})") },
+        Ok(shape) => Anatomy { weights, projector: Bytes::ZERO, cache: Some(shape), source },
+        Err(why) => Anatomy {
+            weights,
+            projector: Bytes::ZERO,
+            cache: None,
+            source: format!("{source} ({why})"),
+        },
     })
 }
 
@@ -191,12 +198,12 @@ fn described(weights: Bytes, dir: &Path, source: String, element: Option<u32>) -
         }
         Err(why) => (None, format!("{source} (config.json {why})")),
     };
-    Anatomy { weights, cache, source }
+    Anatomy { weights, projector: Bytes::ZERO, cache, source }
 }
 
 fn bare(weights: Bytes, path: &Path) -> Anatomy {
     let source = format!("the size of {}, whose format is not known", path.display());
-    Anatomy { weights, cache: None, source }
+    Anatomy { weights, projector: Bytes::ZERO, cache: None, source }
 }
 
 /// A file as a whole, up to a limit.

@@ -18,12 +18,12 @@ impl Dir {
     }
 
     fn look(&self) -> Result<Anatomy, String> {
-        look(&Weights::Path(self.0.path().into()))
+        look(&Weights::Path(self.0.path().into()), None)
     }
 }
 
 fn file(path: &Path) -> Anatomy {
-    look(&Weights::Path(path.into())).unwrap()
+    look(&Weights::Path(path.into()), None).unwrap()
 }
 
 /// One tensor of so many bytes, of which `there` are in the file.
@@ -51,8 +51,14 @@ fn a_gguf_file_with_all_its_parts() {
     let split = file(&first);
     assert_eq!(split.weights, Bytes(header.len() as u64 + 7));
     assert!(split.cache.is_some());
+    let projector = dir.write("mmproj-f16.gguf", &[0; 9]);
+    let seeing = look(&Weights::Path(first.clone()), Some(&projector)).unwrap();
+    assert_eq!((seeing.weights, seeing.projector), (split.weights, Bytes(9)));
+    let why = look(&Weights::Path(first), Some(&dir.0.path().join("none"))).unwrap_err();
+    assert!(why.contains("/none"), "{why}");
+    std::fs::remove_file(projector).unwrap();
     let lonely = dir.write("h-00001-of-00002.gguf", &header);
-    let why = look(&Weights::Path(lonely)).unwrap_err();
+    let why = look(&Weights::Path(lonely), None).unwrap_err();
     assert!(why.contains("h-00002-of-00002.gguf"), "{why}");
     // Of a directory the largest model counts, its later parts not alone.
     dir.write("z-00002-of-00002.gguf", &[0; 5000]);
@@ -141,10 +147,10 @@ fn what_is_damaged_counts_with_what_is_known() {
 fn what_cannot_be_seen_has_a_reason() {
     let dir = Dir::new();
     assert!(dir.look().unwrap_err().contains("holds no weights"));
-    let gone = look(&Weights::Path("/nonexistent/x".into())).unwrap_err();
+    let gone = look(&Weights::Path("/nonexistent/x".into()), None).unwrap_err();
     assert!(gone.contains("cannot see /nonexistent/x"), "{gone}");
-    assert!(look(&Weights::Path("/dev/null".into())).is_err());
-    assert!(look(&Weights::Builtin).is_err());
+    assert!(look(&Weights::Path("/dev/null".into()), None).is_err());
+    assert!(look(&Weights::Builtin, None).is_err());
     // A directory or a pipe where a file should be holds nobody up.
     std::fs::create_dir(dir.0.path().join("config.json")).unwrap();
     let fifo = dir.0.path().join("model.safetensors");

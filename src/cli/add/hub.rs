@@ -39,6 +39,8 @@ pub struct Wanted<'a> {
     pub pattern: Option<&'a str>,
     /// The engine that is to read it, where that is said.
     pub engine: Option<EngineKind>,
+    /// Without a projector, whether there is one or not.
+    pub blind: bool,
     /// Branch, tag or commit.
     pub revision: &'a str,
     /// A file with the token, instead of `HF_TOKEN`.
@@ -56,6 +58,9 @@ pub struct Fetched {
     dir: PathBuf,
     /// The GGUF file; `None`: the directory is the model.
     pub main: Option<String>,
+    /// The file by which it sees images.
+    #[serde(default)]
+    pub projector: Option<String>,
     /// Which commit it is.
     pub commit: String,
     /// All files together.
@@ -68,6 +73,12 @@ impl Fetched {
     pub fn path(&self, models: &Path) -> PathBuf {
         let dir = hub_dir(models).join(&self.dir);
         self.main.as_ref().map_or_else(|| dir.clone(), |main| dir.join(main))
+    }
+
+    /// What `projector` is to be.
+    #[must_use]
+    pub fn projector(&self, models: &Path) -> Option<PathBuf> {
+        self.projector.as_ref().map(|projector| hub_dir(models).join(&self.dir).join(projector))
     }
 }
 
@@ -187,8 +198,8 @@ fn helper(wanted: &Wanted<'_>) -> Outcome<Helper> {
     if let Some(engine) = wanted.engine {
         args.extend(["--engine".to_owned(), engine.as_str().to_owned()]);
     }
-    if wanted.list {
-        args.push("--list".to_owned());
+    for (flag, is) in [("--no-projector", wanted.blind), ("--list", wanted.list)] {
+        args.extend(is.then(|| flag.to_owned()));
     }
     args.extend(["--into".to_owned(), hub_dir(wanted.models).display().to_string()]);
     let env =

@@ -80,6 +80,10 @@ pub struct Add {
     #[arg(long, value_name = "DIR")]
     models_dir: Option<PathBuf>,
 
+    /// Of a hub, llamacpp: leave out the file by which the model sees images (mmproj). Default: it comes along where there is one.
+    #[arg(long)]
+    no_projector: bool,
+
     #[command(flatten)]
     keys: Keys,
 
@@ -253,6 +257,7 @@ impl Add {
             repo,
             pattern,
             engine: self.engine.map(EngineKind::from),
+            blind: self.no_projector,
             revision: &self.revision,
             token_file: self.token_file.as_deref(),
             models: &models,
@@ -267,6 +272,11 @@ impl Add {
         let mut definition =
             self.definition(config, repo.to_owned(), fetched.main.is_some(), &weights)?;
         definition.comments.push(format!("{repo} at commit {}", fetched.commit));
+        if let Some(projector) = fetched.projector(&models) {
+            definition.set("projector", projector.display().to_string());
+            let said = "it sees images by its projector; --no-projector leaves that out, and what it needs";
+            context.out.say(&format!("{repo}: {said}"));
+        }
         Ok(definition)
     }
 

@@ -229,7 +229,8 @@ fn weights(
         let (_, volume) = unit.volumes.get(around(unit, value)?)?;
         Some(volume.on_host(value).ok())
     };
-    for (flag, value) in volumes::carry(&mut taken.args, path.as_deref(), engine, host) {
+    let (mut projector, args) = (None, &mut taken.args);
+    for (flag, value) in volumes::carry(args, path.as_deref(), engine, host, &mut projector) {
         let why = format!(
             "names {value}, and an engine of Hostler gets nothing of the host but its weights; put the file into the engine's image"
         );
@@ -238,6 +239,9 @@ fn weights(
     if let Some(path) = path {
         let text = path.display().to_string();
         definition.set_texts("weights", &BTreeMap::from([("path".to_owned(), text)]));
+    }
+    if let Some(projector) = projector {
+        definition.set("projector", projector.display().to_string());
     }
     used.map(|at| unit.volumes.remove(at));
     Ok(())

@@ -40,12 +40,13 @@ impl Volume {
 
 /// Arguments that name files of the host, of which an engine sees none but its weights: those that come along with the weights are told
 /// by their new path, the others are taken out, each as its flag and the path that it named. `host`: what a path is on the host, `None`
-/// for one of the image, `Some(None)` where it is not known.
+/// for one of the image, `Some(None)` where it is not known. A projector of llama.cpp has a key of its own, which `projector` is for.
 pub fn carry(
     args: &mut Vec<String>,
     weights: Option<&Path>,
     engine: EngineKind,
     host: impl Fn(&str) -> Option<Option<PathBuf>>,
+    projector: &mut Option<PathBuf>,
 ) -> Vec<(String, String)> {
     let mut kept: Vec<String> = Vec::new();
     let mut out = Vec::new();
@@ -56,7 +57,7 @@ pub fn carry(
             kept.push(word);
             continue;
         };
-        let new = host.and_then(|host| files::inside(weights?, engine, &host));
+        let new = host.as_ref().and_then(|host| files::inside(weights?, engine, host));
         if let Some(new) = new {
             let equals = if before.is_empty() { "" } else { "=" };
             kept.push(format!("{before}{equals}{}", new.display()));
@@ -66,6 +67,13 @@ pub fn carry(
             flag if flag.starts_with('-') => flag.to_owned(),
             _ => kept.pop_if(|before| before.starts_with('-')).unwrap_or_else(|| "cmd".to_owned()),
         };
+        if engine == EngineKind::Llamacpp
+            && ["-mm", "--mmproj"].contains(&flag.as_str())
+            && host.is_some()
+        {
+            *projector = host;
+            continue;
+        }
         out.push((flag, value.to_owned()));
     }
     *args = kept;
@@ -105,15 +113,19 @@ mod tests {
         };
         let carried = |words: &str, weights: &str, engine| {
             let mut args: Vec<String> = words.split(' ').map(str::to_owned).collect();
-            let out = carry(&mut args, Some(Path::new(weights)), engine, host);
+            let mut projector = None;
+            let out = carry(&mut args, Some(Path::new(weights)), engine, host, &mut projector);
             let flags: Vec<String> = out.into_iter().map(|(flag, _)| flag).collect();
-            (args.join(" "), flags.join(" "))
+            (args.join(" "), flags.join(" "), projector)
         };
         let words =
             "-ngl 9 --mmproj /m/p.gguf --lora=/m/l.gguf --grammar-file /x/g -b 8 --own /o/f";
         let file = carried(words, "/srv/m/a.gguf", EngineKind::Llamacpp);
         assert_eq!(file.0, "-ngl 9 -b 8 --own /o/f", "one file comes alone");
-        assert_eq!(file.1, "--mmproj --lora --grammar-file");
+        assert_eq!(file.1, "--lora --grammar-file");
+        assert_eq!(file.2, Some("/srv/m/p.gguf".into()), "it has a key of its own");
+        let unknown = carried("--mmproj /x/p.gguf", "/srv/m/a.gguf", EngineKind::Llamacpp);
+        assert_eq!((unknown.1.as_str(), unknown.2), ("--mmproj", None));
         let words = "--chat-template /m/q/t.jinja --lora-modules a=/m/q/a b=/m/b";
         let directory = carried(words, "/srv/m/q", EngineKind::Vllm);
         assert_eq!(directory.0, "--chat-template /models/q/t.jinja --lora-modules a=/models/q/a");

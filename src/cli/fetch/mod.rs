@@ -10,6 +10,7 @@
 //! `{"checking":…}` in percent of a file while this host is at work, and at the end `{"done":{…}}` or `{"error":"…"}`.
 
 mod meter;
+mod projector;
 mod select;
 mod transfer;
 
@@ -62,6 +63,10 @@ pub struct Fetch {
     #[arg(long)]
     engine: Option<String>,
 
+    /// Leave out what makes images part of a prompt.
+    #[arg(long)]
+    no_projector: bool,
+
     /// Only say what would be fetched.
     #[arg(long)]
     list: bool,
@@ -102,13 +107,15 @@ impl Fetch {
         let token = fs::read_to_string(TOKEN).ok().map(|token| token.trim().to_owned());
         let hub = Hub { agent, token, endpoint: self.endpoint.trim_end_matches('/').to_owned() };
         let repo = hub.look(&self.repo, &self.revision)?;
-        let selection = select::select(&repo, self.pattern.as_deref(), self.engine.as_deref())
+        let (pattern, engine) = (self.pattern.as_deref(), self.engine.as_deref());
+        let selection = select::select(&repo, pattern, engine, self.no_projector)
             .map_err(|why| format!("{}: {why}", self.repo))?;
         let short = short(&repo.sha)?;
         let name = self.repo.replace('/', "--");
         let total: u64 = selection.files.iter().map(select::File::bytes).sum();
         let done = json!({"done": {
             "dir": Path::new(&name).join(short), "main": selection.main, "commit": repo.sha, "bytes": total,
+            "projector": selection.projector,
         }});
         if self.list {
             line(&done);

@@ -2,6 +2,8 @@
 
 use serde::Deserialize;
 
+use super::projector::projector;
+
 /// A repository at one revision, as the hub describes it.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Repo {
@@ -49,7 +51,7 @@ impl File {
         self.lfs.as_ref().and_then(|lfs| lfs.sha256.as_deref())
     }
 
-    fn ends(&self, end: &str) -> bool {
+    pub(super) fn ends(&self, end: &str) -> bool {
         self.path.to_ascii_lowercase().ends_with(end)
     }
 }
@@ -61,13 +63,20 @@ pub struct Selection {
     pub files: Vec<File>,
     /// The GGUF file that is named to the engine, the first of its parts; `None`: the directory is.
     pub main: Option<String>,
+    /// Of a GGUF model the file by which it sees images, where there is one.
+    pub projector: Option<String>,
 }
+
+/// In the names of GGUF files that are no model: projectors, statistics for quantisation, models that guess for another. As llama.cpp has it
+/// (`gguf_filename_is_model`).
+const NO_MODELS: [&str; 6] = ["mmproj", "imatrix", "mtp-", "eagle3-", "dflash-", "dspark-"];
 
 /// Quantisations to take where nobody says which: good quality for its size first.
 const PREFERRED: [&str; 4] = ["q4_k_m", "q4_k_s", "q4_0", "q8_0"];
 
 /// Chooses: one GGUF model (with all its parts) where there are any, by `pattern` in its name; else safetensors with all that
-/// belongs to them. For `engine` vllm it is the other way round, and for llamacpp there is GGUF alone.
+/// belongs to them. For `engine` vllm it is the other way round, and for llamacpp there is GGUF alone. A GGUF model's projector comes
+/// along, unless vLLM is to read it, which takes none, or it is to stay `blind`.
 ///
 /// # Errors
 /// Where nothing or too much fits, with what there is.
@@ -75,6 +84,7 @@ pub fn select(
     repo: &Repo,
     pattern: Option<&str>,
     engine: Option<&str>,
+    blind: bool,
 ) -> Result<Selection, String> {
     if let Some(bad) = repo.siblings.iter().find(|file| !is_safe(&file.path)) {
         return Err(format!(
@@ -82,8 +92,11 @@ pub fn select(
             bad.path
         ));
     }
-    let ggufs: Vec<&File> =
-        repo.siblings.iter().filter(|f| f.ends(".gguf") && !f.path.contains("mmproj")).collect();
+    let is_model = |file: &&File| {
+        let name = file.path.rsplit('/').next().unwrap_or_default();
+        file.ends(".gguf") && !NO_MODELS.iter().any(|part| name.contains(part))
+    };
+    let ggufs: Vec<&File> = repo.siblings.iter().filter(is_model).collect();
     if engine == Some("vllm")
         && pattern.is_none()
         && let Ok(tensors) = tensors(repo)
@@ -107,7 +120,10 @@ pub fn select(
         ggufs.into_iter().filter(|file| base(&file.path) == chosen).cloned().collect();
     files.sort_by(|a, b| a.path.cmp(&b.path));
     let main = files.first().map(|file| file.path.clone());
-    Ok(Selection { files, main })
+    let sees = !blind && engine != Some("vllm");
+    let projector = main.as_ref().filter(|_| sees).and_then(|main| projector(repo, main));
+    files.extend(projector.cloned());
+    Ok(Selection { files, main, projector: projector.map(|file| file.path.clone()) })
 }
 
 fn choose<'m>(models: &'m [String], pattern: Option<&str>) -> Result<&'m str, String> {
@@ -156,7 +172,7 @@ fn choose<'m>(models: &'m [String], pattern: Option<&str>) -> Result<&'m str, St
 }
 
 /// A part's name without its number: `m-00001-of-00003.gguf` → `m.gguf`.
-fn base(path: &str) -> &str {
+pub(super) fn base(path: &str) -> &str {
     let stem = path.strip_suffix(".gguf").unwrap_or(path);
     let Some((head, count)) = stem.rsplit_once("-of-") else { return path };
     let digits = |s: &str| s.len() == 5 && s.bytes().all(|b| b.is_ascii_digit());
@@ -195,7 +211,7 @@ fn tensors(repo: &Repo) -> Result<Selection, String> {
     if !files.iter().any(|file| file.path == "config.json") {
         return Err("there is no config.json, without which no engine knows the model".to_owned());
     }
-    Ok(Selection { files, main: None })
+    Ok(Selection { files, main: None, projector: None })
 }
 
 /// Whether a path stays below the directory that it is put into.
@@ -216,7 +232,7 @@ mod tests {
     }
 
     fn main(paths: &[&str], pattern: Option<&str>) -> Result<String, String> {
-        select(&repo(paths), pattern, None).map(|s| s.main.unwrap())
+        select(&repo(paths), pattern, None, false).map(|s| s.main.unwrap())
     }
 
     #[test]
@@ -227,7 +243,7 @@ mod tests {
             "m-Q2_K.gguf",
             "README.md",
         ];
-        let selection = select(&repo(&parts), Some("q8_0"), None).unwrap();
+        let selection = select(&repo(&parts), Some("q8_0"), None, false).unwrap();
         assert_eq!(selection.main.as_deref(), Some("m-Q8_0-00001-of-00002.gguf"));
         assert_eq!(selection.files.len(), 2);
         assert_eq!(main(&["a.gguf"], None).unwrap(), "a.gguf");
@@ -260,21 +276,24 @@ mod tests {
             "x/y.json",
             "code.py",
         ];
-        let selection = select(&repo(&paths), None, None).unwrap();
+        let selection = select(&repo(&paths), None, None, false).unwrap();
         let names: Vec<&str> = selection.files.iter().map(|f| f.path.as_str()).collect();
         assert_eq!(names, ["model.safetensors", "config.json", "tokenizer.json"]);
         assert_eq!(selection.main, None);
-        assert!(select(&repo(&["pytorch_model.bin", "config.json"]), None, None).is_err());
+        assert!(select(&repo(&["pytorch_model.bin", "config.json"]), None, None, false).is_err());
         assert!(
-            select(&repo(&["model.safetensors"]), None, None).unwrap_err().contains("config.json")
+            select(&repo(&["model.safetensors"]), None, None, false)
+                .unwrap_err()
+                .contains("config.json")
         );
-        assert!(select(&repo(&paths), Some("q4"), None).is_err());
+        assert!(select(&repo(&paths), Some("q4"), None, false).is_err());
     }
 
     #[test]
     fn the_engine_says_which_of_both_it_is() {
         let both = repo(&["m.gguf", "model.safetensors", "config.json"]);
-        let main = |repo: &Repo, engine| select(repo, None, engine).map(|selected| selected.main);
+        let main =
+            |repo: &Repo, engine| select(repo, None, engine, false).map(|selected| selected.main);
         let gguf = Ok(Some("m.gguf".to_owned()));
         assert_eq!(main(&both, None), gguf);
         assert_eq!(main(&both, Some("llamacpp")), gguf);
@@ -299,7 +318,7 @@ mod tests {
             "modules.json",
         ];
         let names = |paths: &[&str]| -> Vec<String> {
-            select(&repo(paths), None, None)
+            select(&repo(paths), None, None, false)
                 .unwrap()
                 .files
                 .into_iter()
@@ -310,14 +329,17 @@ mod tests {
         let modules = ["1_Pooling/config.json", "2_Dense/config.json", "2_Dense/model.safetensors"];
         assert_eq!(names(&paths), [&root[..], &modules, &["modules.json"]].concat());
         assert_eq!(names(&paths[..9]), root, "nothing names them");
-        assert!(select(&repo(&paths[1..]), None, None).is_err(), "a module alone is no model");
+        assert!(
+            select(&repo(&paths[1..]), None, None, false).is_err(),
+            "a module alone is no model"
+        );
     }
 
     #[test]
     fn a_hub_that_names_files_elsewhere_is_not_followed() {
         for bad in ["../x.gguf", "/etc/x.gguf", "a//b.gguf", "a/../b.gguf", "a\x1b[2J.gguf"] {
             assert!(
-                select(&repo(&[bad]), None, None).unwrap_err().contains("no path below"),
+                select(&repo(&[bad]), None, None, false).unwrap_err().contains("no path below"),
                 "{bad}"
             );
         }

@@ -39,6 +39,7 @@ fn scene(knobs: Knobs) -> Scene {
         revision: "main".into(),
         pattern: None,
         engine: None,
+        no_projector: false,
         list: false,
         into: dir.path().join("models"),
     };

@@ -83,7 +83,7 @@ fn hub(id: &str) -> Result<Origin, Why> {
 pub fn host_files(
     id: &str,
     started: &Started,
-    definition: &Definition,
+    definition: &mut Definition,
     args: &mut Vec<String>,
     left: &mut Vec<Left>,
 ) {
@@ -100,12 +100,16 @@ pub fn host_files(
     };
     let weights = definition.pairs("weights");
     let weights = weights.get("path").map(Path::new);
-    for (flag, value) in volumes::carry(args, weights, started.engine, on_host) {
+    let mut projector = None;
+    for (flag, value) in volumes::carry(args, weights, started.engine, on_host, &mut projector) {
         let why = Why::new(
             format!("it names {value}, and an engine sees nothing of the host but its weights"),
             "put the file into the engine's image, and name it there in args",
         );
         left.push(Left { model: Some(id.to_owned()), key: flag, why });
+    }
+    if let Some(projector) = projector {
+        definition.set("projector", projector.display().to_string());
     }
 }
 
@@ -157,9 +161,11 @@ mod tests {
         let words = "-ngl 9 --mmproj /p.gguf --lora=/l.gguf -b 8";
         let mut args: Vec<String> = words.split(' ').map(str::to_owned).collect();
         let mut left = Vec::new();
-        host_files("m", &started, &Definition::default(), &mut args, &mut left);
+        let mut definition = Definition::default();
+        host_files("m", &started, &mut definition, &mut args, &mut left);
         assert_eq!(args, ["-ngl", "9", "-b", "8"]);
         let keys: Vec<&str> = left.iter().map(|l| l.key.as_str()).collect();
-        assert_eq!(keys, ["--mmproj", "--lora"]);
+        assert_eq!(keys, ["--lora"]);
+        assert_eq!(definition.lines(), "projector = \"/p.gguf\"\n", "it has a key");
     }
 }

@@ -4,8 +4,8 @@
 //! cache, the engine itself. Owner: nobody. Invariants: arithmetic saturates; no input panics; in doubt the larger number,
 //! because too much promised costs room and too little an engine that dies while it loads.
 //!
-//! Not seen are things beside the model: draft models, LoRA adapters, projectors for images (`--mmproj`), layers that the
-//! arguments keep in host memory. Who uses these declares `vram`; a measurement replaces the estimate after the first load.
+//! Not seen are things beside the model that arguments name (draft models, LoRA adapters), and layers that they keep in host memory.
+//! Who uses these declares `vram`; a measurement replaces the estimate after the first load.
 
 mod args;
 mod vllm;
@@ -27,6 +27,8 @@ const VLLM_BASE: Bytes = Bytes::gib(2);
 const LLAMACPP_SHARE: u32 = 10;
 /// The same for vLLM, which splits every layer.
 const VLLM_SHARE: u32 = 20;
+/// What a projector works in beside its own size: the largest image that it takes, as a rule of thumb that errs upwards.
+const PROJECTOR_WORK: Bytes = Bytes::gib(1);
 /// llama.cpp's cache as a part of the weights, as a divisor, where nothing describes it. A rule of thumb from before shapes were
 /// read; it is too small for long contexts.
 const ASSUMED_CACHE_SHARE: u32 = 5;
@@ -54,6 +56,8 @@ pub struct Estimate {
     pub kv: Bytes,
     /// The engine itself: contexts, work buffers, its own code; per device.
     pub overhead: Bytes,
+    /// The projector with its work buffer, whole on each device, for any of them may be the first; zero: there is none.
+    pub projector: Bytes,
     /// What the cache was computed from; `None`: it was assumed to be a part of the weights.
     pub cache: Option<CacheUse>,
     /// Of vLLM, where layers keep states: a block of its cache, per device. Each sequence that it may serve at once wants one.
@@ -75,8 +79,16 @@ pub struct CacheUse {
 
 impl fmt::Display for Estimate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { bytes_per_device: all, weights, kv, overhead, cache, state_block: _, source } =
-            self;
+        let Self {
+            bytes_per_device: all,
+            weights,
+            kv,
+            overhead,
+            projector,
+            cache,
+            state_block: _,
+            source,
+        } = self;
         write!(f, "{all} on each device: weights {weights}, cache {kv} (")?;
         match cache {
             None => f.write_str("assumed, its shape is not known")?,
@@ -87,7 +99,11 @@ impl fmt::Display for Estimate {
                 write!(f, "{sequences} sequences of {tokens} tokens at {each}")?;
             }
         }
-        write!(f, "), engine {overhead}; from {source}")
+        write!(f, "), engine {overhead}")?;
+        if *projector > Bytes::ZERO {
+            write!(f, ", projector {projector}")?;
+        }
+        write!(f, "; from {source}")
     }
 }
 
@@ -117,11 +133,16 @@ pub fn estimate(anatomy: &Anatomy, spec: &ModelSpec) -> Option<Estimate> {
         EngineKind::Llamacpp => LLAMACPP_BASE + weights.scale(1, LLAMACPP_SHARE) + mask,
         EngineKind::Vllm => VLLM_BASE + weights.scale(1, VLLM_SHARE) + mask,
     };
+    let projector = match anatomy.projector {
+        Bytes::ZERO => Bytes::ZERO,
+        size => size + PROJECTOR_WORK,
+    };
     Some(Estimate {
-        bytes_per_device: weights + kv + overhead,
+        bytes_per_device: weights + kv + overhead + projector,
         weights,
         kv,
         overhead,
+        projector,
         cache: found.map(|found| found.used),
         state_block: found.and_then(|found| found.state_block),
         source: anatomy.source.clone(),

@@ -19,7 +19,7 @@ pub(super) fn shape(layers: &[CacheLayers], context: u32) -> CacheShape {
 }
 
 pub(super) fn anatomy(weights: Bytes, cache: Option<CacheShape>) -> Anatomy {
-    Anatomy { weights, cache, source: "a test".to_owned() }
+    Anatomy { weights, projector: Bytes::ZERO, cache, source: "a test".to_owned() }
 }
 
 pub(super) fn spec(engine: EngineKind) -> ModelSpec {
@@ -229,6 +229,22 @@ fn it_explains_itself() {
     spec.engine = EngineKind::Llamacpp;
     let text = estimate(&anatomy(Bytes::gib(10), None), &spec).unwrap().to_string();
     assert!(text.contains("assumed, its shape is not known"), "{text}");
+    let seeing = Anatomy { projector: Bytes::gib(1), ..llama_3_8b() };
+    let text = estimate(&seeing, &spec).unwrap().to_string();
+    assert!(text.contains(", projector 2.0 GiB; from"), "{text}");
+}
+
+/// It is not spread over the devices, and which of them has it is the engine's to say.
+#[test]
+fn a_projector_is_whole_on_each_device() {
+    let mut spec = spec(EngineKind::Llamacpp);
+    spec.gpu_count = 2;
+    let blind = estimate(&llama_3_8b(), &spec).unwrap();
+    let seeing = Anatomy { projector: Bytes::mib(850), ..llama_3_8b() };
+    let seeing = estimate(&seeing, &spec).unwrap();
+    let more = seeing.bytes_per_device.saturating_sub(blind.bytes_per_device);
+    assert_eq!(more, Bytes::mib(850) + Bytes::gib(1));
+    assert_eq!((seeing.weights, seeing.overhead), (blind.weights, blind.overhead));
 }
 
 fn any_layers() -> impl Strategy<Value = CacheLayers> {

@@ -15,7 +15,7 @@ pub struct Key {
     pub model: ModelName,
     /// Digest of the engine's image as podman reports it: the same tag may hold another engine tomorrow.
     pub image_digest: String,
-    /// [`ModelSpec::spec_hash`]: arguments, context, weights and all else that shapes the container; and how large the weights
+    /// [`ModelSpec::spec_hash`]: arguments, context, weights and all else that shapes the container; and how large its files
     /// are, where that is known: files are replaced in place.
     pub args_hash: String,
     /// Product name of the devices ([`crate::types::GpuReading::name`]); kernels and work buffers differ by it.
@@ -101,7 +101,7 @@ impl Key {
 fn shape(spec: &ModelSpec) -> String {
     let hash = spec.spec_hash().0;
     match &spec.anatomy {
-        Some(anatomy) => format!("{hash}-{:x}", anatomy.weights.0),
+        Some(anatomy) => format!("{hash}-{:x}", (anatomy.weights + anatomy.projector).0),
         None => hash,
     }
 }
@@ -150,7 +150,12 @@ mod tests {
         assert_eq!(of(|s| s.gpu_count = 4).tensor_parallel, 4);
         let weights = |spec: &mut ModelSpec, bytes| {
             let source = "a test".to_owned();
-            spec.anatomy = Some(Anatomy { weights: Bytes(bytes), cache: None, source });
+            spec.anatomy = Some(Anatomy {
+                weights: Bytes(bytes),
+                projector: Bytes::ZERO,
+                cache: None,
+                source,
+            });
         };
         let mut files = test_spec("m");
         weights(&mut files, 5);

@@ -210,8 +210,12 @@ mod tests {
 
     fn with_files(spec: &mut ModelSpec) -> Bytes {
         let source = "a test".to_owned();
-        let anatomy =
-            Anatomy { weights: Bytes::gib(10), cache: Some(CacheShape::default()), source };
+        let anatomy = Anatomy {
+            weights: Bytes::gib(10),
+            projector: Bytes::ZERO,
+            cache: Some(CacheShape::default()),
+            source,
+        };
         spec.anatomy = Some(anatomy.clone());
         estimate(&anatomy, spec).unwrap().bytes_per_device
     }

@@ -144,7 +144,12 @@ fn what_was_measured_is_not_true_of_weights_that_took_their_place() {
         let mut m = spec("m", 0);
         m.vram = None;
         let source = "a test".to_owned();
-        m.anatomy = Some(Anatomy { weights: Bytes(gib(weights)), cache: None, source });
+        m.anatomy = Some(Anatomy {
+            weights: Bytes(gib(weights)),
+            projector: Bytes::ZERO,
+            cache: None,
+            source,
+        });
         m
     };
     let mut host = Host::bare(vec![of(5)]);

@@ -26,7 +26,12 @@ fn what_is_to_be_measured_and_runs_with_the_files_of_before_goes_when_it_is_idle
         let mut m = spec("m", 0);
         m.vram = None;
         let source = "a test".to_owned();
-        m.anatomy = Some(Anatomy { weights: Bytes(gib(weights)), cache: None, source });
+        m.anatomy = Some(Anatomy {
+            weights: Bytes(gib(weights)),
+            projector: Bytes::ZERO,
+            cache: None,
+            source,
+        });
         m
     };
     for pinned in [false, true] {

@@ -159,7 +159,8 @@ fn sleeper(model: &str, gpus: &[&str]) -> ModelSpec {
     spec.gpu_count = u32::try_from(gpus.len()).unwrap();
     spec.sleep_level = Some(SleepLevel::One);
     let source = "a test".to_owned();
-    spec.anatomy = Some(Anatomy { weights: Bytes(gib(40)), cache: None, source });
+    spec.anatomy =
+        Some(Anatomy { weights: Bytes(gib(40)), projector: Bytes::ZERO, cache: None, source });
     spec
 }
 

@@ -110,13 +110,15 @@ fn files_that_do_not_come_along_are_left() {
     let imported = import(text, "x", None).unwrap();
     let said = imported.definition.lines();
     assert!(
-        said.contains("weights = { path = \"/fast/vl.gguf\" }\nargs = [\"--jinja\"]"),
+        said.contains(
+            "weights = { path = \"/fast/vl.gguf\" }\nprojector = \"/srv/m/mmproj.gguf\"\nargs = [\"--jinja\"]"
+        ),
         "{said}"
     );
     let left: Vec<(usize, &str)> =
         imported.left.iter().map(|l| (l.line, l.setting.as_str())).collect();
-    assert_eq!(left, [(3, "Volume=/srv/m:/m:ro"), (5, "--mmproj"), (5, "--chat-template-file")]);
-    assert!(imported.left[1].why.contains("/m/mmproj.gguf"));
+    assert_eq!(left, [(3, "Volume=/srv/m:/m:ro"), (5, "--chat-template-file")]);
+    assert!(imported.left[1].why.contains("/m/t.jinja"));
     let text = text
         .replace("llama.cpp", "vllm")
         .replace("-m /m", "--model /m")

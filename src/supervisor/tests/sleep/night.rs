@@ -14,7 +14,8 @@ pub(super) fn sleeper(model: &str, vram: u64, weights: u64) -> ModelSpec {
     spec.sleep_level = Some(SleepLevel::One);
     spec.sleep_timeout = Some(Duration::from_secs(1000));
     let source = "a test".to_owned();
-    spec.anatomy = Some(Anatomy { weights: Bytes(weights), cache: None, source });
+    spec.anatomy =
+        Some(Anatomy { weights: Bytes(weights), projector: Bytes::ZERO, cache: None, source });
     spec
 }
 
