@@ -176,7 +176,7 @@ fn ports(config: &Config, file: StateFile, helpers: Helpers) -> Ports {
     }
     let Probes { containers, gpus } = Probes::with(config, helpers);
     let shelf = Arc::new(file);
-    Ports { containers, gpus, engines: Arc::new(Profiles), shelf }
+    Ports { containers, gpus, engines: Arc::new(Profiles::here()), shelf }
 }
 
 async fn serve(

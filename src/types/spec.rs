@@ -210,7 +210,7 @@ impl ModelSpec {
         };
         let shape = (
             // Raised when the container that Hostler makes of the same specification changes.
-            2_u32,
+            3_u32,
             (&self.name, names, self.engine, &self.image, &self.weights, self.transport),
             (self.vram, self.context, self.parallel, self.gpu_count),
             &self.projector,

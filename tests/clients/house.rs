@@ -87,7 +87,7 @@ impl House {
         let ports = Ports {
             containers: world.clone(),
             gpus: world.clone(),
-            engines: Arc::new(Profiles),
+            engines: Arc::new(Profiles::default()),
             shelf: world.clone(),
         };
         let (gpus, engines) = (ports.gpus.clone(), ports.engines.clone());

@@ -113,7 +113,7 @@ impl House {
         let ports = Ports {
             containers: world.clone(),
             gpus: world.clone(),
-            engines: Arc::new(Profiles),
+            engines: Arc::new(Profiles::default()),
             shelf: world.clone(),
         };
         let devices = world.snapshot_now();

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::{PROJECTOR, socket};
 use crate::supervisor::ports::TCP_PORT;
-use crate::types::{ModelSpec, Placement, Transport};
+use crate::types::{Bytes, ModelSpec, Placement, Transport};
 
 /// Arguments after the image's entry point.
 pub(super) fn command(
@@ -47,8 +47,14 @@ pub(super) fn command(
     argv
 }
 
-/// Environment.
-pub(super) fn env(placement: &Placement) -> Vec<(&'static str, String)> {
+/// What llama-server keeps of prompts beside its slots, by itself, in the host's memory (`--cache-ram`).
+const KEPT: Bytes = Bytes::gib(8);
+/// Which part of the host's memory one of them may take for that, as a divisor: several run beside each other, and nobody accounts for it
+/// where models are measured by their devices' memory.
+const KEPT_SHARE: u32 = 16;
+
+/// Environment. `host_memory`: all that the host has; zero: not known.
+pub(super) fn env(placement: &Placement, host_memory: Bytes) -> Vec<(&'static str, String)> {
     // The root file system is read-only and the user has no home in the image.
     let mut env = vec![("HOME", "/tmp".to_owned())];
     if placement.gpus.len() > 1 {
@@ -70,6 +76,11 @@ pub(super) fn env(placement: &Placement) -> Vec<(&'static str, String)> {
             // any it would read a conversation from its beginning wherever a turn departs from what it holds.
             ("LLAMA_ARG_CTX_CHECKPOINTS", "2".to_owned()),
         ]);
+    } else {
+        let kept = host_memory.scale(1, KEPT_SHARE);
+        if host_memory > Bytes::ZERO && kept < KEPT {
+            env.push(("LLAMA_ARG_CACHE_RAM", (kept.0 >> 20).to_string()));
+        }
     }
     env
 }
@@ -92,7 +103,7 @@ mod tests {
         let want = "--host /run/engine/e.sock -m /models/m.gguf --alias org/m --metrics --no-webui";
         assert_eq!(got.join(" "), want);
         let mapped = |gpu| {
-            let env = env(&placement(&[gpu], Bytes::gib(1), Bytes::gib(8)));
+            let env = env(&placement(&[gpu], Bytes::gib(1), Bytes::gib(8)), Bytes::ZERO);
             !env.iter().any(|(key, value)| *key == "LLAMA_ARG_LOAD_MODE" && value == "none")
         };
         assert!(!mapped("host") && mapped("GPU-a"));
@@ -101,16 +112,36 @@ mod tests {
     #[test]
     fn what_it_would_choose_by_what_is_free_is_said() {
         let value = |gpus: &[&str], name: &str| {
-            let env = env(&placement(gpus, Bytes::gib(1), Bytes::gib(8)));
+            let env = env(&placement(gpus, Bytes::gib(1), Bytes::gib(8)), Bytes::ZERO);
             env.into_iter().find(|(key, _)| *key == name).map(|(_, value)| value)
         };
         let split = "LLAMA_ARG_TENSOR_SPLIT";
         assert_eq!(value(&["GPU-a", "GPU-b", "GPU-c"], split).as_deref(), Some("1,1,1"));
         assert_eq!(value(&["GPU-a"], split), None);
-        for (kept, much) in [("LLAMA_ARG_CACHE_RAM", "0"), ("LLAMA_ARG_CTX_CHECKPOINTS", "2")] {
-            assert_eq!(value(&["host"], kept).as_deref(), Some(much));
-            assert_eq!(value(&["GPU-a"], kept), None, "it is no memory of the device");
-        }
+    }
+
+    /// They are no memory of a device.
+    #[test]
+    fn what_it_keeps_beside_its_slots_is_bounded() {
+        let on = |gpu: &str, name: &str, host_memory| {
+            let env = env(&placement(&[gpu], Bytes::gib(1), Bytes::gib(8)), host_memory);
+            env.into_iter().find(|(key, _)| *key == name).map(|(_, value)| value)
+        };
+        let kept = "LLAMA_ARG_CACHE_RAM";
+        assert_eq!(on("GPU-a", kept, Bytes::ZERO), None, "nobody knows how much there is");
+        assert_eq!(on("GPU-a", kept, Bytes::gib(32)).as_deref(), Some("2048"));
+        assert_eq!(on("GPU-a", kept, Bytes::gib(128)), None, "its own bound is no higher");
+        assert_eq!(on("host", kept, Bytes::gib(32)).as_deref(), Some("0"));
+    }
+
+    #[test]
+    fn on_the_host_it_keeps_few_checkpoints() {
+        let kept = |gpu: &str| {
+            let env = env(&placement(&[gpu], Bytes::gib(1), Bytes::gib(8)), Bytes::ZERO);
+            env.into_iter().find(|(key, _)| *key == "LLAMA_ARG_CTX_CHECKPOINTS")
+        };
+        assert_eq!(kept("host").map(|(_, value)| value).as_deref(), Some("2"));
+        assert_eq!(kept("GPU-a"), None);
     }
 
     #[test]

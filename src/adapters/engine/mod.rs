@@ -1,8 +1,8 @@
 //! Engines: how to run them and how to ask whether they are ready.
 //!
 //! Purpose: the port [`Engines`]: from a launch order to a container, by pure functions, one file an engine; and the health
-//! probe; and vLLM's sleep. Owner: the executor holds one [`Profiles`]. Invariants: what a container is made from is its order alone, so the same
-//! order always gives the same container; Hostler's own arguments come first and the admin's last; no engine is
+//! probe; and vLLM's sleep. Owner: the executor holds one [`Profiles`]. Invariants: what a container is made from is its order alone, and the host's
+//! size, so the same order always gives the same container; Hostler's own arguments come first and the admin's last; no engine is
 //! given a network that it could fetch anything from.
 
 mod check;
@@ -21,7 +21,7 @@ use crate::supervisor::ports::{
     CanaryError, ContainerSpec, Endpoint, Engines, Ill, LaunchOrder, PortFuture, SOCKET_DIR,
     SOCKET_NAME,
 };
-use crate::types::{EngineKind, ImageRef, ModelSpec, SleepLevel, Transport, Weights, files};
+use crate::types::{Bytes, EngineKind, ImageRef, ModelSpec, SleepLevel, Transport, Weights, files};
 
 /// Where an image with weights is mounted.
 const MODELS_IMAGE: &str = "/models-image";
@@ -30,7 +30,21 @@ const PROJECTOR: &str = "/projector.gguf";
 
 /// The engines that Hostler knows.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Profiles;
+pub struct Profiles {
+    /// All memory of the host, of which engines on devices take some, too; zero: not known.
+    pub host_memory: Bytes,
+}
+
+impl Profiles {
+    /// As they run on this host.
+    #[must_use]
+    pub fn here() -> Self {
+        let info = rustix::system::sysinfo();
+        // Of no one width on all machines.
+        let bytes = u128::from(info.totalram) * u128::from(info.mem_unit);
+        Self { host_memory: Bytes(u64::try_from(bytes).unwrap_or(u64::MAX)) }
+    }
+}
 
 impl Engines for Profiles {
     fn container(&self, order: &LaunchOrder) -> ContainerSpec {
@@ -39,9 +53,10 @@ impl Engines for Profiles {
         mounted.binds.extend(spec.projector.clone().map(|path| (path, PathBuf::from(PROJECTOR))));
         let model = mounted.model.as_deref();
         let (command, env) = match spec.engine {
-            EngineKind::Llamacpp => {
-                (llamacpp::command(spec, &order.placement, model), llamacpp::env(&order.placement))
-            }
+            EngineKind::Llamacpp => (
+                llamacpp::command(spec, &order.placement, model),
+                llamacpp::env(&order.placement, self.host_memory),
+            ),
             EngineKind::Vllm => {
                 (vllm::command(spec, &order.placement, model), vllm::env(spec, &order.placement))
             }
@@ -183,7 +198,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::types::{Bytes, Generation, GpuId, InstanceId, Need, NeedSource, Placement};
+    use crate::types::{Generation, GpuId, InstanceId, Need, NeedSource, Placement};
 
     pub(super) fn spec(engine: EngineKind) -> ModelSpec {
         ModelSpec {
@@ -227,7 +242,7 @@ mod tests {
 
     fn container(spec: ModelSpec, placement: Placement) -> ContainerSpec {
         let instance = InstanceId::new(spec.name.clone(), Generation(3), 0xabc);
-        Profiles.container(&LaunchOrder {
+        Profiles::default().container(&LaunchOrder {
             instance,
             spec: Arc::new(spec),
             placement,
