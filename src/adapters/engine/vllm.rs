@@ -27,9 +27,10 @@ pub(super) fn command(
         Transport::Tcp => add(&["--host", "0.0.0.0", "--port", &TCP_PORT.to_string()]),
     }
     add(&["--served-model-name", spec.name.as_str()]);
-    // Aliases too: vLLM refuses names that it was not told.
-    let aliases: Vec<&str> = spec.aliases.iter().map(|a| a.as_str()).collect();
-    add(&aliases);
+    // Aliases too: vLLM refuses names that it was not told. Not an adapter's: told as the model's, older ones answer with the bare model.
+    let adapters = adapters(&spec.args);
+    let aliases = spec.aliases.iter().map(|alias| alias.as_str());
+    add(&aliases.filter(|alias| !adapters.iter().any(|name| name == alias)).collect::<Vec<_>>());
     if let Some(context) = spec.context {
         add(&["--max-model-len", &context.to_string()]);
     }
@@ -57,6 +58,27 @@ pub(super) fn command(
     }
     argv.extend(spec.args.iter().cloned());
     argv
+}
+
+/// Names of adapters that arguments bring in: `--lora-modules NAME=PATH …`, each also as JSON with a `name`.
+fn adapters(args: &[String]) -> Vec<String> {
+    let mut names = Vec::new();
+    let mut inside = false;
+    for arg in args {
+        let (flag, inline) = match arg.split_once('=') {
+            Some((flag, rest)) if flag.starts_with("--") => (flag, Some(rest)),
+            _ => (arg.as_str(), None),
+        };
+        if flag.starts_with('-') {
+            inside = flag.replace('_', "-") == "--lora-modules";
+        }
+        let value = if flag.starts_with('-') { inline } else { Some(arg.as_str()) };
+        let Some(value) = value.filter(|_| inside) else { continue };
+        let json = serde_json::from_str::<serde_json::Value>(value).ok();
+        let named = json.as_ref().and_then(|module| module.get("name")?.as_str());
+        names.extend(named.or(value.split_once('=').map(|(name, _)| name)).map(str::to_owned));
+    }
+    names
 }
 
 /// Environment: nothing is fetched and nobody is told.
@@ -147,6 +169,25 @@ mod tests {
         assert_eq!(value(&env, "HF_HUB_OFFLINE"), Some("1"));
         assert_eq!(value(&env, "HOME"), Some("/tmp"));
         assert_eq!(value(&env, "VLLM_CPU_KVCACHE_SPACE"), None);
+    }
+
+    #[test]
+    fn an_adapter_is_no_name_of_the_model() {
+        let mut spec = spec(EngineKind::Vllm);
+        spec.aliases = ["small", "sql", "de", "b"].map(|name| name.parse().unwrap()).into();
+        let placement = placement(&["GPU-a"], Bytes::gib(20), Bytes::gib(80));
+        let served = |spec: &ModelSpec| {
+            let argv = command(spec, &placement, None);
+            let names = argv.iter().skip_while(|word| *word != "--served-model-name").skip(1);
+            names.take_while(|word| !word.starts_with("--")).cloned().collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(served(&spec), "org/m small sql de b");
+        let json = r#"{"name": "de", "path": "/models/m/de"}"#;
+        let args = ["--enable-lora", "--lora-modules", "sql=/models/m/sql", json, "--x", "b=1"];
+        spec.args = args.map(str::to_owned).into();
+        assert_eq!(served(&spec), "org/m small b");
+        spec.args = vec!["--lora_modules=sql=/models/m/sql".into()];
+        assert_eq!(served(&spec), "org/m small de b");
     }
 
     #[test]
