@@ -33,6 +33,7 @@ pub struct Model {
     pub name: String,
     pub aliases: Vec<String>,
     pub engine: String,
+    pub context: Option<u32>,
     pub phase: String,
     pub instance: Option<String>,
     pub container: Option<String>,

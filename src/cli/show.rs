@@ -48,6 +48,9 @@ fn render(document: &Document, model: &Model, out: &Output) -> String {
         ("Pinned", if model.pinned { "yes" } else { "no" }.to_owned()),
         ("Engine", model.engine.clone()),
     ];
+    if let Some(tokens) = model.context {
+        lines.push(("Context", format!("{tokens} tokens")));
+    }
     if !model.aliases.is_empty() {
         lines.push(("Aliases", model.aliases.join(", ")));
     }

@@ -61,11 +61,18 @@ struct Model<'a> {
     object: &'static str,
     created: u64,
     owned_by: &'static str,
+    /// Tokens of its context, where that is configured. By vLLM's name for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_model_len: Option<u32>,
+    /// The same by the name of those who sell models.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    context_length: Option<u32>,
 }
 
 impl<'a> Model<'a> {
-    const fn new(id: &'a str, created: u64) -> Self {
-        Self { id, object: "model", created, owned_by: "hostler" }
+    const fn new(id: &'a str, created: u64, context: Option<u32>) -> Self {
+        let (object, owned_by) = ("model", "hostler");
+        Self { id, object, created, owned_by, max_model_len: context, context_length: context }
     }
 }
 
@@ -79,10 +86,12 @@ pub(super) fn models<'o>(
     others: impl Iterator<Item = &'o ModelName>,
 ) -> Whole {
     let mine = status.models.iter().filter(|m| may(&m.name));
-    let names =
-        mine.flat_map(|m| std::iter::once(&m.name).chain(&m.aliases)).map(ModelName::as_str);
-    let names = names.chain(others.map(ModelName::as_str));
-    let data: Vec<Model<'_>> = names.map(|n| Model::new(n, created)).collect();
+    let names = mine.flat_map(|m| {
+        std::iter::once(&m.name).chain(&m.aliases).map(|name| (name.as_str(), m.context))
+    });
+    let names = names.chain(others.map(|name| (name.as_str(), None)));
+    let data: Vec<Model<'_>> =
+        names.map(|(name, context)| Model::new(name, created, context)).collect();
     ok(&json!({ "object": "list", "data": data }))
 }
 
@@ -98,8 +107,9 @@ pub(super) fn model<'o>(
     mut others: impl Iterator<Item = &'o ModelName>,
 ) -> Result<Whole, ApiError> {
     let mut mine = status.models.iter().filter(|m| may(&m.name));
-    if mine.any(|m| m.name == *name || m.aliases.contains(name)) || others.any(|n| n == name) {
-        return Ok(ok(&Model::new(name.as_str(), created)));
+    let own = mine.find(|m| m.name == *name || m.aliases.contains(name)).map(|m| m.context);
+    if let Some(context) = own.or_else(|| others.any(|n| n == name).then_some(None)) {
+        return Ok(ok(&Model::new(name.as_str(), created, context)));
     }
     Err(crate::types::Denied::UnknownModel { model: name.to_string() }.into())
 }
@@ -235,7 +245,7 @@ mod tests {
 
     use super::*;
     use crate::types::test_status as configured;
-    use crate::types::{Moment, Problem};
+    use crate::types::{ModelStatus, Moment, Problem};
 
     fn value(response: &Whole) -> Value {
         serde_json::from_slice(response.body()).unwrap()
@@ -244,7 +254,8 @@ mod tests {
     fn status_of_two() -> Status {
         let mut a = configured("org/a");
         a.aliases = vec!["gpt-4o".parse().unwrap()];
-        Status { models: vec![a, configured("b")], ..Status::default() }
+        let b = ModelStatus { context: Some(4096), ..configured("b") };
+        Status { models: vec![a, b], ..Status::default() }
     }
 
     #[test]
@@ -255,6 +266,12 @@ mod tests {
         assert_eq!(ids, ["org/a", "gpt-4o", "b"]);
         let want = json!({"id":"org/a","object":"model","created":7,"owned_by":"hostler"});
         assert_eq!(body["data"][0], want);
+        let context =
+            |body: &Value| (body["max_model_len"].clone(), body["context_length"].clone());
+        assert_eq!(context(&body["data"][2]), (json!(4096), json!(4096)), "it is configured");
+        let b = "b".parse().unwrap();
+        let b = model(&status_of_two(), &b, 7, |_| true, std::iter::empty()).unwrap();
+        assert_eq!(context(&value(&b)), (json!(4096), json!(4096)));
     }
 
     #[test]

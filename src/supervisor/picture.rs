@@ -81,6 +81,7 @@ impl State {
             name: model.spec.name.clone(),
             aliases: model.spec.aliases.clone(),
             engine: model.spec.engine.as_str(),
+            context: model.spec.context,
             phase: model.phase(now),
             instance: instance.map(|i| i.id.clone()),
             container: instance.and_then(|i| i.launched.as_ref()).map(|l| l.container.clone()),

@@ -55,6 +55,8 @@ pub struct ModelStatus {
     pub aliases: Vec<ModelName>,
     /// What runs in its image.
     pub engine: &'static str,
+    /// Tokens of its context, where that is configured; `None`: what the engine takes by itself.
+    pub context: Option<u32>,
     /// Where it is.
     pub phase: Phase,
     /// Its container's name, while it has one.
@@ -259,6 +261,7 @@ pub fn test_status(name: &str) -> ModelStatus {
         name: name.parse().unwrap(),
         aliases: vec![],
         engine: "llamacpp",
+        context: None,
         phase: Phase::Stopped,
         instance: None,
         container: None,

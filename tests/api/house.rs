@@ -252,6 +252,7 @@ fn two_models() -> Status {
         name: name.parse().unwrap(),
         aliases: aliases.iter().map(|a| a.parse().unwrap()).collect(),
         engine: "llamacpp",
+        context: None,
         phase: Phase::Stopped,
         instance: None,
         container: None,
