@@ -46,6 +46,7 @@ pub mod allocator;
 mod alone;
 mod core;
 mod door;
+mod expected;
 mod files;
 mod left;
 mod manager;
@@ -61,6 +62,7 @@ mod validate;
 
 pub use crate::checks::{Exit, StartFailure};
 pub use alone::has_no_locks;
+pub use expected::expected;
 pub use options::{Options, but};
 pub use plane::Plane;
 use recall::Recalled;

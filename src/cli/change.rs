@@ -17,23 +17,23 @@ use super::Context;
 use super::exit::{Exit, Failure, Outcome};
 use super::reload;
 use super::signals::{self, Held};
-use crate::config::{self, ConfigErrors, KeySource, Source, SourceKind};
+use crate::config::{self, Config, ConfigErrors, KeySource, Source, SourceKind};
 use crate::daemon::Options;
 
 /// How long the daemon's answer is waited for after an interruption.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// Checks files that are to be, as the daemon will.
+/// Checks files that are to be, as the daemon will. What it will make of them.
 ///
 /// # Errors
 /// All that is wrong with them.
-pub fn check(options: &Options, sources: &[Source]) -> Result<(), ConfigErrors> {
+pub fn check(options: &Options, sources: &[Source]) -> Result<Config, ConfigErrors> {
     let mut config = config::parse(sources, &options.defaults())?;
     // A credential is handed to the service alone, and so may a file be.
     if matches!(config.auth, Some(KeySource::File(_))) && options.closed_keys(&config).is_none() {
         config::load_keys(Path::new("/"), None, &mut config)?;
     }
-    Ok(())
+    Ok(config)
 }
 
 /// The sources as they are with a new file of `models.d` in the first directory, which hides those of its name in the later ones.

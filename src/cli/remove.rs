@@ -60,7 +60,7 @@ impl Remove {
 fn valid_without(options: &Options, path: &Path) -> Outcome {
     let mut sources = config::read(Path::new("/"), &options.dirs());
     sources.retain(|source| Path::new(&source.path) != path);
-    change::check(options, &sources).map_err(|errors| {
+    change::check(options, &sources).map(drop).map_err(|errors| {
         let message = format!("without {} the configuration is wrong:\n{errors}", path.display());
         Failure::new(Exit::Config, message).fix("correct that first; nothing was removed")
     })

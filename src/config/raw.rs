@@ -297,7 +297,8 @@ pub struct RawModel {
     /// take so much; for its context 1GiB more is promised to it, 2GiB on each of several devices, or it is told less.
     #[schemars(with = "BytesText")]
     pub vram: Option<Spanned<BytesText>>,
-    /// Context length in tokens, 1 to 16777216. Default: the engine's.
+    /// Context length in tokens, 1 to 16777216; of llama.cpp what all sequences share. Most of what a model needs beside its weights
+    /// follows from it. Default: what the model was made for, or, of llama.cpp with vram, as much of that as fits.
     #[schemars(with = "u32", range(min = 1, max = 16_777_216))]
     pub context: Option<Spanned<i64>>,
     /// Sequences served at once, 1 to 4096. Default: the engine's; for vllm with a model that keeps states (Mamba, linear

@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 
 use crate::adapters::{disk, weights};
 use crate::config::Config;
-use crate::plan::estimate::estimate;
+use crate::plan::estimate::{estimate, shortened};
 use crate::plan::{self, ReleaseRule, Rules, SleepRules, policy};
 use crate::supervisor::health::HealthRules;
 use crate::supervisor::state::Settings;
@@ -67,6 +67,9 @@ pub async fn models(config: &Config, earlier: &Models) -> Models {
             .get(name)
             .filter(|known| (&known.weights, &known.projector) == (&spec.weights, &spec.projector));
         spec.anatomy = anatomy(&spec, known.and_then(|known| known.anatomy.clone())).await;
+        if let Some(told) = shortened(&spec) {
+            tracing::info!(model = %name, "{told}");
+        }
         (name.clone(), Arc::new(spec))
     });
     join_all(models).await.into_iter().collect()

@@ -48,6 +48,8 @@ pub struct LaunchOrder {
     pub placement: Placement,
     /// The image that the plan was made for, if it was made for one.
     pub image_id: Option<String>,
+    /// Tokens of context that its promise was made for; `None`: the engine decides.
+    pub context: Option<u32>,
 }
 
 /// How to reach a running engine.

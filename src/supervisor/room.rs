@@ -13,7 +13,7 @@ use super::instance::{Instance, Life};
 use super::measure::Measuring;
 use super::ports::LaunchOrder;
 use super::state::{Model, State};
-use crate::plan::{self, Claims, Decision, Holder, Needs, Plan, Standing, Want};
+use crate::plan::{self, Claims, Decision, Holder, Needs, Plan, Standing, Want, estimate};
 use crate::types::{Bytes, Evict, GpuId, InstanceId, ModelName, Moment, Placement, Wish};
 
 /// What a model wants: a start, or the wake of its instance.
@@ -243,7 +243,10 @@ impl State {
             gpus: placement.gpus.clone(),
             planned: placement.need.bytes,
         }));
-        out.push(Effect::Launch(LaunchOrder { instance: id, spec, placement, image_id }));
+        // What is promised, and what the engine is told, are of one plan.
+        let context = spec.context.or_else(|| estimate::context(&spec, placement.device_total));
+        let order = LaunchOrder { instance: id, spec, placement, image_id, context };
+        out.push(Effect::Launch(order));
     }
 
     /// Who holds memory, as the model `asking` has to see it.

@@ -5,15 +5,12 @@
 use std::path::Path;
 
 use super::{PROJECTOR, socket};
-use crate::supervisor::ports::TCP_PORT;
-use crate::types::{Bytes, ModelSpec, Placement, Transport};
+use crate::supervisor::ports::{LaunchOrder, TCP_PORT};
+use crate::types::{Bytes, Placement, Transport};
 
 /// Arguments after the image's entry point.
-pub(super) fn command(
-    spec: &ModelSpec,
-    placement: &Placement,
-    model: Option<&Path>,
-) -> Vec<String> {
+pub(super) fn command(order: &LaunchOrder, model: Option<&Path>) -> Vec<String> {
+    let (spec, placement) = (&order.spec, &order.placement);
     let mut argv: Vec<String> = Vec::new();
     let mut add = |words: &[&str]| argv.extend(words.iter().map(|w| (*w).to_owned()));
     match spec.transport {
@@ -28,7 +25,7 @@ pub(super) fn command(
         add(&["--mmproj", PROJECTOR]);
     }
     add(&["--alias", spec.name.as_str()]);
-    if let Some(context) = spec.context {
+    if let Some(context) = order.context {
         add(&["-c", &context.to_string()]);
     }
     if let Some(parallel) = spec.parallel {
@@ -91,7 +88,7 @@ fn on_host(placement: &Placement) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{placement, spec};
+    use super::super::tests::{order, placement, spec};
     use super::*;
     use crate::types::{Bytes, EngineKind};
 
@@ -99,7 +96,7 @@ mod tests {
     fn on_the_host_over_a_socket() {
         let spec = spec(EngineKind::Llamacpp);
         let host = placement(&["host"], Bytes::gib(1), Bytes::gib(8));
-        let got = command(&spec, &host, Some(Path::new("/models/m.gguf")));
+        let got = command(&order(&spec, &host), Some(Path::new("/models/m.gguf")));
         let want = "--host /run/engine/e.sock -m /models/m.gguf --alias org/m --metrics --no-webui";
         assert_eq!(got.join(" "), want);
         let mapped = |gpu| {
@@ -152,7 +149,7 @@ mod tests {
         spec.parallel = Some(4);
         spec.args = vec!["--flash-attn".into(), "on".into()];
         let placement = placement(&["GPU-a"], Bytes::gib(1), Bytes::gib(8));
-        let got = command(&spec, &placement, None);
+        let got = command(&order(&spec, &placement), None);
         let want = "--host 0.0.0.0 --port 8000 --alias org/m -c 8192 -np 4 --kv-unified -ngl 999 \
                     --metrics --no-webui --flash-attn on";
         assert_eq!(got.join(" "), want);

@@ -53,13 +53,10 @@ impl Engines for Profiles {
         mounted.binds.extend(spec.projector.clone().map(|path| (path, PathBuf::from(PROJECTOR))));
         let model = mounted.model.as_deref();
         let (command, env) = match spec.engine {
-            EngineKind::Llamacpp => (
-                llamacpp::command(spec, &order.placement, model),
-                llamacpp::env(&order.placement, self.host_memory),
-            ),
-            EngineKind::Vllm => {
-                (vllm::command(spec, &order.placement, model), vllm::env(spec, &order.placement))
+            EngineKind::Llamacpp => {
+                (llamacpp::command(order, model), llamacpp::env(&order.placement, self.host_memory))
             }
+            EngineKind::Vllm => (vllm::command(order, model), vllm::env(spec, &order.placement)),
         };
         let mut env: BTreeMap<String, String> =
             env.into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
@@ -240,14 +237,18 @@ mod tests {
         }
     }
 
-    fn container(spec: ModelSpec, placement: Placement) -> ContainerSpec {
-        let instance = InstanceId::new(spec.name.clone(), Generation(3), 0xabc);
-        Profiles::default().container(&LaunchOrder {
-            instance,
-            spec: Arc::new(spec),
-            placement,
+    pub(super) fn order(spec: &ModelSpec, placement: &Placement) -> LaunchOrder {
+        LaunchOrder {
+            instance: InstanceId::new(spec.name.clone(), Generation(3), 0xabc),
+            spec: Arc::new(spec.clone()),
+            placement: placement.clone(),
             image_id: None,
-        })
+            context: spec.context,
+        }
+    }
+
+    fn container(spec: ModelSpec, placement: Placement) -> ContainerSpec {
+        Profiles::default().container(&order(&spec, &placement))
     }
 
     #[test]

@@ -7,16 +7,13 @@ use std::path::Path;
 
 use super::socket;
 use crate::plan::estimate::{max_num_batched_tokens, max_num_seqs};
-use crate::supervisor::ports::TCP_PORT;
+use crate::supervisor::ports::{LaunchOrder, TCP_PORT};
 use crate::types::{Bytes, ModelSpec, Placement, Transport};
 
 /// Arguments after the image's entry point. The model is given by `--model`: `vllm serve` moves it to the front with a
 /// warning, and the older entry point knows nothing else.
-pub(super) fn command(
-    spec: &ModelSpec,
-    placement: &Placement,
-    model: Option<&Path>,
-) -> Vec<String> {
+pub(super) fn command(order: &LaunchOrder, model: Option<&Path>) -> Vec<String> {
+    let (spec, placement) = (&order.spec, &order.placement);
     let mut argv: Vec<String> = Vec::new();
     let mut add = |words: &[&str]| argv.extend(words.iter().map(|w| (*w).to_owned()));
     if let Some(model) = model {
@@ -31,7 +28,7 @@ pub(super) fn command(
     let adapters = adapters(&spec.args);
     let aliases = spec.aliases.iter().map(|alias| alias.as_str());
     add(&aliases.filter(|alias| !adapters.iter().any(|name| name == alias)).collect::<Vec<_>>());
-    if let Some(context) = spec.context {
+    if let Some(context) = order.context {
         add(&["--max-model-len", &context.to_string()]);
     }
     // On a CPU it takes what it likes: nothing there depends on it.
@@ -142,7 +139,7 @@ fn kv_cache_gib(need: Bytes, weights: Option<Bytes>) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{placement, spec};
+    use super::super::tests::{order, placement, spec};
     use super::*;
     use crate::plan::estimate::estimate;
     use crate::types::{Anatomy, CacheLayers, CacheShape, EngineKind, NeedSource, Reach};
@@ -160,7 +157,7 @@ mod tests {
         spec.gpu_count = 2;
         spec.args = vec!["--enforce-eager".into()];
         let placement = placement(&["GPU-a", "GPU-b"], Bytes::gib(20), Bytes::gib(80));
-        let got = command(&spec, &placement, Some(Path::new("/models/m")));
+        let got = command(&order(&spec, &placement), Some(Path::new("/models/m")));
         let want = "--model /models/m --uds /run/engine/e.sock --served-model-name org/m gpt-4o \
                     --max-model-len 4096 --max-num-seqs 16 --tensor-parallel-size 2 \
                     --gpu-memory-utilization 0.2500 --enforce-eager";
@@ -177,7 +174,7 @@ mod tests {
         spec.aliases = ["small", "sql", "de", "b"].map(|name| name.parse().unwrap()).into();
         let placement = placement(&["GPU-a"], Bytes::gib(20), Bytes::gib(80));
         let served = |spec: &ModelSpec| {
-            let argv = command(spec, &placement, None);
+            let argv = command(&order(spec, &placement), None);
             let names = argv.iter().skip_while(|word| *word != "--served-model-name").skip(1);
             names.take_while(|word| !word.starts_with("--")).cloned().collect::<Vec<_>>().join(" ")
         };
@@ -198,7 +195,7 @@ mod tests {
         spec.anatomy =
             Some(Anatomy { weights: Bytes::gib(2), projector: Bytes::ZERO, cache: None, source });
         let placement = placement(&["host"], Bytes::gib(8), Bytes::gib(64));
-        let got = command(&spec, &placement, None);
+        let got = command(&order(&spec, &placement), None);
         assert_eq!(got.join(" "), "--host 0.0.0.0 --port 8000 --served-model-name org/m");
         let env = env(&spec, &placement);
         assert_eq!(value(&env, "VLLM_CPU_KVCACHE_SPACE"), Some("5"));
@@ -210,7 +207,8 @@ mod tests {
         let mut spec = spec(EngineKind::Vllm);
         let placement = placement(&["GPU-a"], Bytes::gib(20), Bytes::gib(80));
         let sleeps = |spec: &crate::types::ModelSpec| {
-            let flag = command(spec, &placement, None).iter().any(|a| a == "--enable-sleep-mode");
+            let flag =
+                command(&order(spec, &placement), None).iter().any(|a| a == "--enable-sleep-mode");
             (flag, value(&env(spec, &placement), "VLLM_SERVER_DEV_MODE").map(str::to_owned))
         };
         assert_eq!(sleeps(&spec), (false, None));
@@ -224,7 +222,7 @@ mod tests {
         for source in [NeedSource::Estimated, NeedSource::Measured, NeedSource::Exclusive] {
             let mut placement = placement(&["GPU-a"], Bytes::gib(18), Bytes::gib(80));
             placement.need.source = source;
-            let got = command(&spec(EngineKind::Vllm), &placement, None).join(" ");
+            let got = command(&order(&spec(EngineKind::Vllm), &placement), None).join(" ");
             assert!(got.ends_with("--gpu-memory-utilization 0.2250"), "{source:?}: {got}");
         }
     }
@@ -249,7 +247,7 @@ mod tests {
         let layers = [(30, Reach::State), (10, Reach::Whole)];
         let mut spec = with_layers(&layers, Some(Bytes(2_146_304)));
         let told = |spec: &ModelSpec, gpu: &str, budget: Bytes| {
-            let argv = command(spec, &placement(&[gpu], budget, Bytes::gib(80)), None);
+            let argv = command(&order(spec, &placement(&[gpu], budget, Bytes::gib(80))), None);
             let at = argv.iter().position(|word| word == "--max-num-seqs")?;
             argv.get(at + 1)?.parse::<u64>().ok()
         };
@@ -271,7 +269,7 @@ mod tests {
     fn on_the_largest_devices_a_window_holds_what_was_counted() {
         let windowed = [(5, Reach::Window(1024)), (1, Reach::Whole)];
         let told = |spec: &ModelSpec, total| {
-            let argv = command(spec, &placement(&["GPU-a"], Bytes::gib(40), total), None);
+            let argv = command(&order(spec, &placement(&["GPU-a"], Bytes::gib(40), total)), None);
             argv.join(" ").contains("--max-num-batched-tokens 8192")
         };
         assert!(told(&with_layers(&windowed, None), Bytes::gib(178)));

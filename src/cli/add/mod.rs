@@ -35,7 +35,7 @@ use super::exit::{Exit, Failure, Outcome};
 use super::output::{tell, warn};
 use crate::adapters::podman::stray;
 use crate::config::{self, Config};
-use crate::daemon::Options;
+use crate::daemon::{self, Options};
 use crate::types::{EngineKind, files};
 
 /// Defines a model: writes its file in models.d, after having checked it together with all other files, and applies it.
@@ -100,6 +100,16 @@ pub struct Add {
     no_reload: bool,
 }
 
+/// What came of it.
+struct Done<'a> {
+    definition: &'a Definition,
+    path: &'a Path,
+    text: &'a str,
+    left: &'a [Left],
+    /// What it is estimated to need.
+    expected: Option<String>,
+}
+
 /// The engines, as words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Engine {
@@ -135,13 +145,15 @@ impl Add {
         self.keys.apply(&mut definition);
         let path = place(&options, &definition.name, self.force)?;
         let text = definition.text(&path);
-        check(&options, &path, &text)?;
+        let expected = daemon::expected(&check(&options, &path, &text)?, &definition.name);
+        let done =
+            Done { definition: &definition, path: &path, text: &text, left: &left, expected };
         if self.dry_run {
-            return self.report(context, &definition, &path, &text, &left);
+            return self.report(context, &done);
         }
         let before = Before::of(&path).await.map_err(|err| file::not_written(&path, &err))?;
         file::write(&path, &text)?;
-        let show = || self.report(context, &definition, &path, &text, &left);
+        let show = || self.report(context, &done);
         // Text is read as it comes; a document says what came of it.
         let shown = if context.out.json { Ok(()) } else { show() };
         if !self.no_reload {
@@ -158,27 +170,23 @@ impl Add {
         if context.out.json { show() } else { shown }
     }
 
-    fn report(
-        &self,
-        context: &Context,
-        definition: &Definition,
-        path: &Path,
-        text: &str,
-        left: &[Left],
-    ) -> Outcome {
+    fn report(&self, context: &Context, done: &Done<'_>) -> Outcome {
+        let Done { definition, path, text, left, expected } = done;
         if context.out.json {
             return context.out.document(&serde_json::json!({
                 "model": definition.name, "file": path, "text": text, "written": !self.dry_run,
-                "not_taken_over": left,
+                "not_taken_over": left, "estimate": expected,
             }));
         }
-        for left in left {
+        for left in *left {
             let Left { line, setting, why } = left;
             tell(format_args!("line {line}: {setting} is not taken over: {why}"));
         }
         let word = if self.dry_run { "would write" } else { "wrote" };
         context.out.say(&format!("{word} {}:", path.display()));
-        context.out.text(text)
+        context.out.text(text)?;
+        expected.iter().for_each(|need| context.out.say(need));
+        Ok(())
     }
 
     fn quadlet(&self, unit: &Path) -> Outcome<(Definition, Vec<Left>)> {
@@ -288,7 +296,7 @@ impl Add {
             let mut definition = self.definition(config, repo.to_owned(), gguf, &weights)?;
             self.keys.apply(&mut definition);
             let path = place(options, &definition.name, self.force)?;
-            check(options, &path, &definition.text(&path))
+            check(options, &path, &definition.text(&path)).map(drop)
         };
         tried(true).or_else(|why| if gguf { Err(why) } else { tried(false).map_err(|_| why) })
     }
@@ -363,7 +371,7 @@ fn place(options: &Options, name: &str, force: bool) -> Outcome<PathBuf> {
 }
 
 /// Checks the new file together with all others, as the daemon will.
-fn check(options: &Options, path: &Path, text: &str) -> Outcome {
+fn check(options: &Options, path: &Path, text: &str) -> Outcome<Config> {
     let sources = config::read(Path::new("/"), &options.dirs());
     let sources = change::with_model(sources, path, text);
     change::check(options, &sources).map_err(|errors| {

@@ -37,9 +37,9 @@ pub(super) fn number(text: &str) -> Option<u64> {
     Some((number * scale) as u64)
 }
 
-/// Whether a switch without a value is there.
+/// Whether an argument is there, with or without a value.
 pub(super) fn has(spec: &ModelSpec, names: &[&str]) -> bool {
-    spec.args.iter().any(|arg| is(arg, names))
+    spec.args.iter().any(|arg| is(arg.split_once('=').map_or(arg, |(flag, _)| flag), names))
 }
 
 fn is(flag: &str, names: &[&str]) -> bool {

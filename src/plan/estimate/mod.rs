@@ -8,12 +8,14 @@
 //! Who uses these declares `vram`; a measurement replaces the estimate after the first load.
 
 mod args;
+mod context;
 mod vllm;
 
 use std::fmt;
 
 use crate::types::{Anatomy, Bytes, CacheLayers, CacheShape, EngineKind, ModelSpec, Reach};
 
+pub use context::{context, shortened};
 pub use vllm::{max_num_batched_tokens, max_num_seqs};
 
 /// Beside weights and cache, on each device of llama-server: the CUDA context (0.3–0.5 GiB by card and driver) and the
@@ -110,12 +112,18 @@ impl fmt::Display for Estimate {
 /// What a model will need, from what its files say.
 ///
 /// llama.cpp keeps a cache for `context` tokens in all, which its sequences share; vLLM is given one full sequence, and more
-/// where `parallel` asks for it. Without `context` both take the length that the model was made for.
+/// where `parallel` asks for it. Without `context` it is the length that the model was made for: vLLM takes it by itself, and
+/// llama-server is told it (see [`context`]).
 ///
 /// `None` for a vLLM whose cache nothing describes: with less than one full sequence needs it does not start, so that
 /// a guess is no better than none.
 #[must_use]
 pub fn estimate(anatomy: &Anatomy, spec: &ModelSpec) -> Option<Estimate> {
+    at(anatomy, spec, spec.context)
+}
+
+/// The same with another context than the specification's.
+fn at(anatomy: &Anatomy, spec: &ModelSpec, context: Option<u32>) -> Option<Estimate> {
     let devices = spec.gpu_count.max(1);
     let types = Types::of(spec, anatomy.cache.as_ref());
     let weights = match spec.engine {
@@ -123,7 +131,7 @@ pub fn estimate(anatomy: &Anatomy, spec: &ModelSpec) -> Option<Estimate> {
         EngineKind::Vllm => types.widened(anatomy),
     };
     let weights = weights.scale(1, devices);
-    let found = anatomy.cache.as_ref().and_then(|shape| cache(shape, spec, types));
+    let found = anatomy.cache.as_ref().and_then(|shape| cache(shape, spec, context, types));
     if found.is_none() && spec.engine == EngineKind::Vllm {
         return None;
     }
@@ -161,12 +169,17 @@ struct Cache {
 }
 
 /// `None` where the context is known to nobody.
-fn cache(shape: &CacheShape, spec: &ModelSpec, types: Types) -> Option<Cache> {
+fn cache(
+    shape: &CacheShape,
+    spec: &ModelSpec,
+    context: Option<u32>,
+    types: Types,
+) -> Option<Cache> {
     if shape.layers.is_empty() {
         let used = CacheUse { tokens: 0, sequences: 1, bytes_per_token: Bytes::ZERO };
         return Some(Cache { bytes: Bytes::ZERO, mask: Bytes::ZERO, used, state_block: None });
     }
-    let context = u64::from(spec.context.or(shape.context_max)?);
+    let context = u64::from(context.or(shape.context_max)?);
     Some(match spec.engine {
         EngineKind::Llamacpp => llamacpp_cache(shape, spec, types, context),
         EngineKind::Vllm => vllm::cache(shape, spec, types, context),

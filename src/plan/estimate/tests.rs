@@ -29,7 +29,7 @@ pub(super) fn spec(engine: EngineKind) -> ModelSpec {
 }
 
 /// 32 layers × 8 heads × (128 + 128) numbers × 2 bytes = 131,072 bytes = 128 KiB a token at f16; 8,192 tokens = 1 GiB.
-fn llama_3_8b() -> Anatomy {
+pub(super) fn llama_3_8b() -> Anatomy {
     anatomy(Bytes::gib(15), Some(shape(&[layers(32, 8, 128, Reach::Whole)], 8192)))
 }
 

@@ -111,4 +111,5 @@ fn what_does_not_evict_waits_or_is_refused_at_once() {
 
 mod busy;
 mod collation;
+mod told;
 mod turns;

@@ -24,7 +24,9 @@ fn starvation_is_seen() {
         let instance = InstanceId::new("m1".parse().unwrap(), Generation(n.into()), n);
         let spec = case.specs[&instance.model].clone();
         let placement = placement.clone();
-        let order = LaunchOrder { instance: instance.clone(), spec, placement, image_id: None };
+        let (image_id, context) = (None, None);
+        let instance_of = instance.clone();
+        let order = LaunchOrder { instance: instance_of, spec, placement, image_id, context };
         let outcome = reference.effect(now, &Effect::Launch(order));
         let fault = Fault::new(FaultCode::Internal, "a test");
         reference.event(now, &Event::LaunchFailed { instance, fault });
