@@ -40,7 +40,7 @@ mod tests {
     fn a_cache_that_nobody_asked_for_is_said_with_what_makes_it_smaller() {
         let layer = CacheLayers { count: 32, heads: 8, key: 128, value: 128, reach: Reach::Whole };
         let cache =
-            CacheShape { layers: vec![layer], context_max: Some(131_072), element_bytes: None };
+            CacheShape { layers: vec![layer], context_max: Some(131_072), ..CacheShape::default() };
         let source = "a test".to_owned();
         let mut anatomy =
             Anatomy { weights: Bytes::gib(5), projector: Bytes::ZERO, cache: Some(cache), source };

@@ -1,7 +1,7 @@
 //! Models' files that nobody could read when the daemon came up, or at the last reload: their disk came later, or they did.
 //!
-//! Owner: the composition root runs the task until the drain. Invariant: an engine that has been started has found its files, so that is when
-//! they are looked at again; its own load was planned without, and the next one is planned with what they say.
+//! Owner: the composition root runs the task until the drain. Invariant: an engine that has been started has found its files, so
+//! that is when they are looked at again; its own load was planned without, and the next one is planned with what they say.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -5,9 +5,9 @@
 //! several devices, or most of one, waits as long as smaller ones find the holes that are made for it. Owner: the pass over
 //! all who wait, which asks for them in the order of their priority and age, and hands the claims of each on to the next.
 //! Invariants: a claim is made only where nothing but the end of starts, stops and falling asleep is in the way, all of
-//! which have their deadlines, or the end of the requests on those who make way for it, or of a load that who makes way for it would disturb, and, for one whose turn it
-//! is, the time until those that may leave then are old enough; who waits for a busy model before its turn, or for others'
-//! processes, claims nothing. So every claim ends.
+//! which have their deadlines, or the end of the requests on those who make way for it, or of a load that their leaving would
+//! disturb, and, for one whose turn it is, the time until those that may leave then are old enough; who waits for a busy model
+//! before its turn, or for others' processes, claims nothing. So every claim ends.
 
 use std::collections::BTreeMap;
 

@@ -103,8 +103,8 @@ impl State {
         }
     }
 
-    /// Answers those whose model is measured now, or cannot be; lets it go where nobody else used it. One that runs with the files of before
-    /// goes when it is idle, for the next one to be measured.
+    /// Answers those whose model is measured now, or cannot be; lets it go where nobody else used it. One that runs with the
+    /// files of before goes when it is idle, for the next one to be measured.
     pub(super) fn finish_discoveries(&mut self, out: &mut Vec<Effect>) {
         let mut idle = Vec::new();
         for model in self.models.values_mut().filter(|m| m.discovery.is_wanted()) {

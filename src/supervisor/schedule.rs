@@ -137,8 +137,8 @@ impl State {
         }
     }
 
-    /// Those on which nothing runs any more go, and those whose time is over. Who makes way does not beside a load that it would disturb: it
-    /// takes no new requests, and goes when that is over.
+    /// Those on which nothing runs any more go, and those whose time is over. Who makes way does not beside a load that it would
+    /// disturb: it takes no new requests, and goes when that is over.
     fn finish_drains(&mut self, now: Moment, out: &mut Vec<Effect>) {
         let limit = now + self.settings.drain_timeout;
         let profiled = self.profiled();

@@ -237,7 +237,12 @@ mod tests {
         };
         let source = "a test".to_owned();
         let mut spec = spec(EngineKind::Vllm);
-        spec.anatomy = Some(Anatomy { weights: Bytes::gib(35), cache: Some(cache), source });
+        spec.anatomy = Some(Anatomy {
+            weights: Bytes::gib(35),
+            projector: Bytes::ZERO,
+            cache: Some(cache),
+            source,
+        });
         spec
     }
 

@@ -10,8 +10,8 @@
 //! One that cannot be stopped, for a process of it hangs in the kernel, may hold its memory for ever. It stays charged with it;
 //! once its stops have failed for as long as a release may take, it does not keep others from its devices any more.
 //!
-//! Where the driver attributes nothing to processes, or lists none, there is no such account. There it is waited until the device has less in
-//! use than when the stop was ordered, for [`FALL_MAX`] at most: what is in use then is foreign, hence not free. Without that
+//! Where the driver attributes nothing to processes, or lists none, there is no such account. There it is waited until the device
+//! has less in use than when the stop was ordered, for [`FALL_MAX`] at most: what is in use then is foreign, hence not free. Without that
 //! wait, memory that a driver is slow to give back is foreign for a second: whoever waits for it loses its place to others. On
 //! the host backend memory is back with the end of its process, and the first reading after it decides.
 

@@ -7,7 +7,8 @@ use crate::types::{Anatomy, CacheLayers, CacheShape, Reach};
 fn ordered(change: impl FnOnce(&mut ModelSpec), reach: Reach) -> Option<u32> {
     let mut spec = test_spec("m");
     let layer = CacheLayers { count: 32, heads: 8, key: 128, value: 128, reach };
-    let cache = CacheShape { layers: vec![layer], context_max: Some(32_768), element_bytes: None };
+    let cache =
+        CacheShape { layers: vec![layer], context_max: Some(32_768), ..CacheShape::default() };
     let (projector, source) = (Bytes::ZERO, "a test".to_owned());
     spec.anatomy = Some(Anatomy { weights: Bytes::gib(4), projector, cache: Some(cache), source });
     change(&mut spec);
