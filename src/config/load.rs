@@ -276,11 +276,12 @@ fn read_text(path: &Path) -> Result<String, String> {
     if fs::read_link(path).is_ok_and(|target| target == Path::new("/dev/null")) {
         return Ok(String::new());
     }
-    let why = |error: io::Error| match error.kind() {
-        io::ErrorKind::PermissionDenied => {
+    let why = |error: io::Error| {
+        if error.kind() == io::ErrorKind::PermissionDenied {
             format!("{error}; {}", closed_fix(&path.display().to_string()))
+        } else {
+            error.to_string()
         }
-        _ => error.to_string(),
     };
     let data = fs::metadata(path).map_err(why)?;
     if !data.is_file() {

@@ -226,6 +226,7 @@ fn spec(n: u64, gpus: usize, ranked: bool, rng: &mut Rng) -> ModelSpec {
         engine: if rng.chance(50) { EngineKind::Vllm } else { EngineKind::Llamacpp },
         image: ImageRef::parse("localhost/fake").unwrap(),
         weights: Weights::Builtin,
+        projector: None,
         anatomy: None,
         transport: Transport::Unix,
         // Now and then nobody knows what it needs.

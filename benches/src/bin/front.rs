@@ -21,7 +21,7 @@ use hostler::proxy::port::Behind;
 use hostler::proxy::{Limits, Rules as Served, Server, Upstream};
 use hostler::supervisor::health::HealthRules;
 use hostler::supervisor::ports::{
-    CanaryError, ContainerSpec, Containers, Endpoint, Engines, Found, GpuError, Gpus, Ill,
+    CanaryError, ContainerSpec, Containers, Ending, Endpoint, Engines, Found, GpuError, Gpus, Ill,
     LaunchOrder, Launched, PodmanInfo, PortFuture, Progress, Shelf,
 };
 use hostler::supervisor::state::Settings;
@@ -172,7 +172,7 @@ impl Containers for World {
         done(vec![])
     }
 
-    fn exit_code(&self, _: InstanceId) -> PortFuture<'_, Option<i32>> {
+    fn ending(&self, _: InstanceId) -> PortFuture<'_, Option<Ending>> {
         done(None)
     }
 
@@ -214,7 +214,7 @@ impl Gpus for World {
 
 impl Engines for World {
     fn container(&self, order: &LaunchOrder) -> ContainerSpec {
-        hostler::adapters::engine::Profiles.container(order)
+        hostler::adapters::engine::Profiles::default().container(order)
     }
 
     fn probe(&self, _: Arc<ModelSpec>, _: Endpoint) -> PortFuture<'_, Result<bool, String>> {

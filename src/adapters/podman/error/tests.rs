@@ -53,7 +53,7 @@ fn a_fault_names_thing_reason_and_fix() {
     let e = PodmanError::refused("start", "unresolvable CDI devices nvidia.com/gpu=0");
     let fault = e.fault(FaultCode::StartFailed, "model m");
     assert_eq!(fault.code, FaultCode::CdiUnresolvable);
-    for part in ["model m", "nvidia.com/gpu=0", "nvidia-ctk cdi generate"] {
+    for part in ["model m", "nvidia.com/gpu=0", crate::types::CDI_GENERATE] {
         assert!(fault.message.contains(part), "{fault}");
     }
     let e = PodmanError::Unreachable { socket: "/s".into(), reason: "refused".into() };
