@@ -130,8 +130,10 @@ impl Case {
     fn plug_in(&mut self, rng: &mut Rng) {
         self.resident = 1 + rng.below(4);
         self.numbers = true;
-        self.weather.set(Kind::ForeignGrows, 0);
-        self.weather.set(Kind::TakesMore, 0);
+        // Whoever holds memory for ever keeps its PID for as long.
+        for kind in [Kind::ForeignGrows, Kind::PidReuse, Kind::TakesMore] {
+            self.weather.set(kind, 0);
+        }
         for spec in self.specs.values_mut().filter(|_| rng.chance(40)) {
             Arc::make_mut(spec).vram = None;
         }
