@@ -71,6 +71,14 @@ fn a_model_is_added_checked_shown_and_removed() {
     assert_eq!(host.root(&format!("stat -c '%U %a' {file}")).unwrap(), "root 644\n");
     good(&host, "config check");
     assert!(good(&host, "config files").contains(file));
+    // Root may read it, and is not who does.
+    host.root(&format!("chmod 600 {file}")).unwrap();
+    let run = hostler(&host, "config check");
+    assert_eq!(status(&run), 78, "{run:?}");
+    assert!(run.stderr.contains(&format!("chgrp hostler {file} && chmod 0640 {file}")), "{run:?}");
+    host.root(&format!("chgrp hostler {file} && chmod 0640 {file}")).unwrap();
+    good(&host, "config check");
+    host.root(&format!("chgrp root {file} && chmod 644 {file}")).unwrap();
     // The same again is refused, and the image is known by now.
     let run = hostler(&host, &add);
     assert_eq!(status(&run), 1, "{run:?}");
