@@ -255,6 +255,9 @@ pub fn named(name: &str, message: &str, user: bool) -> Failure {
             "UnknownModel" => "hostler list shows those that are configured",
             "NeverFits" | "NoRoom" => "hostler why MODEL shows who holds the memory",
             "LoadFailed" => "hostler show MODEL has what its engine wrote last",
+            "NoLog" if user => {
+                "hostler show MODEL has what an engine that failed wrote last; of earlier ones: journalctl --user -u hostler HOSTLER_MODEL=MODEL HOSTLER_KIND=failed"
+            }
             "NoLog" => {
                 "hostler show MODEL has what an engine that failed wrote last; of earlier ones: journalctl -u hostler HOSTLER_MODEL=MODEL HOSTLER_KIND=failed"
             }

@@ -1,6 +1,5 @@
 //! `hostler config`: the files, without a daemon.
 
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -12,7 +11,6 @@ use super::exit::{Exit, Failure, Outcome};
 use super::output::tell;
 use crate::checks::SERVICE_USER;
 use crate::config;
-use crate::config::KeySource;
 use crate::daemon::{Options, but};
 
 /// Looks at the configuration files.
@@ -53,16 +51,21 @@ impl Config {
 }
 
 fn check(context: &Context, options: &Options) -> Outcome {
-    let loaded = options.look();
+    let mut loaded = options.look();
+    let closed =
+        if loaded.is_ok() { closed_to_service(context, options) } else { Some(Vec::new()) };
+    if let (Ok((_, unseen)), None) = (&mut loaded, &closed) {
+        unseen.push(format!("what {SERVICE_USER} may read"));
+    }
+    let closed = closed.unwrap_or_default();
     if context.out.json {
         let unseen = loaded.as_ref().map(|(_, unseen)| unseen.as_slice()).unwrap_or_default();
         let errors: Vec<_> = match &loaded {
-            Ok((config, _)) => closed_to_service(context, options, config)?
+            Ok(_) => closed
                 .iter()
-                .map(|file| {
+                .map(|(file, message)| {
                     serde_json::json!({
-                        "file": file, "line": null, "column": null, "key": null,
-                        "message": closed_message(file),
+                        "file": file, "line": null, "column": null, "key": null, "message": message,
                     })
                 })
                 .collect(),
@@ -84,10 +87,9 @@ fn check(context: &Context, options: &Options) -> Outcome {
     }
     match loaded {
         Ok((config, unseen)) => {
-            let closed = closed_to_service(context, options, &config)?;
             if !closed.is_empty() {
-                for file in &closed {
-                    context.out.say(&format!("{file}: {}", closed_message(file)));
+                for (file, message) in &closed {
+                    tell(format_args!("{file}: {message}"));
                 }
                 return Err(Failure::said(Exit::Config));
             }
@@ -102,33 +104,41 @@ fn check(context: &Context, options: &Options) -> Outcome {
     }
 }
 
-/// The files that root may read and the service may not, which then does not start: asked of the kernel in its user's name.
-fn closed_to_service(
-    context: &Context,
-    options: &Options,
-    config: &crate::config::Config,
-) -> Outcome<Vec<String>> {
+/// What root may read and the service may not, which then does not start, each with what to do: found by the same check in the name of the
+/// service's user, with the groups that it has on this host (not those that a drop-in gives it). `None`: it cannot be asked here.
+fn closed_to_service(context: &Context, options: &Options) -> Option<Vec<(String, String)>> {
     let own = options.config.is_some() || context.is_configured_for_user();
     let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-    let Some((uid, gid)) =
-        ids(&passwd, SERVICE_USER).filter(|_| !own && rustix::process::geteuid().is_root())
-    else {
-        return Ok(Vec::new());
-    };
-    let mut files: Vec<String> =
-        config::read(Path::new("/"), &options.dirs()).into_iter().map(|it| it.path).collect();
-    if let Some(KeySource::File(path)) = &config.auth {
-        files.push(path.display().to_string());
+    if own || !rustix::process::geteuid().is_root() || ids(&passwd, SERVICE_USER).is_none() {
+        return Some(Vec::new());
     }
-    let each = r#"for file; do [ -r "$file" ] || printf '%s\n' "$file"; done"#;
-    let mut command = Command::new("/bin/sh");
-    command.args(["-c", each, "sh"]).args(files).current_dir("/").stdin(Stdio::null());
-    let output = command.stderr(Stdio::inherit()).gid(gid).uid(uid).output()?;
-    Ok(String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect())
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid", SERVICE_USER, "--regid", SERVICE_USER, "--init-groups", "--"]);
+    command.arg(std::env::current_exe().ok()?).args(["--system", "--json", "config", "check"]);
+    command.current_dir("/").stdin(Stdio::null()).stderr(Stdio::null());
+    let seen: Seen = serde_json::from_slice(&command.output().ok()?.stdout).ok()?;
+    let errors = seen.errors.into_iter().filter_map(|it| Some((it.file?, it.message)));
+    // A file of keys that is closed to who checks is told apart.
+    let keys = seen.unseen.into_iter().filter(|it| it.starts_with('/'));
+    let keys = keys.map(|file| (file, "cannot be read: Permission denied".to_owned()));
+    let advise = |(file, message): (String, String)| {
+        let fix = config::closed_fix(&file);
+        (file, format!("the service user {SERVICE_USER}: {message}; {fix}"))
+    };
+    Some(errors.chain(keys).map(advise).collect())
 }
 
-fn closed_message(file: &str) -> String {
-    format!("the service user {SERVICE_USER} may not read it; {}", config::closed_fix(file))
+/// What such a check answers.
+#[derive(serde::Deserialize)]
+struct Seen {
+    errors: Vec<SeenError>,
+    unseen: Vec<String>,
+}
+
+#[derive(serde::Deserialize)]
+struct SeenError {
+    file: Option<String>,
+    message: String,
 }
 
 /// A file of `models.d` is no configuration of its own: most of what could be wrong with it shows beside the others only.

@@ -116,9 +116,10 @@ impl Unit {
             let fix = format!("hostler wait returns when it has begun; {ctl} status hostler");
             (format!("{own} daemon is starting{text}"), fix)
         } else if self.runs() {
+            let own_too = if user { "--user " } else { "" };
             let dbus = if user { "" } else { "systemctl status dbus; " };
             let fix = format!(
-                "{dbus}it comes back to the bus within some seconds; journalctl -u hostler has why it went"
+                "{dbus}it comes back to the bus within some seconds; journalctl {own_too}-u hostler has why it went"
             );
             (format!("{own} daemon runs, but is not on the bus"), fix)
         } else {

@@ -58,8 +58,11 @@ pub(super) fn served(
     let Some(value) = &entry.raw.served_name else { return };
     let served = value.get_ref().as_str();
     let is_told = name.into_iter().chain(aliases).any(|name| name.as_str() == served);
+    let others = entry.raw.env.iter().flatten().any(|(name, _)| name.get_ref().contains("LORA"));
+    let others =
+        others || args.iter().any(|arg| arg.replace('_', "-").starts_with("--enable-lora"));
     let of_modules = |arg: &&String| !arg.replace('_', "-").starts_with("--lora-modules");
-    if is_told || args.iter().skip_while(of_modules).any(|arg| arg.contains(served)) {
+    if is_told || others || args.iter().skip_while(of_modules).any(|arg| arg.contains(served)) {
         return;
     }
     let message = format!(

@@ -65,6 +65,17 @@ impl ConfigErrors {
         self
     }
 
+    /// The same, where the system's daemon reads: what may not be read comes with the commands that open it.
+    #[must_use]
+    pub fn with_commands(mut self) -> Self {
+        for error in &mut self.0 {
+            if let (Some(path), true) = (&error.path, error.message.contains("Permission denied")) {
+                error.message = format!("{}; {}", error.message, super::closed_fix(path));
+            }
+        }
+        self
+    }
+
     /// The errors, in the order in which they are printed.
     #[must_use]
     pub fn as_slice(&self) -> &[ConfigError] {

@@ -150,12 +150,13 @@ pub(super) fn parse(text: &str) -> Option<Origin> {
         }
     };
     let prefix = path.trim_end_matches('/');
+    // The path that a client would ask, in place of what it is told as its base.
+    let asks =
+        ["/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/messages", "/v1/responses"];
+    let asks = asks.iter().any(|path| prefix.ends_with(path));
     // People write the URL as clients want it.
     let prefix = prefix.strip_suffix("/v1").unwrap_or(prefix);
     let plain = |c: char| c.is_ascii_alphanumeric() || "/-._~".contains(c);
-    // The path that a client would ask, in place of what it is told as its base.
-    let asks = ["/completions", "/embeddings", "/models", "/messages", "/responses"];
-    let asks = asks.iter().any(|path| prefix.ends_with(path));
     let climbs = prefix.split('/').any(|part| part == ".." || part == ".");
     let ok = prefix.chars().all(plain) && !prefix.contains("//") && !climbs && !asks;
     ok.then(|| Origin { tls, host: host.to_owned(), port, prefix: prefix.to_owned() })

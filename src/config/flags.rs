@@ -271,7 +271,12 @@ pub(super) fn args(
         } else if text.len() > 65_536 {
             wrong(format!("an argument has at most 64 KiB, this one has {} bytes", text.len()));
         } else if let Some((flag, rest)) = two(text) {
-            wrong(format!("a flag and its value are two arguments; write {flag:?}, {rest:?}"));
+            let each: Vec<String> =
+                rest.split_whitespace().map(|word| format!("{word:?}")).collect();
+            wrong(format!(
+                "each word of a command line is an argument of its own; write {flag:?}, {}",
+                each.join(", ")
+            ));
         } else if let Some(rule) = engine.and_then(|e| broken_by(e, text, builtin)) {
             let flag = text.split('=').next().unwrap_or_default();
             wrong(format!("{flag:?} is Hostler's to set: {}", rule.instead));

@@ -131,16 +131,17 @@ pub fn load_keys(
             (format!("credential {name}"), Err(why))
         }
     };
+    let was_read = text.is_ok();
     let source = Source { path, kind: SourceKind::Settings, text };
     let keys = super::keys::keys(&source, config);
     config.keys = match &config.auth {
-        Some(KeySource::Credential(name)) => keys.map_err(|errors| {
+        Some(KeySource::Credential(name)) if was_read => keys.map_err(|errors| {
             // systemd handed a copy over, which nobody can correct.
             errors.each_with(&format!(
                 "; this is the copy of the service's start: correct the file that LoadCredential={name}: names, then systemctl restart hostler"
             ))
         })?,
-        Some(KeySource::File(_)) | None => keys?,
+        Some(KeySource::Credential(_) | KeySource::File(_)) | None => keys?,
     };
     Ok(())
 }
@@ -263,11 +264,12 @@ fn names(dir: &Path) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
-/// What opens a file to the system's daemon, and to nobody else.
+/// What opens a file or a directory to the system's daemon, and to nobody else.
 #[must_use]
 pub fn closed_fix(path: &str) -> String {
+    let mode = if Path::new(path).is_dir() { "0750" } else { "0640" };
     format!(
-        "the system's service reads it as the group hostler: chgrp hostler {path} && chmod 0640 {path}"
+        "the system's service reads it as the group hostler: chgrp hostler {path} && chmod {mode} {path}"
     )
 }
 
@@ -276,21 +278,14 @@ fn read_text(path: &Path) -> Result<String, String> {
     if fs::read_link(path).is_ok_and(|target| target == Path::new("/dev/null")) {
         return Ok(String::new());
     }
-    let why = |error: io::Error| {
-        if error.kind() == io::ErrorKind::PermissionDenied {
-            format!("{error}; {}", closed_fix(&path.display().to_string()))
-        } else {
-            error.to_string()
-        }
-    };
-    let data = fs::metadata(path).map_err(why)?;
+    let data = fs::metadata(path).map_err(|error| error.to_string())?;
     if !data.is_file() {
         return Err("it is not a regular file".to_owned());
     }
     if data.len() > FILE_BYTES_MAX {
         return Err(format!("it has {} bytes; at most {FILE_BYTES_MAX} are read", data.len()));
     }
-    let bytes = fs::read(path).map_err(why)?;
+    let bytes = fs::read(path).map_err(|error| error.to_string())?;
     String::from_utf8(bytes).map_err(|error| {
         let good = error.utf8_error().valid_up_to();
         format!("it is not UTF-8 from byte {good} on; save it as UTF-8")

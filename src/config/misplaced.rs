@@ -23,28 +23,37 @@ pub(super) fn dotted(settings: &mut DeTable<'_>, report: &mut Report<'_>) {
     let mut meant = Vec::new();
     for (key, value) in models.iter() {
         let (name, at) = (key.get_ref().as_ref(), key.span().start);
-        if let Some(rest) = lone(value.get_ref()) {
+        let rests = rests(value.get_ref());
+        if rests.is_empty() {
+            continue;
+        }
+        for rest in rests {
             let whole = format!("{name}.{rest}");
             let message = format!("a name with dots is written in quotes: [models.{whole:?}]");
             report.at(at, &format!("models.{}", quote_key(&whole)), message);
-            meant.push(name.to_owned());
         }
+        meant.push(name.to_owned());
     }
     for name in meant {
         models.remove(name.as_str());
     }
 }
 
-/// The rest of a dotted name, where a table holds one table alone that is no key of a model's.
-fn lone(value: &DeValue<'_>) -> Option<String> {
-    let DeValue::Table(table) = value else { return None };
-    let mut keys = table.iter();
-    let (Some((key, value)), None) = (keys.next(), keys.next()) else { return None };
-    let name = key.get_ref().as_ref();
-    if !value.get_ref().is_table() || ["env", "defaults", "force", "weights"].contains(&name) {
-        return None;
+/// The rests of dotted names, where a table holds nothing but tables that are no keys of a model's; none else.
+fn rests(value: &DeValue<'_>) -> Vec<String> {
+    let DeValue::Table(table) = value else { return Vec::new() };
+    let mut all = Vec::new();
+    for (key, value) in table.iter() {
+        let name = key.get_ref().as_ref();
+        if !value.get_ref().is_table() || ["env", "defaults", "force", "weights"].contains(&name) {
+            return Vec::new();
+        }
+        match rests(value.get_ref()) {
+            deeper if deeper.is_empty() => all.push(name.to_owned()),
+            deeper => all.extend(deeper.iter().map(|rest| format!("{name}.{rest}"))),
+        }
     }
-    Some(lone(value.get_ref()).map_or_else(|| name.to_owned(), |rest| format!("{name}.{rest}")))
+    all
 }
 
 /// Tables of `hostler.toml` in one model's file. Returns whether anything else is in it.

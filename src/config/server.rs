@@ -140,14 +140,12 @@ fn hosts(report: &mut Report<'_>, list: &[Spanned<String>]) -> Vec<String> {
         let text = value.get_ref();
         let address = text.strip_prefix('[').and_then(|t| t.strip_suffix(']'));
         let named = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
-        // As clients write it: the same address has several spellings.
-        let known = match address {
-            Some(address) => address.parse().ok().map(|it: std::net::Ipv6Addr| format!("[{it}]")),
-            None if text.is_empty() || !text.chars().all(named) => None,
-            None => Some(text.to_ascii_lowercase()),
+        let ok = match address {
+            Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+            None => !text.is_empty() && text.chars().all(named),
         };
-        if let Some(known) = known {
-            good.push(known);
+        if ok {
+            good.push(text.to_ascii_lowercase());
         } else {
             let message = format!(
                 "{text:?} is not a host's name or address without a port; write for example \"gpu.example.org\" or \"[::1]\""

@@ -75,10 +75,11 @@ pub async fn models(config: &Config, earlier: &Models) -> Models {
     join_all(models).await.into_iter().collect()
 }
 
-/// The same models, with what the files of those say of which nothing is known.
-pub async fn look_again(models: &Models) -> Models {
+/// The same models, with what the files of those say that have started although nothing is known of them.
+pub async fn look_again(models: &Models, started: &BTreeSet<ModelName>) -> Models {
     let looked = models.iter().map(async |(name, spec)| {
         let unknown = spec.anatomy.is_none() && matches!(spec.weights, Weights::Path(_));
+        let unknown = unknown && started.contains(name);
         let found = if unknown { anatomy(spec, None).await } else { None };
         let spec = match found {
             Some(found) => Arc::new(ModelSpec { anatomy: Some(found), ..ModelSpec::clone(spec) }),
@@ -155,15 +156,17 @@ mod tests {
         let path = dir.path().join("m.bin");
         let weights = |models: &Models| models.values().next()?.anatomy.as_ref().map(|a| a.weights);
         let unknown = models(of(&path));
-        assert_eq!(look_again(&unknown).await, unknown);
+        let all = BTreeSet::from(["m".parse().unwrap()]);
+        assert_eq!(look_again(&unknown, &all).await, unknown);
         std::fs::write(&path, [0; 100]).unwrap();
-        let known = look_again(&unknown).await;
+        assert_eq!(look_again(&unknown, &BTreeSet::new()).await, unknown, "it has not started");
+        let known = look_again(&unknown, &all).await;
         assert_eq!(weights(&known), Some(crate::types::Bytes(100)));
         std::fs::write(&path, [0; 200]).unwrap();
-        assert_eq!(look_again(&known).await, known, "those are looked at by a reload");
+        assert_eq!(look_again(&known, &all).await, known, "those are looked at by a reload");
         // Nor is anything to be seen from here of what is in an image.
         let builtin = models(ModelSpec { weights: Weights::Builtin, ..test_spec("m") });
-        assert_eq!(look_again(&builtin).await, builtin);
+        assert_eq!(look_again(&builtin, &all).await, builtin);
     }
 
     #[tokio::test]

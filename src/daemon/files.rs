@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::reload::Root;
-use crate::types::{InstanceId, Phase, Status};
+use crate::types::{InstanceId, ModelName, Phase, Status};
 
 /// Has the files of models looked at again that started although nothing was known of them.
 pub async fn follow(root: Arc<Root>) {
@@ -15,8 +15,9 @@ pub async fn follow(root: Arc<Root>) {
     let mut seen = BTreeSet::new();
     loop {
         let up = started(&changes.borrow_and_update());
-        if !up.is_subset(&seen) {
-            root.look_again().await;
+        let fresh: BTreeSet<ModelName> = up.difference(&seen).map(|id| id.model.clone()).collect();
+        if !fresh.is_empty() {
+            root.look_again(&fresh).await;
         }
         seen = up;
         if changes.changed().await.is_err() {

@@ -92,6 +92,15 @@ impl Options {
     /// # Errors
     /// As [`Options::load`].
     pub fn look(&self) -> Result<(Config, Vec<String>), ConfigErrors> {
+        let looked = self.read();
+        if self.user || self.check_config {
+            looked
+        } else {
+            looked.map_err(ConfigErrors::with_commands)
+        }
+    }
+
+    fn read(&self) -> Result<(Config, Vec<String>), ConfigErrors> {
         let defaults = self.defaults();
         let (mut config, mut unseen) = match &self.config {
             Some(file) => (config::load_file(file, &defaults)?, Vec::new()),
@@ -171,6 +180,7 @@ impl Options {
         }
     }
 }
+
 /// What was left out of a check, to be said behind its result.
 #[must_use]
 pub fn but(unseen: &[String]) -> String {

@@ -4,7 +4,7 @@
 //! force. Invariants: one reload at a time; a wrong file changes nothing and its error names file and line; what cannot be changed at
 //! run time is named, also in the status, until a restart. What is compared for that is the configuration of the start.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -109,11 +109,11 @@ impl Root {
         }
     }
 
-    /// Looks at the files of models of which nothing is known, and tells the owner of the models what they say.
-    pub async fn look_again(&self) {
+    /// Looks at the files of these models, if nothing is known of them, and tells the owner of the models what they say.
+    pub async fn look_again(&self, started: &BTreeSet<ModelName>) {
         let mut current = self.current.lock().await;
         let (config, models) = &mut *current;
-        let specs = core::look_again(models).await;
+        let specs = core::look_again(models, started).await;
         if specs == *models {
             return;
         }

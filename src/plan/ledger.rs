@@ -108,8 +108,11 @@ struct Device {
     rising: Option<(Moment, Bytes)>,
     /// It did not answer at the last reading.
     lost: Option<Silence>,
-    /// It lists no process, and did not say either what one of ours holds: an empty list does not mean that nobody holds anything.
+    /// It lists no process, and did not say either what one of ours holds: an empty list does not mean that nobody holds anything. Never
+    /// so where it has listed one: until an engine has its context an empty list is true there.
     blind: bool,
+    /// It has listed processes.
+    lists: bool,
 }
 
 /// Device memory and its holders.
@@ -185,11 +188,12 @@ impl Ledger {
             // Before the first reading nothing of ours has ended: what is unexplained in it is nobody's debt.
             let first = || (reading.unexplained().unwrap_or(Bytes::ZERO), None);
             let earlier = self.devices.get(&reading.id);
-            let blind = earlier.is_some_and(|d| d.blind) && reading.processes.is_empty();
+            let lists = earlier.is_some_and(|d| d.lists) || !reading.processes.is_empty();
+            let blind = earlier.is_some_and(|d| d.blind) && !lists;
             let earlier = earlier.map(|d| (d.unexplained_at_rest, d.rising));
             let (unexplained_at_rest, rising) = earlier.unwrap_or_else(first);
             let reading = reading.clone();
-            let device = Device { reading, unexplained_at_rest, rising, lost: None, blind };
+            let device = Device { reading, unexplained_at_rest, rising, lost: None, blind, lists };
             self.devices.insert(device.reading.id.clone(), device);
         }
         for (id, why) in &snapshot.lost {
@@ -201,7 +205,7 @@ impl Ledger {
             let unsaid = seen.bytes.iter().filter(|(_, bytes)| **bytes == Known::Unknown);
             for (gpu, _) in unsaid {
                 if let Some(device) = self.devices.get_mut(gpu) {
-                    device.blind |= device.reading.processes.is_empty();
+                    device.blind |= !device.lists;
                 }
             }
             if let Some(hold) = self.holds.get_mut(instance) {

@@ -54,16 +54,27 @@ pub(super) fn check(
         return Ok(None);
     }
     let named = String::from_utf8_lossy(&bytes[..bytes.len().min(SAID)]).to_ascii_lowercase();
-    let message = format!(
-        "the origin {named:?} may not use this endpoint; if it is yours (a page, or a program on a desktop such as Jan): \
-         [server] origins = [{named:?}]"
-    );
+    let mut message = format!("the origin {named:?} may not use this endpoint");
+    if named == "null" {
+        // Any page can have it, by a frame of its own.
+        message += "; it is nobody's, and listed in [server] origins it lets any page in";
+    } else if !named.is_empty() && bytes.len() <= SAID {
+        message += "; if it is yours (a page, or a program on a desktop such as Jan): [server] origins = [";
+        message += &format!("{named:?}]");
+    }
     Err(ApiError::new(StatusCode::FORBIDDEN, "origin_not_allowed", message))
 }
 
 /// Whether a `Host` is a name of ours, whatever its port.
 fn is(host: &[u8], known: &str) -> bool {
-    name(host).eq_ignore_ascii_case(known.as_bytes())
+    let name = name(host);
+    // The same address has several spellings.
+    let address = |text: &[u8]| {
+        let text = std::str::from_utf8(text).ok()?.strip_prefix('[')?.strip_suffix(']')?;
+        text.parse::<Ipv6Addr>().ok()
+    };
+    name.eq_ignore_ascii_case(known.as_bytes())
+        || address(name).is_some_and(|it| address(known.as_bytes()) == Some(it))
 }
 
 /// A `Host` without its port.
@@ -136,6 +147,12 @@ mod tests {
     #[test]
     fn hosts_that_are_listed_are_the_only_ones() {
         let some = Rules { hosts: vec!["gpu.lan".into(), "[::1]".into()], ..Rules::default() };
+        let spelt = head("[0:0:0:0:0:0:0:1]:8711", None);
+        assert_eq!(
+            check(&some, Peer::Loopback, &spelt),
+            Ok(None),
+            "an address however it is written"
+        );
         for peer in [Peer::Loopback, Peer::Far, Peer::Unix] {
             for good in ["gpu.lan", "GPU.lan:8711", "[::1]:8711", "[::1]"] {
                 assert!(check(&some, peer, &head(good, None)).is_ok(), "{good}");
@@ -213,6 +230,9 @@ mod tests {
         let told = check(&none, Peer::Unix, &head("gpu.lan:8711", Some("tauri://localhost")));
         let told = told.unwrap_err().message;
         assert!(told.ends_with("[server] origins = [\"tauri://localhost\"]"), "{told}");
+        let told =
+            check(&none, Peer::Unix, &head("gpu.lan:8711", Some("null"))).unwrap_err().message;
+        assert!(told.ends_with("it lets any page in"), "{told}");
         for bad in ["https://evil", "null", "https://gpu.lan", "file://gpu.lan:8711", ""] {
             assert_eq!(status(&none, bad), Err(403), "{bad}");
         }

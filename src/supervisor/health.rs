@@ -275,6 +275,8 @@ impl Model {
         out.push(Effect::Notice(notice));
         let failure = Failure { fault, served: was_ready, count, retry_at: now + delay };
         if delay > Duration::ZERO {
+            // What is no fault of the model's is tried again for who was answered long ago, too.
+            let kept = self.wanted && !tally.is_counted() && !self.queue.has_operators();
             // The operator is told too, if he still waits; only a pin is tried again without being asked.
             let denied = Denied::LoadFailed {
                 model: self.spec.name.clone(),
@@ -282,6 +284,7 @@ impl Model {
                 retry_after: delay,
             };
             self.deny_all(&denied, out);
+            self.wanted |= kept;
         }
         self.failure = Some(failure);
     }

@@ -191,7 +191,11 @@ impl Model {
             let same = self.spec.image == spec.image;
             known.image_id = image.or(self.known.image_id.take().filter(|_| same));
             self.known = known;
-            self.loads = Loads::default();
+            // Files of which nothing was known are no others when they have been read: its loads were of them.
+            let is_read = self.spec.anatomy.is_none() && spec.anatomy.is_some();
+            if !is_read || self.spec.spec_hash() != spec.spec_hash() {
+                self.loads = Loads::default();
+            }
             self.discovery.tried = false;
         }
         // What failed is not what comes: a longer time for its load, say, which its fault asks for.

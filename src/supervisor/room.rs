@@ -126,7 +126,9 @@ impl State {
         }
         match decision {
             _ if moves => self.dismiss(name, StopReason::Moved, out),
-            Decision::Start(_) if spot.waking.is_some() => self.wake(now, name, need, out),
+            Decision::Start(place) if spot.waking.is_some() => {
+                self.wake(now, name, place.need.bytes, out);
+            }
             Decision::Start(placement) => self.start(now, name, placement, out),
             Decision::Evict(victims) => self.evict(now, name, &victims, out),
             Decision::Wait { .. } if !model.is_asked_for() => model.discovery.give_up(),
@@ -136,6 +138,10 @@ impl State {
                 model.wait(why, out);
             }
             Decision::Full(why) => {
+                // Said before nobody wants it any more.
+                if model.queue.is_empty() {
+                    model.wait(why.clone(), out);
+                }
                 model.turn_away(&why, out);
                 model.wait(why, out);
             }

@@ -141,6 +141,8 @@ impl State {
     /// disturb: it takes no new requests, and goes when that is over.
     fn finish_drains(&mut self, now: Moment, out: &mut Vec<Effect>) {
         let limit = now + self.settings.drain_timeout;
+        // Looked at again then, and not at once.
+        let later = limit.max(now + Duration::from_secs(1));
         let profiled = self.profiled();
         let stays = |i: &Instance| i.yields.is_some() && i.disturbs(&profiled);
         for instance in self.models.values_mut().filter_map(|m| m.instance.as_mut()) {
@@ -150,7 +152,8 @@ impl State {
             if let Life::Draining { until, .. } = &mut instance.life
                 && cut
             {
-                *until = until.filter(|at| !stays || *at > now).or(Some(limit));
+                let due = if stays { later } else { limit };
+                *until = until.filter(|at| !stays || *at > now).or(Some(due));
             }
         }
         let instances = self.models.values().filter_map(|m| m.instance.as_ref());

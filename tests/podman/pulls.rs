@@ -13,7 +13,7 @@ use crate::wire::{is_image, plain};
 #[tokio::test]
 async fn a_pull_that_fails_says_why_and_makes_no_container() {
     for (line, code, word) in [
-        ("{\"error\":\"manifest unknown\"}\n", FaultCode::ImageMissing, "podman pull quay.example"),
+        ("{\"error\":\"manifest unknown\"}\n", FaultCode::ImageMissing, "pull quay.example"),
         ("{\"error\":\"write: no space left on device\"}\n", FaultCode::StorageFull, "system df"),
         ("{\"error\":\"connection reset by peer\"}\n", FaultCode::PullFailed, "reset by peer"),
         ("{\"status\":\"done\"}\n", FaultCode::PullFailed, "does not have it"),

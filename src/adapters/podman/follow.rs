@@ -10,6 +10,7 @@
 use std::os::fd::OwnedFd;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use futures_util::FutureExt as _;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use tokio::io::{AsyncWriteExt as _, Interest};
@@ -78,7 +79,7 @@ async fn pump(
         drop(connection);
         let line_end = if std::mem::take(&mut so_far.in_line) { "\n" } else { "" };
         let what_comes = if wanted.follow {
-            ", and it goes on when podman answers again; the last second's lines may come twice"
+            ", and it goes on when podman answers again; its last lines may come twice"
         } else {
             " before its end"
         };
@@ -102,7 +103,7 @@ struct Broken;
 /// What the reader has.
 #[derive(Debug)]
 struct SoFar {
-    /// When the last of it came.
+    /// When something came that was waited for.
     heard: SystemTime,
     /// It ends within a line.
     in_line: bool,
@@ -117,10 +118,17 @@ impl SoFar {
     ) -> Result<(), Broken> {
         let mut frames = Frames::default();
         loop {
-            let frame = tokio::select! {
-                frame = body.frame() => frame,
-                // Nobody reads any more, and a container may be silent for days.
-                _ = write.ready(Interest::ERROR) => return Ok(()),
+            // What was held back by a slow reader is older than now: it may come twice, and must not be left out.
+            let frame = match body.frame().now_or_never() {
+                Some(held_back) => held_back,
+                None => tokio::select! {
+                    frame = body.frame() => {
+                        self.heard = SystemTime::now();
+                        frame
+                    }
+                    // Nobody reads any more, and a container may be silent for days.
+                    _ = write.ready(Interest::ERROR) => return Ok(()),
+                },
             };
             let Some(frame) = frame else { return Ok(()) };
             let Ok(data) = frame.map_err(|_| Broken)?.into_data() else { continue };
@@ -128,7 +136,6 @@ impl SoFar {
             if write.write_all(&text).await.is_err() {
                 return Ok(());
             }
-            self.heard = SystemTime::now();
             self.in_line = text.last().map_or(self.in_line, |last| *last != b'\n');
         }
     }
@@ -139,11 +146,12 @@ async fn reopen(wire: &Wire, wanted: &Wanted, heard: SystemTime) -> Option<(Inco
     let since = heard.duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(ON_THE_WAY);
     let path = wanted.path(Some(since.as_secs()));
     loop {
+        tokio::time::sleep(PAUSE).await;
         match wire.stream(WHAT, &path).await {
             Ok(again) => return Some(again),
             Err(PodmanError::Refused { .. }) => return None,
             // Also one that does not begin its answer, as the engine has written nothing since.
-            Err(_) => tokio::time::sleep(PAUSE).await,
+            Err(_) => {}
         }
     }
 }

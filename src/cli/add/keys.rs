@@ -51,6 +51,20 @@ fn pair(text: &str) -> Result<(String, String), String> {
 }
 
 impl Keys {
+    /// Whether its arguments name a projector or a draft model.
+    pub fn sees_by_itself(&self) -> bool {
+        let flags = [
+            "-mm",
+            "--mmproj",
+            "-mmu",
+            "--mmproj-url",
+            "-md",
+            "--model-draft",
+            "--spec-draft-model",
+        ];
+        self.arg.iter().any(|arg| flags.contains(&arg.split('=').next().unwrap_or_default()))
+    }
+
     /// Puts them into a definition. What may be given more than once comes behind what is there: a unit brings arguments, variables and
     /// names of its own.
     pub fn apply(&self, definition: &mut Definition) {

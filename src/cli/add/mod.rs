@@ -265,7 +265,8 @@ impl Add {
             repo,
             pattern,
             engine: self.engine.map(EngineKind::from),
-            blind: self.no_projector,
+            // Its own arguments may bring one in, or a draft model, beside which none works.
+            blind: self.no_projector || self.keys.sees_by_itself(),
             revision: &self.revision,
             token_file: self.token_file.as_deref(),
             models: &models,

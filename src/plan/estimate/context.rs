@@ -29,8 +29,29 @@ const UNSEEN: &[&str] = &[
     "--spec-draft-model",
     "-mm",
     "--mmproj",
+    "-mmu",
+    "--mmproj-url",
     "-fit",
     "--fit",
+    "-fitt",
+    "--fit-target",
+    "-fitc",
+    "--fit-ctx",
+];
+/// The same as variables.
+const UNSEEN_ENV: &[&str] = &[
+    "LLAMA_ARG_OVERRIDE_TENSOR",
+    "LLAMA_ARG_CPU_MOE",
+    "LLAMA_ARG_N_CPU_MOE",
+    "LLAMA_ARG_KV_OFFLOAD",
+    "LLAMA_ARG_NO_KV_OFFLOAD",
+    "LLAMA_ARG_MODEL_DRAFT",
+    "LLAMA_ARG_SPEC_DRAFT_MODEL",
+    "LLAMA_ARG_MMPROJ",
+    "LLAMA_ARG_MMPROJ_URL",
+    "LLAMA_ARG_FIT",
+    "LLAMA_ARG_FIT_TARGET",
+    "LLAMA_ARG_FIT_CTX",
 ];
 
 /// Whether arguments leave layers in the host's memory. People write 99 for all.
@@ -40,6 +61,12 @@ fn leaves_layers(spec: &ModelSpec) -> bool {
     layers.is_some_and(|n| n != "all" && n.parse::<u32>().map_or(true, |n| n < 99))
 }
 
+/// Whether it keeps the scores of all tokens, some GiB for a long context, which it does without flash attention.
+fn scores(spec: &ModelSpec) -> bool {
+    let flash = args::value(spec, &["-fa", "--flash-attn"], "LLAMA_ARG_FLASH_ATTN");
+    flash.is_some_and(|said| ["off", "0", "false", "disabled"].contains(&said))
+}
+
 /// What to tell an engine on devices of which the smallest has `device_total`: the length that the model was made for, which is what its
 /// estimate counts; or, where `vram` is declared and that is too much for it, as much as is estimated to fit. `None`: the engine decides.
 #[must_use]
@@ -47,8 +74,8 @@ pub fn context(spec: &ModelSpec, device_total: Bytes) -> Option<u32> {
     let anatomy = spec.anatomy.as_ref()?;
     let native = anatomy.cache.as_ref()?.context_max?;
     let decides = spec.engine != EngineKind::Llamacpp || spec.context.is_some();
-    let unseen = args::has(spec, UNSEEN) || leaves_layers(spec);
-    if decides || unseen || spec.env.contains_key("LLAMA_ARG_FIT") {
+    let unseen = args::has(spec, UNSEEN) || leaves_layers(spec) || scores(spec);
+    if decides || unseen || UNSEEN_ENV.iter().any(|name| spec.env.contains_key(*name)) {
         return None;
     }
     let room = spec.vram.unwrap_or(device_total.saturating_sub(LEFT_FREE));
@@ -152,6 +179,9 @@ mod tests {
             ("-ngl=auto", None),
             ("--model-draft", None),
             ("--fit", None),
+            ("--fit-target=64", None),
+            ("--flash-attn=off", None),
+            ("--flash-attn=on", Some(131_072)),
             ("-ngl=99", Some(131_072)),
             ("-ngl=all", Some(131_072)),
         ] {
@@ -159,9 +189,11 @@ mod tests {
             unseen.args = vec![arg.into()];
             assert_eq!(context(&unseen, at), told, "{arg}");
         }
-        let mut fitted = spec();
-        fitted.env.insert("LLAMA_ARG_FIT".into(), "on".into());
-        assert_eq!(context(&fitted, at), None);
+        for name in UNSEEN_ENV {
+            let mut unseen = spec();
+            unseen.env.insert((*name).into(), "1".into());
+            assert_eq!(context(&unseen, at), None, "{name}");
+        }
         let mut unknown = spec();
         unknown.anatomy.as_mut().unwrap().cache = None;
         assert_eq!(context(&unknown, at), None);

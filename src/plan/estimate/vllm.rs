@@ -65,7 +65,9 @@ pub fn max_num_batched_tokens(spec: &ModelSpec, device_total: Bytes) -> Option<u
         Reach::Window(_) | Reach::Encoded => true,
         Reach::Whole | Reach::State => false,
     };
-    let ours = said_batch(spec).is_none() && device_total >= LARGE_DEVICE;
+    // Without chunks a batch has to hold the longest prompt.
+    let chunks = !args::has(spec, &["--no-enable-chunked-prefill"]);
+    let ours = chunks && said_batch(spec).is_none() && device_total >= LARGE_DEVICE;
     (ours && shape.layers.iter().any(held)).then_some(BATCHED)
 }
 

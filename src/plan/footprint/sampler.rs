@@ -257,6 +257,11 @@ impl Sampler {
             if changed > self.rule.foreign_slack {
                 return Err(Disturbance::Others(gpu.clone(), changed));
             }
+            // Who left meanwhile hides what the engine took.
+            let fell = before.device_used.saturating_sub(device.device_used);
+            if fell > self.rule.foreign_slack {
+                return Err(Disturbance::Somebody(gpu.clone(), fell));
+            }
             most = most.max(device.device_used.saturating_sub(before.device_used));
         }
         Ok(most)
