@@ -258,16 +258,6 @@ fn what_is_quarantined_is_not_the_debt_of_those_who_stop_later() {
     assert_eq!((ledger.holds().count(), ledger.rows()[0].free), (0, Bytes(920)));
 }
 
-/// Until an engine has its context the driver names nobody, and does not say what it holds.
-#[test]
-fn a_load_beside_what_is_quarantined_takes_it_for_nobodys() {
-    let mut ledger = leaked();
-    ledger.reserve(id(2), &placement(400));
-    ledger.confirm(&id(2));
-    ledger.observe(Moment::from_secs(40), &with(230, &[]), &seen(2, Known::Unknown));
-    assert_eq!(ledger.rows()[0].quarantined, Bytes(200));
-}
-
 #[test]
 fn what_two_leave_together_is_quarantined_once() {
     let mut ledger = Ledger::new(Bytes(0), ReleaseRule::exact(Duration::from_secs(30)));

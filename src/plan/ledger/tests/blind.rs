@@ -42,3 +42,13 @@ fn one_that_was_empty_before_the_process_had_anything_is_one_again() {
     ledger.observe(Moment::from_secs(10), &reading(30), &BTreeMap::new());
     assert_eq!(ledger.rows()[0].free, Bytes(970));
 }
+
+/// Until an engine has its context the driver names nobody, and does not say what it holds.
+#[test]
+fn a_load_beside_what_is_quarantined_takes_it_for_nobodys() {
+    let mut ledger = leaked();
+    ledger.reserve(id(2), &placement(400));
+    ledger.confirm(&id(2));
+    ledger.observe(Moment::from_secs(40), &with(230, &[]), &seen(2, Known::Unknown));
+    assert_eq!(ledger.rows()[0].quarantined, Bytes(200));
+}
