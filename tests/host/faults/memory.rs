@@ -47,8 +47,8 @@ fn fault_16_idle_models_yield_to_a_foreign_process_which_is_left_alone() {
     scene.edit_gpu(A, |gpu| gpu.processes[0].bytes = Size(17 * GIB));
     wait_for("the problem", SOON, || {
         let problems = status(&scene.host)?["problems"].to_string();
-        let said =
-            problems.contains("memory_pressure") && problems.contains("no model there is idle");
+        let said = problems.contains("memory_pressure")
+            && problems.contains("no model there may leave now");
         Ok(if said { Look::Done(()) } else { Look::NotYet(problems) })
     })
     .unwrap();
