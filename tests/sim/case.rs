@@ -134,8 +134,11 @@ impl Case {
         for kind in [Kind::ForeignGrows, Kind::PidReuse, Kind::TakesMore] {
             self.weather.set(kind, 0);
         }
-        for spec in self.specs.values_mut().filter(|_| rng.chance(40)) {
-            Arc::make_mut(spec).vram = None;
+        for spec in self.specs.values_mut() {
+            let spec = Arc::make_mut(spec);
+            // None is declared to need just what a device has without them: that would be waited for.
+            let told = spec.vram.map(|vram| if vram.0 < 40 { vram } else { Bytes(vram.0 - 8) });
+            spec.vram = told.filter(|_| rng.chance(60));
         }
     }
 

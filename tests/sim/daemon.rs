@@ -94,7 +94,7 @@ impl World {
         self.case.observe_ms = 2_500;
         let now = self.now;
         for device in &mut self.devices {
-            (device.foreign, device.lost) = (0, false);
+            (device.foreign, device.lost) = (device.resident, false);
             device.lag.retain(|lag| lag.until <= now);
         }
         for number in self.leases.keys().copied().collect::<Vec<_>>() {
