@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use super::check;
 use super::model::Entry;
 use super::source::Report;
-use crate::types::EngineKind;
+use crate::types::{EngineKind, files};
 
 /// The file of a model of llama.cpp, whose weights lack it. A second one in `args` is refused: the engine takes the last.
 pub(super) fn projector(
@@ -23,7 +23,7 @@ pub(super) fn projector(
     }
     let names = |arg: &str| {
         let flag = arg.split('=').next().unwrap_or_default();
-        ["-mm", "--mmproj"].contains(&flag)
+        files::PROJECTOR_FLAGS.contains(&flag)
     };
     let args = entry.raw.args.iter().flatten();
     if let Some(arg) = args.into_iter().find(|arg| names(arg.get_ref())) {

@@ -9,6 +9,12 @@ use super::EngineKind;
 /// Where a container has weights of the host.
 const MODELS: &str = "/models";
 
+/// Arguments of llama-server that name a projector's file.
+pub const PROJECTOR_FLAGS: [&str; 2] = ["-mm", "--mmproj"];
+/// Arguments of llama-server that bring in other models beside its model: a projector from elsewhere, or one that guesses for it.
+pub const BESIDE_FLAGS: [&str; 5] =
+    ["-mmu", "--mmproj-url", "-md", "--model-draft", "--spec-draft-model"];
+
 /// A part of a GGUF model in several files: `m-00002-of-00003.gguf`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Part<'a> {

@@ -3,6 +3,7 @@
 use clap::Args;
 
 use super::file::Definition;
+use crate::types::files;
 
 /// Keys of the definition.
 #[derive(Debug, Args)]
@@ -53,15 +54,7 @@ fn pair(text: &str) -> Result<(String, String), String> {
 impl Keys {
     /// Whether its arguments name a projector or a draft model.
     pub fn sees_by_itself(&self) -> bool {
-        let flags = [
-            "-mm",
-            "--mmproj",
-            "-mmu",
-            "--mmproj-url",
-            "-md",
-            "--model-draft",
-            "--spec-draft-model",
-        ];
+        let flags = [&files::PROJECTOR_FLAGS[..], &files::BESIDE_FLAGS].concat();
         self.arg.iter().any(|arg| flags.contains(&arg.split('=').next().unwrap_or_default()))
     }
 

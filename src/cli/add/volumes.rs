@@ -68,7 +68,7 @@ pub fn carry(
             _ => kept.pop_if(|before| before.starts_with('-')).unwrap_or_else(|| "cmd".to_owned()),
         };
         if engine == EngineKind::Llamacpp
-            && ["-mm", "--mmproj"].contains(&flag.as_str())
+            && files::PROJECTOR_FLAGS.contains(&flag.as_str())
             && host.is_some()
         {
             *projector = host;

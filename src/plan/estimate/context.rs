@@ -6,7 +6,7 @@
 //! so that each load of one specification has the same.
 
 use super::{LLAMACPP_PAD, args, at};
-use crate::types::{Bytes, EngineKind, ModelSpec};
+use crate::types::{Bytes, EngineKind, ModelSpec, files};
 
 /// With less llama-server shrinks nothing by itself (`--fit-ctx`); a model that has not even this in its promise is not what the estimate
 /// takes it for.
@@ -14,7 +14,7 @@ const LEAST: u32 = 4096;
 /// What llama-server leaves of a device (`--fit-target`). A model that would leave less takes whole devices, and what it gets of them
 /// is better reckoned by the engine, which knows to the byte what it allocates.
 const LEFT_FREE: Bytes = Bytes::gib(1);
-/// Arguments after which the estimate is not the model's need: parts that stay in the host's memory, models beside the model.
+/// Arguments after which the estimate is not the model's need, beside those for other models: parts that stay in the host's memory.
 const UNSEEN: &[&str] = &[
     "-ot",
     "--override-tensor",
@@ -24,13 +24,6 @@ const UNSEEN: &[&str] = &[
     "--n-cpu-moe",
     "-nkvo",
     "--no-kv-offload",
-    "-md",
-    "--model-draft",
-    "--spec-draft-model",
-    "-mm",
-    "--mmproj",
-    "-mmu",
-    "--mmproj-url",
     "-fit",
     "--fit",
     "-fitt",
@@ -38,7 +31,7 @@ const UNSEEN: &[&str] = &[
     "-fitc",
     "--fit-ctx",
 ];
-/// The same as variables.
+/// The same as variables, and those of other models.
 const UNSEEN_ENV: &[&str] = &[
     "LLAMA_ARG_OVERRIDE_TENSOR",
     "LLAMA_ARG_CPU_MOE",
@@ -74,7 +67,9 @@ pub fn context(spec: &ModelSpec, device_total: Bytes) -> Option<u32> {
     let anatomy = spec.anatomy.as_ref()?;
     let native = anatomy.cache.as_ref()?.context_max?;
     let decides = spec.engine != EngineKind::Llamacpp || spec.context.is_some();
-    let unseen = args::has(spec, UNSEEN) || leaves_layers(spec) || scores(spec);
+    let lists = [UNSEEN, &files::PROJECTOR_FLAGS, &files::BESIDE_FLAGS];
+    let named = lists.iter().any(|flags| args::has(spec, flags));
+    let unseen = named || leaves_layers(spec) || scores(spec);
     if decides || unseen || UNSEEN_ENV.iter().any(|name| spec.env.contains_key(*name)) {
         return None;
     }
