@@ -138,20 +138,17 @@ fn what_an_old_container_holds_says_nothing_of_a_new_specification() {
     assert_eq!(host.state.measured_need(model), None);
 }
 
+/// `m` with files of so many GiB, that nobody declared.
+pub(super) fn of(weights: u64) -> ModelSpec {
+    let mut m = spec("m", 0);
+    m.vram = None;
+    let (weights, source) = (Bytes(gib(weights)), "a test".to_owned());
+    m.anatomy = Some(Anatomy { weights, projector: Bytes::ZERO, cache: None, source });
+    m
+}
+
 #[test]
 fn what_was_measured_is_not_true_of_weights_that_took_their_place() {
-    let of = |weights: u64| {
-        let mut m = spec("m", 0);
-        m.vram = None;
-        let source = "a test".to_owned();
-        m.anatomy = Some(Anatomy {
-            weights: Bytes(gib(weights)),
-            projector: Bytes::ZERO,
-            cache: None,
-            source,
-        });
-        m
-    };
     let mut host = Host::bare(vec![of(5)]);
     host.tell(Event::Found(vec![]));
     let id = loaded(&mut host);

@@ -102,12 +102,9 @@ fn who_was_measured_is_told_at_once_and_goes_when_the_load_beside_it_is_over() {
     assert_eq!(host.stops(), [a]);
 }
 
-#[test]
-fn a_sleeper_stays_until_the_load_beside_it_is_over() {
-    let [mut a, b] = specs();
-    a.sleep_timeout = Some(Duration::from_secs(1000));
-    (a.engine, a.sleep_level) = (EngineKind::Vllm, Some(SleepLevel::One));
-    let mut host = host([a, b]);
+/// `a`, which may, sleeps.
+fn asleep(specs: [ModelSpec; 2]) -> (Host, InstanceId) {
+    let mut host = host(specs);
     host.state.settings.rules.sleep =
         SleepRules { host_ram_budget: Bytes(gib(50)), residual_max: Bytes(gib(2)) };
     host.acquire(1, "a");
@@ -121,6 +118,15 @@ fn a_sleeper_stays_until_the_load_beside_it_is_over() {
     assert_eq!(host.phase("a"), Phase::Dozing);
     host.tell(Event::Slept { instance: a.clone(), result: Ok(()) });
     reading(&mut host, [1, 0], false, &[(&a, 1)]);
+    (host, a)
+}
+
+#[test]
+fn a_sleeper_stays_until_the_load_beside_it_is_over() {
+    let [mut a, b] = specs();
+    a.sleep_timeout = Some(Duration::from_secs(1000));
+    (a.engine, a.sleep_level) = (EngineKind::Vllm, Some(SleepLevel::One));
+    let (mut host, a) = asleep([a, b]);
     assert_eq!(host.phase("a"), Phase::Asleep);
     host.pass(990);
     host.acquire(2, "b");
@@ -258,19 +264,7 @@ fn what_the_background_measures_stays_until_the_load_beside_it_is_over() {
 fn a_changed_sleeper_stays_as_long_though_somebody_waits_for_it() {
     let mut specs = specs();
     (specs[0].engine, specs[0].sleep_level) = (EngineKind::Vllm, Some(SleepLevel::One));
-    let mut host = host(specs.clone());
-    host.state.settings.rules.sleep =
-        SleepRules { host_ram_budget: Bytes(gib(50)), residual_max: Bytes(gib(2)) };
-    host.acquire(1, "a");
-    let a = host.launch();
-    host.start(&a);
-    host.heal(&a);
-    host.tell(Event::Sung { instance: a.clone(), result: Ok(" 5, 6, 7,".to_owned()) });
-    reading(&mut host, [40, 0], false, &[(&a, 40)]);
-    host.release(&a);
-    host.pass(100);
-    host.tell(Event::Slept { instance: a.clone(), result: Ok(()) });
-    reading(&mut host, [1, 0], false, &[(&a, 1)]);
+    let (mut host, a) = asleep(specs.clone());
     host.acquire(2, "b");
     let b = host.launch();
     host.start(&b);

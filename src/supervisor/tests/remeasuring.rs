@@ -1,9 +1,8 @@
 //! What was measured is used, and measured again where it is not true any more.
 
-use super::measuring::{gib, loaded, measure, nobody, reading, undeclared};
+use super::measuring::{gib, loaded, measure, nobody, of, reading, undeclared};
 use super::reconfiguring::configure;
 use super::*;
-use crate::types::Anatomy;
 
 #[test]
 fn what_all_but_fills_its_device_loads_again_beside_what_was_in_use_there_before() {
@@ -22,18 +21,6 @@ fn what_all_but_fills_its_device_loads_again_beside_what_was_in_use_there_before
 
 #[test]
 fn what_is_to_be_measured_and_runs_with_the_files_of_before_goes_when_it_is_idle() {
-    let of = |weights: u64| {
-        let mut m = spec("m", 0);
-        m.vram = None;
-        let source = "a test".to_owned();
-        m.anatomy = Some(Anatomy {
-            weights: Bytes(gib(weights)),
-            projector: Bytes::ZERO,
-            cache: None,
-            source,
-        });
-        m
-    };
     for pinned in [false, true] {
         let mut host = Host::bare(vec![of(5)]);
         host.tell(Event::Found(vec![]));

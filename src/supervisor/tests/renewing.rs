@@ -331,15 +331,21 @@ fn it_does_not_begin_beside_a_load_that_it_would_disturb() {
     assert_eq!(host.stops(), [a]);
 }
 
+/// `a` drains for its next container, with requests on it, and no load is beside it.
+fn draining() -> (Host, InstanceId) {
+    let (mut host, [a, b], specs) = beside_a_load();
+    host.tell(Event::Died { instance: b.clone(), fault: fault("exit 1") });
+    host.stopped(&b);
+    configure(&mut host, specs.to_vec());
+    host.pass(60);
+    reading(&mut host, [40, 0], false, &[(&a, 40)]);
+    (host, a)
+}
+
 #[test]
 fn a_drain_beside_which_a_load_begins_goes_on_where_somebody_waits_for_it() {
     for asked in [false, true] {
-        let (mut host, [a, b], specs) = beside_a_load();
-        host.tell(Event::Died { instance: b.clone(), fault: fault("exit 1") });
-        host.stopped(&b);
-        configure(&mut host, specs.to_vec());
-        host.pass(60);
-        reading(&mut host, [40, 0], false, &[(&a, 40)]);
+        let (mut host, a) = draining();
         assert_eq!(host.phase("a"), Phase::Draining);
         if asked {
             host.acquire(7, "a");
@@ -362,12 +368,7 @@ fn a_drain_beside_which_a_load_begins_goes_on_where_somebody_waits_for_it() {
 
 #[test]
 fn its_drain_ends_when_the_load_that_began_beside_it_is_over() {
-    let (mut host, [a, b], specs) = beside_a_load();
-    host.tell(Event::Died { instance: b.clone(), fault: fault("exit 1") });
-    host.stopped(&b);
-    configure(&mut host, specs.to_vec());
-    host.pass(60);
-    reading(&mut host, [40, 0], false, &[(&a, 40)]);
+    let (mut host, a) = draining();
     host.acquire(7, "a");
     host.acquire(8, "b");
     let b = host.launch();
