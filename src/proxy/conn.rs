@@ -29,8 +29,9 @@ use super::end::End;
 use super::server::Limits;
 use super::stream::Stream;
 
-/// What is read of a large body at once; a connection that brings none has no such buffer.
-const READ_MAX: usize = 256 << 10;
+/// What is read of a large body at once; a connection that brings none has no such buffer. It is looked into and copied while the processor
+/// still has it in its cache: twice as much is slower.
+const READ_MAX: usize = 128 << 10;
 
 /// What is so small all in all is copied into one piece before it is written.
 const TOGETHER: usize = 1 << 10;

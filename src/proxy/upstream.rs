@@ -25,6 +25,9 @@ thread_local! {
     static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ].into());
 }
 
+/// A piece that a socket's usual room hardly holds.
+const LARGE: usize = 128 << 10;
+
 /// Interim answers before the answer.
 const INTERIM_MAX: u8 = 16;
 
@@ -38,6 +41,8 @@ pub(super) struct Conn {
     early: Option<Box<Result<Head, String>>>,
     /// The request went out whole.
     sent: bool,
+    /// The socket was given room for large pieces.
+    roomy: bool,
     /// Interim answers that came.
     interim: u8,
 }
@@ -63,7 +68,7 @@ enum Came {
 
 impl Conn {
     pub const fn new(stream: Stream) -> Self {
-        Self { stream, carry: Vec::new(), early: None, sent: false, interim: 0 }
+        Self { stream, carry: Vec::new(), early: None, sent: false, roomy: false, interim: 0 }
     }
 
     /// Sends all of it. Ends early, and well, where the engine answers before it has read everything; an interim answer is none.
@@ -71,6 +76,9 @@ impl Conn {
     /// # Errors
     /// If the engine takes no more.
     pub async fn send(&mut self, head: &[u8], body: &[u8]) -> io::Result<()> {
+        if body.len() >= LARGE && !std::mem::replace(&mut self.roomy, true) {
+            self.stream.make_room();
+        }
         let mut slices = [IoSlice::new(head), IoSlice::new(body)];
         let mut left = if body.is_empty() { &mut slices[..1] } else { &mut slices[..] };
         self.sent = false;

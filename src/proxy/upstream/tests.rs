@@ -7,7 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rustix::net::sockopt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixStream};
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivateSec1KeyDer};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig, crypto};
 use tokio_rustls::server::TlsStream;
@@ -169,4 +169,27 @@ async fn connecting_is_tried_twice_and_then_given_up() {
     assert!(api.message.starts_with("model m: the engine could not be reached: "), "{api:?}");
     let _listener = tokio::net::UnixListener::bind(&path).unwrap();
     connect(&endpoint, Duration::from_secs(5)).await.unwrap();
+}
+
+/// With a Unix socket's usual room a large body would stop and go all the way.
+#[tokio::test]
+async fn a_large_piece_gets_more_room_and_a_small_one_needs_none() {
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    let reader = tokio::spawn(async move {
+        let mut all = Vec::new();
+        theirs.read_to_end(&mut all).await.unwrap();
+        all.len()
+    });
+    let room = |conn: &Conn| {
+        let Stream::Unix(socket) = &conn.stream else { panic!("{conn:?}") };
+        sockopt::socket_send_buffer_size(socket).unwrap()
+    };
+    let mut conn = Conn::new(Stream::Unix(ours));
+    let usual = room(&conn);
+    soon(conn.send(b"head", &[b' '; LARGE - 1])).await.unwrap();
+    assert_eq!(room(&conn), usual);
+    soon(conn.send(b"", &[b' '; LARGE])).await.unwrap();
+    assert!(room(&conn) > usual, "{} is not more than {usual}", room(&conn));
+    drop(conn);
+    assert_eq!(reader.await.unwrap(), 4 + LARGE - 1 + LARGE);
 }
