@@ -51,6 +51,7 @@ mod files;
 mod left;
 mod manager;
 mod options;
+mod pending;
 mod plane;
 mod pulse;
 mod recall;

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use tokio::sync::Mutex;
 
+use super::pending::needs_restart;
 use super::{Options, core, door, recall, validate};
 use crate::adapters::{disk, systemd};
 use crate::checks::{Checks, cdi_dirs};
@@ -138,6 +139,8 @@ impl Root {
         })?;
         let new = read.map_err(|errors| errors.to_string())?;
         self.fits(&new)?;
+        // All that may fail comes before the first thing that is applied.
+        let filter = self.options.filter(&new)?;
         let (config, models) = current;
         let specs = core::models(&new, models).await;
         let changed = recall::changed(&specs, models);
@@ -149,7 +152,7 @@ impl Root {
         self.rules.store(Arc::new(door::rules(&new)));
         self.metrics.configured(core::names(&new));
         self.telling.set(new.log.request_lines);
-        log::set(self.options.filter(&new)?).map_err(|err| err.to_string())?;
+        log::set(filter).map_err(|err| err.to_string())?;
         let pending = needs_restart(&self.started, &new);
         self.keeps.store(new.policy.keeps(), Ordering::Relaxed);
         self.longest_stop.fetch_max(new.longest_stop().as_secs(), Ordering::Relaxed);
@@ -198,29 +201,6 @@ fn say(old: &Config, new: &Config) {
         list(removed),
         list(changed)
     );
-}
-
-/// Settings that differ and are read at the start only, by the names that they have in the files.
-fn needs_restart(old: &Config, new: &Config) -> Vec<String> {
-    let different = [
-        ("[server] listen", old.server.listen != new.server.listen),
-        ("[server] max_body", old.server.max_body != new.server.max_body),
-        ("[server] max_connections", old.server.max_connections != new.server.max_connections),
-        ("[server] answer_timeout", old.server.answer_timeout != new.server.answer_timeout),
-        ("[metrics] listen", old.metrics.listen != new.metrics.listen),
-        ("[traces] otlp", old.traces.otlp != new.traces.otlp),
-        ("[traces] sample", old.traces.sample != new.traces.sample),
-        ("[gpu] backend", old.gpu.backend != new.gpu.backend),
-        ("[gpu] devices", old.gpu.devices != new.gpu.devices),
-        ("[gpu] budget", old.gpu.budget != new.gpu.budget),
-        ("[gpu] nvml_library", old.gpu.nvml_library != new.gpu.nvml_library),
-        ("[podman] socket", old.podman.socket != new.podman.socket),
-        ("[podman] namespace", old.podman.namespace != new.podman.namespace),
-        ("[podman] engine_dir", old.podman.engine_dir != new.podman.engine_dir),
-        ("[podman] pull", old.podman.pull != new.podman.pull),
-        ("[policy] drain_timeout", old.policy.drain_timeout != new.policy.drain_timeout),
-    ];
-    different.into_iter().filter(|(_, is)| *is).map(|(key, _)| key.to_owned()).collect()
 }
 
 /// What systemd handed over at the start, and hands over anew at the next alone: a file that has changed since is not in force. Whether
