@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::tree::File;
+use super::tree::{File, shipped};
 
 /// No Rust file is longer, those named in `LONG` aside.
 pub const LINES_MAX: usize = 400;
@@ -91,12 +91,9 @@ const OUTSIDE: &[&str] = &[
     "println!",
 ];
 
-/// The code of a file: without comments, and without the unit tests that close it.
+/// The code of a file: without comments, and without what is for tests alone.
 fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
-    let lines = text.lines().enumerate().map(|(at, line)| (at + 1, line));
-    lines
-        .take_while(|(_, line)| *line != "#[cfg(test)]")
-        .map(|(at, line)| (at, line.split_once("//").map_or(line, |(code, _)| code)))
+    shipped(text).map(|(at, line)| (at, line.split_once("//").map_or(line, |(code, _)| code)))
 }
 
 fn layer(path: &str) -> Option<&str> {
@@ -322,6 +319,7 @@ mod tests {
         assert_eq!(layers("src/adapters/engine/x.rs", "crate::plan::ledger::f").len(), 1);
         assert_eq!(layers("src/proxy/x.rs", "use crate::supervisor::state::State;").len(), 1);
         assert_eq!(layers("src/proxy/x.rs", "#[cfg(test)]\nuse crate::daemon;"), [""; 0]);
+        assert_eq!(layers("src/proxy/x.rs", "#[cfg(test)]\nmod t;\nuse crate::daemon;").len(), 1);
         assert_eq!(layers("src/nowhere/x.rs", "").len(), 1);
         assert_eq!(layers("src/daemon/x.rs", up), [""; 0]);
     }

@@ -43,3 +43,28 @@ fn walk(dir: &Path, found: &mut Vec<File>) {
         }
     }
 }
+
+/// The lines of a Rust file that are shipped, numbered from 1: without what is for tests alone, which is the module that closes most files
+/// and a declaration or a helper in some.
+pub fn shipped(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let mut tests = false;
+    text.lines().enumerate().map(|(at, line)| (at + 1, line)).filter(move |(_, line)| {
+        if *line == "#[cfg(test)]" {
+            tests = true;
+            return false;
+        }
+        // An item ends with a line of its own depth.
+        let ends = !line.starts_with(' ') && (line.ends_with(';') || line.ends_with('}'));
+        let skipped = tests;
+        tests &= !ends;
+        !skipped
+    })
+}
+
+#[test]
+fn what_is_for_tests_alone_is_not_shipped() {
+    let text = "mod a;\n#[cfg(test)]\nmod tests;\nfn b() {\n}\n#[cfg(test)]\n#[allow(x)]\nfn c() {\n    d();\n}\nfn e() {}\n\
+                #[cfg(test)]\nmod tests {\n    use f;\n}\n";
+    let lines: Vec<_> = shipped(text).map(|(at, _)| at).collect();
+    assert_eq!(lines, [1, 4, 5, 11]);
+}
