@@ -2,8 +2,16 @@
 
 use serde_json::{Value, json};
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use futures_util::StreamExt as _;
+
 use crate::house::{House, status};
-use hostler::types::{Moment, Problem, Status};
+use hostler::types::{
+    Fault, FaultCode, MeasuredNeed, ModelStatus, Moment, Phase, Problem, SleepLevel, SleepStatus,
+    Status,
+};
 
 /// All properties of an object, each without its type.
 async fn all(house: &House, object: &str, interface: &str) -> Value {
@@ -101,4 +109,73 @@ async fn the_object_manager_lists_all_that_there_is() {
             "/org/hostler1/model/small org.hostler1.Model",
         ]
     );
+}
+
+/// Every property of a model that is sent with its value has another one now.
+fn all_else(of: ModelStatus, as_of: &ModelStatus) -> ModelStatus {
+    ModelStatus {
+        aliases: vec!["tiny".parse().unwrap()],
+        engine: "vllm",
+        phase: Phase::Asleep,
+        instance: as_of.instance.clone(),
+        container: as_of.container.clone(),
+        gpus: as_of.gpus.clone(),
+        planned: as_of.planned,
+        footprint: Some(MeasuredNeed {
+            bytes: hostler::types::Bytes::gib(1),
+            peak: hostler::types::Bytes::gib(2),
+            samples: 3,
+            confidence: "medium",
+            attribution: "process",
+            measured_at: 1,
+        }),
+        idle_timeout: Some(std::time::Duration::from_secs(9)),
+        pinned: true,
+        load_ms: Some(7),
+        error: Some(Fault::new(FaultCode::LoadTimeout, "it took too long")),
+        restarts: 5,
+        waiting_for: Some("memory".to_owned()),
+        sleep: Some(SleepStatus { level: Some(SleepLevel::One), ..SleepStatus::default() }),
+        ..of
+    }
+}
+
+/// A client that keeps what signals tell has the same as one that asks.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_sent_is_what_is_answered() {
+    let house = House::open(status()).await;
+    let object = "/org/hostler1/model/small";
+    let client = house.client().await;
+    let rule = zbus::MatchRule::builder()
+        .msg_type(zbus::message::Type::Signal)
+        .interface("org.freedesktop.DBus.Properties")
+        .path(object)
+        .build()
+        .unwrap();
+    let mut signals = zbus::MessageStream::for_match_rule(rule, &client, None).await.unwrap();
+    let mut now = status();
+    now.models[1] = all_else(now.models[1].clone(), &now.models[0]);
+    house.status.send(Arc::new(now)).unwrap();
+    type Values = BTreeMap<String, zbus::OwnedVariant>;
+    let sent = async {
+        loop {
+            let message = signals.next().await.unwrap().unwrap();
+            let (_, values, _): (String, Values, Vec<String>) =
+                message.body().deserialize().unwrap();
+            if values.contains_key("Phase") {
+                return values;
+            }
+        }
+    };
+    let sent = tokio::time::timeout(std::time::Duration::from_secs(20), sent).await.unwrap();
+    assert_eq!(sent.len(), 15, "one is not made to change: {:?}", sent.keys());
+    let properties = Some("org.freedesktop.DBus.Properties");
+    let asked = client
+        .call_method(Some("org.hostler1"), object, properties, "GetAll", &("org.hostler1.Model",))
+        .await
+        .unwrap();
+    let answered: Values = asked.body().deserialize().unwrap();
+    for (name, value) in &sent {
+        assert_eq!(Some(value), answered.get(name), "{name}");
+    }
 }
