@@ -289,8 +289,8 @@ pub struct RawModel {
     /// llamacpp only: absolute path of the file (`mmproj-….gguf`) by which it sees images or hears. Default: none, it knows text alone.
     #[schemars(with = "String")]
     pub projector: Option<Spanned<String>>,
-    /// How the engine is reached: "unix" (a socket; the container has no network) or "tcp" (a port on loopback).
-    /// Default "unix".
+    /// How the engine is reached: "unix" (a socket; the container has no network) or "tcp" (a port on loopback, which
+    /// every user of the host can connect to, and a network: docs/security.md). Default "unix".
     #[schemars(with = "Transport", extend("default" = "unix"))]
     pub transport: Option<Spanned<Transport>>,
     /// Memory that the model needs on each of its devices, 1MiB to 64TiB. Default: estimated, then measured. vLLM is told to

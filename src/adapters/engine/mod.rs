@@ -2,8 +2,8 @@
 //!
 //! Purpose: the port [`Engines`]: from a launch order to a container, by pure functions, one file an engine; and the health
 //! probe; and vLLM's sleep. Owner: the executor holds one [`Profiles`]. Invariants: what a container is made from is its order alone, and the host's
-//! size, so the same order always gives the same container; Hostler's own arguments come first and the admin's last; no engine is
-//! given a network that it could fetch anything from.
+//! size, so the same order always gives the same container; Hostler's own arguments come first and the admin's last; an engine on a
+//! Unix socket has no network, so it can fetch nothing; one over TCP has podman's, and fetches what clients name (docs/security.md).
 
 mod check;
 mod dev;
