@@ -1,4 +1,4 @@
-//! A rule of its own: what texts say of the program `hostler`.
+//! Rules of their own: what texts have people type, of the program `hostler` and as the service user.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -57,6 +57,23 @@ pub fn commands(path: &str, text: &str, known: &BTreeMap<String, BTreeSet<String
         }
     }
     wrong
+}
+
+/// A terminal for a command of another user's manager: machined is asked for it, which is not installed or knows no such machine.
+/// What asks for a password runs by runuser.
+pub fn terminals(path: &str, text: &str) -> Vec<String> {
+    let numbered = text.lines().enumerate();
+    let machine = |line: &str| line.split("--machine=").skip(1).any(|rest| rest.contains('@'));
+    let wrong = numbered.filter(|(_, line)| machine(line) && line.contains("--pty"));
+    wrong.map(|(at, _)| format!("{path}:{}: --pty fails with --machine=USER@", at + 1)).collect()
+}
+
+#[test]
+fn a_terminal_of_another_manager_is_seen() {
+    let by = |how: &str| format!("systemd-run --machine=hostler@.host --user {how} podman login");
+    assert_eq!(terminals("a", &by("--pipe")), [""; 0]);
+    assert_eq!(terminals("a", &by("--pty")).len(), 1);
+    assert_eq!(terminals("a", "runuser --pty -u hostler -- podman login"), [""; 0]);
 }
 
 #[test]

@@ -126,6 +126,14 @@ fn texts_name_only_commands_that_exist() {
 }
 
 #[test]
+fn no_terminal_is_asked_of_another_manager() {
+    let all = files();
+    let mut texts = prose(&all);
+    texts.extend(all.iter().filter(|f| f.path.starts_with("src/")));
+    hold(&texts, |f| commands::terminals(&f.path, &f.text));
+}
+
+#[test]
 fn texts_name_only_units_that_exist() {
     let all = files();
     let known = names::units();
