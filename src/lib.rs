@@ -9,10 +9,11 @@
 //! | L1 | [`config`] | TOML files → a checked configuration, or every error at once |
 //! | L1 | [`plan`] | pure planning: the memory ledger, needs, placement, eviction, with reasons |
 //! | L2 | [`supervisor`] | the one owner of state: events in, effects out; ports to the outside |
-//! | L3 | [`adapters`] | podman, NVML and host memory, engines, systemd, the state on disk |
+//! | L3 | [`adapters`] | podman, NVML and host memory, engines, systemd, weights, the state on disk |
 //! | L3 | [`proxy`] | the HTTP front door |
 //! | L3 | [`control`] | D-Bus: objects, jobs, polkit |
-//! | L3 | [`observe`] | logs |
+//! | L3 | [`observe`] | logs, metrics, the timeline of what has happened, traces |
+//! | L3 | [`console`] | pages about the host: metrics, status, events, the dashboard |
 //! | L4 | [`checks`] | what must be true on the host: the gate of READY, and `hostler doctor` |
 //! | top | [`daemon`] | composition root of `hostlerd` |
 //! | top | [`cli`] | `hostler`, the operator's program: D-Bus, files and checks |
@@ -20,8 +21,8 @@
 //! # Architecture Invariants
 //! * Layers point downwards only; adapters never import each other, `disk` aside; `proxy` sees `supervisor::handle`, the `Endpoint`
 //!   of a lease, and `types`.
-//! * The pure layers (`types`, `plan`, the core of `supervisor`, most of `config`) name no tokio, no clock, no file
-//!   system, no network, no tracing. A test enforces both rules.
+//! * The pure layers (`types`, `plan`, `config` and `supervisor`, but for the few files in `IMPURE`) name no tokio, no clock, no file
+//!   system, no network, no tracing. A test (`tests/tidy/rules.rs`) enforces both rules.
 //! * One task owns every instance and the ledger. Everybody else asks it for an outcome.
 //! * Plan, then execute: a plan leaves no choices to whoever carries it out.
 

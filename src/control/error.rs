@@ -19,7 +19,7 @@ pub struct Error {
     pub message: String,
 }
 
-/// Kinds of errors. Closed; README.md explains each.
+/// Kinds of errors. Closed; docs/cli.md has the row of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Code {
     /// No such model is configured.

@@ -260,7 +260,7 @@ impl From<Denied> for ApiError {
     fn from(denied: Denied) -> Self {
         let status = match &denied {
             Denied::UnknownModel { .. } => StatusCode::NOT_FOUND,
-            // Only operators are told this, and they do not come by HTTP.
+            // Only operators are told this: over D-Bus, and by `/api/v1`.
             Denied::Conflict { .. } => StatusCode::CONFLICT,
             Denied::NeverFits { .. }
             | Denied::NoRoom { .. }

@@ -11,8 +11,8 @@
 //! completions come back as events that name their instance; an event of an earlier incarnation is dropped.
 //!
 //! # Architecture Invariant
-//! `state`, `lifecycle`, `schedule`, `refusal`, `room`, `operator`, `reconfigure`, `measure`, `pace`, `health`, `discover`, `pressure`, `sleep`, `sweep`, `traffic`, `turn`, `wake`, `instance`, `queue`, `event`, `effect` and `picture` name no clock, no tokio, no
-//! file system, no network and no tracing: a simulation drives them with made-up time, and one seed gives one history.
+//! All here but what is in `IMPURE` (`tests/tidy/rules.rs`: the loop, the ports, what carries effects out) names no clock, no tokio, no
+//! file system, no network and no tracing: a simulation drives it with made-up time, and one seed gives one history.
 
 mod discover;
 pub mod effect;

@@ -12,6 +12,7 @@
 //!    ├────────────────────────┘                 │  ▲  ▲ retry on failure                        │
 //!    └────────────── Stopped(Ok) ───────────────┘  └──┴────────────────────────────────────────┘
 //! ```
+//! In place of a stop, who is idle or evicted may fall asleep, and wake: the picture of that is in `supervisor::sleep`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -6,6 +6,7 @@ use std::fs;
 
 use hostler::checks::Exit;
 use hostler::config;
+use hostler::control::error::Code;
 use hostler::observe::catalog::{ALL, Message};
 use serde_json::Value;
 
@@ -118,6 +119,22 @@ fn each_fault_and_each_exit_status_has_its_row() {
         assert!(chapter.contains(&row), "no row {row:?}");
     }
     assert_eq!(rows(chapter).len(), Exit::ALL.len() - 1);
+}
+
+#[test]
+fn each_error_of_the_bus_has_its_row() {
+    let page = page("cli.md");
+    let chapter = chapter(&page, "Errors on D-Bus");
+    let names: BTreeSet<&str> = Code::ALL.iter().map(|code| code.name()).collect();
+    assert_eq!(rows(chapter), names);
+    let lines: Vec<&str> = chapter.lines().filter(|line| line.starts_with("| `")).collect();
+    assert_eq!(lines.len(), Code::ALL.len(), "a name is there twice");
+    let known: Vec<String> =
+        hostler::cli::Exit::ALL.iter().map(|e| (*e as u8).to_string()).collect();
+    for line in lines {
+        let status = line.trim_end_matches(" |").rsplit(' ').next().unwrap_or_default();
+        assert!(known.iter().any(|known| known == status), "no exit status: {line}");
+    }
 }
 
 /// What the example says of a key: its line, without the mark of a comment. `in_file`: keys of one model.

@@ -1,7 +1,7 @@
 //! podman's API, call by call, each with its deadline.
 //!
-//! Purpose: one function a call; the only user of both clients. `podman-api` makes ping, info, list, image
-//! look-ups, start and delete. The raw client of [`super::wire`] makes what it cannot: create (it misspells
+//! Purpose: one function a call; the only user of both clients. `podman-api` makes ping, list, start and
+//! delete. The raw client of [`super::wire`] makes all else, and has to make: create (it misspells
 //! `no_new_privileges`), stop (it misspells `timeout`), pull (no progress), pods and inspect (its `size=true` walks
 //! the root file system), logs (its decoder can panic). Invariants: nothing is retried here; an answer that says
 //! "it is so already" is success.
