@@ -181,6 +181,10 @@ impl World {
                     };
                     self.tell(Event::Launched { instance, launched })?;
                 }
+                // All is here, always.
+                Effect::Provide { instance, .. } => {
+                    self.tell(Event::Provided { instance, image_id: "1".into() })?;
+                }
                 Effect::AwaitReady { instance, .. } => self.load(instance),
                 Effect::Stop { instance, .. } => {
                     self.arrange(self.host.stop, Due::Stopped(instance));

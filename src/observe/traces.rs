@@ -152,7 +152,13 @@ impl Witness for Traces {
         match notice {
             Notice::Starting { instance, .. } => self.begin(instance, request, "load"),
             Notice::Waking { instance } => self.begin(instance, request, "wake"),
-            Notice::Pulling { instance } => self.mark(instance, "pulling"),
+            Notice::Pulling { instance } => {
+                // Where others have to leave for it, this is how it begins.
+                if !locked(&self.loads).contains_key(instance) {
+                    self.begin(instance, request, "load");
+                }
+                self.mark(instance, "pulling");
+            }
             Notice::Loading { instance } => self.mark(instance, "loading"),
             Notice::Ready { instance, .. } | Notice::Woken { instance, .. } => {
                 self.end(instance, None);

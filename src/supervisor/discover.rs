@@ -159,20 +159,18 @@ impl State {
     }
 
     /// Somebody waits for room: who is on its devices only because the background wants to know what it needs goes at once, and
-    /// has its turn when the host has been quiet again. Whether anybody did. Where a place is claimed already it is for those
+    /// has its turn when the host has been quiet again. These are they. Where a place is claimed already it is for those
     /// devices that it waits, and not for those that are too small; nobody makes room while it is not known what there is.
     ///
     /// A pin that finds no room is no reason: it may wait for ever, and nothing would be measured until then.
-    pub(super) fn end_background(
-        &mut self,
-        now: Moment,
+    pub(super) fn in_background(
+        &self,
         to: &ModelName,
         (report, claim): (&Report, &Claims),
-        out: &mut Vec<Effect>,
-    ) -> bool {
+    ) -> Vec<InstanceId> {
         let asked = self.models.get(to).is_some_and(|model| model.asked_since().is_some());
         if !asked || self.ledger.stale().is_some() || self.podman_away() {
-            return false;
+            return Vec::new();
         }
         let fits = |gpu: &GpuId| {
             report.devices.iter().any(|d| d.gpu == *gpu && d.verdict != Verdict::TooSmall)
@@ -187,15 +185,24 @@ impl State {
                 matches!(i.life, Life::Starting { .. } | Life::Loading { .. } | Life::Ready);
             holds && !i.used && !i.disturbs(&profiled) && i.placement.gpus.iter().any(here)
         });
-        let going: Vec<InstanceId> = going.map(|i| i.id.clone()).collect();
-        for instance in &going {
+        going.map(|i| i.id.clone()).collect()
+    }
+
+    /// They go.
+    pub(super) fn end_background(
+        &mut self,
+        now: Moment,
+        to: &ModelName,
+        going: &[InstanceId],
+        out: &mut Vec<Effect>,
+    ) {
+        for instance in going {
             let name = &instance.model;
             self.put_off(now, name);
             let (instance, to) = (instance.clone(), Heir::Other(to.clone()));
             out.push(Effect::Notice(Notice::Yielding { instance, to, busy: false }));
             self.dismiss(name, StopReason::Measured, out);
         }
-        !going.is_empty()
     }
 
     /// A model leaves for others, and comes back for who asks for it then. If only the background wanted it, it has its turn when the

@@ -15,6 +15,14 @@ use crate::types::{
 pub enum Effect {
     /// Create and start a container. Answered by `Launched` or `LaunchFailed`.
     Launch(LaunchOrder),
+    /// See that what a launch needs of disk and registry is here, and pull the images that are not. Nothing is created. Answered by
+    /// `Provided` or `LaunchFailed`.
+    Provide {
+        /// For which incarnation.
+        instance: InstanceId,
+        /// Of which model.
+        spec: Arc<ModelSpec>,
+    },
     /// Probe an engine until it is ready. Answered by `Healthy` or `Died`; ended by `Stop`.
     AwaitReady {
         /// Whose.

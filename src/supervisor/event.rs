@@ -110,6 +110,13 @@ pub enum Event {
         /// How far.
         pulled: Pulled,
     },
+    /// The weights and images of a launch to come are here.
+    Provided {
+        /// Whose.
+        instance: InstanceId,
+        /// The engine's image, by podman's ID.
+        image_id: String,
+    },
     /// The container runs.
     Launched {
         /// Whose.
@@ -117,7 +124,7 @@ pub enum Event {
         /// Where it is.
         launched: Launched,
     },
-    /// The container could not be started; nothing of it is left unless the fault says so.
+    /// The container could not be started, or what it needs is not to be had; nothing of it is left unless the fault says so.
     LaunchFailed {
         /// Whose.
         instance: InstanceId,

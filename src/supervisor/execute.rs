@@ -123,19 +123,30 @@ impl Executor {
         }
     }
 
+    fn progress(&self, instance: &InstanceId) -> Progress {
+        let (events, instance) = (self.events.clone(), instance.clone());
+        Arc::new(move |sign| {
+            let instance = instance.clone();
+            let _ = events.send(match sign {
+                Sign::Phase(phase) => Event::Progress { instance, phase },
+                Sign::Pulled(pulled) => Event::Pulled { instance, pulled },
+            });
+        })
+    }
+
+    pub(super) fn provide(&self, instance: InstanceId, spec: Arc<ModelSpec>) {
+        let (ports, id, progress) =
+            (self.ports.clone(), instance.clone(), self.progress(&instance));
+        let work = async move { ports.containers.provide(id, spec, progress).await };
+        self.answer(work, move |result| match result {
+            Ok(image_id) => Event::Provided { instance, image_id },
+            Err(fault) => Event::LaunchFailed { instance, fault },
+        });
+    }
+
     pub(super) fn launch(&self, order: LaunchOrder) {
-        let (ports, events) = (self.ports.clone(), self.events.clone());
-        let instance = order.instance.clone();
-        let progress: Progress = {
-            let (events, instance) = (events.clone(), instance.clone());
-            Arc::new(move |sign| {
-                let instance = instance.clone();
-                let _ = events.send(match sign {
-                    Sign::Phase(phase) => Event::Progress { instance, phase },
-                    Sign::Pulled(pulled) => Event::Pulled { instance, pulled },
-                });
-            })
-        };
+        let (ports, instance) = (self.ports.clone(), order.instance.clone());
+        let progress = self.progress(&instance);
         let work = async move {
             let spec = ports.engines.container(&order);
             ports.containers.launch(spec, progress).await

@@ -88,8 +88,11 @@ pub(super) enum Canary {
 /// Where an incarnation is in its life.
 #[derive(Clone, Debug)]
 pub(super) enum Life {
-    /// podman fetches the image. Not under the load deadline: a pull has its own.
+    /// What its launch needs of disk and registry is looked at, and images that are not here are pulled. Not under the load deadline:
+    /// a pull has its own. It has no place.
     Pulling {
+        /// podman fetches an image.
+        begun: bool,
         /// How far it has come; `None`: not known.
         pulled: Option<Pulled>,
     },
@@ -190,8 +193,8 @@ impl Instance {
 
     pub(super) fn phase(&self) -> Phase {
         match self.life {
-            Life::Pulling { .. } => Phase::Pulling,
-            Life::Starting { .. } => Phase::Starting,
+            Life::Pulling { begun: true, .. } => Phase::Pulling,
+            Life::Pulling { .. } | Life::Starting { .. } => Phase::Starting,
             Life::Loading { .. } => Phase::Loading,
             Life::Ready => Phase::Ready,
             Life::Dozing { .. } => Phase::Dozing,
@@ -205,6 +208,11 @@ impl Instance {
     /// Whether its load is under way.
     pub(super) fn is_loading(&self) -> bool {
         matches!(self.life, Life::Pulling { .. } | Life::Starting { .. } | Life::Loading { .. })
+    }
+
+    /// Whether it is looked whether its files and images are here, and nothing is pulled.
+    pub(super) fn is_looked_for(&self) -> bool {
+        matches!(self.life, Life::Pulling { begun: false, .. })
     }
 
     pub(super) fn is_ready(&self) -> bool {

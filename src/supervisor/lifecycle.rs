@@ -74,7 +74,8 @@ impl State {
         let left_behind = fault.left_behind;
         let replan = matches!(fault.code, FaultCode::ImageChanged | FaultCode::ImagePulled);
         if replan && matches!(instance.life, Life::Pulling { .. } | Life::Starting { .. }) {
-            self.plan_again(id, fault.code, out);
+            let seen = fault.code == FaultCode::ImagePulled;
+            self.plan_again(id, fault.code, seen, out);
             return;
         }
         let fault = match &instance.life {
@@ -95,21 +96,6 @@ impl State {
             self.ledger.release(id);
             out.push(Effect::Stop { instance: id.clone(), tail: false });
             self.orphans.insert(id.clone(), None);
-        }
-    }
-
-    /// Nothing was started, because what the plan was made from is not true any more: it is made again, at once.
-    fn plan_again(&mut self, id: &InstanceId, why: FaultCode, out: &mut Vec<Effect>) {
-        self.forget(id);
-        out.push(Effect::Notice(Notice::PlannedAgain { instance: id.clone(), why }));
-    }
-
-    fn forget(&mut self, id: &InstanceId) {
-        self.ledger.withdraw(id);
-        let Some(model) = self.models.get_mut(&id.model) else { return };
-        // Whatever its name means when it is here. What a reload has learned of another stays.
-        if model.instance.take().is_some_and(|instance| model.known.is_of(&instance)) {
-            model.known.image_changed();
         }
     }
 
@@ -221,7 +207,7 @@ impl State {
         let id = instance.id.clone();
         match instance.life {
             // Nothing of it is there yet. The pull may go on, and its end is of nobody.
-            Life::Pulling { .. } => self.forget(&id),
+            Life::Pulling { .. } => self.forget(&id, false),
             Life::Starting { .. } => instance.life = Life::Abandoned { fault: None },
             Life::Ready if instance.in_flight > 0 => {
                 instance.life = Life::Draining { reason, until: None };

@@ -50,6 +50,14 @@ impl Knowledge {
         self.peaks.get(gpu_name).map(|peak| peak.bytes)
     }
 
+    /// What its reference means now.
+    pub(super) fn image_is(&mut self, id: String) {
+        if self.image_id.as_ref() != Some(&id) {
+            self.image_changed();
+            self.image_id = Some(id).filter(|id| !id.is_empty());
+        }
+    }
+
     /// Its reference means another image by now, nobody knows which.
     pub(super) fn image_changed(&mut self) {
         self.image_id = None;

@@ -24,6 +24,7 @@ pub mod health;
 mod instance;
 mod lifecycle;
 mod log;
+mod look;
 mod measure;
 mod meter;
 pub mod notice;

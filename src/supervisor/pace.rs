@@ -57,27 +57,31 @@ impl State {
             self.finish(now, id, fault, false, out);
             return;
         }
-        if !matches!(instance.life, Life::Starting { .. }) {
-            return;
-        }
-        if phase == Phase::Pulling {
-            // A pull ends the launch, well or not. Nothing of it is on a device, and it may take an hour: others may have
-            // the room meanwhile.
-            instance.life = Life::Pulling { pulled: None };
-            self.ledger.withdraw(id);
-            out.push(Effect::Notice(Notice::Pulling { instance: id.clone() }));
-        } else if phase == Phase::Starting {
-            // The load's clock starts when podman is asked.
-            instance.load_began = Some(now);
-            instance.begun = true;
-            instance.pace = instance.pace.from(now);
-            instance.life = Life::Starting { deadline: instance.pace.deadline() };
+        match (&mut instance.life, phase) {
+            // A pull ends the launch, well or not. Nothing of it is on a device, and it may take an hour: others may have the room
+            // meanwhile.
+            (
+                life @ (Life::Starting { .. } | Life::Pulling { begun: false, .. }),
+                Phase::Pulling,
+            ) => {
+                *life = Life::Pulling { begun: true, pulled: None };
+                self.ledger.withdraw(id);
+                out.push(Effect::Notice(Notice::Pulling { instance: id.clone() }));
+            }
+            (Life::Starting { .. }, Phase::Starting) => {
+                // The load's clock starts when podman is asked.
+                instance.load_began = Some(now);
+                instance.begun = true;
+                instance.pace = instance.pace.from(now);
+                instance.life = Life::Starting { deadline: instance.pace.deadline() };
+            }
+            _ => {}
         }
     }
 
     /// The pull of its image has got on.
     pub(super) fn pulled(&mut self, id: &InstanceId, news: Pulled) {
-        if let Some(Life::Pulling { pulled }) = self.instance_mut(id).map(|i| &mut i.life) {
+        if let Some(Life::Pulling { pulled, .. }) = self.instance_mut(id).map(|i| &mut i.life) {
             *pulled = Some(news);
         }
     }

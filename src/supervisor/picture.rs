@@ -131,7 +131,7 @@ impl Model {
         let instance = self.instance.as_ref()?;
         match instance.life {
             // Nobody knows how long a pull takes.
-            Life::Pulling { pulled } => {
+            Life::Pulling { pulled, .. } => {
                 Some(LoadProgress { since: instance.ordered, expected: None, pulled })
             }
             Life::Starting { .. } | Life::Loading { .. } => Some(LoadProgress {

@@ -16,6 +16,7 @@ use std::time::Duration;
 pub use ending::Ending;
 pub use gpu_error::GpuError;
 pub use ill::Ill;
+pub use podman_info::{PodmanHost, PodmanInfo};
 
 use crate::types::{
     Bytes, Fault, FaultCode, GpuId, GpuSnapshot, GpuVitals, ImageRef, InstanceId, Known, ModelName,
@@ -155,40 +156,6 @@ pub struct FoundIdentity {
     pub placement: Placement,
 }
 
-/// What podman said of itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PodmanInfo {
-    /// `Libpod-API-Version`.
-    pub version: String,
-    /// Whether the service runs rootless.
-    pub rootless: bool,
-    /// What else it says of its host.
-    pub host: PodmanHost,
-}
-
-/// Facts that podman knows best, because they hold where it runs. `None`: it did not say.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PodmanHost {
-    /// Where it writes its events: `file`, `journald`, `none`.
-    pub events_logger: Option<String>,
-    /// `v2` or `v1`.
-    pub cgroup_version: Option<String>,
-    /// Controllers that its containers can have.
-    pub cgroup_controllers: Vec<String>,
-    /// How many user IDs its containers have, their root included.
-    pub user_ids: Option<u64>,
-    /// How many group IDs.
-    pub group_ids: Option<u64>,
-    /// Where images and containers are kept.
-    pub storage: Option<PathBuf>,
-    /// Size of that file system.
-    pub storage_total: Option<Bytes>,
-    /// Of that, in use by anybody.
-    pub storage_used: Option<Bytes>,
-    /// Whether SELinux confines its containers.
-    pub selinux: Option<bool>,
-}
-
 /// One request to a container engine's API that is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Call {
@@ -206,9 +173,27 @@ pub trait Calls: Send + Sync + 'static {
 
 /// The container engine: podman, for one label namespace. Objects without our labels are never touched.
 pub trait Containers: Send + Sync + 'static {
+    /// Sees that the files and images of a launch are here, and pulls images that are not; the ID of the engine's image. Nothing is
+    /// created. Where an adapter does no more than this, images are here or are not to be had.
+    fn provide(
+        &self,
+        instance: InstanceId,
+        spec: Arc<ModelSpec>,
+        progress: Progress,
+    ) -> PortFuture<'_, Result<String, Fault>> {
+        drop(progress);
+        Box::pin(async move {
+            let absent = || {
+                let text = format!("{instance}: {} is not here", spec.image);
+                Fault::new(FaultCode::ImageMissing, text)
+            };
+            self.image_id(spec.image.clone()).await?.ok_or_else(absent)
+        })
+    }
+
     /// Creates and starts a container and verifies its effective hardening. An ambiguous outcome (the API died in the
     /// middle) is resolved by looking the instance's label up. On failure nothing is left behind, or the fault says that
-    /// something may be ([`Fault::left_behind`]). An image that is missing is pulled, and the launch ends with
+    /// something may be ([`Fault::left_behind`]). An image that is missing all the same is pulled, and the launch ends with
     /// [`crate::types::FaultCode::ImagePulled`] without a container.
     fn launch(
         &self,
@@ -392,4 +377,5 @@ pub enum CanaryError {
 mod ending;
 mod gpu_error;
 mod ill;
+mod podman_info;
 pub(crate) mod reach;

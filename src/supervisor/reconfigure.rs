@@ -182,6 +182,7 @@ impl Model {
             self.pinned = spec.pin;
             self.wanted = spec.pin || self.queue.has_operators();
         }
+        self.seen = false;
         if self.spec.spec_hash() != spec.spec_hash() {
             self.sleeps = super::sleep::Sleeps::default();
         }

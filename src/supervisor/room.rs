@@ -2,7 +2,7 @@
 //!
 //! Owner: [`State`]. Invariants: whose turn is first is planned for first, and what it will get of memory that is on its way
 //! is kept for it ([`Claims`]), so nobody is overtaken for ever; a measurement that has been evicted once is not evicted again
-//! by its equals, so it comes to its end as well.
+//! by its equals, so it comes to its end as well; nobody is made to leave for a model whose weights and images were not seen to be here.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -56,6 +56,7 @@ impl State {
             let asleep = model.instance.as_ref().map(Instance::is_asleep);
             if asleep == Some(false) || !model.is_demanded() {
                 model.waiting_for = None;
+                model.seen &= model.is_demanded();
                 continue;
             }
             if asleep.is_none() && model.failure.as_ref().is_some_and(|f| f.retry_at > now) {
@@ -96,7 +97,15 @@ impl State {
             && self.is_better_off_elsewhere(now, model, &spot, kept, &holders, &decision);
         let waits = matches!(decision, Decision::Wait { .. } | Decision::Full(_)) && !moves;
         let (decision, moves) = (self.feasible(decision, moves), moves && !self.podman_away());
-        if waits && self.end_background(now, name, (&report, &claim), out) {
+        let measured = if waits { self.in_background(name, (&report, &claim)) } else { Vec::new() };
+        let comes = matches!(decision, Decision::Evict(_) | Decision::Wait { .. }) && !moves;
+        if (comes || !measured.is_empty()) && self.is_unseen(name) {
+            kept.add(claim);
+            self.look(now, name, report.need, out);
+            return;
+        }
+        if !measured.is_empty() {
+            self.end_background(now, name, &measured, out);
             self.find_room(now, name, kept, out);
             return;
         }
@@ -237,7 +246,7 @@ impl State {
         let id = self.next_instance(name);
         let Some(model) = self.models.get_mut(name) else { return };
         let (spec, image_id) = (model.spec.clone(), model.known.image_id.clone());
-        (model.waiting_for, model.hunger) = (None, None);
+        (model.waiting_for, model.hunger, model.seen) = (None, None, false);
         let pace = model.pace(now);
         let measuring = Measuring::new(&model.known, self.ledger.sample(&id, &placement.gpus));
         let at = placement.clone();

@@ -13,6 +13,9 @@
 //!    └────────────── Stopped(Ok) ───────────────┘  └──┴────────────────────────────────────────┘
 //! ```
 //! In place of a stop, who is idle or evicted may fall asleep, and wake: the picture of that is in `supervisor::sleep`.
+//!
+//! Where others have to leave for it, it is `Pulling` first: what a launch needs of disk and registry is looked at, and pulled, before
+//! anybody is told to go (`seen`).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -110,6 +113,8 @@ pub(super) struct Model {
     pub(super) demand: Demand,
     /// Why it has no instance although it is wanted.
     pub(super) waiting_for: Option<String>,
+    /// Its weights and images were seen to be here for the load that is wanted: others may be asked to leave for it.
+    pub(super) seen: bool,
     /// Since when it has waited for room, and when that was last so.
     pub(super) hunger: Option<(Moment, Moment)>,
     /// When it has to be planned for again although nothing may have happened.
@@ -243,6 +248,7 @@ impl State {
             Event::Found(found) => self.take_over(now, found, &mut out),
             Event::Progress { instance, phase } => self.progress(now, &instance, phase, &mut out),
             Event::Pulled { instance, pulled } => self.pulled(&instance, pulled),
+            Event::Provided { instance, image_id } => self.provided(&instance, image_id, &mut out),
             Event::Launched { instance, launched } => {
                 self.launched(&instance, launched, &mut out);
             }
@@ -374,6 +380,7 @@ impl Model {
             last_used: None,
             demand: Demand::default(),
             waiting_for: None,
+            seen: false,
             hunger: None,
             plan_at: None,
             report: None,

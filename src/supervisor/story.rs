@@ -57,15 +57,23 @@ impl Stories {
                 | StopReason::Pressure
                 | StopReason::Orphaned => self.known(&instance.model),
             },
-            Notice::Pulling { instance }
-            | Notice::Loading { instance }
+            // Where others have to leave for it, this is how it begins.
+            Notice::Pulling { instance } => match self.0.get(&instance.model) {
+                Some(known) => known.clone(),
+                None => self.begin(&instance.model, waiting(&instance.model)),
+            },
+            // It may fail before anything of it was to be told.
+            Notice::Failed { instance, .. } => {
+                let known = self.0.remove(&instance.model);
+                known.unwrap_or_else(|| waiting(&instance.model))
+            }
+            Notice::Loading { instance }
             | Notice::SleepFailed { instance, .. }
             | Notice::StopFailed { instance, .. } => self.known(&instance.model),
             Notice::Ready { instance, .. }
             | Notice::Woken { instance, .. }
             | Notice::WakeFailed { instance, .. }
             | Notice::PlannedAgain { instance, .. }
-            | Notice::Failed { instance, .. }
             | Notice::Asleep { instance, .. }
             | Notice::Spared { instance }
             | Notice::Stopped { instance } => self.0.remove(&instance.model).unwrap_or_default(),

@@ -231,8 +231,7 @@ impl Supervisor {
     }
 
     fn stirred(&mut self) {
-        let soon = self.clock.now() + STIR_MAX;
-        self.stir_at.get_or_insert(soon);
+        self.stir_at.get_or_insert(self.clock.now() + STIR_MAX);
     }
 
     /// The core decides while nobody passes, and knows who has.
@@ -302,6 +301,7 @@ impl Supervisor {
 
     fn dispatch(&mut self, effect: Effect) {
         match effect {
+            Effect::Provide { instance, spec } => self.executor.provide(instance, spec),
             Effect::Launch(order) => self.executor.launch(order),
             Effect::AwaitReady { instance, spec, launched } => {
                 self.executor.await_ready(instance, spec, launched);

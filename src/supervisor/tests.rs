@@ -195,16 +195,6 @@ fn a_shutdown_drains_then_stops_everything() {
     assert!(!host.exited(), "once");
 }
 
-#[test]
-fn a_kept_container_outlives_the_daemon() {
-    let mut host = Host::new(vec![spec("a", 40)]);
-    let a = host.ready(1, "a");
-    host.tell(Event::Shutdown { keep: true });
-    assert!(host.stops().is_empty() && !host.exited());
-    host.release(&a);
-    assert!(host.exited() && host.stops().is_empty());
-}
-
 fn found(id: &InstanceId, spec: &ModelSpec, alive: bool) -> Found {
     let need = Need { bytes: Bytes(40), source: NeedSource::Declared };
     let placement =
@@ -258,7 +248,7 @@ fn what_an_earlier_daemon_left_is_adopted_or_removed() {
     }
     host.pass(1);
     host.observe();
-    assert_eq!(host.launch().generation, Generation(9), "generations never come again");
+    assert!(host.launch().generation > Generation(8), "generations never come again");
 }
 
 #[test]
@@ -384,6 +374,7 @@ fn what_was_measured_replaces_what_was_guessed() {
 
 mod discovering;
 mod health;
+mod looking;
 mod measuring;
 mod operating;
 mod profiling;
@@ -395,6 +386,7 @@ mod renewing;
 mod rig;
 mod room;
 mod sleep;
+mod stopping;
 mod sweep;
 mod traffic;
 mod yielding;

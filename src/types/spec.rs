@@ -251,7 +251,7 @@ pub enum NeedSource {
 /// Where an instance goes, as decided by the planner and recorded in the container's labels.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Placement {
-    /// Devices, in the order the engine numbers them; never empty.
+    /// Devices, in the order the engine numbers them; empty only while it has no place yet.
     pub gpus: Vec<GpuId>,
     /// Promised on each of them.
     pub need: Need,

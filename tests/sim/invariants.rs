@@ -41,7 +41,7 @@ pub enum Rule {
     HonestRefusal,
     /// Nothing is stopped while it is being created: podman would not find it, and it would come after all.
     StopAfterCreate,
-    /// A model is evicted only for one that waits, wants its device, and may evict.
+    /// A model is evicted only for one that waits, wants its device, may evict, and has its weights and images here: or it leaves in vain.
     EvictedForOne,
     /// Nobody is evicted for a less important model.
     PriorityKept,
@@ -191,6 +191,8 @@ impl World {
         let asks = self.case.specs.values().filter(|s| {
             (s.on_full == OnFull::Evict || self.reference.may_evict(&s.name))
                 && self.reference.wanted(&s.name)
+                && (self.seen.contains(&s.name)
+                    || self.containers.iter().any(|(id, _)| id.model == s.name))
                 && !self
                     .containers
                     .iter()
@@ -200,7 +202,8 @@ impl World {
         let wished = |s: &hostler::types::ModelSpec| self.reference.evicts_any(&s.name);
         let best = asks.map(|s| if wished(s) { i8::MAX } else { s.priority }).max();
         let Some(best) = best else {
-            return Rule::EvictedForOne.broken(format!("{id} is evicted for nobody who may"));
+            return Rule::EvictedForOne
+                .broken(format!("{id} is evicted for nobody who may, and can"));
         };
         let what = || format!("{id} of priority {} goes for {best}", spec.priority);
         Rule::PriorityKept.check(best >= spec.priority, what)?;
@@ -248,6 +251,7 @@ impl World {
             && (spec.on_full == OnFull::Evict || self.containers.is_empty())
             && self.case.fits(spec)
             && alone()
+            && self.looks.is_empty()
             && self.containers.iter().all(may_go)
             && self.devices.iter().all(|d| d.is_calm(self.now))
     }

@@ -47,6 +47,8 @@ pub enum Mutant {
     StopCreating,
     /// Whatever becomes ready is evicted for nobody.
     EvictForNobody,
+    /// Nobody looks whether a model's files and image are here.
+    Unseen,
     /// Priorities are not looked at.
     NoPriority,
     /// Nor is how long an instance has been ready.
@@ -120,6 +122,7 @@ pub const ALL: [(Mutant, &[Rule]); 42] = [
     (Mutant::StopBusy, &[Rule::NoInFlightStop]),
     (Mutant::StopCreating, &[Rule::StopAfterCreate]),
     (Mutant::EvictForNobody, &[Rule::EvictedForOne]),
+    (Mutant::Unseen, &[Rule::EvictedForOne]),
     (Mutant::NoPriority, &[Rule::PriorityKept]),
     (Mutant::NoResidency, &[Rule::ResidencyKept]),
     (Mutant::NoPins, &[Rule::PinKept]),
@@ -244,7 +247,13 @@ impl Core {
             }
             (_, event) => event,
         };
-        let out = self.state.handle(now, event);
+        let mut out = self.state.handle(now, event);
+        let looks = |e: &Effect| matches!(e, Effect::Provide { .. });
+        while let Some(at) = out.iter().position(looks).filter(|_| mutant == Mutant::Unseen) {
+            let Effect::Provide { instance, .. } = out.remove(at) else { continue };
+            let seen = Event::Provided { instance, image_id: "image0".into() };
+            out.extend(self.state.handle(now, seen));
+        }
         out.into_iter().flat_map(|effect| self.corrupt(mutant, effect)).collect()
     }
 

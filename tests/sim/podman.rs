@@ -13,6 +13,36 @@ use crate::sleep::Sleep;
 use crate::world::{Happening, World};
 
 impl World {
+    /// Whether its files and images are here; images that are not are pulled.
+    pub(crate) fn provide(&mut self, id: &InstanceId) -> Step {
+        let what = || format!("{id} is looked for during a shutdown");
+        Rule::CleanShutdown.check(!self.shutting_down, what)?;
+        self.looks.insert(id.clone());
+        let (took, fails, code) = if self.strikes(Kind::PullSlow) {
+            self.later(Duration::from_millis(50), Happening::Pulling(id.clone()));
+            let took = Duration::from_millis(1_000 + self.rng.below(60_000));
+            (took, self.strikes(Kind::PullFails), FaultCode::PullFailed)
+        } else {
+            (self.podman_time(1_500), self.strikes(Kind::CreateFails), FaultCode::WeightsMissing)
+        };
+        self.later(took, Happening::Looked(id.clone(), fails.then_some(code)));
+        Ok(())
+    }
+
+    pub(crate) fn looked(&mut self, id: &InstanceId, fails: Option<FaultCode>) -> Step {
+        // Of a daemon that is gone.
+        if !self.looks.remove(id) {
+            return Ok(());
+        }
+        let instance = id.clone();
+        if let Some(code) = fails {
+            let fault = Fault::new(code, "it is not to be had");
+            return self.tell(Event::LaunchFailed { instance, fault });
+        }
+        self.seen.insert(id.model.clone());
+        self.tell(Event::Provided { instance, image_id: self.image(&id.model) })
+    }
+
     pub(crate) fn launch(&mut self, order: LaunchOrder) -> Step {
         let id = order.instance.clone();
         let what = || format!("{id} is started during a shutdown");
@@ -23,6 +53,7 @@ impl World {
             return Rule::OneContainer.broken(format!("{id} beside {other}"));
         }
         self.check_room(&order)?;
+        self.seen.remove(&id.model);
         self.stats.loads += 1;
         let promised = order.placement.need.bytes.0;
         // Declarations are not always true: it takes a little less than it was promised, or more.
@@ -67,6 +98,10 @@ impl World {
 
     /// The image is not there. Its pull is all that comes of this launch: the core plans again when it has ended.
     pub(crate) fn pulling(&mut self, id: &InstanceId) -> Step {
+        if self.looks.contains(id) {
+            let instance = id.clone();
+            return self.tell(Event::Progress { instance, phase: Phase::Pulling });
+        }
         let took = Duration::from_millis(1_000 + self.rng.below(60_000));
         let fails = self.strikes(Kind::PullFails);
         let code = if fails { FaultCode::PullFailed } else { FaultCode::ImagePulled };
@@ -85,6 +120,9 @@ impl World {
             return Ok(());
         }
         self.containers.remove(id);
+        if code == FaultCode::ImagePulled {
+            self.seen.insert(id.model.clone());
+        }
         let fault = Fault::new(code, "podman said no");
         self.tell(Event::LaunchFailed { instance: id.clone(), fault })
     }
@@ -180,6 +218,8 @@ impl World {
     /// The daemon is gone in the middle of its calls.
     pub(crate) fn cut_calls(&mut self) {
         self.containers.retain(|_, c| c.life != Life::Pulling);
+        self.looks.clear();
+        self.seen.clear();
         let ids: Vec<InstanceId> = self.containers.keys().cloned().collect();
         for id in ids {
             let was_stopping = self.containers.get(&id).is_some_and(|c| c.stopping);

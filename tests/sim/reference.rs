@@ -257,7 +257,9 @@ impl Reference {
             }
             Event::Sung { instance, result } => self.sung(now, instance, result),
             Event::Died { instance, .. } => self.becomes(now, instance, Stage::Died),
-            Event::Stopped { instance, result: Ok(()) } => drop(self.containers.remove(instance)),
+            Event::Stopped { instance, result: Ok(()) } | Event::Provided { instance, .. } => {
+                self.containers.remove(instance);
+            }
             Event::Observed(Observation { devices: Ok(snapshot), .. }) => {
                 self.lost = snapshot.lost.iter().map(|(gpu, _)| gpu.clone()).collect();
             }
@@ -321,6 +323,7 @@ impl Reference {
                 let hash = order.spec.spec_hash();
                 self.launch(now, &order.instance, &order.placement.gpus, hash)
             }
+            Effect::Provide { instance, spec } => self.look(now, instance, spec.spec_hash()),
             Effect::Stop { instance, .. } => self.stop(now, instance),
             Effect::Grant { waiter, instance, .. } => self.grant(now, *waiter, instance),
             Effect::Deny { waiter, denied } => self.deny(now, *waiter, denied),

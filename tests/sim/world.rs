@@ -3,7 +3,7 @@
 //! What happens is an entry of the agenda; the next one is taken, the clock is set, and whoever it concerns acts. The core
 //! is woken when it asked to be, as its task would wake it, and is told of facts when a daemon would learn of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use hostler::supervisor::effect::{Effect, Notice, StopReason};
@@ -27,6 +27,8 @@ pub enum Happening {
     ClientLeaves(WaiterId),
     LeaseEnds(u64),
     Stirred,
+    /// A look ends: all is here, or is not to be had.
+    Looked(InstanceId, Option<FaultCode>),
     Pulling(InstanceId),
     PullEnds(InstanceId, FaultCode),
     Created(InstanceId),
@@ -86,6 +88,9 @@ pub struct World {
     pub(crate) core: Option<Core>,
     pub(crate) reference: Reference,
     pub(crate) containers: BTreeMap<InstanceId, Container>,
+    /// For whom podman looks, and of whom all was seen to be here since they were started last.
+    pub(crate) looks: BTreeSet<InstanceId>,
+    pub(crate) seen: BTreeSet<ModelName>,
     pub(crate) devices: Vec<Device>,
     /// How often a model's image was replaced.
     pub(crate) images: BTreeMap<ModelName, u32>,
@@ -128,6 +133,8 @@ impl World {
             core: None,
             reference: Reference::new(&case),
             containers: BTreeMap::new(),
+            looks: BTreeSet::new(),
+            seen: BTreeSet::new(),
             devices: case.totals.iter().map(|t| Device::new(*t, case.resident)).collect(),
             images: BTreeMap::new(),
             leases: BTreeMap::new(),
@@ -202,6 +209,7 @@ impl World {
             Happening::ClientLeaves(waiter) => self.gives_up(waiter),
             Happening::LeaseEnds(number) => self.lease_ends(number),
             Happening::Stirred => self.tell_passed(),
+            Happening::Looked(id, fails) => self.looked(&id, fails),
             Happening::Pulling(id) => self.pulling(&id),
             Happening::PullEnds(id, code) => self.launch_fails(&id, code),
             Happening::Created(id) => self.created(&id),
@@ -306,6 +314,7 @@ impl World {
 
     fn obey(&mut self, effect: Effect) -> Step {
         match effect {
+            Effect::Provide { instance, .. } => self.provide(&instance),
             Effect::Launch(order) => self.launch(order),
             Effect::AwaitReady { instance, .. } => {
                 self.await_ready(&instance);

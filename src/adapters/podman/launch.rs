@@ -9,12 +9,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::error::{Cause, PodmanError, image_missing};
-use super::inspect::{Inspect, published};
-use super::{Inner, cgroup, create, harden, labels, socket_dir, sources};
+use super::inspect::{Image, Inspect, published};
+use super::sources::{self, Sources};
+use super::{Inner, cgroup, create, harden, labels, socket_dir};
 use crate::supervisor::ports::{
     ContainerSpec, Ending, Endpoint, Launched, Progress, SOCKET_NAME, Sign, TCP_PORT,
 };
-use crate::types::{Fault, FaultCode, InstanceId, Phase, Transport};
+use crate::types::{Fault, FaultCode, ImageRef, InstanceId, ModelSpec, Phase, Transport};
 
 /// The first pause between looks at a podman that may be coming back; each is twice as long as the one before.
 const LOOK_PAUSE: Duration = Duration::from_millis(50);
@@ -32,21 +33,44 @@ const EXIT_LOOKS: u32 = 12;
 const KEY_MAX: usize = 100;
 
 impl Inner {
+    /// Sees that what a launch needs of disk and registry is here; the ID of the engine's image.
+    pub(super) async fn provide(
+        &self,
+        instance: &InstanceId,
+        spec: &ModelSpec,
+        progress: &Progress,
+    ) -> Result<String, Fault> {
+        let thing = format!("model {} (container {instance})", instance.model);
+        let (image, _) = self.gather(&Sources::of_model(spec), &thing, progress).await?;
+        Ok(image.id)
+    }
+
+    /// The engine's image, and whether any of the images had to be pulled.
+    async fn gather(
+        &self,
+        sources: &Sources<'_>,
+        thing: &str,
+        progress: &Progress,
+    ) -> Result<(Image, bool), Fault> {
+        sources::check(sources).await?;
+        let (image, mut pulled) = self.provide_image(sources.image, thing, progress).await?;
+        // Of those with weights nothing but their files matters.
+        if let Some(key) = harden::lifting(&image) {
+            return Err(lifts(sources.image, key, thing));
+        }
+        for volume in &sources.volumes {
+            pulled |= self.provide_image(volume, thing, progress).await?.1;
+        }
+        Ok((image, pulled))
+    }
+
     pub(super) async fn launch(
         &self,
         spec: &ContainerSpec,
         progress: &Progress,
     ) -> Result<Launched, Fault> {
         let thing = format!("model {} (container {})", spec.instance.model, spec.instance);
-        sources::check(spec).await?;
-        let (image, mut pulled) = self.provide_image(&spec.image, &thing, progress).await?;
-        // Of those with weights nothing but their files matters.
-        if let Some(key) = harden::lifting(&image) {
-            return Err(lifts(spec, key, &thing));
-        }
-        for (image, _) in &spec.image_volumes {
-            pulled |= self.provide_image(image, &thing, progress).await?.1;
-        }
+        let (image, pulled) = self.gather(&Sources::of_container(spec), &thing, progress).await?;
         if pulled {
             // Whoever planned this has given the room to others meanwhile.
             let text = format!("{thing}: its images had to be pulled first; they are here now");
@@ -292,13 +316,12 @@ impl Inner {
 }
 
 /// The fault for an image whose annotations would take effect on its container.
-fn lifts(spec: &ContainerSpec, key: &str, thing: &str) -> Fault {
+fn lifts(image: &ImageRef, key: &str, thing: &str) -> Fault {
     let key: String = key.chars().take(KEY_MAX).collect();
     Fault::new(
         FaultCode::HardeningMismatch,
         format!(
-            "{thing}: the image {} has the annotation {key:?}, with which an image tells podman's runtime how to run it, and can switch restrictions off; nothing was started: take an image without it, or have it built anew without \"--annotation\"",
-            spec.image
+            "{thing}: the image {image} has the annotation {key:?}, with which an image tells podman's runtime how to run it, and can switch restrictions off; nothing was started: take an image without it, or have it built anew without \"--annotation\"",
         ),
     )
 }

@@ -61,7 +61,9 @@ use crate::supervisor::ports::{
     Calls, ContainerSpec, Containers, Ending, Found, Launched, PodmanInfo, PortFuture, Progress,
     Scopes, Shelf,
 };
-use crate::types::{Fault, FaultCode, GpuId, ImageRef, InstanceId, ModelName, Transport};
+use crate::types::{
+    Fault, FaultCode, GpuId, ImageRef, InstanceId, ModelName, ModelSpec, Transport,
+};
 
 /// [`Containers`] over podman's API. Cheap to clone; nothing is connected until the first call.
 #[derive(Clone, Debug)]
@@ -147,6 +149,15 @@ impl Podman {
 }
 
 impl Containers for Podman {
+    fn provide(
+        &self,
+        instance: InstanceId,
+        spec: Arc<ModelSpec>,
+        progress: Progress,
+    ) -> PortFuture<'_, Result<String, Fault>> {
+        Box::pin(async move { self.inner.provide(&instance, &spec, &progress).await })
+    }
+
     fn launch(
         &self,
         spec: ContainerSpec,

@@ -1,7 +1,7 @@
 //! What is mounted into a container from the host, before podman is asked for anything.
 //!
 //! Purpose: weights that are visibly absent, or that are links which lead nowhere in the container, are a fault with its reason at once,
-//! and not an engine that does not find its files minutes later. Owner: the launch. Invariants:
+//! and not an engine that does not find its files minutes later. Owner: the launch, and the look before others leave for it. Invariants:
 //! nothing is opened, and only the model's own files are looked at; what this process may not see is left to podman's judgement.
 
 use std::fs;
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::adapters::disk;
 use crate::supervisor::ports::ContainerSpec;
-use crate::types::{Fault, FaultCode, files, sandbox};
+use crate::types::{Fault, FaultCode, ImageRef, ModelName, ModelSpec, Weights, files, sandbox};
 
 /// How long the file system of the weights may take to say whether they are there.
 const DISK_TIME: Duration = Duration::from_secs(10);
@@ -20,10 +20,53 @@ const ENTRIES_MAX: usize = 10_000;
 /// Links that are followed, as many as the kernel does.
 const HOPS_MAX: u32 = 40;
 
+/// What a launch needs of disk and registry.
+pub(super) struct Sources<'a> {
+    model: &'a ModelName,
+    /// On the host, mounted.
+    binds: Vec<&'a Path>,
+    /// In one of these.
+    weights: Option<&'a Path>,
+    pub(super) image: &'a ImageRef,
+    /// Images that are mounted.
+    pub(super) volumes: Vec<&'a ImageRef>,
+}
+
+impl<'a> Sources<'a> {
+    /// Of a container to be.
+    pub(super) fn of_container(spec: &'a ContainerSpec) -> Self {
+        Self {
+            model: &spec.instance.model,
+            binds: spec.binds.iter().map(|(host, _)| host.as_path()).collect(),
+            weights: spec.weights.as_deref(),
+            image: &spec.image,
+            volumes: spec.image_volumes.iter().map(|(image, _)| image).collect(),
+        }
+    }
+
+    /// Of a model, wherever it may start.
+    pub(super) fn of_model(spec: &'a ModelSpec) -> Self {
+        let (weights, volume) = match &spec.weights {
+            Weights::Path(path) => (Some(path.as_path()), None),
+            Weights::Image { image, .. } => (None, Some(image)),
+            Weights::Builtin => (None, None),
+        };
+        let bound = weights.map(|path| files::mounted(path, spec.engine).0);
+        Self {
+            model: &spec.name,
+            binds: bound.into_iter().chain(spec.projector.as_deref()).collect(),
+            weights,
+            image: &spec.image,
+            volumes: volume.into_iter().collect(),
+        }
+    }
+}
+
 /// Weights that an engine would not find in its container.
-pub(super) async fn check(spec: &ContainerSpec) -> Result<(), Fault> {
-    for (host, _) in &spec.binds {
-        let weights = spec.weights.clone().filter(|weights| weights.starts_with(host));
+pub(super) async fn check(sources: &Sources<'_>) -> Result<(), Fault> {
+    for host in &sources.binds {
+        let weights = sources.weights.filter(|weights| weights.starts_with(host));
+        let weights = weights.map(Path::to_path_buf);
         let seen = disk::look("sources", host, DISK_TIME, move |host| {
             fs::metadata(host).map_err(|e| e.kind())?;
             Ok(weights.and_then(|weights| astray(&weights, host)))
@@ -39,7 +82,7 @@ pub(super) async fn check(spec: &ContainerSpec) -> Result<(), Fault> {
             Ok(Ok(Some(stray))) => stray_text(&stray, host),
             Ok(_) => continue,
         };
-        let message = format!("model {}: {what}", spec.instance.model);
+        let message = format!("model {}: {what}", sources.model);
         return Err(Fault::new(FaultCode::WeightsMissing, message));
     }
     Ok(())
@@ -151,5 +194,26 @@ mod tests {
         let second = models.join("m-00002-of-00002.gguf");
         symlink("../outside", &second).unwrap();
         assert_eq!(astray(&first, &models), Some(second));
+    }
+
+    #[tokio::test]
+    async fn a_look_is_for_what_a_container_would_be_given() {
+        let path = |text: &'static str| Path::new(text);
+        let mut spec = crate::types::test_spec("m");
+        spec.weights = Weights::Path("/none/m-00001-of-00002.gguf".into());
+        spec.projector = Some("/none/p.gguf".into());
+        let sources = Sources::of_model(&spec);
+        assert_eq!(sources.binds, [path("/none"), path("/none/p.gguf")]);
+        assert_eq!(sources.weights, Some(path("/none/m-00001-of-00002.gguf")));
+        let fault = check(&sources).await.unwrap_err();
+        assert_eq!(fault.code, FaultCode::WeightsMissing, "{fault}");
+        assert!(fault.message.starts_with("model m: /none does not exist"), "{fault}");
+
+        let image = ImageRef::parse("localhost/w:1").unwrap();
+        spec.weights = Weights::Image { image: image.clone(), path: "/w".into() };
+        spec.projector = None;
+        let sources = Sources::of_model(&spec);
+        assert_eq!((sources.binds.len(), sources.volumes.clone()), (0, vec![&image]));
+        check(&sources).await.unwrap();
     }
 }

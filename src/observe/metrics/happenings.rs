@@ -54,9 +54,9 @@ impl Happenings {
                 self.loading().insert(instance.clone(), load);
             }
             Notice::Pulling { instance } => {
-                if let Some(load) = self.loading().get_mut(instance) {
-                    load.pulling = Some(at);
-                }
+                // Where others have to leave for it, this is how it begins.
+                let new = || Load { ordered: at, pulling: None, runs: None };
+                self.loading().entry(instance.clone()).or_insert_with(new).pulling = Some(at);
             }
             Notice::Loading { instance } => {
                 let ordered = self.loading().get_mut(instance).map(|load| {
@@ -84,7 +84,8 @@ impl Happenings {
                 self.ended(&instance.model, "ok");
             }
             Notice::Failed { instance, fault, .. } => {
-                if self.loading().remove(instance).is_some() {
+                let told = self.loading().remove(instance).is_some();
+                if told || is_absence(fault.code) {
                     self.ended(&instance.model, "failed");
                 }
                 let key = (instance.model.clone(), fault.code.as_str());
@@ -222,6 +223,18 @@ const fn fails(code: FaultCode) -> bool {
         | FaultCode::LoadTimeout
         | FaultCode::Internal => true,
     }
+}
+
+/// What a launch needs is not to be had: a load has failed with it even where nothing was to be told of it before.
+const fn is_absence(code: FaultCode) -> bool {
+    matches!(
+        code,
+        FaultCode::ImageMissing
+            | FaultCode::PullFailed
+            | FaultCode::WeightsMissing
+            | FaultCode::StorageFull
+            | FaultCode::PodmanUnreachable
+    )
 }
 
 /// In which ways a model can be told to leave.

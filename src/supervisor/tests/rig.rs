@@ -14,6 +14,8 @@ pub(super) struct Host {
     pub(super) now: Moment,
     pub(super) out: Vec<Effect>,
     pub(super) used: u64,
+    /// Nothing is answered to a look whether a model's weights and images are here; else they are, at once.
+    pub(super) slow: bool,
 }
 
 pub(super) fn name(text: &str) -> ModelName {
@@ -59,7 +61,7 @@ impl Host {
             seed: 1,
         };
         let state = State::new(settings, &specs);
-        Self { state, now: Moment::from_secs(1), out: vec![], used: 0 }
+        Self { state, now: Moment::from_secs(1), out: vec![], used: 0, slow: false }
     }
 
     pub(super) fn new(specs: Vec<ModelSpec>) -> Self {
@@ -71,6 +73,30 @@ impl Host {
 
     pub(super) fn tell(&mut self, event: Event) {
         self.out = self.state.handle(self.now, event);
+        while let Some((id, at)) = self.look().filter(|_| !self.slow) {
+            self.out.remove(at);
+            let known = self.state.models[&id.model].known.image_id.clone();
+            let image_id = known.unwrap_or_else(|| "1".to_owned());
+            let seen = Event::Provided { instance: id, image_id };
+            self.out.extend(self.state.handle(self.now, seen));
+        }
+    }
+
+    /// For whom it is to be looked whether all is here, and where that is said.
+    fn look(&self) -> Option<(InstanceId, usize)> {
+        let look = |(at, e): (usize, &Effect)| {
+            if let Effect::Provide { instance, .. } = e {
+                Some((instance.clone(), at))
+            } else {
+                None
+            }
+        };
+        self.out.iter().enumerate().find_map(look)
+    }
+
+    /// For whom it is to be looked whether all is here.
+    pub(super) fn looked_for(&self) -> Option<InstanceId> {
+        self.look().map(|(id, _)| id)
     }
 
     pub(super) fn observe(&mut self) {

@@ -56,7 +56,7 @@ fn one_that_runs_is_charged_until_it_is_gone() {
     host.pass(1);
     host.observe();
     let next = host.launch();
-    assert_eq!(next.generation, Generation(10), "generations never come again");
+    assert!(next.generation > Generation(9), "generations never come again");
 }
 
 #[test]

@@ -8,13 +8,14 @@ use super::{OVERTAKEN_MAX, Reference, Stage, Told};
 use crate::invariants::{Rule, Step};
 
 impl Reference {
-    pub(super) fn launch(
-        &mut self,
-        now: Moment,
-        id: &InstanceId,
-        gpus: &[GpuId],
-        hash: SpecHash,
-    ) -> Step {
+    /// Whether what it needs is here, which is as much as a pull.
+    pub(super) fn look(&mut self, now: Moment, id: &InstanceId, hash: SpecHash) -> Step {
+        self.begins(now, id, &[], hash)?;
+        self.becomes(now, id, Stage::Pulling);
+        Ok(())
+    }
+
+    fn begins(&mut self, now: Moment, id: &InstanceId, gpus: &[GpuId], hash: SpecHash) -> Step {
         let early = self.failing(&id.model, now);
         Rule::BreakerKept.check(!early, || format!("{id} is tried before its time"))?;
         let other = self.containers.keys().find(|other| other.model == id.model);
@@ -24,6 +25,17 @@ impl Reference {
             return rule.broken(format!("{id} while {other} has not come to its end"));
         }
         self.comes(now, id, gpus, hash);
+        Ok(())
+    }
+
+    pub(super) fn launch(
+        &mut self,
+        now: Moment,
+        id: &InstanceId,
+        gpus: &[GpuId],
+        hash: SpecHash,
+    ) -> Step {
+        self.begins(now, id, gpus, hash)?;
         let there = |t: &Told| t.stage != Stage::Asleep;
         let cold = |m: &ModelName| !self.containers.iter().any(|(c, t)| c.model == *m && there(t));
         let overtaken = |m: &ModelName| {
