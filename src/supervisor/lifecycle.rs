@@ -206,8 +206,13 @@ impl State {
         };
         let id = instance.id.clone();
         match instance.life {
-            // Nothing of it is there yet. The pull may go on, and its end is of nobody.
-            Life::Pulling { .. } => self.forget(&id, false),
+            // Nothing of it is there yet, and nothing is left to wait for. The pull may go on, and its end is of nobody.
+            Life::Pulling { .. } => {
+                self.forget(&id, false);
+                out.push(Effect::Notice(Notice::Stopping { instance: id.clone(), reason }));
+                out.push(Effect::Notice(Notice::Stopped { instance: id }));
+                return;
+            }
             Life::Starting { .. } => instance.life = Life::Abandoned { fault: None },
             Life::Ready if instance.in_flight > 0 => {
                 instance.life = Life::Draining { reason, until: None };

@@ -135,3 +135,19 @@ fn who_finds_room_is_not_looked_for_before() {
     host.acquire(2, "m");
     assert_eq!((host.looked_for(), host.order().is_some()), (None, true));
 }
+
+#[test]
+fn a_look_that_nobody_wants_is_over_and_told_to_be() {
+    let (mut host, look, _) = asked();
+    host.tell(Event::Unload { waiter: WaiterId(7), model: name("m"), haste: Haste::Drain });
+    assert_eq!((host.done(), host.phase("m")), (vec![7], Phase::Stopped));
+    let told: Vec<&Notice> = host
+        .out
+        .iter()
+        .filter_map(|e| if let Effect::Notice(n) = e { Some(n) } else { None })
+        .collect();
+    let stopping = Notice::Stopping { instance: look.clone(), reason: StopReason::Unloaded };
+    assert_eq!(told, [&stopping, &Notice::Stopped { instance: look.clone() }]);
+    host.tell(provided(&look));
+    assert!(host.stops().is_empty() && host.order().is_none());
+}

@@ -36,6 +36,9 @@ fn an_unload_does_not_wait_for_a_pull() {
     host.tell(Event::Unload { waiter: WaiterId(7), model: name("m"), haste: Haste::Drain });
     assert_eq!(host.done(), [7]);
     assert_eq!(host.phase("m"), Phase::Stopped);
+    let gone = Notice::Stopped { instance: id.clone() };
+    let told = host.out.iter().filter(|e| matches!(e, Effect::Notice(n) if *n == gone));
+    assert_eq!(told.count(), 1, "or its story would never end");
     host.tell(Event::LaunchFailed { instance: id.clone(), fault: pulled() });
     assert!(host.out.is_empty(), "{:?}", host.out);
     // And if it runs for all that, it does not stay.
