@@ -45,7 +45,13 @@ impl State {
         for (name, spec) in specs {
             let image = images.remove(&name);
             match self.models.get_mut(&name) {
-                Some(model) => model.change(now, spec, image),
+                Some(model) => {
+                    let back = model.retired;
+                    model.change(now, spec, image);
+                    if back {
+                        self.take_back(&name, out);
+                    }
+                }
                 None => {
                     let mut model = Model::new(spec);
                     model.known.image_id = image;
@@ -65,6 +71,22 @@ impl State {
         let denied = Denied::UnknownModel { model: name.to_string() };
         model.deny_all(&denied, out);
         self.dismiss(name, StopReason::Reconfigured, out);
+    }
+
+    /// A model that was not configured any more is again. One that has not gone yet, and is as it is configured, serves on.
+    fn take_back(&mut self, name: &ModelName, out: &mut Vec<Effect>) {
+        let Some(model) = self.models.get_mut(name) else { return };
+        let goes = |i: &&Instance| {
+            matches!(i.life, Life::Draining { reason: StopReason::Reconfigured, .. })
+                && i.yields.is_none()
+        };
+        let instance = model.instance.as_ref().filter(goes).filter(|i| !model.has_changed(i));
+        let Some(id) = instance.map(|i| i.id.clone()) else { return };
+        if let Some(instance) = &mut model.instance {
+            instance.life = Life::Ready;
+        }
+        self.ledger.drain(&id, false);
+        out.push(Effect::Notice(Notice::Spared { instance: id }));
     }
 
     /// Containers of another specification go when nobody uses them; models that are configured no more go with theirs.

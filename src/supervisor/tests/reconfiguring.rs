@@ -98,10 +98,10 @@ fn a_removed_model_drains_and_is_forgotten() {
     assert_eq!(names(&host), ["b"]);
     host.pass(1);
     host.observe();
-    // Back before it was gone: it starts anew.
+    // Back as another before it was gone: it starts anew.
     let b = host.ready(4, "b");
     configure(&mut host, vec![]);
-    configure(&mut host, vec![spec("b", 10)]);
+    configure(&mut host, vec![changed("b", 10)]);
     host.acquire(5, "b");
     host.release(&b);
     host.stopped(&b);
@@ -199,4 +199,33 @@ fn what_an_older_load_ends_with_says_nothing_of_the_new_image() {
         let order = host.order().unwrap();
         assert_eq!(order.image_id.as_deref(), Some("other"), "pulls: {pulls}");
     }
+}
+
+#[test]
+fn what_was_taken_away_and_comes_back_as_it_was_serves_on() {
+    let mut host = Host::new(vec![spec("m", 10)]);
+    let id = host.ready(1, "m");
+    configure(&mut host, vec![]);
+    assert_eq!(host.phase("m"), Phase::Draining);
+    host.pass(20);
+    configure(&mut host, vec![spec("m", 10)]);
+    let spared = Notice::Spared { instance: id.clone() };
+    assert!(host.out.iter().any(|e| matches!(e, Effect::Notice(n) if *n == spared)));
+    host.pass(20);
+    assert_eq!((host.stops(), host.phase("m")), (vec![], Phase::Ready));
+    host.acquire(2, "m");
+    assert_eq!(host.grants(), [2]);
+    // Otherwise than its container runs it goes in its time.
+    configure(&mut host, vec![]);
+    configure(&mut host, vec![changed("m", 10)]);
+    assert_eq!(host.phase("m"), Phase::Draining);
+    host.pass(30);
+    assert_eq!(host.stops(), [id]);
+    // And so does one that an operator has sent away.
+    let mut host = Host::new(vec![spec("m", 10)]);
+    host.ready(1, "m");
+    host.tell(Event::Unload { waiter: WaiterId(7), model: name("m"), haste: Haste::Drain });
+    configure(&mut host, vec![]);
+    configure(&mut host, vec![spec("m", 10)]);
+    assert_eq!(host.phase("m"), Phase::Draining);
 }
