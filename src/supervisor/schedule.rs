@@ -256,11 +256,17 @@ impl State {
         }
         let over = shutdown.deadline <= now;
         if shutdown.keep {
-            // One that is being stopped runs on for a while: the next daemon would take it for one to keep, and send it requests.
-            let goes = |i: &Instance| {
-                matches!(i.life, Life::Abandoned { .. } | Life::Stopping { retry_at: None, .. })
+            // One that is being stopped runs on for a while: the next daemon would take it for one to keep, and send it requests. One that
+            // has no container that runs yet would be nothing for the next daemon, and its load would begin anew.
+            let moves = |i: &Instance| {
+                matches!(
+                    i.life,
+                    Life::Starting { .. }
+                        | Life::Abandoned { .. }
+                        | Life::Stopping { retry_at: None, .. }
+                )
             };
-            let busy = |i: &Instance| i.in_flight > 0 || goes(i);
+            let busy = |i: &Instance| i.in_flight > 0 || moves(i);
             let instances = self.models.values().filter_map(|m| m.instance.as_ref());
             self.exited = over || !instances.into_iter().any(busy);
         } else {
