@@ -134,7 +134,7 @@ pub const ALL: &[Message] = &[
         "ready",
         "66147ec7b91846f2b1e08fbe9e33e1e3",
         "A model is ready",
-        "It answers requests. HOSTLER_TOOK_MS is the time from the order.",
+        "It answers requests. HOSTLER_TOOK_MS is the time from the order; one that was taken over has none.",
     ),
     message(
         "failed",

@@ -81,7 +81,7 @@ mod tests {
     fn ready(timeline: &Timeline, load_ms: u64) {
         let instance = InstanceId::new("org/m".parse().unwrap(), Generation(1), 1);
         let at = Moment(Duration::from_millis(load_ms));
-        timeline.see(at, &Notice::Ready { instance, load_ms }, None);
+        timeline.see(at, &Notice::Ready { instance, load_ms: Some(load_ms) }, None);
     }
 
     #[test]

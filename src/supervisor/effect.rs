@@ -153,8 +153,8 @@ pub enum Notice {
     Ready {
         /// Which.
         instance: InstanceId,
-        /// From the order to ready.
-        load_ms: u64,
+        /// From the order to ready; `None`: it was adopted, and how long its load took is not known.
+        load_ms: Option<u64>,
     },
     /// It is busy and takes no new requests any more: it leaves when those are over that run on it.
     Yielding {

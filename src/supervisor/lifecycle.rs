@@ -124,7 +124,8 @@ impl State {
             model.last_load = Some(took);
         }
         model.waiting_for = None;
-        let load_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        let load_ms =
+            instance.load_began.map(|_| u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
         out.push(Effect::Notice(Notice::Ready { instance: id.clone(), load_ms }));
         self.ledger.confirm(id);
         self.note_loads(&id.model, out);

@@ -100,7 +100,10 @@ impl From<&Notice> for Line {
                 Self::of("adopted", instance, text)
             }
             Notice::Ready { instance, load_ms } => {
-                Self::of("ready", instance, format!("ready after {load_ms} ms")).took(*load_ms)
+                let text = load_ms.map(|ms| format!("ready after {ms} ms"));
+                let text =
+                    text.unwrap_or_else(|| "ready, in the container that was adopted".into());
+                Self { took_ms: *load_ms, ..Self::of("ready", instance, text) }
             }
             Notice::Yielding { instance, to: Heir::Other(to), busy: false } => {
                 Self::of("yielding", instance, format!("leaves for {to}"))

@@ -124,7 +124,7 @@ mod tests {
         // They have left meanwhile, and another waits: the load was not for that one.
         let loading = |n| Notice::Loading { instance: instance("m", n) };
         assert_eq!(stories.of(&loading(1), |_| request("b")), a);
-        let ready = Notice::Ready { instance: instance("m", 1), load_ms: 1 };
+        let ready = Notice::Ready { instance: instance("m", 1), load_ms: Some(1) };
         assert_eq!(stories.of(&ready, nobody), a);
         let stopped = Notice::Stopped { instance: instance("m", 1) };
         assert_eq!(stories.of(&stopped, |_| request("b")), Cause::default());

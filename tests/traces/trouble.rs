@@ -133,7 +133,7 @@ async fn a_load_that_pulls_is_two_and_one_that_fails_says_why() {
     see(starting(1), None);
     see(starting(2), Some("other"));
     for n in [1, 2] {
-        see(Notice::Ready { instance: instance(n), load_ms: 1 }, None);
+        see(Notice::Ready { instance: instance(n), load_ms: Some(1) }, None);
     }
     see(starting(3), Some("r"));
     see(Notice::Pulling { instance: instance(3) }, Some("r"));

@@ -279,7 +279,7 @@ mod tests {
         see(31, Notice::PlannedAgain { instance: instance(1), why: FaultCode::ImagePulled });
         see(31, starting(2));
         see(33, Notice::Loading { instance: instance(2) });
-        see(43, Notice::Ready { instance: instance(2), load_ms: 12_000 });
+        see(43, Notice::Ready { instance: instance(2), load_ms: Some(12_000) });
         let steps = seen.steps.rows();
         let sums = steps.iter().map(|((_, step), h)| (*step, h.read().sum));
         let sums: Vec<(&str, f64)> = sums.collect();
@@ -296,14 +296,14 @@ mod tests {
             Notice::Failed { instance: instance(generation), fault, retry_ms: 0 }
         };
         see(starting(1));
-        see(Notice::Ready { instance: instance(1), load_ms: 1 });
+        see(Notice::Ready { instance: instance(1), load_ms: Some(1) });
         see(failed(1));
         see(starting(2));
         see(failed(2));
         see(starting(3));
         see(Notice::Stopping { instance: instance(3), reason: StopReason::Unloaded });
         // Taken over from an earlier daemon.
-        see(Notice::Ready { instance: instance(4), load_ms: 1 });
+        see(Notice::Ready { instance: instance(4), load_ms: Some(1) });
         let loads = seen.loads.rows();
         let loads = loads.iter().map(|((_, result), n)| (*result, n.get()));
         let loads: Vec<(&str, u64)> = loads.collect();

@@ -58,7 +58,7 @@ fn used(metrics: &Metrics, model: &str) {
         planned: crate::types::Bytes::ZERO,
     });
     see(Notice::Loading { instance: instance.clone() });
-    see(Notice::Ready { instance: instance.clone(), load_ms: 1 });
+    see(Notice::Ready { instance: instance.clone(), load_ms: Some(1) });
     for refused in [None, Some("queue_full")] {
         metrics.begun();
         metrics.ended(&Seen {

@@ -1,6 +1,7 @@
 //! Orders of events that once went wrong.
 
 use super::*;
+use crate::supervisor::notice::Line;
 use crate::types::ProcessMemory;
 
 /// What one reading says of one device.
@@ -193,6 +194,9 @@ fn an_adoption_says_nothing_about_how_long_a_load_takes() {
     host.tell(Event::Found(vec![found(&id, &a, true)]));
     host.heal(&id);
     assert_eq!(host.phase("a"), Phase::Ready);
+    let ready = Notice::Ready { instance: id, load_ms: None };
+    assert!(host.out.iter().any(|e| matches!(e, Effect::Notice(n) if *n == ready)));
+    assert_eq!(Line::from(&ready).took_ms, None);
     assert_eq!(host.state.status(host.now).models[0].load_ms, None);
 }
 
