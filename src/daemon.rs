@@ -16,7 +16,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -25,7 +24,7 @@ use crate::adapters::engine::Profiles;
 use crate::adapters::podman::{self, Helpers};
 use crate::adapters::state_file::StateFile;
 use crate::adapters::systemd::{self, Handed};
-use crate::checks::{self, Checks, Probes};
+use crate::checks::Probes;
 use crate::config::{Config, GpuBackend};
 use crate::console::Desk;
 use crate::console::metrics::Scrapes;
@@ -44,6 +43,7 @@ use crate::supervisor::witness::Witness;
 
 pub mod allocator;
 mod alone;
+mod begin;
 mod core;
 mod door;
 mod expected;
@@ -56,6 +56,7 @@ mod plane;
 mod pulse;
 mod recall;
 mod reload;
+mod signals;
 mod sockets;
 mod told;
 mod traces;
@@ -68,6 +69,7 @@ pub use options::{Options, but};
 pub use plane::Plane;
 use recall::Recalled;
 use reload::Root;
+use signals::Signals;
 use told::Told;
 use traces::Tracing;
 use validate::Proven;
@@ -84,6 +86,8 @@ const STOP_EXTENSION: Duration = Duration::from_secs(120);
 ///
 /// `sockets` are those handed over by systemd, taken before any thread was started.
 pub async fn run(options: Options, sockets: Vec<(String, Handed)>) -> Exit {
+    // First: a stop that comes while the daemon begins ends the models that an earlier one left, as any stop does.
+    let mut signals = Signals::listen();
     let sockets = match sockets::handed(sockets) {
         Ok(sockets) => sockets,
         Err(failure) => return fail(Vec::new(), &failure).await,
@@ -121,38 +125,18 @@ pub async fn run(options: Options, sockets: Vec<(String, Handed)>) -> Exit {
     let left = helpers.left.subscribe();
     podman::fixes_are_for(options.user);
     let ports = ports(&config, file, helpers);
-    let (cdi_dirs, user) = (checks::cdi_dirs(), options.service_user());
-    let checks = Checks {
-        config: &config,
-        containers: &*ports.containers,
-        gpus: &*ports.gpus,
-        cdi_dirs: &cdi_dirs,
-        user: &user,
+    let user = options.service_user();
+    let begun = tokio::select! {
+        begun = begin::begin(&config, &ports, &user, sockets) => begun,
+        () = signals.stop() => return begin::end(&config, &ports.containers, options.user).await,
     };
-    let proven = match validate::patiently(validate::gate(&checks)).await {
-        Ok(proven) => proven,
-        Err(failure) => return fail(sockets, &failure).await,
+    let begin::Begun { proven, sockets, images, models } = match begun {
+        Ok(begun) => begun,
+        Err(exit) => return exit,
     };
-    let mut sockets = if sockets.is_empty() {
-        match sockets::bind(&config) {
-            Ok(sockets) => sockets,
-            Err(failure) => return fail(Vec::new(), &failure).await,
-        }
-    } else {
-        sockets
-    };
-    match sockets::bind_metrics(&config) {
-        Ok(more) => sockets.extend(more),
-        Err(failure) => return fail(sockets, &failure).await,
-    }
-    if let Err(failure) = door::guarded(&config, &sockets) {
-        return fail(sockets, &failure).await;
-    }
-    let images = validate::patiently(recall::images(&config.models, &*ports.containers)).await;
     let core = state::Recalled { book, images, generation, pins };
-    let models = validate::patiently(core::models(&config, &core::Models::new())).await;
     let recalled = Recalled { core, models, journal: trouble, left };
-    serve(options, config, ports, proven, recalled, sockets, metrics).await
+    serve(options, config, ports, proven, recalled, sockets, (metrics, signals)).await
 }
 
 /// Tells everybody why there is no daemon: the journal, systemd, and the clients that wait on the sockets.
@@ -189,7 +173,7 @@ async fn serve(
     proven: Proven,
     recalled: Recalled,
     sockets: Vec<Listener>,
-    metrics: Arc<Metrics>,
+    (metrics, mut signals): (Arc<Metrics>, Signals),
 ) -> Exit {
     let user = options.user;
     let plane = match Plane::start() {
@@ -273,7 +257,7 @@ async fn serve(
     tracing::info!(kind = "daemon_ready", "ready: {} models configured", root.started.models.len());
     let mut task = running.task;
     let died = tokio::select! {
-        () = asked_to_stop(&root) => None,
+        () = signals.asked_to_stop(&root) => None,
         ended = &mut task => Some(("supervisor", ended.err())),
         ended = &mut server => Some(("server", ended.err())),
     };
@@ -366,31 +350,6 @@ fn supervise(
     supervisor.remember(recalled.core);
     supervisor.witnessed_by(witness);
     supervisor.spawn_on(handle, plane.runtime())
-}
-
-/// SIGTERM or SIGINT ends this; SIGHUP reads the configuration again, as `systemctl reload` does.
-async fn asked_to_stop(root: &Root) {
-    let handlers = (
-        signal(SignalKind::terminate()),
-        signal(SignalKind::interrupt()),
-        signal(SignalKind::hangup()),
-    );
-    let (Ok(mut term), Ok(mut int), Ok(mut hup)) = handlers else {
-        tracing::error!("signals cannot be handled; stop with SIGKILL, containers will be adopted");
-        return std::future::pending().await;
-    };
-    let reloads = async {
-        while hup.recv().await.is_some() {
-            // It says itself what came of it.
-            let _ = root.reload().await;
-        }
-        std::future::pending().await
-    };
-    tokio::select! {
-        _ = term.recv() => {}
-        _ = int.recv() => {}
-        () = reloads => {}
-    }
 }
 
 /// Where the process keeps per-user files in user mode.
