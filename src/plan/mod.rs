@@ -27,7 +27,7 @@ pub use footprint::{
 };
 pub use holder::{Holder, Standing};
 pub use ledger::{Hold, Ledger, Missing, ReleaseRule, Row, Stage, Usage};
-pub use planner::{Decision, Plan, Rules, Want, plan};
+pub use planner::{Decision, Plan, Rules, Want, equals, plan};
 pub use policy::Demand;
 pub use pressure::{Relief, relieve};
 pub use sleep::{Leave, SleepRules, Sleeper, Victim, idle_leave, idle_rung};

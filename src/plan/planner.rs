@@ -1,5 +1,6 @@
 //! The planner: `(now, rules, ledger, holders, want) → (decision, report, claim)`.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::claims::Claims;
@@ -35,6 +36,8 @@ pub struct Want<'a> {
     pub gpu_count: u32,
     /// Devices it may use; empty: all.
     pub allowed: &'a [GpuId],
+    /// Devices on which loads failed, with how often: of those with room it takes one where fewer did. Nobody leaves for that.
+    pub shunned: &'a BTreeMap<GpuId, u32>,
     /// It may evict only models whose priority is not above this.
     pub priority: i8,
     /// What happens when there is no room.
@@ -83,12 +86,12 @@ pub enum Decision {
 
 /// Decides where a model goes.
 ///
-/// A device without a start or stop under way that has room is taken at once: of several, the one that is left with the
-/// least free memory, so that the largest hole stays large. Where a release under way will make room, it waits for that.
-/// Otherwise the cheapest idle instances are chosen to leave, if the model evicts at all; where those would disturb a load on
-/// another of their devices, their place is kept for it until that is over. Otherwise it waits, or is refused. Several devices
-/// are taken only from among equal ones. What is kept for others is not touched. Deterministic: the order of `holders` does
-/// not matter.
+/// A device without a start or stop under way that has room is taken at once: of several, one where the fewest loads have
+/// failed, and of those the one that is left with the least free memory, so that the largest hole stays large. Where a
+/// release under way will make room, it waits for that. Otherwise the cheapest idle instances are chosen to leave, if the
+/// model evicts at all; where those would disturb a load on another of their devices, their place is kept for it until that
+/// is over. Otherwise it waits, or is refused. Several devices are taken only from among equal ones. What is kept for
+/// others is not touched. Deterministic: the order of `holders` does not matter.
 #[must_use]
 pub fn plan(
     now: Moment,
@@ -161,7 +164,7 @@ impl Room<'_> {
         let open: Vec<&Row> = ever.iter().copied().filter(|row| !row.gated).collect();
         let roomy: Vec<&Row> =
             open.iter().copied().filter(|r| want.fits_now(r, self.holders)).collect();
-        if let Some(chosen) = tightest(&roomy, count) {
+        if let Some(chosen) = want.tightest(&roomy, count) {
             for device in &mut report.devices {
                 if chosen.iter().any(|row| row.id == device.gpu) {
                     device.verdict = Verdict::Chosen;
@@ -173,7 +176,7 @@ impl Room<'_> {
         let soon = |row: &&Row| want.fits_soon(row, self.holders);
         let soon: Vec<&Row> = ever.iter().copied().filter(soon).collect();
         let wait = |report: &Report| Decision::Wait { why: report.to_string(), until: self.until };
-        if let Some(chosen) = tightest(&soon, count) {
+        if let Some(chosen) = want.tightest(&soon, count) {
             return (wait(report), want.claim(&chosen));
         }
         let missing = |row: &Row| want.missing(row, self.holders);
@@ -208,7 +211,7 @@ impl Room<'_> {
         }
         let later = |row: &&Row| want.fits_later(row, self.holders);
         let later: Vec<&Row> = ever.iter().copied().filter(later).collect();
-        let chosen = tightest(&later, count).or_else(|| self.soonest(want, &ever, count));
+        let chosen = want.tightest(&later, count).or_else(|| self.soonest(want, &ever, count));
         (wait(report), chosen.map_or(nothing, |chosen| want.claim(&chosen)))
     }
 
@@ -219,7 +222,7 @@ impl Room<'_> {
         };
         let freed: Vec<&Row> = open.iter().copied().filter(free).collect();
         let count = want.gpu_count.max(1) as usize;
-        tightest(&freed, count).map_or_else(Claims::default, |chosen| want.claim(&chosen))
+        want.tightest(&freed, count).map_or_else(Claims::default, |chosen| want.claim(&chosen))
     }
 
     /// Where those that may leave once they have loaded and are old enough will have made room; of several places the one where
@@ -244,39 +247,6 @@ impl Room<'_> {
     }
 }
 
-/// Equal devices of one product may differ by that part of their memory, as a divisor: what a driver keeps for itself is not the
-/// same on each of them (10,986 and 10,989 MiB), and more on the one with a display.
-const EQUAL_SHARE: u64 = 64;
-
-/// Equal devices together: an engine that is spread over several runs at the pace of the smallest. The smallest first.
-fn groups<'a>(rows: &[&'a Row]) -> Vec<Vec<&'a Row>> {
-    let mut sorted = rows.to_vec();
-    sorted.sort_by_key(|row| (&row.name, row.total, &row.id));
-    let mut groups: Vec<Vec<&Row>> = Vec::new();
-    for row in sorted {
-        let equal = |first: &Row| {
-            let more = row.total.saturating_sub(first.total).0;
-            first.name == row.name && more <= first.total.0 / EQUAL_SHARE
-        };
-        match groups.last_mut().filter(|group| equal(group[0])) {
-            Some(group) => group.push(row),
-            None => groups.push(vec![row]),
-        }
-    }
-    groups
-}
-
-/// The `count` equal devices with the least free memory; ties go to the lower identifier.
-fn tightest<'a>(rows: &[&'a Row], count: usize) -> Option<Vec<&'a Row>> {
-    let full = groups(rows).into_iter().filter(|g| g.len() >= count);
-    full.map(|mut group| {
-        group.sort_by(|a, b| (a.free, &a.id).cmp(&(b.free, &b.id)));
-        group.truncate(count);
-        group
-    })
-    .min_by(|a, b| (a[0].free, &a[0].id).cmp(&(b[0].free, &b[0].id)))
-}
-
 impl Row {
     /// What the device offers when nothing at all runs on it.
     fn empty(&self) -> Bytes {
@@ -290,7 +260,11 @@ impl Row {
     }
 }
 
+mod equal;
 mod want;
+
+pub use equal::equals;
+use equal::groups;
 
 #[cfg(test)]
 mod tests;

@@ -14,6 +14,7 @@
 //! ever. An engine on which requests run is asked for its health alone: that it is too busy for more in time is no fault. Nor is it one
 //! that it does not come to speak of its health while it answers requests, which who asks for the core finds out.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,7 +22,9 @@ use super::effect::{Effect, Notice};
 use super::instance::{Instance, Life};
 use super::lifecycle::FORGIVEN_AFTER;
 use super::state::{Model, State};
-use crate::types::{Breaker, Denied, Fault, FaultCode, HealthStatus, InstanceId, Moment};
+use crate::types::{
+    Breaker, Denied, Fault, FaultCode, GpuId, HealthStatus, InstanceId, ModelName, Moment,
+};
 
 /// The longest delay between two attempts while the breaker is closed.
 const RETRY_DELAY_MAX: Duration = Duration::from_secs(60);
@@ -40,6 +43,8 @@ pub(super) struct Failure {
     pub(super) count: u32,
     /// No attempt before.
     pub(super) retry_at: Moment,
+    /// Where loads failed in that row, and how often: the next goes elsewhere if it can.
+    pub(super) failed_on: BTreeMap<GpuId, u32>,
 }
 
 impl Failure {
@@ -197,6 +202,38 @@ impl State {
         let open = self.models.values().filter_map(text).collect();
         self.note("circuit_open", now, open);
     }
+
+    /// Devices that a start avoids where there is room elsewhere, with how many loads failed there.
+    pub(super) fn shunned(&self, model: &Model) -> BTreeMap<GpuId, u32> {
+        let mut all: BTreeMap<GpuId, u32> =
+            self.suspects.keys().map(|gpu| (gpu.clone(), 1)).collect();
+        for (gpu, times) in model.failure.iter().flat_map(|f| &f.failed_on) {
+            *all.entry(gpu.clone()).or_default() += times;
+        }
+        all
+    }
+
+    /// A model has loaded: its devices are well, and those on which it failed before may not be. One that failed on these, too, says
+    /// nothing of the others.
+    pub(super) fn judge_devices(&mut self, now: Moment, id: &InstanceId) {
+        let Some(model) = self.models.get_mut(&id.model) else { return };
+        let failed_on = model.failure.as_mut().map(|f| std::mem::take(&mut f.failed_on));
+        let failed_on = failed_on.unwrap_or_default();
+        let gpus = model.instance.as_ref().map(|i| i.placement.gpus.as_slice()).unwrap_or_default();
+        if !gpus.iter().any(|gpu| failed_on.contains_key(gpu)) {
+            let suspects = failed_on.into_keys().map(|gpu| (gpu, id.model.clone()));
+            self.suspects.extend(suspects);
+        }
+        self.suspects.retain(|gpu, _| !gpus.contains(gpu));
+        let text = |(gpu, model): (&GpuId, &ModelName)| {
+            format!(
+                "{gpu}: {model} failed to load there and loaded elsewhere; until a model has loaded there, each goes elsewhere where it \
+                 has room: see \"dmesg\"; \"hostler load MODEL --gpus {gpu}\" tries it"
+            )
+        };
+        let told = self.suspects.iter().map(text).collect();
+        self.note("gpu_suspect", now, told);
+    }
 }
 
 /// What a fault makes of the count of those in a row.
@@ -246,6 +283,17 @@ impl Tally {
     }
 }
 
+/// Says on which devices a load failed, and counts it to them.
+fn blame(gpus: &[GpuId], fault: &mut Fault, failed_on: &mut BTreeMap<GpuId, u32>) {
+    let real: Vec<&str> = gpus.iter().filter(|gpu| !gpu.is_host()).map(GpuId::as_str).collect();
+    if !real.is_empty() {
+        fault.message.push_str(&format!(" (on {})", real.join(", ")));
+    }
+    for gpu in gpus {
+        *failed_on.entry(gpu.clone()).or_default() += 1;
+    }
+}
+
 impl Model {
     /// Takes note of a failure and tells those who waited for this very start.
     pub(super) fn fail(
@@ -256,8 +304,15 @@ impl Model {
         was_ready: bool,
         out: &mut Vec<Effect>,
     ) {
-        let earlier = self.failure.as_ref().map_or(0, |f| f.count);
-        let tally = Tally::of(now, earlier, instance, &fault);
+        let earlier = self.failure.take();
+        let tally = Tally::of(now, earlier.as_ref().map_or(0, |f| f.count), instance, &fault);
+        let mut failed_on = match tally {
+            Tally::First => BTreeMap::new(),
+            Tally::Kept(_) | Tally::OneMore(_) => earlier.map(|f| f.failed_on).unwrap_or_default(),
+        };
+        if !was_ready && fault.code.may_be_the_devices() {
+            blame(&instance.placement.gpus, &mut fault, &mut failed_on);
+        }
         let count = tally.count();
         self.restarts = self.restarts.saturating_add(u32::from(tally.is_counted()));
         let delay = tally.delay(&rules, was_ready, instance.id.noise());
@@ -273,7 +328,8 @@ impl Model {
         let notice =
             Notice::Failed { instance: instance.id.clone(), fault: fault.clone(), retry_ms };
         out.push(Effect::Notice(notice));
-        let failure = Failure { fault, served: was_ready, count, retry_at: now + delay };
+        let retry_at = now + delay;
+        let failure = Failure { fault, served: was_ready, count, retry_at, failed_on };
         if delay > Duration::ZERO {
             // What is no fault of the model's is tried again for who was answered long ago, too.
             let kept = self.wanted && !tally.is_counted() && !self.queue.has_operators();

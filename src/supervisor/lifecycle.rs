@@ -128,6 +128,7 @@ impl State {
             instance.load_began.map(|_| u64::try_from(took.as_millis()).unwrap_or(u64::MAX));
         out.push(Effect::Notice(Notice::Ready { instance: id.clone(), load_ms }));
         self.ledger.confirm(id);
+        self.judge_devices(now, id);
         self.note_loads(&id.model, out);
         out.push(Effect::Observe);
     }

@@ -225,6 +225,7 @@ impl Model {
         if let Some(failure) = &mut self.failure {
             failure.retry_at = now;
             failure.count = 0;
+            failure.failed_on.clear();
         }
         if let Some(instance) = &mut self.instance
             && instance.spec.spec_hash() == spec.spec_hash()

@@ -181,6 +181,7 @@ impl State {
             needs: &spot.needs,
             gpu_count: spot.gpu_count,
             allowed: &spot.allowed,
+            shunned: &self.shunned(model),
             priority: model.priority(wish),
             on_full: model.on_full(wish),
             waking: spot.waking.as_ref(),

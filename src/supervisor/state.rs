@@ -160,6 +160,8 @@ pub struct State {
     /// Devices under pressure, and lost ones, with how many readings in a row said so.
     pub(super) pressed: BTreeMap<GpuId, u32>,
     pub(super) losses: BTreeMap<GpuId, u32>,
+    /// Devices on which a model failed to load that loaded elsewhere then, with its name. Whatever has loaded there since clears one.
+    pub(super) suspects: BTreeMap<GpuId, ModelName>,
     /// The background picks no model to measure before.
     pub(super) discover_from: Moment,
     /// The clock on the wall, as last told; `None`: not told yet.
@@ -202,6 +204,7 @@ impl State {
             problems: BTreeMap::new(),
             pressed: BTreeMap::new(),
             losses: BTreeMap::new(),
+            suspects: BTreeMap::new(),
             discover_from: Moment::START,
             local_time: None,
             stuck: BTreeMap::new(),

@@ -71,6 +71,29 @@ impl FaultCode {
         Self::Internal,
     ];
 
+    /// Whether a load may have failed so for its devices, and may succeed on others.
+    #[must_use]
+    pub const fn may_be_the_devices(self) -> bool {
+        match self {
+            Self::CdiUnresolvable | Self::StartFailed | Self::EngineExited | Self::LoadTimeout => {
+                true
+            }
+            Self::ImageMissing
+            | Self::ImagePulled
+            | Self::ImageChanged
+            | Self::PullFailed
+            | Self::WeightsMissing
+            | Self::StorageFull
+            | Self::PodmanUnreachable
+            | Self::CreateFailed
+            | Self::HardeningMismatch
+            | Self::GpuLost
+            | Self::Unhealthy
+            | Self::StopFailed
+            | Self::Internal => false,
+        }
+    }
+
     /// The word for it in logs, HTTP bodies and D-Bus.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

@@ -34,6 +34,12 @@ impl GpuId {
         &*self.0 == "host"
     }
 
+    /// Whether this is a slice of a device (MIG). A process sees one of them alone, however many its container has.
+    #[must_use]
+    pub fn is_slice(&self) -> bool {
+        self.0.starts_with("MIG-")
+    }
+
     /// The identifier as text.
     #[must_use]
     pub fn as_str(&self) -> &str {

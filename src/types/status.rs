@@ -225,13 +225,14 @@ pub struct GpuProcess {
 }
 
 impl Problem {
-    /// Whether requests may fail by it. Control, configurations that wait, what was measured for a later daemon, what engines left and that
-    /// one computes on the CPU are operators' business.
+    /// Whether requests may fail by it. Control, configurations that wait, what was measured for a later daemon, what engines left, a
+    /// device that is avoided and that one computes on the CPU are operators' business.
     #[must_use]
     pub fn hinders_requests(&self) -> bool {
         let operators = [
             "bus_missing",
             "bus_lost",
+            "gpu_suspect",
             "gpu_unused",
             "reload_failed",
             "restart_needed",

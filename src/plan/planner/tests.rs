@@ -105,6 +105,7 @@ fn want<'a>(model: &'a ModelName, bytes: u64, count: u32, allowed: &'a [GpuId]) 
         needs,
         gpu_count: count,
         allowed,
+        shunned: Box::leak(Box::default()),
         priority,
         on_full,
         waking: None,
@@ -381,5 +382,6 @@ fn the_cheaper_return_leaves_even_if_it_was_used_last() {
 }
 
 mod claims;
+mod equal;
 mod margins;
 mod properties;

@@ -80,6 +80,7 @@ fn ask(
         needs: &needs,
         gpu_count: 1,
         allowed: &[],
+        shunned: &BTreeMap::new(),
         priority,
         on_full,
         waking,

@@ -341,3 +341,5 @@ fn those_that_failed_together_come_back_apart() {
     assert_eq!(rules.delay(1, 0), Duration::from_secs(1));
     assert_eq!(rules.delay(6, 0), Duration::from_secs(300));
 }
+
+mod devices;

@@ -84,11 +84,13 @@ proptest! {
         count in 1_u32..4,
         lru in any::<bool>(),
         turn in any::<prop::sample::Index>(),
+        failures in prop::array::uniform3(0_u32..3),
     ) {
         let w = built(&cases);
         let rules = rules(if lru { Eviction::Lru } else { Eviction::Cost });
         let model: ModelName = "want".parse().unwrap();
-        let want = want(&model, bytes, count, &[]);
+        let shunned: BTreeMap<GpuId, u32> = (0..3).map(gpu).zip(failures).collect();
+        let want = Want { shunned: &shunned, ..want(&model, bytes, count, &[]) };
         let first = plan(NOW, rules, &w.0, &w.1, &want);
 
         let mut turned = w.1.clone();
@@ -109,6 +111,14 @@ proptest! {
             Decision::Start(p) => {
                 prop_assert!(enough(&w, &[], bytes, devices));
                 prop_assert_eq!(p.gpus.len(), devices);
+                // Of the ways to take that many, one whose worst device is the least bad.
+                let worst = p.gpus.iter().map(|g| shunned[g]).max();
+                let better: Vec<GpuId> =
+                    shunned.iter().filter(|(_, n)| Some(**n) < worst).map(|(g, _)| g.clone()).collect();
+                let better = Want { allowed: &better, ..want.clone() };
+                let instead = plan(NOW, rules, &w.0, &w.1, &better).decision;
+                let none = better.allowed.is_empty() || !matches!(instead, Decision::Start(_));
+                prop_assert!(none, "{p:?} instead of {instead:?}");
             }
             Decision::Evict(set) => {
                 prop_assert!(!enough(&w, &[], bytes, devices), "it evicts without need");
