@@ -1,14 +1,21 @@
 //! The checks that READY waits for.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use super::exit::{Exit, StartFailure};
 use super::{Check, Checks, Finding, Learned, Outcome, images};
 use crate::adapters::gpu::cdi;
 use crate::config::GpuBackend;
+use crate::plan::equals;
 use crate::supervisor::ports::GpuError;
-use crate::types::{Fault, GpuId, Transport};
+use crate::types::{Fault, GpuId, GpuReading, ModelName, ModelSpec, Transport};
 
 /// The oldest podman API that Hostler speaks to.
 const PODMAN_MIN: (u32, u32) = (4, 3);
+/// The fix where a model wants more equal devices than there are.
+const FEWER: &str =
+    "lower gpu_count; devices of one model are of one product and size, and no slices of MIG";
 
 impl Checks<'_> {
     pub(super) async fn devices(&self, learned: &mut Learned) -> Result<Finding, StartFailure> {
@@ -42,8 +49,13 @@ impl Checks<'_> {
         if !snapshot.driver.is_empty() {
             measured.push(format!("driver {}", snapshot.driver));
         }
+        let unequal = unequal(&self.config.models, &snapshot.devices);
         learned.devices = Some(snapshot);
-        Ok(Finding::pass(Check::Memory, measured.join("; ")))
+        if unequal.is_empty() {
+            return Ok(Finding::pass(Check::Memory, measured.join("; ")));
+        }
+        measured.extend(unequal);
+        Ok(Finding::bad(Check::Memory, Outcome::Warn, measured.join("; "), FEWER))
     }
 
     /// Device memory is known when this is asked; without it nobody knows which devices there are.
@@ -162,6 +174,25 @@ impl Checks<'_> {
     }
 }
 
+/// Models that never load here, as they want more equal devices than there are.
+fn unequal(models: &BTreeMap<ModelName, Arc<ModelSpec>>, devices: &[GpuReading]) -> Vec<String> {
+    let of = |spec: &Arc<ModelSpec>| {
+        let may = |d: &&GpuReading| spec.gpus.is_empty() || spec.gpus.contains(&d.id);
+        let allowed: Vec<&GpuReading> = devices.iter().filter(may).collect();
+        let (wanted, equal) = (spec.gpu_count, equals(&allowed));
+        let short = u32::try_from(equal).is_ok_and(|equal| equal < wanted);
+        let slices = allowed.iter().any(|d| d.id.is_slice());
+        let why = if slices { " (an engine sees one slice of MIG alone)" } else { "" };
+        short.then(|| {
+            format!(
+                "model {} never loads: gpu_count = {wanted}, and of its devices at most {equal} are equal{why}",
+                spec.name
+            )
+        })
+    };
+    models.values().filter_map(of).collect()
+}
+
 /// Faults that cannot go away within a start are not waited out: clients learn the cause at once, and systemd starts the
 /// daemon anew after a while.
 fn gpu_failure(err: GpuError) -> StartFailure {
@@ -202,6 +233,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::types::{Bytes, test_spec};
 
     #[test]
     fn podman_versions() {
@@ -210,6 +242,37 @@ mod tests {
         assert_eq!(version("four"), None);
         assert!(version("4.3.1").is_some_and(|v| v >= PODMAN_MIN));
         assert!(version("4.2.0").is_some_and(|v| v < PODMAN_MIN));
+    }
+
+    #[test]
+    fn who_wants_more_equal_devices_than_there_are_is_named() {
+        let gib = |n: u64| Bytes(n << 30);
+        let device = |id: &str, name: &str, total| GpuReading {
+            id: GpuId::new(id),
+            name: name.into(),
+            total,
+            used: Bytes(0),
+            processes: vec![],
+        };
+        let mut pair = test_spec("pair");
+        pair.gpu_count = 2;
+        let named = |spec: &ModelSpec, devices: &[GpuReading]| {
+            unequal(&[(spec.name.clone(), Arc::new(spec.clone()))].into(), devices).join("; ")
+        };
+        let two = [device("GPU-a", "3090", gib(24)), device("GPU-b", "3060", gib(12))];
+        assert_eq!(
+            named(&pair, &two),
+            "model pair never loads: gpu_count = 2, and of its devices at most 1 are equal"
+        );
+        assert_eq!(named(&test_spec("one"), &two), "");
+        let mut three = two.to_vec();
+        three.push(device("GPU-c", "3060", gib(12)));
+        assert_eq!(named(&pair, &three), "", "the smaller two");
+        pair.gpus = vec![GpuId::new("GPU-a"), GpuId::new("GPU-c")];
+        assert!(named(&pair, &three).contains("at most 1"), "those it may have count");
+        pair.gpus = vec![];
+        let slices = ["MIG-a", "MIG-b"].map(|id| device(id, "H100 MIG 3g.40gb", gib(40)));
+        assert!(named(&pair, &slices).ends_with("(an engine sees one slice of MIG alone)"));
     }
 
     #[test]

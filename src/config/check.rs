@@ -196,6 +196,26 @@ fn short_path(
     None
 }
 
+/// Reports a model that is spread over slices of devices (MIG), which no process can use together. `among`: its devices.
+pub(super) fn slices(
+    report: &mut Report<'_>,
+    key: &str,
+    at: usize,
+    count: Option<u32>,
+    among: &[GpuId],
+) {
+    let count = count.and_then(|n| usize::try_from(n).ok()).unwrap_or(1);
+    let slices = among.iter().filter(|id| id.is_slice()).count();
+    let whole = among.len() - slices;
+    if count > 1 && slices > 0 && count <= among.len() && whole < count {
+        let most = whole.max(1);
+        let message = format!(
+            "must be at most {most}, for a process sees one slice of MIG alone; make a larger slice, or list whole devices"
+        );
+        report.at(at, key, message);
+    }
+}
+
 /// UUIDs of devices, each once.
 pub(super) fn gpus(report: &mut Report<'_>, key: &str, values: &[Spanned<String>]) -> Vec<GpuId> {
     let mut ids: Vec<GpuId> = Vec::with_capacity(values.len());

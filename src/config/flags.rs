@@ -116,10 +116,9 @@ const VLLM: &[Rule] = &[
     rule(&["--served-model-name"], &[], "use the model's name or the key aliases"),
     rule(&["--max-model-len"], &[], "use the key context"),
     rule(&["--max-num-seqs"], &[], "use the key parallel"),
+    rule(&["-tp", "--tensor-parallel-size"], &[], "use the key gpu_count"),
     rule(
         &[
-            "-tp",
-            "--tensor-parallel-size",
             "-pp",
             "--pipeline-parallel-size",
             "-dp",
@@ -128,7 +127,7 @@ const VLLM: &[Rule] = &[
             "--prefill-context-parallel-size",
         ],
         &[],
-        "use the key gpu_count",
+        "it is not offered; the key gpu_count is tensor parallelism",
     ),
     rule(
         &[

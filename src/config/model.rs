@@ -351,6 +351,7 @@ fn placement(report: &mut Report<'_>, entry: &Entry, devices: &Devices) -> (u32,
             let message = format!("must be at most {offered}, as many as devices in [gpu] lists");
             report.at(count_at, &count_key, message);
         }
+        check::slices(report, &count_key, count_at, count, &devices.ids);
         return (count.unwrap_or(1), Vec::new());
     };
     let gpus_key = entry.key("gpus");
@@ -373,6 +374,7 @@ fn placement(report: &mut Report<'_>, entry: &Entry, devices: &Devices) -> (u32,
         let message = format!("must be at most {}, as many as gpus lists", list.get_ref().len());
         report.at(count_at, &count_key, message);
     }
+    check::slices(report, &count_key, count_at, count, &gpus);
     (count.unwrap_or(1), gpus)
 }
 

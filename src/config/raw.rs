@@ -305,7 +305,7 @@ pub struct RawModel {
     /// attention) what its cache has room for, 16 to 256.
     #[schemars(with = "u32", range(min = 1, max = 4096))]
     pub parallel: Option<Spanned<i64>>,
-    /// Devices that the model is spread over, 1 to 64. Default 1.
+    /// Devices that the model is spread over, equal ones (one product and size, no slices of MIG), 1 to 64. Default 1.
     #[schemars(with = "u32", range(min = 1, max = 64), extend("default" = 1))]
     pub gpu_count: Option<Spanned<i64>>,
     /// UUIDs of the devices it may be placed on, a part of `devices` in [gpu]. Default []: any of them.

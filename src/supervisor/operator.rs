@@ -5,6 +5,7 @@
 //! reason to forget it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::effect::{Effect, StopReason};
 use super::instance::{Instance, Life};
@@ -12,7 +13,7 @@ use super::queue::{Purpose, Waiter};
 use super::state::{Model, State};
 use crate::plan::{self, Decision, Leave, Plan};
 use crate::types::{
-    Denied, Evict, Haste, Leaving, ModelName, Moment, OnFull, Outcome, Preview, PreviewGpu,
+    Denied, Evict, Haste, Leaving, ModelName, Moment, OnFull, Outcome, Preview, PreviewGpu, Report,
     SleepLevel, WaiterId, Wish,
 };
 
@@ -281,7 +282,7 @@ impl State {
             });
         }
         let Plan { decision, report, .. } = self.dry_run(now, model, wish);
-        Ok(shown(decision, report))
+        Ok(shown(model, decision, report))
     }
 }
 
@@ -317,7 +318,7 @@ impl Model {
     }
 }
 
-fn shown(decision: Decision, report: crate::types::Report) -> Preview {
+fn shown(model: &Model, decision: Decision, report: Report) -> Preview {
     let mut preview = Preview {
         outcome: Outcome::Start,
         why: report.to_string(),
@@ -354,8 +355,10 @@ fn shown(decision: Decision, report: crate::types::Report) -> Preview {
         }
         Decision::Refuse { largest } => {
             preview.outcome = Outcome::Refuse;
-            let need = report.need.bytes;
-            preview.why = format!("it needs {need} on one device; the largest offers {largest}");
+            let (need, devices) = (report.need.bytes, model.spec.gpu_count);
+            let (model, report) = (model.spec.name.clone(), Some(Arc::new(report.clone())));
+            let never = Denied::NeverFits { model, need, devices, largest, report };
+            preview.why = never.to_string();
         }
     }
     preview.report = Some(report);

@@ -18,7 +18,7 @@ pub enum Denied {
         model: String,
     },
     /// It can never fit this host as configured: retrying is useless.
-    #[error("model {model} needs {need} {}", too_much(*need, *devices, *largest))]
+    #[error("model {model} needs {need} {}", too_much(*need, *devices, *largest, report.as_deref()))]
     NeverFits {
         /// The model.
         model: ModelName,
@@ -104,9 +104,12 @@ pub enum Denied {
     ShuttingDown,
 }
 
-fn too_much(need: Bytes, devices: u32, largest: Bytes) -> String {
+fn too_much(need: Bytes, devices: u32, largest: Bytes, report: Option<&Report>) -> String {
     if devices > 1 && need <= largest {
-        return format!("on each of {devices} equal devices, and there are not so many");
+        let mut there = report.into_iter().flat_map(|report| &report.devices);
+        let slices = there.any(|device| device.gpu.is_slice());
+        let why = if slices { " (an engine sees one slice of MIG alone)" } else { "" };
+        return format!("on each of {devices} equal devices, and there are not so many{why}");
     }
     let on =
         if devices > 1 { format!("on each of {devices} devices") } else { "on one device".into() };
@@ -166,7 +169,7 @@ impl Denied {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::FaultCode;
+    use crate::types::{DeviceVerdict, FaultCode, GpuId, Need, NeedSource, Verdict};
 
     #[test]
     fn what_never_fits_says_what_is_missing() {
@@ -186,6 +189,29 @@ mod tests {
         assert_eq!(
             text(7, 2),
             "model m needs 7.0 GiB on each of 2 equal devices, and there are not so many"
+        );
+        let (model, need, largest): (ModelName, _, _) =
+            ("m".parse().unwrap(), Bytes::gib(7), Bytes::gib(8));
+        let slice = DeviceVerdict {
+            gpu: GpuId::new("MIG-a"),
+            free: largest,
+            empty: largest,
+            reserved: Bytes::ZERO,
+            quarantined: Bytes::ZERO,
+            foreign: Bytes::ZERO,
+            kept: Bytes::ZERO,
+            holders: vec![],
+            verdict: Verdict::Fits,
+        };
+        let report = Some(Arc::new(Report {
+            model: model.clone(),
+            need: Need { bytes: need, source: NeedSource::Declared },
+            devices: vec![slice],
+            victims: vec![],
+        }));
+        let denied = Denied::NeverFits { model, need, devices: 2, largest, report };
+        assert!(
+            denied.to_string().ends_with("not so many (an engine sees one slice of MIG alone)")
         );
     }
 

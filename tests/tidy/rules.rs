@@ -33,7 +33,8 @@ const LAYERS: &[(&str, &[&str])] = &[
             "types",
         ],
     ),
-    ("checks", &["checks", "adapters", "config", "supervisor::ports", "types"]),
+    // Which devices are equal is for the planner to say.
+    ("checks", &["checks", "adapters", "config", "plan::equals", "supervisor::ports", "types"]),
     // No HTTP and nothing of the core: what a program outside the daemon may know.
     (
         "cli",

@@ -48,6 +48,7 @@ const LISTEN: &str = "Hostler decides where the engine listens";
 const KEYS: &str = "nobody but Hostler can reach the engine";
 const SHARE: &str = "Hostler computes it from the place; say what the model needs with vram";
 const DEVICES: &str = "a container's devices are numbered anew; gpu_count says on how many it runs, gpus names them by UUID";
+const UNEVEN: &str = "devices of one model are equal ones here, and each holds the same; on unequal ones give it one, with gpus and without gpu_count, and -ngl or --n-cpu-moe for what does not fit there";
 const SLEEP: &str = "Hostler drives sleep and idling";
 
 /// Up to where the configuration takes a number.
@@ -145,6 +146,10 @@ impl Taken {
             return self.left.push((format!("{flag} {value}"), DEVICES.to_owned()));
         }
         self.count(parts.len());
+        let size = |part: &&str| part.parse::<f64>().unwrap_or_default();
+        if parts.windows(2).any(|two| size(&two[0]).total_cmp(&size(&two[1])).is_ne()) {
+            return self.left.push((format!("{flag} {value}"), UNEVEN.to_owned()));
+        }
         self.args.extend([flag.to_owned(), parts.join(",")]);
     }
 
@@ -316,7 +321,8 @@ mod tests {
             (count.and_then(|(_, n)| n.as_integer()), taken.args.join(" "), left.join("; "))
         };
         let said = |count, args: &str, left: &str| (count, args.to_owned(), left.to_owned());
-        assert_eq!(of("-ts 3,1"), said(Some(2), "-ts 3,1", ""));
+        assert_eq!(of("-ts 24,12"), said(Some(2), "", "-ts 24,12"), "never on unequal devices");
+        assert_eq!(of("-ts 1,1.0"), said(Some(2), "-ts 1,1.0", ""));
         assert_eq!(of("--tensor-split=0,1,1"), said(Some(2), "--tensor-split 1,1", ""));
         assert_eq!(of("-ts 0/1"), said(None, "", "-ts 0/1"));
         assert_eq!(of("-dev CUDA0,CUDA1 -ngl 9"), said(Some(2), "-ngl 9", "-dev CUDA0,CUDA1"));

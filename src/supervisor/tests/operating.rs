@@ -222,7 +222,9 @@ fn devices_that_cannot_be_are_refused_by_name() {
 
 #[test]
 fn a_dry_run_says_what_a_load_does_and_does_nothing() {
-    let mut host = Host::new(vec![spec("a", 60), spec("b", 60), spec("big", 101)]);
+    let mut pair = spec("pair", 60);
+    pair.gpu_count = 2;
+    let mut host = Host::new(vec![spec("a", 60), spec("b", 60), spec("big", 101), pair]);
     let look = |host: &Host, model: &str, wish: &Wish| {
         let before = host.state.status(host.now);
         let preview = host.state.preview(host.now, &name(model), wish).unwrap();
@@ -244,6 +246,13 @@ fn a_dry_run_says_what_a_load_does_and_does_nothing() {
     let never = look(&host, "big", &any);
     assert_eq!(never.outcome, Outcome::Refuse);
     assert!(never.report.is_some() && never.why.contains("the largest offers"), "{}", never.why);
+    let never = look(&host, "pair", &any);
+    assert_eq!(never.outcome, Outcome::Refuse);
+    assert!(
+        never.why.contains("on each of 2 equal devices, and there are not so many"),
+        "{}",
+        never.why
+    );
     assert!(host.state.preview(host.now, &name("nope"), &any).is_err());
     // What was shown is what happens.
     host.tell(load(2, "b", any));
