@@ -43,6 +43,7 @@ pub fn settings(config: &Config) -> Settings {
         measure_hours: config.policy.measure_hours,
         health: HealthRules {
             timeout: config.health.timeout,
+            patience: config.server.answer_timeout,
             failures: config.health.failures,
             probe: config.health.probe,
             breaker_failures: config.health.breaker_failures,

@@ -175,6 +175,8 @@ pub enum Event {
         instance: InstanceId,
         /// `Err`: how it is not.
         result: Result<(), Fault>,
+        /// It has not said a word, which a busy engine may not come to either.
+        silent: bool,
     },
     /// No process of the engine lives any more, without having been asked to go.
     Died {

@@ -12,7 +12,9 @@
 //! A launch for which podman was not there, before anything was begun, is no fault of the model: the count stays, and the next attempt is
 //! soon. One that drains is asked as well: where it makes way for another no time ends its requests, and one that hangs would keep the place for
 //! ever. An engine on which requests run is asked for its health alone: that it is too busy for more in time is no fault. Nor is it one
-//! that it does not come to speak of its health while it answers requests, which who asks for the core finds out.
+//! that it does not come to speak of its health while it answers requests, which who asks for the core finds out; nor, for as long as its
+//! clients are patient themselves, while it says nothing to anybody: whole answers are one word in minutes. llama-server's loop answers
+//! between batches, which take minutes on slow hosts also when the client has gone: it is asked for more when nobody was there for longer.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,13 +25,15 @@ use super::instance::{Instance, Life};
 use super::lifecycle::FORGIVEN_AFTER;
 use super::state::{Model, State};
 use crate::types::{
-    Breaker, Denied, Fault, FaultCode, GpuId, HealthStatus, InstanceId, ModelName, Moment,
+    Breaker, Denied, EngineKind, Fault, FaultCode, GpuId, HealthStatus, InstanceId, ModelName, Moment,
 };
 
 /// The longest delay between two attempts while the breaker is closed.
 const RETRY_DELAY_MAX: Duration = Duration::from_secs(60);
 /// After a failure it is asked again at least so soon.
 const RECHECK: Duration = Duration::from_secs(5);
+/// Nobody was at a llama-server for so long: what its last client left it to compute is over.
+const FORSAKEN: Duration = Duration::from_secs(600);
 /// From a launch that podman was not there for to the next.
 const PODMAN_RETRY: Duration = Duration::from_secs(5);
 
@@ -63,6 +67,8 @@ impl Failure {
 pub struct HealthRules {
     /// How long an answer may take.
     pub timeout: Duration,
+    /// How long it may be silent while requests wait for it: as long as they do themselves.
+    pub patience: Duration,
     /// So many failures in a row make a restart.
     pub failures: u32,
     /// Whether engines on which nothing runs are asked for a token.
@@ -75,8 +81,8 @@ pub struct HealthRules {
 
 impl Default for HealthRules {
     fn default() -> Self {
-        let (timeout, breaker_open) = (Duration::from_secs(10), Duration::from_secs(300));
-        Self { timeout, failures: 3, probe: true, breaker_failures: 6, breaker_open }
+        let [timeout, patience, breaker_open] = [10, 600, 300].map(Duration::from_secs);
+        Self { timeout, patience, failures: 3, probe: true, breaker_failures: 6, breaker_open }
     }
 }
 
@@ -118,6 +124,8 @@ pub(super) struct Health {
     failures: u32,
     /// It was asked for a token.
     token: bool,
+    /// Since when it was silent each time, with requests on it.
+    silent_since: Option<Moment>,
 }
 
 impl Health {
@@ -133,6 +141,15 @@ impl Instance {
         self.health.next.filter(|_| self.answers())
     }
 
+    /// Whether it may be asked for what only its loop can do: nothing keeps that busy.
+    fn rests(&self, now: Moment) -> bool {
+        let over = match self.spec.engine {
+            EngineKind::Llamacpp => now.since(self.last_used) >= FORSAKEN,
+            EngineKind::Vllm => true,
+        };
+        over && self.in_flight == 0
+    }
+
     /// It has requests to answer, now or later.
     fn answers(&self) -> bool {
         matches!(self.life, Life::Ready | Life::Draining { .. })
@@ -146,7 +163,7 @@ impl State {
         for instance in self.models.values_mut().filter_map(|m| m.instance.as_mut()) {
             let due = instance.check_at().is_some_and(|at| at <= now);
             let Some(launched) = instance.launched.as_ref().filter(|_| due) else { continue };
-            let token = rules.probe && instance.in_flight == 0;
+            let token = rules.probe && instance.rests(now);
             instance.health.next = None;
             instance.health.token = token;
             out.push(Effect::Check {
@@ -163,28 +180,27 @@ impl State {
         &mut self,
         now: Moment,
         id: &InstanceId,
-        result: Result<(), Fault>,
+        (result, silent): (Result<(), Fault>, bool),
         out: &mut Vec<Effect>,
     ) {
-        let most = self.settings.health.failures;
+        let rules = self.settings.health;
         let Some(instance) = self.instance_mut(id).filter(|i| i.answers()) else { return };
         let Some(interval) = instance.spec.health_interval else { return };
-        // Whoever came meanwhile may have kept it from a token in time.
-        let busy = instance.health.token && instance.in_flight > 0;
-        let (next, fault) = match result {
-            Err(fault) if !busy => (interval.min(RECHECK), Some(fault)),
-            Err(_) => (interval.min(RECHECK), None),
-            Ok(()) => {
-                instance.health.failures = 0;
-                (interval, None)
-            }
+        let Err(fault) = result else {
+            instance.health = Health::begin(now, Some(interval));
+            return;
         };
-        instance.health.next = Some(now + next);
-        if let Some(fault) = fault {
-            instance.health.failures += 1;
-            if instance.health.failures >= most {
-                self.begin_stop(id, Some(fault), out);
-            }
+        instance.health.next = Some(now + interval.min(RECHECK));
+        let busy = instance.in_flight > 0;
+        let since = *instance.health.silent_since.get_or_insert(now);
+        // Whoever came meanwhile may have kept it from a token in time; whoever waits keeps it from a word.
+        let patient = silent && now.since(since) < rules.patience;
+        if busy && (instance.health.token || patient) {
+            return;
+        }
+        instance.health.failures += 1;
+        if instance.health.failures >= rules.failures {
+            self.begin_stop(id, Some(fault), out);
         }
     }
 

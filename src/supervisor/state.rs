@@ -264,7 +264,9 @@ impl State {
             Event::Slept { instance, result } => self.slept(now, &instance, result, &mut out),
             Event::Woken { instance, result } => self.woken(&instance, result, &mut out),
             Event::Sung { instance, result } => self.sung(now, &instance, result, &mut out),
-            Event::Checked { instance, result } => self.checked(now, &instance, result, &mut out),
+            Event::Checked { instance, result, silent } => {
+                self.checked(now, &instance, (result, silent), &mut out);
+            }
             Event::Died { instance, fault } => self.died(&instance, fault, &mut out),
             Event::Wrote { instance, log } => self.wrote(&instance, log),
             Event::Stopped { instance, result } => self.stopped(now, &instance, result, &mut out),

@@ -163,6 +163,7 @@ impl Case {
         self.weather.draw_office(rng);
         self.settings.health = HealthRules {
             timeout: Duration::from_secs(10),
+            patience: Duration::from_secs(600),
             failures: 1 + rng.below(3) as u32,
             probe: rng.chance(70),
             breaker_failures: 2 + rng.below(4) as u32,

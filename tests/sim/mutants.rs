@@ -231,7 +231,7 @@ impl Core {
                 Event::Unload { waiter, model, haste: Haste::Drain }
             }
             (Mutant::DeafToSickness, Event::Checked { instance, .. }) => {
-                Event::Checked { instance, result: Ok(()) }
+                Event::Checked { instance, result: Ok(()), silent: false }
             }
             (Mutant::DeafToReload, Event::Configure(_)) => return vec![],
             (mutant, Event::Configure(mut new)) => {

@@ -149,7 +149,7 @@ impl World {
         });
         let fault = || Fault::new(FaultCode::Unhealthy, "it is not well");
         let result = if fails || !well { Err(fault()) } else { Ok(()) };
-        self.tell(Event::Checked { instance: id.clone(), result })
+        self.tell(Event::Checked { instance: id.clone(), result, silent: hung })
     }
 
     /// When nothing is under way any more, everything runs as it is configured.

@@ -225,7 +225,9 @@ impl Reference {
                 self.failing.remove(model);
             }
             Event::Unload { waiter, model, haste } => self.unload(now, *waiter, model, *haste),
-            Event::Checked { instance, result } => self.checked(now, instance, result.is_ok()),
+            Event::Checked { instance, result, silent } => {
+                self.checked(now, instance, result.is_ok(), *silent);
+            }
             Event::Swept { .. }
             | Event::LoadProgress { .. }
             | Event::Strange { .. }

@@ -3,6 +3,9 @@
 //! Purpose: two questions: `/health`, and one that only the engine's own loop answers, which hangs in some that say they are
 //! well. Owner: the executor asks through the port. Invariants: never longer than it is told; a route that an engine has not
 //! (an embedding model completes nothing) is no fault of it.
+//!
+//! llama-server's `/metrics` was answered by its loop until August 2026, between two batches, so that one that hangs is silent. Since then
+//! another thread answers while the loop computes: one that hangs says that it works, where nobody has asked it for anything.
 
 use std::time::Duration;
 
@@ -14,6 +17,9 @@ use super::{dev, metrics};
 use crate::supervisor::ports::{Endpoint, Ill};
 use crate::types::{EngineKind, ModelSpec};
 
+/// What is wrong with a llama-server whose loop hangs.
+const STUCK: &str =
+    "/metrics says that it works, on nothing that anybody waits for, and it does not get on";
 /// Until an engine whose queue of connections is full is asked again.
 const BUSY_PAUSE: Duration = Duration::from_millis(50);
 
@@ -40,8 +46,7 @@ pub(super) async fn check(
             return Ok(());
         }
         let (method, path, body) = match spec.engine {
-            // Its loop answers this between tokens. A completion would take a slot, and with it the prompt that a
-            // conversation has there: minutes of work, each time.
+            // A completion would take a slot, and with it the prompt that a conversation has there: minutes of work, each time.
             EngineKind::Llamacpp => (Method::GET, "/metrics", None),
             // Its API server is another process than its core, and its cache is made of blocks.
             EngineKind::Vllm => {
@@ -51,15 +56,35 @@ pub(super) async fn check(
         };
         // Its own limit is never the first: the one around all of this tells silence apart.
         let limits = (2 * timeout, metrics::BODY_MAX);
-        let (status, _) =
-            dev::converse(endpoint, method, path, body, limits).await.map_err(Ill::says)?;
-        match status {
-            500 | 502 | 504 => Err(Ill::says(format!("{path} failed with status {status}"))),
+        let asks = || dev::converse(endpoint, method.clone(), path, body.clone(), limits);
+        let (status, page) = asks().await.map_err(Ill::says)?;
+        match (status, at_work(&page)) {
+            (500 | 502 | 504, _) => Err(Ill::says(format!("{path} failed with status {status}"))),
+            (200, Some(before)) if spec.engine == EngineKind::Llamacpp => {
+                // An old one does not notice at once that its client has gone, and goes on.
+                tokio::time::sleep(timeout / 2).await;
+                let (_, page) = asks().await.map_err(Ill::says)?;
+                match at_work(&page) {
+                    Some(now) if now == before => Err(Ill::says(STUCK)),
+                    _ => Ok(()),
+                }
+            }
             _ => Ok(()),
         }
     };
     let late = |_| Err(Ill::silent(format!("no answer within {timeout:?}")));
     tokio::time::timeout(timeout, asked).await.unwrap_or_else(late)
+}
+
+/// How many batches a llama-server has computed, if its page says that it works on a request.
+fn at_work(page: &[u8]) -> Option<String> {
+    let page = std::str::from_utf8(page).ok()?;
+    let value = |name: &str| {
+        let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
+        value.trim().parse::<f64>().ok()
+    };
+    let batches = value("llamacpp:n_decode_total")?;
+    (value("llamacpp:requests_processing")? > 0.0).then(|| batches.to_string())
 }
 
 #[cfg(test)]
@@ -81,11 +106,22 @@ mod tests {
         other: &'static str,
         deep: bool,
     ) -> Result<(), Ill> {
+        ask_again(kind, health, vec![other.to_owned()], deep).await
+    }
+
+    /// The same of one that answers all else by turns.
+    async fn ask_again(
+        kind: EngineKind,
+        health: &'static str,
+        others: Vec<String>,
+        deep: bool,
+    ) -> Result<(), Ill> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("e.sock");
         let listener = UnixListener::bind(&path).unwrap();
         let serve = tokio::spawn(async move {
             let mut open = Vec::new();
+            let mut others = others.iter().cycle();
             loop {
                 let (mut stream, _) = listener.accept().await.unwrap();
                 let mut head = [0; 2048];
@@ -98,7 +134,7 @@ mod tests {
                 let answer = if asked_for("GET /health ") {
                     health
                 } else if asked_for(its_own) {
-                    other
+                    others.next().unwrap()
                 } else {
                     "599 What is not for this engine\r\ncontent-length: 0\r\n\r\n"
                 };
@@ -134,6 +170,34 @@ mod tests {
             said(path, ask(kind, OK, BROKEN, true).await.unwrap_err());
             said("/health", ask(kind, LOADING, OK, true).await.unwrap_err());
             said("/health", ask(kind, BROKEN, OK, true).await.unwrap_err());
+        }
+    }
+
+    /// It answers by another thread than the one that hangs.
+    #[tokio::test]
+    async fn a_llama_server_that_works_on_nothing_and_does_not_get_on_hangs() {
+        let page = |processing: u32, batches: Option<u32>| {
+            let batches = batches.map(|n| format!("llamacpp:n_decode_total {n}\n"));
+            let text = format!(
+                "# TYPE llamacpp:requests_processing gauge\nllamacpp:requests_processing {processing}\n{}",
+                batches.unwrap_or_default()
+            );
+            format!("200 OK\r\ncontent-length: {}\r\n\r\n{text}", text.len())
+        };
+        let asked = async |pages: &[(u32, Option<u32>)]| {
+            let pages = pages.iter().map(|(n, batches)| page(*n, *batches)).collect();
+            ask_again(EngineKind::Llamacpp, OK, pages, true).await
+        };
+        let ill = asked(&[(1, Some(7))]).await.unwrap_err();
+        assert!(ill.why.contains("does not get on") && !ill.silent, "{ill:?}");
+        for well in [
+            &[(0, Some(7))][..],
+            &[(1, Some(7)), (1, Some(8))],
+            &[(1, Some(7)), (0, Some(7))],
+            // One that does not count its batches answers by its loop.
+            &[(1, None)],
+        ] {
+            assert_eq!(asked(well).await, Ok(()), "{well:?}");
         }
     }
 

@@ -50,10 +50,15 @@ const KEPT: Bytes = Bytes::gib(8);
 /// where models are measured by their devices' memory.
 const KEPT_SHARE: u32 = 16;
 
+/// Requests that it takes at once, each by a thread of its own, which waits as a rule. By itself it has as many as the host has cores, and
+/// older ones make no more: a request beyond them is not read, nor is the question for its health.
+const HTTP_THREADS: &str = "256";
+
 /// Environment. `host_memory`: all that the host has; zero: not known.
 pub(super) fn env(placement: &Placement, host_memory: Bytes) -> Vec<(&'static str, String)> {
     // The root file system is read-only and the user has no home in the image.
-    let mut env = vec![("HOME", "/tmp".to_owned())];
+    let mut env =
+        vec![("HOME", "/tmp".to_owned()), ("LLAMA_ARG_THREADS_HTTP", HTTP_THREADS.to_owned())];
     if placement.gpus.len() > 1 {
         // By itself it splits a model by what is free on each device, and each of them was promised the same.
         env.push(("LLAMA_ARG_TENSOR_SPLIT", vec!["1"; placement.gpus.len()].join(",")));
@@ -90,7 +95,8 @@ fn on_host(placement: &Placement) -> bool {
 mod tests {
     use super::super::tests::{order, placement, spec};
     use super::*;
-    use crate::types::{Bytes, EngineKind};
+    use crate::supervisor::ports::Engines as _;
+    use crate::types::EngineKind;
 
     #[test]
     fn on_the_host_over_a_socket() {
@@ -139,6 +145,20 @@ mod tests {
         };
         assert_eq!(kept("host").map(|(_, value)| value).as_deref(), Some("2"));
         assert_eq!(kept("GPU-a"), None);
+    }
+
+    /// Each request has one until its last byte, and the question for its health needs one, too.
+    #[test]
+    fn it_has_threads_for_more_requests_than_the_host_has_cores() {
+        let mut spec = spec(EngineKind::Llamacpp);
+        let threads = |spec: &ModelSpec| {
+            let order = order(spec, &placement(&["GPU-a"], Bytes::gib(1), Bytes::gib(8)));
+            let profiles = super::super::Profiles::default();
+            profiles.container(&order).env.get("LLAMA_ARG_THREADS_HTTP").cloned()
+        };
+        assert_eq!(threads(&spec).as_deref(), Some("256"));
+        spec.env.insert("LLAMA_ARG_THREADS_HTTP".into(), "9".into());
+        assert_eq!(threads(&spec).as_deref(), Some("9"), "as an argument does, by itself");
     }
 
     #[test]

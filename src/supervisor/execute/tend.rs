@@ -58,7 +58,7 @@ impl Executor {
     }
 
     /// Asks an engine whether it is well. `way`: where it is heard what it says to others meanwhile: one that is too busy to speak of its
-    /// health while it answers requests is well.
+    /// health while it answers requests is well. What silence means of one that answers nobody the core decides.
     pub(in crate::supervisor) fn check(
         &self,
         (instance, way): (InstanceId, Option<Arc<Turnstile>>),
@@ -74,16 +74,19 @@ impl Executor {
             let Err(Ill { why, silent }) =
                 ports.engines.check(spec, endpoint, token, timeout).await
             else {
-                return Ok(());
+                return Ok((Ok(()), false));
             };
             if silent && said() != before {
-                return Ok(());
+                return Ok((Ok(()), false));
             }
             let log = last_lines(&ports, &id).await;
             let message = format!("the engine of {id} runs but is not well: {why}");
-            Err(Fault::new(FaultCode::Unhealthy, message).with_log(log))
+            Ok((Err(Fault::new(FaultCode::Unhealthy, message).with_log(log)), silent))
         };
-        self.answer(work, move |result| Event::Checked { instance, result });
+        self.answer(work, move |answer| {
+            let (result, silent) = answer.unwrap_or_else(|fault| (Err(fault), false));
+            Event::Checked { instance, result, silent }
+        });
     }
 }
 

@@ -211,8 +211,9 @@ async fn an_engine_that_answers_others_is_not_ill_for_being_silent() {
         let executor = Executor::new(ports, events_tx, Clock::start());
         let subject = (id.clone(), Some(way.clone()));
         executor.check(subject, spec.clone(), endpoint.clone(), false, Duration::from_secs(20));
-        let Some(Event::Checked { result, .. }) = events.recv().await else { panic!() };
+        let Some(Event::Checked { result, silent, .. }) = events.recv().await else { panic!() };
         assert_eq!(result.is_ok(), well, "{ill:?}, speaks: {speaks}: {result:?}");
+        assert_eq!(silent, ill.silent && !well, "{ill:?}, speaks: {speaks}");
     }
 }
 

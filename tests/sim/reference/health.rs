@@ -19,6 +19,8 @@ pub(super) struct Health {
     due: Option<Moment>,
     /// It was asked for a token.
     token: bool,
+    /// Since when it was not well, in a row.
+    ill_since: Option<Moment>,
     /// In a row.
     pub(super) failures: u32,
 }
@@ -48,16 +50,19 @@ impl Reference {
         }
     }
 
-    pub(super) fn checked(&mut self, now: Moment, id: &InstanceId, well: bool) {
+    pub(super) fn checked(&mut self, now: Moment, id: &InstanceId, well: bool, silent: bool) {
+        let patience = self.health.patience;
         let told = self.containers.get_mut(id).filter(|t| t.stage == Stage::Ready);
         let told = told.and_then(|t| t.health.interval.map(|interval| (t, interval)));
         let Some((told, interval)) = told else { return };
-        let busy = told.health.token && told.leases > 0;
-        told.health.failures = match well {
-            true => 0,
-            false if busy => told.health.failures,
-            false => told.health.failures + 1,
-        };
+        if well {
+            (told.health.failures, told.health.ill_since) = (0, None);
+        } else {
+            let since = *told.health.ill_since.get_or_insert(now);
+            let patient = silent && now.since(since) < patience;
+            let forgiven = told.leases > 0 && (told.health.token || patient);
+            told.health.failures += u32::from(!forgiven);
+        }
         told.health.due = Some(now + if well { interval } else { interval.min(RECHECK) });
     }
 
