@@ -9,11 +9,12 @@
 //! Purpose: ask each of them, again and again, and know what that means. Owner: the server runs [`watch`] as one task, which alone writes
 //! [`Healths`]; the status, the bus and metrics read it. Invariants: what is known is known of an endpoint, not of a name: a reload with
 //! another address, path or key begins with nothing, and is asked at once; one that is busy is not called dead: not for less than
-//! [`MISSES`] questions, nor while it answers requests; nobody waits for the slowest.
+//! [`MISSES`] questions, nor while it answers requests, nor within [`PATIENCE`] for its silence while requests are under way; nobody waits
+//! for the slowest.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -36,25 +37,61 @@ const MISSES: u32 = 3;
 /// For the answer.
 const ANSWER: Duration = Duration::from_secs(5);
 
-/// What answers mean, or that there are none.
+/// How long one that answers one thing at a time, or by few threads, may be silent for those that it works on: as long as a whole answer
+/// may take.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// What is known of one's health.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Health {
     Well,
     Ill(String),
 }
 
-/// A number that grows when the endpoint says something to a client.
-#[derive(Clone, Debug, Default)]
-struct Voice(Arc<AtomicU64>);
+/// What came of a question.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Answer {
+    Well,
+    /// It cannot be reached, or answers as nobody does who is well.
+    Ill(String),
+    /// Nothing in time.
+    Silent(String),
+}
 
-impl Voice {
+/// What is heard of an endpoint by those who ask it for more than its health.
+#[derive(Debug, Default)]
+struct Heard {
+    /// A number that grows when it says something to a client.
+    said: AtomicU64,
+    /// Requests under way to it.
+    under_way: AtomicUsize,
+}
+
+impl Heard {
     fn says(&self) {
         // Only whether it grows matters, so that one of two at once may be lost.
-        self.0.store(self.said().wrapping_add(1), Ordering::Relaxed);
+        self.said.store(self.said().wrapping_add(1), Ordering::Relaxed);
     }
 
     fn said(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+        self.said.load(Ordering::Relaxed)
+    }
+}
+
+/// A request's share in that, for as long as it is under way.
+#[derive(Debug)]
+struct Voice(Arc<Heard>);
+
+impl Voice {
+    fn of(heard: &Arc<Heard>) -> Self {
+        heard.under_way.fetch_add(1, Ordering::Relaxed);
+        Self(heard.clone())
+    }
+}
+
+impl Drop for Voice {
+    fn drop(&mut self) {
+        self.0.under_way.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -66,14 +103,16 @@ struct Known {
     health: Option<(Health, Moment)>,
     /// Questions in a row without an answer.
     missed: u32,
-    voice: Voice,
+    /// Since when it is silent, in a row.
+    silent_since: Option<Moment>,
+    heard: Arc<Heard>,
     /// What it had said when it was asked last.
-    heard: u64,
+    said: u64,
 }
 
 impl Known {
     fn nothing(of: Arc<External>) -> Self {
-        Self { of, health: None, missed: 0, voice: Voice::default(), heard: 0 }
+        Self { of, health: None, missed: 0, silent_since: None, heard: Arc::default(), said: 0 }
     }
 
     fn is_of(&self, external: &Arc<External>) -> bool {
@@ -85,25 +124,36 @@ impl Known {
     }
 
     /// A question is over. Until the next.
-    fn asked(&mut self, name: &ModelName, answer: Health, now: Moment) -> Duration {
-        let said = self.voice.said();
-        let answers = said != self.heard;
-        self.heard = said;
-        match answer {
-            Health::Ill(why) if !answers => {
-                self.missed = self.missed.saturating_add(1);
-                let known = matches!(self.health(), Some(Health::Ill(_)));
-                if self.missed < MISSES && !known {
-                    return AGAIN;
+    fn asked(&mut self, name: &ModelName, answer: Answer, now: Moment) -> Duration {
+        let said = self.heard.said();
+        let answers = said != self.said;
+        self.said = said;
+        let why = match answer {
+            Answer::Silent(why) if !answers => {
+                let since = *self.silent_since.get_or_insert(now);
+                let at_work = self.heard.under_way.load(Ordering::Relaxed) > 0;
+                if at_work && now.since(since) < PATIENCE {
+                    return PERIOD;
                 }
-                self.found(name, Health::Ill(why), now);
+                why
+            }
+            Answer::Ill(why) if !answers => {
+                self.silent_since = None;
+                why
             }
             // What it answers its clients counts as well.
-            Health::Well | Health::Ill(_) => {
-                self.missed = 0;
+            Answer::Well | Answer::Ill(_) | Answer::Silent(_) => {
+                (self.missed, self.silent_since) = (0, None);
                 self.found(name, Health::Well, now);
+                return PERIOD;
             }
+        };
+        self.missed = self.missed.saturating_add(1);
+        let known = matches!(self.health(), Some(Health::Ill(_)));
+        if self.missed < MISSES && !known {
+            return AGAIN;
         }
+        self.found(name, Health::Ill(why), now);
         PERIOD
     }
 
@@ -172,7 +222,7 @@ impl Healths {
     }
 
     /// A question is over. Until the next; `None`: there is none, for another endpoint has its name by now, or none.
-    fn asked(&self, question: &Question, answer: Health, now: Moment) -> Option<Duration> {
+    fn asked(&self, question: &Question, answer: Answer, now: Moment) -> Option<Duration> {
         let mut all = (*self.0.load_full()).clone();
         let known = all.get_mut(&question.name);
         let known = known.filter(|known| Arc::ptr_eq(&known.of, &question.of))?;
@@ -193,11 +243,11 @@ impl Far {
     /// It answers.
     pub fn heard(&self) {
         if let Some(voice) = &self.voice {
-            voice.says();
+            voice.0.says();
         }
     }
 
-    /// It refuses: what is still to come of that is no sign that it is well.
+    /// It refuses: what is still to come of that is no sign that it is well, or at work.
     pub fn refuses(&mut self) {
         self.voice = None;
     }
@@ -219,7 +269,7 @@ pub(in crate::proxy) fn grant(
         let error = ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "external_unwell", message);
         return Err(error.retry_after(PERIOD));
     }
-    Ok(Far { external: external.clone(), voice: known.map(|known| known.voice.clone()) })
+    Ok(Far { external: external.clone(), voice: known.map(|known| Voice::of(&known.heard)) })
 }
 
 /// Whether one lives.
@@ -229,16 +279,16 @@ struct Question {
 }
 
 impl Question {
-    async fn ask(self, after: Duration) -> (Self, Health) {
+    async fn ask(self, after: Duration) -> (Self, Answer) {
         tokio::time::sleep(after).await;
         let path = &self.of.health;
-        let health = match tokio::time::timeout(ANSWER, self.of.ask()).await {
-            Ok(Ok(status)) if status.is_success() => Health::Well,
-            Ok(Ok(status)) => Health::Ill(format!("{path} is answered with status {status}")),
-            Ok(Err(why)) => Health::Ill(why),
-            Err(_) => Health::Ill(format!("{path} is not answered within {ANSWER:?}")),
+        let answer = match tokio::time::timeout(ANSWER, self.of.ask()).await {
+            Ok(Ok(status)) if status.is_success() => Answer::Well,
+            Ok(Ok(status)) => Answer::Ill(format!("{path} is answered with status {status}")),
+            Ok(Err(why)) => Answer::Ill(why),
+            Err(_) => Answer::Silent(format!("{path} is not answered within {ANSWER:?}")),
         };
-        (self, health)
+        (self, answer)
     }
 }
 
@@ -260,8 +310,8 @@ pub(in crate::proxy) async fn watch(
                     questions.push(Question { name, of }.ask(Duration::ZERO));
                 }
             }
-            Some((question, health)) = questions.next() => {
-                if let Some(after) = healths.asked(&question, health, now()) {
+            Some((question, answer)) = questions.next() => {
+                if let Some(after) = healths.asked(&question, answer, now()) {
                     questions.push(question.ask(after));
                 }
             }

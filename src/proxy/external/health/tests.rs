@@ -22,8 +22,12 @@ fn rules(models: &[(&str, &Arc<External>)]) -> Rules {
     }
 }
 
-fn ill(why: &str) -> Health {
+fn dead(why: &str) -> Health {
     Health::Ill(why.into())
+}
+
+fn ill(why: &str) -> Answer {
+    Answer::Ill(why.into())
 }
 
 #[test]
@@ -34,7 +38,7 @@ fn what_readers_see_of_them() {
     let healths = Healths::default();
     let found = |health| Known { health: Some((health, since)), ..Known::nothing(far.clone()) };
     healths.0.store(Arc::new(BTreeMap::from([
-        (name("ill"), found(ill("dead"))),
+        (name("ill"), found(dead("dead"))),
         (name("well"), found(Health::Well)),
         (name("left"), found(Health::Well)),
     ])));
@@ -59,19 +63,19 @@ fn what_readers_see_of_them() {
 #[test]
 fn a_health_dates_from_its_first_answer() {
     let mut known = Known::nothing(external("far"));
-    let mut after = |answers: &[Health], at: u64| {
+    let mut after = |answers: &[Answer], at: u64| {
         for answer in answers {
             known.asked(&name("m"), answer.clone(), Moment::from_secs(at));
         }
         known.health.clone()
     };
     let (first, then) = (Moment::from_secs(7), Moment::from_secs(9));
-    assert_eq!(after(&[Health::Well], 7), Some((Health::Well, first)));
-    assert_eq!(after(&[Health::Well], 9), Some((Health::Well, first)));
-    assert_eq!(after(&[ill("a"), ill("a"), ill("a")], 9), Some((ill("a"), then)));
+    assert_eq!(after(&[Answer::Well], 7), Some((Health::Well, first)));
+    assert_eq!(after(&[Answer::Well], 9), Some((Health::Well, first)));
+    assert_eq!(after(&[ill("a"), ill("a"), ill("a")], 9), Some((dead("a"), then)));
     let other = after(&[ill("b")], 11);
-    assert_eq!(other, Some((ill("b"), then)), "another reason is no other health");
-    assert_eq!(after(&[Health::Well], 12), Some((Health::Well, Moment::from_secs(12))));
+    assert_eq!(other, Some((dead("b"), then)), "another reason is no other health");
+    assert_eq!(after(&[Answer::Well], 12), Some((Health::Well, Moment::from_secs(12))));
 }
 
 /// A single miss is one long prompt, one lost packet, or one 429 of a cloud.
@@ -87,7 +91,7 @@ fn a_few_misses_are_no_death_nor_are_more_while_it_answers() {
         assert_eq!((asked(ill("a")), asked(ill("a"))), (Some(AGAIN), Some(AGAIN)));
         grant().unwrap();
         assert_eq!(healths.0.load()[&name("m")].health.is_some(), known);
-        assert_eq!(asked(Health::Well), Some(PERIOD));
+        assert_eq!(asked(Answer::Well), Some(PERIOD));
     }
     let busy = grant().unwrap();
     for _ in 0..9 {
@@ -105,6 +109,43 @@ fn a_few_misses_are_no_death_nor_are_more_while_it_answers() {
     busy.heard();
     assert_eq!(asked(ill("a")), Some(PERIOD));
     grant().unwrap();
+}
+
+/// It answers one thing at a time, or has few threads, and whole answers are one word in minutes.
+#[test]
+fn one_that_works_may_be_silent_for_as_long_as_an_answer_takes() {
+    let healths = Healths::default();
+    let far = external("far");
+    healths.follow(&rules(&[("m", &far)]));
+    let question = Question { name: name("m"), of: far.clone() };
+    let asked = |answer, at| healths.asked(&question, answer, Moment::from_secs(at));
+    let silent = || Answer::Silent("late".into());
+    let grant = || grant(&healths, &name("m"), &far);
+    let end = PATIENCE.as_secs();
+    let busy = grant().unwrap();
+    for at in (0..end).step_by(5) {
+        assert_eq!(asked(silent(), at), Some(PERIOD));
+        drop(grant().unwrap());
+    }
+    // It may have begun to hang with them.
+    assert_eq!((asked(silent(), end), asked(silent(), end)), (Some(AGAIN), Some(AGAIN)));
+    asked(silent(), end);
+    assert_eq!(grant().unwrap_err().code, "external_unwell");
+    asked(Answer::Well, end);
+    assert_eq!(asked(silent(), end), Some(PERIOD), "from its beginning");
+    // Whom nobody can reach works for nobody.
+    for _ in 0..MISSES {
+        grant().unwrap();
+        asked(ill("refused"), end);
+    }
+    grant().unwrap_err();
+    asked(Answer::Well, end);
+    drop(busy);
+    for _ in 0..MISSES {
+        grant().unwrap();
+        asked(silent(), end);
+    }
+    assert_eq!(grant().unwrap_err().code, "external_unwell", "it works for nobody");
 }
 
 #[test]
@@ -134,6 +175,6 @@ fn a_verdict_is_of_the_endpoint_that_was_asked() {
     assert_eq!(seen(&rules), want);
     // An answer that is late by a reload, and one of who stays.
     assert_eq!(healths.asked(&question("m", &old), ill("a"), Moment::START), None);
-    assert_eq!(healths.asked(&question("n", &other), Health::Well, Moment::START), Some(PERIOD));
+    assert_eq!(healths.asked(&question("n", &other), Answer::Well, Moment::START), Some(PERIOD));
     assert_eq!(seen(&rules), [ExternalHealth::Unknown, ExternalHealth::Well]);
 }
