@@ -5,8 +5,9 @@
 use std::path::Path;
 
 use super::{PROJECTOR, socket};
+use crate::plan::estimate::is_fitted;
 use crate::supervisor::ports::{LaunchOrder, TCP_PORT};
-use crate::types::{Bytes, Placement, Transport};
+use crate::types::{Bytes, ModelSpec, NeedSource, Placement, Transport};
 
 /// Arguments after the image's entry point.
 pub(super) fn command(order: &LaunchOrder, model: Option<&Path>) -> Vec<String> {
@@ -37,7 +38,8 @@ pub(super) fn command(order: &LaunchOrder, model: Option<&Path>) -> Vec<String> 
         }
     }
     if !on_host(placement) {
-        add(&["-ngl", "999"]);
+        // With a number it gives up to fit what does not fit, and dies of it.
+        add(&["-ngl", if fits_itself(spec, placement) { "auto" } else { "999" }]);
     }
     add(&["--metrics", "--no-webui"]);
     argv.extend(spec.args.iter().cloned());
@@ -50,16 +52,34 @@ const KEPT: Bytes = Bytes::gib(8);
 /// where models are measured by their devices' memory.
 const KEPT_SHARE: u32 = 16;
 
+/// What it leaves free of a device where it fits itself into it (`--fit-target`), in MiB.
+const LEFT_FREE: u64 = 1024;
 /// Requests that it takes at once, each by a thread of its own, which waits as a rule. By itself it has as many as the host has cores, and
 /// older ones make no more: a request beyond them is not read, nor is the question for its health.
 const HTTP_THREADS: &str = "256";
 
+/// Whether it finds out by itself what of the model goes to its devices.
+fn fits_itself(spec: &ModelSpec, placement: &Placement) -> bool {
+    let count = u32::try_from(placement.gpus.len()).unwrap_or(u32::MAX);
+    !on_host(placement) && is_fitted(spec, placement.device_total.scale(count, 1))
+}
+
 /// Environment. `host_memory`: all that the host has; zero: not known.
-pub(super) fn env(placement: &Placement, host_memory: Bytes) -> Vec<(&'static str, String)> {
+pub(super) fn env(
+    spec: &ModelSpec,
+    placement: &Placement,
+    host_memory: Bytes,
+) -> Vec<(&'static str, String)> {
     // The root file system is read-only and the user has no home in the image.
     let mut env =
         vec![("HOME", "/tmp".to_owned()), ("LLAMA_ARG_THREADS_HTTP", HTTP_THREADS.to_owned())];
-    if placement.gpus.len() > 1 {
+    if fits_itself(spec, placement) {
+        if placement.need.source == NeedSource::Declared {
+            // It would take all that is free at the moment, and not what it was promised.
+            let rest = placement.device_total.saturating_sub(placement.budget).0 >> 20;
+            env.push(("LLAMA_ARG_FIT_TARGET", rest.max(LEFT_FREE).to_string()));
+        }
+    } else if placement.gpus.len() > 1 {
         // By itself it splits a model by what is free on each device, and each of them was promised the same.
         env.push(("LLAMA_ARG_TENSOR_SPLIT", vec!["1"; placement.gpus.len()].join(",")));
     }
@@ -96,7 +116,7 @@ mod tests {
     use super::super::tests::{order, placement, spec};
     use super::*;
     use crate::supervisor::ports::Engines as _;
-    use crate::types::EngineKind;
+    use crate::types::{Anatomy, EngineKind};
 
     #[test]
     fn on_the_host_over_a_socket() {
@@ -106,7 +126,7 @@ mod tests {
         let want = "--host /run/engine/e.sock -m /models/m.gguf --alias org/m --metrics --no-webui";
         assert_eq!(got.join(" "), want);
         let mapped = |gpu| {
-            let env = env(&placement(&[gpu], Bytes::gib(1), Bytes::gib(8)), Bytes::ZERO);
+            let env = env(&spec, &placement(&[gpu], Bytes::gib(1), Bytes::gib(8)), Bytes::ZERO);
             !env.iter().any(|(key, value)| *key == "LLAMA_ARG_LOAD_MODE" && value == "none")
         };
         assert!(!mapped("host") && mapped("GPU-a"));
@@ -115,7 +135,8 @@ mod tests {
     #[test]
     fn what_it_would_choose_by_what_is_free_is_said() {
         let value = |gpus: &[&str], name: &str| {
-            let env = env(&placement(gpus, Bytes::gib(1), Bytes::gib(8)), Bytes::ZERO);
+            let spec = spec(EngineKind::Llamacpp);
+            let env = env(&spec, &placement(gpus, Bytes::gib(1), Bytes::gib(8)), Bytes::ZERO);
             env.into_iter().find(|(key, _)| *key == name).map(|(_, value)| value)
         };
         let split = "LLAMA_ARG_TENSOR_SPLIT";
@@ -127,7 +148,8 @@ mod tests {
     #[test]
     fn what_it_keeps_beside_its_slots_is_bounded() {
         let on = |gpu: &str, name: &str, host_memory| {
-            let env = env(&placement(&[gpu], Bytes::gib(1), Bytes::gib(8)), host_memory);
+            let spec = spec(EngineKind::Llamacpp);
+            let env = env(&spec, &placement(&[gpu], Bytes::gib(1), Bytes::gib(8)), host_memory);
             env.into_iter().find(|(key, _)| *key == name).map(|(_, value)| value)
         };
         let kept = "LLAMA_ARG_CACHE_RAM";
@@ -140,7 +162,8 @@ mod tests {
     #[test]
     fn on_the_host_it_keeps_few_checkpoints() {
         let kept = |gpu: &str| {
-            let env = env(&placement(&[gpu], Bytes::gib(1), Bytes::gib(8)), Bytes::ZERO);
+            let spec = spec(EngineKind::Llamacpp);
+            let env = env(&spec, &placement(&[gpu], Bytes::gib(1), Bytes::gib(8)), Bytes::ZERO);
             env.into_iter().find(|(key, _)| *key == "LLAMA_ARG_CTX_CHECKPOINTS")
         };
         assert_eq!(kept("host").map(|(_, value)| value).as_deref(), Some("2"));
@@ -159,6 +182,38 @@ mod tests {
         assert_eq!(threads(&spec).as_deref(), Some("256"));
         spec.env.insert("LLAMA_ARG_THREADS_HTTP".into(), "9".into());
         assert_eq!(threads(&spec).as_deref(), Some("9"), "as an argument does, by itself");
+    }
+
+    #[test]
+    fn what_is_larger_than_its_devices_fits_itself_into_them() {
+        let mut spec = spec(EngineKind::Llamacpp);
+        let source = "a test".to_owned();
+        let weights = Bytes::gib(43);
+        spec.anatomy = Some(Anatomy { weights, projector: Bytes::ZERO, cache: None, source });
+        let said = |spec: &ModelSpec, gpus: &[&str], source| {
+            let mut placement = placement(gpus, Bytes::gib(16), Bytes::gib(24));
+            placement.need.source = source;
+            let argv = command(&order(spec, &placement), None).join(" ");
+            let env = env(spec, &placement, Bytes::ZERO);
+            let value = |name| env.iter().find(|(key, _)| *key == name).map(|(_, v)| v.clone());
+            let layers = argv.split(" -ngl ").skip(1).map(|rest| rest.split(' ').next().unwrap());
+            let (target, split) = (value("LLAMA_ARG_FIT_TARGET"), value("LLAMA_ARG_TENSOR_SPLIT"));
+            (layers.collect::<Vec<_>>().join(" "), target, split)
+        };
+        let (one, two) = (&["GPU-a"][..], &["GPU-a", "GPU-b"][..]);
+        assert_eq!(said(&spec, one, NeedSource::Exclusive), ("auto".into(), None, None));
+        // With what it was promised, and no more.
+        let target = Some("8192".to_owned());
+        assert_eq!(said(&spec, one, NeedSource::Declared), ("auto".into(), target, None));
+        // Two of them hold it.
+        let split = Some("1,1".to_owned());
+        assert_eq!(said(&spec, two, NeedSource::Estimated), ("999".into(), None, split));
+        spec.anatomy.as_mut().unwrap().weights = Bytes::gib(60);
+        // With a split it would give up as with a number.
+        assert_eq!(said(&spec, two, NeedSource::Exclusive), ("auto".into(), None, None));
+        assert_eq!(said(&spec, &["host"], NeedSource::Declared), (String::new(), None, None));
+        spec.args = ["-ngl", "40"].map(str::to_owned).into();
+        assert_eq!(said(&spec, one, NeedSource::Exclusive), ("999 40".into(), None, None));
     }
 
     #[test]

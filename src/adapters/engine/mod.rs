@@ -53,9 +53,10 @@ impl Engines for Profiles {
         mounted.binds.extend(spec.projector.clone().map(|path| (path, PathBuf::from(PROJECTOR))));
         let model = mounted.model.as_deref();
         let (command, env) = match spec.engine {
-            EngineKind::Llamacpp => {
-                (llamacpp::command(order, model), llamacpp::env(&order.placement, self.host_memory))
-            }
+            EngineKind::Llamacpp => (
+                llamacpp::command(order, model),
+                llamacpp::env(spec, &order.placement, self.host_memory),
+            ),
             EngineKind::Vllm => (vllm::command(order, model), vllm::env(spec, &order.placement)),
         };
         let mut env: BTreeMap<String, String> =

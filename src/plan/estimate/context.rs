@@ -54,6 +54,35 @@ fn leaves_layers(spec: &ModelSpec) -> bool {
     layers.is_some_and(|n| n != "all" && n.parse::<u32>().map_or(true, |n| n < 99))
 }
 
+/// Arguments that say which parts of the weights stay in the host's memory, or that llama-server is not to find that out.
+const PARTS: &[&str] = &[
+    "-ngl",
+    "--gpu-layers",
+    "--n-gpu-layers",
+    "-ot",
+    "--override-tensor",
+    "-cmoe",
+    "--cpu-moe",
+    "-ncmoe",
+    "--n-cpu-moe",
+];
+/// The same as variables.
+const PARTS_ENV: &[&str] = &[
+    "LLAMA_ARG_N_GPU_LAYERS",
+    "LLAMA_ARG_OVERRIDE_TENSOR",
+    "LLAMA_ARG_CPU_MOE",
+    "LLAMA_ARG_N_CPU_MOE",
+];
+
+/// Whether llama-server itself has to find out what of a model its devices hold, and to leave the rest in the host's memory: its weights
+/// alone are more than they have, `devices` together, and nobody says which parts stay there.
+#[must_use]
+pub fn is_fitted(spec: &ModelSpec, devices: Bytes) -> bool {
+    let larger = spec.anatomy.as_ref().is_some_and(|anatomy| anatomy.weights > devices);
+    let said = args::has(spec, PARTS) || PARTS_ENV.iter().any(|name| spec.env.contains_key(*name));
+    spec.engine == EngineKind::Llamacpp && larger && !said
+}
+
 /// Whether it keeps the scores of all tokens, some GiB for a long context, which it does without flash attention.
 fn scores(spec: &ModelSpec) -> bool {
     let flash = args::value(spec, &["-fa", "--flash-attn"], "LLAMA_ARG_FLASH_ATTN");
@@ -157,6 +186,29 @@ mod tests {
             "never more than it was made for"
         );
         assert_eq!(shortened(&spec), None);
+    }
+
+    #[test]
+    fn what_no_device_holds_is_fitted_unless_somebody_says_how() {
+        let devices = Bytes::gib(24);
+        let mut large = spec();
+        assert!(!is_fitted(&large, devices), "its cache can be made smaller");
+        large.anatomy.as_mut().unwrap().weights = Bytes::gib(43);
+        assert!(is_fitted(&large, devices) && !is_fitted(&large, Bytes::gib(48)));
+        for arg in PARTS {
+            let mut said = large.clone();
+            said.args = vec![format!("{arg}=40")];
+            assert!(!is_fitted(&said, devices), "{arg}");
+        }
+        for name in PARTS_ENV {
+            let mut said = large.clone();
+            said.env.insert((*name).into(), "40".into());
+            assert!(!is_fitted(&said, devices), "{name}");
+        }
+        large.engine = EngineKind::Vllm;
+        assert!(!is_fitted(&large, devices));
+        large.anatomy = None;
+        assert!(!is_fitted(&large, devices));
     }
 
     #[test]
