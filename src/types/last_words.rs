@@ -4,7 +4,8 @@
 //! were given, as it was written; where none is known to say why, the last one.
 //!
 //! An engine that serves by several processes writes the cause first: vLLM's core its traceback, twice, then its front a longer one of its own
-//! that ends in "See root cause above". llama-server says after the cause what it could therefore not do, in three or four lines.
+//! that ends in "See root cause above". llama-server says after the cause what it could therefore not do, in three or four lines. Some
+//! exceptions only announce the reason: pydantic's and NCCL's have it some lines further.
 
 /// Where a line only refers to another.
 const REFERS: &str = "root cause";
@@ -17,6 +18,8 @@ const CAUSES: [&str; 6] = [
     "unable to allocate",
     "error while handling argument",
 ];
+/// How far behind its exception a reason stands that it announces.
+const NEAR: usize = 4;
 /// Levels of lines after which an engine goes on.
 const HARMLESS: [&str; 4] = ["DEBUG", "INFO", "WARN", "WARNING"];
 
@@ -24,8 +27,23 @@ const HARMLESS: [&str; 4] = ["DEBUG", "INFO", "WARN", "WARNING"];
 /// `None` where there are no lines.
 #[must_use]
 pub fn last_words(lines: &[String]) -> Option<&str> {
-    let last = |says: fn(&str) -> bool| lines.iter().rev().find(|line| says(line));
-    last(names_exception).or_else(|| last(names_cause)).or(lines.last()).map(String::as_str)
+    let last = |says: fn(&str) -> bool| lines.iter().rposition(|line| says(line));
+    let exception = last(names_exception).map(|at| announced(&lines[at..]).unwrap_or(&lines[at]));
+    let cause = || last(names_cause).map(|at| &lines[at]);
+    exception.or_else(cause).or(lines.last()).map(String::as_str)
+}
+
+/// The reason that an exception, the first of these lines, announces: what is wrong with a value, behind their number; what NCCL calls its
+/// last error.
+fn announced(lines: &[String]) -> Option<&String> {
+    let (exception, behind) = lines.split_first()?;
+    let behind = &behind[..behind.len().min(NEAR)];
+    if ["validation error for", "validation errors for"].iter().any(|of| exception.contains(of)) {
+        let is_reason = |line: &&String| line.contains("Value error, ") || line.contains("[type=");
+        return behind.iter().find(is_reason);
+    }
+    let at = behind.iter().position(|line| line.trim_end().ends_with("Last error:"))?;
+    behind.get(at + 1)
 }
 
 /// `ValueError: …`, `torch.OutOfMemoryError: …`, `Error: …`, behind whatever a logger puts before it.
@@ -65,7 +83,7 @@ mod tests {
     use super::*;
 
     /// An engine, what it writes, and the line of it that says why.
-    const LOGS: [(&str, &[&str], &str); 10] = [
+    const LOGS: [(&str, &[&str], &str); 14] = [
         (
             "vLLM, that its core does not start",
             &[
@@ -95,6 +113,44 @@ mod tests {
                 "api_server.py: error: unrecognized arguments: --no-such",
             ],
             "api_server.py: error: unrecognized arguments: --no-such",
+        ),
+        (
+            "vLLM, whose configuration does not fit the model",
+            &[
+                "(APIServer pid=1)   File \"/usr/lib/pydantic/_internal/_dataclasses.py\", line 123, in __init__",
+                "(APIServer pid=1) pydantic_core._pydantic_core.ValidationError: 1 validation error for VllmConfig",
+                "(APIServer pid=1)   Value error, Total number of attention heads (64) must be divisible by tensor parallel size (3). [type=value_error, input_value=ArgsKwargs((), {'model_co...), input_type=ArgsKwargs]",
+                "(APIServer pid=1)     For further information visit https://errors.pydantic.dev/2.11/v/value_error",
+            ],
+            "must be divisible by tensor parallel size (3). [type=value_error, input_value=ArgsKwargs((), {'model_co...), input_type=ArgsKwargs]",
+        ),
+        (
+            "vLLM, of whose settings one is of the wrong kind",
+            &[
+                "pydantic_core._pydantic_core.ValidationError: 2 validation errors for ModelConfig",
+                "max_model_len",
+                "  Input should be greater than 0 [type=greater_than, input_value=-5, input_type=int]",
+                "    For further information visit https://errors.pydantic.dev/2.11/v/greater_than",
+                "seed",
+                "  Input should be a valid integer [type=int_type, input_value='x', input_type=str]",
+            ],
+            "  Input should be greater than 0 [type=greater_than, input_value=-5, input_type=int]",
+        ),
+        (
+            "one whose wrong value is told without a reason",
+            &["pydantic.ValidationError: 1 validation error for ModelConfig", "bye"],
+            "pydantic.ValidationError: 1 validation error for ModelConfig",
+        ),
+        (
+            "vLLM, on several devices with little shared memory",
+            &[
+                "(Worker_TP1 pid=80) ERROR 10-12 09:11:01 [multiproc_executor.py:597] torch.distributed.DistBackendError: NCCL error in: /pytorch/torch/csrc/distributed/c10d/NCCLUtils.cpp:77, unhandled system error, NCCL version 2.27.3",
+                "(Worker_TP1 pid=80) ERROR 10-12 09:11:01 [multiproc_executor.py:597] ncclSystemError: System call (e.g. socket, malloc) or external library call failed or device error. ",
+                "(Worker_TP1 pid=80) ERROR 10-12 09:11:01 [multiproc_executor.py:597] Last error:",
+                "(Worker_TP1 pid=80) ERROR 10-12 09:11:01 [multiproc_executor.py:597] Error while creating shared memory segment /dev/shm/nccl-a2b (size 33030528), error: No space left on device (28)",
+                "(APIServer pid=1) RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}",
+            ],
+            "Error while creating shared memory segment /dev/shm/nccl-a2b (size 33030528), error: No space left on device (28)",
         ),
         (
             "SGLang",
