@@ -28,7 +28,7 @@ use self::file::Definition;
 use self::keys::Keys;
 use self::quadlet::{Left, Told};
 use self::source::Source;
-use self::weights::{called, lacks, look};
+use self::weights::{Harmony, called, harmony, lacks, look};
 use super::Context;
 use super::change::{self, Applied, Before};
 use super::exit::{Exit, Failure, Outcome};
@@ -218,13 +218,11 @@ impl Add {
     ) -> Outcome<Definition> {
         let source = Source::parse(text)
             .map_err(|why| Failure::new(Exit::Usage, format!("{text:?} {why}")))?;
-        let text_of = |path: &Path| path.display().to_string();
         match &source {
             Source::Path(path) => {
                 let (path, gguf) = look(path)?;
-                let warnings = [stray(&path, files::bound(&path, self.engine(gguf))), lacks(&path)];
-                warnings.into_iter().flatten().for_each(warn);
-                self.definition(config, called(&path), gguf, &[("path", text_of(&path))])
+                stray(&path, files::bound(&path, self.engine(gguf))).into_iter().for_each(warn);
+                self.on_disk(config, called(&path), gguf, &path)
             }
             Source::Image(image) => {
                 let inside = self.inside.clone().ok_or_else(|| {
@@ -273,13 +271,8 @@ impl Add {
             list: self.dry_run,
         };
         let fetched = hub::fetch(context, &config.podman, &wanted).await?;
-        let path = fetched.path(&models);
-        if let Some(why) = lacks(&path) {
-            warn(why);
-        }
-        let weights = [("path", path.display().to_string())];
-        let mut definition =
-            self.definition(config, repo.to_owned(), fetched.main.is_some(), &weights)?;
+        let (path, gguf) = (fetched.path(&models), fetched.main.is_some());
+        let mut definition = self.on_disk(config, repo.to_owned(), gguf, &path)?;
         definition.comments.push(format!("{repo} at commit {}", fetched.commit));
         if let Some(projector) = fetched.projector(&models) {
             definition.set("projector", projector.display().to_string());
@@ -305,6 +298,25 @@ impl Add {
     fn engine(&self, gguf: bool) -> EngineKind {
         let guessed = if gguf { EngineKind::Llamacpp } else { EngineKind::Vllm };
         self.engine.map_or(guessed, EngineKind::from)
+    }
+
+    /// A model of weights on this host. What they lack is said.
+    fn on_disk(
+        &self,
+        config: &Config,
+        name: String,
+        gguf: bool,
+        path: &Path,
+    ) -> Outcome<Definition> {
+        lacks(path).into_iter().for_each(warn);
+        let weights = [("path", path.display().to_string())];
+        let mut definition = self.definition(config, name, gguf, &weights)?;
+        let reads = self.engine(gguf) == EngineKind::Vllm;
+        if let Some(Harmony { env, missing }) = harmony(path).filter(|_| reads) {
+            missing.into_iter().for_each(warn);
+            definition.set_texts("env", &[env].into());
+        }
+        Ok(definition)
     }
 
     fn definition(

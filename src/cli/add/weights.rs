@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::cli::exit::{Exit, Failure, Outcome};
-use crate::types::files;
+use crate::types::{EngineKind, files};
 
 /// A path of weights, absolute, and whether they are GGUF.
 ///
@@ -60,6 +60,36 @@ pub fn lacks(dir: &Path) -> Option<String> {
             missing.join(", ")
         )
     })
+}
+
+/// The file that vLLM reads the text of a gpt-oss with. Its repository has none, and vLLM would fetch it from the Internet.
+const HARMONY: &str = "o200k_base.tiktoken";
+
+/// What vLLM wants beside the weights of a gpt-oss in a directory.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Harmony {
+    /// The variable that says where it is, and what that is in the container.
+    pub env: (String, String),
+    /// What to do about it where it is not there.
+    pub missing: Option<String>,
+}
+
+/// Of a directory with a gpt-oss; `None`: it holds another model.
+#[must_use]
+pub fn harmony(dir: &Path) -> Option<Harmony> {
+    let config: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(dir.join("config.json")).ok()?).ok()?;
+    if config.get("model_type")?.as_str()? != "gpt_oss" {
+        return None;
+    }
+    let inside = files::inside(dir, EngineKind::Vllm, dir)?.display().to_string();
+    let missing = (!dir.join(HARMONY).is_file()).then(|| {
+        format!(
+            "{} has no {HARMONY}, with which vLLM reads what a gpt-oss writes: it would fetch the file while it starts, and engines have no network; put the file there (docs/configure.md, \"gpt-oss on vLLM\", says where from), or take TIKTOKEN_ENCODINGS_BASE out of env where the image has it",
+            dir.display()
+        )
+    });
+    Some(Harmony { env: ("TIKTOKEN_ENCODINGS_BASE".to_owned(), inside), missing })
 }
 
 /// Without links, as far as the file keeps its name: in a hub's cache the one behind it is called after its digest, and has no
@@ -163,6 +193,31 @@ mod tests {
         assert_eq!(lacks(root), None);
         std::fs::write(root.join("modules.json"), "no JSON").unwrap();
         assert_eq!(lacks(root), None);
+    }
+
+    #[test]
+    fn what_a_gpt_oss_wants_beside_its_weights_is_named_and_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let snapshot = dir.path().join("models--o--g/snapshots/0a1b");
+        std::fs::create_dir_all(&snapshot).unwrap();
+        assert_eq!(harmony(&snapshot), None);
+        let config = |kind: &str| {
+            let text = format!(r#"{{"model_type": "{kind}"}}"#);
+            std::fs::write(snapshot.join("config.json"), text).unwrap();
+        };
+        config("qwen3");
+        assert_eq!(harmony(&snapshot), None);
+        config("gpt_oss");
+        let found = harmony(&snapshot).unwrap();
+        let inside = "/models/models--o--g/snapshots/0a1b";
+        assert_eq!(found.env, ("TIKTOKEN_ENCODINGS_BASE".to_owned(), inside.to_owned()));
+        let missing = found.missing.unwrap();
+        assert!(
+            missing.contains(&format!("{} has no o200k_base", snapshot.display())),
+            "{missing}"
+        );
+        std::fs::write(snapshot.join(HARMONY), "x").unwrap();
+        assert_eq!(harmony(&snapshot).unwrap().missing, None);
     }
 
     #[test]
