@@ -61,6 +61,9 @@ pub struct Fetched {
     /// The file by which it sees images.
     #[serde(default)]
     pub projector: Option<String>,
+    /// Programs of the repository's own, which were left out.
+    #[serde(default)]
+    pub code: Vec<String>,
     /// Which commit it is.
     pub commit: String,
     /// All files together.
@@ -73,6 +76,19 @@ impl Fetched {
     pub fn path(&self, models: &Path) -> PathBuf {
         let dir = hub_dir(models).join(&self.dir);
         self.main.as_ref().map_or_else(|| dir.clone(), |main| dir.join(main))
+    }
+
+    /// What was left out that its engine may ask for, for people.
+    #[must_use]
+    pub fn left_out(&self, repo: &str) -> Option<String> {
+        let (first, more) = self.code.split_first()?;
+        let names = match more.len() {
+            0 => first.clone(),
+            n => format!("{first} and {n} more"),
+        };
+        Some(format!(
+            "{repo} has Python files of its own ({names}), which are not fetched, as they can run any code: engines that know this kind of model do without; one that asks for --trust-remote-code needs them: fetch the whole repository by other means, look at them, and hostler add its directory with --arg=--trust-remote-code"
+        ))
     }
 
     /// What `projector` is to be.
@@ -298,6 +314,20 @@ mod tests {
         let checking = shown(r#"{"checking": 66}"#).unwrap();
         assert_eq!(checking, "org/m: checking the digest, 66 %");
         assert_eq!(shown(r#"{"total": 7, "files": 1}"#), None);
+    }
+
+    #[test]
+    fn programs_that_were_left_out_are_named() {
+        let left_out = |code: &str| {
+            let text = format!(r#"{{"dir": "d", "commit": "c", "bytes": 1, "main": null{code}}}"#);
+            serde_json::from_str::<Fetched>(&text).unwrap().left_out("org/m")
+        };
+        assert_eq!(left_out(""), None);
+        assert_eq!(left_out(r#", "code": []"#), None);
+        let one = left_out(r#", "code": ["modeling_x.py"]"#).unwrap();
+        assert!(one.starts_with("org/m has Python files of its own (modeling_x.py), "), "{one}");
+        let more = left_out(r#", "code": ["a.py", "b.py", "c.py"]"#).unwrap();
+        assert!(more.contains("(a.py and 2 more)"), "{more}");
     }
 
     #[test]

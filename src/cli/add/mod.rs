@@ -271,6 +271,7 @@ impl Add {
             list: self.dry_run,
         };
         let fetched = hub::fetch(context, &config.podman, &wanted).await?;
+        fetched.left_out(repo).into_iter().for_each(warn);
         let (path, gguf) = (fetched.path(&models), fetched.main.is_some());
         let mut definition = self.on_disk(config, repo.to_owned(), gguf, &path)?;
         definition.comments.push(format!("{repo} at commit {}", fetched.commit));

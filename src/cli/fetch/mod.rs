@@ -115,7 +115,7 @@ impl Fetch {
         let total: u64 = selection.files.iter().map(select::File::bytes).sum();
         let done = json!({"done": {
             "dir": Path::new(&name).join(short), "main": selection.main, "commit": repo.sha, "bytes": total,
-            "projector": selection.projector,
+            "projector": selection.projector, "code": selection.code,
         }});
         if self.list {
             line(&done);

@@ -65,6 +65,8 @@ pub struct Selection {
     pub main: Option<String>,
     /// Of a GGUF model the file by which it sees images, where there is one.
     pub projector: Option<String>,
+    /// Programs of the repository's own, which are not fetched: what `auto_map` in its configuration may name.
+    pub code: Vec<String>,
 }
 
 /// In the names of GGUF files that are no model: projectors, statistics for quantisation, models that guess for another. As llama.cpp has it
@@ -123,7 +125,8 @@ pub fn select(
     let sees = !blind && engine != Some("vllm");
     let projector = main.as_ref().filter(|_| sees).and_then(|main| projector(repo, main));
     files.extend(projector.cloned());
-    Ok(Selection { files, main, projector: projector.map(|file| file.path.clone()) })
+    let projector = projector.map(|file| file.path.clone());
+    Ok(Selection { files, main, projector, code: Vec::new() })
 }
 
 fn choose<'m>(models: &'m [String], pattern: Option<&str>) -> Result<&'m str, String> {
@@ -211,7 +214,9 @@ fn tensors(repo: &Repo) -> Result<Selection, String> {
     if !files.iter().any(|file| file.path == "config.json") {
         return Err("there is no config.json, without which no engine knows the model".to_owned());
     }
-    Ok(Selection { files, main: None, projector: None })
+    let is_code = |file: &&File| file.ends(".py") && !file.path.contains('/');
+    let code = repo.siblings.iter().filter(is_code).map(|file| file.path.clone()).collect();
+    Ok(Selection { files, main: None, projector: None, code })
 }
 
 /// Whether a path stays below the directory that it is put into.
@@ -274,12 +279,14 @@ mod tests {
             "pytorch_model.bin",
             "onnx/model.onnx",
             "x/y.json",
-            "code.py",
+            "modeling_x.py",
+            "tools/convert.py",
         ];
         let selection = select(&repo(&paths), None, None, false).unwrap();
         let names: Vec<&str> = selection.files.iter().map(|f| f.path.as_str()).collect();
         assert_eq!(names, ["model.safetensors", "config.json", "tokenizer.json"]);
         assert_eq!(selection.main, None);
+        assert_eq!(selection.code, ["modeling_x.py"], "it runs nothing of that, and says so");
         assert!(select(&repo(&["pytorch_model.bin", "config.json"]), None, None, false).is_err());
         assert!(
             select(&repo(&["model.safetensors"]), None, None, false)
