@@ -2,12 +2,13 @@
 //!
 //! Purpose: podman can be wrong about life and death (a killed monitor leaves "running", a wiped runtime directory
 //! leaves "exited"), so both are read from the containers' control groups. Invariants: reads only, but for
-//! [`kill`]; a container is found by its 64-digit ID in the group's name, never by podman's word, so the group of
-//! somebody else is never taken for it.
+//! [`kill`]; a container is found by its 64-digit ID in the group's name, never by podman's word, and only where the group
+//! belongs to the user who runs the containers: anybody may give a group of their own that name, but to nobody else.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
@@ -44,16 +45,19 @@ fn unescape(text: &str) -> String {
     text.replace("\\040", " ").replace("\\011", "\t").replace("\\012", "\n").replace("\\134", "\\")
 }
 
-/// The control groups of all podman containers below `root`, by container ID. One walk answers for all of them.
+/// The control groups of all podman containers of the user `owner` below `root`, by container ID. One walk answers for all of them.
 ///
 /// # Errors
 /// If `root` itself cannot be read; groups that vanish during the walk are simply gone.
-pub fn containers(root: &Path) -> io::Result<BTreeMap<String, PathBuf>> {
+pub fn containers(root: &Path, owner: u32) -> io::Result<BTreeMap<String, PathBuf>> {
     let mut found = BTreeMap::new();
     fs::metadata(root)?;
     walk(root, DEPTH_MAX, &mut |path, name| {
         let Some(id) = container_id(name) else { return Ok(true) };
-        found.insert(id.to_owned(), path.to_owned());
+        // By whose it is and not by where it is: `cgroup_parent` puts containers elsewhere, and nobody can give a group away.
+        if unless_gone(fs::symlink_metadata(path))?.is_some_and(|meta| meta.uid() == owner) {
+            found.insert(id.to_owned(), path.to_owned());
+        }
         Ok(false)
     })?;
     Ok(found)
@@ -164,9 +168,35 @@ mod tests {
         fs::create_dir_all(slice.join("libpod-short.scope")).unwrap();
         let bare = root.path().join("libpod_parent").join(format!("libpod-{other}"));
         fs::create_dir_all(&bare).unwrap();
-        let found = containers(root.path()).unwrap();
+        let us = owner_of(root.path());
+        let found = containers(root.path(), us).unwrap();
         assert_eq!(found, BTreeMap::from([(ID.to_owned(), scope), (other, bare)]));
-        assert!(containers(&root.path().join("nope")).is_err());
+        assert!(containers(&root.path().join("nope"), us).is_err());
+    }
+
+    fn owner_of(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().uid()
+    }
+
+    #[test]
+    fn a_group_that_somebody_else_named_so_is_not_the_containers() {
+        let root = tempfile::tempdir().unwrap();
+        let us = owner_of(root.path());
+        let scope =
+            |user: u32| root.path().join(format!("user.slice/user-{user}.slice/libpod-{ID}.scope"));
+        fs::create_dir_all(scope(996)).unwrap();
+        assert_eq!(containers(root.path(), us + 1).unwrap(), BTreeMap::new());
+        // Only root may give directories away, as others have them on a real host.
+        if us != 0 {
+            return;
+        }
+        // The directory's order is the file system's: of so many some come before ours and some behind it.
+        for user in 1000..1020 {
+            fs::create_dir_all(scope(user)).unwrap();
+            std::os::unix::fs::chown(scope(user), Some(user), None).unwrap();
+        }
+        let found = containers(root.path(), us).unwrap();
+        assert_eq!(found, BTreeMap::from([(ID.to_owned(), scope(996))]));
     }
 
     #[test]

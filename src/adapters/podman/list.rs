@@ -105,7 +105,8 @@ impl Inner {
     }
 
     pub(super) async fn groups(&self) -> Result<BTreeMap<String, PathBuf>, Fault> {
-        let walk = tokio::task::spawn_blocking(|| cgroup::containers(&cgroup::mount()?));
+        let walk =
+            tokio::task::spawn_blocking(|| cgroup::containers(&cgroup::mount()?, super::own_uid()));
         let walked = walk.await.unwrap_or_else(|e| Err(std::io::Error::other(e)));
         walked.map_err(|e| {
             Fault::new(FaultCode::Internal, format!("control groups could not be read ({e})"))

@@ -45,7 +45,6 @@ mod wire;
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -267,10 +266,9 @@ impl Inner {
     }
 }
 
-/// The user that this process runs as. Where `/proc` is missing it does not matter: then no process's status can be
-/// read to be compared with it.
+/// The user that this process, podman and so all of our containers run as.
 fn own_uid() -> u32 {
-    std::fs::metadata("/proc/self").map_or(0, |m| m.uid())
+    rustix::process::geteuid().as_raw()
 }
 
 /// A random number for a name; the standard library seeds its hashers from the operating system.
