@@ -21,18 +21,21 @@ pub fn lifting(image: &Image) -> Option<&str> {
 
 /// Every way in which a container is less restricted than asked; empty: it is as it should be.
 ///
-/// `status` is the text of `/proc/PID/status` of its first process, `None` where it cannot be read (hidden by the
-/// daemon's sandbox); `own_uid` is the user that this process runs as, which the engine must not be.
+/// `status` is the text of `/proc/PID/status` of its first process, or why it cannot be read (hidden by the daemon's sandbox), which
+/// is a deviation as well; `own_uid` is the user that this process runs as, which the engine must not be.
 #[must_use]
 pub fn deviations(
     inspect: &Inspect,
-    status: Option<&str>,
+    status: Result<&str, &str>,
     transport: Transport,
     own_uid: u32,
 ) -> Vec<String> {
     let mut found = Vec::new();
-    if let Some(status) = status {
-        kernel(status, own_uid, &mut found);
+    match status {
+        Ok(status) => kernel(status, own_uid, &mut found),
+        Err(why) => found.push(format!(
+            "the kernel does not say how it is restricted ({why}); /proc has to show the daemon its containers' processes: look for PrivateUsers=, ProtectProc= and ProcSubset= in a drop-in"
+        )),
     }
     podman(inspect, transport, &mut found);
     found
@@ -116,7 +119,7 @@ mod tests {
     }
 
     fn found(inspect: &Inspect, status: &str) -> Vec<String> {
-        deviations(inspect, Some(status), Transport::Unix, 996)
+        deviations(inspect, Ok(status), Transport::Unix, 996)
     }
 
     #[test]
@@ -124,7 +127,13 @@ mod tests {
         assert_eq!(found(&good(), STATUS), [""; 0]);
         let mounted = Inspect { mounts: Some(["bind", "image"].map(mount).to_vec()), ..good() };
         assert_eq!(found(&mounted, STATUS), [""; 0]);
-        assert_eq!(deviations(&good(), None, Transport::Unix, 996), [""; 0]);
+    }
+
+    #[test]
+    fn what_nobody_can_see_is_not_taken_for_restricted() {
+        let hidden = "/proc/7/status: Permission denied";
+        let all = deviations(&good(), Err(hidden), Transport::Unix, 996);
+        assert!(all.len() == 1 && all[0].contains(hidden), "{all:?}");
     }
 
     #[test]
@@ -192,8 +201,8 @@ mod tests {
     fn tcp_may_have_a_network_but_not_the_hosts() {
         let mut inspect = good();
         inspect.host_config.network_mode = Some("pasta".into());
-        assert_eq!(deviations(&inspect, None, Transport::Tcp, 996), [""; 0]);
+        assert_eq!(deviations(&inspect, Ok(STATUS), Transport::Tcp, 996), [""; 0]);
         inspect.host_config.network_mode = Some("host".into());
-        assert_eq!(deviations(&inspect, None, Transport::Tcp, 996).len(), 1);
+        assert_eq!(deviations(&inspect, Ok(STATUS), Transport::Tcp, 996).len(), 1);
     }
 }

@@ -259,10 +259,10 @@ impl Inner {
             // An engine that has just ended has lost its group before podman notices; then it is looked at again.
             if let Some(cgroup) = group {
                 grouped = true;
-                let status =
-                    std::fs::read_to_string(format!("/proc/{}/status", inspect.state.pid)).ok();
+                let status = kernels_word(inspect.state.pid);
+                let status = status.as_deref().map_err(String::as_str);
                 let uid = super::own_uid();
-                deviations = harden::deviations(&inspect, status.as_deref(), spec.transport, uid);
+                deviations = harden::deviations(&inspect, status, spec.transport, uid);
                 if deviations.is_empty() {
                     let endpoint = endpoint(&inspect, dir, thing)?;
                     let (container, image_id) = (inspect.id, inspect.image);
@@ -313,6 +313,12 @@ impl Inner {
         }
         None
     }
+}
+
+/// `/proc/PID/status`, or why it cannot be read.
+fn kernels_word(pid: u32) -> Result<String, String> {
+    let path = format!("/proc/{pid}/status");
+    std::fs::read_to_string(&path).map_err(|err| format!("{path}: {err}"))
 }
 
 /// The fault for an image whose annotations would take effect on its container.
