@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::Global;
 use super::exit::{Exit, Failure, Outcome};
+use super::printable::Printable;
 
 /// How to print.
 #[derive(Clone, Copy, Debug)]
@@ -132,9 +133,17 @@ impl Output {
 }
 
 /// Tells people something on standard error. That nobody may listen there any more, because a pipe was closed or a terminal hung up, ends
-/// nothing: who removes a model means that, whether or not somebody reads on.
+/// nothing: who removes a model means that, whether or not somebody reads on. Names of files and what a daemon says are others' words, so
+/// nothing but text and colours reaches the terminal.
 pub fn tell(text: impl Display) {
-    let _ = std::io::stderr().write_all(format!("{text}\n").as_bytes());
+    let _ = std::io::stderr().write_all(&told(text));
+}
+
+fn told(text: impl Display) -> Vec<u8> {
+    let mut printable = Printable::default();
+    let mut bytes = printable.feed(format!("{text}\n").as_bytes());
+    bytes.extend(printable.end());
+    bytes
 }
 
 /// Tells people what may be wrong and stops nothing; `--quiet` keeps it.
@@ -234,6 +243,13 @@ pub(super) mod tests {
     /// As to a pipe.
     pub const PIPE: Output =
         Output { json: false, legend: true, quiet: false, color: false, bars: false };
+
+    #[test]
+    fn what_people_are_told_does_not_steer_their_terminal() {
+        let said = String::from_utf8(told("one\n\x1b[33mtwo\x1b[0m \x1b]52;c;bGw=\x07")).unwrap();
+        assert!(said.starts_with("one\n\x1b[33mtwo\x1b[0m ") && said.ends_with('\n'), "{said:?}");
+        assert!(!said.contains("\x1b]") && !said.contains('\x07'), "{said:?}");
+    }
 
     #[test]
     fn columns_are_aligned() {

@@ -15,6 +15,8 @@ const KEY_MAX: u64 = 65_535;
 const ENTRIES_MAX: u64 = 1 << 16;
 /// Bytes of a string, and items of an array; the largest known vocabularies have a fortieth of it.
 const LENGTH_MAX: u64 = 1 << 24;
+/// The longest name of an architecture, in bytes.
+const NAME_MAX: usize = 64;
 /// Arrays of arrays; real files have none.
 const DEPTH_MAX: u32 = 4;
 /// Layers of a model; the deepest known have fewer than 200.
@@ -53,6 +55,9 @@ pub fn shape(bytes: &[u8]) -> Result<CacheShape, GgufError> {
         name.is_none()
     })?;
     let name = name.ok_or_else(|| GgufError::Missing("general.architecture".to_owned()))?;
+    if !is_name(&name) {
+        return Err(GgufError::Corrupt("its architecture is no name"));
+    }
     let mut keys = Keys { name: &name, known: BTreeMap::new() };
     walk(bytes, |key, value| {
         let own = key.strip_prefix(name.as_bytes()).and_then(|rest| rest.strip_prefix(b"."));
@@ -62,6 +67,12 @@ pub fn shape(bytes: &[u8]) -> Result<CacheShape, GgufError> {
         true
     })?;
     keys.shape()
+}
+
+/// Whether it can be the name of an architecture, which is told to people: `llama`, `gpt-oss`, `qwen2moe`.
+fn is_name(text: &str) -> bool {
+    let usual = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+    (1..=NAME_MAX).contains(&text.len()) && text.bytes().all(usual)
 }
 
 /// The names of all files of a model in several, `…-00001-of-00003.gguf`, in order; `None` where the name is no first part.

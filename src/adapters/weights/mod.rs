@@ -17,7 +17,7 @@ use std::io::{self, Read as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::types::{Anatomy, Bytes, CacheShape, Weights, files, sandbox};
+use crate::types::{Anatomy, Bytes, CacheShape, Weights, files, one_line, sandbox};
 use gguf::GgufError;
 
 /// How much of a GGUF file is read, in steps: the keys of the shape come before the vocabulary as a rule, but need not.
@@ -29,11 +29,16 @@ const HEADERS_MAX: u64 = 64 << 20;
 /// Files looked at in one directory.
 const ENTRIES_MAX: usize = 10_000;
 
-/// Reads a model's files.
+/// Reads a model's files. What it says of them is one line of plain text, whatever the files and their names hold.
 ///
 /// # Errors
 /// With the reason, as a fragment for people, where not even the weights' size, or the projector's, can be told from here.
 pub fn look(weights: &Weights, projector: Option<&Path>) -> Result<Anatomy, String> {
+    let found = read(weights, projector).map_err(one_line)?;
+    Ok(Anatomy { source: one_line(found.source), ..found })
+}
+
+fn read(weights: &Weights, projector: Option<&Path>) -> Result<Anatomy, String> {
     let found = match weights {
         Weights::Path(path) => at(path),
         Weights::Image { .. } => Err("its weights are in an image, which only podman opens".into()),

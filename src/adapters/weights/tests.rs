@@ -89,6 +89,21 @@ fn a_header_beyond_the_first_step_is_found() {
 }
 
 #[test]
+fn no_file_steers_a_terminal_by_what_is_said_of_it() {
+    let dir = Dir::new();
+    let mut header = gguf::tests::Builder::new(3);
+    header.text("general.architecture", "\x1b]52;c;bGw=\x07\x1b[2J");
+    let plain = file(&dir.write("a.gguf", &header.bytes()));
+    assert!(plain.source.contains("its architecture is no name"), "{}", plain.source);
+    let odd = file(&dir.write("b\x1b[2J\n.gguf", &header.bytes()));
+    for source in [plain.source, odd.source] {
+        assert!(!source.contains(char::is_control), "{source:?}");
+    }
+    let why = look(&Weights::Path(dir.0.path().join("\x1b[2J")), None).unwrap_err();
+    assert!(!why.contains(char::is_control), "{why:?}");
+}
+
+#[test]
 fn a_directory_of_safetensors() {
     let dir = Dir::new();
     dir.write("config.json", CONFIG);

@@ -181,6 +181,11 @@ fn what_is_missing_or_damaged_is_named() {
     let mut half = Builder::new(3);
     half.text("general.architecture", "llama");
     assert_eq!(err(&half.bytes()).to_string(), "its header lacks llama.block_count");
+    for steering in ["\x1b]52;c;bGw=\x07", "", "a b", &"x".repeat(65)] {
+        let mut odd = Builder::new(3);
+        odd.text("general.architecture", steering);
+        assert_eq!(err(&odd.bytes()), GgufError::Corrupt("its architecture is no name"));
+    }
     half.number("llama.block_count", 100_000);
     assert!(matches!(err(&half.bytes()), GgufError::Corrupt(_)));
     let mut long = llama();
