@@ -207,6 +207,7 @@ fn gpu_failure(err: GpuError) -> StartFailure {
         | GpuError::NoDevices
         | GpuError::Lost(..)
         | GpuError::Timeout(_)
+        | GpuError::NoFirstAnswer(_)
         | GpuError::Other(_) => false,
     };
     let exit = match err {
@@ -215,7 +216,10 @@ fn gpu_failure(err: GpuError) -> StartFailure {
         GpuError::VersionMismatch(_) => Exit::DriverMismatch,
         GpuError::ZeroMemory(_) | GpuError::MemoryUnsupported(_) => Exit::GpuMemory,
         GpuError::NotFound { .. } | GpuError::NoDevices => Exit::GpuNotFound,
-        GpuError::Lost(..) | GpuError::Timeout(_) | GpuError::Other(_) => Exit::GpuFailed,
+        GpuError::Lost(..)
+        | GpuError::Timeout(_)
+        | GpuError::NoFirstAnswer(_)
+        | GpuError::Other(_) => Exit::GpuFailed,
         GpuError::HostMemory(_) => Exit::HostMemory,
     };
     let failure = StartFailure::new(exit, err.to_string());
@@ -288,6 +292,7 @@ mod tests {
             (GpuError::NoDevices, 24),
             (GpuError::Lost(id, "x".into()), 25),
             (GpuError::Timeout(Duration::from_secs(3)), 25),
+            (GpuError::NoFirstAnswer(Duration::from_secs(60)), 25),
             (GpuError::Other("x".into()), 25),
             (GpuError::HostMemory("x".into()), 26),
         ];

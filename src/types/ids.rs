@@ -15,6 +15,9 @@ use super::ModelName;
 #[serde(transparent)]
 pub struct GpuId(Arc<str>);
 
+/// How a device is called that did not tell its identifier.
+const AT_INDEX: &str = "index ";
+
 impl GpuId {
     /// Wraps an identifier as the backend reports it.
     #[must_use]
@@ -38,6 +41,18 @@ impl GpuId {
     #[must_use]
     pub fn is_slice(&self) -> bool {
         self.0.starts_with("MIG-")
+    }
+
+    /// A device that does not tell its identifier, by its place in NVML's count.
+    #[must_use]
+    pub fn at_index(index: u32) -> Self {
+        Self::new(&format!("{AT_INDEX}{index}"))
+    }
+
+    /// Whether this may be the device that is wanted: one that does not tell what it is may be any.
+    #[must_use]
+    pub fn may_be(&self, wanted: &Self) -> bool {
+        self == wanted || self.0.starts_with(AT_INDEX)
     }
 
     /// The identifier as text.

@@ -1,13 +1,12 @@
 //! Everything that can be wrong with NVML, each with its own cause.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use hostler::adapters::gpu::Nvml;
 use hostler::supervisor::ports::{GpuError, Gpus as _};
 use hostler::types::{Bytes, GpuId, Known, Silence};
 
-use nvidia_ml::{Code, GpuFault, Kind, Process, Script, Size};
+use nvidia_ml::{Code, Gpu, GpuFault, Kind, Process, Script, Size};
 
 use crate::rig::{Rig, device, gpu, usage};
 
@@ -66,37 +65,6 @@ async fn a_library_that_is_not_there_yet_is_loaded_once_it_is() {
     std::fs::remove_file(&path).unwrap();
     std::fs::copy(rig.library(), &path).unwrap();
     assert_eq!(device(&nvml.snapshot().await.unwrap(), 0).total, Bytes::gib(23));
-}
-
-#[tokio::test]
-async fn a_hang_is_a_timeout_then_fails_fast_then_ends() {
-    let rig = Rig::new().await;
-    let deadline = Duration::from_millis(200);
-    let nvml = Nvml::with_deadline(Some(rig.library()), vec![gpu(0)], deadline);
-    let sound = async || loop {
-        // The first call loads the library, which may take longer than this deadline on a busy machine.
-        if let Ok(snapshot) = nvml.snapshot().await {
-            break snapshot;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    };
-    let patience = Duration::from_secs(20);
-    tokio::time::timeout(patience, sound()).await.unwrap();
-
-    // Long enough for a busy machine to make all the calls below meanwhile.
-    rig.change(|script| script.hang_ms = 3000);
-    let start = Instant::now();
-    assert_eq!(nvml.snapshot().await, Err(GpuError::Timeout(deadline)));
-    assert!(start.elapsed() >= deadline);
-    let start = Instant::now();
-    for _ in 0..100 {
-        assert_eq!(nvml.snapshot().await, Err(GpuError::Timeout(deadline)));
-    }
-    assert!(start.elapsed() < deadline * 10, "100 calls behind a hang took {:?}", start.elapsed());
-
-    rig.reset();
-    let snapshot = tokio::time::timeout(patience, sound()).await.unwrap();
-    assert_eq!(device(&snapshot, 0).total, Bytes::gib(23));
 }
 
 #[tokio::test]
@@ -175,7 +143,7 @@ async fn whatever_befalls_a_device_that_once_worked_leaves_the_other() {
     // What is not there any more is gone, and what runs on it; whatever else it says, the next word may be another.
     let changes: [(&str, bool, Change); 3] = [
         ("zero memory", false, |script| script.gpus[0].fault = GpuFault::ZeroMemory),
-        ("does not exist", true, |script| drop(script.gpus.remove(0))),
+        ("not list it any more", true, |script| drop(script.gpus.remove(0))),
         ("internal driver error", false, |script| script.gpus[0].fault = GpuFault::MemoryUnknown),
     ];
     for (wanted, gone, change) in changes {
@@ -187,6 +155,74 @@ async fn whatever_befalls_a_device_that_once_worked_leaves_the_other() {
         assert!(lost == &gpu(0) && why.why().contains(wanted), "{lost}: {why:?}");
         assert_eq!(matches!(why, Silence::Gone(_)), gone, "{wanted}");
     }
+}
+
+#[tokio::test]
+async fn a_device_that_is_lost_as_newer_drivers_tell_it_is_gone_once_that_was_said_twice() {
+    let rig = Rig::new().await;
+    let nvml = rig.nvml();
+    nvml.snapshot().await.unwrap();
+    rig.change(|script| script.gpus[1].fault = GpuFault::Unknown);
+    for gone in [false, true, true] {
+        let snapshot = nvml.snapshot().await.unwrap();
+        assert_eq!(device(&snapshot, 0).total, Bytes::gib(23));
+        let [(lost, why)] = &snapshot.lost[..] else { panic!("{snapshot:?}") };
+        assert_eq!((lost, matches!(why, Silence::Gone(_))), (&gpu(1), gone), "{why:?}");
+    }
+    // Odd words between readings that are good are no more than that.
+    for fault in [GpuFault::None, GpuFault::Unknown] {
+        rig.change(|script| script.gpus[1].fault = fault);
+        let snapshot = nvml.snapshot().await.unwrap();
+        assert!(!snapshot.lost.iter().any(|(_, why)| matches!(why, Silence::Gone(_))));
+    }
+}
+
+#[tokio::test]
+async fn a_device_that_is_lost_from_the_start_is_told_and_used_when_it_answers() {
+    let rig = Rig::new().await;
+    rig.change(|script| script.gpus[1].fault = GpuFault::Lost);
+    // Of those that nobody named, all that is known is NVML's number.
+    for (configured, name) in [(&[gpu(0), gpu(1)][..], gpu(1)), (&[], GpuId::at_index(1))] {
+        rig.change(|script| script.gpus[1].fault = GpuFault::Lost);
+        let nvml = rig.nvml_for(configured);
+        let snapshot = nvml.snapshot().await.unwrap();
+        assert_eq!(device(&snapshot, 0).total, Bytes::gib(23));
+        let [(lost, Silence::Gone(_))] = &snapshot.lost[..] else { panic!("{snapshot:?}") };
+        assert_eq!(lost, &name);
+        rig.change(|script| script.gpus[1].fault = GpuFault::None);
+        let snapshot = nvml.snapshot().await.unwrap();
+        assert_eq!((device(&snapshot, 1).total, snapshot.lost), (Bytes::gib(23), Vec::new()));
+    }
+    // One device keeps its name to itself: of two that nobody sees, one at least does not exist.
+    rig.change(|script| script.gpus[1].fault = GpuFault::Lost);
+    let wanted = GpuId::new("GPU-22222222-2222-2222-2222-222222222222");
+    let error = rig.nvml_for(&[gpu(0), gpu(1), wanted.clone()]).snapshot().await.unwrap_err();
+    assert_eq!(error, GpuError::NotFound { wanted, present: vec![gpu(0)] });
+    // Nobody's business who has not configured it.
+    assert_eq!(rig.nvml_for(&[gpu(0)]).snapshot().await.unwrap().lost, []);
+}
+
+#[tokio::test]
+async fn devices_that_are_made_anew_are_gone_also_where_they_were_all() {
+    let rig = Rig::new().await;
+    let divide = |names: [&'static str; 2]| {
+        rig.change(move |script| {
+            script.gpus.truncate(1);
+            script.gpus[0].mig = Some(true);
+            script.gpus[0].mig_devices = names.map(|name| Gpu::new(name, 10 << 30)).to_vec();
+        });
+    };
+    divide(["MIG-a", "MIG-b"]);
+    let nvml = rig.nvml_for(&[]);
+    assert_eq!(nvml.snapshot().await.unwrap().devices.len(), 2);
+    divide(["MIG-c", "MIG-d"]);
+    let snapshot = nvml.snapshot().await.unwrap();
+    assert_eq!((snapshot.devices.len(), snapshot.lost.len()), (0, 2));
+    for (_, why) in snapshot.lost {
+        assert!(matches!(&why, Silence::Gone(why) if why.contains("MIG-c, MIG-d")), "{why:?}");
+    }
+    divide(["MIG-a", "MIG-b"]);
+    assert_eq!(nvml.snapshot().await.unwrap().devices.len(), 2);
 }
 
 #[tokio::test]

@@ -10,4 +10,5 @@ mod faults;
 mod memory;
 mod real;
 mod rig;
+mod slow;
 mod vitals;

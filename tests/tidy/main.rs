@@ -25,7 +25,7 @@ const LONG: &[(&str, usize)] = &[
     ("tests/fake-engine/src/knobs.rs", 512),
     ("tests/fake-engine/src/state.rs", 482),
     ("tests/fake-engine/tests/wire.rs", 486),
-    ("tests/nvml-stub/src/abi.rs", 451),
+    ("tests/nvml-stub/src/abi.rs", 445),
     ("tests/nvml-stub/src/claims.rs", 408),
     ("tests/nvml-stub/tests/through_the_real_client.rs", 449),
 ];

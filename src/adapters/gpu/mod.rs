@@ -8,11 +8,15 @@
 
 mod cause;
 pub mod cdi;
+mod handles;
 mod host;
 mod nvml;
+mod partial;
 mod processes;
 mod reader;
+mod settle;
 mod thread;
+mod turns;
 mod vitals;
 
 pub use host::Host;
@@ -22,3 +26,6 @@ use std::time::Duration;
 
 /// How long a call of either backend may take unless told otherwise.
 pub const DEADLINE: Duration = Duration::from_secs(3);
+/// How long NVML may take for its first answer: without persistence mode the driver prepares each device when the first program asks for
+/// it, which takes one to three seconds for each.
+pub(crate) const FIRST: Duration = Duration::from_secs(60);

@@ -13,8 +13,10 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use super::partial::Partial;
 use super::reader::Reader;
 use super::thread::{NoAnswer, Worker};
 use super::vitals::Last;
@@ -25,6 +27,9 @@ use crate::types::{Bytes, GpuId, GpuReading, GpuSnapshot, GpuVitals, Known};
 pub struct Nvml {
     worker: Worker<Result<GpuSnapshot, GpuError>>,
     deadline: Duration,
+    /// It has answered once.
+    answered: AtomicBool,
+    partial: Arc<Partial>,
     vitals: Arc<Last>,
 }
 
@@ -37,7 +42,7 @@ impl Nvml {
         Self::with_deadline(library, devices, super::DEADLINE)
     }
 
-    /// Like [`Nvml::start`], with a deadline of its own for each call.
+    /// Like [`Nvml::start`], with a deadline of its own for each call but the first, which has [`super::FIRST`] at least.
     #[must_use]
     pub fn with_deadline(
         library: Option<PathBuf>,
@@ -45,27 +50,41 @@ impl Nvml {
         deadline: Duration,
     ) -> Self {
         let vitals = Arc::new(Last::default());
-        let last = vitals.clone();
+        let partial = Arc::new(Partial::default());
+        let (last, found) = (vitals.clone(), partial.clone());
         let worker = Worker::new("hostler-nvml", move || {
-            let mut reader = Reader::new(library.clone(), devices.clone());
+            let mut reader = Reader::new(library.clone(), devices.clone(), deadline, found.clone());
             let last = last.clone();
             Box::new(move || {
-                let snapshot = reader.snapshot();
-                last.set(snapshot.as_ref().map_or_else(|_| Vec::new(), |s| reader.vitals(s)));
+                let (snapshot, vitals) = match reader.read() {
+                    Ok((snapshot, vitals)) => (Ok(snapshot), vitals),
+                    Err(error) => (Err(error), Vec::new()),
+                };
+                last.set(vitals);
                 snapshot
             })
         });
-        Self { worker, deadline, vitals }
+        Self { worker, deadline, answered: AtomicBool::new(false), partial, vitals }
     }
 }
 
 impl Gpus for Nvml {
-    /// As the port says. While an earlier reading hangs in the driver, fails at once with [`GpuError::Timeout`].
+    /// As the port says. Where a device hangs, what the others said by then; while that reading hangs on in the driver, fails at once with
+    /// [`GpuError::Timeout`].
     fn snapshot(&self) -> PortFuture<'_, Result<GpuSnapshot, GpuError>> {
         Box::pin(async move {
-            match self.worker.call(self.deadline).await {
-                Ok(answer) => answer,
-                Err(NoAnswer::Timeout) => Err(GpuError::Timeout(self.deadline)),
+            let answered = self.answered.load(Ordering::Relaxed);
+            let deadline = if answered { self.deadline } else { self.deadline.max(super::FIRST) };
+            match self.worker.call(deadline).await {
+                Ok(answer) => {
+                    self.answered.fetch_or(answer.is_ok(), Ordering::Relaxed);
+                    answer
+                }
+                Err(NoAnswer::Timeout) => self.partial.take(deadline).ok_or(if answered {
+                    GpuError::Timeout(deadline)
+                } else {
+                    GpuError::NoFirstAnswer(deadline)
+                }),
                 Err(NoAnswer::Broken(why)) => Err(GpuError::Other(why)),
             }
         })

@@ -1,28 +1,38 @@
 //! One NVML reading: the blocking work of [`super::Nvml`], on its own thread.
 //!
 //! Purpose: turn what NVML says about the configured devices into a [`GpuSnapshot`] or a [`GpuError`]. Owner: the NVML
-//! thread. Invariants: device handles live for one reading only (they are looked up by UUID each time, so that a device
-//! that came back is found again); a device that has been read once can later be *lost* but never makes the others
-//! unreadable; before that, what is wrong with it is a start-up error with its own cause.
+//! thread. Invariants: each device is looked for at NVML's indices ([`handles`]), and what was last found at an index tells which one it
+//! is that does not answer there; a device that has been read once can later be *lost* but never makes the others unreadable; before that,
+//! what is wrong with it is a start-up error with its own cause, unless it is lost: then the others are read all the same.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use nvml_wrapper::Nvml as Library;
 use nvml_wrapper::error::NvmlError;
 
 use super::cause::{Trouble, device_trouble, init_error};
-use super::{processes, vitals};
+use super::partial::Partial;
+use super::settle::{about, settle, silence};
+use super::turns::{Order, Turns};
+use super::{FIRST, handles, vitals};
 use crate::supervisor::ports::GpuError;
-use crate::types::{Bytes, GpuId, GpuReading, GpuSnapshot, GpuVitals, Silence};
+use crate::types::{GpuId, GpuReading, GpuSnapshot, GpuVitals};
 
 /// What the dynamic linker is asked for when the configuration names no library.
 const LIBRARY: &str = "libnvidia-ml.so.1";
+
 /// State of the NVML thread.
 pub(super) struct Reader {
     library: Option<PathBuf>,
     /// From the configuration; empty: every device there is.
     wanted: Vec<GpuId>,
+    /// Who takes longer hangs.
+    limit: Duration,
+    /// For a caller who cannot wait.
+    partial: Arc<Partial>,
     /// Loaded and initialised at the first reading that gets so far.
     nvml: Option<Library>,
     /// Every device there is, once all of them have told their UUID; unused where `wanted` is not empty. Found once, so
@@ -30,28 +40,64 @@ pub(super) struct Reader {
     all: Vec<GpuId>,
     /// Devices that were read at least once.
     seen: BTreeSet<GpuId>,
+    /// What was found at each of NVML's indices when it last answered.
+    slots: BTreeMap<u32, Vec<GpuId>>,
+    /// Indices of which the driver knew nothing when it was last asked.
+    doubted: BTreeSet<u32>,
+    turns: Turns,
 }
 
-/// Devices, and those that could not be asked.
-type Listed = (Vec<GpuId>, Vec<(GpuId, GpuError)>);
+/// A reading, and how its devices do.
+pub(super) type Reading = (GpuSnapshot, Vec<GpuVitals>);
+
+/// What a reading has found so far.
+#[derive(Default)]
+struct Round {
+    /// With NVML's index of each.
+    devices: Vec<(u32, GpuReading, Option<GpuVitals>)>,
+    /// All that told their UUID, wanted or not.
+    present: Vec<GpuId>,
+    /// Devices that could not be read.
+    failed: Vec<(GpuId, GpuError)>,
+    /// Indices that did not even tell what is there.
+    silent: Vec<(u32, GpuError)>,
+}
 
 impl Reader {
-    pub(super) const fn new(library: Option<PathBuf>, wanted: Vec<GpuId>) -> Self {
-        Self { library, wanted, nvml: None, all: Vec::new(), seen: BTreeSet::new() }
+    pub(super) fn new(
+        library: Option<PathBuf>,
+        wanted: Vec<GpuId>,
+        limit: Duration,
+        partial: Arc<Partial>,
+    ) -> Self {
+        Self {
+            library,
+            wanted,
+            limit,
+            partial,
+            nvml: None,
+            all: Vec::new(),
+            seen: BTreeSet::new(),
+            slots: BTreeMap::new(),
+            doubted: BTreeSet::new(),
+            turns: Turns::default(),
+        }
     }
 
     /// Reads all devices once.
-    pub(super) fn snapshot(&mut self) -> Result<GpuSnapshot, GpuError> {
+    pub(super) fn read(&mut self) -> Result<Reading, GpuError> {
         // Taken out, and put back only when NVML as a whole is sound: otherwise it is shut down here, and the next
         // reading begins with `nvmlInit`.
         let nvml = match self.nvml.take() {
             Some(nvml) => nvml,
             None => init(self.library.as_deref())?,
         };
-        match self.read_all(&nvml) {
-            Ok(snapshot) => {
+        let read = self.read_all(&nvml);
+        self.partial.clear();
+        match read {
+            Ok(reading) => {
                 self.nvml = Some(nvml);
-                Ok(snapshot)
+                Ok(reading)
             }
             Err(Trouble::Device(error)) => {
                 self.nvml = Some(nvml);
@@ -61,86 +107,196 @@ impl Reader {
         }
     }
 
-    /// How the devices of a reading do.
-    pub(super) fn vitals(&self, snapshot: &GpuSnapshot) -> Vec<GpuVitals> {
-        let ids = snapshot.devices.iter().map(|device| &device.id);
-        self.nvml.as_ref().map_or_else(Vec::new, |nvml| vitals::read(nvml, ids))
+    fn read_all(&mut self, nvml: &Library) -> Result<Reading, Trouble> {
+        let nowhere = GpuId::new("all devices");
+        let count = nvml
+            .device_count()
+            .map_err(|error| device_trouble(nvml, &nowhere, "nvmlDeviceGetCount_v2", &error))?;
+        // Only footprint keys need it: a driver that will not tell is one of its own, and no reason to serve nobody.
+        let driver = nvml.sys_driver_version().unwrap_or_default();
+        self.partial.begin(self.awaited(count), driver.clone());
+        // Without persistence mode the driver prepares each device when it is first asked, which takes seconds.
+        let limit = if self.seen.is_empty() { self.limit.max(FIRST) } else { self.limit };
+        let mut round = Round::default();
+        let Order { ask, resting } = self.turns.order(self.indices(count), Instant::now());
+        for (index, took) in resting {
+            let took = Duration::from_secs(took.as_secs().max(1));
+            self.is_silent(index, GpuError::Timeout(took), &mut round);
+        }
+        for index in ask {
+            if self.is_complete(&round) {
+                break;
+            }
+            let begun = Instant::now();
+            self.visit(nvml, index, begun + limit, &mut round)?;
+            self.turns.asked(index, begun.elapsed(), limit, Instant::now());
+        }
+        self.finish(round, driver)
     }
 
-    fn read_all(&mut self, nvml: &Library) -> Result<GpuSnapshot, Trouble> {
-        let (ids, mut failed) = self.targets(nvml)?;
-        if ids.is_empty() && failed.is_empty() {
-            return Err(Trouble::Device(GpuError::NoDevices));
+    /// NVML's indices, first those where wanted devices were last found: the others need not be asked then.
+    fn indices(&self, count: u32) -> impl Iterator<Item = u32> {
+        let known = |index: &u32| {
+            let there = self.slots.get(index);
+            there.is_some_and(|ids| ids.iter().any(|id| self.wanted.contains(id)))
+        };
+        let (homes, others): (Vec<u32>, Vec<u32>) = (0..count).partition(known);
+        homes.into_iter().chain(others)
+    }
+
+    fn is_complete(&self, round: &Round) -> bool {
+        !self.wanted.is_empty() && self.wanted.iter().all(|id| round.present.contains(id))
+    }
+
+    /// What this reading is to find, as far as is known before it.
+    fn awaited(&self, count: u32) -> Vec<GpuId> {
+        if !self.wanted.is_empty() {
+            return self.wanted.clone();
         }
-        let mut devices = Vec::with_capacity(ids.len());
-        for id in ids {
-            match read(nvml, &id) {
+        if !self.all.is_empty() {
+            return self.all.clone();
+        }
+        (0..count).flat_map(|index| self.names(index)).collect()
+    }
+
+    /// What is at an index as far as is known.
+    fn names(&self, index: u32) -> Vec<GpuId> {
+        let known = self.slots.get(&index).filter(|ids| !ids.is_empty());
+        known.cloned().unwrap_or_else(|| vec![GpuId::at_index(index)])
+    }
+
+    fn wants(&self, id: &GpuId) -> bool {
+        let targets = if self.wanted.is_empty() { &self.all } else { &self.wanted };
+        targets.is_empty() || targets.contains(id)
+    }
+
+    /// Reads what is at an index. What hangs once hangs in each call: after `end` nothing more is asked of it.
+    fn visit(
+        &mut self,
+        nvml: &Library,
+        index: u32,
+        end: Instant,
+        round: &mut Round,
+    ) -> Result<(), Trouble> {
+        let found = match handles::at(nvml, index, &self.wanted) {
+            Ok(found) => found,
+            Err(failed) => {
+                let error = self.why_silent(nvml, index, &failed)?;
+                self.is_silent(index, error, round);
+                return Ok(());
+            }
+        };
+        self.doubted.remove(&index);
+        let unnamed = GpuId::at_index(index);
+        self.slots.insert(index, found.iter().map(|(id, _)| id.clone()).collect());
+        if Instant::now() >= end {
+            self.is_silent(index, GpuError::Timeout(self.limit), round);
+            return Ok(());
+        }
+        for (id, device) in found {
+            round.present.push(id.clone());
+            if !self.wants(&id) {
+                continue;
+            }
+            match handles::read(nvml, &id, &device) {
                 Ok(reading) => {
+                    self.partial.add(&unnamed, &reading);
+                    let vitals = (Instant::now() < end).then(|| vitals::of(&id, &device));
+                    round.devices.push((index, reading, vitals));
                     self.seen.insert(id);
-                    devices.push(reading);
                 }
                 // What was never read is a mistake in the set-up; only a device that fell off the bus never is.
                 Err(Trouble::Device(error))
                     if self.seen.contains(&id) || matches!(error, GpuError::Lost(..)) =>
                 {
-                    failed.push((id, error));
+                    self.partial.silent(&id, silence(&error));
+                    round.failed.push((id, error));
                 }
                 Err(trouble) => return Err(trouble),
             }
         }
-        // Only footprint keys need it: a driver that will not tell is one of its own, and no reason to serve nobody.
-        let driver = nvml.sys_driver_version().unwrap_or_default();
-        settle(devices, failed, &self.seen, driver)
+        Ok(())
     }
 
-    fn targets(&mut self, nvml: &Library) -> Result<Listed, Trouble> {
-        if !self.wanted.is_empty() {
-            return Ok((self.wanted.clone(), Vec::new()));
+    /// Newer drivers do not call a device lost that fell off the bus: they do not know it. Said once it may be any trouble of theirs.
+    fn why_silent(
+        &mut self,
+        nvml: &Library,
+        index: u32,
+        (call, error): &handles::Failed,
+    ) -> Result<GpuError, Trouble> {
+        let unknown = matches!(error, NvmlError::Unknown);
+        let before = self.doubted.remove(&index);
+        if unknown {
+            self.doubted.insert(index);
         }
-        if !self.all.is_empty() {
-            return Ok((self.all.clone(), Vec::new()));
+        let name = self.names(index).swap_remove(0);
+        if unknown && before {
+            let why =
+                "the driver does not know it any more: it fell off the bus or is inaccessible";
+            return Ok(GpuError::Lost(name, why.to_owned()));
         }
-        let (ids, failed) = list(nvml)?;
-        if failed.is_empty() {
-            self.all.clone_from(&ids);
+        match device_trouble(nvml, &name, call, error) {
+            Trouble::Device(error) => Ok(error),
+            backend @ Trouble::Backend(_) => Err(backend),
         }
-        Ok((ids, failed))
     }
-}
 
-/// A snapshot of whatever answered. If nothing did, the reason of the first device is the reason of all, unless all were read before and
-/// fell off the bus since: then that is known of each, and what runs on them has failed.
-fn settle(
-    devices: Vec<GpuReading>,
-    failed: Vec<(GpuId, GpuError)>,
-    seen: &BTreeSet<GpuId>,
-    driver: String,
-) -> Result<GpuSnapshot, Trouble> {
-    let gone =
-        |(id, error): &(GpuId, GpuError)| seen.contains(id) && matches!(error, GpuError::Lost(..));
-    let all_gone = failed.iter().all(gone);
-    let lost = failed.iter().map(|(id, error)| (id.clone(), silence(error))).collect();
-    match failed.into_iter().next() {
-        Some((_, error)) if devices.is_empty() && !all_gone => Err(Trouble::Device(error)),
-        _ => Ok(GpuSnapshot { devices, lost, driver }),
+    fn is_silent(&self, index: u32, error: GpuError, round: &mut Round) {
+        for id in self.names(index) {
+            if self.wants(&id) {
+                self.partial.silent(&id, silence(&error));
+            }
+        }
+        round.silent.push((index, error));
     }
-}
 
-/// Why a device is in `lost`: without its identifier, which stands beside it. Only what is not there any more is gone: a driver
-/// under load, or a slice that is reset, has other words, and what runs serves on.
-fn silence(error: &GpuError) -> Silence {
-    match error {
-        GpuError::Lost(_, why) => Silence::Gone(why.clone()),
-        GpuError::NotFound { .. } => Silence::Gone(error.to_string()),
-        GpuError::LibraryMissing(_)
-        | GpuError::DriverNotLoaded(_)
-        | GpuError::VersionMismatch(_)
-        | GpuError::MemoryUnsupported(_)
-        | GpuError::ZeroMemory(_)
-        | GpuError::NoDevices
-        | GpuError::Timeout(_)
-        | GpuError::HostMemory(_)
-        | GpuError::Other(_) => Silence::Unread(error.to_string()),
+    /// Whom each silence is of, and what became of those that nobody found.
+    fn finish(&mut self, round: Round, driver: String) -> Result<Reading, Trouble> {
+        let Round { mut devices, present, mut failed, silent } = round;
+        let unsettled = self.wanted.is_empty() && self.all.is_empty();
+        if unsettled && silent.is_empty() {
+            if present.is_empty() {
+                return Err(Trouble::Device(GpuError::NoDevices));
+            }
+            self.all.clone_from(&present);
+        }
+        let targets = if self.wanted.is_empty() { &self.all } else { &self.wanted };
+        let mut missing: Vec<GpuId> = if unsettled {
+            self.seen.iter().filter(|id| !present.contains(id)).cloned().collect()
+        } else {
+            targets.iter().filter(|id| !present.contains(id)).cloned().collect()
+        };
+        // Those of which nobody ever learned what they are.
+        let mut strangers = Vec::new();
+        for (index, error) in silent {
+            let Some(ids) = self.slots.get(&index) else {
+                strangers.push((GpuId::at_index(index), error));
+                continue;
+            };
+            let here = |id: &&GpuId| !present.contains(id) && (unsettled || missing.contains(id));
+            let here: Vec<GpuId> = ids.iter().filter(here).cloned().collect();
+            missing.retain(|id| !here.contains(id));
+            failed.extend(here.into_iter().map(|id| about(id, error.clone())));
+        }
+        if unsettled {
+            failed.append(&mut strangers);
+        }
+        let (gone, never): (Vec<GpuId>, Vec<GpuId>) =
+            missing.into_iter().partition(|id| self.seen.contains(id));
+        let not_found = |wanted: GpuId| GpuError::NotFound { wanted, present: present.clone() };
+        // What is configured and was never seen may be a device that does not tell its name. There cannot be more of them.
+        if let Some(wanted) = never.get(strangers.len()) {
+            return Err(Trouble::Device(not_found(wanted.clone())));
+        }
+        failed.extend(never.into_iter().zip(strangers).map(|(id, (_, error))| about(id, error)));
+        failed.extend(gone.into_iter().map(|id| (id.clone(), not_found(id))));
+        let place = |id: &GpuId| self.wanted.iter().position(|wanted| wanted == id);
+        devices.sort_by_key(|(index, reading, _)| (place(&reading.id), *index));
+        let (devices, vitals): (_, Vec<_>) =
+            devices.into_iter().map(|(_, read, vitals)| (read, vitals)).unzip();
+        let snapshot = settle(devices, failed, &self.seen, driver)?;
+        Ok((snapshot, vitals.into_iter().flatten().collect()))
     }
 }
 
@@ -148,78 +304,6 @@ fn silence(error: &GpuError) -> Silence {
 fn init(library: Option<&Path>) -> Result<Library, GpuError> {
     let path = library.unwrap_or(Path::new(LIBRARY));
     Library::builder().lib_path(path.as_os_str()).init().map_err(|error| init_error(path, &error))
-}
-
-/// Every device that models can be placed on. A device in MIG mode is replaced by its MIG devices, because memory
-/// cannot be had from the device itself any more.
-fn list(nvml: &Library) -> Result<Listed, Trouble> {
-    let nowhere = GpuId::new("all devices");
-    let count = nvml
-        .device_count()
-        .map_err(|error| device_trouble(nvml, &nowhere, "nvmlDeviceGetCount_v2", &error))?;
-    let (mut ids, mut failed) = (Vec::new(), Vec::new());
-    for index in 0..count {
-        match device_uuids(nvml, index) {
-            Ok(uuids) => ids.extend(uuids.iter().map(|uuid| GpuId::new(uuid))),
-            Err(error) => {
-                // Its UUID cannot be had, so this names it as NVML counts.
-                let name = GpuId::new(&format!("index {index}"));
-                match device_trouble(nvml, &name, "nvmlDeviceGetUUID", &error) {
-                    Trouble::Device(error) => failed.push((name, error)),
-                    backend @ Trouble::Backend(_) => return Err(backend),
-                }
-            }
-        }
-    }
-    Ok((ids, failed))
-}
-
-/// The UUID of the device at an index, or those of its MIG devices.
-fn device_uuids(nvml: &Library, index: u32) -> Result<Vec<String>, NvmlError> {
-    let device = nvml.device_by_index(index)?;
-    // Not supported, or no such function: no MIG.
-    let in_mig_mode = device.mig_mode().is_ok_and(|mode| mode.current == 1);
-    if !in_mig_mode {
-        return Ok(vec![device.uuid()?]);
-    }
-    // The count is the most there can be; free slots answer "not found".
-    let slots = 0..device.mig_device_count()?;
-    slots.filter_map(|slot| device.mig_device_by_index(slot).ok()).map(|mig| mig.uuid()).collect()
-}
-
-/// Reads one device.
-fn read(nvml: &Library, id: &GpuId) -> Result<GpuReading, Trouble> {
-    let trouble = |call: &str, error: &NvmlError| device_trouble(nvml, id, call, error);
-    let device = match nvml.device_by_uuid(id.as_str()) {
-        Ok(device) => device,
-        Err(NvmlError::NotFound | NvmlError::InvalidArg) => {
-            let (present, _) = list(nvml)?;
-            return Err(Trouble::Device(GpuError::NotFound { wanted: id.clone(), present }));
-        }
-        Err(error) => return Err(trouble("nvmlDeviceGetHandleByUUID", &error)),
-    };
-    let name = device.name().map_err(|error| trouble("nvmlDeviceGetName", &error))?;
-    let memory = match device.memory_info() {
-        Ok(memory) => memory,
-        Err(NvmlError::NotSupported) => {
-            return Err(Trouble::Device(GpuError::MemoryUnsupported(id.clone())));
-        }
-        Err(error) => return Err(trouble("nvmlDeviceGetMemoryInfo_v2", &error)),
-    };
-    // Memory that the driver and the firmware keep for themselves is no model's, and v2 `used` does not count it.
-    let total = memory.total.saturating_sub(memory.reserved);
-    if total == 0 {
-        return Err(Trouble::Device(GpuError::ZeroMemory(id.clone())));
-    }
-    let processes = processes::of(nvml, &device)
-        .map_err(|error| trouble("nvmlDeviceGetComputeRunningProcesses_v3", &error))?;
-    Ok(GpuReading {
-        id: id.clone(),
-        name,
-        total: Bytes(total),
-        used: Bytes(memory.used),
-        processes,
-    })
 }
 
 #[cfg(test)]
@@ -232,35 +316,5 @@ mod tests {
         let Err(GpuError::LibraryMissing(text)) = init(Some(path)) else { panic!() };
         assert!(text.contains("/nonexistent/libnvidia-ml.so.1"), "{text}");
         assert!(!text.contains("libloading"), "{text}");
-    }
-
-    #[test]
-    fn what_is_lost_is_told_of_each_once_it_was_read() {
-        let id = GpuId::new("GPU-1");
-        let error = || vec![(id.clone(), GpuError::Lost(id.clone(), "off the bus".into()))];
-        let reading = GpuReading {
-            id: GpuId::new("GPU-0"),
-            name: "test".into(),
-            total: Bytes(1),
-            used: Bytes(0),
-            processes: Vec::new(),
-        };
-        let never = BTreeSet::new();
-        let snapshot = settle(vec![reading], error(), &never, "580.1".into()).unwrap();
-        assert_eq!(snapshot.lost, [(id.clone(), Silence::Gone("off the bus".to_owned()))]);
-        assert_eq!(snapshot.driver, "580.1");
-        assert!(matches!(
-            settle(Vec::new(), error(), &never, String::new()),
-            Err(Trouble::Device(GpuError::Lost(..)))
-        ));
-        // The only one of this host, which models may run on.
-        let seen = BTreeSet::from([id.clone()]);
-        let snapshot = settle(Vec::new(), error(), &seen, String::new()).unwrap();
-        assert_eq!((snapshot.devices.len(), snapshot.lost.len()), (0, 1));
-        let zero = vec![(id.clone(), GpuError::ZeroMemory(id.clone()))];
-        assert!(matches!(
-            settle(Vec::new(), zero, &seen, String::new()),
-            Err(Trouble::Device(GpuError::ZeroMemory(_)))
-        ));
     }
 }

@@ -1,13 +1,13 @@
 //! What NVML tells about a device beside its memory.
 //!
-//! Purpose: load, heat and power, for people. Owner: the NVML thread reads them after each reading of the memory, so that a scrape asks
+//! Purpose: load, heat and power, for people. Owner: the NVML thread reads them behind the memory of each device, so that a scrape asks
 //! the driver for nothing; [`Last`] is what callers see. Invariants: a function that the driver or the board does not have is unknown,
 //! never 0; a reading that is too old is none.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use nvml_wrapper::Nvml as Library;
+use nvml_wrapper::Device;
 use nvml_wrapper::enum_wrappers::device::TemperatureSensor;
 use nvml_wrapper::error::NvmlError;
 
@@ -33,27 +33,23 @@ impl Last {
     }
 }
 
-/// Of those devices that can be found.
-pub(super) fn read<'a>(nvml: &Library, ids: impl Iterator<Item = &'a GpuId>) -> Vec<GpuVitals> {
-    ids.filter_map(|id| {
-        let device = nvml.device_by_uuid(id.as_str()).ok()?;
-        let busy = device.utilization_rates();
-        let percent = |value: u32| f64::from(value) / 100.0;
-        let watts = |milliwatts: u32| f64::from(milliwatts) / 1000.0;
-        let (compute, memory) = match busy {
-            Ok(busy) => (Known::Known(percent(busy.gpu)), Known::Known(percent(busy.memory))),
-            Err(_) => (Known::Unknown, Known::Unknown),
-        };
-        Some(GpuVitals {
-            id: id.clone(),
-            compute,
-            memory,
-            temperature: known(device.temperature(TemperatureSensor::Gpu), f64::from),
-            power: known(device.power_usage(), watts),
-            power_limit: known(device.enforced_power_limit(), watts),
-        })
-    })
-    .collect()
+/// Of one device.
+pub(super) fn of(id: &GpuId, device: &Device<'_>) -> GpuVitals {
+    let busy = device.utilization_rates();
+    let percent = |value: u32| f64::from(value) / 100.0;
+    let watts = |milliwatts: u32| f64::from(milliwatts) / 1000.0;
+    let (compute, memory) = match busy {
+        Ok(busy) => (Known::Known(percent(busy.gpu)), Known::Known(percent(busy.memory))),
+        Err(_) => (Known::Unknown, Known::Unknown),
+    };
+    GpuVitals {
+        id: id.clone(),
+        compute,
+        memory,
+        temperature: known(device.temperature(TemperatureSensor::Gpu), f64::from),
+        power: known(device.power_usage(), watts),
+        power_limit: known(device.enforced_power_limit(), watts),
+    }
 }
 
 fn known(read: Result<u32, NvmlError>, unit: impl Fn(u32) -> f64) -> Known<f64> {

@@ -53,6 +53,11 @@ pub enum GpuError {
     /// NVML did not answer in time.
     #[error("NVML did not answer within {0:?}; the driver hangs: look at \"dmesg\"")]
     Timeout(Duration),
+    /// NVML did not answer in time, the first time that it was asked: it may take long then.
+    #[error(
+        "NVML did not give its first answer within {0:?}; the driver hangs: look at \"dmesg\". Without persistence mode it prepares each GPU anew for the first program that asks: \"nvidia-smi -pm 1\""
+    )]
+    NoFirstAnswer(Duration),
     /// `/proc/meminfo` or a process's memory cannot be read.
     #[error("the host's memory could not be read ({0})")]
     HostMemory(String),

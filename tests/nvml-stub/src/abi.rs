@@ -7,13 +7,13 @@
 use std::ffi::{CStr, c_char, c_int, c_uint};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 use crate::codes::{
     DRIVER_NOT_LOADED, GPU_IS_LOST, INSUFFICIENT_SIZE, INVALID_ARGUMENT, NO_PERMISSION, NOT_FOUND,
     NOT_SUPPORTED, Return, SUCCESS, UNINITIALIZED, UNKNOWN, VERSION_MISMATCH,
 };
 use crate::ledger::{self, Usage};
+use crate::presence::{self, hang};
 use crate::script::{Gpu, GpuFault, Kind, MIG_SLOTS, ProcessMemory, Script, ScriptError};
 use crate::{StateDir, claims};
 
@@ -74,12 +74,6 @@ fn answer(result: Result<(), Return>) -> Return {
     result.err().unwrap_or(SUCCESS)
 }
 
-fn hang(ms: u64) {
-    if ms > 0 {
-        std::thread::sleep(Duration::from_millis(ms));
-    }
-}
-
 fn load() -> Result<Script, Return> {
     Script::load(&StateDir::from_env()).map_err(|error| match error {
         // A machine without a script is a machine without a driver.
@@ -105,10 +99,7 @@ fn script() -> Result<Script, Return> {
 }
 
 fn handle_of(gpu: &Gpu) -> Result<Device, Return> {
-    hang(gpu.hang_ms);
-    if gpu.fault == GpuFault::Lost {
-        return Err(GPU_IS_LOST);
-    }
+    presence::ask(gpu)?;
     let mut uuids = UUIDS.lock().unwrap_or_else(PoisonError::into_inner);
     let index = uuids.iter().position(|known| *known == gpu.uuid).unwrap_or_else(|| {
         uuids.push(gpu.uuid.clone());
@@ -125,9 +116,8 @@ fn device(handle: Device) -> Result<(usize, Gpu), Return> {
         handle.addr().checked_sub(1).and_then(|i| uuids.get(i).cloned()).ok_or(INVALID_ARGUMENT)?
     };
     let (index, gpu) = script.find(&uuid).ok_or(GPU_IS_LOST)?;
-    let gpu = gpu.clone();
-    hang(gpu.hang_ms);
-    if gpu.fault == GpuFault::Lost { Err(GPU_IS_LOST) } else { Ok((index, gpu)) }
+    presence::ask(gpu)?;
+    Ok((index, gpu.clone()))
 }
 
 fn usage(gpu: &Gpu) -> Result<Usage, Return> {
@@ -148,6 +138,7 @@ fn memory(handle: Device) -> Result<Usage, Return> {
         }
         GpuFault::None
         | GpuFault::Lost
+        | GpuFault::Unknown
         | GpuFault::ProcessesNoPermission
         | GpuFault::ProcessesNotSupported => {
             let mut usage = usage(&gpu)?;
@@ -164,6 +155,7 @@ fn processes(handle: Device, kind: Kind) -> Result<Vec<ProcessInfo>, Return> {
         GpuFault::ProcessesNotSupported => return Err(NOT_SUPPORTED),
         GpuFault::None
         | GpuFault::Lost
+        | GpuFault::Unknown
         | GpuFault::ZeroMemory
         | GpuFault::MemoryNotSupported
         | GpuFault::MemoryUnknown => {}
@@ -286,6 +278,7 @@ fn init() -> Result<(), Return> {
     hang(script.init_hang_ms);
     match script.init.number() {
         SUCCESS => {
+            presence::begin();
             INITIALIZED.fetch_add(1, Ordering::SeqCst);
             Ok(())
         }
@@ -335,6 +328,7 @@ exports! {
             return Err(INVALID_ARGUMENT);
         }
         let uuid = unsafe { CStr::from_ptr(uuid) }.to_str().map_err(|_| INVALID_ARGUMENT)?;
+        presence::search(&script)?;
         let handle = handle_of(script.gpu(uuid).ok_or(NOT_FOUND)?)?;
         unsafe { put(out, handle) }
     }

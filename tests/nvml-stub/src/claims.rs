@@ -178,7 +178,7 @@ fn check_fits(
     own: u64,
 ) -> Result<(), ClaimError> {
     let gpu = script.usable(uuid).ok_or_else(|| ClaimError::NoSuchGpu(uuid.to_owned()))?;
-    if gpu.fault == GpuFault::Lost {
+    if matches!(gpu.fault, GpuFault::Lost | GpuFault::Unknown) {
         return Err(ClaimError::GpuLost(uuid.to_owned()));
     }
     let usage = ledger::of(gpu, seen, now_ms());

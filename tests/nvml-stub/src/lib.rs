@@ -30,6 +30,7 @@ pub mod claims;
 mod codes;
 mod ledger;
 mod lock;
+mod presence;
 mod record;
 mod script;
 mod size;

@@ -76,6 +76,10 @@ pub struct Gpu {
     /// How long every call about this device hangs, in milliseconds.
     #[serde(default)]
     pub hang_ms: u64,
+    /// How long the first call about it after an `nvmlInit_v2` hangs, in milliseconds: without persistence mode the driver prepares a
+    /// device when the first program asks for it.
+    #[serde(default)]
+    pub wake_ms: u64,
     /// What is wrong with it.
     #[serde(default)]
     pub fault: GpuFault,
@@ -145,6 +149,7 @@ impl Gpu {
             foreign: Size(0),
             release_lag_ms: 0,
             hang_ms: 0,
+            wake_ms: 0,
             fault: GpuFault::None,
             process_memory: ProcessMemory::Known,
             mig: None,
@@ -189,8 +194,10 @@ pub enum GpuFault {
     /// Nothing.
     #[default]
     None,
-    /// Fallen off the bus: every call about it, its handle included, answers `GPU_IS_LOST`.
+    /// Fallen off the bus: every call about it, its handle included, answers `GPU_IS_LOST`, and so does the search for any UUID.
     Lost,
+    /// The same as newer drivers tell it: there is no handle of it, for an `UNKNOWN` reason.
+    Unknown,
     /// Total, used and free are all 0.
     ZeroMemory,
     /// Memory information answers `NOT_SUPPORTED` (unified-memory boards).
