@@ -9,7 +9,9 @@ use crate::adapters::gpu::cdi;
 use crate::config::GpuBackend;
 use crate::plan::equals;
 use crate::supervisor::ports::GpuError;
-use crate::types::{Fault, GpuId, GpuReading, ModelName, ModelSpec, Transport};
+use crate::types::{
+    Fault, GpuId, GpuReading, GpuSnapshot, ModelName, ModelSpec, Silence, Transport,
+};
 
 /// The oldest podman API that Hostler speaks to.
 const PODMAN_MIN: (u32, u32) = (4, 3);
@@ -20,42 +22,9 @@ const FEWER: &str =
 impl Checks<'_> {
     pub(super) async fn devices(&self, learned: &mut Learned) -> Result<Finding, StartFailure> {
         let snapshot = self.gpus.snapshot().await.map_err(gpu_failure)?;
-        if let Some((id, why)) = snapshot.lost.first() {
-            return Err(gpu_failure(GpuError::Lost(id.clone(), why.why().to_owned())));
-        }
-        if snapshot.devices.is_empty() {
-            return Err(gpu_failure(GpuError::NoDevices));
-        }
-        if let Some(empty) = snapshot.devices.iter().find(|d| d.total.0 == 0) {
-            return Err(gpu_failure(GpuError::ZeroMemory(empty.id.clone())));
-        }
-        let known = |id: &GpuId| snapshot.devices.iter().any(|d| d.id == *id);
-        for spec in self.config.models.values() {
-            if let Some(wanted) = spec.gpus.iter().find(|id| !known(id)) {
-                let present: Vec<String> =
-                    snapshot.devices.iter().map(|d| d.id.to_string()).collect();
-                let message = format!(
-                    "model {} is bound to the device {wanted}, which does not exist; there are: {}",
-                    spec.name,
-                    present.join(", ")
-                );
-                return Err(StartFailure::new(Exit::GpuNotFound, message));
-            }
-        }
-        let device = |d: &crate::types::GpuReading| {
-            format!("{} ({}): {} of {} in use", d.id, d.name, d.used, d.total)
-        };
-        let mut measured: Vec<String> = snapshot.devices.iter().map(device).collect();
-        if !snapshot.driver.is_empty() {
-            measured.push(format!("driver {}", snapshot.driver));
-        }
-        let unequal = unequal(&self.config.models, &snapshot.devices);
+        let finding = judge(&snapshot, &self.config.models)?;
         learned.devices = Some(snapshot);
-        if unequal.is_empty() {
-            return Ok(Finding::pass(Check::Memory, measured.join("; ")));
-        }
-        measured.extend(unequal);
-        Ok(Finding::bad(Check::Memory, Outcome::Warn, measured.join("; "), FEWER))
+        Ok(finding)
     }
 
     /// Device memory is known when this is asked; without it nobody knows which devices there are.
@@ -193,6 +162,59 @@ fn unequal(models: &BTreeMap<ModelName, Arc<ModelSpec>>, devices: &[GpuReading])
     models.values().filter_map(of).collect()
 }
 
+/// Whether models can be served with what was read. A GPU that is lost fails nothing on the others: it is told, and missed by the models
+/// that are bound to it alone. What does not answer for any other reason may do so in a moment, so it is waited for.
+fn judge(
+    snapshot: &GpuSnapshot,
+    models: &BTreeMap<ModelName, Arc<ModelSpec>>,
+) -> Result<Finding, StartFailure> {
+    let unread = |(id, why): &(GpuId, Silence)| match why {
+        Silence::Unread(why) => Some(GpuError::Other(format!("{id} does not answer ({why})"))),
+        Silence::Gone(_) => None,
+    };
+    if let Some(error) = snapshot.lost.iter().find_map(unread) {
+        return Err(gpu_failure(error));
+    }
+    if snapshot.devices.is_empty() {
+        let lost = snapshot.lost.first();
+        let lost = lost.map(|(id, why)| GpuError::Lost(id.clone(), why.why().to_owned()));
+        return Err(gpu_failure(lost.unwrap_or(GpuError::NoDevices)));
+    }
+    if let Some(empty) = snapshot.devices.iter().find(|d| d.total.0 == 0) {
+        return Err(gpu_failure(GpuError::ZeroMemory(empty.id.clone())));
+    }
+    let there = snapshot.devices.iter().map(|d| &d.id);
+    let known: Vec<&GpuId> = there.chain(snapshot.lost.iter().map(|(id, _)| id)).collect();
+    for spec in models.values() {
+        if let Some(wanted) = spec.gpus.iter().find(|id| !known.iter().any(|k| k.may_be(id))) {
+            let present: Vec<&str> = snapshot.devices.iter().map(|d| d.id.as_str()).collect();
+            let message = format!(
+                "model {} is bound to the device {wanted}, which does not exist; there are: {}",
+                spec.name,
+                present.join(", ")
+            );
+            return Err(StartFailure::new(Exit::GpuNotFound, message));
+        }
+    }
+    let device =
+        |d: &GpuReading| format!("{} ({}): {} of {} in use", d.id, d.name, d.used, d.total);
+    let mut measured: Vec<String> = snapshot.devices.iter().map(device).collect();
+    if !snapshot.driver.is_empty() {
+        measured.push(format!("driver {}", snapshot.driver));
+    }
+    if snapshot.lost.is_empty() {
+        let unequal = unequal(models, &snapshot.devices);
+        if unequal.is_empty() {
+            return Ok(Finding::pass(Check::Memory, measured.join("; ")));
+        }
+        measured.extend(unequal);
+        return Ok(Finding::bad(Check::Memory, Outcome::Warn, measured.join("; "), FEWER));
+    }
+    let lost = snapshot.lost.iter().map(|(id, why)| format!("{id} is lost: {}", why.why()));
+    measured.extend(lost);
+    Ok(Finding::bad(Check::Memory, Outcome::Warn, measured.join("; "), Exit::GpuFailed.fix()))
+}
+
 /// Faults that cannot go away within a start are not waited out: clients learn the cause at once, and systemd starts the
 /// daemon anew after a while.
 fn gpu_failure(err: GpuError) -> StartFailure {
@@ -277,6 +299,36 @@ mod tests {
         pair.gpus = vec![];
         let slices = ["MIG-a", "MIG-b"].map(|id| device(id, "H100 MIG 3g.40gb", gib(40)));
         assert!(named(&pair, &slices).ends_with("(an engine sees one slice of MIG alone)"));
+    }
+
+    #[test]
+    fn one_lost_gpu_is_served_without_as_long_as_another_answers() {
+        let [a, b] = ["GPU-a", "GPU-b"].map(GpuId::new);
+        let gone = || Silence::Gone("fell off the bus".into());
+        let device = GpuReading {
+            id: a.clone(),
+            name: "test".into(),
+            total: Bytes(1),
+            used: Bytes(0),
+            processes: Vec::new(),
+        };
+        let of = |devices: &[GpuReading], lost: &[(GpuId, Silence)], bound: &GpuId| {
+            let (devices, lost) = (devices.to_vec(), lost.to_vec());
+            let snapshot = GpuSnapshot { devices, lost, driver: String::new() };
+            let model = Arc::new(ModelSpec { gpus: vec![bound.clone()], ..test_spec("m") });
+            judge(&snapshot, &[(model.name.clone(), model)].into()).map(|f| (f.outcome, f.measured))
+        };
+        let devices = [device];
+        let (outcome, measured) = of(&devices, &[(b.clone(), gone())], &b).unwrap();
+        assert_eq!(outcome, Outcome::Warn);
+        assert!(measured.contains("GPU-b is lost: fell off the bus"), "{measured}");
+        // It does not tell which one it is, so it may be the one that the model is bound to.
+        assert!(of(&devices, &[(GpuId::at_index(1), gone())], &b).is_ok());
+        let exit = |found: Result<_, StartFailure>| found.map(|_| ()).unwrap_err().exit;
+        assert_eq!(exit(of(&devices, &[], &b)), Exit::GpuNotFound);
+        assert_eq!(exit(of(&[], &[(b.clone(), gone())], &b)), Exit::GpuFailed);
+        let unread = Silence::Unread("it is busy".into());
+        assert_eq!(exit(of(&devices, &[(b, unread)], &a)), Exit::GpuFailed);
     }
 
     #[test]

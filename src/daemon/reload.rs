@@ -163,9 +163,9 @@ impl Root {
     /// What the files cannot say: whether it fits this host.
     fn fits(&self, new: &Config) -> Result<(), String> {
         let status = self.handle.status();
-        let there = |id| status.gpus.iter().any(|gpu| gpu.id == id);
+        let there = |id| status.gpus.iter().any(|gpu| gpu.id.may_be(id));
         for spec in new.models.values() {
-            if let Some(wanted) = spec.gpus.iter().find(|id| !there((*id).clone())) {
+            if let Some(wanted) = spec.gpus.iter().find(|id| !there(id)) {
                 let present: Vec<&str> = status.gpus.iter().map(|gpu| gpu.id.as_str()).collect();
                 return Err(format!(
                     "model {} is bound to the device {wanted}, which does not exist; there are: {}",

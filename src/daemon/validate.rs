@@ -62,6 +62,9 @@ pub async fn gate(checks: &Checks<'_>) -> Result<Proven, StartFailure> {
     else {
         return Err(StartFailure::new(Exit::Internal, "the checks before READY are incomplete"));
     };
+    for (id, why) in &devices.lost {
+        tracing::warn!(gpu = %id, "device {id} is lost, this host is served without it: {}", why.why());
+    }
     Ok(Proven { devices, found, podman: podman.version })
 }
 

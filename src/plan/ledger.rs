@@ -121,6 +121,8 @@ pub struct Ledger {
     headroom: Bytes,
     rule: ReleaseRule,
     devices: BTreeMap<GpuId, Device>,
+    /// Devices that did not answer at the last reading, nor at any before.
+    absent: Vec<(GpuId, Silence)>,
     /// Version of the driver at the last reading.
     driver: String,
     holds: BTreeMap<InstanceId, Hold>,
@@ -137,7 +139,8 @@ impl Ledger {
         let stale = Some("device memory has not been measured yet".to_owned());
         let (devices, holds) = (BTreeMap::new(), BTreeMap::new());
         let (driver, taken) = (String::new(), Moment::START);
-        Self { headroom, rule, devices, driver, holds, taken, stale }
+        let absent = Vec::new();
+        Self { headroom, rule, devices, absent, driver, holds, taken, stale }
     }
 
     /// Promises memory to an instance that is about to start.
@@ -196,9 +199,11 @@ impl Ledger {
             let device = Device { reading, unexplained_at_rest, rising, lost: None, blind, lists };
             self.devices.insert(device.reading.id.clone(), device);
         }
+        self.absent.clear();
         for (id, why) in &snapshot.lost {
-            if let Some(device) = self.devices.get_mut(id) {
-                device.lost = Some(why.clone());
+            match self.devices.get_mut(id) {
+                Some(device) => device.lost = Some(why.clone()),
+                None => self.absent.push((id.clone(), why.clone())),
             }
         }
         for (instance, seen) in usage {
@@ -264,6 +269,7 @@ impl Ledger {
                 processes: self.processes(device, known),
             });
         }
+        all.extend(self.absent.iter().map(|(id, _)| nothing_known(id)));
         all
     }
 
@@ -292,7 +298,8 @@ impl Ledger {
 
     /// Devices that did not answer, with the reason.
     pub fn silent(&self) -> impl Iterator<Item = (&GpuId, &Silence)> {
-        self.devices.iter().filter_map(|(id, d)| d.lost.as_ref().map(|why| (id, why)))
+        let read = self.devices.iter().filter_map(|(id, d)| d.lost.as_ref().map(|why| (id, why)));
+        read.chain(self.absent.iter().map(|(id, why)| (id, why)))
     }
 
     /// Those of them that are gone for good, as far as is known.
@@ -300,6 +307,23 @@ impl Ledger {
         self.silent()
             .filter(|(_, why)| matches!(why, Silence::Gone(_)))
             .map(|(id, s)| (id, s.why()))
+    }
+}
+
+/// Of a device that never answered.
+fn nothing_known(id: &GpuId) -> GpuStatus {
+    GpuStatus {
+        id: id.clone(),
+        name: String::new(),
+        total: Known::Unknown,
+        headroom: Bytes::ZERO,
+        reserved: Bytes::ZERO,
+        confirmed: Bytes::ZERO,
+        releasing: Bytes::ZERO,
+        quarantined: Bytes::ZERO,
+        foreign: Known::Unknown,
+        free: Known::Unknown,
+        processes: Vec::new(),
     }
 }
 

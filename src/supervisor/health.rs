@@ -25,7 +25,8 @@ use super::instance::{Instance, Life};
 use super::lifecycle::FORGIVEN_AFTER;
 use super::state::{Model, State};
 use crate::types::{
-    Breaker, Denied, EngineKind, Fault, FaultCode, GpuId, HealthStatus, InstanceId, ModelName, Moment,
+    Breaker, Denied, EngineKind, Fault, FaultCode, GpuId, HealthStatus, InstanceId, ModelName,
+    Moment,
 };
 
 /// The longest delay between two attempts while the breaker is closed.

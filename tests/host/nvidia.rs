@@ -28,6 +28,12 @@ fn broken(fault: GpuFault) -> Script {
     script
 }
 
+fn all_lost() -> Script {
+    let mut script = two_gpus();
+    script.gpus.iter_mut().for_each(|gpu| gpu.fault = GpuFault::Lost);
+    script
+}
+
 #[test]
 fn fault_15_everything_that_can_be_wrong_with_a_driver_is_told_apart() {
     skip_unless_wanted!();
@@ -54,7 +60,7 @@ fn fault_15_everything_that_can_be_wrong_with_a_driver_is_told_apart() {
             Refusal { status: 23, word: "gpu_without_memory", says: &[B, "backend = \"host\""] },
         ),
         (Script::with_gpus(Vec::new()), Refusal { status: 24, word: "gpu_not_found", says: &[] }),
-        (broken(GpuFault::Lost), Refusal { status: 25, word: "gpu_failed", says: &[] }),
+        (all_lost(), Refusal { status: 25, word: "gpu_failed", says: &[] }),
         (
             two_gpus(),
             Refusal { status: 30, word: "cdi_unresolvable", says: &["nvidia-ctk cdi generate"] },
@@ -133,6 +139,29 @@ fn a_model_is_placed_on_a_gpu_and_gets_that_gpu_alone() {
     let own = if placed == A { "nvidia0" } else { "nvidia1" };
     assert_eq!(nodes, format!("{own}\nnvidiactl\n"));
     assert_eq!(containers(&host).unwrap().len(), 1);
+}
+
+#[test]
+fn fault_15_a_gpu_that_is_lost_from_the_start_is_a_problem_and_the_other_is_served_with() {
+    skip_unless_wanted!();
+    let host = serving(&nvml()).unwrap();
+    put_nvml(&host).unwrap();
+    put_cdi(&host, &[A, B]).unwrap();
+    play_gpus(&host, &broken(GpuFault::Lost));
+    let answer = wait_for("/ready to tell the loss", SOON, || {
+        let answer = get(&host, "/ready")?;
+        let told = answer.status == 503 && answer.body.contains("gpu_lost");
+        Ok(if told { Look::Done(answer) } else { Look::NotYet(answer.body) })
+    })
+    .unwrap();
+    assert!(answer.body.contains("index 1"), "{}", answer.body);
+    assert_eq!(get(&host, "/health").unwrap().status, 200);
+    play_gpus(&host, &two_gpus());
+    wait_for("/ready to say ready", SOON, || {
+        let answer = get(&host, "/ready")?;
+        Ok(if answer.status == 200 { Look::Done(()) } else { Look::NotYet(answer.body) })
+    })
+    .unwrap();
 }
 
 #[test]

@@ -170,26 +170,6 @@ fn without_attribution_the_promise_stands_in() {
 }
 
 #[test]
-fn a_lost_device_offers_nothing_and_comes_back() {
-    let mut ledger = Ledger::new(Bytes(0), ReleaseRule::exact(Duration::from_secs(30)));
-    ledger.observe(Moment::START, &reading(0), &BTreeMap::new());
-    let lost = GpuSnapshot {
-        devices: vec![],
-        lost: vec![(gpu(), Silence::Gone("fell off the bus".into()))],
-        driver: String::new(),
-    };
-    ledger.observe(Moment::from_secs(1), &lost, &BTreeMap::new());
-    assert!(ledger.rows().is_empty());
-    assert_eq!(ledger.lost().next(), Some((&gpu(), "fell off the bus")));
-    assert_eq!(ledger.status()[0].total, Known::Unknown);
-    ledger.observe(Moment::from_secs(2), &reading(0), &BTreeMap::new());
-    assert_eq!(ledger.rows().len(), 1);
-    // Unknown instances change nothing.
-    ledger.confirm(&id(9));
-    assert_eq!(ledger.holds().count(), 0);
-}
-
-#[test]
 fn what_was_in_use_before_an_orphan_went_is_not_its_debt() {
     let mut ledger = Ledger::new(Bytes(0), ReleaseRule::exact(Duration::from_secs(30)));
     // Adopted only to be stopped: its release has begun before the first reading.
@@ -394,3 +374,4 @@ fn who_stops_beside_one_that_cannot_be_stopped_is_still_waited_for() {
 }
 
 mod blind;
+mod lost;

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::plan::{Demand, Promise, ReleaseRule, Standing, Usage, policy};
 use crate::types::{
-    DeviceHolder, Eviction, Generation, GpuReading, GpuSnapshot, Known, Need, NeedSource, Silence,
+    DeviceHolder, Eviction, Generation, GpuReading, GpuSnapshot, Known, Need, NeedSource,
 };
 
 fn gpu(n: usize) -> GpuId {
@@ -301,19 +301,6 @@ fn nothing_is_promised_on_stale_numbers() {
 }
 
 #[test]
-fn a_lost_device_is_no_never() {
-    let mut w = world(&[(100, 0)], &[]);
-    let lost = GpuSnapshot {
-        devices: vec![],
-        lost: vec![(gpu(0), Silence::Gone("fell off the bus".into()))],
-        driver: String::new(),
-    };
-    w.0.observe(Moment::from_secs(1), &lost, &BTreeMap::new());
-    let (decision, _) = ask(&w, 10, 1, &[]);
-    assert!(matches!(&decision, Decision::Wait { why, .. } if why.contains("bus")), "{decision:?}");
-}
-
-#[test]
 fn a_young_model_stays_until_it_has_settled() {
     let mut w = world(&[(100, 0)], &[(vec![0], 80, Standing::Idle, 0)]);
     w.1[0].ready_since = Some(Moment::from_secs(90));
@@ -383,5 +370,6 @@ fn the_cheaper_return_leaves_even_if_it_was_used_last() {
 
 mod claims;
 mod equal;
+mod lost;
 mod margins;
 mod properties;

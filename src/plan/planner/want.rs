@@ -10,7 +10,7 @@ use crate::types::{
 
 impl Want<'_> {
     pub(super) fn allows(&self, gpu: &GpuId) -> bool {
-        self.allowed.is_empty() || self.allowed.contains(gpu)
+        self.allowed.is_empty() || self.allowed.iter().any(|wanted| gpu.may_be(wanted))
     }
 
     pub(super) fn on(&self, row: &Row) -> Need {
