@@ -194,6 +194,27 @@ async fn the_page_is_whole_and_real_parsers_take_it() {
     }
 }
 
+/// A stream that was refused looks like one that went well but for who broke it off: what alerts go by.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_is_refused_after_signs_of_life_is_broken_off_by_the_host() {
+    let house = House::new("", &[("FAKE_LOAD", "60s")], |rules| {
+        rules.feedback_after = Duration::from_millis(20);
+        rules.stream_wait = Duration::from_millis(60);
+    })
+    .await;
+    let reply = chat(&house, "org/fake", true).await;
+    assert!(reply.status == 200 && reply.body.contains("model_loading"), "{}", reply.body);
+    let (_, page) = page(&house, |p| answered(p, 1.0)).await;
+    let (model, endpoint) = (("model", "org/fake"), ("endpoint", "chat_completions"));
+    let broken = |side| {
+        let labels = [model, endpoint, ("side", side)];
+        find(&page, "hostler_requests_aborted_total", &labels)
+    };
+    assert_eq!((broken("host"), broken("engine")), (Some(1.0), Some(0.0)));
+    let denied = [model, ("reason", "model_loading")];
+    assert_eq!(find(&page, "hostler_denied_total", &denied), Some(1.0));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_thousand_made_up_models_make_no_series() {
     let house = House::new("", &[], |_| {}).await;
