@@ -211,7 +211,8 @@ impl Manager {
         document::state(&self.context.handle.status()).to_owned()
     }
 
-    /// What is wrong and could be mended: a code that never changes, and a text for people.
+    /// What is wrong and could be mended: a code that never changes, and a text for people. That other amounts of memory stand in a text
+    /// is not announced.
     #[zbus(property)]
     fn problems(&self) -> Vec<(String, String)> {
         let status = self.context.handle.status();

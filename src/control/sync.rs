@@ -117,7 +117,13 @@ impl Publisher {
         let problems = |s: &Status| -> Vec<(String, String)> {
             s.problems.iter().map(|p| (p.code.to_owned(), p.message.clone())).collect()
         };
-        changes.value("Problems", problems(before), problems(now));
+        let gists = |s: &Status| -> Vec<(&'static str, String)> {
+            s.problems.iter().map(|p| (p.code, p.gist())).collect()
+        };
+        // Other amounts of memory come with every reading, for as long as it lasts.
+        if before.problems != now.problems && gists(before) != gists(now) {
+            changes.value("Problems", problems(before), problems(now));
+        }
         self.emit(path::manager(), "org.hostler1.Manager", changes).await
     }
 

@@ -254,6 +254,28 @@ pub struct Problem {
     pub since: Moment,
 }
 
+impl Problem {
+    /// The message without amounts of memory: those of processes that nobody here rules are others at every reading, which is no news.
+    #[must_use]
+    pub fn gist(&self) -> String {
+        const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+        let amount = |number: &str, unit: &str| {
+            let number = number.trim_start_matches(|c: char| !c.is_ascii_digit());
+            let unit = unit.trim_end_matches(|c: char| !c.is_ascii_alphabetic());
+            number.parse::<f64>().is_ok() && UNITS.contains(&unit)
+        };
+        let mut words = self.message.split(' ').peekable();
+        let mut gist = String::with_capacity(self.message.len());
+        while let Some(word) = words.next() {
+            if words.next_if(|unit| amount(word, unit)).is_none() {
+                gist.push_str(word);
+            }
+            gist.push(' ');
+        }
+        gist
+    }
+}
+
 /// A model that is configured and nothing more, for the tests of every layer.
 #[cfg(test)]
 #[must_use]

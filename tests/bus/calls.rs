@@ -9,7 +9,7 @@ use hostler::control::Reloaded;
 use hostler::supervisor::handle::{Ask, Verb};
 use hostler::types::{
     Bytes, Check, CheckVerdict, Denied, Evict, Fault, FaultCode, GpuId, Haste, Outcome, Phase,
-    Preview, PreviewGpu, Wish,
+    Preview, PreviewGpu, Status, Wish,
 };
 use tokio::sync::oneshot;
 
@@ -326,4 +326,26 @@ async fn what_changes_is_said() {
     monitor.until("InterfacesRemoved /org/hostler1/model/small").await;
     house.status.send(Arc::new(status())).unwrap();
     monitor.until("InterfacesAdded /org/hostler1/model/small").await;
+}
+
+/// Those of a problem are others at each reading, for as long as it lasts.
+#[tokio::test(flavor = "multi_thread")]
+async fn that_a_problem_has_other_amounts_of_memory_is_not_said() {
+    let house = House::open(status()).await;
+    let mut monitor = house.monitor().await;
+    let problems = "PropertiesChanged org.hostler1.Manager +Problems";
+    let mut now = status();
+    let pressed = |now: &mut Status, message: &str| {
+        now.problems[0].message = message.to_owned();
+        house.status.send(Arc::new(now.clone())).unwrap();
+    };
+    pressed(&mut now, "GPU-1: 300.0 MiB of its headroom is in use");
+    monitor.until(problems).await;
+    now.models[0].phase = Phase::Draining;
+    pressed(&mut now, "GPU-1: 1.4 GiB of its headroom is in use");
+    // Said behind it.
+    monitor.until("ModelStateChanged").await;
+    assert!(!monitor.has(problems));
+    pressed(&mut now, "GPU-2: 1.4 GiB of its headroom is in use");
+    monitor.until(problems).await;
 }

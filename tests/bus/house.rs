@@ -220,6 +220,11 @@ impl Monitor {
         let found = tokio::time::timeout(Duration::from_secs(20), wait).await;
         assert!(found.is_ok(), "no {want:?} in {:#?}", self.seen);
     }
+
+    /// Whether one has come that was not waited for.
+    pub fn has(&self, what: &str) -> bool {
+        self.seen.iter().any(|line| line.starts_with(what))
+    }
 }
 
 /// A signal as one line, `PropertiesChanged` as one for each property: `+` with its value, `-` without.
