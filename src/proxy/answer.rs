@@ -14,6 +14,7 @@ use super::port::{ByteStream, Side};
 use super::recall::Watch;
 use super::record::{Piece, Record};
 use super::relay::{Broken, Relay};
+use super::tunnel::Tunnel;
 use super::wait::{Begun, Step, Wait};
 
 /// Where an answer's bytes come from.
@@ -26,6 +27,8 @@ pub(super) enum Source {
     Wait(Box<Wait>),
     /// The console's, as they come.
     Page(ByteStream),
+    /// None: what follows is no answer's, and whoever carries it has the record.
+    Socket(Box<Tunnel>),
     /// All was said, by an event that told of a failure.
     Failed,
 }
@@ -36,7 +39,7 @@ impl Source {
         match self {
             Self::Wait(_) => Piece::Sign,
             Self::Relay(relay, _) if relay.is_events() => Piece::Event,
-            Self::Whole(_) | Self::Relay(..) | Self::Page(_) => Piece::Part,
+            Self::Whole(_) | Self::Relay(..) | Self::Page(_) | Self::Socket(_) => Piece::Part,
             // An event that tells of a failure is no answer.
             Self::Failed => Piece::Sign,
         }
@@ -94,7 +97,7 @@ impl Body for Answer {
             Source::Whole(bytes) => bytes.is_none(),
             Source::Relay(relay, _) => relay.is_end(),
             Source::Wait(_) | Source::Page(_) => false,
-            Source::Failed => true,
+            Source::Socket(_) | Source::Failed => true,
         }
     }
 
@@ -105,7 +108,7 @@ impl Body for Answer {
             }
             Source::Relay(relay, _) => relay.size_hint(),
             Source::Wait(_) | Source::Page(_) => SizeHint::default(),
-            Source::Failed => SizeHint::with_exact(0),
+            Source::Socket(_) | Source::Failed => SizeHint::with_exact(0),
         }
     }
 }
@@ -115,7 +118,7 @@ impl Answer {
         loop {
             match &mut self.source {
                 Source::Whole(bytes) => return Poll::Ready(bytes.take().map(Ok)),
-                Source::Failed => return Poll::Ready(None),
+                Source::Socket(_) | Source::Failed => return Poll::Ready(None),
                 Source::Page(stream) => return stream.as_mut().poll_next(cx).map(|b| b.map(Ok)),
                 Source::Relay(relay, watch) => {
                     let mut polled = relay.poll_data(cx);
@@ -146,7 +149,9 @@ impl Answer {
                                 wait.tell(record);
                                 let engines = error.is_engines();
                                 let by = if engines { Side::Engine } else { Side::Host };
-                                record.broken_by = Some(by);
+                                // Of a mistake of the client's the event is a whole answer.
+                                let ours = !error.status.is_client_error();
+                                record.broken_by = ours.then_some(by);
                                 record.error = Some(error.code);
                                 record.fault = Some(error.message);
                             }
@@ -163,9 +168,13 @@ impl Answer {
     fn end(&mut self) {
         let Some(mut record) = self.record.take() else { return };
         let mended = match &mut self.source {
-            Source::Whole(_) | Source::Wait(_) | Source::Page(_) => None,
             // What was told by an event has its place in the record already.
-            Source::Failed => return,
+            Source::Failed if record.broken_by.is_some() => return,
+            Source::Whole(_)
+            | Source::Wait(_)
+            | Source::Page(_)
+            | Source::Socket(_)
+            | Source::Failed => None,
             Source::Relay(relay, _) => relay.take_mended(),
         };
         match mended {

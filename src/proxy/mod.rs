@@ -16,7 +16,7 @@
 //!                                            │         │         PURE: order ─ what it is asked; chunks ─ how many went by
 //!                                            │         └─ upstream, message ─ its connection; PURE: its answer
 //!                                            ├─ external ─ models that run elsewhere: their health, their key
-//!                                            ├─ websocket, recall ─ sockets; answers that are asked for again
+//!                                            ├─ websocket, tunnel, recall ─ sockets; answers that are asked for again
 //!                                            ├─ trace ─ PURE: its place in the client's trace, and the engine's
 //!                                            ├─ page, port ─ what is asked about the host, and of whom
 //!                                            └─ respond, table ─ PURE: answers of our own
@@ -47,6 +47,7 @@ mod error;
 mod external;
 mod flow;
 mod forward;
+mod frames;
 #[cfg(test)]
 mod fuzz;
 mod gate;
@@ -79,6 +80,7 @@ mod stream;
 mod strict;
 mod table;
 mod trace;
+mod tunnel;
 mod upstream;
 mod wait;
 mod websocket;

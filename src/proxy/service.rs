@@ -103,7 +103,13 @@ impl Service {
         }
         record.status = Some(parts.status.as_u16());
         let id = record.id();
-        let answer = Answer { source, record: Some(record), busy };
+        let (source, record) = if let Source::Socket(tunnel) = source {
+            tunnel.begin(record);
+            (Source::Whole(None), None)
+        } else {
+            (source, Some(record))
+        };
+        let answer = Answer { source, record, busy };
         let mut response = Response::from_parts(parts, answer);
         respond::name(response.headers_mut(), dialect, id);
         if let Some(origin) = origin {

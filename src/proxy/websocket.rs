@@ -1,21 +1,14 @@
 //! WebSockets, for `/v1/realtime`.
 //!
-//! Purpose: pass the opening to the engine, then carry bytes both ways. Owner: the request's future for the opening; then a task
-//! of its own that the service's tracker counts. Invariants: the lease lives as long as the socket; either side's end ends the other, soon, whether it
-//! listens or not; what is passed of the opening is from an allowlist; frames are not looked at.
+//! Purpose: pass the opening to the engine. Owner: the request's future; what is open then is the [`Tunnel`]'s. Invariant: what is passed
+//! of the opening is from an allowlist.
 
-use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
-use futures_util::future::Either;
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::upgrade::OnUpgrade;
 use hyper::{HeaderMap, Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::answer::Source;
 use super::endpoints::Events;
@@ -29,14 +22,9 @@ use super::protocols;
 use super::record::{REQUEST_ID, Record};
 use super::service::Service;
 use super::trace::{TRACEPARENT, TRACESTATE};
+use super::tunnel::Tunnel;
 use super::upstream::{Conn, Lost};
 use crate::types::{Denied, DoorSpec};
-
-/// After one side's end, so long the other may take to end too. Neither may hold the lease, the turn and the connection any longer.
-const LAST_FRAMES: Duration = Duration::from_secs(5);
-
-/// Bytes that are carried at once.
-const PIECE: usize = 8 << 10;
 
 /// What the engine sees of the opening, beside what [`protocols`] lets pass.
 const PASSED: [HeaderName; 7] = [
@@ -110,7 +98,8 @@ pub(super) async fn open(
         let answer = forward::answer(conn, refusal, grant, (Events::Other, &record.id()), engines);
         return Ok(answer.map(|relay| Source::Relay(Box::new(relay), None)));
     }
-    let mut accepted = Response::new(Source::Whole(None));
+    let tunnel = Tunnel::new(client, conn, grant, service.clone());
+    let mut accepted = Response::new(Source::Socket(Box::new(tunnel)));
     *accepted.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = accepted.headers_mut();
     headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
@@ -125,29 +114,7 @@ pub(super) async fn open(
     {
         headers.insert(header::SEC_WEBSOCKET_PROTOCOL, protocol);
     }
-    let tunnel = Tunnel { counted: Some(service.tunnels.token()), service: service.clone() };
-    tokio::spawn(async move {
-        let service = &tunnel.service;
-        let carried = carry(client, conn, grant, service.limits.stall_timeout);
-        tokio::select! {
-            () = carried => {}
-            () = service.cut.cancelled() => {}
-        }
-    });
     Ok(accepted)
-}
-
-/// A socket that is carried. When it is over the house has room for another client, and is told.
-struct Tunnel {
-    counted: Option<TaskTrackerToken>,
-    service: Arc<Service>,
-}
-
-impl Drop for Tunnel {
-    fn drop(&mut self) {
-        drop(self.counted.take());
-        self.service.closed.notify_one();
-    }
 }
 
 async fn grant(
@@ -200,117 +167,4 @@ fn request(client: &HeaderMap, model: &str, id: HeaderValue) -> Request<()> {
     }
     headers.insert(REQUEST_ID, id);
     request
-}
-
-/// Carries bytes until a side has ended and the other had time for it, or one has failed.
-async fn carry(client: OnUpgrade, engine: Conn, grant: Grant, stall: Duration) {
-    // Dropped last: the order of these ends is that of a relay.
-    let _held = grant;
-    let Ok(client) = client.await else { return };
-    let mut client = TokioIo::new(client);
-    let (engine, early) = engine.into_parts();
-    if client.write_all(&early).await.is_ok() {
-        both_ways(client, engine, stall).await;
-    }
-}
-
-/// Carries bytes both ways. What a side has sent before its end arrives; after it the other is given [`LAST_FRAMES`]. A side that takes
-/// nothing of what waits for it for as long as `stall` ends both.
-async fn both_ways(
-    client: impl AsyncRead + AsyncWrite,
-    engine: impl AsyncRead + AsyncWrite,
-    stall: Duration,
-) {
-    let (mut from_client, mut to_client) = tokio::io::split(client);
-    let (mut from_engine, mut to_engine) = tokio::io::split(engine);
-    let there = std::pin::pin!(one_way(&mut from_client, &mut to_engine, stall));
-    let back = std::pin::pin!(one_way(&mut from_engine, &mut to_client, stall));
-    match futures_util::future::select(there, back).await {
-        Either::Left((Ok(()), back)) => drop(tokio::time::timeout(LAST_FRAMES, back).await),
-        Either::Right((Ok(()), there)) => drop(tokio::time::timeout(LAST_FRAMES, there).await),
-        // Nobody reads there any more.
-        Either::Left((Err(_), _)) | Either::Right((Err(_), _)) => {}
-    }
-}
-
-/// Carries bytes one way, and then the end.
-async fn one_way(
-    from: &mut (impl AsyncRead + Unpin),
-    to: &mut (impl AsyncWrite + Unpin),
-    stall: Duration,
-) -> io::Result<()> {
-    let mut piece = vec![0; PIECE];
-    loop {
-        let read = from.read(&mut piece).await?;
-        let mut rest = &piece[..read];
-        while !rest.is_empty() {
-            let taken = tokio::time::timeout(stall, to.write(rest)).await??;
-            if taken == 0 {
-                return Err(io::ErrorKind::WriteZero.into());
-            }
-            rest = &rest[taken..];
-        }
-        if read == 0 {
-            return tokio::time::timeout(stall, to.shutdown()).await?;
-        }
-        tokio::time::timeout(stall, to.flush()).await??;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use tokio::io::duplex;
-    use tokio::time::Instant;
-
-    use super::*;
-
-    const STALL: Duration = Duration::from_secs(300);
-
-    /// Either side ends, the other neither ends nor says a word: it has what was sent, and its time, and no more.
-    #[tokio::test(start_paused = true)]
-    async fn who_does_not_close_is_cut_after_the_others_end() {
-        for engine_ends in [true, false] {
-            let ((mut client, ours), (theirs, mut engine)) = (duplex(64), duplex(64));
-            let carried = tokio::spawn(both_ways(ours, theirs, STALL));
-            let (ends, stays) =
-                if engine_ends { (&mut engine, &mut client) } else { (&mut client, &mut engine) };
-            ends.write_all(b"last words").await.unwrap();
-            ends.shutdown().await.unwrap();
-            let since = Instant::now();
-            let mut heard = String::new();
-            stays.read_to_string(&mut heard).await.unwrap();
-            assert_eq!((heard.as_str(), since.elapsed()), ("last words", Duration::ZERO));
-            carried.await.unwrap();
-            assert_eq!(since.elapsed(), LAST_FRAMES);
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_answer_to_the_others_end_passes() {
-        let ((mut client, ours), (theirs, mut engine)) = (duplex(64), duplex(64));
-        let carried = tokio::spawn(both_ways(ours, theirs, STALL));
-        let since = Instant::now();
-        client.shutdown().await.unwrap();
-        assert_eq!(engine.read(&mut [0]).await.unwrap(), 0);
-        engine.write_all(b"bye").await.unwrap();
-        drop(engine);
-        let mut heard = String::new();
-        client.read_to_string(&mut heard).await.unwrap();
-        carried.await.unwrap();
-        assert_eq!((heard.as_str(), since.elapsed()), ("bye", Duration::ZERO));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn who_takes_nothing_of_what_waits_is_cut() {
-        let ((client, ours), (theirs, mut engine)) = (duplex(64), duplex(64));
-        let since = Instant::now();
-        let carried = tokio::spawn(both_ways(ours, theirs, STALL));
-        let says = async {
-            while engine.write_all(&[0; 64]).await.is_ok() {}
-            since.elapsed()
-        };
-        assert_eq!(says.await, STALL);
-        carried.await.unwrap();
-        drop(client);
-    }
 }

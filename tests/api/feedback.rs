@@ -3,14 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hostler::proxy::port::{Behind, Observer, Seen};
-use hostler::types::{
-    Denied, DoorSpec, Fault, FaultCode, Feedback, InstanceId, LoadProgress, Moment, Phase,
-};
-use tokio::sync::{Semaphore, mpsc};
+use hostler::proxy::port::{Behind, Side};
+use hostler::types::{Denied, DoorSpec, Fault, FaultCode, Feedback, LoadProgress, Moment, Phase};
+use tokio::sync::Semaphore;
 
 use crate::engine::{Step, send};
-use crate::house::{Happened, House, Policy, Setup, house, instance, rules};
+use crate::house::{Ends, Happened, House, Policy, Setup, house, instance, rules};
 use crate::wire::{CHAT, Reply, SSE, chunk, post, soon};
 
 const STREAM: &str = r#"{"model":"m","stream":true,"messages":[]}"#;
@@ -214,14 +212,33 @@ async fn a_client_that_leaves_while_it_gets_signs_of_life_leaves_the_queue() {
     house.supervisor.expect(&[Happened::Asked("m".into()), Happened::Cancelled]).await;
 }
 
-/// Passes on what it sees of a request's end: whose engine had it, how long it waited, and how long it was here.
-struct Ends(mpsc::UnboundedSender<(Option<InstanceId>, Duration, Duration)>);
-
-impl Observer for Ends {
-    fn begun(&self) {}
-
-    fn ended(&self, seen: &Seen<'_>) {
-        let _ = self.0.send((seen.instance.cloned(), seen.queue.unwrap(), seen.total));
+/// A mistake of a client's is no end of its engine's or of this host's, though it was found behind the 200.
+#[tokio::test]
+async fn who_broke_off_what_failed_after_the_200_is_told_apart() {
+    let failed = "HTTP/1.1 500 Oh\r\ncontent-length: 0\r\n\r\n";
+    let no_room = Denied::NoRoom {
+        model: "m".parse().unwrap(),
+        why: "x".into(),
+        report: None,
+        retry_after: Duration::from_secs(5),
+    };
+    for (script, denied, want) in [
+        (vec![bad_request("{}")], None, ("engine_refused", None)),
+        (vec![send(failed)], None, ("engine_refused", Some(Side::Engine))),
+        (vec![], Some(no_room), ("no_room", Some(Side::Host))),
+    ] {
+        let (behind, mut ends) = Ends::behind();
+        let house = seen_by(behind, Feedback::Comment, script).await;
+        let mut client = house.client().await;
+        client.send(post(CHAT, STREAM)).await;
+        client.until(": hostler").await;
+        match denied {
+            Some(denied) => house.supervisor.deny_held(&denied),
+            None => drop(house.supervisor.grant_held()),
+        }
+        assert_eq!(client.reply().await.status, 200);
+        let end = soon("the request to end", ends.recv()).await.unwrap();
+        assert_eq!((end.status, end.refused, end.broken_by), (Some(200), Some(want.0), want.1));
     }
 }
 
@@ -229,8 +246,7 @@ impl Observer for Ends {
 #[tokio::test]
 async fn a_client_that_leaves_after_the_engine_was_asked_has_waited_until_then() {
     for asked in [true, false] {
-        let (report, mut ends) = mpsc::unbounded_channel();
-        let behind = Behind { observer: Arc::new(Ends(report)), ..Behind::default() };
+        let (behind, mut ends) = Ends::behind();
         let silent = vec![Step::Gate(Arc::new(Semaphore::new(0)))];
         let mut house = seen_by(behind, Feedback::Comment, silent).await;
         let mut client = house.client().await;
@@ -246,8 +262,9 @@ async fn a_client_that_leaves_after_the_engine_was_asked_has_waited_until_then()
             client.until(": hostler").await;
         }
         drop(client);
-        let (instance, queue, total) = soon("the request to end", ends.recv()).await.unwrap();
-        assert_eq!(instance, asked.then(self::instance));
+        let end = soon("the request to end", ends.recv()).await.unwrap();
+        let (queue, total) = (end.queue.unwrap(), end.total);
+        assert_eq!(end.instance, asked.then(self::instance));
         assert_eq!(total - queue >= Duration::from_millis(25), asked, "{queue:?} of {total:?}");
     }
 }

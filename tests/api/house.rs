@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use hostler::proxy::port::Behind;
+use hostler::proxy::port::{Behind, Observer, Seen, Side};
 use hostler::proxy::{Drained, Key, Limits, Listener, Rules, Server, SharedRules, Upstream};
 use hostler::supervisor::handle::{Ask, Handle, Lease};
 use hostler::supervisor::ports::Endpoint;
@@ -138,6 +138,44 @@ pub fn instance() -> InstanceId {
 fn lease(handle: &Handle, endpoint: &Endpoint) -> Lease {
     let instance = instance();
     Lease::scripted(instance, endpoint.clone(), handle)
+}
+
+/// How a request ended.
+#[derive(Debug)]
+pub struct End {
+    pub instance: Option<InstanceId>,
+    pub status: Option<u16>,
+    pub refused: Option<&'static str>,
+    pub broken_by: Option<Side>,
+    pub queue: Option<Duration>,
+    pub total: Duration,
+    pub bytes: u64,
+}
+
+/// Passes on how requests end.
+pub struct Ends(mpsc::UnboundedSender<End>);
+
+impl Ends {
+    pub fn behind() -> (Behind, mpsc::UnboundedReceiver<End>) {
+        let (report, ends) = mpsc::unbounded_channel();
+        (Behind { observer: Arc::new(Self(report)), ..Behind::default() }, ends)
+    }
+}
+
+impl Observer for Ends {
+    fn begun(&self) {}
+
+    fn ended(&self, seen: &Seen<'_>) {
+        let _ = self.0.send(End {
+            instance: seen.instance.cloned(),
+            status: seen.status,
+            refused: seen.refused,
+            broken_by: seen.broken_by,
+            queue: seen.queue,
+            total: seen.total,
+            bytes: seen.bytes,
+        });
+    }
 }
 
 /// A key for all models, whose secret is `sk-` and its name.

@@ -1,12 +1,15 @@
 //! WebSockets through the front door.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use hostler::proxy::port::Side;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 
-use crate::engine::send;
-use crate::house::{Happened, House, Setup, house, key, playing, rules};
+use crate::engine::{Step, send};
+use crate::house::{Ends, Happened, House, Setup, house, key, playing, rules};
 use crate::wire::{Client, get, soon};
 
 pub const OPENING: &str = "GET /v1/realtime?model=m HTTP/1.1\r\nhost: localhost\r\nupgrade: websocket\r\n\
@@ -102,9 +105,11 @@ async fn an_engine_without_sockets_says_so_itself() {
 
 #[tokio::test]
 async fn a_socket_ends_with_the_server_at_the_end_of_the_drain() {
+    let (behind, mut ends) = Ends::behind();
     let setup = Setup {
         script: vec![send(CONSENT)],
         drain: Duration::from_millis(500),
+        behind,
         ..Setup::default()
     };
     let mut house = house(setup).await;
@@ -112,13 +117,14 @@ async fn a_socket_ends_with_the_server_at_the_end_of_the_drain() {
     house.stop.cancel();
     let drained = soon("the server to end", &mut house.served).await.unwrap();
     assert_eq!(drained.aborted, 1);
+    assert_eq!(ends.recv().await.unwrap().broken_by, Some(Side::Host));
     client.end().await.ok();
     house.supervisor.expect(&[Happened::Asked("m".into()), Happened::Released]).await;
 }
 
 #[tokio::test]
 async fn what_the_client_sends_arrives() {
-    let mut house = playing(vec![send(CONSENT), crate::engine::Step::Close]).await;
+    let mut house = playing(vec![send(CONSENT), Step::Close]).await;
     let mut client = opened(&house).await;
     client.io.write_all(b"hello").await.unwrap();
     // The engine closed: the client is told by the end of the bytes.
@@ -130,7 +136,7 @@ async fn what_the_client_sends_arrives() {
 /// The client has the end, keeps its side open and says nothing more: the lease comes back nevertheless.
 #[tokio::test]
 async fn an_engines_end_ends_a_client_that_never_closes() {
-    let mut house = playing(vec![send(CONSENT), crate::engine::Step::Close]).await;
+    let mut house = playing(vec![send(CONSENT), Step::Close]).await;
     let mut client = opened(&house).await;
     let mut rest = Vec::new();
     soon("the end", client.io.read_to_end(&mut rest)).await.unwrap();
@@ -156,5 +162,35 @@ async fn sockets_that_have_ended_make_room_for_others() {
             house.engine.left().await;
         }
         assert_eq!(third.reply().await.status, 200);
+    }
+}
+
+/// The record lives as long as the socket, and knows who ended it: a side that says so before it leaves has not broken off.
+#[tokio::test]
+async fn a_socket_is_told_when_it_is_over() {
+    const GOODBYE: &[u8] = b"\x88\x02\x03\xe8";
+    let head = CONSENT.split_once("\r\n\r\n").unwrap().0;
+    let parting = || [head.as_bytes(), b"\r\n\r\n\x81\x02hi", GOODBYE].concat();
+    let gate = || Step::Gate(Arc::new(Semaphore::new(0)));
+    for (script, by, bytes) in [
+        (vec![send(CONSENT), gate()], Some(Side::Client), 8),
+        (vec![send(CONSENT), Step::Close], Some(Side::Engine), 8),
+        (vec![send(parting()), Step::Close], None, 4 + 4),
+    ] {
+        let (behind, mut ends) = Ends::behind();
+        let house = house(Setup { script, behind, ..Setup::default() }).await;
+        let mut client = house.client().await;
+        client.send(OPENING).await;
+        if by == Some(Side::Client) {
+            client.until("frame").await;
+            assert!(ends.try_recv().is_err(), "the socket is open");
+        } else {
+            soon("the end", client.io.read_to_end(&mut Vec::new())).await.unwrap();
+        }
+        drop(client);
+        let end = soon("the socket to be told", ends.recv()).await.unwrap();
+        assert_eq!((end.status, end.broken_by, end.bytes), (Some(101), by, bytes));
+        assert!(end.instance.is_some());
+        assert!(ends.try_recv().is_err(), "once");
     }
 }
