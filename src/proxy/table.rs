@@ -63,7 +63,7 @@ fn model(model: &ModelStatus) -> Vec<String> {
 
 fn gpu(gpu: &GpuStatus) -> Vec<String> {
     let known = |k: Known<Bytes>| k.get().map_or_else(|| "?".to_owned(), |b| b.to_string());
-    let ours = gpu.reserved + gpu.confirmed + gpu.releasing;
+    let ours = gpu.reserved + gpu.confirmed + gpu.releasing + gpu.quarantined;
     let used = match gpu.foreign {
         Known::Known(foreign) => (ours + foreign).to_string(),
         Known::Unknown => "?".into(),
@@ -132,12 +132,12 @@ mod tests {
         let gpu = GpuStatus {
             id: GpuId::new("GPU-a"),
             name: "H200".into(),
-            total: Known::Known(Bytes::gib(8)),
+            total: Known::Known(Bytes::gib(9)),
             headroom: Bytes::ZERO,
             reserved: Bytes::gib(1),
             confirmed: Bytes::gib(2),
             releasing: Bytes::ZERO,
-            quarantined: Bytes::ZERO,
+            quarantined: Bytes::gib(1),
             foreign: Known::Known(Bytes::gib(1)),
             free: Known::Known(Bytes::gib(4)),
             processes: vec![],
@@ -165,7 +165,7 @@ qwen3        ready (pinned)  4.0 GiB  ?         3         0      GPU-a,GPU-b
 b/long-name  failed          -        -         0         0      -
 
 DEVICE  NAME  TOTAL    USED     FREE
-GPU-a   H200  8.0 GiB  4.0 GiB  4.0 GiB
+GPU-a   H200  9.0 GiB  5.0 GiB  4.0 GiB
 GPU-b   H200  ?        ?        ?
 
 b/long-name: exited with 1 (engine_exited)
