@@ -305,8 +305,6 @@ pub enum StopReason {
     Asked,
     /// It was loaded only to be measured: it is, or somebody asks for the room.
     Measured,
-    /// It failed.
-    Failed,
     /// The daemon stops.
     Shutdown,
     /// Others use up the headroom of its device.
@@ -319,14 +317,13 @@ pub enum StopReason {
 
 impl StopReason {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 10] = [
         Self::Idle,
         Self::Evicted,
         Self::Unloaded,
         Self::Reconfigured,
         Self::Asked,
         Self::Measured,
-        Self::Failed,
         Self::Shutdown,
         Self::Pressure,
         Self::Orphaned,
@@ -343,7 +340,6 @@ impl StopReason {
             Self::Reconfigured => "reconfigured",
             Self::Asked => "asked",
             Self::Measured => "measured",
-            Self::Failed => "failed",
             Self::Shutdown => "shutdown",
             Self::Pressure => "pressure",
             Self::Orphaned => "orphaned",

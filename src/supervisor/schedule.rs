@@ -273,12 +273,15 @@ impl State {
             if over && !shutdown.cut {
                 self.shutdown = Some(Shutdown { cut: true, ..shutdown });
                 let instances = self.models.values().filter_map(|m| m.instance.as_ref());
-                let draining: Vec<InstanceId> = instances
-                    .filter(|i| matches!(i.life, Life::Draining { .. }))
-                    .map(|i| i.id.clone())
+                let draining: Vec<(InstanceId, StopReason)> = instances
+                    .filter_map(|i| {
+                        let Life::Draining { reason, .. } = i.life else { return None };
+                        Some((i.id.clone(), reason))
+                    })
                     .collect();
-                for id in draining {
-                    self.begin_stop(&id, None, out);
+                for (instance, reason) in draining {
+                    self.begin_stop(&instance, None, out);
+                    out.push(Effect::Notice(Notice::Stopping { instance, reason }));
                 }
             }
             let empty = self.models.values().all(|m| m.instance.is_none());

@@ -52,7 +52,6 @@ impl Stories {
                 StopReason::Idle
                 | StopReason::Evicted
                 | StopReason::Reconfigured
-                | StopReason::Failed
                 | StopReason::Shutdown
                 | StopReason::Pressure
                 | StopReason::Orphaned => self.known(&instance.model),

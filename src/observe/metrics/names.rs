@@ -54,7 +54,6 @@ macro_rules! metrics {
 
 metrics! {
     BUILD Gauge "hostler_build_info" ["version"] "1, with the daemon's version";
-    SHUTTING_DOWN Gauge "hostler_shutting_down" [] "1 while the daemon takes no new requests, else 0";
     PROBLEM Gauge "hostler_problem" ["code"] "1 for each problem that there is now, by the code that /ready shows";
 
     REQUESTS Counter "hostler_requests_total" ["model", "endpoint", "code"] "Requests that are over, by HTTP status; code is none where the client left before there was one, and model is empty where no engine of a configured model was asked for";

@@ -23,7 +23,6 @@ pub(super) fn write(
     let Scrape { status, now, externals, .. } = scrape;
     let version = vec![env!("CARGO_PKG_VERSION").to_owned()];
     page.family(&names::BUILD, [(version, Value::Level(1.0))])?;
-    page.family(&names::SHUTTING_DOWN, [(vec![], flag(status.shutting_down))])?;
     let mut codes: Vec<&str> = status.problems.iter().map(|p| p.code).collect();
     codes.sort_unstable();
     codes.dedup();
