@@ -149,7 +149,9 @@ impl Root {
         say(config, &new);
         models.clone_from(&specs);
         self.handle.configure(Reconfiguration { settings, specs, images }).await;
-        self.rules.store(Arc::new(door::rules(&new)));
+        let rules = door::rules(&new);
+        self.metrics.keys(&rules.keys.iter().map(|key| key.name.clone()).collect());
+        self.rules.store(Arc::new(rules));
         self.metrics.configured(core::names(&new));
         self.telling.set(new.log.request_lines);
         log::set(filter).map_err(|err| err.to_string())?;

@@ -21,7 +21,7 @@ use prometheus_client::registry::Registry;
 
 use crate::proxy::port::{Observer, Seen};
 use crate::supervisor::witness::{Call, Calls, Look, Notice, Witness};
-use crate::types::{ExternalStatus, GpuVitals, ModelName, Moment, Status};
+use crate::types::{ExternalStatus, GpuVitals, InstanceId, ModelName, Moment, Status};
 use count::{Count, Histogram, LONG_SECONDS, Table};
 use page::{Page, Value};
 
@@ -99,6 +99,11 @@ impl Metrics {
         self.forget(|model| before.as_ref().is_none_or(|before| before.contains(model)));
     }
 
+    /// These are the names of keys from now on. What was counted of others is forgotten.
+    pub fn keys(&self, names: &BTreeSet<String>) {
+        self.requests.retain_keys(names);
+    }
+
     /// Forgets all models that are neither configured nor still there.
     fn forget(&self, still: impl Fn(&ModelName) -> bool) {
         if let Some(configured) = &*self.configured.load() {
@@ -164,6 +169,10 @@ impl Observer for Metrics {
 
     fn awaits_turn(&self, model: &ModelName, begins: bool) {
         self.requests.awaits_turn(model, begins);
+    }
+
+    fn asks(&self, instance: &InstanceId) -> bool {
+        self.requests.asks(instance)
     }
 
     fn ended(&self, seen: &Seen<'_>) {

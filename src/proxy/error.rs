@@ -101,6 +101,11 @@ struct Why<'a> {
     message: &'a str,
 }
 
+/// Whether an `error.code` says that an engine failed, in place of this host's own refusal.
+pub(super) fn is_engines(code: &str) -> bool {
+    code.starts_with("engine_")
+}
+
 impl ApiError {
     /// An error with neither headers nor details.
     pub fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
@@ -144,7 +149,7 @@ impl ApiError {
 
     /// Whether it tells of something that went wrong on the engine's side.
     pub fn is_engines(&self) -> bool {
-        self.code.starts_with("engine_")
+        is_engines(self.code)
     }
 
     /// The value of `Retry-After` in seconds: rounded up, so that nobody comes too early, and never 0, which some

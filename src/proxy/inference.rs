@@ -96,7 +96,7 @@ pub(super) async fn infer(
     record.queue_begins();
     let told = early.is_none() && job.is_told();
     let at_once = if told { job.at_once()? } else { early };
-    let (job, granted) = if let Some(grant) = at_once {
+    let (mut job, granted) = if let Some(grant) = at_once {
         (job, Ok(grant))
     } else if told {
         match with_feedback(job).await {
@@ -110,7 +110,14 @@ pub(super) async fn infer(
     };
     record.queue_ends();
     let grant = granted?;
-    record.instance = grant.lease().map(|lease| lease.instance().clone());
+    let instance = grant.lease().map(|lease| lease.instance().clone());
+    if job.flow.is_some() {
+        record.instance = instance;
+    } else {
+        record.asks(instance);
+    }
+    // The record is at hand: nobody else need say it.
+    job.asked = None;
     job.finish(grant).await.map(own_head)
 }
 
@@ -326,7 +333,9 @@ impl Job {
         let instance = grant.lease().map(|lease| lease.instance().clone());
         let giver = instance.clone().filter(|_| self.recalled);
         if let Some(asked) = &self.asked {
-            let _ = asked.set(Asked { at: clock::now(), instance });
+            let observer = &self.service.observer;
+            let first = instance.as_ref().is_some_and(|instance| observer.asks(instance));
+            let _ = asked.set(Asked { at: clock::now(), instance, first });
         }
         let engines = &self.service.engines;
         let response = match self.flow.take() {

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 use hyper::{Method, Response};
 
+use super::error::is_engines;
 use super::external::Healths;
 pub use super::trace::{Caller, Trace};
 use crate::types::{InstanceId, ModelName};
@@ -29,15 +30,19 @@ pub struct Seen<'a> {
     pub instance: Option<&'a InstanceId>,
     /// HTTP status; `None`: the client left before there was one.
     pub status: Option<u16>,
-    /// `error.code` of our own refusals. Bounded.
+    /// `error.code`, where there was an error in place of an engine's answer. Bounded.
     pub refused: Option<&'static str>,
+    /// The name of the key that came with it. Bounded.
+    pub key: Option<&'a str>,
     /// Who ended it before its whole answer went out; `None`: nobody did.
     pub broken_by: Option<Side>,
     /// From the head to the end.
     pub total: Duration,
     /// Its wait for a turn and a lease; `None`: it did not get so far.
     pub queue: Option<Duration>,
-    /// From the head to the first byte of the answer's body that is no sign of life.
+    /// From the head until its engine was asked, where that was the engine's first request ([`Observer::asks`]).
+    pub asked_first: Option<Duration>,
+    /// From the head to the first byte of the answer's body that is no sign of life; `None` where there was an error instead.
     pub first_byte: Option<Duration>,
     /// Between the pieces of a stream.
     pub gaps: &'a Gaps,
@@ -47,6 +52,14 @@ pub struct Seen<'a> {
     pub routine: bool,
     /// What is traced of it; `None`: it is not.
     pub traced: Option<Traced<'a>>,
+}
+
+impl Seen<'_> {
+    /// Why this host refused it; `None`: it did not, it was its engine that failed, or monitoring was told what it came to hear.
+    #[must_use]
+    pub fn denied(&self) -> Option<&'static str> {
+        self.refused.filter(|code| !self.routine && !is_engines(code))
+    }
 }
 
 /// What a span tells beside what is counted. Nothing here is bounded but by the head's size.
@@ -127,6 +140,12 @@ pub trait Observer: Send + Sync + 'static {
     fn awaits_turn(&self, model: &ModelName, begins: bool) {
         let _ = (model, begins);
     }
+    /// An engine of this host's is asked, with a body that is here. Whether it is the first request that it gets: who ends one says so
+    /// again ([`Seen::asked_first`]).
+    fn asks(&self, instance: &InstanceId) -> bool {
+        let _ = instance;
+        false
+    }
     /// Which span it is; `None`: none. Asked once, behind `begun`. `id`: its `x-request-id`; `caller`: who looks for the client's own
     /// span, which costs something and is of no use where there are no spans.
     fn trace(&self, id: &str, caller: &dyn Fn() -> Option<Caller>) -> Option<Trace> {
@@ -161,6 +180,11 @@ impl<A: Observer, B: Observer> Observer for (Arc<A>, Arc<B>) {
     fn awaits_turn(&self, model: &ModelName, begins: bool) {
         self.0.awaits_turn(model, begins);
         self.1.awaits_turn(model, begins);
+    }
+
+    fn asks(&self, instance: &InstanceId) -> bool {
+        let first = self.0.asks(instance);
+        self.1.asks(instance) || first
     }
 
     fn trace(&self, id: &str, caller: &dyn Fn() -> Option<Caller>) -> Option<Trace> {

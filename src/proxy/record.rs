@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use super::clock;
 use super::port::{Caller, Gaps, Observer, Seen, Side, Trace, Traced};
 use super::strict::all;
+use super::wait::Asked;
 use crate::types::{InstanceId, ModelName};
 
 /// Names a request across client, daemon and engine.
@@ -54,6 +55,8 @@ pub(super) struct Record {
     start: Instant,
     queued: Option<Instant>,
     queue: Option<Duration>,
+    /// When its engine was asked, if nobody had asked that one before.
+    asked_first: Option<Instant>,
     first_byte: Option<Duration>,
     piece: Option<Instant>,
     gaps: Gaps,
@@ -112,6 +115,7 @@ impl Record {
             start: clock::now(),
             queued: None,
             queue: None,
+            asked_first: None,
             first_byte: None,
             piece: None,
             gaps: Gaps::default(),
@@ -180,8 +184,22 @@ impl Record {
     }
 
     /// The wait ended then.
-    pub fn queue_ended(&mut self, at: Instant) {
+    fn queue_ended(&mut self, at: Instant) {
         self.queue = self.queued.map(|since| at.saturating_duration_since(since));
+    }
+
+    /// An engine is asked now, with a body that is here; `None`: one that runs elsewhere.
+    pub fn asks(&mut self, instance: Option<InstanceId>) {
+        let first = instance.as_ref().is_some_and(|instance| self.observer.asks(instance));
+        self.asked_first = first.then(clock::now);
+        self.instance = instance;
+    }
+
+    /// It was asked while nobody had the record at hand.
+    pub fn asked(&mut self, asked: &Asked) {
+        self.queue_ended(asked.at);
+        self.asked_first = asked.first.then_some(asked.at);
+        self.instance.clone_from(&asked.instance);
     }
 
     /// So many bytes of the body go to the client.
@@ -215,6 +233,8 @@ impl Drop for Record {
         };
         // Left while it waited: the wait is what there is to tell.
         let queue = self.queue.or_else(|| self.queued.map(clock::since));
+        // An error of ours is no answer that could have a first byte.
+        let first_byte = self.first_byte.filter(|_| self.error.is_none());
         let broken_by = (!self.complete).then(|| self.broken_by.unwrap_or(Side::Client));
         let id = self.id.to_str().unwrap_or_default();
         let model = self.model.as_deref().or(self.served.as_ref().map(ModelName::as_str));
@@ -233,10 +253,12 @@ impl Drop for Record {
             instance: self.instance.as_ref(),
             status: self.status,
             refused: self.error,
+            key: self.key.as_deref(),
             broken_by,
             total,
             queue,
-            first_byte: self.first_byte,
+            asked_first: self.asked_first.map(|at| at.saturating_duration_since(self.start)),
+            first_byte,
             gaps: &self.gaps,
             bytes: self.bytes,
             routine: self.routine,
@@ -263,7 +285,7 @@ impl Drop for Record {
                     error = self.error,
                     fault = self.fault.as_deref(),
                     queue_ms = queue.map(ms),
-                    first_byte_ms = self.first_byte.map(ms),
+                    first_byte_ms = first_byte.map(ms),
                     total_ms = ms(total),
                     bytes = self.bytes,
                     aborted = !self.complete,

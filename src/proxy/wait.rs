@@ -41,6 +41,8 @@ pub(super) struct Asked {
     pub at: Instant,
     /// `None`: one that runs elsewhere.
     pub instance: Option<InstanceId>,
+    /// Nobody had asked it before.
+    pub first: bool,
 }
 
 /// What is to be done until then.
@@ -123,10 +125,7 @@ impl Wait {
     /// What a request's record has to know of it when it is over.
     pub fn tell(&self, record: &mut Record) {
         match self.asked.get() {
-            Some(asked) => {
-                record.queue_ended(asked.at);
-                record.instance.clone_from(&asked.instance);
-            }
+            Some(asked) => record.asked(asked),
             None => record.queue_ends(),
         }
     }

@@ -83,6 +83,7 @@ async fn each_request_is_told_once() {
     assert_eq!(line["fields"]["status"], 404);
     assert_eq!(line["fields"]["error"], "unknown_path");
     assert_eq!(line["fields"]["aborted"], false);
+    assert!(line["fields"].get("first_byte_ms").is_none(), "nobody has computed: {line}");
 
     house.ask(get("/health")).await;
     assert!(lines.take().is_empty(), "a routine question is no news");

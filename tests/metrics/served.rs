@@ -131,6 +131,11 @@ async fn requests_and_the_load_are_counted() {
     let all = of("hostler_inter_chunk_delay_seconds_bucket", &[model, endpoint, ("le", "+Inf")]);
     assert_eq!(all, Some(gaps));
 
+    let key = ("key", "tester");
+    assert_eq!(of("hostler_key_requests_total", &[key, model]), Some(2.0));
+    let seconds = of("hostler_key_engine_seconds_total", &[key, model]).unwrap();
+    assert!(seconds > 0.0, "{seconds}");
+
     let no_model = [("model", ""), endpoint, ("code", "404")];
     assert_eq!(of("hostler_requests_total", &no_model), Some(1.0));
     let refused = [("model", ""), ("endpoint", "refused"), ("code", "404")];
@@ -321,6 +326,8 @@ async fn an_engines_own_metrics_are_relayed_and_wake_nobody() {
     assert_eq!(get(&house, "/metrics/models/nobody", "").await.status, 404);
     let (_, before) = page(&house, |p| asked(p, "engine_metrics", 2.0)).await;
     assert_eq!(other_than_chat(&before), [] as [&Sample; 0], "the model was asked for");
+    let denied = before.iter().filter(|s| s.name == "hostler_denied_total");
+    assert_eq!(denied.collect::<Vec<_>>(), [] as [&Sample; 0], "of scrapes nothing is refused");
     let stopped = [("model", "org/fake"), ("phase", "stopped")];
     assert_eq!(find(&before, "hostler_model_phase", &stopped), Some(1.0), "nobody was woken");
 

@@ -56,14 +56,16 @@ metrics! {
     BUILD Gauge "hostler_build_info" ["version"] "1, with the daemon's version";
     PROBLEM Gauge "hostler_problem" ["code"] "1 for each problem that there is now, by the code that /ready shows";
 
-    REQUESTS Counter "hostler_requests_total" ["model", "endpoint", "code"] "Requests that are over, by HTTP status; code is none where the client left before there was one, and model is empty where no engine of a configured model was asked for";
+    REQUESTS Counter "hostler_requests_total" ["model", "endpoint", "code"] "Requests that are over, by HTTP status, which is 200 for a stream that had signs of life, whatever came of it; code is none where the client left before there was one, and model is empty where no engine of a configured model was asked for";
     REQUEST_SECONDS Histogram "hostler_request_duration_seconds" ["model", "endpoint"] "From the request's head to the last byte of its answer, of requests for configured models";
     FIRST_BYTE Histogram "hostler_time_to_first_byte_seconds" ["model", "endpoint"] "From the request's head to the engine's first byte of the answer's body; signs of life are none";
     CHUNK_DELAY Histogram "hostler_inter_chunk_delay_seconds" ["model", "endpoint"] "Between one piece of a stream and the next, as they go out to the client; counted when the stream is over";
     QUEUE_WAIT Histogram "hostler_queue_wait_seconds" ["model", "endpoint"] "Wait of a request for its turn and for a ready engine, the load included";
     RESPONSE_BYTES Counter "hostler_response_bytes_total" ["model", "endpoint"] "Bytes of answers' bodies that went out";
-    ABORTED Counter "hostler_requests_aborted_total" ["model", "endpoint", "side"] "Requests whose answer did not go out whole, by the side that ended them: client, engine, or host, which is the daemon";
-    DENIED Counter "hostler_denied_total" ["model", "reason"] "Requests that Hostler refused itself, by error.code";
+    ABORTED Counter "hostler_requests_aborted_total" ["model", "endpoint", "side"] "Requests whose answer did not go out whole, by the side that ended them: client, engine, or host, which is the daemon; streams that were refused after signs of life included";
+    DENIED Counter "hostler_denied_total" ["model", "reason"] "Requests that Hostler refused itself, by error.code; what an engine did not answer well is not among them, nor what monitoring asks";
+    KEY_REQUESTS Counter "hostler_key_requests_total" ["key", "model"] "Requests for configured models that are over, by the name of the key that came with them; those without a key are not counted here";
+    KEY_SECONDS Counter "hostler_key_engine_seconds_total" ["key", "model"] "Time of these requests without their wait for a turn and a ready engine";
     OPEN Gauge "hostler_requests_open" [] "Requests at the front door now: those that wait, run, or are being answered";
     IN_FLIGHT Gauge "hostler_requests_in_flight" ["model"] "Requests that an engine works on now";
     QUEUE_LENGTH Gauge "hostler_queue_length" ["model"] "Requests that wait now: for the model to be ready, or for one of its turns (max_concurrent)";
@@ -73,7 +75,7 @@ metrics! {
     PINNED Gauge "hostler_model_pinned" ["model"] "1 while the model is never evicted or idled out, else 0";
     IDLE_SECONDS Gauge "hostler_model_idle_seconds" ["model"] "Time since a request was last given to the model or ended on it; absent before the first";
     LOADS Counter "hostler_loads_total" ["model", "result"] "Loads that have ended: ok, failed, or abandoned because nobody wanted them any more";
-    LOAD_SECONDS Histogram "hostler_model_load_duration_seconds" ["model", "step"] "Time of the steps of a load: pull (the image), create (until the container runs), load (until the engine is ready), first_token (from the first request that the new engine was given to its first byte), and total (from the order, a pull aside, to ready)";
+    LOAD_SECONDS Histogram "hostler_model_load_duration_seconds" ["model", "step"] "Time of the steps of a load: pull (the image), create (until the container runs), load (until the engine is ready), first_token (from when the new engine was first asked to the first byte of its answer), and total (from the order, a pull aside, to ready)";
     FAILURES Counter "hostler_model_failures_total" ["model", "code"] "Failed loads and deaths of engines, by the fault's code";
     RESTARTS Counter "hostler_restarts_total" ["model"] "Failures of the model after which it is started again on demand";
     BREAKER Gauge "hostler_breaker_state" ["model", "state"] "1 for the state of the model's circuit breaker, 0 for the others: closed, open, half_open";
@@ -87,7 +89,7 @@ metrics! {
     CANARY_FAILURES Counter "hostler_canary_failures_total" ["model"] "Of the failed wakes, those after which the canary's answer was another or missing";
     WAKE_SECONDS Histogram "hostler_model_wake_duration_seconds" ["model"] "From the order to wake to the canary's answer";
 
-    MODEL_MEMORY Gauge "hostler_model_memory_bytes" ["model", "kind"] "Device memory of the model's instance: planned on each device, observed over all; absent while it has none or the driver does not tell";
+    MODEL_MEMORY Gauge "hostler_model_memory_bytes" ["model", "kind"] "Device memory of the model's instance: planned on each device (of one that sleeps, what it gets when it wakes, which is others' meanwhile), observed over all; absent while it has none or the driver does not tell";
     FOOTPRINT Gauge "hostler_footprint_bytes" ["model", "stat"] "What the model was measured to need on one device: median and peak; absent until it is measured";
     FOOTPRINT_CONFIDENCE Gauge "hostler_footprint_confidence" ["model"] "How far the measurement is trusted: 1 low, 2 medium, 3 high";
     FOOTPRINT_SAMPLES Gauge "hostler_footprint_samples" ["model"] "Samples that the measurement is of";

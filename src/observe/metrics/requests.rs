@@ -1,10 +1,10 @@
 //! What requests are counted by.
 //!
-//! Purpose: one row for each (model, endpoint) that was ever asked for, with all that is counted of its requests. Owner:
-//! [`super::Metrics`]. Invariants: a model is one that is configured, or was until lately, and an endpoint one of the front door's list, so rows are
-//! bounded whatever clients write; counting takes no lock.
+//! Purpose: one row for each (model, endpoint) that was ever asked for, with all that is counted of its requests, and one for each
+//! (model, key). Owner: [`super::Metrics`]. Invariants: a model is one that is configured, or was until lately, so is a key, and an endpoint is
+//! one of the front door's list, so rows are bounded whatever clients write; counting takes no lock.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
@@ -70,7 +70,7 @@ impl Row {
         if let Some(queue) = seen.queue {
             self.queue.observe(queue);
         }
-        if let Some(first) = seen.first_byte.filter(|_| seen.refused.is_none()) {
+        if let Some(first) = seen.first_byte {
             self.first_byte.observe(first);
         }
         let gaps = seen.gaps;
@@ -91,20 +91,65 @@ impl Row {
 
 type Rows = Table<&'static str, Row>;
 
+/// What the holder of a key had of a model.
+#[derive(Debug, Default)]
+struct Use {
+    requests: Count,
+    /// Their time without their wait.
+    nanos: Count,
+}
+
+impl Use {
+    fn worked(&self) -> Duration {
+        Duration::from_nanos(self.nanos.get())
+    }
+}
+
+/// Of one model.
+#[derive(Debug, Default)]
+struct Asked {
+    endpoints: Rows,
+    keys: Table<String, Use>,
+}
+
+impl Asked {
+    fn count(&self, seen: &Seen<'_>, count: impl FnOnce(&Rows)) {
+        count(&self.endpoints);
+        let Some(key) = seen.key else { return };
+        let worked = seen.total.saturating_sub(seen.queue.unwrap_or_default());
+        self.keys.with(
+            key,
+            || key.to_owned(),
+            Use::default,
+            |used| {
+                used.requests.add(1);
+                used.nanos.add(u64::try_from(worked.as_nanos()).unwrap_or(u64::MAX));
+            },
+        );
+    }
+}
+
+/// An engine that nobody has asked yet, or whose first request has no answer yet.
+#[derive(Debug)]
+struct Fresh {
+    instance: InstanceId,
+    asked: bool,
+}
+
 /// All requests since the daemon's start.
 #[derive(Debug)]
 pub(super) struct Requests {
     open: AtomicI64,
     /// That wait for a turn.
     waiting: Table<ModelName, AtomicI64>,
-    models: Table<ModelName, Rows>,
+    models: Table<ModelName, Asked>,
     /// Of requests for no configured model's engine.
     others: Rows,
     /// By (model, `error.code`); refusals are rare.
     denied: Table<(Option<ModelName>, &'static str), Count>,
-    /// Instances that are ready and have had no request yet. Mostly 0, and then nobody looks further.
+    /// Engines that nobody has asked yet. Mostly 0, and then nobody looks further.
     fresh: AtomicU64,
-    fresh_ones: std::sync::Mutex<BTreeMap<ModelName, InstanceId>>,
+    fresh_ones: std::sync::Mutex<BTreeMap<ModelName, Fresh>>,
     pub(super) first_token: Table<ModelName, Histogram>,
 }
 
@@ -148,15 +193,18 @@ impl Requests {
             rows.with(&endpoint, || endpoint, Row::new, |row| row.count(seen));
         };
         match seen.model {
-            Some(model) => self.models.with(model, || model.clone(), Rows::default, count),
+            Some(model) => {
+                let asked = |asked: &Asked| asked.count(seen, count);
+                self.models.with(model, || model.clone(), Asked::default, asked);
+            }
             None => count(&self.others),
         }
-        if let Some(reason) = seen.refused {
+        if let Some(reason) = seen.denied() {
             let key = (seen.model.cloned(), reason);
             self.denied.with(&key, || key.clone(), Count::default, |n| n.add(1));
         }
-        if self.fresh.load(Ordering::Relaxed) > 0 {
-            self.first(seen);
+        if let (Some(instance), Some(asked)) = (seen.instance, seen.asked_first) {
+            self.first(instance, asked, seen);
         }
     }
 
@@ -169,31 +217,59 @@ impl Requests {
         self.first_token.retain(|model, _| there(model));
     }
 
-    /// An engine has become ready, or is not any more.
+    /// Drops what was counted of other keys.
+    pub(super) fn retain_keys(&self, keys: &BTreeSet<String>) {
+        for asked in self.models.rows().values() {
+            asked.keys.retain(|key, _| keys.contains(key));
+        }
+    }
+
+    /// An engine is started, or is there no more.
     pub(super) fn fresh(&self, instance: &InstanceId, is: bool) {
         let mut ones = self.fresh_ones();
         if is {
-            ones.insert(instance.model.clone(), instance.clone());
-        } else if ones.get(&instance.model) == Some(instance) {
+            let fresh = Fresh { instance: instance.clone(), asked: false };
+            ones.insert(instance.model.clone(), fresh);
+        } else if ones.get(&instance.model).is_some_and(|one| one.instance == *instance) {
             ones.remove(&instance.model);
         }
-        self.fresh.store(ones.len() as u64, Ordering::Relaxed);
+        self.unasked(&ones);
     }
 
-    /// The first answer of a new engine: what its first request waited for it alone.
-    fn first(&self, seen: &Seen<'_>) {
-        let (Some(instance), Some(first)) = (seen.instance, seen.first_byte) else { return };
-        if self.fresh_ones().get(&instance.model) != Some(instance) {
+    /// An engine is asked; whether nobody had asked it before.
+    pub(super) fn asks(&self, instance: &InstanceId) -> bool {
+        self.fresh.load(Ordering::Relaxed) > 0 && self.mark(instance, true)
+    }
+
+    /// The first request of a new engine is over: what it waited for the engine alone. Where it had no answer, the next one is the first.
+    fn first(&self, instance: &InstanceId, asked: Duration, seen: &Seen<'_>) {
+        let answered = seen.status.is_some_and(|status| (200..300).contains(&status));
+        let Some(first) = seen.first_byte.filter(|_| answered) else {
+            self.mark(instance, false);
             return;
-        }
+        };
         self.fresh(instance, false);
-        let own = first.saturating_sub(seen.queue.unwrap_or_default());
         let model = &instance.model;
         let new = || Histogram::new(super::count::LONG_SECONDS);
+        let own = first.saturating_sub(asked);
         self.first_token.with(model, || model.clone(), new, |h| h.observe(own));
     }
 
-    fn fresh_ones(&self) -> std::sync::MutexGuard<'_, BTreeMap<ModelName, InstanceId>> {
+    /// Says of an engine whether its first request is under way; whether that is news.
+    fn mark(&self, instance: &InstanceId, asked: bool) -> bool {
+        let mut ones = self.fresh_ones();
+        let one = ones.get_mut(&instance.model).filter(|one| one.instance == *instance);
+        let is_news = one.is_some_and(|one| std::mem::replace(&mut one.asked, asked) != asked);
+        self.unasked(&ones);
+        is_news
+    }
+
+    fn unasked(&self, ones: &BTreeMap<ModelName, Fresh>) {
+        let unasked = ones.values().filter(|one| !one.asked).count();
+        self.fresh.store(unasked as u64, Ordering::Relaxed);
+    }
+
+    fn fresh_ones(&self) -> std::sync::MutexGuard<'_, BTreeMap<ModelName, Fresh>> {
         // Nothing under the lock can leave the map half changed. It is held for a look-up, after a load.
         self.fresh_ones.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
@@ -202,8 +278,8 @@ impl Requests {
         let models = self.models.rows();
         let rows: Vec<(String, &'static str, Arc<Row>)> = models
             .iter()
-            .flat_map(|(model, rows)| {
-                let rows = rows.rows();
+            .flat_map(|(model, asked)| {
+                let rows = asked.endpoints.rows();
                 let each = rows.iter().map(|(at, row)| (model.to_string(), *at, row.clone()));
                 each.collect::<Vec<_>>()
             })
@@ -235,7 +311,23 @@ impl Requests {
             (vec![model, (*reason).to_owned()], Value::Count(n.get()))
         });
         page.family(&names::DENIED, denied)?;
+        self.keys(page)?;
         let open = self.open.load(Ordering::Relaxed);
         page.family(&names::OPEN, [(vec![], Value::Level(open as f64))])
+    }
+
+    fn keys(&self, page: &mut Page<'_>) -> std::fmt::Result {
+        let models = self.models.rows();
+        let used = models.iter().flat_map(|(model, asked)| {
+            let labels = |key: &String| vec![key.clone(), model.to_string()];
+            let keys = asked.keys.rows();
+            keys.iter().map(|(key, used)| (labels(key), used.clone())).collect::<Vec<_>>()
+        });
+        let used: Vec<(Vec<String>, Arc<Use>)> = used.collect();
+        let each = |value: fn(&Use) -> Value| {
+            used.iter().map(move |(labels, used)| (labels.clone(), value(used)))
+        };
+        page.family(&names::KEY_REQUESTS, each(|used| Value::Count(used.requests.get())))?;
+        page.family(&names::KEY_SECONDS, each(|used| Value::Level(used.worked().as_secs_f64())))
     }
 }

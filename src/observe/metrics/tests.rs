@@ -47,6 +47,28 @@ fn a_model_that_runs_elsewhere_is_up_or_down_or_not_there() {
     assert!(up.iter().zip(want).all(|(line, want)| line.starts_with(want)), "{up:?}");
 }
 
+/// A request that was answered at once.
+fn seen<'a>(model: &'a ModelName, instance: &'a InstanceId) -> Seen<'a> {
+    const NONE: Gaps = Gaps { counts: [0; Gaps::BOUNDS.len() + 1], sum: Duration::ZERO };
+    Seen {
+        route: "models",
+        model: Some(model),
+        instance: Some(instance),
+        status: Some(200),
+        refused: None,
+        key: Some("alice"),
+        broken_by: None,
+        total: Duration::ZERO,
+        queue: None,
+        asked_first: Some(Duration::ZERO),
+        first_byte: Some(Duration::ZERO),
+        gaps: &NONE,
+        bytes: 1,
+        routine: false,
+        traced: None,
+    }
+}
+
 /// All that can be counted of a model.
 fn used(metrics: &Metrics, model: &str) {
     let model = name(model);
@@ -59,23 +81,10 @@ fn used(metrics: &Metrics, model: &str) {
     });
     see(Notice::Loading { instance: instance.clone() });
     see(Notice::Ready { instance: instance.clone(), load_ms: Some(1) });
+    assert!(metrics.asks(&instance));
     for refused in [None, Some("queue_full")] {
         metrics.begun();
-        metrics.ended(&Seen {
-            route: "models",
-            model: Some(&model),
-            instance: Some(&instance),
-            status: Some(200),
-            refused,
-            broken_by: None,
-            total: Duration::ZERO,
-            queue: None,
-            first_byte: Some(Duration::ZERO),
-            gaps: &Gaps::default(),
-            bytes: 1,
-            routine: false,
-            traced: None,
-        });
+        metrics.ended(&Seen { refused, ..seen(&model, &instance) });
     }
     metrics.awaits_turn(&model, true);
     metrics.awaits_turn(&model, false);
@@ -175,4 +184,92 @@ fn what_happens_to_a_model_is_counted_from_zero() {
     assert_eq!((left("a", "evicted", "stopped"), left("a", "idle", "stopped")), (Some(1), Some(0)));
     assert_eq!((left("a", "evicted", "asleep"), left("b", "evicted", "asleep")), (None, Some(0)));
     assert_eq!((left("b", "evicted", "stopped"), left("b", "orphaned", "asleep")), (Some(0), None));
+}
+
+/// What the page says of a series, as it is written.
+fn value(metrics: &Arc<Metrics>, series: &str) -> Option<f64> {
+    let page = metrics.render(Scrape::default(), Format::Text);
+    let line = page.lines().find_map(|l| l.strip_prefix(series)?.strip_prefix(' '));
+    line.map(|n| n.trim().parse().unwrap())
+}
+
+/// Whoever ends first: the long stream that waited for the engine to warm up was the first, and its body's time is its own.
+#[test]
+fn the_first_token_is_that_of_who_asked_first() {
+    let metrics = Arc::new(Metrics::default());
+    let (a, secs) = (name("a"), Duration::from_secs);
+    let instance = InstanceId::new(a.clone(), Generation(1), 1);
+    let of = |what: &str| {
+        let series = format!(
+            "hostler_model_load_duration_seconds_{what}{{model=\"a\",step=\"first_token\"}}"
+        );
+        value(&metrics, &series)
+    };
+    assert!(!metrics.asks(&instance), "taken over: it was asked long ago");
+    let planned = crate::types::Bytes::ZERO;
+    let starting = Notice::Starting { instance: instance.clone(), gpus: vec![], planned };
+    metrics.see(Moment::START, &starting, None);
+    let answered = Seen { queue: Some(secs(5)), ..seen(&a, &instance) };
+    // No answers: the next one is the first.
+    for end in [
+        Seen { status: Some(400), ..answered },
+        Seen { refused: Some("engine_failed"), first_byte: None, status: Some(502), ..answered },
+        Seen { first_byte: None, status: None, ..answered },
+    ] {
+        assert!(metrics.asks(&instance));
+        assert!(!metrics.asks(&instance), "one is");
+        metrics.ended(&Seen { asked_first: Some(secs(6)), ..end });
+        assert_eq!(of("count"), None);
+    }
+    assert!(metrics.asks(&instance));
+    assert!(!metrics.asks(&instance));
+    metrics.ended(&Seen { asked_first: None, first_byte: Some(secs(9)), ..answered });
+    assert_eq!(of("count"), None, "the second one");
+    let upload = secs(20);
+    let asked_first = Some(upload + secs(5));
+    metrics.ended(&Seen { asked_first, first_byte: Some(upload + secs(45)), ..answered });
+    assert_eq!((of("count"), of("sum")), (Some(1.0), Some(40.0)));
+    assert!(!metrics.asks(&instance));
+}
+
+#[test]
+fn what_hostler_refused_is_neither_an_engines_failure_nor_a_scrapes() {
+    let metrics = Arc::new(Metrics::default());
+    let a = name("a");
+    let instance = InstanceId::new(a.clone(), Generation(1), 1);
+    let refused = Seen { refused: Some("no_room"), ..seen(&a, &instance) };
+    metrics.ended(&refused);
+    metrics.ended(&Seen { refused: Some("model_not_ready"), routine: true, ..refused });
+    metrics.ended(&Seen { refused: Some("engine_timeout"), ..refused });
+    let page = metrics.render(Scrape::default(), Format::Text);
+    let denied: Vec<&str> =
+        page.lines().filter_map(|l| l.strip_prefix("hostler_denied_total{")).collect();
+    assert_eq!(denied.len(), 1, "{denied:?}");
+    assert!(denied[0].starts_with("model=\"a\",reason=\"no_room\"} 1"), "{denied:?}");
+}
+
+#[test]
+fn who_used_what_is_counted_by_key_without_the_wait() {
+    let metrics = Arc::new(Metrics::default());
+    let (a, b) = (name("a"), name("b"));
+    let instance = InstanceId::new(a.clone(), Generation(1), 1);
+    let took = |seconds, waited| {
+        let (total, queue) = (Duration::from_secs(seconds), Some(Duration::from_secs(waited)));
+        Seen { total, queue, ..seen(&a, &instance) }
+    };
+    metrics.ended(&took(9, 2));
+    metrics.ended(&took(5, 4));
+    metrics.ended(&Seen { key: Some("bob"), model: Some(&b), ..took(3, 0) });
+    metrics.ended(&Seen { key: None, ..took(100, 0) });
+    metrics.ended(&Seen { model: None, ..took(100, 0) });
+    let of = |key, model| {
+        let series = |what| format!("hostler_key_{what}_total{{key=\"{key}\",model=\"{model}\"}}");
+        (value(&metrics, &series("requests")), value(&metrics, &series("engine_seconds")))
+    };
+    assert_eq!(of("alice", "a"), (Some(2.0), Some(8.0)));
+    assert_eq!(of("bob", "b"), (Some(1.0), Some(3.0)));
+    assert_eq!(of("bob", "a"), (None, None));
+    metrics.keys(&["alice".to_owned()].into());
+    assert_eq!(of("bob", "b"), (None, None), "there is no such key any more");
+    assert_eq!(of("alice", "a"), (Some(2.0), Some(8.0)));
 }

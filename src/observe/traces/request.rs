@@ -53,7 +53,7 @@ pub(super) fn request(seen: &Seen<'_>, traced: &Traced<'_>) -> Span {
         span.number("http.response.status_code", status.into());
     }
     span.number("http.response.body.size", seen.bytes);
-    if let Some(first) = seen.first_byte.filter(|_| seen.refused.is_none()) {
+    if let Some(first) = seen.first_byte {
         span.event("first_byte", traced.began + first);
     }
     let status = seen.status.filter(|status| *status >= 400).map(|status| status.to_string());
