@@ -68,6 +68,19 @@ pub async fn absent(bus: &Bus) -> Failure {
     Unit::look(bus).await.absent(bus.user)
 }
 
+/// Whether systemd has, or tries to have, a daemon that is not on the bus now: one that begins, one that is to begin again after a failure,
+/// or one that has lost the bus.
+pub async fn goes_on(bus: &Bus) -> bool {
+    loop {
+        let unit = Unit::look(bus).await;
+        if unit.active != "deactivating" {
+            return unit.runs() || unit.active == "activating";
+        }
+        // Only its end says whether another follows.
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
 /// The daemon's unit, in systemd's words; empty ones without systemd.
 #[derive(Debug, Default)]
 struct Unit {
@@ -243,6 +256,9 @@ mod tests {
         };
         let (begun, ()) = tokio::join!(begun, fails);
         assert_eq!(begun.unwrap_err(), not_running(true));
+        assert!(goes_on(&private.bus).await, "and is tried again");
+        *states.lock().unwrap() = ("failed", "failed");
+        assert!(!goes_on(&private.bus).await);
     }
 
     #[tokio::test(flavor = "multi_thread")]

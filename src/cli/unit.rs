@@ -3,13 +3,14 @@
 //! Purpose: the unit is active exactly while its model is loaded and pinned, so that other units can require it. Owner: systemd.
 //!
 //! ```text
-//!  start ─▶ load and pin ─▶ READY=1 ─▶ watch ─┬─ SIGTERM: unpin, unload, end
+//!  start ─▶ load and pin ─▶ READY=1 ─▶ watch ─┬─ SIGTERM: unpin, unload, end; before a restart of the unit: end
 //!              │ failure: STATUS=, journal     ├─ an operator unloads or unpins it: fail with that reason
 //!              ▼                               └─ the daemon leaves: wait for the next, load and pin again
 //!             exit status
 //! ```
 //! Invariants: a restart of the daemon, which keeps its models and their pins, neither ends the unit nor reloads the model, also while the
-//! unit's first load is on; whoever comes after one that ended with its models is asked anew; the unit's end is the pin's, also while one daemon follows another.
+//! unit's first load is on, and however long no daemon can start; whoever comes after one that ended with its models is asked anew; the
+//! unit's end is the pin's, also while one daemon follows another, and a restart of the unit is no end.
 
 use std::time::Duration;
 
@@ -25,12 +26,11 @@ use super::elsewhere::unknown;
 use super::exit::{Exit, Failure, Outcome};
 use super::job::Watch;
 use super::output::tell;
-use super::signals;
+use super::{signals, start};
 use crate::adapters::systemd;
+use crate::adapters::systemd::manager::{self, StopJob};
 
-/// How long a daemon that left may take to come back: longer than any pause between two of its starts.
-const COMEBACK: Duration = Duration::from_secs(120);
-/// How long a unit that is stopped waits for it, to take the pin back.
+/// How long a unit that is stopped waits for a daemon that left, to take the pin back.
 const LAST_WORD: Duration = Duration::from_secs(10);
 /// A look without a signal.
 const LOOK: Duration = Duration::from_secs(10);
@@ -63,15 +63,19 @@ impl Unit {
         loop {
             let left = tokio::select! {
                 left = self.hold(context, &bus, &mut so_far) => left,
-                () = signals.interrupted() => return so_far.let_go(context, &bus).await,
+                () = signals.interrupted() => return so_far.end(context, &bus).await,
             };
             match left {
                 Ok(()) => {}
-                // It left in the middle of something. The first call starts a daemon: where that fails, there is none to wait for.
+                // It left in the middle of something.
                 Err(failure) if failure.exit == Exit::NotRunning && so_far.name.is_some() => {}
+                // The first call starts a daemon. One that systemd goes on to try is waited for as any that left; else there is none.
+                Err(failure) if failure.exit == Exit::NotRunning && start::goes_on(&bus).await => {}
                 Err(failure) => return Err(failure),
             }
-            systemd::status("The daemon left; waiting for the next");
+            let left =
+                if so_far.name.is_some() { "The daemon left" } else { "There is no daemon yet" };
+            systemd::status(&format!("{left}; waiting for the next"));
             let back = async {
                 // What was said before it left is no news.
                 while owner.next().await.ok_or_else(|| not_running(bus.user))?.is_none()
@@ -81,12 +85,17 @@ impl Unit {
             };
             tokio::pin!(back);
             tokio::select! {
-                back = tokio::time::timeout(COMEBACK, &mut back) => back.map_err(|_| not_running(bus.user))??,
-                () = signals.interrupted() => return match tokio::time::timeout(LAST_WORD, back).await {
-                    Ok(Ok(())) => so_far.let_go(context, &bus).await,
-                    // Nobody runs who could hold the pin.
-                    _ => Ok(()),
-                },
+                back = &mut back => back?,
+                () = signals.interrupted() => {
+                    if restarts(&bus).await {
+                        return Ok(());
+                    }
+                    return match tokio::time::timeout(LAST_WORD, back).await {
+                        Ok(Ok(())) => so_far.let_go(context, &bus).await,
+                        // Nobody runs who could hold the pin.
+                        _ => Ok(()),
+                    };
+                }
             }
         }
     }
@@ -135,6 +144,11 @@ struct SoFar {
 }
 
 impl SoFar {
+    /// Ends the unit. Before a restart the model stays as it is: the unit's next process finds it.
+    async fn end(self, context: &Context, bus: &Bus) -> Outcome {
+        if restarts(bus).await { Ok(()) } else { self.let_go(context, bus).await }
+    }
+
     /// Lets the model go, where it may be held.
     async fn let_go(self, context: &Context, bus: &Bus) -> Outcome {
         let Some(name) = self.name else { return Ok(()) };
@@ -144,6 +158,17 @@ impl SoFar {
             let _ = tokio::time::timeout(LAST_WORD, asked).await;
         }
         let_go(context, bus, &name).await
+    }
+}
+
+/// Whether systemd is about to start the unit again.
+async fn restarts(bus: &Bus) -> bool {
+    match manager::stop_job(bus.user).await {
+        Ok(job) => job == StopJob::Restart,
+        Err(why) => {
+            tell(format_args!("{why}; this is taken for a stop"));
+            false
+        }
     }
 }
 

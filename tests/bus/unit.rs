@@ -3,7 +3,7 @@
 
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hostler::control::error::Error;
@@ -65,6 +65,157 @@ async fn serve(daemon: &Daemon, manager: impl zbus::object_server::Interface) ->
         .build()
         .await
         .unwrap()
+}
+
+/// systemd's manager on the bus, as far as it is asked: the daemon's unit in a state, and the job of the model's.
+#[derive(Clone)]
+struct Manager(Arc<Mutex<Told>>);
+
+struct Told {
+    active: &'static str,
+    sub: &'static str,
+    job: &'static str,
+}
+
+impl Manager {
+    /// On a bus until the connection ends.
+    async fn on(
+        address: &str,
+        active: &'static str,
+        sub: &'static str,
+    ) -> (Self, zbus::Connection) {
+        let manager = Self(Arc::new(Mutex::new(Told { active, sub, job: "stop" })));
+        let path = |text: &'static str| OwnedObjectPath::try_from(text).unwrap();
+        let bus = zbus::connection::Builder::address(address)
+            .serve_at("/org/freedesktop/systemd1", Asked)
+            .serve_at(path("/unit"), Unit(manager.clone()))
+            .serve_at(path("/job"), Job(manager.clone()))
+            .name("org.freedesktop.systemd1")
+            .build()
+            .await
+            .unwrap();
+        (manager, bus)
+    }
+
+    fn set(&self, change: impl FnOnce(&mut Told)) {
+        change(&mut self.0.lock().unwrap());
+    }
+}
+
+struct Asked;
+
+#[zbus::interface(name = "org.freedesktop.systemd1.Manager")]
+impl Asked {
+    fn get_unit(&self, _name: String) -> OwnedObjectPath {
+        OwnedObjectPath::try_from("/unit").unwrap()
+    }
+
+    #[zbus(name = "GetUnitByPID")]
+    fn get_unit_by_pid(&self, _pid: u32) -> OwnedObjectPath {
+        OwnedObjectPath::try_from("/unit").unwrap()
+    }
+}
+
+struct Unit(Manager);
+
+#[zbus::interface(name = "org.freedesktop.systemd1.Unit")]
+impl Unit {
+    #[zbus(property)]
+    fn active_state(&self) -> String {
+        self.0.0.lock().unwrap().active.to_owned()
+    }
+
+    #[zbus(property)]
+    fn sub_state(&self) -> String {
+        self.0.0.lock().unwrap().sub.to_owned()
+    }
+
+    #[zbus(property)]
+    fn job(&self) -> (u32, OwnedObjectPath) {
+        (1, OwnedObjectPath::try_from("/job").unwrap())
+    }
+}
+
+struct Job(Manager);
+
+#[zbus::interface(name = "org.freedesktop.systemd1.Job")]
+impl Job {
+    #[zbus(property)]
+    fn job_type(&self) -> String {
+        self.0.0.lock().unwrap().job.to_owned()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_of_a_models_unit_leaves_the_model_as_it_is() {
+    let mut first = status();
+    first.models[1].pinned = true;
+    let mut house = House::open(first).await;
+    let (manager, _bus) = Manager::on(&house.daemon.address, "active", "running").await;
+    manager.set(|told| told.job = "restart");
+    for _ in 0..2 {
+        let systemd = Systemd::new();
+        let child = spawn(&house, &["unit", "small", "small"], &systemd.env());
+        // The next process finds it: nothing was asked for in between.
+        let (model, verb, answer) = next(&mut house).await;
+        let wish = Wish { pin: true, ..Wish::default() };
+        assert_eq!((model.as_str(), verb), ("small", Verb::Load(wish)));
+        answer.send(Ok(())).unwrap();
+        systemd.told("READY=1").await;
+        send(&child, Signal::TERM);
+        let ended = tokio::select! {
+            ended = end(child) => ended,
+            (_, verb, _) = next(&mut house) => panic!("it asked for {verb:?}"),
+        };
+        assert_eq!(ended.code, 0, "{ended:?}");
+    }
+    // In the middle of its load as well, and with a stop it goes.
+    for job in ["restart", "stop"] {
+        manager.set(|told| told.job = job);
+        let child = spawn(&house, &["unit", "small", "small"], &[]);
+        let (_, verb, _answer) = next(&mut house).await;
+        assert!(matches!(verb, Verb::Load(_)), "{verb:?}");
+        send(&child, Signal::TERM);
+        if job == "stop" {
+            let (_, verb, answer) = next(&mut house).await;
+            assert_eq!(verb, Verb::Unload(Haste::Drain));
+            answer.send(Ok(())).unwrap();
+        }
+        let ended = tokio::select! {
+            ended = end(child) => ended,
+            (_, verb, _) = next(&mut house) => panic!("it asked for {verb:?}"),
+        };
+        assert_eq!(ended.code, 0, "{ended:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_is_to_be_started_again_is_waited_for() {
+    let daemon = Daemon::start("unix:tmpdir=/tmp");
+    let (manager, _bus) = Manager::on(&daemon.address, "activating", "auto-restart").await;
+    let systemd = Systemd::new();
+    let child = spawn_on(&daemon.address, &["unit", "small", "small"], &systemd.env());
+    systemd.told("STATUS=There is no daemon yet").await;
+    manager.set(|told| (told.active, told.sub) = ("active", "running"));
+    let mut first = status();
+    first.models[1].pinned = true;
+    let uid = rustix::process::geteuid().as_raw();
+    let mut house = House::on(daemon, first, Gate::Owner { uid }).await;
+    let (_, verb, answer) = next(&mut house).await;
+    assert!(matches!(verb, Verb::Load(_)), "{verb:?}");
+    answer.send(Ok(())).unwrap();
+    systemd.told("READY=1").await;
+    send(&child, Signal::TERM);
+    let (_, verb, answer) = next(&mut house).await;
+    assert_eq!(verb, Verb::Unload(Haste::Drain));
+    answer.send(Ok(())).unwrap();
+    assert_eq!(end(child).await.code, 0);
+
+    // One that systemd does not try either is said to be none, at once.
+    let daemon = Daemon::start("unix:tmpdir=/tmp");
+    let (_manager, _bus) = Manager::on(&daemon.address, "failed", "failed").await;
+    let ended = end(spawn_on(&daemon.address, &["unit", "small", "small"], &[])).await;
+    assert_eq!(ended.code, 3, "{ended:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -177,6 +177,13 @@ fn a_unit_that_requires_a_model_starts_once_the_model_answers() {
         assert_eq!(property(&host, unit, "ActiveState").unwrap(), "active", "{unit}");
     }
 
+    // Nor does a restart of the unit itself, as by needrestart, unload what it stands for.
+    host.root("systemctl restart hostler-model@count.service").unwrap();
+    assert_eq!(containers(&host).unwrap(), before);
+    let shown = json(&host, "show count");
+    assert_eq!((&shown["phase"], &shown["pinned"]), (&"ready".into(), &true.into()), "{shown}");
+
+    host.root("systemctl start needs.service").unwrap();
     host.root("systemctl stop hostler-model@count.service").unwrap();
     assert_eq!(property(&host, "needs.service", "ActiveState").unwrap(), "inactive");
     wait_phase(&host, "count", "stopped", SOON).unwrap();

@@ -1,9 +1,9 @@
 //! systemd's managers over D-Bus: what they are asked, which is little.
 //!
 //! Purpose: the last resort against processes that outlive their container, which the daemon's sandbox keeps it from killing
-//! itself (`cgroup.kill` is read-only for it); and why the daemon is being stopped. Owner: the composition root. Invariants: a
-//! connection a question, each within [`DEADLINE`]; only scopes of podman's containers are killed; an answer that does not come
-//! is an error, never a guess.
+//! itself (`cgroup.kill` is read-only for it); and why this process is being stopped. Owner: the composition root, and the process of a
+//! model's unit. Invariants: a connection a question, each within [`DEADLINE`]; only scopes of podman's containers are killed; an
+//! answer that does not come is an error, never a guess.
 
 use std::path::Path;
 use std::time::Duration;
