@@ -48,6 +48,8 @@ put_text units/dbus-1/system-services "$prefix/share/dbus-1/system-services"
 put_text units/dbus-1/services "$prefix/share/dbus-1/services"
 put_text units/polkit-1/actions /usr/share/polkit-1/actions
 put_text units/polkit-1/rules.d /usr/share/polkit-1/rules.d
+# Read from nowhere else, either.
+put 0644 units/needrestart/hostler.conf "$sysconfdir/needrestart/conf.d/hostler.conf"
 # As in the source tree, so that the links among them hold.
 for file in README.md ARCHITECTURE.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE docs/*.* docs/images/* \
   contrib/engines/*.* contrib/engines/*/*.* contrib/grafana/* contrib/haproxy/* contrib/nginx/* contrib/prometheus/scrape.yml \

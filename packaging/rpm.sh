@@ -19,7 +19,7 @@ export HOSTLER_SBOM=$work/hostler.cdx.json
 # What the files are is asked of the one who puts them there.
 sh "$source/packaging/install.sh" "$bindir" "$work/stage" /usr /etc
 (cd "$work/stage" && find . -type f | sed -e 's#^\.##' -e '/LICENSE-/d' -e 's#^\(/usr/share/man/.*\)$#\1.gz#' \
-  -e 's#^\(/usr/share/\(doc\|man\)/.*\)$#%doc \1#' | sort) >"$work/files"
+  -e 's#^\(/usr/share/\(doc\|man\)/.*\)$#%doc \1#' -e 's#^\(/etc/.*\)$#%config(noreplace) \1#' | sort) >"$work/files"
 sed -e "s#@VERSION@#$version#g" -e "s#@SOURCE@#$source#g" -e "s#@BINDIR@#$bindir#g" -e "s#@FILES@#$work/files#g" \
   -e "s#@DATE@#$(LC_ALL=C date --utc --date "@$SOURCE_DATE_EPOCH" '+%a %b %d %Y')#g" \
   "$source/packaging/rpm/hostler.spec.in" >"$work/hostler.spec"

@@ -72,9 +72,26 @@ fn another_prefix_has_paths_that_lead_somewhere() {
         "usr/share/dbus-1/system.d/org.hostler1.conf",
         "usr/share/polkit-1/actions/org.hostler1.policy",
         "usr/share/polkit-1/rules.d/50-hostler.rules",
+        "etc/needrestart/conf.d/hostler.conf",
     ] {
         assert!(root.join(policy).exists(), "{policy}");
     }
+}
+
+/// What Ubuntu's servers have, and restarts by itself what maps a library that was upgraded: as it reads its configuration.
+#[test]
+fn needrestart_leaves_the_daemon_and_its_models_alone() {
+    let file = tree().join("units/needrestart/hostler.conf");
+    let script = "our %nrconf; eval do { local(@ARGV, $/) = $ARGV[0]; <> }; die $@ if $@; \
+                  for my $unit (@ARGV[1..$#ARGV]) { \
+                    for my $re (keys %{$nrconf{override_rc}}) { print \"$unit\\n\" if $unit =~ /$re/ && !$nrconf{override_rc}{$re} } }";
+    let ours =
+        ["hostler.service", "hostler-model@small.service", r"hostler-model@org-x\x2dy.service"];
+    let others =
+        ["hostler.socket", "myhostler.service", "hostler-models.service", "hostler2.service"];
+    let mut perl = Command::new("perl");
+    perl.args(["-w", "-e", script, "--"]).arg(file).args(ours).args(others);
+    assert_eq!(output(&mut perl).lines().collect::<Vec<_>>(), ours);
 }
 
 /// A package by one of the scripts, quickly.
@@ -156,6 +173,14 @@ fn an_rpm_is_reproducible_has_the_debs_files_and_rpmlint_has_nothing_to_say() {
     let deb = output(Command::new("dpkg-deb").arg("--contents").arg(shared(Format::Deb)));
     let dir = deb.lines().find(|line| line.ends_with("./etc/hostler/models.d/"));
     assert!(dir.is_some_and(|line| line.starts_with("drwxr-xr-x root/root")), "{deb}");
+    // What an administrator changes there stays.
+    let list = |dashed: &str| {
+        output(Command::new("rpm").args(["-qp", dashed]).arg(&package)).trim().to_owned()
+    };
+    assert_eq!(list("--configfiles"), "/etc/needrestart/conf.d/hostler.conf");
+    let control =
+        output(Command::new("dpkg-deb").arg("--info").arg(shared(Format::Deb)).arg("conffiles"));
+    assert_eq!(control.trim(), "/etc/needrestart/conf.d/hostler.conf");
     // Its scripts are those of the deb, called by rpm's own conditions.
     let scripts = output(Command::new("rpm").args(["-qp", "--scripts"]).arg(&package));
     for call in ["postinst.sh", "prerm.sh", "preset hostler.socket", "try-restart hostler.service"]
