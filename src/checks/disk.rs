@@ -1,4 +1,4 @@
-//! Whether images find room.
+//! Whether images find room: in podman's storage, and where it puts first what it fetches.
 //!
 //! Invariant: what counts is what podman's user may write; where only podman's own count is to be had, it says what is in it.
 
@@ -19,8 +19,35 @@ const DISK_FAIL: Bytes = Bytes::gib(1);
 /// A local disk answers at once; one over a network that does not has hung.
 const WITHIN: Duration = Duration::from_secs(5);
 
-/// Where podman's storage can be looked at, by what its user may write there; else by podman's own count.
+/// The worse of both places. One that is as good as the other is not told of: most often they are one file system.
 pub(super) async fn judge(podman: &PodmanHost) -> (Outcome, String) {
+    let (outcome, measured) = of_storage(podman).await;
+    let Some(copies) = &podman.copies else { return (outcome, measured) };
+    match of_copies(copies).await {
+        (worse, why) if worse > outcome => (worse, format!("{measured}; {why}")),
+        _ => (outcome, measured),
+    }
+}
+
+/// Where podman puts first what it fetches or loads.
+async fn of_copies(dir: &Path) -> (Outcome, String) {
+    let place = format!("{}, where podman puts first what it fetches", dir.display());
+    match disk::look("room", dir, WITHIN, room).await {
+        Ok(Ok(Some(Room { total, free }))) => {
+            by_free(free, format!("{free} of {total} free at {place}"))
+        }
+        Ok(Ok(None)) => (Outcome::Pass, String::new()),
+        Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => {
+            let fix = "make it, for the service user by /usr/lib/hostler/postinst.sh";
+            (Outcome::Fail, format!("there is no {place}: it fetches nothing then; {fix}"))
+        }
+        Ok(Err(error)) => (Outcome::Warn, format!("{place}, cannot be looked at: {error}")),
+        Err(late) => (Outcome::Warn, format!("{place}, cannot be looked at: {late}")),
+    }
+}
+
+/// Where podman's storage can be looked at, by what its user may write there; else by podman's own count.
+async fn of_storage(podman: &PodmanHost) -> (Outcome, String) {
     let place = podman.storage.as_deref().unwrap_or(Path::new("its storage")).display();
     let seen = match &podman.storage {
         Some(storage) => Some(look(storage).await),
@@ -100,6 +127,29 @@ mod tests {
             [0, 1, 29, 30].map(by_free),
             [Outcome::Fail, Outcome::Warn, Outcome::Warn, Outcome::Pass]
         );
+    }
+
+    #[tokio::test]
+    async fn where_images_are_put_first_is_judged_too() {
+        let dir = tempfile::tempdir().unwrap();
+        let none = dir.path().join("none");
+        let mut podman = PodmanHost {
+            storage: Some(dir.path().to_owned()),
+            copies: Some(none.clone()),
+            ..PodmanHost::default()
+        };
+        let (outcome, text) = judge(&podman).await;
+        assert_eq!(outcome, Outcome::Fail);
+        assert!(text.contains(&format!("there is no {}", none.display())), "{text}");
+        assert!(text.contains("postinst.sh"), "{text}");
+        // One and the same is said once.
+        podman.copies = Some(dir.path().to_owned());
+        let text = judge(&podman).await.1;
+        assert!(!text.contains("puts first"), "{text}");
+        // And where it is the smaller one that is full, it is that.
+        podman.copies = Some("/proc/self".into());
+        assert!(matches!(room(Path::new("/proc/self")), Ok(None)), "has no size to judge");
+        assert_eq!(judge(&podman).await.1, text);
     }
 
     /// podman counts what is left for root alone as free, at which its user's pulls fail.

@@ -94,6 +94,19 @@ fn needrestart_leaves_the_daemon_and_its_models_alone() {
     assert_eq!(output(&mut perl).lines().collect::<Vec<_>>(), ours);
 }
 
+/// podman 5 makes no directory for what it fetches: without the one that it is told of it fetches nothing.
+#[test]
+fn where_podman_puts_what_it_fetches_is_made() {
+    let read = |file: &str| std::fs::read_to_string(tree().join(file)).unwrap();
+    let (conf, made) =
+        (read("units/containers/containers.conf"), read("units/tmpfiles.d/hostler.conf"));
+    let told = conf.lines().find_map(|line| line.strip_prefix("image_copy_tmp_dir = "));
+    let dir = told.unwrap().trim_matches('"');
+    assert!(dir.starts_with("/var/lib/hostler/"), "on the disk of the images: {dir}");
+    let line = format!("d {dir} 0700 hostler hostler -");
+    assert!(made.lines().any(|other| other == line), "{line}");
+}
+
 /// A package by one of the scripts, quickly.
 fn build(script: &str, bindir: &Path, out: &Path) -> PathBuf {
     std::fs::create_dir_all(out).unwrap();

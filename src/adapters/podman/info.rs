@@ -59,6 +59,7 @@ pub struct Store {
     graph_root: Option<PathBuf>,
     graph_root_allocated: Option<u64>,
     graph_root_used: Option<u64>,
+    image_copy_tmp_dir: Option<PathBuf>,
 }
 
 impl From<Info> for PodmanHost {
@@ -75,6 +76,7 @@ impl From<Info> for PodmanHost {
             storage: store.graph_root,
             storage_total: store.graph_root_allocated.map(Bytes),
             storage_used: store.graph_root_used.map(Bytes),
+            copies: store.image_copy_tmp_dir.filter(|dir| dir.is_absolute()),
             selinux: host.security.selinux_enabled,
         }
     }
@@ -90,13 +92,15 @@ mod tests {
             "idMappings":{"uidmap":[{"container_id":0,"host_id":996,"size":1},
             {"container_id":1,"host_id":100000,"size":65536}],"gidmap":null},
             "security":{"rootless":true,"selinuxEnabled":false}},
-            "store":{"graphRoot":"/s","graphRootAllocated":100,"graphRootUsed":40}}"#;
+            "store":{"graphRoot":"/s","graphRootAllocated":100,"graphRootUsed":40,
+            "imageCopyTmpDir":"/var/tmp"}}"#;
         let info: Info = serde_json::from_str(text).unwrap();
         assert_eq!(info.host.security.rootless, Some(true));
         let host = PodmanHost::from(info);
         assert_eq!((host.user_ids, host.group_ids), (Some(65537), None));
         assert_eq!(host.events_logger.as_deref(), Some("file"));
         assert_eq!((host.storage_total, host.storage_used), (Some(Bytes(100)), Some(Bytes(40))));
+        assert_eq!(host.copies, Some("/var/tmp".into()));
         let info: Info = serde_json::from_str("{}").unwrap();
         assert_eq!(PodmanHost::from(info), PodmanHost::default());
     }

@@ -37,6 +37,8 @@ pub struct PodmanHost {
     pub storage_total: Option<Bytes>,
     /// Of that, in use by anybody.
     pub storage_used: Option<Bytes>,
+    /// Where it puts what it fetches or loads before that is in the storage.
+    pub copies: Option<PathBuf>,
     /// Whether SELinux confines its containers.
     pub selinux: Option<bool>,
 }
