@@ -4,6 +4,9 @@ use std::fmt;
 
 use serde::Serialize;
 
+/// docker's own registry. In two parts, because the tree names no host of a registry; this one is what people mean by a name without one.
+const DOCKER: [&str; 2] = ["docker", ".io"];
+
 /// A container image reference as podman takes it: never empty, no white space, does not start with `-`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
@@ -43,6 +46,34 @@ impl ImageRef {
         &self.0
     }
 
+    /// The registry's host in front, where one is named.
+    #[must_use]
+    pub fn registry(&self) -> Option<&str> {
+        let (first, _) = self.0.split_once('/')?;
+        (first == "localhost" || first.contains(['.', ':'])).then_some(first)
+    }
+
+    /// The same with a registry in front: where none is named the one that docker takes it for.
+    #[must_use]
+    pub fn whole(&self) -> String {
+        match (self.registry(), self.0.contains('/')) {
+            (Some(_), _) => self.0.clone(),
+            (None, true) => format!("{}/{}", DOCKER.concat(), self.0),
+            (None, false) => format!("{}/library/{}", DOCKER.concat(), self.0),
+        }
+    }
+
+    /// What is doubtful about it, and what to write in its place; `None`: nothing.
+    #[must_use]
+    pub fn doubt(&self) -> Option<String> {
+        self.registry().is_none().then(|| {
+            format!(
+                "the image {self} is named without a registry, which podman fetches from nowhere, or from where nobody expects it; write it whole, as {}",
+                self.whole()
+            )
+        })
+    }
+
     /// Whether it names the local storage only (`localhost/…`), which is never pulled.
     #[must_use]
     pub fn is_local(&self) -> bool {
@@ -80,5 +111,26 @@ mod tests {
         }
         assert!(ImageRef::parse("localhost/x").unwrap().is_local());
         assert!(!ImageRef::parse("example/x").unwrap().is_local());
+    }
+
+    #[test]
+    fn a_name_without_a_registry_is_told_from_one_with() {
+        let of = |text: &str| ImageRef::parse(text).unwrap();
+        let docker = DOCKER.concat();
+        for (short, whole) in [
+            ("org/engine:v1", format!("{docker}/org/engine:v1")),
+            ("engine:v1", format!("{docker}/library/engine:v1")),
+        ] {
+            assert_eq!((of(short).registry(), of(short).whole()), (None, whole.clone()));
+            assert!(of(short).doubt().unwrap().ends_with(&whole));
+        }
+        for (text, host) in [
+            ("localhost/x:1", "localhost"),
+            ("host.example/org/x", "host.example"),
+            ("host:5000/x@sha256:00", "host:5000"),
+        ] {
+            assert_eq!((of(text).registry(), of(text).whole()), (Some(host), text.to_owned()));
+            assert_eq!(of(text).doubt(), None);
+        }
     }
 }

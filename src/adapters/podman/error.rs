@@ -28,8 +28,12 @@ pub enum Cause {
     NameTaken,
     /// The image is not in the storage.
     ImageUnknown,
-    /// The registry has no such image, or does not show it to us.
+    /// The registry has no such image.
     ImageRefused,
+    /// The registry does not show it to us, or has none of the name.
+    ImageDenied,
+    /// The image's name has no registry, and podman knows none for it.
+    ShortName,
     /// A CDI device does not resolve.
     CdiUnresolvable,
     /// It does, and what it brings along is not there, or its hook fails.
@@ -40,6 +44,8 @@ pub enum Cause {
     LocksExhausted,
     /// The source of a bind mount does not exist.
     BindSourceMissing,
+    /// podman's user may not look at the source of a bind mount.
+    BindSourceClosed,
     /// The container is in a state in which this cannot be done (already stopped, being removed).
     WrongState,
     /// The helper for `init` and pods is not installed.
@@ -72,10 +78,10 @@ impl Cause {
             ("failed to find image", Cause::ImageUnknown),
             ("manifest unknown", Cause::ImageRefused),
             ("name unknown", Cause::ImageRefused),
-            ("unauthorized", Cause::ImageRefused),
-            ("authentication required", Cause::ImageRefused),
-            ("requested access to the resource is denied", Cause::ImageRefused),
-            ("short-name", Cause::ImageRefused),
+            ("unauthorized", Cause::ImageDenied),
+            ("authentication required", Cause::ImageDenied),
+            ("requested access to the resource is denied", Cause::ImageDenied),
+            ("short-name", Cause::ShortName),
             ("catatonit", Cause::InitMissing),
             ("init binary not found", Cause::InitMissing),
             ("container state improper", Cause::WrongState),
@@ -91,6 +97,9 @@ impl Cause {
             Some(cause) => cause,
             None if text.contains("statfs ") && text.contains("no such file or directory") => {
                 Self::BindSourceMissing
+            }
+            None if text.contains("statfs ") && text.contains("permission denied") => {
+                Self::BindSourceClosed
             }
             // crun, of a library of the driver from before its upgrade.
             None if text.contains("cannot stat")
@@ -187,15 +196,15 @@ impl PodmanError {
             Self::Garbage { .. } => {
                 (code, "check that the configured socket is podman's, version 4.3 or later".into())
             }
-            Self::Refused { cause, .. } => cause_fix(*cause, code),
+            Self::Refused { cause, text, .. } => cause_fix(*cause, code, text),
         };
         let tail = if fix.is_empty() { String::new() } else { format!("; {fix}") };
         Fault::new(code, format!("{thing}: {self}{tail}"))
     }
 }
 
-/// Code and fix for a cause; `code` where the cause decides nothing.
-fn cause_fix(cause: Cause, code: FaultCode) -> (FaultCode, String) {
+/// Code and fix for a cause that podman told in `text`; `code` where the cause decides nothing.
+fn cause_fix(cause: Cause, code: FaultCode, text: &str) -> (FaultCode, String) {
     match cause {
         Cause::CdiUnresolvable => (
             FaultCode::CdiUnresolvable,
@@ -207,13 +216,7 @@ fn cause_fix(cause: Cause, code: FaultCode) -> (FaultCode, String) {
                 "the CDI specification is not that of this driver: after its upgrade reboot, or reload its modules (docs/operate.md), then run \"{CDI_WRITE}\""
             ),
         ),
-        Cause::StorageFull => (
-            FaultCode::StorageFull,
-            format!(
-                "free space in podman's storage: \"{}\" shows what uses it, \"image prune\" in place of \"system df\" removes unused images",
-                hand().ask("system df")
-            ),
-        ),
+        Cause::StorageFull => (FaultCode::StorageFull, full(text)),
         Cause::LocksExhausted => (
             code,
             format!(
@@ -226,11 +229,39 @@ fn cause_fix(cause: Cause, code: FaultCode) -> (FaultCode, String) {
             "create it, or correct the model's weights in the configuration; the service user must be able to reach it"
                 .into(),
         ),
-        Cause::ImageUnknown | Cause::ImageRefused => (FaultCode::ImageMissing, String::new()),
+        Cause::BindSourceClosed => (FaultCode::WeightsMissing, hand().closed().to_owned()),
+        Cause::ImageUnknown | Cause::ImageRefused | Cause::ImageDenied | Cause::ShortName => {
+            (FaultCode::ImageMissing, String::new())
+        }
         Cause::InitMissing => (code, "install the package \"catatonit\"".into()),
         Cause::NameTaken => (code, "the next start uses a new name".into()),
         Cause::NoSuchContainer | Cause::WrongState | Cause::Other => (code, String::new()),
     }
+}
+
+/// Where podman puts what it fetches or loads before it is in the storage, unless it was told otherwise.
+const COPIES: [&str; 3] = ["/var/tmp", "/tmp", "/run/user"];
+
+/// What to do about a file system that is full, which may be another than the storage's.
+fn full(text: &str) -> String {
+    let elsewhere = COPIES.iter().find(|dir| {
+        // The path as podman names it, and not the end of a longer one.
+        text.match_indices(&format!("{dir}/"))
+            .any(|(at, _)| !text.get(..at).is_some_and(|before| before.ends_with(path_char)))
+    });
+    if let Some(dir) = elsewhere {
+        return format!(
+            "free space on the file system of {dir}, where podman puts first what it fetches: \"df -h {dir}\"; image_copy_tmp_dir in a containers.conf of its user names another directory"
+        );
+    }
+    format!(
+        "free space in podman's storage: \"{}\" shows what uses it, \"image prune\" in place of \"system df\" removes unused images",
+        hand().ask("system df")
+    )
+}
+
+fn path_char(c: char) -> bool {
+    c.is_ascii_alphanumeric() || "/._-".contains(c)
 }
 
 /// Whose podman it is, which decides what a person types.
@@ -279,15 +310,56 @@ impl Hand {
         }
     }
 
-    fn missing(self, image: &ImageRef, why: &str) -> String {
-        let (whose, fix) = match (self, image.is_local()) {
-            (Self::Service, true) => ("the service user's", self.run("load", " < IMAGE.tar")),
-            (Self::Service, false) => ("the service user's", self.ask(&format!("pull {image}"))),
-            (Self::Own, true) => ("your", self.run("load", " < IMAGE.tar")),
-            (Self::Own, false) => ("your", self.ask(&format!("pull {image}"))),
+    /// Weights where podman may not look.
+    fn closed(self) -> &'static str {
+        match self {
+            Self::Service => {
+                "the service user may not look there, as into a home: put the files where it may, \"sudo install -m 644 -t /var/lib/hostler/models FILE\", and correct the model's weights in the configuration"
+            }
+            Self::Own => "open the directories on the way to it for you (chmod u+x)",
+        }
+    }
+
+    /// Logs in to a registry, in a file that outlives a boot.
+    fn login(self, registry: &str) -> String {
+        match self {
+            Self::Service => format!(
+                "sudo runuser -u hostler -- env -C / podman login --authfile /var/lib/hostler/.config/containers/auth.json {registry}"
+            ),
+            Self::Own => {
+                format!("podman login --authfile ~/.config/containers/auth.json {registry}")
+            }
+        }
+    }
+
+    /// An image that is not there; `cause`: of a pull that was refused.
+    fn missing(self, image: &ImageRef, why: &str, cause: Option<Cause>) -> String {
+        let whole = image.whole();
+        let fix = match cause {
+            _ if image.is_local() => {
+                format!("build it there, or load it: {}", self.run("load", " < IMAGE.tar"))
+            }
+            Some(Cause::ShortName) => {
+                format!("write it with its registry in the model's image, as {whole}")
+            }
+            Some(Cause::ImageDenied) => {
+                let registry = whole.split('/').next().unwrap_or_default();
+                format!(
+                    "log in to its registry, or correct the name, of which some registries say the same where there is none: {}",
+                    self.login(registry)
+                )
+            }
+            Some(Cause::ImageRefused) => {
+                "its registry has no such image: look at the name and the tag in the model's image"
+                    .to_owned()
+            }
+            _ => format!("fetch it: {}", self.ask(&format!("pull {image}"))),
         };
-        let act = if image.is_local() { "build it there, or load it" } else { "fetch it" };
-        format!("image {image} is not in {whose} storage ({why}); {act}: {fix}")
+        let whose = match self {
+            Self::Service => "the service user's",
+            Self::Own => "your",
+        };
+        format!("image {image} is not in {whose} storage ({why}); {fix}")
     }
 }
 
@@ -302,7 +374,14 @@ pub(super) fn kill_command(scope: &str) -> String {
 /// The fault for an image that is not there; `why` says why it was not fetched.
 #[must_use]
 pub fn image_missing(image: &ImageRef, why: &str) -> Fault {
-    Fault::new(FaultCode::ImageMissing, hand().missing(image, why))
+    Fault::new(FaultCode::ImageMissing, hand().missing(image, why, None))
+}
+
+/// The same for one that podman would not fetch, or does not find; the fix is that of the refusal's cause.
+#[must_use]
+pub fn image_refused(image: &ImageRef, error: &PodmanError) -> Fault {
+    let why = error.to_string();
+    Fault::new(FaultCode::ImageMissing, hand().missing(image, &why, error.cause()))
 }
 
 #[cfg(test)]

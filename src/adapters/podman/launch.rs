@@ -8,7 +8,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::error::{Cause, PodmanError, image_missing};
+use super::error::{Cause, PodmanError, image_refused};
 use super::inspect::{Image, Inspect, published};
 use super::sources::{self, Sources};
 use super::{Inner, cgroup, create, harden, labels, socket_dir};
@@ -153,7 +153,7 @@ impl Inner {
             return Ok(inspect.id);
         }
         if error.cause() == Some(Cause::ImageUnknown) {
-            return Err(image_missing(&spec.image, &error.to_string()));
+            return Err(image_refused(&spec.image, &error));
         }
         Err(self.refusal(spec, &error, FaultCode::CreateFailed, thing).await)
     }

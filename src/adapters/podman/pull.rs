@@ -11,7 +11,7 @@ use serde::Deserialize;
 use tokio::time::Instant;
 
 use super::Inner;
-use super::error::{Cause, PodmanError, image_missing};
+use super::error::{Cause, PodmanError, image_missing, image_refused};
 use super::inspect::Image;
 use crate::supervisor::ports::{Progress, Sign};
 use crate::types::{Bytes, Fault, FaultCode, ImageRef, Phase, Pulled};
@@ -84,7 +84,9 @@ fn passing(error: &PodmanError) -> bool {
 
 fn fault(image: &ImageRef, thing: &str, tries: u32, error: &PodmanError) -> Fault {
     match error.cause() {
-        Some(Cause::ImageRefused | Cause::ImageUnknown) => image_missing(image, &error.to_string()),
+        Some(Cause::ImageRefused | Cause::ImageDenied | Cause::ShortName | Cause::ImageUnknown) => {
+            image_refused(image, error)
+        }
         Some(Cause::StorageFull) => error.fault(FaultCode::PullFailed, thing),
         _ => {
             let often = if tries > 1 { format!(" ({tries} tries)") } else { String::new() };

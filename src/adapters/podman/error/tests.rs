@@ -17,6 +17,7 @@ fn podmans_own_words_are_sorted() {
             Cause::CdiUnresolvable,
         ),
         ("statfs /nope: no such file or directory", Cause::BindSourceMissing),
+        ("statfs /home/a/m.gguf: permission denied", Cause::BindSourceClosed),
         (
             "creating container storage: the container name \"a\" is already in use by 02d9. You have to remove that container to be able to reuse that name: that name is already in use",
             Cause::NameTaken,
@@ -86,10 +87,76 @@ fn a_missing_image_says_how_to_get_it() {
         ),
         (Hand::Own, &local, "load it: podman load < IMAGE.tar"),
     ] {
-        let text = hand.missing(image, "why");
+        let text = hand.missing(image, "why", None);
         assert!(text.ends_with(said), "{text}");
     }
     assert_eq!(image_missing(&remote, "x").code, FaultCode::ImageMissing);
+}
+
+#[test]
+fn an_image_that_is_refused_has_the_fix_of_its_cause() {
+    let image = ImageRef::parse("quay.example/org/x:1").unwrap();
+    let short = ImageRef::parse("org/x:1").unwrap();
+    let login = "podman login --authfile /var/lib/hostler/.config/containers/auth.json";
+    for (image, text, fix) in [
+        (
+            &short,
+            "short-name \"org/x:1\" did not resolve to an alias and no unqualified-search registries are defined in \"/etc/containers/registries.conf\"",
+            format!("write it with its registry in the model's image, as {}", short.whole()),
+        ),
+        (
+            &image,
+            "initializing source x: reading manifest 1 in quay.example/org/x: unauthorized: access to the requested resource is not authorized",
+            format!("{login} quay.example"),
+        ),
+        (
+            &image,
+            "initializing source x: reading manifest 1 in quay.example/org/x: requested access to the resource is denied",
+            format!("{login} quay.example"),
+        ),
+        (
+            &short,
+            "unauthorized: authentication required",
+            format!("{login} {}", short.whole().split('/').next().unwrap()),
+        ),
+        (
+            &image,
+            "initializing source x: reading manifest 1 in quay.example/org/x: manifest unknown",
+            "look at the name and the tag in the model's image".to_owned(),
+        ),
+    ] {
+        let fault = image_refused(image, &PodmanError::refused("pull", text));
+        assert_eq!(fault.code, FaultCode::ImageMissing);
+        assert!(fault.message.ends_with(&fix), "{fault}");
+    }
+}
+
+#[test]
+fn what_is_full_is_named() {
+    let fault = |text: &str| {
+        let fault = PodmanError::refused("pull", text).fault(FaultCode::PullFailed, "model m");
+        assert_eq!(fault.code, FaultCode::StorageFull);
+        fault.message
+    };
+    let there = "writing blob: storing blob to file \"/var/tmp/storage280617948/6\": write /var/tmp/storage280617948/6: no space left on device";
+    let said = fault(there);
+    assert!(said.contains("df -h /var/tmp") && !said.contains("system df"), "{said}");
+    for storage in [
+        "write /var/lib/hostler/.local/share/containers/storage/overlay/x: no space left on device",
+        "write /srv/var/tmp/x: no space left on device",
+    ] {
+        let said = fault(storage);
+        assert!(said.contains("system df") && !said.contains("df -h"), "{said}");
+    }
+}
+
+#[test]
+fn weights_that_are_closed_have_their_own_fix() {
+    let text = "statfs /home/a/m.gguf: permission denied";
+    let fault = PodmanError::refused("create", text).fault(FaultCode::CreateFailed, "model m");
+    assert_eq!(fault.code, FaultCode::WeightsMissing);
+    assert!(fault.message.contains("sudo install -m 644"), "{fault}");
+    assert!(!Hand::Own.closed().contains("sudo"));
 }
 
 #[test]
