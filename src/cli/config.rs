@@ -8,10 +8,11 @@ use clap::{Args, Subcommand};
 use super::Context;
 use super::doctor::ids;
 use super::exit::{Exit, Failure, Outcome};
-use super::output::tell;
+use super::output::{tell, warn};
 use crate::checks::SERVICE_USER;
 use crate::config;
 use crate::daemon::{Options, but};
+use crate::types::ModelSpec;
 
 /// Looks at the configuration files.
 #[derive(Debug, Args)]
@@ -81,7 +82,10 @@ fn check(context: &Context, options: &Options) -> Outcome {
                 .collect(),
         };
         let valid = errors.is_empty();
-        let document = serde_json::json!({"valid": valid, "errors": errors, "unseen": unseen});
+        let warnings = loaded.as_ref().map(|(config, _)| doubts(config)).unwrap_or_default();
+        let document = serde_json::json!({
+            "valid": valid, "errors": errors, "warnings": warnings, "unseen": unseen,
+        });
         context.out.document(&document)?;
         return if valid { Ok(()) } else { Err(Failure::said(Exit::Config)) };
     }
@@ -93,6 +97,7 @@ fn check(context: &Context, options: &Options) -> Outcome {
                 }
                 return Err(Failure::said(Exit::Config));
             }
+            doubts(&config).iter().for_each(warn);
             let models = config.counted();
             context.out.say(&format!("the configuration is valid: {models}{}", but(&unseen)));
             Ok(())
@@ -102,6 +107,14 @@ fn check(context: &Context, options: &Options) -> Outcome {
             Err(Failure::said(Exit::Config))
         }
     }
+}
+
+/// What is right by its form, and most often not what is meant.
+fn doubts(config: &config::Config) -> Vec<String> {
+    let models = config.models.values();
+    let doubt =
+        |model: &ModelSpec| Some(format!("models.{}: {}", model.name, model.image.doubt()?));
+    models.filter_map(|model| doubt(model)).collect()
 }
 
 /// What root may read and the service may not, which then does not start, each with what to do: found by the same check in the name of the
@@ -197,6 +210,20 @@ mod tests {
         assert_eq!(counted(&["e1"]), "1 model, elsewhere");
         assert_eq!(counted(&["e1", "e2"]), "2 models, all elsewhere");
         assert_eq!(counted(&["a", "e1", "e2"]), "3 models, 2 of them elsewhere");
+    }
+
+    #[test]
+    fn an_image_without_a_registry_is_doubted() {
+        let text = "[gpu]\nbackend = \"host\"\n\
+                    [models.a]\nengine = \"vllm\"\nimage = \"org/vllm:v1\"\n\
+                    [models.b]\nengine = \"vllm\"\nimage = \"localhost/vllm:v1\"\n";
+        let source = Source::settings("/h.toml", text.to_owned());
+        let config = config::parse(&[source], &Defaults::system()).unwrap();
+        let said = doubts(&config);
+        assert!(
+            said.len() == 1 && said[0].starts_with("models.a: the image org/vllm:v1"),
+            "{said:?}"
+        );
     }
 
     #[test]

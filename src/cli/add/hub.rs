@@ -1,6 +1,8 @@
 //! Weights from a hub: fetched by a container with a network, and nothing else.
 
+use std::os::unix::process::CommandExt as _;
 use std::path::{Component, Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -260,22 +262,46 @@ pub fn models_dir(dir: &Path, user: bool, make: bool) -> Outcome<PathBuf> {
         let dir = std::path::absolute(dir)?;
         return Ok(if up(&dir) { std::fs::canonicalize(&dir).unwrap_or(dir) } else { dir });
     }
-    let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-    let owner = match user {
-        true => None,
-        false => Some(ids(&passwd, SERVICE_USER)),
-    };
+    let owner = if user { None } else { Some(service_user()) };
     let dir = made(dir, owner, rustix::process::geteuid().is_root())?;
     Ok(if up(&dir) { std::fs::canonicalize(dir)? } else { dir })
+}
+
+fn service_user() -> Option<(u32, u32)> {
+    ids(&std::fs::read_to_string("/etc/passwd").unwrap_or_default(), SERVICE_USER)
+}
+
+/// User and group of the service, for whom only root can look; `None`: the caller is who it is about, or cannot.
+pub fn service(user: bool) -> Option<(u32, u32)> {
+    if user || !rustix::process::geteuid().is_root() {
+        return None;
+    }
+    service_user()
+}
+
+/// Whether somebody may make files in a directory that is there, asked in their name: the way to it, its mode, its ACLs and its mount say so.
+/// True also where it could not be asked.
+fn may_write(dir: &Path, (user, group): (u32, u32)) -> bool {
+    let mut test = Command::new("test");
+    test.arg("-w").arg(dir).args(["-a", "-x"]).arg(dir).uid(user).gid(group).current_dir("/");
+    test.status().map_or(true, |status| status.code() != Some(1))
 }
 
 /// The same for an owner: `None` for whoever calls, `Some(None)` for one that there is not.
 fn made(dir: &Path, owner: Option<Option<(u32, u32)>>, root: bool) -> Outcome<PathBuf> {
     let dir = std::path::absolute(dir)?;
-    if dir.is_dir() {
-        return Ok(dir);
-    }
     let shown = dir.display();
+    if dir.is_dir() {
+        return match owner {
+            Some(Some(ids)) if root && !may_write(&dir, ids) => {
+                let why = format!("is not the user {SERVICE_USER}'s to write, which fetches");
+                Err(Failure::new(Exit::Denied, format!("{shown} {why}")).fix(format!(
+                    "sudo chown {SERVICE_USER}: {shown}, where it may pass what is above it; or another directory: --models-dir"
+                )))
+            }
+            _ => Ok(dir),
+        };
+    }
     let refused = |why: &str| {
         let install = format!("sudo install -d -o {SERVICE_USER} -g {SERVICE_USER} {shown}");
         Failure::new(Exit::Failed, format!("{shown} {why}")).fix(install)
@@ -353,6 +379,33 @@ mod tests {
         assert!(other.is_absolute() && !other.exists(), "a dry run makes nothing");
         let up = models_dir(&new.join("../other"), true, true).unwrap();
         assert_eq!(up, dir.path().canonicalize().unwrap().join("a/other"));
+    }
+
+    #[test]
+    fn a_directory_that_is_there_has_to_be_the_service_users_to_write() {
+        use std::os::unix::fs::PermissionsExt as _;
+        if !rustix::process::geteuid().is_root() {
+            // Only root can ask in somebody's name, and is refused here.
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let open = |path: &Path, mode| {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+        };
+        open(dir.path(), 0o755);
+        let disk = dir.path().join("disk");
+        std::fs::create_dir(&disk).unwrap();
+        open(&disk, 0o755);
+        let service = Some(Some((7, 9)));
+        let refused = made(&disk, service, true).unwrap_err();
+        let fix = format!("sudo chown hostler: {}", disk.display());
+        assert!(refused.exit == Exit::Denied && refused.fix.starts_with(&fix), "{refused}");
+        std::os::unix::fs::chown(&disk, Some(7), Some(9)).unwrap();
+        assert_eq!(made(&disk, service, true).unwrap(), disk);
+        open(dir.path(), 0o700);
+        made(&disk, service, true).unwrap_err();
+        // Whoever fetches for themselves finds out by themselves.
+        assert_eq!(made(&disk, None, true).unwrap(), disk);
     }
 
     #[test]

@@ -6,9 +6,11 @@
 //!  file       the models.d file           unit_file  systemd's unit files (pure)
 //!  hub        weights from a hub          volumes    a container's paths, seen from the host (pure)
 //!  weights    weights on this host        container  what units and command lines share (pure)
+//!  closed     weights that an engine would not see
 //! ```
 //! Invariant: nothing is written before the whole configuration, the new file included, was checked by the daemon's own rules.
 
+mod closed;
 pub mod container;
 pub mod exec;
 pub mod file;
@@ -28,15 +30,14 @@ use self::file::Definition;
 use self::keys::Keys;
 use self::quadlet::{Left, Told};
 use self::source::Source;
-use self::weights::{Harmony, called, harmony, lacks, look};
+use self::weights::{Harmony, called, doubts, harmony, lacks, look};
 use super::Context;
 use super::change::{self, Applied, Before};
 use super::exit::{Exit, Failure, Outcome};
 use super::output::{tell, warn};
-use crate::adapters::podman::stray;
 use crate::config::{self, Config};
 use crate::daemon::{self, Options};
-use crate::types::{EngineKind, files};
+use crate::types::EngineKind;
 
 /// Defines a model: writes its file in models.d, after having checked it together with all other files, and applies it.
 ///
@@ -145,7 +146,10 @@ impl Add {
         self.keys.apply(&mut definition);
         let path = place(&options, &definition.name, self.force)?;
         let text = definition.text(&path);
-        let expected = daemon::expected(&check(&options, &path, &text)?, &definition.name);
+        let checked = check(&options, &path, &text)?;
+        let model = checked.models.values().find(|model| model.name.as_str() == definition.name);
+        model.and_then(|model| model.image.doubt()).into_iter().for_each(warn);
+        let expected = daemon::expected(&checked, &definition.name);
         let done =
             Done { definition: &definition, path: &path, text: &text, left: &left, expected };
         if self.dry_run {
@@ -221,7 +225,7 @@ impl Add {
         match &source {
             Source::Path(path) => {
                 let (path, gguf) = look(path)?;
-                stray(&path, files::bound(&path, self.engine(gguf))).into_iter().for_each(warn);
+                doubts(&path, self.engine(gguf), hub::service(options.user)).for_each(warn);
                 self.on_disk(config, called(&path), gguf, &path)
             }
             Source::Image(image) => {

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use super::closed::closed;
+use crate::adapters::podman::stray;
 use crate::cli::exit::{Exit, Failure, Outcome};
 use crate::types::{EngineKind, files};
 
@@ -39,6 +41,17 @@ pub fn look(path: &Path) -> Outcome<(PathBuf, bool)> {
         format!("{} holds no model that an engine reads as it is", path.display()),
     )
     .fix(fix))
+}
+
+/// What is doubtful about weights that an engine is to read. `service`: user and group of whoever runs its podman, where that is not the caller.
+pub fn doubts(
+    path: &Path,
+    engine: EngineKind,
+    service: Option<(u32, u32)>,
+) -> impl Iterator<Item = String> + use<> {
+    let bound = files::bound(path, engine);
+    let closed = service.and_then(|service| closed(path, bound, service));
+    [stray(path, bound), lacks(path), closed].into_iter().flatten()
 }
 
 /// What a directory of an embedding model lacks of the modules that its `modules.json` names and vLLM reads; `None` where nothing is missing.

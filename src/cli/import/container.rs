@@ -12,6 +12,7 @@ use crate::cli::add::container::{
     ENTRY, devices, gpu, guess, is_shell, name, program, shm_size, unwanted,
 };
 use crate::cli::add::volumes::Volume;
+use crate::types::ImageRef;
 
 /// Options without a value.
 const ALONE: [&str; 14] = [
@@ -126,7 +127,8 @@ pub fn read(words: &[String]) -> Result<Started, Why> {
             "write it as docker run …, and import again",
         ));
     };
-    let mut line = Line::default();
+    let program = words.iter().map(|word| name(word)).find(|word| *word != "sudo");
+    let mut line = Line { podman: program == Some("podman"), ..Line::default() };
     let mut rest = words.iter().skip(run + 1).peekable();
     while let Some(word) = rest.next_if(|word| word.starts_with('-')) {
         let (flag, joined) = match word.split_once('=') {
@@ -164,6 +166,8 @@ fn takes_value(flag: &str) -> bool {
 /// What is gathered on the way.
 #[derive(Default)]
 struct Line {
+    /// Which takes a name without a registry for whatever it is told to; the others for docker's own.
+    podman: bool,
     entrypoint: Vec<String>,
     env: Vec<(String, String)>,
     volumes: Vec<Volume>,
@@ -287,8 +291,17 @@ impl Line {
             );
             self.left.push((key, Why::new(ENTRY, "look at what the image starts by itself")));
         }
+        let short = ImageRef::parse(image).ok().filter(|image| image.registry().is_none());
+        let whole = short.filter(|_| !self.podman).map(|image| image.whole());
+        if let Some(whole) = &whole {
+            let why = format!("podman wants its registry in front: {whole}");
+            self.left.push((
+                format!("cmd: {image}"),
+                Why::new(why, "look whether that is where it comes from"),
+            ));
+        }
         let mut started = Started::new(engine, tail.split_off(skip));
-        started.image = Some(image.to_owned());
+        started.image = Some(whole.unwrap_or_else(|| image.to_owned()));
         started.env = self.env.into_iter().collect();
         started.volumes = self.volumes;
         started.gpus = self.gpus;
@@ -323,6 +336,25 @@ mod tests {
         let left: Vec<&str> = started.left.iter().map(|(key, _)| key.as_str()).collect();
         assert_eq!(left, ["--rm", "-it", "--name", "--gpus", "-p", "-e HF_TOKEN"]);
         assert!(!format!("{:?}", started.left).contains("secret"));
+    }
+
+    #[test]
+    fn an_image_without_a_registry_gets_dockers() {
+        let image = |cmd: &str| {
+            let started = read(cmd).unwrap();
+            let said = started.left.iter().any(|(_, why)| why.why.contains("in front"));
+            (started.image.unwrap(), said)
+        };
+        let whole = ["docker", ".io/vllm/vllm-openai:v1"].concat();
+        for docker in ["docker", "sudo docker", "nerdctl"] {
+            let cmd = format!("{docker} run vllm/vllm-openai:v1 --model /m");
+            assert_eq!(image(&cmd), (whole.clone(), true));
+        }
+        // podman may have it under that name.
+        let short = "vllm/vllm-openai:v1";
+        assert_eq!(image(&format!("podman run {short} --model /m")), (short.to_owned(), false));
+        let other = "registry.example/vllm-openai:v1";
+        assert_eq!(image(&format!("docker run {other} --model /m")), (other.to_owned(), false));
     }
 
     #[test]
