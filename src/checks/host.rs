@@ -42,7 +42,9 @@ impl Checks<'_> {
         }
         let podman = learned.podman.as_ref();
         let judged = match check {
-            Check::DeviceNodes => device_nodes(Path::new("/dev")),
+            Check::DeviceNodes => {
+                device_nodes(Path::new("/dev"), Path::new("/proc/driver/nvidia/gpus"))
+            }
             Check::Linger => self.linger(),
             Check::GpuContainer => Ok(self.gpu_container(learned).await),
             Check::Ports => Ok(ports::judge(&self.config.server.listen)),
@@ -150,17 +152,18 @@ fn finding(check: Check, judged: Judged, user: &str) -> Finding {
         return Finding::bad(check, outcome, measured, OPEN);
     }
     let commands = repair(check, user);
-    let fix = if commands.is_empty() { advice(check).to_owned() } else { shown(&commands) };
+    let fix = if commands.is_empty() { advice(check, user).to_owned() } else { shown(&commands) };
     Finding { check, outcome, measured, fix }
 }
 
-/// What to do where no command does it.
-pub(super) const fn advice(check: Check) -> &'static str {
+/// What `user` does where no command does it.
+pub(super) fn advice(check: Check, user: &str) -> &'static str {
     match check {
         Check::Cgroups => "boot with systemd.unified_cgroup_hierarchy=1",
-        Check::Disk => {
-            "podman image prune as the service user, or put /var/lib/hostler on a larger disk"
+        Check::Disk if user == super::SERVICE_USER => {
+            "sudo podman --remote --url unix:///run/hostler/service/podman.sock image prune, or put /var/lib/hostler on a larger disk"
         }
+        Check::Disk => "podman image prune, or a larger disk for ~/.local/share/containers",
         Check::Events => {
             "set events_logger = \"file\" in /usr/lib/hostler/containers.conf, and see that hostler-podman.service has it: systemctl --user --machine=hostler@ cat hostler-podman.service"
         }
@@ -187,38 +190,47 @@ pub(super) const fn advice(check: Check) -> &'static str {
     }
 }
 
-fn device_nodes(dev: &Path) -> Judged {
-    let names = match fs::read_dir(dev) {
-        Ok(entries) => entries.flatten().filter(|e| {
-            let name = e.file_name();
-            name.to_string_lossy().starts_with("nvidia")
-        }),
-        Err(error) => return Err(format!("{}: {error}", dev.display())),
-    };
-    let (mut nodes, mut closed) = (Vec::new(), Vec::new());
-    for entry in names {
-        let Ok(data) = entry.metadata() else { continue };
-        if !data.file_type().is_char_device() {
-            continue;
-        }
+/// The nodes below `dev`, of as many cards as the driver has entries for in `cards`.
+fn device_nodes(dev: &Path, cards: &Path) -> Judged {
+    let entries = fs::read_dir(dev).map_err(|error| format!("{}: {error}", dev.display()))?;
+    let mut nodes = Vec::new();
+    for entry in entries.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        if data.mode() & 0o006 != 0o006 {
-            closed.push(format!("{name} ({:o})", data.mode() & 0o777));
+        let Ok(data) = entry.metadata() else { continue };
+        if name.starts_with("nvidia") && data.file_type().is_char_device() {
+            nodes.push((name, data.mode()));
         }
-        nodes.push(name);
     }
     nodes.sort();
+    // Without the module there is none.
+    let cards = fs::read_dir(cards).map_or(0, |cards| cards.flatten().count());
+    Ok(judge_nodes(dev, &nodes, cards))
+}
+
+/// Each node with its mode.
+fn judge_nodes(dev: &Path, nodes: &[(String, u32)], cards: usize) -> (Outcome, String) {
+    const LASTS: &str = "The fix lasts until the next boot; nvidia-persistenced, enabled as a service, makes them at each";
     if nodes.is_empty() {
-        return Ok((Outcome::Fail, format!("there is no {}/nvidia*", dev.display())));
+        return (Outcome::Fail, format!("there is no {}/nvidia*. {LASTS}", dev.display()));
     }
+    let closed = nodes.iter().filter(|(_, mode)| mode & 0o006 != 0o006);
+    let closed: Vec<_> =
+        closed.map(|(name, mode)| format!("{name} ({:o})", mode & 0o777)).collect();
     if !closed.is_empty() {
-        return Ok((Outcome::Fail, format!("{}: {CLOSED}", closed.join(", "))));
+        return (Outcome::Fail, format!("{}: {CLOSED}", closed.join(", ")));
     }
-    let measured = nodes.join(", ");
-    if nodes.iter().any(|name| name == "nvidia-uvm") {
-        return Ok((Outcome::Pass, measured));
+    let number = |name: &str| name.strip_prefix("nvidia").is_some_and(|n| n.parse::<u8>().is_ok());
+    let seen = nodes.iter().filter(|(name, _)| number(name)).count();
+    let names: Vec<&str> = nodes.iter().map(|(name, _)| name.as_str()).collect();
+    let measured = names.join(", ");
+    if seen < cards {
+        let less = format!("{measured}: {cards} cards, and nodes of {seen} of them. {LASTS}");
+        return (Outcome::Fail, less);
     }
-    Ok((Outcome::Warn, format!("{measured}; without nvidia-uvm no engine can use CUDA")))
+    if names.contains(&"nvidia-uvm") {
+        return (Outcome::Pass, measured);
+    }
+    (Outcome::Warn, format!("{measured}; without nvidia-uvm no engine can use CUDA"))
 }
 
 fn cgroups(podman: &PodmanHost) -> (Outcome, String) {
@@ -323,9 +335,28 @@ mod tests {
     fn nodes_are_looked_at_and_not_only_their_names() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("nvidia0"), "no device").unwrap();
-        let (outcome, text) = device_nodes(dir.path()).unwrap();
+        let none = dir.path().join("none");
+        let (outcome, text) = device_nodes(dir.path(), &none).unwrap();
         assert_eq!(outcome, Outcome::Fail, "{text}");
-        assert!(device_nodes(&dir.path().join("none")).is_err());
+        assert!(device_nodes(&none, &none).is_err());
+    }
+
+    #[test]
+    fn each_card_has_a_node() {
+        let judge = |names: &[&str], cards| {
+            let nodes: Vec<_> = names.iter().map(|name| ((*name).to_owned(), 0o20666)).collect();
+            judge_nodes(Path::new("/dev"), &nodes, cards)
+        };
+        let all = ["nvidia-uvm", "nvidia0", "nvidia1", "nvidiactl"];
+        assert_eq!(judge(&all, 2).0, Outcome::Pass);
+        let (outcome, text) = judge(&all, 4);
+        assert_eq!(outcome, Outcome::Fail, "{text}");
+        assert!(text.contains("4 cards, and nodes of 2 of them"), "{text}");
+        assert!(text.contains("nvidia-persistenced"), "{text}");
+        assert_eq!(judge(&all[1..], 2).0, Outcome::Warn);
+        let found = finding(Check::DeviceNodes, Ok(judge(&all, 4)), "hostler");
+        let run = super::super::wanted(Check::DeviceNodes, "FAIL", &found.fix, "hostler");
+        assert_eq!(run.len(), 2, "CUDA's and the cards': {run:?}");
     }
 
     #[test]

@@ -239,7 +239,7 @@ impl From<Finding> for crate::types::Check {
 #[must_use]
 pub fn ports(config: &Config) -> Finding {
     let (outcome, measured) = ports::judge(&config.server.listen);
-    let fix = if outcome == Outcome::Pass { "" } else { host::advice(Check::Ports) };
+    let fix = if outcome == Outcome::Pass { "" } else { host::advice(Check::Ports, SERVICE_USER) };
     Finding::bad(Check::Ports, outcome, measured, fix)
 }
 

@@ -21,7 +21,8 @@ const FIRST: u64 = 100_000;
 pub fn repair(check: Check, user: &str) -> Vec<Vec<String>> {
     let system = user == SERVICE_USER;
     let text = match check {
-        Check::DeviceNodes => "nvidia-modprobe -c 0 -u".to_owned(),
+        // The first makes CUDA's nodes alone, and what the second asks the driver for makes those of all cards.
+        Check::DeviceNodes => "nvidia-modprobe -u -c 0\nnvidia-smi --list-gpus".to_owned(),
         Check::Cdi => specification(cdi::winner(&super::cdi_dirs())),
         Check::Linger => format!("loginctl enable-linger {user}"),
         Check::Podman if system => {
