@@ -13,6 +13,8 @@ pub struct Ending {
 
 /// Where the kernel says whom it killed. In small letters, which finds it in any.
 const LOOK: &str = "journalctl -k -g \"out of memory\"";
+/// Where systemd-oomd says so, which kills before the kernel has to, and of which neither the kernel nor podman knows.
+const LOOK_TOO: &str = "journalctl -u systemd-oomd";
 
 impl fmt::Display for Ending {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -26,7 +28,7 @@ impl fmt::Display for Ending {
             }
             Self { code: 137, .. } => write!(
                 f,
-                ": killed by SIGKILL, and not by Hostler; often by the kernel for want of the host's memory, see {LOOK}"
+                ": killed by SIGKILL, and not by Hostler; often by the kernel for want of the host's memory, see {LOOK}, or by systemd-oomd, see {LOOK_TOO}"
             ),
             Self { .. } => Ok(()),
         }
@@ -43,6 +45,7 @@ mod tests {
         assert_eq!(text(1, false), "exit code 1");
         let killed = text(137, false);
         assert!(killed.contains("SIGKILL, and not by Hostler; often by the kernel"), "{killed}");
+        assert!(killed.contains(LOOK) && killed.ends_with(LOOK_TOO), "{killed}");
         // A worker was killed, and the engine ended for want of it.
         let starved = text(1, true);
         assert!(starved.starts_with("exit code 1: the kernel killed a process of it"), "{starved}");
