@@ -151,6 +151,9 @@ impl Owner {
                     launched: Launched { container, cgroup, endpoint, image_id },
                 }
             }),
+            Effect::Provide { instance, .. } => {
+                self.later(move |_| Event::Provided { instance, image_id: "1".to_owned() });
+            }
             Effect::AwaitReady { instance, .. } => self.later(move |_| Event::Healthy { instance }),
             Effect::Stop { instance, .. } => {
                 let leases = self.world.lock().unwrap().leases.get(&instance).copied().unwrap_or(0);
