@@ -108,7 +108,7 @@ pub enum Mutant {
 }
 
 /// All of them, with what has to catch each.
-pub const ALL: [(Mutant, &[Rule]); 42] = [
+pub const ALL: [(Mutant, &[Rule]); 43] = [
     (Mutant::DropGrant, &[Rule::AnsweredInTime]),
     (Mutant::GrantTwice, &[Rule::AnsweredOnce]),
     (Mutant::GrantAfterStop, &[Rule::LeaseOnReady]),

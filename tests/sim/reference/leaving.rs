@@ -86,7 +86,6 @@ impl Reference {
             StopReason::Reconfigured => !retired,
             StopReason::Asked
             | StopReason::Unloaded
-            | StopReason::Failed
             | StopReason::Shutdown
             | StopReason::Orphaned => false,
         };
@@ -139,7 +138,6 @@ impl Reference {
             }
             StopReason::Reconfigured => self.check_reload(id),
             StopReason::Unloaded
-            | StopReason::Failed
             | StopReason::Moved
             | StopReason::Shutdown
             | StopReason::Orphaned => Ok(()),
