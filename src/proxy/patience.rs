@@ -14,6 +14,7 @@ use super::external::{self, Healths};
 use super::gate::{Gate, Place};
 use super::grant::{Engine, Grant};
 use super::inference::Visitor;
+use super::page;
 use crate::supervisor::handle::Handle;
 use crate::types::{Denied, DoorSpec, ModelName};
 
@@ -93,7 +94,12 @@ impl Asking<'_> {
             return external::grant(self.healths, name, external).map(Engine::Far);
         }
         let lease = self.supervisor.acquire_for(name.as_str(), Some(wait), self.id).await;
-        Ok(Engine::Own(lease?))
+        Ok(Engine::Own(lease.map_err(|denied| self.told(denied))?))
+    }
+
+    /// A refusal as this visitor may have it: why there is no room tells of all models of the host.
+    fn told(&self, denied: Denied) -> ApiError {
+        if page::sees_all(self.visitor).is_ok() { denied } else { denied.without_others() }.into()
     }
 
     /// The engine, where it is there to be taken.

@@ -171,7 +171,8 @@ impl Service {
             }
             Route::Health | Route::Ready => {
                 record.routine = true;
-                let known = visitor.rules.keys.is_empty() || visitor.key.is_some();
+                let named = visitor.rules.keys.is_empty() || visitor.key.is_some();
+                let known = named && page::sees_all(&visitor).is_ok();
                 let health = matches!(route, Route::Health);
                 Ok(own(if health { respond::health() } else { respond::ready(&status(), known) }))
             }

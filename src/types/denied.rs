@@ -132,6 +132,29 @@ impl Denied {
         Self::StillLoading { model, phase, retry_after: left.max(Duration::from_secs(1)) }
     }
 
+    /// The same for who may not know of other models: without who holds the memory, and what there is of it.
+    #[must_use]
+    pub fn without_others(self) -> Self {
+        let told =
+            "what it needs is not free now; who holds it is told to keys without a list of models";
+        match self {
+            Self::NoRoom { model, retry_after, .. } => {
+                Self::NoRoom { model, why: told.to_owned(), report: None, retry_after }
+            }
+            Self::NeverFits { model, need, devices, largest, .. } => {
+                Self::NeverFits { model, need, devices, largest, report: None }
+            }
+            Self::UnknownModel { .. }
+            | Self::StillLoading { .. }
+            | Self::LoadFailed { .. }
+            | Self::QueueFull { .. }
+            | Self::Unmeasurable { .. }
+            | Self::Unloaded { .. }
+            | Self::Conflict { .. }
+            | Self::ShuttingDown => self,
+        }
+    }
+
     /// The word for it in HTTP's `error.code`, logs and metrics.
     #[must_use]
     pub const fn code(&self) -> &'static str {

@@ -6,12 +6,14 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use hostler::proxy::Key;
 use hostler::proxy::port::{Act, Answer, Asker, Behind, Console, Content, Observer, Page, Seen};
+use hostler::types::{self, Denied, GpuId, Moment, Need, NeedSource, Problem, Report};
+use hostler::types::{DeviceHolder, DeviceVerdict, Generation, InstanceId, Verdict, VictimVerdict};
 use hyper::Response;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
 use crate::engine::{Step, send};
-use crate::house::{House, Setup, house};
+use crate::house::{House, Policy, Setup, house};
 use crate::wire::{BODY, CHAT, Client, Reply, get, post_with, soon};
 
 /// Route, model and status.
@@ -143,6 +145,97 @@ async fn with_keys_only_their_holders_see_the_host_and_only_an_administrator_cha
     }
     for head in ["x-forwarded-for: 192.0.2.1\r\n", "forwarded: for=192.0.2.1\r\n"] {
         assert_eq!(ask(&house, "GET /metrics", head).await.status, 401, "{head}");
+    }
+}
+
+/// Why there is no room for `m`, with a model that not everybody may know.
+fn no_room() -> [Denied; 2] {
+    let other = InstanceId::new("org/big".parse().unwrap(), Generation(1), 1);
+    let (model, largest) = ("m".parse().unwrap(), types::Bytes::gib(8));
+    let need = Need { bytes: types::Bytes::gib(9), source: NeedSource::Declared };
+    let holders = vec![DeviceHolder { instance: other.clone(), bytes: largest }];
+    let device = DeviceVerdict {
+        gpu: GpuId::new("GPU-secret"),
+        free: types::Bytes::ZERO,
+        empty: largest,
+        reserved: largest,
+        quarantined: types::Bytes::ZERO,
+        foreign: types::Bytes::ZERO,
+        kept: types::Bytes::ZERO,
+        holders,
+        verdict: Verdict::Occupied,
+    };
+    let spared = Some("it serves requests");
+    let victim = VictimVerdict {
+        instance: other,
+        spared,
+        chosen: false,
+        asleep: None,
+        stopped_because: None,
+    };
+    let report = Report { model, need, devices: vec![device], victims: vec![victim] };
+    let (model, why) = (report.model.clone(), report.to_string());
+    let (report, retry_after) = (Some(Arc::new(report)), std::time::Duration::from_secs(7));
+    let need = need.bytes;
+    [
+        Denied::NeverFits {
+            model: model.clone(),
+            need,
+            devices: 1,
+            largest,
+            report: report.clone(),
+        },
+        Denied::NoRoom { model, why, report, retry_after },
+    ]
+}
+
+#[tokio::test]
+async fn a_key_for_some_models_is_not_told_of_the_others_by_a_refusal_or_by_ready() {
+    let keys = vec![key("all", false, &[]), key("few", false, &["m"])];
+    for denied in no_room() {
+        let mut setup = Setup { policy: Policy::Hold, ..Setup::default() };
+        setup.rules.keys = keys.clone();
+        setup.rules.feedback_after = std::time::Duration::from_millis(20);
+        let mut house = house(setup).await;
+        for (name, told) in [("few", false), ("all", true)] {
+            let head = format!("authorization: Bearer sk-{name}\r\nconnection: close\r\n");
+            for body in [BODY, r#"{"model":"m"}"#] {
+                let mut client = house.client().await;
+                client.send(post_with(CHAT, &head, body)).await;
+                house.supervisor.next().await;
+                if body == BODY {
+                    client.until(": hostler").await;
+                }
+                house.supervisor.deny_held(&denied);
+                let reply = client.reply().await;
+                let text = reply.text();
+                assert!(text.contains(denied.code()), "{text}");
+                for other in ["big", "GPU-secret"] {
+                    assert_eq!(text.contains(other), told, "{name}: {text}");
+                }
+                // What its own model needs it may know.
+                let need = matches!(denied, Denied::NeverFits { .. });
+                assert_eq!(text.contains("9663676416"), need || told, "{text}");
+            }
+        }
+        house.supervisor.quiet();
+    }
+}
+
+#[tokio::test]
+async fn ready_says_what_is_wrong_to_who_may_know_of_all_models() {
+    let keys = vec![key("all", false, &[]), key("few", false, &["m"])];
+    let (house, _) = with(keys).await;
+    house.supervisor.status.send_modify(|status| {
+        let (code, message) = ("gpu_lost", "the device of org/big is lost".to_owned());
+        let problem = Problem { code, message, since: Moment::START };
+        Arc::make_mut(status).problems.push(problem);
+    });
+    for (name, told) in [("few", false), ("all", true)] {
+        let reply =
+            ask(&house, "GET /ready", &format!("authorization: Bearer sk-{name}\r\n")).await;
+        assert_eq!((reply.status, reply.text().contains("org/big")), (503, told), "{name}");
+        assert_eq!(reply.json()["status"], "degraded");
     }
 }
 
