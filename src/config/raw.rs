@@ -359,7 +359,7 @@ pub struct RawModel {
     /// Parameters for requests that do not have them: { temperature = 0.7 }. Default {}.
     #[schemars(with = "BTreeMap<String, serde_json::Value>", extend("default" = {}))]
     pub defaults: Option<BTreeMap<Spanned<String>, Spanned<toml::Value>>>,
-    /// Parameters that requests have whatever they say. Default {}.
+    /// Parameters that requests have whatever they say; max_tokens or max_completion_tokens is then the only bound of an answer, whatever name a client has for it. Default {}.
     #[schemars(with = "BTreeMap<String, serde_json::Value>", extend("default" = {}))]
     pub force: Option<BTreeMap<Spanned<String>, Spanned<toml::Value>>>,
     /// What the engine is told in "model". Default: what the client wrote; with engine = "external" the model's own name for its aliases,

@@ -3,6 +3,7 @@
 use hyper::header::{self, HeaderName, HeaderValue};
 use hyper::{HeaderMap, Method, Uri, Version};
 
+use super::endpoints::Events;
 use super::message::{self, Body};
 use super::peek::{Peek, Scan, peek};
 use super::route::{Route, route};
@@ -50,7 +51,7 @@ fn fuzz_body_scan() {
         assert!(model == found.model || model.len() > crate::types::ModelName::LENGTH_MAX);
         assert_eq!(value["stream"].as_bool().unwrap_or(false), found.stream);
         let spec = DoorSpec { served_name: Some("other".into()), ..DoorSpec::default() };
-        let written = rewrite::rewrite(&bytes::Bytes::copy_from_slice(input), &spec);
+        let written = rewrite::rewrite(&bytes::Bytes::copy_from_slice(input), &spec, Events::Chat);
         assert_eq!(peek(&written).unwrap().model, "other");
     });
 }

@@ -320,7 +320,9 @@ impl Job {
     fn fill(&mut self, intake: Intake, named: Option<Range<usize>>, stream: bool) {
         let (body, share) = intake.whole();
         self.order.body = match (named, &self.spec.served_name) {
-            (None, _) if self.spec.rewrites() => rewrite(&body, &self.spec),
+            (None, _) if self.spec.rewrites() => {
+                rewrite(&body, &self.spec, self.order.target.events)
+            }
             (Some(named), Some(name)) => multipart::renamed(&body, named, name),
             (None | Some(_), _) => body,
         };

@@ -133,11 +133,17 @@ fn boundary(content_type: &str) -> Option<&str> {
 /// The name of a part's field.
 fn name(head: &[u8]) -> Result<String, ApiError> {
     let head = std::str::from_utf8(head).map_err(|_| malformed("a part's head is not UTF-8"))?;
+    let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
     let mut found = None;
     for line in head.split("\r\n") {
         let (header, value) = line
             .split_once(':')
             .ok_or_else(|| malformed("a part's head has a line without a colon"))?;
+        // Folded over two lines, with an end of a line that not all readers take for one, or with a space before the colon: to others it says
+        // something else.
+        if header.is_empty() || !header.bytes().all(token) || value.contains(['\r', '\n']) {
+            return Err(malformed("a part's head has a line that is no header"));
+        }
         if !header.eq_ignore_ascii_case("content-disposition") {
             continue;
         }
@@ -155,7 +161,8 @@ fn name(head: &[u8]) -> Result<String, ApiError> {
 }
 
 /// `name="…"` of a disposition's parameters. A quoted text may hold anything but a quote, as browsers and clients write it
-/// (`%22`); a backslash is refused because readers differ about it.
+/// (`%22`); a backslash is refused because readers differ about it, and so is `name*`, which is another name to some. No file's name ends
+/// with a backslash: to some it is the quote that does not end there.
 fn field_name(mut rest: &str) -> Option<String> {
     let mut found: Option<String> = None;
     loop {
@@ -171,7 +178,11 @@ fn field_name(mut rest: &str) -> Option<String> {
                 after.split_at(end)
             }
         };
-        if key.trim().eq_ignore_ascii_case("name") {
+        let key = key.trim();
+        if (key.contains('*') && !key.eq_ignore_ascii_case("filename*")) || value.ends_with('\\') {
+            return None;
+        }
+        if key.eq_ignore_ascii_case("name") {
             let plain = !value.contains(['\\', '\r', '\n']) && !value.is_empty();
             if !plain || found.replace(value.to_owned()).is_some() {
                 return None;
@@ -251,6 +262,25 @@ mod tests {
         ] {
             assert_eq!(code(&body), "invalid_form", "{body:?}");
         }
+        // Fields that have another name to Go or Python: beside the model's, which is routed by.
+        let disposition = "Content-Disposition: form-data; name=\"x\"";
+        for head in [
+            "; name*=utf-8''model",
+            "; name*0=model",
+            "; Name*=utf-8''model",
+            "; filename=\"a\\\"; y=\"; name=\"model\"",
+            "\r\n ; name=\"model\"; y=\":\"",
+            "\r\nX-A: b\nContent-Disposition: form-data; name=\"model\"",
+            "\r\nX-A: b\rContent-Disposition: form-data; name=\"model\"",
+            "\r\nContent-Disposition : form-data; name=\"model\"",
+            "\r\n: form-data",
+        ] {
+            let body = format!("{model}--XX\r\n{disposition}{head}\r\n\r\nb\r\n--XX--\r\n");
+            assert_eq!(code(&body), "invalid_form", "{body:?}");
+        }
+        let named = "; filename=\"a:b\\c\"; filename*=UTF-8''%e2%82%ac";
+        let body = format!("{model}--XX\r\n{disposition}{named}\r\n\r\nb\r\n--XX--\r\n");
+        assert_eq!(ask(&body).map(|form| form.peek.model), Ok("a".to_owned()));
     }
 
     #[test]

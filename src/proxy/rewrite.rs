@@ -14,16 +14,33 @@ use serde::de::{DeserializeSeed, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use super::endpoints::Events;
+use super::peek;
 use crate::types::DoorSpec;
+
+/// What bounds an answer's length, by all its names. Engines differ in which of them wins.
+const BOUNDS: [&str; 4] = ["max_tokens", "max_completion_tokens", "max_output_tokens", "n_predict"];
+
+/// The bound's name at a path that knows only one; `None`: it knows several.
+const fn bound_at(events: Events) -> Option<&'static str> {
+    match events {
+        Events::Responses => Some("max_output_tokens"),
+        Events::Messages | Events::Text => Some("max_tokens"),
+        Events::Chat | Events::Other => None,
+    }
+}
 
 /// A key, borrowed where it holds no escapes.
 #[derive(serde::Deserialize)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
-/// The body with what `spec` asks for. One that is not a JSON object comes back as it is: it has been refused before.
-pub(super) fn rewrite(body: &Bytes, spec: &DoorSpec) -> Bytes {
+/// The body with what `spec` asks for. One that is not a JSON object comes back as it is: it has been refused before. `events`: of its path.
+pub(super) fn rewrite(body: &Bytes, spec: &DoorSpec, events: Events) -> Bytes {
+    let names = ["max_tokens", "max_completion_tokens"];
     let writer = Writer {
         spec,
+        bound: names.into_iter().find_map(|name| spec.force.get(name)),
+        bound_as: bound_at(events).filter(|name| !spec.force.contains_key(*name)),
         name: spec.served_name.as_ref().map(|name| Value::from(name.as_str())),
         out: Vec::with_capacity(body.len() + 256),
         written: BTreeSet::new(),
@@ -36,6 +53,10 @@ pub(super) fn rewrite(body: &Bytes, spec: &DoorSpec) -> Bytes {
 /// An object that is written again while it is read: what its client puts into it takes no memory but its own bytes'.
 struct Writer<'a> {
     spec: &'a DoorSpec,
+    /// The bound of an answer's length, where one is forced. It is the only one then, whatever names the client has for it.
+    bound: Option<&'a Value>,
+    /// What the path calls it, where the configuration calls it otherwise.
+    bound_as: Option<&'static str>,
     /// The served name.
     name: Option<Value>,
     out: Vec<u8>,
@@ -56,6 +77,11 @@ impl<'a> Writer<'a> {
             }
             return;
         }
+        let other_name = self.bound.is_some() && BOUNDS.contains(&key);
+        // In another case it is the same key to many readers.
+        if other_name || spec.force.keys().any(|forced| peek::is_same(forced, key)) {
+            return;
+        }
         if let Some((key, _)) = spec.defaults.get_key_value(key) {
             if value.get() == "null" {
                 return;
@@ -69,6 +95,11 @@ impl<'a> Writer<'a> {
         let missing = |key: &String| !self.written.contains(key.as_str());
         let defaults =
             self.spec.defaults.iter().filter(|(key, _)| !self.spec.force.contains_key(*key));
+        let bounded = |key: &str| self.bound.is_some() && BOUNDS.contains(&key);
+        let defaults = defaults.filter(|(key, _)| !bounded(key));
+        if let (Some(bound), Some(name)) = (self.bound, self.bound_as) {
+            put(&mut self.out, name, bound);
+        }
         for (key, value) in self.spec.force.iter().chain(defaults).filter(|(key, _)| missing(key)) {
             put(&mut self.out, key, value);
         }
@@ -124,8 +155,56 @@ mod tests {
     }
 
     fn done(body: &str, spec: &DoorSpec) -> String {
-        let out = rewrite(&Bytes::copy_from_slice(body.as_bytes()), spec);
+        at(Events::Chat, body, spec)
+    }
+
+    fn at(events: Events, body: &str, spec: &DoorSpec) -> String {
+        let out = rewrite(&Bytes::copy_from_slice(body.as_bytes()), spec, events);
         String::from_utf8(out.to_vec()).unwrap()
+    }
+
+    fn forced(force: Value) -> DoorSpec {
+        DoorSpec { force: map(force), ..DoorSpec::default() }
+    }
+
+    /// Whatever a client calls it, and whatever its path calls it.
+    #[test]
+    fn a_forced_bound_is_the_only_one() {
+        let asked = r#"{"max_completion_tokens":9,"n_predict":8,"max_output_tokens":7,"max_tokens":6,"min_tokens":5}"#;
+        let spec = forced(json!({"max_tokens": 100}));
+        let whole = r#"{"max_tokens":100,"min_tokens":5}"#;
+        for events in [Events::Chat, Events::Text, Events::Messages, Events::Other] {
+            assert_eq!(at(events, asked, &spec), whole, "{events:?}");
+        }
+        let both = r#"{"max_output_tokens":100,"max_tokens":100}"#;
+        for body in ["{}", r#"{"max_output_tokens":7}"#] {
+            assert_eq!(at(Events::Responses, body, &spec), both, "{body}");
+        }
+        let newer = forced(json!({"max_completion_tokens": 50}));
+        assert_eq!(done(asked, &newer), r#"{"max_completion_tokens":50,"min_tokens":5}"#);
+        assert_eq!(
+            at(Events::Messages, r#"{"max_tokens":6}"#, &newer),
+            r#"{"max_tokens":50,"max_completion_tokens":50}"#
+        );
+        // What the path has another bound for is forced as well.
+        let two = forced(json!({"max_tokens": 100, "max_output_tokens": 20}));
+        assert_eq!(
+            at(Events::Responses, asked, &two),
+            r#"{"max_output_tokens":20,"max_tokens":100,"min_tokens":5}"#
+        );
+        // A default is no bound.
+        let spec = DoorSpec { defaults: map(json!({"n_predict": 9})), ..spec };
+        assert_eq!(done("{}", &spec), r#"{"max_tokens":100}"#);
+        let spec = DoorSpec { defaults: map(json!({"max_tokens": 9})), ..DoorSpec::default() };
+        assert_eq!(done(r#"{"n_predict":1}"#, &spec), r#"{"n_predict":1,"max_tokens":9}"#);
+    }
+
+    #[test]
+    fn a_forced_key_in_another_case_is_none() {
+        let spec = forced(json!({"seed": 1, "skip_special_tokens": true}));
+        let body =
+            "{\"seed\":5,\"Seed\":6,\"\u{17f}eed\":7,\"SKIP_SPECIAL_TO\u{212a}ENS\":false,\"a\":1}";
+        assert_eq!(done(body, &spec), r#"{"seed":1,"a":1,"skip_special_tokens":true}"#);
     }
 
     #[test]
@@ -182,7 +261,7 @@ mod tests {
         let repeats = "\"chat_template_kwargs\":1,\"top_k\":2,".repeat((2 << 20) / 35);
         let body = format!("{{{fillers}{repeats}\"b\":1}}");
         let (told, done) = std::sync::mpsc::channel();
-        std::thread::spawn(move || told.send(rewrite(&body.into(), &spec)));
+        std::thread::spawn(move || told.send(rewrite(&body.into(), &spec, Events::Chat)));
         let out = done.recv_timeout(std::time::Duration::from_secs(30)).expect("it takes too long");
         let out = std::str::from_utf8(&out).unwrap();
         assert_eq!(out.matches("chat_template_kwargs").count(), 1);

@@ -2,7 +2,7 @@
 //!
 //! Purpose: one pass over the bytes that proves them well-formed JSON, picks top-level keys out and refuses values that hurt
 //! engines, without building a document. Owner: `intake`. Invariants: what is accepted here reads the same for every JSON
-//! parser (a known key written twice is refused, because parsers differ in which one wins; escapes in keys are decoded);
+//! parser (a known key written twice or in another case is refused, because parsers differ in which one wins; escapes in keys are decoded);
 //! nesting is bounded, so no body can exhaust a stack, ours or the engine's.
 
 mod param;
@@ -10,6 +10,7 @@ mod scan;
 mod skip;
 
 use hyper::StatusCode;
+pub(super) use param::is_same;
 pub(super) use scan::Scan;
 
 use super::error::ApiError;
@@ -49,6 +50,10 @@ pub(super) enum PeekError {
     Background,
     #[error("{0:?} is given more than once")]
     Twice(&'static str),
+    #[error(
+        "{0:?} is written in another case, which many readers of JSON take for the same key; write it as here"
+    )]
+    Case(&'static str),
 }
 
 impl From<PeekError> for ApiError {
@@ -63,7 +68,7 @@ impl From<PeekError> for ApiError {
             PeekError::Type(key, _) => ("invalid_type", Some(*key)),
             PeekError::Background => ("invalid_value", Some("background")),
             PeekError::Range(key, _) => ("invalid_value", Some(*key)),
-            PeekError::Twice(key) => ("duplicate_parameter", Some(*key)),
+            PeekError::Twice(key) | PeekError::Case(key) => ("duplicate_parameter", Some(*key)),
         };
         let mut api = Self::new(StatusCode::BAD_REQUEST, code, error.to_string());
         api.param = param;
@@ -107,13 +112,29 @@ mod tests {
         assert_eq!(peek(br#"{"model":"a","\u006dodel":"b"}"#), Err(PeekError::Twice("model")));
         let twice = br#"{"stream":true,"model":"a","stream":true}"#;
         assert_eq!(peek(twice), Err(PeekError::Twice("stream")));
+        // Go's reader takes any case, and the last one.
+        for (key, as_ours) in [
+            ("Model", "model"),
+            ("m\\u004fdel", "model"),
+            ("\u{17f}tream", "stream"),
+            ("Temperature", "temperature"),
+            ("max_to\u{212a}ens", "max_tokens"),
+        ] {
+            let behind = format!("{{\"model\":\"a\",\"{key}\":\"b\"}}");
+            let before = format!("{{\"{key}\":\"b\",\"model\":\"a\"}}");
+            for body in [behind, before] {
+                assert_eq!(peek(body.as_bytes()), Err(PeekError::Case(as_ours)), "{body}");
+            }
+            let below = format!("{{\"model\":\"a\",\"x\":{{\"{key}\":\"b\"}}}}");
+            assert_eq!(peek(below.as_bytes()), ok("a", false), "{below}");
+        }
     }
 
     #[test]
     fn names_what_is_missing_or_of_the_wrong_type() {
         assert_eq!(peek(b""), Err(PeekError::Empty));
         assert_eq!(peek(b"{}"), Err(PeekError::ModelMissing));
-        assert_eq!(peek(br#"{"Model":"a"}"#), Err(PeekError::ModelMissing));
+        assert_eq!(peek(br#"{"models":"a"}"#), Err(PeekError::ModelMissing));
         for value in ["1", "null", "true", "[\"a\"]", "{\"model\":\"a\"}", "-1.5"] {
             let body = format!("{{\"model\":{value}}}");
             assert_eq!(peek(body.as_bytes()), Err(PeekError::ModelType), "{value}");

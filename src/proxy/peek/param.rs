@@ -57,20 +57,36 @@ pub(super) const PARAMS: [Param; 20] = [
     Param { name: "repetition_penalty", kind: Kind::Number(0.0, 1000.0) },
 ];
 
-/// The longest name, in bytes: what is longer is not in the table.
+/// The longest name, in bytes, in whatever case: what is longer is not in the table.
 pub(super) const NAME_MAX: usize = 24;
 
-/// The key of that name.
-pub(super) fn find(name: &[u8]) -> Option<usize> {
+/// The key of that name, and whether it is written as in the table: to many readers (Go's) a key in another case is the same key.
+pub(super) fn find(name: &[u8]) -> Option<(usize, bool)> {
     let mut left = *OF_LENGTH.get(name.len())?;
     while left != 0 {
         let at = left.trailing_zeros() as usize;
-        if PARAMS[at].name.as_bytes() == name {
-            return Some(at);
+        let known = PARAMS[at].name.as_bytes();
+        if known.eq_ignore_ascii_case(name) {
+            return Some((at, known == name));
         }
         left &= left - 1;
     }
-    None
+    if name.is_ascii() {
+        return None;
+    }
+    let folded = folded(std::str::from_utf8(name).ok()?);
+    if folded.is_ascii() { find(folded.as_bytes()).map(|(at, _)| (at, false)) } else { None }
+}
+
+/// Whether a reader that makes nothing of case takes `name` for the key `known`.
+pub(in crate::proxy) fn is_same(known: &str, name: &str) -> bool {
+    known.eq_ignore_ascii_case(name)
+        || (!name.is_ascii() && known.eq_ignore_ascii_case(&folded(name)))
+}
+
+/// With the only two letters beyond ASCII that are an ASCII one in another case.
+fn folded(name: &str) -> String {
+    name.replace('\u{17f}', "s").replace('\u{212a}', "k")
 }
 
 /// The entries with a name of a length, one bit for each.
@@ -127,13 +143,24 @@ mod tests {
 
     #[test]
     fn the_table_is_sane() {
-        assert!(PARAMS.iter().all(|p| p.name.len() <= NAME_MAX));
-        assert_eq!((find(b"model"), find(b"stream"), find(b"messages")), (Some(0), Some(1), None));
-        assert_eq!(find(b"background"), Some(2));
+        // `s` and `k` have a form of two and three bytes.
+        let more = |name: &str| name.matches('s').count() + 2 * name.matches('k').count();
+        assert!(PARAMS.iter().all(|p| p.name.len() + more(p.name) <= NAME_MAX));
+        let exact = |at| Some((at, true));
+        assert_eq!((find(b"model"), find(b"stream")), (exact(0), exact(1)));
+        assert_eq!((find(b"background"), find(b"messages")), (exact(2), None));
         assert!(PARAMS.len() <= 32, "one bit for each");
         for (at, param) in PARAMS.iter().enumerate() {
-            assert_eq!(find(param.name.as_bytes()), Some(at));
+            assert_eq!(find(param.name.as_bytes()), exact(at));
+            let upper = param.name.to_uppercase();
+            let wide = upper.replace('S', "\u{17f}").replace('K', "\u{212a}");
+            for other in [upper, wide] {
+                assert_eq!(find(other.as_bytes()), Some((at, false)), "{other}");
+                assert!(is_same(param.name, &other), "{other}");
+            }
         }
+        assert_eq!(find("m\u{f6}del".as_bytes()), None);
+        assert!(!is_same("seed", "se\u{e9}d") && !is_same("seed", "seeds"));
         assert_eq!((find(b""), find(&[b'n'; NAME_MAX + 1])), (None, None));
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Purpose: one pass over a body in pieces of any size, without a document: proves it to be well-formed and picks top-level
 //! values out. Owner: whoever takes a body in. Invariants: memory is bounded whatever is fed; what is accepted reads the same
-//! for every parser (no lone surrogates, no bytes that are not UTF-8, no numbers beyond a double, no key of the table twice);
+//! for every parser (no lone surrogates, no bytes that are not UTF-8, no numbers beyond a double, no key of the table twice or in
+//! another case);
 //! the answer does not depend on where the pieces are cut.
 
 mod characters;

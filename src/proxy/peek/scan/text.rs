@@ -36,8 +36,12 @@ impl Scan {
             b'"' if self.is_key => {
                 self.at = At::Colon;
                 if self.depth == 1 {
-                    self.key = param::find(&self.token);
-                    if let Some(key) = self.key {
+                    let found = param::find(&self.token);
+                    self.key = found.map(|(key, _)| key);
+                    if let Some((key, exact)) = found {
+                        if !exact {
+                            return Err(PeekError::Case(PARAMS[key].name));
+                        }
                         if self.seen & 1 << key != 0 {
                             return Err(PeekError::Twice(PARAMS[key].name));
                         }
