@@ -231,15 +231,22 @@ pub(super) fn answer(
 
 /// Says what others are to do with an answer of this type. Returns whether it is a stream of events.
 fn label(headers: &mut HeaderMap) -> bool {
-    let content_type = strict::all(headers, header::CONTENT_TYPE).next();
-    let content_type = content_type.map_or(&b""[..], HeaderValue::as_bytes);
+    let mut types = strict::all(headers, header::CONTENT_TYPE);
+    let (first, more) = (types.next(), types.next().is_some());
+    drop(types);
+    let content_type = first.map_or(&b""[..], HeaderValue::as_bytes);
     let essence = content_type.split(|b| *b == b';').next().unwrap_or_default().trim_ascii();
     let stream = essence.eq_ignore_ascii_case(b"text/event-stream");
-    if stream {
-        if !strict::has(headers, &UNGATHERED) {
-            headers.insert(UNGATHERED, HeaderValue::from_static("no"));
-        }
-    } else if !essence.eq_ignore_ascii_case(b"application/json") {
+    let data = stream || essence.eq_ignore_ascii_case(b"application/json");
+    // A browser goes by the last of several types, in one value or in more.
+    let data = data && !content_type.contains(&b',');
+    if more && let Some(first) = first.cloned() {
+        headers.insert(header::CONTENT_TYPE, first);
+    }
+    if stream && !strict::has(headers, &UNGATHERED) {
+        headers.insert(UNGATHERED, HeaderValue::from_static("no"));
+    }
+    if !data {
         // A browser may show it, at our address: as a page of its own origin, which can do nothing in our dashboard's name.
         headers.append(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox"));
     }
@@ -367,5 +374,27 @@ mod tests {
             assert_eq!(policies(page, "server"), ["sandbox"], "{page}");
         }
         assert_eq!(policies("text/html", "content-security-policy"), ["x", "sandbox"]);
+    }
+
+    /// A browser goes by the last type that it knows, in several headers or in one.
+    #[test]
+    fn two_types_are_no_way_out_of_the_sandbox() {
+        let (data, page) = ("application/json", "text/html");
+        for (first, second) in [(data, page), (page, data), ("text/event-stream", page)] {
+            let mut headers = map(&[("content-type", first), ("content-type", second)]);
+            label(&mut headers);
+            let types: Vec<_> = headers.get_all("content-type").iter().cloned().collect();
+            let sandbox = headers.contains_key("content-security-policy");
+            assert_eq!((types, sandbox), (vec![HeaderValue::from_static(first)], first == page));
+        }
+        for both in [
+            "application/json, text/html",
+            "application/json; a=b, text/html",
+            "text/event-stream;a=b,text/html",
+        ] {
+            let mut headers = map(&[("content-type", both)]);
+            label(&mut headers);
+            assert_eq!(headers["content-security-policy"], "sandbox", "{both}");
+        }
     }
 }
