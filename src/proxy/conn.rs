@@ -2,7 +2,7 @@
 //!
 //! Purpose: bound how long a client may take for each step, which hyper does for heads only and not apart from idling.
 //! Owner: the server, one task a connection. Invariants: a connection is in exactly one [`Stage`]; its deadline follows
-//! from the stage alone; when it passes, the connection is dropped, and with it the request's future, body and lease.
+//! from the stage and from whether the client takes what is written; when it passes, the connection is dropped, and with it the request's future, body and lease.
 //!
 //! ```text
 //!  Head ──(head complete)──▶ Busy ──(answer sent)──▶ Idle ──(first byte)──▶ Head
@@ -123,7 +123,13 @@ impl Pulse {
         let mut state = self.state();
         match (stuck, state.stuck) {
             (true, None) => state.stuck = Some(clock::now()),
-            (false, Some(_)) => state.stuck = None,
+            (false, Some(_)) => {
+                state.stuck = None;
+                // The end of its answer was still here, and nobody was waited for but who takes it.
+                if let Stage::Idle { since } = &mut state.stage {
+                    *since = clock::now();
+                }
+            }
             (true, Some(_)) | (false, None) => {}
         }
     }
@@ -140,8 +146,10 @@ impl Pulse {
             Stage::Head { since } => {
                 due(since + limits.header_timeout, "the request's head did not arrive in time")?;
             }
-            Stage::Idle { since } => due(since + limits.idle_timeout, "idle")?,
-            Stage::Busy => {}
+            Stage::Idle { since } if state.stuck.is_none() => {
+                due(since + limits.idle_timeout, "idle")?;
+            }
+            Stage::Idle { .. } | Stage::Busy => {}
         }
         if let Some(since) = state.stuck {
             due(since + limits.stall_timeout, "the client takes no more bytes")?;

@@ -49,6 +49,27 @@ async fn a_client_that_does_not_read_is_cut() {
     assert!(pulse.check(start + limits.stall_timeout, &limits).is_ok());
 }
 
+/// The end of an answer that was handed on, and is still here because its client sleeps.
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_is_taken_slowly_has_the_same_time_to_its_end() {
+    let limits = Limits::default();
+    let pulse = Pulse::new();
+    let busy = pulse.busy();
+    pulse.wrote(true);
+    drop(busy);
+    tokio::time::advance(limits.stall_timeout - SECOND).await;
+    assert!(pulse.check(Instant::now(), &limits).is_ok(), "it is no idle connection");
+    pulse.wrote(false);
+    // It idles from then on.
+    tokio::time::advance(limits.idle_timeout - SECOND).await;
+    assert!(pulse.check(Instant::now(), &limits).is_ok());
+    tokio::time::advance(SECOND).await;
+    assert_eq!(pulse.check(Instant::now(), &limits), Err("idle"));
+    pulse.wrote(true);
+    tokio::time::advance(limits.stall_timeout).await;
+    assert!(pulse.check(Instant::now(), &limits).is_err());
+}
+
 /// Nobody else has a timer there: a deadline within an answer is the connection's to look at, in time and not before.
 #[tokio::test(start_paused = true)]
 async fn what_an_answer_waits_for_ends_in_time() {
