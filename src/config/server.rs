@@ -15,6 +15,10 @@ use super::raw::{RawAuth, RawMetrics, RawServer};
 use super::source::Report;
 use super::types::{KeySource, MetricsConfig, ServerConfig};
 
+/// So many come over TCP and as many by Unix sockets, and a request in hand has a descriptor on the engine's side as well: four times this
+/// fits into `LimitNOFILE=` of the units, with some thousands left for all else.
+const CONNECTIONS_MAX: u32 = 15_000;
+
 /// `keyed`: who comes in is asked for a key.
 pub(super) fn server(report: &mut Report<'_>, raw: RawServer, keyed: bool) -> ServerConfig {
     let far = |address: &SocketAddr| {
@@ -54,14 +58,15 @@ pub(super) fn server(report: &mut Report<'_>, raw: RawServer, keyed: bool) -> Se
     let buffer_limits = (max_body, Bytes::gib(1 << 10));
     let max_buffered =
         check::bytes(report, "server.max_buffered", raw.max_buffered.as_ref(), buffer_limits);
-    let mut count = |key: &str, value: Option<&Spanned<i64>>, default: usize| {
-        let number = check::count(report, key, value, 65_536);
+    let mut count = |key: &str, value: Option<&Spanned<i64>>, max, default: usize| {
+        let number = check::count(report, key, value, max);
         number.and_then(|n| usize::try_from(n).ok()).unwrap_or(default)
     };
+    let connections = raw.max_connections.as_ref();
     ServerConfig {
         listen,
-        max_connections: count("server.max_connections", raw.max_connections.as_ref(), 4096),
-        max_queue: count("server.max_queue", raw.max_queue.as_ref(), 512),
+        max_connections: count("server.max_connections", connections, CONNECTIONS_MAX, 4096),
+        max_queue: count("server.max_queue", raw.max_queue.as_ref(), 65_536, 512),
         max_wait,
         max_stream_wait,
         answer_timeout,

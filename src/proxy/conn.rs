@@ -2,25 +2,26 @@
 //!
 //! Purpose: bound how long a client may take for each step, which hyper does for heads only and not apart from idling.
 //! Owner: the server, one task a connection. Invariants: a connection is in exactly one [`Stage`]; its deadline follows
-//! from the stage and from whether the client takes what is written; when it passes, the connection is dropped, and with it the request's future, body and lease.
+//! from the stage and from whether the client takes what is written; when it passes, the connection is dropped, and with it the request's
+//! future, body and lease; who is asked to leave for others does so between two requests or before the first, and never within one.
 //!
 //! ```text
 //!  Head ──(head complete)──▶ Busy ──(answer sent)──▶ Idle ──(first byte)──▶ Head
 //! ```
 
-use std::io;
-use std::pin::Pin;
+mod watched;
+
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use futures_util::task::AtomicWaker;
 use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use super::bell::Doorbell;
@@ -28,13 +29,14 @@ use super::clock;
 use super::end::End;
 use super::server::Limits;
 use super::stream::Stream;
+use watched::Watched;
 
 /// What is read of a large body at once; a connection that brings none has no such buffer. It is looked into and copied while the processor
 /// still has it in its cache: twice as much is slower.
 const READ_MAX: usize = 128 << 10;
 
-/// What is so small all in all is copied into one piece before it is written.
-const TOGETHER: usize = 1 << 10;
+/// A head that is on its way for longer is waited for: most are whole when they come.
+const HEAD_SOON: Duration = Duration::from_secs(1);
 
 /// Where a connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +66,12 @@ pub(super) struct Pulse {
     last: AtomicBool,
     /// The server's drain is over.
     over: AtomicBool,
+    /// Others wait for its room.
+    leave: AtomicBool,
+    /// Who hears that.
+    task: AtomicWaker,
+    /// Held while it takes room.
+    _room: Arc<()>,
 }
 
 /// Held while a request is served, until the last byte of its answer was handed on.
@@ -95,10 +103,40 @@ impl Busy {
 }
 
 impl Pulse {
-    fn new() -> Arc<Self> {
+    /// Of a new connection, which takes that room.
+    pub fn new(room: Arc<()>) -> Arc<Self> {
         let stage = Stage::Head { since: clock::now() };
         let state = Mutex::new(State { stage, stuck: None, reset: false });
-        Arc::new(Self { state, last: AtomicBool::new(false), over: AtomicBool::new(false) })
+        let [last, over, leave] = [false; 3].map(AtomicBool::new);
+        Arc::new(Self { state, last, over, leave, task: AtomicWaker::new(), _room: room })
+    }
+
+    /// Since when nothing but the client is waited for: between two requests, or for a head that does not come.
+    pub fn waits_since(&self, now: Instant) -> Option<Instant> {
+        let state = self.state();
+        match state.stage {
+            Stage::Idle { since } if state.stuck.is_none() => Some(since),
+            Stage::Head { since } if now.saturating_duration_since(since) >= HEAD_SOON => {
+                Some(since)
+            }
+            Stage::Idle { .. } | Stage::Head { .. } | Stage::Busy => None,
+        }
+    }
+
+    /// Others wait for its room: it ends, unless a request has come meanwhile.
+    pub fn ask_to_leave(&self) {
+        self.leave.store(true, Ordering::Relaxed);
+        self.task.wake();
+    }
+
+    /// Whether it was asked, and has not answered yet.
+    pub fn is_asked(&self) -> bool {
+        self.leave.load(Ordering::Relaxed)
+    }
+
+    /// A request has come: it stays.
+    fn stays(&self) {
+        self.leave.store(false, Ordering::Relaxed);
     }
 
     /// A request's head is complete.
@@ -119,7 +157,7 @@ impl Pulse {
         }
     }
 
-    fn wrote(&self, stuck: bool) {
+    pub(super) fn wrote(&self, stuck: bool) {
         let mut state = self.state();
         match (stuck, state.stuck) {
             (true, None) => state.stuck = Some(clock::now()),
@@ -163,99 +201,20 @@ fn soonest(limits: &Limits) -> Duration {
     limits.header_timeout.min(limits.idle_timeout).min(limits.stall_timeout)
 }
 
-/// A client's socket that reports what happens on it.
-struct Watched {
+/// Serves a connection to its end, or until it is carried on as a WebSocket. The future that `answer` gives should be small, for hyper keeps room for it as long as
+/// the connection lives.
+pub(super) async fn run<F, Fut, B>(
     stream: Stream,
     pulse: Arc<Pulse>,
-}
-
-impl Drop for Watched {
-    fn drop(&mut self) {
-        if self.pulse.state().reset {
-            self.stream.reset_on_close();
-        }
-    }
-}
-
-impl AsyncRead for Watched {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let before = buf.filled().len();
-        let poll = Pin::new(&mut this.stream).poll_read(cx, buf);
-        if buf.filled().len() > before {
-            this.pulse.heard();
-        }
-        poll
-    }
-}
-
-impl AsyncWrite for Watched {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let poll = Pin::new(&mut this.stream).poll_write(cx, buf);
-        this.pulse.wrote(poll.is_pending());
-        poll
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        if this.pulse.state().reset {
-            // An orderly FIN first would undo the reset.
-            return Poll::Ready(Ok(()));
-        }
-        Pin::new(&mut this.stream).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let stream = Pin::new(&mut this.stream);
-        let (mut small, mut length) = ([0; TOGETHER], 0);
-        for buf in bufs {
-            if let Some(place) = small.get_mut(length..length + buf.len()) {
-                place.copy_from_slice(buf);
-            }
-            length += buf.len();
-        }
-        // One piece is cheaper for the kernel than many.
-        let poll = match small.get(..length) {
-            Some(whole) => stream.poll_write(cx, whole),
-            None => stream.poll_write_vectored(cx, bufs),
-        };
-        this.pulse.wrote(poll.is_pending());
-        poll
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-}
-
-/// Serves a connection to its end. The future that `answer` gives should be small, for hyper keeps room for it as long as
-/// the connection lives.
-pub(super) async fn run<F, Fut, B>(stream: Stream, limits: Arc<Limits>, end: End, answer: F)
-where
+    limits: Arc<Limits>,
+    end: End,
+    answer: F,
+) where
     F: Fn(Request<Incoming>, Busy) -> Fut,
     Fut: Future<Output = Response<B>>,
     B: Body + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let pulse = Pulse::new();
     let io = TokioIo::new(Watched { stream, pulse: pulse.clone() });
     let service = service_fn(|request| {
         let answer = answer(request, pulse.busy());
@@ -281,6 +240,12 @@ where
     let mut bell = Doorbell::default();
     let mut serve = |cx: &mut Context<'_>| {
         loop {
+            // Before it is looked whether a request has come.
+            let asked = pulse.is_asked();
+            if asked || !listening {
+                // Who was woken once is not woken again.
+                pulse.task.register(cx.waker());
+            }
             if let Poll::Ready(result) = conn.as_mut().poll(cx) {
                 if let Err(error) = result {
                     tracing::debug!(
@@ -294,6 +259,15 @@ where
                 // Once: they wake this task, which then looks at what was given. To ask them each time is to take locks.
                 listening = true;
                 let _ = (drain.as_mut().poll(cx), over.as_mut().poll(cx));
+            }
+            if asked && pulse.is_asked() {
+                pulse.stays();
+                if pulse.waits_since(clock::read()).is_some() {
+                    tracing::debug!(
+                        "a client's idle connection ends, for others wait for its room"
+                    );
+                    return Poll::Ready(());
+                }
             }
             if !ending && (end.drain.is_given() || pulse.last.load(Ordering::Relaxed)) {
                 ending = true;
@@ -325,6 +299,8 @@ where
         }
     };
     std::future::poll_fn(|cx| clock::turn(|| bell.poll(cx, &mut serve))).await;
+    // Who carries it on has clocks of his own, and is not asked to leave.
+    pulse.state().stage = Stage::Busy;
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 //! of its own.
 //!
 //! ```text
-//!  server ─ accept, bounds, drain        service ─ one request from head to answer
+//!  server, crowd ─ accept, bounds, drain service ─ one request from head to answer
 //!    └─ conn ─ one connection, its clocks    ├─ strict, route, endpoints, site, keys ─ PURE: what is asked, by whom
 //!                                            ├─ inference ─ a request for an engine
 //!                                            │    ├─ intake, budget; peek, multipart, rewrite ─ the body; PURE: its model
@@ -41,6 +41,7 @@ mod budget;
 mod chunks;
 mod clock;
 mod conn;
+mod crowd;
 mod end;
 mod endpoints;
 mod error;

@@ -15,7 +15,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::conn::{self, Busy};
+use super::conn::{self, Busy, Pulse};
 use super::end::End;
 use super::endpoints::Dialect;
 use super::error::ApiError;
@@ -24,7 +24,7 @@ use super::port::Unobserved;
 use super::record::Record;
 use super::respond;
 use super::server::{AcceptErrors, Limits};
-use super::stream::{Listener, Peer};
+use super::stream::{Listener, Peer, accept};
 use super::strict;
 
 /// A queue from which nothing came for so long is empty.
@@ -76,12 +76,14 @@ pub async fn refuse(listeners: Vec<Listener>, cause: Cause, grace: Duration) {
         tokio::select! {
             biased;
             Some(_) = connections.join_next() => {}
-            accepted = errors.accept(&listeners, &mut turn),
+            accepted = errors.accept(accept(&listeners, &mut turn)),
                 if connections.len() < limits.max_connections => {
                 if let Some((stream, peer)) = accepted {
                     let error = error(peer);
                     let answer = move |request, busy| Box::pin(answer(request, busy, error.clone()));
-                    connections.spawn(conn::run(stream, limits.clone(), ending.clone(), answer));
+                    let pulse = Pulse::new(Arc::default());
+                    let (limits, ending) = (limits.clone(), ending.clone());
+                    connections.spawn(conn::run(stream, pulse, limits, ending, answer));
                 }
             }
             () = quiet => break,

@@ -1,7 +1,7 @@
 //! Accepting connections, and ending well.
 //!
 //! Purpose: the accept loop with its bounds, and the drain. Owner: the composition root, which runs [`Server::serve`] as one
-//! task. Invariants: no error of `accept` ends the loop; there are never more than `max_connections` connections (the next ones
+//! task. Invariants: no error of `accept` ends the loop; there are never more connections than [`Crowd`] has room for (the next ones
 //! wait in the kernel's queue); after `serve` returns no connection is left.
 
 use std::io;
@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::conn;
+use super::crowd::{self, Crowd, Guest};
 use super::end::End;
 use super::external;
 use super::forward::{Engines, Upstream};
@@ -23,7 +24,7 @@ use super::port::Behind;
 use super::room::Housed;
 use super::rules::{Rules, SharedRules};
 use super::service::Service;
-use super::stream::{Listener, Peer, Stream, accept};
+use super::stream::{Listener, Peer, Stream};
 use crate::supervisor::handle::Handle;
 use crate::types::Bytes;
 
@@ -39,7 +40,7 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 pub struct Limits {
     /// The largest request body.
     pub max_body: Bytes,
-    /// Connections served at once.
+    /// Connections served at once: over TCP, and as many by Unix sockets. Those for monitoring have a bound of their own.
     pub max_connections: usize,
     /// From a head's first byte (for the first request: from `accept`) to its last.
     pub header_timeout: Duration,
@@ -184,36 +185,51 @@ impl Server {
         let mut at_once = 0;
         // Once: to ask anew each time is to take locks.
         let ended = shutdown.cancelled();
-        tokio::pin!(ended);
+        let look = tokio::time::sleep(crowd::LOOK);
+        tokio::pin!(ended, look);
+        let mut crowd = Crowd::new(self.limits.max_connections);
         loop {
-            let room = connections.len() + self.service.tunnels.len() < self.limits.max_connections;
+            let waits = crowd.is_waiting();
             tokio::select! {
                 biased;
-                () = &mut ended => return,
+                () = &mut ended => break,
                 Some(ended) = connections.join_next() => reap(ended),
                 // Where WebSockets alone fill the house there is no connection that could end.
-                () = self.service.closed.notified(), if !room => {}
-                accepted = errors.accept(listeners, &mut turn), if room => {
-                    if let Some((stream, peer)) = accepted {
-                        connections.spawn(Box::pin(self.connection(stream, peer)));
-                        if at_once > 0 {
-                            at_once -= 1;
-                        } else {
-                            // Those who are here come before those who still queue.
-                            let since = Instant::now();
-                            tokio::task::yield_now().await;
-                            at_once = let_in(since.elapsed());
-                        }
+                () = self.service.closed.notified(), if waits => {}
+                () = &mut look, if waits => {
+                    crowd.make_room(Instant::now());
+                    look.as_mut().reset(Instant::now() + crowd::LOOK);
+                }
+                accepted = errors.accept(crowd.comes(listeners, &mut turn)) => {
+                    let Some(came) = accepted else { continue };
+                    if !crowd.came(came) {
+                        look.as_mut().reset(Instant::now() + crowd::LOOK);
                     }
                 }
             }
+            while let Some(guest) = crowd.let_in() {
+                connections.spawn(Box::pin(self.connection(guest)));
+                if at_once > 0 {
+                    at_once -= 1;
+                    continue;
+                }
+                // Those who are here come before those who still queue.
+                let since = Instant::now();
+                tokio::task::yield_now().await;
+                at_once = let_in(since.elapsed());
+            }
+        }
+        // They are here already, and no longer in a queue from which somebody else could take them.
+        while let Some(guest) = crowd.let_last_in() {
+            connections.spawn(Box::pin(self.connection(guest)));
         }
     }
 
-    fn connection(&self, stream: Stream, peer: Peer) -> impl Future<Output = ()> + Send + 'static {
+    fn connection(&self, guest: Guest) -> impl Future<Output = ()> + Send + 'static {
+        let Guest { stream, peer, pulse } = guest;
         let service = self.service.clone();
         let answer = move |request, busy| Housed::new(service.clone().answer(request, busy, peer));
-        conn::run(stream, self.limits.clone(), self.end.clone(), answer)
+        conn::run(stream, pulse, self.limits.clone(), self.end.clone(), answer)
     }
 
     async fn drain(&self, mut connections: JoinSet<()>, timeout: Duration) -> Drained {
@@ -282,18 +298,17 @@ impl AcceptErrors {
     const PAUSE_MIN: Duration = Duration::from_millis(20);
     const PAUSE_MAX: Duration = Duration::from_secs(1);
 
-    /// The next connection; `None` after an error. Safe to drop at any time: a connection that was accepted is returned
+    /// The next connection, once the pause is over; `None` after an error. Safe to drop at any time: a connection that was accepted is returned
     /// without waiting, and the next call takes up a pause where this one left it.
     pub async fn accept(
         &mut self,
-        listeners: &[Listener],
-        turn: &mut usize,
+        next: impl Future<Output = io::Result<(Stream, Peer)>>,
     ) -> Option<(Stream, Peer)> {
         if let Some(until) = self.until {
             tokio::time::sleep_until(until).await;
             self.until = None;
         }
-        match accept(listeners, turn).await {
+        match next.await {
             Ok(accepted) => {
                 self.pause = Duration::ZERO;
                 Some(accepted)

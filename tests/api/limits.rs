@@ -1,13 +1,16 @@
 //! Clients that are slow, large or many.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hostler::types::{Bytes, DoorSpec};
 use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 
-use crate::engine::send;
+use crate::engine::{Step, send};
 use crate::house::{House, Setup, house, rules};
-use crate::wire::{BODY, CHAT, get, post, post_with, soon};
+use crate::wire::{BODY, CHAT, Client, get, post, post_with, soon};
 
 const SHORT: Duration = Duration::from_millis(300);
 
@@ -171,19 +174,68 @@ async fn fault_23_heads_are_bounded() {
     assert_eq!(house.ask(fits).await.status, 200);
 }
 
+const HEALTH: &str = "GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n";
+
 #[tokio::test]
-async fn surplus_connections_wait_for_their_turn() {
+async fn where_the_house_is_full_who_has_idled_longest_makes_room() {
     let house = with(|l| l.max_connections = 2).await;
     let mut held = [house.client().await, house.client().await];
     for client in &mut held {
-        client.send("GET /health HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
+        client.send(HEALTH).await;
         client.until("{\"status\":\"ok\"}").await;
+    }
+    assert_eq!(house.ask(get("/health")).await.status, 200);
+    let [mut first, mut second] = held;
+    first.raw.clear();
+    first.end().await.unwrap();
+    assert_eq!(first.raw, b"");
+    second.raw.clear();
+    second.send(HEALTH).await;
+    second.until("{\"status\":\"ok\"}").await;
+}
+
+/// Long before the time is over in which a head has to come.
+#[tokio::test]
+async fn where_the_house_is_full_heads_that_do_not_come_make_room() {
+    let house = with(|l| l.max_connections = 2).await;
+    let mut held = [house.client().await, house.client().await];
+    for client in &mut held {
+        client.send("GET /hea").await;
+    }
+    let since = Instant::now();
+    assert_eq!(house.ask(get("/health")).await.status, 200);
+    assert!(since.elapsed() < Duration::from_secs(8), "{:?}", since.elapsed());
+}
+
+/// Who is served stays, and who comes by another way does not wait for it.
+#[tokio::test]
+async fn surplus_connections_wait_for_their_turn() {
+    let gate = Arc::new(Semaphore::new(0));
+    let answer = send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}");
+    let script = vec![Step::Gate(gate.clone()), answer, Step::Close];
+    let mut setup = Setup { script, ..Setup::default() };
+    setup.limits.max_connections = 2;
+    let mut house = house(setup).await;
+    let mut held = [house.client().await, house.client().await];
+    for client in &mut held {
+        client.send(post_with(CHAT, "", BODY)).await;
+        house.engine.request().await;
     }
     let mut third = house.client().await;
     third.send(get("/health")).await;
     let early = tokio::time::timeout(SHORT, third.until("HTTP")).await;
     assert!(early.is_err(), "a third connection was served");
-    drop(held);
+    let mut unix = house.unix_client().await;
+    unix.send(get("/health")).await;
+    assert_eq!(unix.reply().await.status, 200);
+    let mut scraper = Client::new(TcpStream::connect(house.monitoring).await.unwrap());
+    scraper.send(get("/health")).await;
+    assert_eq!(scraper.reply().await.status, 200);
+    // Both answers are whole, and the first who idles after that makes room.
+    gate.add_permits(2);
+    for client in &mut held {
+        client.until("\r\n\r\n{}").await;
+    }
     assert_eq!(third.reply().await.status, 200);
 }
 

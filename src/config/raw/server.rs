@@ -38,8 +38,8 @@ pub struct RawServer {
     /// Bytes of request bodies that are held at once over all connections, at least max_body, at most 1TiB. Default "1GiB".
     #[schemars(with = "BytesText", extend("default" = "1GiB"))]
     pub max_buffered: Option<Spanned<BytesText>>,
-    /// Client connections served at once, 1 to 65536. Default 4096.
-    #[schemars(with = "u32", range(min = 1, max = 65536), extend("default" = 4096))]
+    /// Client connections served at once over TCP, and as many by Unix sockets, 1 to 15000; one that waits for its next request makes room where there is none. Default 4096.
+    #[schemars(with = "u32", range(min = 1, max = 15000), extend("default" = 4096))]
     pub max_connections: Option<Spanned<i64>>,
     /// Requests that may wait for one model, 1 to 65536; further ones are answered 503. Default 512.
     #[schemars(with = "u32", range(min = 1, max = 65536), extend("default" = 512))]

@@ -6,7 +6,11 @@ use crate::proxy::intake::{Intake, Taken};
 
 /// Of a connection that is not there.
 pub fn busy() -> Busy {
-    Pulse::new().busy()
+    pulse().busy()
+}
+
+fn pulse() -> Arc<Pulse> {
+    Pulse::new(Arc::default())
 }
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -14,7 +18,7 @@ const SECOND: Duration = Duration::from_secs(1);
 #[tokio::test(start_paused = true)]
 async fn each_stage_has_its_deadline() {
     let limits = Limits::default();
-    let pulse = Pulse::new();
+    let pulse = pulse();
     let start = Instant::now();
     assert_eq!(pulse.check(start, &limits), Ok(start + limits.header_timeout));
     assert!(pulse.check(start + limits.header_timeout, &limits).is_err());
@@ -29,7 +33,7 @@ async fn each_stage_has_its_deadline() {
 
 #[tokio::test(start_paused = true)]
 async fn bytes_of_a_body_do_not_start_a_head() {
-    let pulse = Pulse::new();
+    let pulse = pulse();
     let _busy = pulse.busy();
     pulse.heard();
     assert_eq!(pulse.state().stage, Stage::Busy);
@@ -38,7 +42,7 @@ async fn bytes_of_a_body_do_not_start_a_head() {
 #[tokio::test(start_paused = true)]
 async fn a_client_that_does_not_read_is_cut() {
     let limits = Limits::default();
-    let pulse = Pulse::new();
+    let pulse = pulse();
     let start = Instant::now();
     let _busy = pulse.busy();
     pulse.wrote(true);
@@ -53,12 +57,13 @@ async fn a_client_that_does_not_read_is_cut() {
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_is_taken_slowly_has_the_same_time_to_its_end() {
     let limits = Limits::default();
-    let pulse = Pulse::new();
+    let pulse = pulse();
     let busy = pulse.busy();
     pulse.wrote(true);
     drop(busy);
     tokio::time::advance(limits.stall_timeout - SECOND).await;
     assert!(pulse.check(Instant::now(), &limits).is_ok(), "it is no idle connection");
+    assert_eq!(pulse.waits_since(Instant::now()), None);
     pulse.wrote(false);
     // It idles from then on.
     tokio::time::advance(limits.idle_timeout - SECOND).await;
@@ -68,6 +73,35 @@ async fn an_answer_that_is_taken_slowly_has_the_same_time_to_its_end() {
     pulse.wrote(true);
     tokio::time::advance(limits.stall_timeout).await;
     assert!(pulse.check(Instant::now(), &limits).is_err());
+}
+
+/// A request that came at the same moment is not lost by it.
+#[tokio::test]
+async fn who_is_asked_to_leave_does_so_between_two_requests() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let (mut client, door) = tokio::net::UnixStream::pair().unwrap();
+    let answer = |_: Request<Incoming>, busy: Busy| {
+        Box::pin(async move {
+            drop(busy);
+            Response::new(http_body_util::Empty::<bytes::Bytes>::new())
+        })
+    };
+    let pulse = pulse();
+    let served = run(Stream::Unix(door), pulse.clone(), Arc::default(), End::default(), answer);
+    let served = tokio::spawn(served);
+    let mut came = [0; 256];
+    for _ in 0..2 {
+        client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+        // There is one thread: the task has no turn between the two.
+        pulse.ask_to_leave();
+        let count = client.read(&mut came).await.unwrap();
+        assert!(came[..count].starts_with(b"HTTP/1.1 200 "), "{:?}", &came[..count]);
+    }
+    let since = Instant::now();
+    pulse.ask_to_leave();
+    assert_eq!(client.read(&mut came).await.unwrap(), 0, "it was idle");
+    served.await.unwrap();
+    assert!(since.elapsed() < 5 * SECOND, "no other deadline was waited for");
 }
 
 /// Nobody else has a timer there: a deadline within an answer is the connection's to look at, in time and not before.
@@ -86,7 +120,8 @@ async fn what_an_answer_waits_for_ends_in_time() {
                 Response::builder().status(status).body(body).unwrap()
             })
         };
-        let served = run(Stream::Unix(door), Arc::new(limits.clone()), End::default(), answer);
+        let served =
+            run(Stream::Unix(door), pulse(), Arc::new(limits.clone()), End::default(), answer);
         let served = tokio::spawn(served);
         let since = Instant::now();
         client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
@@ -127,7 +162,7 @@ async fn looks(request: &str) -> usize {
             work.as_mut().poll(cx)
         }))
     };
-    let served = run(Stream::Unix(door), Arc::new(Limits::default()), End::default(), answer);
+    let served = run(Stream::Unix(door), pulse(), Arc::default(), End::default(), answer);
     let served = tokio::spawn(served);
     client.write_all(format!("POST / HTTP/1.1\r\nhost: a\r\n{request}").as_bytes()).await.unwrap();
     // The turn is over when we have ours.
