@@ -33,6 +33,8 @@ pub struct Model {
     pub name: String,
     pub aliases: Vec<String>,
     pub engine: String,
+    pub image: String,
+    pub image_id: Option<String>,
     pub context: Option<u32>,
     pub phase: String,
     pub instance: Option<String>,

@@ -48,6 +48,12 @@ fn render(document: &Document, model: &Model, out: &Output) -> String {
         ("Pinned", if model.pinned { "yes" } else { "no" }.to_owned()),
         ("Engine", model.engine.clone()),
     ];
+    if !model.image.is_empty() {
+        // What a name with a moving tag stands for.
+        let id = model.image_id.as_deref().map(|id| short(id.trim_start_matches("sha256:")));
+        let id = id.map(|id| format!(" ({id})")).unwrap_or_default();
+        lines.push(("Image", format!("{}{id}", model.image)));
+    }
     if let Some(tokens) = model.context {
         lines.push(("Context", format!("{tokens} tokens")));
     }
@@ -56,7 +62,7 @@ fn render(document: &Document, model: &Model, out: &Output) -> String {
     }
     lines.push(("Container", model.instance.clone().unwrap_or_else(dash)));
     if let Some(id) = &model.container {
-        lines.push(("Container ID", id.chars().take(12).collect()));
+        lines.push(("Container ID", short(id)));
     }
     let devices = if model.gpus.is_empty() { dash() } else { model.gpus.join(", ") };
     lines.push(("Devices", devices));
@@ -112,6 +118,11 @@ fn render(document: &Document, model: &Model, out: &Output) -> String {
         text += &format!("{:width$}  ({WITHHELD})\n", "");
     }
     text
+}
+
+/// An ID of podman's, as podman shows it.
+fn short(id: &str) -> String {
+    id.chars().take(12).collect()
 }
 
 /// Of an engine's last lines that the daemon does not show to whoever runs this.

@@ -77,14 +77,17 @@ impl State {
     fn model_status(&self, now: Moment, model: &Model) -> ModelStatus {
         let instance = model.instance.as_ref();
         let hold = instance.and_then(|i| self.ledger.hold(&i.id));
+        let launched = instance.and_then(|i| i.launched.as_ref());
         ModelStatus {
             name: model.spec.name.clone(),
             aliases: model.spec.aliases.clone(),
             engine: model.spec.engine.as_str(),
+            image: instance.map_or(&model.spec, |i| &i.spec).image.to_string(),
+            image_id: launched.map(|l| l.image_id.clone()).filter(|id| !id.is_empty()),
             context: model.spec.context,
             phase: model.phase(now),
             instance: instance.map(|i| i.id.clone()),
-            container: instance.and_then(|i| i.launched.as_ref()).map(|l| l.container.clone()),
+            container: launched.map(|l| l.container.clone()),
             gpus: instance.map(|i| i.placement.gpus.clone()).unwrap_or_default(),
             planned: instance.map(|i| i.placement.need),
             observed: hold.map_or(Known::Unknown, Hold::observed_total),

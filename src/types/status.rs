@@ -55,6 +55,10 @@ pub struct ModelStatus {
     pub aliases: Vec<ModelName>,
     /// What runs in its image.
     pub engine: &'static str,
+    /// The image of its engine by name: the one that runs, else the one that is configured.
+    pub image: String,
+    /// podman's ID of the image that its engine runs from, while that is known: what a name with a moving tag stood for at its load.
+    pub image_id: Option<String>,
     /// Tokens of its context, where that is configured; `None`: what the engine takes by itself.
     pub context: Option<u32>,
     /// Where it is.
@@ -284,6 +288,8 @@ pub fn test_status(name: &str) -> ModelStatus {
         name: name.parse().unwrap(),
         aliases: vec![],
         engine: "llamacpp",
+        image: "localhost/engine".to_owned(),
+        image_id: None,
         context: None,
         phase: Phase::Stopped,
         instance: None,

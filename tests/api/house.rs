@@ -290,6 +290,8 @@ fn two_models() -> Status {
         name: name.parse().unwrap(),
         aliases: aliases.iter().map(|a| a.parse().unwrap()).collect(),
         engine: "llamacpp",
+        image: "localhost/llama-server:1".to_owned(),
+        image_id: None,
         context: None,
         phase: Phase::Stopped,
         instance: None,

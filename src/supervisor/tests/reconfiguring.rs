@@ -229,3 +229,23 @@ fn what_was_taken_away_and_comes_back_as_it_was_serves_on() {
     configure(&mut host, vec![spec("m", 10)]);
     assert_eq!(host.phase("m"), Phase::Draining);
 }
+
+#[test]
+fn the_image_is_that_of_the_engine_that_runs() {
+    let image = |host: &Host| {
+        let model = host.state.status(host.now).models.remove(0);
+        (model.image, model.image_id)
+    };
+    let mut host = Host::new(vec![spec("m", 10)]);
+    let configured = spec("m", 10).image.to_string();
+    assert_eq!(image(&host), (configured.clone(), None), "none runs");
+    let id = host.ready(1, "m");
+    assert_eq!(image(&host), (configured.clone(), Some("1".to_owned())));
+    let mut other = spec("m", 10);
+    other.image = crate::types::ImageRef::parse("localhost/other:2").unwrap();
+    configure(&mut host, vec![other]);
+    assert_eq!(image(&host), (configured, Some("1".to_owned())), "while it serves");
+    host.release(&id);
+    host.stopped(&id);
+    assert_eq!(image(&host), ("localhost/other:2".to_owned(), None));
+}
