@@ -26,9 +26,13 @@ impl Signals {
             let hup = signal(SignalKind::hangup())?;
             std::io::Result::Ok(Heard { term, int, hup })
         };
-        Self(heard().inspect_err(|err| {
-            tracing::error!("signals cannot be handled ({err}); stop with SIGKILL, containers will be adopted");
-        }).ok())
+        let heard = heard();
+        if let Err(err) = &heard {
+            tracing::error!(
+                "signals cannot be handled ({err}); stop with SIGKILL, containers will be adopted"
+            );
+        }
+        Self(heard.ok())
     }
 
     /// The daemon is to end.
