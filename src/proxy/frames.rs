@@ -49,7 +49,7 @@ impl Frames {
             return;
         }
         let short = u64::from(head[1] & 0x7f);
-        let long = length[..size].iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte));
+        let long = length[..size].iter().fold(0, |sum, byte| (sum << 8) | u64::from(*byte));
         self.left = if size == 0 { short } else { long };
         self.parting |= head[0] & 0x0f == CLOSE;
         self.has = 0;

@@ -273,15 +273,12 @@ impl State {
             if over && !shutdown.cut {
                 self.shutdown = Some(Shutdown { cut: true, ..shutdown });
                 let instances = self.models.values().filter_map(|m| m.instance.as_ref());
-                let draining: Vec<(InstanceId, StopReason)> = instances
-                    .filter_map(|i| {
-                        let Life::Draining { reason, .. } = i.life else { return None };
-                        Some((i.id.clone(), reason))
-                    })
+                let draining: Vec<InstanceId> = instances
+                    .filter(|i| matches!(i.life, Life::Draining { .. }))
+                    .map(|i| i.id.clone())
                     .collect();
-                for (instance, reason) in draining {
-                    self.begin_stop(&instance, None, out);
-                    out.push(Effect::Notice(Notice::Stopping { instance, reason }));
+                for id in draining {
+                    self.begin_stop(&id, None, out);
                 }
             }
             let empty = self.models.values().all(|m| m.instance.is_none());

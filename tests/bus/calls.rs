@@ -8,8 +8,8 @@ use std::sync::Arc;
 use hostler::control::Reloaded;
 use hostler::supervisor::handle::{Ask, Verb};
 use hostler::types::{
-    Bytes, Check, CheckVerdict, Denied, Evict, Fault, FaultCode, GpuId, Haste, Outcome, Phase,
-    Preview, PreviewGpu, Status, Wish,
+    Bytes, Check, CheckVerdict, Denied, Evict, Fault, FaultCode, GpuId, Haste, Moment, Outcome,
+    Phase, Preview, PreviewGpu, Problem, Status, Wish,
 };
 use tokio::sync::oneshot;
 
@@ -336,7 +336,8 @@ async fn that_a_problem_has_other_amounts_of_memory_is_not_said() {
     let problems = "PropertiesChanged org.hostler1.Manager +Problems";
     let mut now = status();
     let pressed = |now: &mut Status, message: &str| {
-        now.problems[0].message = message.to_owned();
+        let (code, message) = ("memory_pressure", message.to_owned());
+        now.problems = vec![Problem { code, message, since: Moment::START }];
         house.status.send(Arc::new(now.clone())).unwrap();
     };
     pressed(&mut now, "GPU-1: 300.0 MiB of its headroom is in use");

@@ -1,8 +1,8 @@
 //! What requests are counted by.
 //!
 //! Purpose: one row for each (model, endpoint) that was ever asked for, with all that is counted of its requests, and one for each
-//! (model, key). Owner: [`super::Metrics`]. Invariants: a model is one that is configured, or was until lately, so is a key, and an endpoint is
-//! one of the front door's list, so rows are bounded whatever clients write; counting takes no lock.
+//! (model, key). Owner: [`super::Metrics`]. Invariants: a model is one that is configured, or was until lately, so is a key, and an endpoint
+//! is one of the front door's list, so rows are bounded whatever clients write; counting takes no lock.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

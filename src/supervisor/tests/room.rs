@@ -113,18 +113,3 @@ mod busy;
 mod collation;
 mod told;
 mod turns;
-
-/// Of a stop without its reason nobody could say who wanted it.
-#[test]
-fn what_a_shutdown_cuts_off_is_told_to_leave() {
-    let mut host = Host::new(vec![spec("a", 40)]);
-    let a = host.ready(1, "a");
-    host.tell(Event::Shutdown { keep: false });
-    assert!(host.stops().is_empty());
-    host.pass(30);
-    assert_eq!(host.stops(), [a]);
-    let told = |e: &&Effect| {
-        matches!(e, Effect::Notice(Notice::Stopping { reason: StopReason::Shutdown, .. }))
-    };
-    assert_eq!(host.out.iter().filter(told).count(), 1);
-}
