@@ -1,6 +1,5 @@
 //! Devices that fell off the bus, hang or wake up, as the real client sees them. One test: the environment that names the world is the
 //! process's.
-#![expect(clippy::unwrap_used, reason = "a panic is the failure report")]
 
 use std::time::{Duration, Instant};
 
