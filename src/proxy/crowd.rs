@@ -40,8 +40,8 @@ struct Way {
     /// One more is held for each who is here.
     here: Arc<()>,
     pulses: Vec<Weak<Pulse>>,
-    /// Who could go when it was looked last, and since when each is waited for; the longest is at the end. Whoever becomes idle later has been
-    /// so for less.
+    /// Who could go when it was looked last, and since when each is waited for; the longest is at the end. Whoever becomes idle later
+    /// has been so for less.
     idle: Vec<(Instant, Weak<Pulse>)>,
     /// Has come, and has no room yet.
     next: Option<(Stream, Peer)>,

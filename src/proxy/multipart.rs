@@ -139,8 +139,8 @@ fn name(head: &[u8]) -> Result<String, ApiError> {
         let (header, value) = line
             .split_once(':')
             .ok_or_else(|| malformed("a part's head has a line without a colon"))?;
-        // Folded over two lines, with an end of a line that not all readers take for one, or with a space before the colon: to others it says
-        // something else.
+        // Folded over two lines, with an end of a line that not all readers take for one, or with a space before the colon: to others it
+        // says something else.
         if header.is_empty() || !header.bytes().all(token) || value.contains(['\r', '\n']) {
             return Err(malformed("a part's head has a line that is no header"));
         }

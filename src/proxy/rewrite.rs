@@ -34,7 +34,7 @@ const fn bound_at(events: Events) -> Option<&'static str> {
 #[derive(serde::Deserialize)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
-/// The body with what `spec` asks for. One that is not a JSON object comes back as it is: it has been refused before. `events`: of its path.
+/// The body with what `spec` asks for. One that is not a JSON object comes back as it is: it was refused before. `events`: of its path.
 pub(super) fn rewrite(body: &Bytes, spec: &DoorSpec, events: Events) -> Bytes {
     let names = ["max_tokens", "max_completion_tokens"];
     let writer = Writer {

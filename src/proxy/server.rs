@@ -298,8 +298,8 @@ impl AcceptErrors {
     const PAUSE_MIN: Duration = Duration::from_millis(20);
     const PAUSE_MAX: Duration = Duration::from_secs(1);
 
-    /// The next connection, once the pause is over; `None` after an error. Safe to drop at any time: a connection that was accepted is returned
-    /// without waiting, and the next call takes up a pause where this one left it.
+    /// The next connection, once the pause is over; `None` after an error. Safe to drop at any time: a connection that was accepted is
+    /// returned without waiting, and the next call takes up a pause where this one left it.
     pub async fn accept(
         &mut self,
         next: impl Future<Output = io::Result<(Stream, Peer)>>,

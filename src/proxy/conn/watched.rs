@@ -1,7 +1,7 @@
 //! A client's socket as hyper has it.
 //!
-//! Purpose: tell the connection's [`Pulse`] what happens on the socket. Owner: the connection. Invariants: an answer that broke off ends in a
-//! reset and in no orderly end; many small pieces are written as one.
+//! Purpose: tell the connection's [`Pulse`] what happens on the socket. Owner: the connection. Invariants: an answer that broke off ends in
+//! a reset and in no orderly end; many small pieces are written as one.
 
 use std::io;
 use std::os::fd::AsFd;
