@@ -266,7 +266,7 @@ impl Containers for World {
     }
 
     fn image_id(&self, _: ImageRef) -> PortFuture<'_, Result<Option<String>, Fault>> {
-        done(Ok(None))
+        done(Ok(Some("1".to_owned())))
     }
 
     fn prove_network(&self, _: Transport) -> PortFuture<'_, Result<(), Fault>> {
