@@ -24,7 +24,7 @@ pub struct RawHealth {
     /// It is restarted after so many failures in a row, 1 to 100; that it is silent is none while it answers requests, nor for [server] answer_timeout while requests wait for it. Default 3.
     #[schemars(with = "u32", range(min = 1, max = 100), extend("default" = 3))]
     pub failures: Option<Spanned<i64>>,
-    /// Whether an engine on which nothing runs is also asked for what shows whether its own loop gets on (vLLM: one token; llama.cpp, where nobody was for ten minutes: its metrics, which take no prompt's place in its cache): some hang although they say that they are well. One that hangs so while requests run on it is not found before they are over.
+    /// Whether an engine on which nothing runs is also asked for what shows whether its own loop gets on (vLLM: one token; llama.cpp, where nobody was for two minutes: its metrics, which take no prompt's place in its cache): some hang although they say that they are well. One that hangs so while requests run on it is not found before they are over.
     /// Default true.
     #[schemars(with = "bool", extend("default" = true))]
     pub probe: Option<bool>,

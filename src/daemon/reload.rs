@@ -124,10 +124,11 @@ impl Root {
         self.handle.configure(Reconfiguration { settings, specs, images }).await;
     }
 
-    /// The server and systemd have heard of the time for drains of the start; all keep to the same until a restart.
+    /// The server and systemd have heard of the times of the start; all keep to the same until a restart.
     fn settings(&self, config: &Config) -> Settings {
         let mut settings = core::settings(config);
         settings.drain_timeout = self.started.policy.drain_timeout;
+        settings.health.patience = self.started.server.answer_timeout;
         settings
     }
 
@@ -150,8 +151,9 @@ impl Root {
         models.clone_from(&specs);
         self.handle.configure(Reconfiguration { settings, specs, images }).await;
         let rules = door::rules(&new);
-        self.metrics.keys(&rules.keys.iter().map(|key| key.name.clone()).collect());
+        let keys = rules.keys.iter().map(|key| key.name.clone()).collect();
         self.rules.store(Arc::new(rules));
+        self.metrics.keys(&keys);
         self.metrics.configured(core::names(&new));
         self.telling.set(new.log.request_lines);
         log::set(filter).map_err(|err| err.to_string())?;

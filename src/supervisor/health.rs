@@ -33,8 +33,9 @@ use crate::types::{
 const RETRY_DELAY_MAX: Duration = Duration::from_secs(60);
 /// After a failure it is asked again at least so soon.
 const RECHECK: Duration = Duration::from_secs(5);
-/// Nobody was at a llama-server for so long: what its last client left it to compute is over.
-const FORSAKEN: Duration = Duration::from_secs(600);
+/// Nobody was at a llama-server for so long: what its last client left it to compute is over. Not longer: who comes back meanwhile puts
+/// it off.
+const FORSAKEN: Duration = Duration::from_secs(120);
 /// From a launch that podman was not there for to the next.
 const PODMAN_RETRY: Duration = Duration::from_secs(5);
 
@@ -237,11 +238,20 @@ impl State {
         let failed_on = model.failure.as_mut().map(|f| std::mem::take(&mut f.failed_on));
         let failed_on = failed_on.unwrap_or_default();
         let gpus = model.instance.as_ref().map(|i| i.placement.gpus.as_slice()).unwrap_or_default();
-        if !gpus.iter().any(|gpu| failed_on.contains_key(gpu)) {
+        // What took too long may have waited for a disk, which has the weights at hand by the second time.
+        let slow = model.failure.as_ref().is_some_and(|f| f.fault.code == FaultCode::LoadTimeout);
+        if !slow && !gpus.iter().any(|gpu| failed_on.contains_key(gpu)) {
             let suspects = failed_on.into_keys().map(|gpu| (gpu, id.model.clone()));
             self.suspects.extend(suspects);
         }
         self.suspects.retain(|gpu, _| !gpus.contains(gpu));
+        self.note_suspects(now);
+    }
+
+    /// Devices that are avoided, for people. A model that is gone accuses none.
+    pub(super) fn note_suspects(&mut self, now: Moment) {
+        let models = &self.models;
+        self.suspects.retain(|_, by| models.get(by).is_some_and(|model| !model.retired));
         let text = |(gpu, model): (&GpuId, &ModelName)| {
             format!(
                 "{gpu}: {model} failed to load there and loaded elsewhere; until a model has loaded there, each goes elsewhere where it \

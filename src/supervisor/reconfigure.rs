@@ -30,6 +30,10 @@ pub struct Reconfiguration {
 
 impl State {
     pub(super) fn reconfigure(&mut self, now: Moment, new: Reconfiguration, out: &mut Vec<Effect>) {
+        // Nothing of it would be served any more, and who leaves would be brought back.
+        if self.shutdown.is_some() {
+            return;
+        }
         let Reconfiguration { settings, specs, mut images } = new;
         self.ledger.set_headroom(settings.headroom);
         self.settings = Settings { seed: self.settings.seed, ..settings };
@@ -60,6 +64,7 @@ impl State {
             }
         }
         self.recall_loads();
+        self.note_suspects(now);
     }
 
     /// A model that is not configured any more.

@@ -60,7 +60,7 @@ impl Model {
     /// Whether what drains for it has to leave still: it waits, and nothing that a reload may change stands against it.
     fn may_take_the_place_of(&self, than: Rank, instance: &Instance, cut: bool) -> bool {
         let wish = self.wish();
-        let cold = self.instance.as_ref().is_none_or(Instance::is_asleep);
+        let cold = self.instance.as_ref().is_none_or(|i| i.is_asleep() || i.is_looked_for());
         let any = wish.is_some_and(|wish| wish.evict == Some(Evict::Any));
         let here = |gpu| self.spec.gpus.is_empty() || self.spec.gpus.contains(gpu);
         !self.queue.is_empty()

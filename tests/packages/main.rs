@@ -105,6 +105,9 @@ fn where_podman_puts_what_it_fetches_is_made() {
     assert!(dir.starts_with("/var/lib/hostler/"), "on the disk of the images: {dir}");
     let line = format!("d {dir} 0700 hostler hostler -");
     assert!(made.lines().any(|other| other == line), "{line}");
+    // No other user enters it.
+    let own = read("units/user/hostler-user-podman.service");
+    assert!(own.contains("/containers.conf\n") && own.contains("Environment=TMPDIR=/var/tmp\n"));
 }
 
 /// A package by one of the scripts, quickly.

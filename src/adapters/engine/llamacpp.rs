@@ -7,7 +7,7 @@ use std::path::Path;
 use super::{PROJECTOR, socket};
 use crate::plan::estimate::is_fitted;
 use crate::supervisor::ports::{LaunchOrder, TCP_PORT};
-use crate::types::{Bytes, ModelSpec, NeedSource, Placement, Transport};
+use crate::types::{Bytes, ModelSpec, Placement, Transport};
 
 /// Arguments after the image's entry point.
 pub(super) fn command(order: &LaunchOrder, model: Option<&Path>) -> Vec<String> {
@@ -74,7 +74,8 @@ pub(super) fn env(
     let mut env =
         vec![("HOME", "/tmp".to_owned()), ("LLAMA_ARG_THREADS_HTTP", HTTP_THREADS.to_owned())];
     if fits_itself(spec, placement) {
-        if placement.need.source == NeedSource::Declared {
+        // By the word of the configuration, and not of the need: that is a measurement once it was seen to hold a little more.
+        if spec.vram.is_some() {
             // It would take all that is free at the moment, and not what it was promised.
             let rest = placement.device_total.saturating_sub(placement.budget).0 >> 20;
             env.push(("LLAMA_ARG_FIT_TARGET", rest.max(LEFT_FREE).to_string()));
@@ -202,9 +203,13 @@ mod tests {
         };
         let (one, two) = (&["GPU-a"][..], &["GPU-a", "GPU-b"][..]);
         assert_eq!(said(&spec, one, NeedSource::Exclusive), ("auto".into(), None, None));
-        // With what it was promised, and no more.
-        let target = Some("8192".to_owned());
-        assert_eq!(said(&spec, one, NeedSource::Declared), ("auto".into(), target, None));
+        // With what it was promised, and no more, also when it was seen to hold a little more.
+        spec.vram = Some(Bytes::gib(16));
+        for source in [NeedSource::Declared, NeedSource::Measured] {
+            let target = Some("8192".to_owned());
+            assert_eq!(said(&spec, one, source), ("auto".into(), target, None));
+        }
+        spec.vram = None;
         // Two of them hold it.
         let split = Some("1,1".to_owned());
         assert_eq!(said(&spec, two, NeedSource::Estimated), ("999".into(), None, split));

@@ -118,30 +118,39 @@ impl Reader {
         // Without persistence mode the driver prepares each device when it is first asked, which takes seconds.
         let limit = if self.seen.is_empty() { self.limit.max(FIRST) } else { self.limit };
         let mut round = Round::default();
-        let Order { ask, resting } = self.turns.order(self.indices(count), Instant::now());
-        for (index, took) in resting {
-            let took = Duration::from_secs(took.as_secs().max(1));
-            self.is_silent(index, GpuError::Timeout(took), &mut round);
-        }
-        for index in ask {
+        let [homes, others] = self.indices(count);
+        // Of those that nobody is known to want, none has to be asked.
+        for (indices, must) in [(homes, true), (others, self.wanted.is_empty())] {
             if self.is_complete(&round) {
                 break;
             }
-            let begun = Instant::now();
-            self.visit(nvml, index, begun + limit, &mut round)?;
-            self.turns.asked(index, begun.elapsed(), limit, Instant::now());
+            let order = self.turns.order(indices.into_iter(), must, Instant::now());
+            let Order { ask, resting } = order;
+            for (index, took) in resting {
+                let took = Duration::from_secs(took.as_secs().max(1));
+                self.is_silent(index, GpuError::Timeout(took), &mut round);
+            }
+            for index in ask {
+                if self.is_complete(&round) {
+                    break;
+                }
+                let begun = Instant::now();
+                self.visit(nvml, index, begun + limit, &mut round)?;
+                self.turns.asked(index, begun.elapsed(), limit, Instant::now());
+            }
         }
         self.finish(round, driver)
     }
 
-    /// NVML's indices, first those where wanted devices were last found: the others need not be asked then.
-    fn indices(&self, count: u32) -> impl Iterator<Item = u32> {
+    /// NVML's indices, first those where wanted devices were last found: the others are asked only where these do not have them all, and
+    /// none of these rests because one that nobody wants could be asked.
+    fn indices(&self, count: u32) -> [Vec<u32>; 2] {
         let known = |index: &u32| {
             let there = self.slots.get(index);
             there.is_some_and(|ids| ids.iter().any(|id| self.wanted.contains(id)))
         };
-        let (homes, others): (Vec<u32>, Vec<u32>) = (0..count).partition(known);
-        homes.into_iter().chain(others)
+        let (homes, others) = (0..count).partition(known);
+        [homes, others]
     }
 
     fn is_complete(&self, round: &Round) -> bool {

@@ -30,7 +30,13 @@ pub(super) struct Order {
 }
 
 impl Turns {
-    pub(super) fn order(&self, indices: impl Iterator<Item = u32>, now: Instant) -> Order {
+    /// `all_the_same`: one of them has to be asked, though all rest.
+    pub(super) fn order(
+        &self,
+        indices: impl Iterator<Item = u32>,
+        all_the_same: bool,
+        now: Instant,
+    ) -> Order {
         let mut ask = Vec::new();
         let mut resting = Vec::new();
         for index in indices {
@@ -41,7 +47,7 @@ impl Turns {
                 _ => ask.push(index),
             }
         }
-        if ask.is_empty() {
+        if ask.is_empty() && all_the_same {
             ask = resting.drain(..).map(|(index, _)| index).collect();
         }
         ask.sort_by_key(|index| self.0.contains_key(index));
@@ -70,7 +76,7 @@ mod tests {
     #[test]
     fn who_hung_is_asked_last_then_seldom_and_is_one_like_others_when_it_answers() {
         let (mut turns, start) = (Turns::default(), Instant::now());
-        let order = |turns: &Turns, at: Duration| turns.order(0..3, start + at);
+        let order = |turns: &Turns, at: Duration| turns.order(0..3, true, start + at);
         let all = |ask: &[u32]| Order { ask: ask.to_vec(), resting: Vec::new() };
         assert_eq!(order(&turns, Duration::ZERO), all(&[0, 1, 2]));
         turns.asked(0, HUNG, LIMIT, start);
@@ -88,6 +94,8 @@ mod tests {
         let (mut turns, start) = (Turns::default(), Instant::now());
         turns.asked(0, HUNG, LIMIT, start);
         turns.asked(0, HUNG, LIMIT, start);
-        assert_eq!(turns.order(0..1, start), Order { ask: vec![0], resting: Vec::new() });
+        assert_eq!(turns.order(0..1, true, start), Order { ask: vec![0], resting: Vec::new() });
+        let spared = Order { ask: Vec::new(), resting: vec![(0, HUNG)] };
+        assert_eq!(turns.order(0..1, false, start), spared, "nobody wants it");
     }
 }

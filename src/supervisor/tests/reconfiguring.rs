@@ -228,6 +228,15 @@ fn what_was_taken_away_and_comes_back_as_it_was_serves_on() {
     configure(&mut host, vec![]);
     configure(&mut host, vec![spec("m", 10)]);
     assert_eq!(host.phase("m"), Phase::Draining);
+    // A daemon that stops brings nobody back.
+    let mut host = Host::new(vec![spec("m", 10)]);
+    let id = host.ready(1, "m");
+    configure(&mut host, vec![]);
+    host.tell(Event::Shutdown { keep: false });
+    configure(&mut host, vec![spec("m", 10)]);
+    assert_eq!(host.phase("m"), Phase::Draining);
+    host.release(&id);
+    assert_eq!(host.stops(), [id]);
 }
 
 #[test]

@@ -123,3 +123,17 @@ fn what_fails_everywhere_is_tried_in_turn_and_accuses_no_device() {
     assert_eq!(on, ["a", "a", "a"].map(gpu));
     assert_eq!((loads(&mut host, 9, "m"), suspected(&host)), (gpu("a"), None));
 }
+
+#[test]
+fn what_took_too_long_goes_elsewhere_and_accuses_no_device() {
+    let mut host = host();
+    assert_eq!(fails(&mut host, 1, FaultCode::LoadTimeout), gpu("a"));
+    assert_eq!((loads(&mut host, 2, "m"), suspected(&host)), (gpu("b"), None));
+    // Nor does a model that is not there any more.
+    let mut host = self::host();
+    assert_eq!(fails(&mut host, 1, FaultCode::EngineExited), gpu("a"));
+    assert_eq!(loads(&mut host, 2, "m"), gpu("b"));
+    assert!(suspected(&host).is_some());
+    super::super::reconfiguring::configure(&mut host, vec![spec("small", 10)]);
+    assert_eq!(suspected(&host), None);
+}
