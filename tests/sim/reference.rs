@@ -12,10 +12,6 @@ use hostler::types::{GpuId, InstanceId, ModelName, Moment, OnFull, Phase, SpecHa
 use crate::case::{Case, Specs};
 use crate::invariants::{Rule, Step};
 
-/// How many others may be started while somebody waits who could have their place. Each takes a load's time, and `max_wait`
-/// is two minutes at most here; the most that was seen is 14.
-const OVERTAKEN_MAX: u32 = 30;
-
 #[derive(Clone, Debug)]
 struct Asked {
     /// `None`: it is not configured.

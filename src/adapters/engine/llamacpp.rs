@@ -117,7 +117,7 @@ mod tests {
     use super::super::tests::{order, placement, spec};
     use super::*;
     use crate::supervisor::ports::Engines as _;
-    use crate::types::{Anatomy, EngineKind};
+    use crate::types::{Anatomy, EngineKind, NeedSource};
 
     #[test]
     fn on_the_host_over_a_socket() {

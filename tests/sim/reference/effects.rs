@@ -4,8 +4,12 @@ use std::collections::BTreeSet;
 
 use hostler::types::{Denied, GpuId, InstanceId, ModelName, Moment, OnFull, SpecHash, WaiterId};
 
-use super::{OVERTAKEN_MAX, Reference, Stage, Told};
+use super::{Reference, Stage, Told};
 use crate::invariants::{Rule, Step};
+
+/// How many others may be started while somebody waits who could have their place. Each takes a load's time, and `max_wait`
+/// is two minutes at most here; the most that was seen is 14.
+pub(super) const OVERTAKEN_MAX: u32 = 30;
 
 impl Reference {
     /// Whether what it needs is here, which is as much as a pull.

@@ -1,5 +1,6 @@
 //! The reference sees what it is for.
 
+use super::effects::OVERTAKEN_MAX;
 use super::*;
 
 #[test]
