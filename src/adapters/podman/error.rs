@@ -1,9 +1,8 @@
 //! What podman can answer wrong, sorted by cause.
 //!
-//! Purpose: one error type for both clients (`podman-api` and [`super::wire`]), and its translation into a
-//! [`Fault`] with a text that names the thing, the reason and the fix. Invariants: podman's HTTP status is never
-//! decided by, because it is 500 for a taken name and for a full disk alike and differs between versions; the
-//! `cause` and message are.
+//! Purpose: one error type for both clients (`podman-api` and [`super::wire`]), and its translation into a [`Fault`] with a text that names
+//! the thing, the reason and the fix. Invariants: podman's HTTP status is never decided by, because it is 500 for a taken name and for a
+//! full disk alike and differs between versions; the `cause` and message are.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -251,7 +250,8 @@ fn full(text: &str) -> String {
     });
     if let Some(dir) = elsewhere {
         return format!(
-            "free space on the file system of {dir}, where podman puts first what it fetches: \"df -h {dir}\"; image_copy_tmp_dir in a containers.conf of its user names another directory"
+            "free space on the file system of {dir}, where podman puts first what it fetches: \"df -h {dir}\"; {}",
+            hand().elsewhere()
         );
     }
     format!(
@@ -306,6 +306,18 @@ impl Hand {
             }
             Self::Own => {
                 "systemctl --user status hostler-user-podman.socket hostler-user-podman.service"
+            }
+        }
+    }
+
+    /// Has podman put elsewhere what it fetches. Its API reads the packaged containers.conf when it starts; a user's own does not win.
+    fn elsewhere(self) -> &'static str {
+        match self {
+            Self::Service => {
+                "its API puts it into /var/lib/hostler/tmp once it is started anew, which ends no model: \"sudo systemctl --user --machine=hostler@ restart hostler-podman.service\""
+            }
+            Self::Own => {
+                "another directory: \"systemctl --user edit hostler-user-podman.service\" with [Service] and Environment=TMPDIR=/DIRECTORY, then \"systemctl --user restart hostler-user-podman.service\", which ends no model"
             }
         }
     }

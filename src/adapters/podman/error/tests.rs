@@ -141,6 +141,9 @@ fn what_is_full_is_named() {
     let there = "writing blob: storing blob to file \"/var/tmp/storage280617948/6\": write /var/tmp/storage280617948/6: no space left on device";
     let said = fault(there);
     assert!(said.contains("df -h /var/tmp") && !said.contains("system df"), "{said}");
+    assert!(said.contains("--machine=hostler@ restart hostler-podman.service"), "{said}");
+    let own = Hand::Own.elsewhere();
+    assert!(own.contains("TMPDIR=") && !own.contains("sudo"), "{own}");
     for storage in [
         "write /var/lib/hostler/.local/share/containers/storage/overlay/x: no space left on device",
         "write /srv/var/tmp/x: no space left on device",
