@@ -4,6 +4,7 @@
 //! engine reads the files as nobody that the host knows. Owner: `hostler add`. Invariants: nothing is opened, only the model's own files are
 //! looked at, and what is said is a warning: rights beyond the mode (ACLs) are not read.
 
+use std::borrow::Cow;
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -23,13 +24,9 @@ pub fn closed(weights: &Path, bound: &Path, service: (u32, u32)) -> Option<Strin
     let mut above: Vec<&Path> = bound.ancestors().skip(1).collect();
     above.reverse();
     if let Some((dir, mode)) = above.into_iter().find_map(|dir| lacks(dir, |m| of(m, service), 1)) {
-        let put = if weights.is_file() {
-            format!("sudo install -m 644 -t {PLACE} {}", weights.display())
-        } else {
-            format!("sudo cp -rL --no-preserve=mode {} {PLACE}/", weights.display())
-        };
         return Some(format!(
-            "{dir} ({mode:o}) is closed to the user {SERVICE_USER}, whose podman has to pass it: the model will not load; put it where it may, and add it from there: {put}"
+            "{dir} ({mode:o}) is closed to the user {SERVICE_USER}, whose podman has to pass it: the model will not load; put it where it may, and add it from there: {}",
+            put(weights)
         ));
     }
     // An engine is of no user and no group of the host.
@@ -39,8 +36,35 @@ pub fn closed(weights: &Path, bound: &Path, service: (u32, u32)) -> Option<Strin
     let (path, mode) =
         dirs.or_else(|| read(weights, bound).iter().find_map(|file| lacks(file, others, 4)))?;
     Some(format!(
-        "{path} ({mode:o}) is not for everybody to read, and an engine is nobody on the host: the model will not load; sudo chmod -R o+rX {path}"
+        "{path} ({mode:o}) is not for everybody to read, and an engine is nobody on the host: the model will not load; sudo chmod -R o+rX {}",
+        quoted(&path)
     ))
+}
+
+/// The command that copies a model to [`PLACE`]: all parts of a split one, and a hub's snapshot by the model's name in place of the commit.
+fn put(weights: &Path) -> String {
+    let whole = weights.display().to_string();
+    if !weights.is_file() {
+        let name = files::repository_name(weights).unwrap_or_else(|| whole.clone());
+        let to = format!("{PLACE}/{}", name.rsplit('/').next().unwrap_or_default());
+        return format!("sudo cp -rLT --no-preserve=mode {} {}", quoted(&whole), quoted(&to));
+    }
+    let install = format!("install -m 644 -t {PLACE}");
+    let parts = files::part(weights).and_then(|_| {
+        let (numbered, count) = whole.rsplit_once("-of-")?;
+        let (before, _) = numbered.rsplit_once('-')?;
+        Some(format!("{}-?????-of-{count}", quoted(before)))
+    });
+    match parts {
+        // Whoever types it may not look there either, so the shell that knows the parts is root's.
+        Some(parts) => format!("sudo sh -c {}", quoted(&format!("{install} {parts}"))),
+        None => format!("sudo {install} {}", quoted(&whole)),
+    }
+}
+
+/// As one word of a shell's.
+fn quoted(text: &str) -> String {
+    shlex::try_quote(text).map_or_else(|_| text.to_owned(), Cow::into_owned)
 }
 
 /// The path and its mode, if what `rights` leaves of it lacks one of `bits`.
@@ -117,7 +141,40 @@ mod tests {
         assert_eq!(closed(&gguf, &gguf, OTHER), None, "passing is enough");
         let (_dir, home, _) = self::home(0o700);
         let why = closed(&home.join("m"), &home.join("m"), OTHER).unwrap();
-        assert!(why.contains("cp -rL --no-preserve=mode"), "{why}");
+        let copied = format!("cp -rLT --no-preserve=mode {}/m {PLACE}/m", home.display());
+        assert!(why.ends_with(&copied), "{why}");
+    }
+
+    #[test]
+    fn what_copies_a_model_copies_all_of_it_under_its_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = dir.path().join("it's my \"home\"");
+        fs::create_dir(&at).unwrap();
+        let split = ["m x-00001-of-00002.gguf", "m x-00002-of-00002.gguf"];
+        for name in
+            split.into_iter().chain(["m x-00001-of-00003.gguf", "m x-it-00001-of-00002.gguf"])
+        {
+            fs::write(at.join(name), "x").unwrap();
+        }
+        fs::write(at.join("m x.gguf"), "x").unwrap();
+        let one = shlex::split(&put(&at.join("m x.gguf"))).unwrap();
+        assert_eq!(one.last().unwrap(), at.join("m x.gguf").to_str().unwrap());
+        // Which files a shell makes of it.
+        let words = shlex::split(&put(&at.join(split[0]))).unwrap();
+        assert_eq!(words[..3], ["sudo", "sh", "-c"]);
+        let install = format!("install -m 644 -t {PLACE}");
+        assert!(words[3].starts_with(&install) && words.len() == 4, "{words:?}");
+        let listed = std::process::Command::new("sh")
+            .args(["-c", &words[3].replacen(&install, "printf '%s\\n'", 1)])
+            .output()
+            .unwrap();
+        let listed = String::from_utf8(listed.stdout).unwrap();
+        let want = split.map(|name| at.join(name).to_str().unwrap().to_owned());
+        assert_eq!(listed.lines().collect::<Vec<_>>(), want);
+        let snapshot = at.join("models--o--m/snapshots/0a1b");
+        fs::create_dir_all(&snapshot).unwrap();
+        let words = shlex::split(&put(&snapshot)).unwrap();
+        assert_eq!(words[4..], [snapshot.to_str().unwrap(), format!("{PLACE}/m").as_str()]);
     }
 
     #[test]
