@@ -43,7 +43,8 @@ pub fn look(path: &Path) -> Outcome<(PathBuf, bool)> {
     .fix(fix))
 }
 
-/// What is doubtful about weights that an engine is to read. `service`: user and group of whoever runs its podman, where that is not the caller.
+/// What is doubtful about where weights lie that an engine is to read; what they lack is for [`lacks`]. `service`: user and
+/// group of whoever runs its podman, where that is not the caller.
 pub fn doubts(
     path: &Path,
     engine: EngineKind,
@@ -51,7 +52,7 @@ pub fn doubts(
 ) -> impl Iterator<Item = String> + use<> {
     let bound = files::bound(path, engine);
     let closed = service.and_then(|service| closed(path, bound, service));
-    [stray(path, bound), lacks(path), closed].into_iter().flatten()
+    [stray(path, bound), closed].into_iter().flatten()
 }
 
 /// What a directory of an embedding model lacks of the modules that its `modules.json` names and vLLM reads; `None` where nothing is missing.
@@ -199,6 +200,8 @@ mod tests {
         std::fs::write(root.join("modules.json"), format!("[{}]", all.join(","))).unwrap();
         let why = lacks(root).unwrap();
         assert!(why.contains(" has no 1_Pooling, 2_Dense, which"), "{why}");
+        let doubts = doubts(root, EngineKind::Vllm, None);
+        assert_eq!(doubts.collect::<Vec<_>>(), [""; 0], "it is said once");
         for module in ["1_Pooling", "2_Dense"] {
             std::fs::create_dir(root.join(module)).unwrap();
             std::fs::write(root.join(module).join("config.json"), "{}").unwrap();
