@@ -35,8 +35,9 @@ use watched::Watched;
 /// still has it in its cache: twice as much is slower.
 const READ_MAX: usize = 128 << 10;
 
-/// A head that is on its way for longer is waited for: most are whole when they come.
-const HEAD_SOON: Duration = Duration::from_secs(1);
+/// Who keeps a connection that is waited for so long gives it up where others have none. Most heads are whole when they come, and who is
+/// between two requests for a moment has the next one on its way.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Where a connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,13 +115,12 @@ impl Pulse {
     /// Since when nothing but the client is waited for: between two requests, or for a head that does not come.
     pub fn waits_since(&self, now: Instant) -> Option<Instant> {
         let state = self.state();
-        match state.stage {
-            Stage::Idle { since } if state.stuck.is_none() => Some(since),
-            Stage::Head { since } if now.saturating_duration_since(since) >= HEAD_SOON => {
-                Some(since)
-            }
-            Stage::Idle { .. } | Stage::Head { .. } | Stage::Busy => None,
-        }
+        let since = match state.stage {
+            Stage::Idle { since } if state.stuck.is_none() => since,
+            Stage::Head { since } => since,
+            Stage::Idle { .. } | Stage::Busy => return None,
+        };
+        (now.saturating_duration_since(since) >= PATIENCE).then_some(since)
     }
 
     /// Others wait for its room: it ends, unless a request has come meanwhile.

@@ -6,7 +6,7 @@
 //! ```
 //! Purpose: how many are served at once, and who goes when more come. Owner: the server's accept loop. Invariants: who comes over TCP, by a
 //! Unix socket or for monitoring takes no room from the others; of each there are never more than their bound; whose request is served
-//! stays, so nobody who has no key can keep others out for long. A connection counts as long as its [`Pulse`] is held: with a WebSocket,
+//! stays, and so does who comes back within a second, so nobody keeps others out by being idle. A connection counts as long as its [`Pulse`] is held: with a WebSocket,
 //! until that ends.
 
 use std::cmp::Reverse;
@@ -43,13 +43,16 @@ struct Way {
     /// Who could go when it was looked last, and since when each is waited for; the longest is at the end. Whoever becomes idle later
     /// has been so for less.
     idle: Vec<(Instant, Weak<Pulse>)>,
+    /// When that was.
+    gathered: Option<Instant>,
     /// Has come, and has no room yet.
     next: Option<(Stream, Peer)>,
 }
 
 impl Way {
     fn new(max: usize) -> Self {
-        Self { max, here: Arc::default(), pulses: Vec::new(), idle: Vec::new(), next: None }
+        let (pulses, idle) = (Vec::new(), Vec::new());
+        Self { max, here: Arc::default(), pulses, idle, gathered: None, next: None }
     }
 
     fn count(&self) -> usize {
@@ -75,8 +78,12 @@ impl Way {
         self.pulses.retain(|pulse| pulse.strong_count() > 0);
     }
 
-    /// Looks at all, which is seldom: only where none is left of those who were idle then.
+    /// Looks at all, which is seldom: only where none is left of those who were idle then, and not for each who comes.
     fn gather(&mut self, now: Instant) {
+        if self.gathered.is_some_and(|at| now.saturating_duration_since(at) < LOOK) {
+            return;
+        }
+        self.gathered = Some(now);
         self.strike_off();
         let idle = |pulse: &Weak<Pulse>| {
             let since = pulse.upgrade()?.waits_since(now)?;
@@ -232,6 +239,14 @@ mod tests {
         crowd.make_room(Instant::now());
         assert_eq!(asked(&guests), [false, true, true, false], "nobody else can go");
         guests[0].pulse.wrote(false);
+        tokio::time::advance(SECOND / 2).await;
+        crowd.make_room(Instant::now());
+        assert_eq!(
+            asked(&guests),
+            [false, true, true, false],
+            "its next request may be on its way"
+        );
+        tokio::time::advance(SECOND / 2).await;
         crowd.make_room(Instant::now());
         assert_eq!(asked(&guests), [true, true, true, false]);
         assert!(crowd.let_in().is_none());

@@ -53,7 +53,8 @@ pub(super) fn rewrite(body: &Bytes, spec: &DoorSpec, events: Events) -> Bytes {
 /// An object that is written again while it is read: what its client puts into it takes no memory but its own bytes'.
 struct Writer<'a> {
     spec: &'a DoorSpec,
-    /// The bound of an answer's length, where one is forced. It is the only one then, whatever names the client has for it.
+    /// The bound of an answer's length, where one is forced. It is the value of each name that the client has for it: which of them an engine
+    /// goes by is its own business, and one that it does not know bounds nothing.
     bound: Option<&'a Value>,
     /// What the path calls it, where the configuration calls it otherwise.
     bound_as: Option<&'static str>,
@@ -77,9 +78,13 @@ impl<'a> Writer<'a> {
             }
             return;
         }
-        let other_name = self.bound.is_some() && BOUNDS.contains(&key);
+        if let Some(bound) = self.bound.filter(|_| BOUNDS.contains(&key)) {
+            put(&mut self.out, key, bound);
+            self.bound_as = self.bound_as.filter(|name| *name != key);
+            return;
+        }
         // In another case it is the same key to many readers.
-        if other_name || spec.force.keys().any(|forced| peek::is_same(forced, key)) {
+        if spec.force.keys().any(|forced| peek::is_same(forced, key)) {
             return;
         }
         if let Some((key, _)) = spec.defaults.get_key_value(key) {
@@ -172,16 +177,22 @@ mod tests {
     fn a_forced_bound_is_the_only_one() {
         let asked = r#"{"max_completion_tokens":9,"n_predict":8,"max_output_tokens":7,"max_tokens":6,"min_tokens":5}"#;
         let spec = forced(json!({"max_tokens": 100}));
-        let whole = r#"{"max_tokens":100,"min_tokens":5}"#;
-        for events in [Events::Chat, Events::Text, Events::Messages, Events::Other] {
+        let whole = r#"{"max_completion_tokens":100,"n_predict":100,"max_output_tokens":100,"max_tokens":100,"min_tokens":5}"#;
+        for events in
+            [Events::Chat, Events::Text, Events::Messages, Events::Responses, Events::Other]
+        {
             assert_eq!(at(events, asked, &spec), whole, "{events:?}");
         }
         let both = r#"{"max_output_tokens":100,"max_tokens":100}"#;
         for body in ["{}", r#"{"max_output_tokens":7}"#] {
             assert_eq!(at(Events::Responses, body, &spec), both, "{body}");
         }
+        // An engine that knows the older name alone is bounded by it.
         let newer = forced(json!({"max_completion_tokens": 50}));
-        assert_eq!(done(asked, &newer), r#"{"max_completion_tokens":50,"min_tokens":5}"#);
+        assert_eq!(
+            done(r#"{"max_tokens":6,"min_tokens":5}"#, &newer),
+            r#"{"max_tokens":50,"min_tokens":5,"max_completion_tokens":50}"#
+        );
         assert_eq!(
             at(Events::Messages, r#"{"max_tokens":6}"#, &newer),
             r#"{"max_tokens":50,"max_completion_tokens":50}"#
@@ -189,8 +200,8 @@ mod tests {
         // What the path has another bound for is forced as well.
         let two = forced(json!({"max_tokens": 100, "max_output_tokens": 20}));
         assert_eq!(
-            at(Events::Responses, asked, &two),
-            r#"{"max_output_tokens":20,"max_tokens":100,"min_tokens":5}"#
+            at(Events::Responses, r#"{"max_output_tokens":7,"n_predict":8}"#, &two),
+            r#"{"max_output_tokens":20,"n_predict":100,"max_tokens":100}"#
         );
         // A default is no bound.
         let spec = DoorSpec { defaults: map(json!({"n_predict": 9})), ..spec };

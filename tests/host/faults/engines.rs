@@ -100,7 +100,8 @@ fn fault_22_an_engine_that_hangs_is_restarted_and_one_that_never_lives_is_let_be
     let script = Script::with_gpus(vec![Gpu::new(A, 8 * GIB)]);
     let one = |name: &str| Fake::new(name, "1GiB").line("vram = \"1GiB\"");
     let models = [
-        one("hangs").env("FAIL", "hang@ready+3s"),
+        // Its core: what speaks of its health goes on saying that it is well.
+        one("hangs").vllm().env("FAIL", "hang@ready+3s"),
         one("dies").env("LOAD", "1s").env("FAIL", "exit:3@200ms"),
     ];
     let rules =
