@@ -75,7 +75,8 @@ impl State {
     }
 
     fn model_status(&self, now: Moment, model: &Model) -> ModelStatus {
-        let instance = model.instance.as_ref();
+        // Of one that is looked for there is nothing yet.
+        let instance = model.instance.as_ref().filter(|i| !i.is_looked_for());
         let hold = instance.and_then(|i| self.ledger.hold(&i.id));
         let launched = instance.and_then(|i| i.launched.as_ref());
         ModelStatus {
