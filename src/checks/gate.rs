@@ -162,6 +162,24 @@ fn unequal(models: &BTreeMap<ModelName, Arc<ModelSpec>>, devices: &[GpuReading])
     models.values().filter_map(of).collect()
 }
 
+/// Which model is bound to a device that is neither `present` nor `lost`, if one is.
+pub fn bound_elsewhere(
+    models: &BTreeMap<ModelName, Arc<ModelSpec>>,
+    present: &[&GpuId],
+    lost: &[&GpuId],
+) -> Option<String> {
+    let there = |wanted: &GpuId| present.iter().chain(lost).any(|id| id.may_be(wanted));
+    models.values().find_map(|spec| {
+        let wanted = spec.gpus.iter().find(|id| !there(id))?;
+        let present: Vec<&str> = present.iter().map(|id| id.as_str()).collect();
+        Some(format!(
+            "model {} is bound to the device {wanted}, which does not exist; there are: {}",
+            spec.name,
+            present.join(", ")
+        ))
+    })
+}
+
 /// Whether models can be served with what was read. A GPU that is lost fails nothing on the others: it is told, and missed by the models
 /// that are bound to it alone. What does not answer for any other reason may do so in a moment, so it is waited for.
 fn judge(
@@ -183,18 +201,10 @@ fn judge(
     if let Some(empty) = snapshot.devices.iter().find(|d| d.total.0 == 0) {
         return Err(gpu_failure(GpuError::ZeroMemory(empty.id.clone())));
     }
-    let there = snapshot.devices.iter().map(|d| &d.id);
-    let known: Vec<&GpuId> = there.chain(snapshot.lost.iter().map(|(id, _)| id)).collect();
-    for spec in models.values() {
-        if let Some(wanted) = spec.gpus.iter().find(|id| !known.iter().any(|k| k.may_be(id))) {
-            let present: Vec<&str> = snapshot.devices.iter().map(|d| d.id.as_str()).collect();
-            let message = format!(
-                "model {} is bound to the device {wanted}, which does not exist; there are: {}",
-                spec.name,
-                present.join(", ")
-            );
-            return Err(StartFailure::new(Exit::GpuNotFound, message));
-        }
+    let present: Vec<&GpuId> = snapshot.devices.iter().map(|d| &d.id).collect();
+    let lost: Vec<&GpuId> = snapshot.lost.iter().map(|(id, _)| id).collect();
+    if let Some(message) = bound_elsewhere(models, &present, &lost) {
+        return Err(StartFailure::new(Exit::GpuNotFound, message));
     }
     let device =
         |d: &GpuReading| format!("{} ({}): {} of {} in use", d.id, d.name, d.used, d.total);

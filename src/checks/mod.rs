@@ -34,6 +34,7 @@ use crate::types::{GpuId, GpuSnapshot};
 
 pub use disk::room;
 pub use exit::{Exit, StartFailure};
+pub use gate::bound_elsewhere;
 use repair::repair;
 pub use repair::wanted;
 

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use clap::{Args, Subcommand};
 
 use super::Context;
-use super::doctor::ids;
+use super::doctor::service_user;
 use super::exit::{Exit, Failure, Outcome};
 use super::output::{tell, warn};
 use crate::checks::SERVICE_USER;
@@ -121,8 +121,7 @@ fn doubts(config: &config::Config) -> Vec<String> {
 /// service's user, with the groups that it has on this host (not those that a drop-in gives it). `None`: it cannot be asked here.
 fn closed_to_service(context: &Context, options: &Options) -> Option<Vec<(String, String)>> {
     let own = options.config.is_some() || context.is_configured_for_user();
-    let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
-    if own || !rustix::process::geteuid().is_root() || ids(&passwd, SERVICE_USER).is_none() {
+    if own || !rustix::process::geteuid().is_root() || service_user().is_none() {
         return Some(Vec::new());
     }
     let mut command = Command::new("setpriv");

@@ -237,9 +237,14 @@ async fn run(mut command: Command) -> std::io::Result<std::process::Output> {
     tokio::task::spawn_blocking(move || command.output()).await?
 }
 
+/// User and group of the service; `None`: there is no such user.
+pub fn service_user() -> Option<(u32, u32)> {
+    ids(&std::fs::read_to_string("/etc/passwd").unwrap_or_default(), checks::SERVICE_USER)
+}
+
 /// User and group of a name.
 #[must_use]
-pub fn ids(passwd: &str, name: &str) -> Option<(u32, u32)> {
+fn ids(passwd: &str, name: &str) -> Option<(u32, u32)> {
     let line = passwd.lines().find(|line| line.split(':').next() == Some(name))?;
     let mut fields = line.split(':').skip(2).map(str::parse);
     Some((fields.next()?.ok()?, fields.next()?.ok()?))

@@ -15,7 +15,7 @@ use tokio::sync::Mutex;
 use super::pending::needs_restart;
 use super::{Options, core, door, recall, validate};
 use crate::adapters::{disk, systemd};
-use crate::checks::{Checks, cdi_dirs};
+use crate::checks::{Checks, bound_elsewhere, cdi_dirs};
 use crate::config::{Config, KeySource};
 use crate::control::{Host, HostFuture, Reloaded};
 use crate::observe::log;
@@ -26,7 +26,7 @@ use crate::supervisor::event::Reconfiguration;
 use crate::supervisor::handle::Handle;
 use crate::supervisor::state::Settings;
 use crate::supervisor::task::Ports;
-use crate::types::{Check, ExternalSpec, ExternalStatus, InstanceId, ModelName};
+use crate::types::{Check, ExternalSpec, ExternalStatus, GpuId, InstanceId, ModelName};
 
 /// How long the files of the configuration may take to be read.
 const READ_TIME: Duration = Duration::from_secs(30);
@@ -167,16 +167,9 @@ impl Root {
     /// What the files cannot say: whether it fits this host.
     fn fits(&self, new: &Config) -> Result<(), String> {
         let status = self.handle.status();
-        let there = |id| status.gpus.iter().any(|gpu| gpu.id.may_be(id));
-        for spec in new.models.values() {
-            if let Some(wanted) = spec.gpus.iter().find(|id| !there(id)) {
-                let present: Vec<&str> = status.gpus.iter().map(|gpu| gpu.id.as_str()).collect();
-                return Err(format!(
-                    "model {} is bound to the device {wanted}, which does not exist; there are: {}",
-                    spec.name,
-                    present.join(", ")
-                ));
-            }
+        let present: Vec<&GpuId> = status.gpus.iter().map(|gpu| &gpu.id).collect();
+        if let Some(why) = bound_elsewhere(&new.models, &present, &[]) {
+            return Err(why);
         }
         if self.exposed && new.keys.is_empty() {
             return Err("a socket can be reached from other hosts, and no keys are asked for any more: keep [auth] keys_file".to_owned());

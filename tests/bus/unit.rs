@@ -146,6 +146,15 @@ impl Job {
     }
 }
 
+/// The unit asks for its model, with a pin, and is ready with it.
+async fn is_loaded(house: &mut House, systemd: &Systemd) {
+    let (model, verb, answer) = next(house).await;
+    let wish = Wish { pin: true, ..Wish::default() };
+    assert_eq!((model.as_str(), verb), ("small", Verb::Load(wish)));
+    answer.send(Ok(())).unwrap();
+    systemd.told("READY=1").await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_of_a_models_unit_leaves_the_model_as_it_is() {
     let mut first = status();
@@ -157,11 +166,7 @@ async fn a_restart_of_a_models_unit_leaves_the_model_as_it_is() {
         let systemd = Systemd::new();
         let child = spawn(&house, &["unit", "small", "small"], &systemd.env());
         // The next process finds it: nothing was asked for in between.
-        let (model, verb, answer) = next(&mut house).await;
-        let wish = Wish { pin: true, ..Wish::default() };
-        assert_eq!((model.as_str(), verb), ("small", Verb::Load(wish)));
-        answer.send(Ok(())).unwrap();
-        systemd.told("READY=1").await;
+        is_loaded(&mut house, &systemd).await;
         send(&child, Signal::TERM);
         let ended = tokio::select! {
             ended = end(child) => ended,
@@ -226,11 +231,7 @@ async fn a_models_unit_is_ready_with_its_model_and_lets_it_go() {
     let systemd = Systemd::new();
     // As systemd gives it: escaped, and unescaped to a name that is none.
     let child = spawn(&house, &["unit", "small", "sma/ll"], &systemd.env());
-    let (model, verb, answer) = next(&mut house).await;
-    let wish = Wish { pin: true, ..Wish::default() };
-    assert_eq!((model.as_str(), verb), ("small", Verb::Load(wish)));
-    answer.send(Ok(())).unwrap();
-    systemd.told("READY=1").await;
+    is_loaded(&mut house, &systemd).await;
     send(&child, Signal::TERM);
     systemd.told("STOPPING=1").await;
     let (_, verb, answer) = next(&mut house).await;

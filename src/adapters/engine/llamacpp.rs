@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use super::{PROJECTOR, socket};
-use crate::plan::estimate::is_fitted;
+use crate::plan::estimate::{LEFT_FREE, is_fitted};
 use crate::supervisor::ports::{LaunchOrder, TCP_PORT};
 use crate::types::{Bytes, ModelSpec, Placement, Transport};
 
@@ -52,8 +52,6 @@ const KEPT: Bytes = Bytes::gib(8);
 /// where models are measured by their devices' memory.
 const KEPT_SHARE: u32 = 16;
 
-/// What it leaves free of a device where it fits itself into it (`--fit-target`), in MiB.
-const LEFT_FREE: u64 = 1024;
 /// Requests that it takes at once, each by a thread of its own, which waits as a rule. By itself it has as many as the host has cores, and
 /// older ones make no more: a request beyond them is not read, nor is the question for its health.
 const HTTP_THREADS: &str = "256";
@@ -77,8 +75,8 @@ pub(super) fn env(
         // By the word of the configuration, and not of the need: that is a measurement once it was seen to hold a little more.
         if spec.vram.is_some() {
             // It would take all that is free at the moment, and not what it was promised.
-            let rest = placement.device_total.saturating_sub(placement.budget).0 >> 20;
-            env.push(("LLAMA_ARG_FIT_TARGET", rest.max(LEFT_FREE).to_string()));
+            let rest = placement.device_total.saturating_sub(placement.budget).max(LEFT_FREE);
+            env.push(("LLAMA_ARG_FIT_TARGET", (rest.0 >> 20).to_string()));
         }
     } else if placement.gpus.len() > 1 {
         // By itself it splits a model by what is free on each device, and each of them was promised the same.

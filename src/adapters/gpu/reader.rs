@@ -159,11 +159,8 @@ impl Reader {
 
     /// What this reading is to find, as far as is known before it.
     fn awaited(&self, count: u32) -> Vec<GpuId> {
-        if !self.wanted.is_empty() {
-            return self.wanted.clone();
-        }
-        if !self.all.is_empty() {
-            return self.all.clone();
+        if !self.targets().is_empty() {
+            return self.targets().to_vec();
         }
         (0..count).flat_map(|index| self.names(index)).collect()
     }
@@ -174,9 +171,13 @@ impl Reader {
         known.cloned().unwrap_or_else(|| vec![GpuId::at_index(index)])
     }
 
+    /// The devices that are to be read; empty: it is not known yet which there are.
+    fn targets(&self) -> &[GpuId] {
+        if self.wanted.is_empty() { &self.all } else { &self.wanted }
+    }
+
     fn wants(&self, id: &GpuId) -> bool {
-        let targets = if self.wanted.is_empty() { &self.all } else { &self.wanted };
-        targets.is_empty() || targets.contains(id)
+        self.targets().is_empty() || self.targets().contains(id)
     }
 
     /// Reads what is at an index. What hangs once hangs in each call: after `end` nothing more is asked of it.
@@ -263,18 +264,17 @@ impl Reader {
     /// Whom each silence is of, and what became of those that nobody found.
     fn finish(&mut self, round: Round, driver: String) -> Result<Reading, Trouble> {
         let Round { mut devices, present, mut failed, silent } = round;
-        let unsettled = self.wanted.is_empty() && self.all.is_empty();
+        let unsettled = self.targets().is_empty();
         if unsettled && silent.is_empty() {
             if present.is_empty() {
                 return Err(Trouble::Device(GpuError::NoDevices));
             }
             self.all.clone_from(&present);
         }
-        let targets = if self.wanted.is_empty() { &self.all } else { &self.wanted };
         let mut missing: Vec<GpuId> = if unsettled {
             self.seen.iter().filter(|id| !present.contains(id)).cloned().collect()
         } else {
-            targets.iter().filter(|id| !present.contains(id)).cloned().collect()
+            self.targets().iter().filter(|id| !present.contains(id)).cloned().collect()
         };
         // Those of which nobody ever learned what they are.
         let mut strangers = Vec::new();

@@ -16,7 +16,7 @@ use crate::adapters::podman::Podman;
 use crate::adapters::podman::helper::{self, Helper, Network};
 use crate::checks::SERVICE_USER;
 use crate::cli::Context;
-use crate::cli::doctor::ids;
+use crate::cli::doctor::service_user;
 use crate::cli::exit::{Exit, Failure, Outcome};
 use crate::cli::signals;
 use crate::config::PodmanConfig;
@@ -268,10 +268,6 @@ pub fn models_dir(dir: &Path, user: bool, make: bool) -> Outcome<PathBuf> {
     let owner = if user { None } else { Some(service_user()) };
     let dir = made(dir, owner, rustix::process::geteuid().is_root())?;
     Ok(if up(&dir) { std::fs::canonicalize(dir)? } else { dir })
-}
-
-fn service_user() -> Option<(u32, u32)> {
-    ids(&std::fs::read_to_string("/etc/passwd").unwrap_or_default(), SERVICE_USER)
 }
 
 /// User and group of the service, for whom only root can look; `None`: the caller is who it is about, or cannot.

@@ -13,29 +13,21 @@ use crate::types::{Bytes, EngineKind, ModelSpec, files};
 const LEAST: u32 = 4096;
 /// What llama-server leaves of a device (`--fit-target`). A model that would leave less takes whole devices, and what it gets of them
 /// is better reckoned by the engine, which knows to the byte what it allocates.
-const LEFT_FREE: Bytes = Bytes::gib(1);
-/// Arguments after which the estimate is not the model's need, beside those for other models: parts that stay in the host's memory.
-const UNSEEN: &[&str] = &[
-    "-ot",
-    "--override-tensor",
-    "-cmoe",
-    "--cpu-moe",
-    "-ncmoe",
-    "--n-cpu-moe",
-    "-nkvo",
-    "--no-kv-offload",
-    "-fit",
-    "--fit",
-    "-fitt",
-    "--fit-target",
-    "-fitc",
-    "--fit-ctx",
-];
+pub const LEFT_FREE: Bytes = Bytes::gib(1);
+/// How many layers go to the devices.
+const LAYERS: &[&str] = &["-ngl", "--gpu-layers", "--n-gpu-layers"];
+/// The same as a variable.
+const LAYERS_ENV: &str = "LLAMA_ARG_N_GPU_LAYERS";
+/// Arguments that say which parts of the weights stay in the host's memory.
+const PARTS: &[&str] = &["-ot", "--override-tensor", "-cmoe", "--cpu-moe", "-ncmoe", "--n-cpu-moe"];
+/// The same as variables.
+const PARTS_ENV: &[&str] =
+    &["LLAMA_ARG_OVERRIDE_TENSOR", "LLAMA_ARG_CPU_MOE", "LLAMA_ARG_N_CPU_MOE"];
+/// Arguments after which the estimate is not the model's need, beside those and those for other models.
+const UNSEEN: &[&str] =
+    &["-nkvo", "--no-kv-offload", "-fit", "--fit", "-fitt", "--fit-target", "-fitc", "--fit-ctx"];
 /// The same as variables, and those of other models.
 const UNSEEN_ENV: &[&str] = &[
-    "LLAMA_ARG_OVERRIDE_TENSOR",
-    "LLAMA_ARG_CPU_MOE",
-    "LLAMA_ARG_N_CPU_MOE",
     "LLAMA_ARG_KV_OFFLOAD",
     "LLAMA_ARG_NO_KV_OFFLOAD",
     "LLAMA_ARG_MODEL_DRAFT",
@@ -49,38 +41,23 @@ const UNSEEN_ENV: &[&str] = &[
 
 /// Whether arguments leave layers in the host's memory. People write 99 for all.
 fn leaves_layers(spec: &ModelSpec) -> bool {
-    let layers =
-        args::value(spec, &["-ngl", "--gpu-layers", "--n-gpu-layers"], "LLAMA_ARG_N_GPU_LAYERS");
+    let layers = args::value(spec, LAYERS, LAYERS_ENV);
     layers.is_some_and(|n| n != "all" && n.parse::<u32>().map_or(true, |n| n < 99))
 }
 
-/// Arguments that say which parts of the weights stay in the host's memory, or that llama-server is not to find that out.
-const PARTS: &[&str] = &[
-    "-ngl",
-    "--gpu-layers",
-    "--n-gpu-layers",
-    "-ot",
-    "--override-tensor",
-    "-cmoe",
-    "--cpu-moe",
-    "-ncmoe",
-    "--n-cpu-moe",
-];
-/// The same as variables.
-const PARTS_ENV: &[&str] = &[
-    "LLAMA_ARG_N_GPU_LAYERS",
-    "LLAMA_ARG_OVERRIDE_TENSOR",
-    "LLAMA_ARG_CPU_MOE",
-    "LLAMA_ARG_N_CPU_MOE",
-];
+/// Whether a variable of these is the model's own.
+fn sets(spec: &ModelSpec, names: &[&str]) -> bool {
+    names.iter().any(|name| spec.env.contains_key(*name))
+}
 
 /// Whether llama-server itself has to find out what of a model its devices hold, and to leave the rest in the host's memory: its weights
 /// alone are more than they have, `devices` together, and nobody says which parts stay there.
 #[must_use]
 pub fn is_fitted(spec: &ModelSpec, devices: Bytes) -> bool {
     let larger = spec.anatomy.as_ref().is_some_and(|anatomy| anatomy.weights > devices);
-    let said = args::has(spec, PARTS) || PARTS_ENV.iter().any(|name| spec.env.contains_key(*name));
-    spec.engine == EngineKind::Llamacpp && larger && !said
+    let by_args = args::has(spec, LAYERS) || args::has(spec, PARTS);
+    let by_env = sets(spec, &[LAYERS_ENV]) || sets(spec, PARTS_ENV);
+    spec.engine == EngineKind::Llamacpp && larger && !by_args && !by_env
 }
 
 /// Whether it keeps the scores of all tokens, some GiB for a long context, which it does without flash attention.
@@ -96,10 +73,10 @@ pub fn context(spec: &ModelSpec, device_total: Bytes) -> Option<u32> {
     let anatomy = spec.anatomy.as_ref()?;
     let native = anatomy.cache.as_ref()?.context_max?;
     let decides = spec.engine != EngineKind::Llamacpp || spec.context.is_some();
-    let lists = [UNSEEN, &files::PROJECTOR_FLAGS, &files::BESIDE_FLAGS];
+    let lists = [PARTS, UNSEEN, &files::PROJECTOR_FLAGS, &files::BESIDE_FLAGS];
     let named = lists.iter().any(|flags| args::has(spec, flags));
     let unseen = named || leaves_layers(spec) || scores(spec);
-    if decides || unseen || UNSEEN_ENV.iter().any(|name| spec.env.contains_key(*name)) {
+    if decides || unseen || sets(spec, PARTS_ENV) || sets(spec, UNSEEN_ENV) {
         return None;
     }
     let room = spec.vram.unwrap_or(device_total.saturating_sub(LEFT_FREE));
@@ -195,12 +172,12 @@ mod tests {
         assert!(!is_fitted(&large, devices), "its cache can be made smaller");
         large.anatomy.as_mut().unwrap().weights = Bytes::gib(43);
         assert!(is_fitted(&large, devices) && !is_fitted(&large, Bytes::gib(48)));
-        for arg in PARTS {
+        for arg in LAYERS.iter().chain(PARTS) {
             let mut said = large.clone();
             said.args = vec![format!("{arg}=40")];
             assert!(!is_fitted(&said, devices), "{arg}");
         }
-        for name in PARTS_ENV {
+        for name in PARTS_ENV.iter().chain(&[LAYERS_ENV]) {
             let mut said = large.clone();
             said.env.insert((*name).into(), "40".into());
             assert!(!is_fitted(&said, devices), "{name}");
@@ -236,7 +213,7 @@ mod tests {
             unseen.args = vec![arg.into()];
             assert_eq!(context(&unseen, at), told, "{arg}");
         }
-        for name in UNSEEN_ENV {
+        for name in PARTS_ENV.iter().chain(UNSEEN_ENV) {
             let mut unseen = spec();
             unseen.env.insert((*name).into(), "1".into());
             assert_eq!(context(&unseen, at), None, "{name}");

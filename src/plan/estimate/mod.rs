@@ -15,7 +15,7 @@ use std::fmt;
 
 use crate::types::{Anatomy, Bytes, CacheLayers, CacheShape, EngineKind, ModelSpec, Reach};
 
-pub use context::{context, is_fitted, shortened};
+pub use context::{LEFT_FREE, context, is_fitted, shortened};
 pub use vllm::{max_num_batched_tokens, max_num_seqs};
 
 /// Beside weights and cache, on each device of llama-server: the CUDA context (0.3–0.5 GiB by card and driver) and the

@@ -1,21 +1,14 @@
 //! What operators and reloads do to each other, and to clients. Each of these was found by the simulation.
 
+use super::super::reconfiguring::configure;
 use super::*;
 use crate::plan::Standing;
-use crate::supervisor::event::Reconfiguration;
 use crate::supervisor::instance::Life;
 use crate::types::{EngineKind, Evict, GpuId, OnFull, SleepLevel};
 
 fn load(waiter: u64, model: &str, evict: Evict) -> Event {
     let wish = Wish { evict: Some(evict), ..Wish::default() };
     Event::Load { waiter: WaiterId(waiter), model: name(model), wish }
-}
-
-fn configure(host: &mut Host, specs: Vec<ModelSpec>) {
-    let specs = specs.into_iter().map(|s| (s.name.clone(), Arc::new(s))).collect();
-    let settings = host.state.settings.clone();
-    let new = Reconfiguration { settings, specs, images: BTreeMap::new() };
-    host.tell(Event::Configure(Box::new(new)));
 }
 
 /// One serves a request and is to leave for another that an operator wants at any price.
